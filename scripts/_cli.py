@@ -107,8 +107,6 @@ class Verbatim:
         self.value = value
 
 
-# --- text that is safe to print -------------------------------------------------------------------
-
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])"
 )
@@ -188,8 +186,6 @@ def shell_words(words: Iterable[object]) -> str:
 
     return shlex.join(plain)
 
-
-# --- printing -------------------------------------------------------------------------------------
 
 _quiet = False
 
@@ -301,9 +297,6 @@ def _os_failure(error: OSError) -> SkillError:
         code="system_error",
         hint="check the path, its permissions and the free space",
     )
-
-
-# --- the command line -----------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
