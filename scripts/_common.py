@@ -1,0 +1,530 @@
+"""One server: its address, its credentials, secure requests with retries, its WebSocket address.
+
+Level 1: knows nothing of workflows. `requests` is imported on first use, so that --help stays instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+
+import _cli
+from _cli import SkillError
+
+if TYPE_CHECKING:
+    import requests
+
+    from _session import SecureSession
+
+CLOUD_HOST = "cloud.comfy.org"
+CLOUD_URL = f"https://{CLOUD_HOST}"
+# Hosts that take the cloud's own key: the service, its workspace address, and deployments.
+CLOUD_HOSTS = (CLOUD_HOST, "platformapi.comfy.org")
+DEPLOYMENT_SUFFIX = ".run.comfy.app"
+KEY_HEADER = "X-API-Key"
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+ATTEMPTS = 4
+LONGEST_PAUSE = 30.0
+RETRIED_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+SAID_LIMIT = 600
+# One JSON answer is never larger; node definitions of big installations are about 50 MB.
+MOST_JSON_BYTES = 512 * 1024 * 1024
+
+# Cloud v1 renames these local routes (its fact sheet, "Local ComfyUI vs cloud"); everything else keeps its name.
+CLOUD_ROUTES = {"history": "history_v2", "models": "experiment/models"}
+
+
+def is_cloud_host(host: str) -> bool:
+    """Whether an address or bare host name is Comfy Cloud's own (service, workspace address or deployment)."""
+    text = host if "//" in host else f"//{host}"
+    try:
+        name = (urlsplit(text).hostname or "").lower().rstrip(".")
+    except ValueError:
+        return False
+    return name in CLOUD_HOSTS or name.endswith(DEPLOYMENT_SUFFIX)
+
+
+def cloud_endpoint(path: str) -> str:
+    """The cloud's path for a local one: `/history/ID` -> `/api/history_v2/ID`, `/models/F` -> `/api/experiment/models/F`.
+
+    A path that has the `/api` prefix already keeps it; the WebSocket (`/ws`) and `/templates` have none.
+    """
+    bare = path.lstrip("/")
+    bare = bare[4:] if bare.startswith("api/") else bare
+    head, slash, rest = bare.partition("/")
+    if head in ("ws", "templates"):
+        return f"/{bare}"
+    return f"/api/{CLOUD_ROUTES.get(head, head)}{slash}{rest}"
+
+
+def resolve_url(host: str, path: str = "", *, is_cloud: bool | None = None) -> str:
+    """The whole address of a route on a server: scheme filled in, base path kept, cloud names and prefix applied.
+
+    `host` may lack a scheme (`127.0.0.1:8188`, `cloud.comfy.org`). Raises SkillError (exit 2) when it is no address.
+    """
+    base = normal_base(host)
+    if not path:
+        return base
+    cloud = is_cloud_host(base) if is_cloud is None else is_cloud
+    return base + (cloud_endpoint(path) if cloud else "/" + path.lstrip("/"))
+
+
+def normal_base(host: str) -> str:
+    """A base address from what a person types: `host:port`, `https://proxy/comfy/`; no trailing slash, no user info."""
+    text = host.strip()
+    if not text or any(ord(char) < 33 for char in text):
+        raise SkillError(
+            f"{_cli.clean(host, 80)!r} is not a server address", hint="for example http://127.0.0.1:8188"
+        )
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        text = f"{_likely_scheme(text)}://{text}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise SkillError(
+            f"{_cli.clean(host, 80)!r} is not a server address: {error}",
+            hint="for example http://127.0.0.1:8188",
+        ) from error
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
+    if scheme not in ("http", "https") or not parts.hostname:
+        raise SkillError(
+            f"{_cli.clean(host, 80)!r} is not an http or https address",
+            hint="for example http://127.0.0.1:8188",
+        )
+    if parts.query or parts.fragment:
+        raise SkillError(
+            "a server address has no '?' or '#'", hint="give scheme, host, port and perhaps a base path"
+        )
+    name = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
+    name = f"[{name}]" if ":" in name else name
+    netloc = f"{name}:{port}" if port else name
+    return urlunsplit((scheme, netloc, parts.path.rstrip("/"), "", ""))
+
+
+def _likely_scheme(text: str) -> str:
+    """http for this machine, numbers, bare names and explicit ports; https for a public name without one."""
+    name, _, rest = text.partition("/")[0].rpartition("@")[2].partition(":")
+    if is_cloud_host(name):
+        return "https"
+    numeric = re.fullmatch(r"[\d.]+|\[.*", name) is not None
+    return "http" if rest or numeric or "." not in name or name.endswith(".local") else "https"
+
+
+def parse_model_list(payload: Any) -> list[str]:
+    """Model names from any server's list: flat strings, or objects with `name` (the cloud's).
+
+    Raises SkillError: code `folder_not_found` for the cloud's answer of that name, `refused` for a refusal's body,
+    `bad_answer` for anything that is not a list. An empty list is an empty folder, which is none of these.
+    """
+    if isinstance(payload, Mapping):
+        code = str(payload.get("code") or "")
+        if code == "folder_not_found":
+            raise SkillError(
+                "the server knows no such model folder", code="folder_not_found", exit=_cli.Exit.FAILED
+            )
+        said = _cli.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
+        if any(
+            word in f"{code} {said}".lower()
+            for word in ("forbidden", "unauthorized", "denied", "not allowed")
+        ):
+            raise SkillError("the server does not let this key list models", code="refused", server_said=said)
+        raise SkillError("the server did not answer with a model list", code="bad_answer", server_said=said)
+    if not isinstance(payload, list):
+        raise SkillError("the server did not answer with a model list", code="bad_answer")
+    names = [item.get("name") if isinstance(item, Mapping) else item for item in payload]
+    return [name for name in names if isinstance(name, str)]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the user gave for one server: headers that may go to its origin, and how to trust its certificate."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    ca_bundle: str | None = None
+    insecure: bool = False
+
+    def __repr__(self) -> str:
+        return "Access(...)"
+
+
+class AnswerLost(Exception):
+    """A request may have been carried out, but its answer did not arrive (time-out, reset, gateway fault)."""
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Server:
+    """The transport to one server: requests with its credentials on its origin, retries for reads, clear failures."""
+
+    api = "local"
+
+    def __init__(self, url: str, access: Access | None = None, *, demo: bool = False) -> None:
+        self.url = normal_base(url)
+        self.access = access or Access()
+        self.demo = demo
+        self._session: SecureSession | None = None
+
+    # Dialects override these three.
+    def route(self, path: str) -> str:
+        """The address of a route (a local path without prefix) on this server."""
+        return resolve_url(self.url, path, is_cloud=False)
+
+    def credentials(self) -> dict[str, str]:
+        """The headers that carry the user's credentials to this origin."""
+        headers = dict(self.access.headers)
+        if self.access.key:
+            headers.setdefault("Authorization", f"Bearer {self.access.key}")
+        return headers
+
+    def socket_url(self, client_id: str) -> str:
+        """The WebSocket's address; may hold a token, so it is never printed."""
+        return re.sub("^http", "ws", self.route("ws")) + "?" + urlencode({"clientId": client_id})
+
+    @property
+    def session(self) -> SecureSession:
+        """The one requests session of this server, made on first use."""
+        if self._session is None:
+            from _session import SecureSession
+
+            session = SecureSession(self.url, self.credentials())
+            session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
+            if self.access.insecure:
+                import urllib3
+
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            self._session = session
+        return self._session
+
+    def close(self) -> None:
+        """Give the connections back."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        attempts: int | None = None,
+        timeout: float = READ_TIMEOUT,
+        whole_url: bool = False,
+        **options: Any,
+    ) -> requests.Response:
+        """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
+
+        `whole_url`: `path` is an absolute address (a signed download), else a route of this server.
+        POSTs get one attempt: use `post_once` where the caller can find out what became of it.
+        """
+        url = path if whole_url else self.route(path)
+        tries = attempts or (ATTEMPTS if method in ("GET", "HEAD") else 1)
+        for attempt in range(1, tries + 1):
+            try:
+                response = self._send(method, url, timeout, options)
+            except SkillError as error:
+                if attempt == tries or not error.retryable or error.code == "unreachable_refused":
+                    raise
+                _pause(attempt, None)
+                continue
+            if response.status_code < 400:
+                return response
+            if attempt == tries or response.status_code not in RETRIED_STATUSES:
+                raise self.failure(response)
+            wait = response.headers.get("Retry-After")
+            response.close()
+            _pause(attempt, wait)
+        raise AssertionError("unreachable")
+
+    def _send(self, method: str, url: str, timeout: float, options: dict[str, Any]) -> requests.Response:
+        import requests
+
+        if method != "GET":
+            options = {"allow_redirects": False} | options
+        try:
+            response = self.session.request(
+                method, url, timeout=(min(CONNECT_TIMEOUT, timeout), timeout), **options
+            )
+        except requests.RequestException as error:
+            raise self._network_failure(error) from error
+        if method != "GET" and 300 <= response.status_code < 400:
+            raise self._moved(response)
+        return response
+
+    def _network_failure(self, error: Exception) -> SkillError:
+        """The sentence for a request that got no answer."""
+        import requests
+
+        from _session import RefusedRedirect
+
+        where = self.url
+        if isinstance(error, RefusedRedirect):
+            return SkillError(
+                f"refused to follow {where}: {error}", code="unsafe_redirect", exit=_cli.Exit.FAILED
+            )
+        if isinstance(error, requests.TooManyRedirects):
+            return SkillError(f"{where} redirects in circles", code="redirect_loop", exit=_cli.Exit.FAILED)
+        if isinstance(error, requests.exceptions.SSLError):
+            return SkillError(
+                f"the certificate or TLS of {where} was not accepted",
+                code="unreachable",
+                hint="use --ca-bundle FILE for a private authority, or --insecure if you accept the risk",
+                server_said=_cli.clean(error, SAID_LIMIT),
+            )
+        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
+            return SkillError(f"the request for {where} is not valid: {_cli.clean(error, 200)}")
+        if isinstance(error, requests.Timeout):
+            return SkillError(
+                f"{where} did not answer in time",
+                code="unreachable",
+                retryable=True,
+                hint="it may be busy; try again",
+            )
+        return unreachable(where)
+
+    def _moved(self, response: requests.Response) -> SkillError:
+        target = _cli.clean(response.headers.get("Location", ""), 200).split("?")[0]
+        return SkillError(
+            f"{self.url} answered {response.status_code} and points elsewhere; nothing was sent there",
+            code="moved",
+            exit=_cli.Exit.FAILED,
+            hint="use the final address as --host (or sign in with --header if this is a login page)",
+            server_said=target,
+        )
+
+    def failure(self, response: requests.Response) -> SkillError:
+        """The SkillError for an answer of 400 or more; a dialect may know better sentences."""
+        status, said = response.status_code, error_text(response)
+        route = urlsplit(response.url).path
+        if status in (401, 402, 403, 407):
+            what = {
+                401: "wants a key, or the key is wrong",
+                402: "wants payment",
+                407: "(a proxy) wants a login",
+            }
+            return SkillError(
+                f"{self.url} {what.get(status, 'forbids this')} (HTTP {status} on {route})",
+                code="refused",
+                hint="check --api-key-file or --header; a key is only sent to the server it was given for",
+                server_said=said,
+                http_status=status,
+            )
+        if status == 404:
+            return SkillError(
+                f"{self.url} has no {route} (HTTP 404)", code="not_found", exit=_cli.Exit.FAILED, server_said=said,
+                http_status=status,
+            )  # fmt: skip
+        code = "busy" if status in RETRIED_STATUSES else "server_error" if status >= 500 else "bad_request"
+        return SkillError(
+            f"{self.url} answered HTTP {status} on {route}",
+            code=code,
+            exit=_cli.Exit.FAILED,
+            retryable=status in RETRIED_STATUSES,
+            server_said=said,
+            http_status=status,
+        )
+
+    def get_json(self, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """The JSON answer of a GET. Raises SkillError (`bad_answer`) when it is not JSON."""
+        response = self.request("GET", path, params=params, **options)
+        return self.json_of(response)
+
+    def json_of(self, response: requests.Response) -> Any:
+        """The JSON in an answer; a web page where JSON belongs means that this is not ComfyUI."""
+        try:
+            return json.loads(response.content)
+        except (ValueError, RecursionError) as error:
+            kind = _cli.clean(response.headers.get("Content-Type", "no type"), 60)
+            raise SkillError(
+                f"{self.url} did not answer with JSON ({kind}); is it ComfyUI?",
+                code="bad_answer",
+                exit=_cli.Exit.FAILED,
+                hint="check --host: scheme, port and base path",
+                server_said=_cli.clean(response.text, 200),
+            ) from error
+
+    def post_json(self, path: str, body: Any, **options: Any) -> Any:
+        """Post JSON once; the JSON of the answer, or None for the empty answers of /queue, /interrupt, /free."""
+        response = self.request("POST", path, json=body, **options)
+        return self.json_of(response) if response.content.strip() else None
+
+    def post_once(
+        self, path: str, body: Any, *, timeout: float = READ_TIMEOUT, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        """Post JSON exactly once and return whatever came back, 400s included.
+
+        Raises AnswerLost when the server may have carried it out (reset, time-out after sending, 5xx of a gateway),
+        SkillError `unreachable` when it surely got nothing.
+        """
+        import requests
+
+        try:
+            response = self.session.post(
+                self.route(path), json=body, headers=headers, timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
+                allow_redirects=False,
+            )  # fmt: skip
+        except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
+            raise self._network_failure(error) from error
+        except requests.exceptions.InvalidURL as error:
+            raise self._network_failure(error) from error
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
+            if never_connected(error):
+                raise unreachable(self.url) from error
+            raise AnswerLost("the connection broke before the answer arrived") from error
+        if 300 <= response.status_code < 400:
+            raise self._moved(response)
+        if response.status_code >= 500 or response.status_code == 408:
+            raise AnswerLost(f"HTTP {response.status_code}: {error_text(response)}", response.status_code)
+        return response
+
+
+def unreachable(url: str) -> SkillError:
+    """Nothing answers at this address."""
+    return SkillError(
+        f"no server answers at {url}",
+        code="unreachable",
+        retryable=True,
+        hint="start ComfyUI (comfy launch), give its address with --host, or try --host demo",
+    )
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether a connection failure happened before anything was sent."""
+    import urllib3
+
+    seen: set[int] = set()
+    pending: list[Any] = [error]
+    while pending:
+        cause = pending.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        if isinstance(cause, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)):
+            return True
+        pending += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+    return False
+
+
+def error_text(response: requests.Response) -> str:
+    """The server's own words in an error answer, cleaned and capped: any of its three JSON shapes, text, or a page's text."""
+    try:
+        body = json.loads(response.content)
+    except (ValueError, RecursionError):
+        text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", response.text[:20_000], flags=re.S | re.I)
+        return _cli.clean(" ".join(text.split()), SAID_LIMIT)
+    return _cli.clean(_words_of(body), SAID_LIMIT)
+
+
+def _words_of(body: Any) -> str:
+    if not isinstance(body, Mapping):
+        return str(body)
+    inner = body.get("error")
+    if isinstance(inner, Mapping):
+        parts = [inner.get("type") or inner.get("code"), inner.get("message"), inner.get("details")]
+    else:
+        parts = [body.get("code"), body.get("message") or inner or body.get("detail")]
+    said = [part if isinstance(part, str) else json.dumps(part) for part in parts if part]
+    return ": ".join(said) or json.dumps(body)
+
+
+def _pause(attempt: int, retry_after: str | None) -> None:
+    time.sleep(pause_before(attempt, retry_after))
+
+
+def pause_before(attempt: int, retry_after: str | None = None) -> float:
+    """Seconds to wait before the next attempt: what the server asked for, else exponential with jitter."""
+    if retry_after:
+        try:
+            return min(max(float(retry_after), 0.0), LONGEST_PAUSE)
+        except ValueError:
+            pass
+    return min(0.2 * 2 ** (attempt - 1), 5.0) * random.uniform(0.5, 1.0)
+
+
+def parse_headers(lines: list[str]) -> dict[str, str]:
+    """`Name: value` lines from the command line. Raises SkillError on a bad one; values are hidden from all output."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if (
+            not colon
+            or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip())
+            or re.search(r"[\r\n\0]", value)
+        ):
+            raise SkillError(
+                "a --header must read 'Name: value'", hint="for example --header 'Authorization: Bearer …'"
+            )
+        value = value.strip()
+        _cli.hide(value)
+        for word in value.split():
+            if len(word) >= 8:
+                _cli.hide(word)
+        headers[name.strip()] = value
+    return headers
+
+
+def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | None:
+    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment."""
+    key = api_key
+    if key is None and api_key_file:
+        try:
+            key = (Path(api_key_file).read_text(encoding="utf-8-sig").splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SkillError(
+                f"cannot read the key file {api_key_file}", hint="one line of text: the key"
+            ) from error
+    environment = os.environ.get("COMFY_CLOUD_API_KEY")
+    _cli.hide(environment)
+    if key is None and environment and is_cloud_host(url) and url.startswith("https://"):
+        key = environment
+    if key is None:
+        return None
+    key = key.strip()
+    _cli.hide(key)
+    if not key or not key.isascii() or not key.isprintable():
+        raise SkillError("the key is empty or holds characters no key has", hint="copy it again")
+    return key
+
+
+def split_user_info(host: str) -> tuple[str, dict[str, str]]:
+    """An address without `user:password@`, and the Basic header that stands for it."""
+    head, at, tail = host.rpartition("@")
+    if not at or "/" in tail.split("/")[0]:
+        return host, {}
+    scheme, slashes, info = head.rpartition("//")
+    if "/" in info:
+        return host, {}
+    from base64 import b64encode
+
+    user, _, password = info.partition(":")
+    _cli.hide(password)
+    _cli.hide(info)
+    login = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+    _cli.hide(login)
+    return f"{scheme}{slashes}{tail}", {"Authorization": f"Basic {login}"}
+
+
+def quoted(name: str) -> str:
+    """A name as one path segment."""
+    return quote(name, safe="")
+
+
+def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
+    """The body in pieces, so that memory does not grow with the file."""
+    return iter(lambda: response.raw.read(size, decode_content=True), b"")

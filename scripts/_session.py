@@ -1,0 +1,119 @@
+"""An HTTP session whose credentials belong to one origin. Imported late: `requests` is slow to load.
+
+Level 1. What leaves this process with a key on it leaves through here, so the rule stands in one place:
+scheme, host and port must be those that the user named.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+MOST_REDIRECTS = 5
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Origin = tuple[str, str, int]
+
+
+class RefusedRedirect(requests.RequestException):
+    """The server pointed somewhere a download must not go (another scheme, a more private network)."""
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port of an address, with the scheme's own port filled in."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(scheme, 0)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address literal means this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _privacy(host: str) -> int:
+    """0 public, 1 private network, 2 this machine, 3 link-local (where cloud metadata services live)."""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return 0
+    return max((_address_privacy(str(address)) for address in addresses), default=0)
+
+
+def _address_privacy(text: str) -> int:
+    address = ipaddress.ip_address(text.split("%")[0])
+    if address.is_link_local or address.is_unspecified or address.is_multicast:
+        return 3
+    if address.is_loopback:
+        return 2
+    return 1 if address.is_private else 0
+
+
+class SecureSession(requests.Session):
+    """A session that sends its credentials to `home` alone and keeps no cookies.
+
+    `credentials` are headers (the key, the user's own --header pairs). They are put on a request whose address
+    has the same scheme, host and port as `home`, and taken off again when a redirect leaves it.
+    """
+
+    def __init__(self, home: str, credentials: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.home = origin_of(home)
+        self.credentials = dict(credentials or {})
+        self.max_redirects = MOST_REDIRECTS
+        # A cookie jar knows hosts but not ports, so a neighbour on another port would get them.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # A callable keeps requests from taking a login for this host out of ~/.netrc.
+        self.auth = _as_it_is
+        # Proxy settings are for other machines; for this one they only break things and cost time.
+        self.trust_env = not is_loopback(self.home[1])
+        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=16)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        prepared = super().prepare_request(request)
+        if origin_of(prepared.url or "") == self.home:
+            prepared.headers.update(self.credentials)
+        return prepared
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Called by requests for each redirect: refuse bad targets, keep credentials at home."""
+        target = prepared_request.url or ""
+        self._check_redirect(response.request.url or "", target)
+        super().rebuild_auth(prepared_request, response)
+        for name in self.credentials:
+            prepared_request.headers.pop(name, None)
+        if origin_of(target) == self.home:
+            prepared_request.headers.update(self.credentials)
+
+    def _check_redirect(self, source: str, target: str) -> None:
+        scheme, host, _ = origin_of(target)
+        if scheme not in DEFAULT_PORTS:
+            raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")
+        if origin_of(source)[0] == "https" and scheme == "http":
+            raise RefusedRedirect("the server redirected from https to plain http")
+        if origin_of(target) != self.home and _privacy(host) > _privacy(self.home[1]):
+            raise RefusedRedirect("the server redirected to a more private network than its own")
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        # requests raises InvalidSchema for `Location: file:///…` before rebuild_auth is asked; both mean the same.
+        try:
+            return super().send(request, **kwargs)
+        except requests.exceptions.InvalidSchema as error:
+            raise RefusedRedirect("the server redirected to an address that is not http") from error
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
