@@ -1,0 +1,211 @@
+"""What a media file says about the workflow that made it, and an image's facts before it is uploaded.
+
+Level 1: reads files, knows no server. The formats' own readers are the other `_media_*` rooms; all read headers
+only, in bounded memory, and expect hostile input.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from _media_bytes import MAX_TEXT, Texts, Truncated, size_of, take
+from _media_picture import PNG_MAGIC, jpeg_texts, png_texts, webp_texts
+from _media_sound import flac_texts, mp3_texts, ogg_texts
+from _media_video import matroska_texts, mp4_texts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Decoding a larger picture only to see whether it is whole would take too long and too much memory.
+MAX_CHECKED_PIXELS = 120_000_000
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Texts a media file carries: `values` by key (prompt, workflow, comment …), names of others, notes on damage."""
+
+    kind: str
+    values: dict[str, str]
+    other_keys: list[str]
+    notes: list[str]
+
+
+def _glb_texts(stream: BinaryIO, texts: Texts) -> None:
+    """ComfyUI's SaveGLB stores the texts as `asset.extras` in the JSON chunk."""
+    stream.seek(12)
+    length, kind = struct.unpack("<I4s", take(stream, 8))
+    if kind == b"JSON":
+        _json_header(take(stream, length), ("asset", "extras"), texts)
+
+
+def _latent_texts(stream: BinaryIO, texts: Texts) -> None:
+    """ComfyUI's SaveLatent stores the texts as `__metadata__` of a safetensors header."""
+    stream.seek(0)
+    (length,) = struct.unpack("<Q", take(stream, 8))
+    _json_header(take(stream, length), ("__metadata__",), texts)
+
+
+def _json_header(data: bytes, path: tuple[str, ...], texts: Texts) -> None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        texts.note("the JSON header is damaged")
+        return
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    for key, text in value.items() if isinstance(value, dict) else ():
+        if isinstance(text, str):
+            texts.add(key, text)
+
+
+_READERS: dict[str, Callable[[BinaryIO, Texts], None]] = {
+    "PNG picture": png_texts,
+    "JPEG picture": jpeg_texts,
+    "WebP picture": webp_texts,
+    "MP4 video": mp4_texts,
+    "WebM video": matroska_texts,
+    "FLAC sound": flac_texts,
+    "Ogg sound": ogg_texts,
+    "MP3 sound": mp3_texts,
+    "GLB model": _glb_texts,
+    "safetensors file": _latent_texts,
+}
+_MAGIC = (
+    (0, PNG_MAGIC, "PNG picture"),
+    (0, b"\xff\xd8\xff", "JPEG picture"),
+    (8, b"WEBP", "WebP picture"),
+    (4, b"ftypavif", "AVIF picture"),
+    (4, b"ftyphei", "HEIC picture"),
+    (4, b"ftyp", "MP4 video"),
+    (4, b"moov", "MP4 video"),
+    (0, b"\x1a\x45\xdf\xa3", "WebM video"),
+    (0, b"fLaC", "FLAC sound"),
+    (0, b"OggS", "Ogg sound"),
+    (0, b"ID3", "MP3 sound"),
+    (0, b"glTF", "GLB model"),
+    (0, b"GIF8", "GIF picture"),
+    (0, b"BM", "BMP picture"),
+    (8, b"WAVE", "WAV sound"),
+    (8, b"AVI ", "AVI video"),
+    (0, b"PK\x03\x04", "ZIP archive"),
+    (0, b"\x1f\x8b", "gzip archive"),
+    (0, b"7z\xbc\xaf", "7z archive"),
+    (0, b"%PDF", "PDF document"),
+    (0, b"\x7fELF", "program"),
+)
+
+
+def kind_of(stream: BinaryIO) -> str | None:
+    """The kind of a binary file by its first bytes ("PNG picture", "ZIP archive" …), None for anything else."""
+    stream.seek(0)
+    head = stream.read(16)
+    for offset, magic, kind in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return kind
+    if (
+        len(head) == 16
+        and head[8:9] == b"{"
+        and 2 <= struct.unpack_from("<Q", head)[0] <= size_of(stream) - 8
+    ):
+        return "safetensors file"
+    return None
+
+
+def can_carry_workflow(kind: str) -> bool:
+    """Whether files of this kind are read for an embedded workflow."""
+    return kind in _READERS
+
+
+def embedded(stream: BinaryIO, kind: str) -> Embedded:
+    """The texts of a media file. A damaged or truncated file gives what was found before the damage, and a note."""
+    texts = Texts()
+    try:
+        _READERS[kind](stream, texts)
+    except (Truncated, struct.error) as error:
+        texts.note(f"the file is truncated or damaged: {error}")
+    _open_comment(texts)
+    return Embedded(kind, texts.values, texts.other_keys, texts.notes)
+
+
+def _open_comment(texts: Texts) -> None:
+    """Older savers put one JSON object with both graphs into a comment field."""
+    for key in ("comment", "description", "usercomment", "user_comment"):
+        text = texts.values.pop(key, "")
+        if not text.startswith("{") or len(text) > MAX_TEXT:
+            continue
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            texts.note(f"the {key} field holds damaged JSON")
+            continue
+        found = [name for name in ("prompt", "workflow") if values.get(name)]
+        for name in found:
+            value = values[name]
+            texts.values.setdefault(name, value if isinstance(value, str) else json.dumps(value))
+        if not found:
+            texts.values.setdefault("workflow", text)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image file before upload: sizes in pixels as stored (before `orientation` turns it), EXIF orientation 1-8.
+
+    `problem` says in one sentence why a server could not use the file, None when it can.
+    """
+
+    format: str | None
+    width: int
+    height: int
+    orientation: int
+    has_alpha: bool
+    frames: int
+    problem: str | None
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height as a viewer, and ComfyUI's LoadImage, shows it."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def image_facts(path: str | Path) -> ImageFacts:
+    """Facts of an image file; never raises for a bad file, `problem` says what is wrong with it."""
+    import warnings
+
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                return _facts_of(image)
+        except UnidentifiedImageError:
+            problem = "it is not a picture that can be read"
+        except Image.DecompressionBombError:
+            problem = "it has more pixels than can be handled safely"
+        except FileNotFoundError:
+            problem = "there is no such file"
+        except IsADirectoryError:
+            problem = "it is a folder"
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            problem = f"it cannot be read: {error}"
+    return ImageFacts(None, 0, 0, 1, False, 0, problem)
+
+
+def _facts_of(image: Image.Image) -> ImageFacts:
+    width, height = image.size
+    alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    frames = int(getattr(image, "n_frames", 1))
+    orientation = image.getexif().get(0x0112, 1)
+    problem = None
+    if width * height <= MAX_CHECKED_PIXELS:
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            problem = f"its picture data is damaged or cut off: {error}"
+    valid = isinstance(orientation, int) and 1 <= orientation <= 8
+    return ImageFacts(image.format, width, height, orientation if valid else 1, alpha, frames, problem)
