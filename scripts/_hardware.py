@@ -1,0 +1,289 @@
+"""What this machine can run: ask its tools, read the answers, judge."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _hardware_desktop as desktop
+import _hardware_gpus as gpus_of
+import _hardware_models
+import _hardware_system as system_of
+import _hardware_tools
+import _hardware_verdict
+from _hardware_gpus import GIB, Gpu
+
+# Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
+PYTORCH_LIMIT_S = 8.5
+NVIDIA_FIELDS = "index,name,memory.total,driver_version"
+# The driver's folders that are often not on PATH.
+PLACES = (
+    "/usr/lib/wsl/lib",
+    "/opt/rocm/bin",
+    "/usr/local/nvidia/bin",
+    r"C:\Program Files\NVIDIA Corporation\NVSMI",
+)
+_POWERSHELL = (
+    "$ErrorActionPreference='SilentlyContinue';"
+    "[Console]::OutputEncoding=[Text.Encoding]::UTF8;"
+    "$g=@(Get-CimInstance Win32_VideoController|Select-Object Name,AdapterRAM,DriverVersion,PNPDeviceID);"
+    "$o=Get-CimInstance Win32_OperatingSystem|Select-Object Caption,Version,TotalVisibleMemorySize;"
+    "$r=@(Get-ItemProperty 'HKLM:\\SYSTEM\\CurrentControlSet\\Control\\Class\\"
+    "{4d36e968-e325-11ce-bfc1-08002be10318}\\0*'|Select-Object DriverDesc,'HardwareInformation.qwMemorySize');"
+    "ConvertTo-Json -Compress -Depth 3 @{gpus=$g;os=$o;registry=$r}"
+)
+# Computes on the device: a build that merely claims a GPU fails here, not in the first run.
+_PYTORCH = """
+import json
+answer = {"installed": False, "usable": None}
+try:
+    import torch
+    answer.update(installed=True, version=torch.__version__, cuda=torch.version.cuda,
+                  hip=getattr(torch.version, "hip", None))
+    kinds = []
+    if torch.cuda.is_available():
+        kinds.append("cuda")
+    if getattr(torch, "xpu", None) is not None and torch.xpu.is_available():
+        kinds.append("xpu")
+    if getattr(torch.backends, "mps", None) is not None and torch.backends.mps.is_available():
+        kinds.append("mps")
+    for kind in kinds + ["cpu"]:
+        try:
+            ones = torch.ones(64, 64, device=kind)
+            assert float((ones @ ones).sum()) == 64.0 ** 3
+            answer["usable"] = kind
+            if kind in ("cuda", "xpu"):
+                answer["device"] = getattr(torch, kind).get_device_name(0)
+            break
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            answer.setdefault("errors", {})[kind] = str(error)[:300]
+except ImportError as error:
+    answer["import_error"] = str(error)[:300]
+print(json.dumps(answer))
+"""
+
+
+def commands(here: system_of.Place) -> dict[str, Sequence[str]]:
+    """The tools worth asking on this kind of system, by a short name."""
+    if here.system == "Darwin":
+        keys = {
+            "brand": "machdep.cpu.brand_string",
+            "memsize": "hw.memsize",
+            "translated": "sysctl.proc_translated",
+        }
+        asked: dict[str, Sequence[str]] = {
+            f"sysctl {name}": ["sysctl", "-n", key] for name, key in keys.items()
+        }
+        asked["sysctl arm64"] = ["sysctl", "-n", "hw.optional.arm64"]
+        asked["system_profiler"] = ["system_profiler", "SPDisplaysDataType", "SPHardwareDataType", "-json"]
+        return asked
+    nvidia_full = f"{NVIDIA_FIELDS},memory.free,compute_cap,mig.mode.current"
+    asked = {
+        "nvidia-smi": ["nvidia-smi", f"--query-gpu={nvidia_full}", "--format=csv"],
+        "nvidia-smi plain": ["nvidia-smi", f"--query-gpu={NVIDIA_FIELDS}", "--format=csv"],
+        "nvidia-smi -L": ["nvidia-smi", "-L"],
+        "amd-smi": ["amd-smi", "static", "--asic", "--vram", "--json"],
+        "rocm-smi": ["rocm-smi", "--showproductname", "--showmeminfo", "vram", "gtt", "--json"],
+        "rocm-smi text": ["rocm-smi", "--showproductname", "--showmeminfo", "vram"],
+        "xpu-smi": ["xpu-smi", "discovery", "-j"],
+        **{f"xpu-smi {n}": ["xpu-smi", "discovery", "-d", str(n), "-j"] for n in range(4)},
+        "sycl-ls": ["sycl-ls"],
+    }
+    if here.system == "Windows":
+        options = ["-NoProfile", "-NonInteractive", "-Command", _POWERSHELL]
+        asked["powershell"] = ["powershell", *options]
+        asked["pwsh"] = ["pwsh", *options]
+        fields = "Name,AdapterRAM,DriverVersion,PNPDeviceID"
+        asked["wmic"] = ["wmic", "path", "Win32_VideoController", "get", fields, "/format:list"]
+        asked["wmic memory"] = ["wmic", "ComputerSystem", "get", "TotalPhysicalMemory", "/format:list"]
+    return asked
+
+
+def find_gpus(here: system_of.Place, said: Mapping[str, str], memory: int | None) -> list[Gpu]:
+    """All GPUs that the tools' texts name, each vendor from its best source."""
+    if here.system == "Darwin":
+        return desktop.apple(said["sysctl brand"], said["system_profiler"], memory)
+    found = gpus_of.nvidia(said["nvidia-smi"], said["nvidia-smi plain"], said["nvidia-smi -L"])
+    amd_json = gpus_of.rocm_smi(said["rocm-smi"])
+    amd = gpus_of.amd_smi(said["amd-smi"])
+    if not amd or any(gpu.unified or gpu.memory is None for gpu in amd):
+        # rocm-smi also tells the shared memory of an APU.
+        amd = amd_json or amd
+    found += amd or gpus_of.rocm_smi_text(said["rocm-smi text"])
+    listed = gpus_of.xpu_smi(said[name] for name in ("xpu-smi", *(f"xpu-smi {n}" for n in range(4))))
+    found += listed or gpus_of.sycl_ls(said["sycl-ls"])
+    if here.system == "Windows":
+        others = desktop.windows_cim(said["powershell"]) or desktop.windows_cim(said["pwsh"])
+        others = others or desktop.wmic(said["wmic"])
+    else:
+        others = [
+            gpu
+            if gpu.memory
+            else replace(gpu, notes=(*gpu.notes, "the kernel lists it, but no driver tool answers"))
+            for gpu in system_of.drm_gpus(here)
+        ]
+    vendors = {gpu.vendor for gpu in found}
+    return found + [gpu for gpu in others if gpu.vendor not in vendors]
+
+
+def pytorch_python(workspace: Path) -> str:
+    """The Python whose PyTorch counts: the workspace's own, else the one that runs this."""
+    for name in (".venv", "venv"):
+        for program in ("bin/python", "Scripts/python.exe"):
+            if (workspace / name / program).is_file():
+                return str(workspace / name / program)
+    return sys.executable
+
+
+def _pytorch(answer: _hardware_tools.Answer, program: str) -> dict[str, Any]:
+    told = gpus_of.json_in(answer.text)
+    found = (
+        told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
+    )
+    return {"python": program, **found}
+
+
+def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, Any]:
+    """The whole hardware report as a JSON value. Never raises for what a tool says; takes under ten seconds."""
+    start = time.monotonic()
+    here = system_of.place()
+    folder = (workspace or system_of.default_workspace(here)).expanduser().absolute()
+    asked = commands(here)
+    limits = {}
+    if pytorch:
+        asked["pytorch"] = [pytorch_python(folder), "-c", _PYTORCH]
+        limits["pytorch"] = PYTORCH_LIMIT_S
+    answers = _hardware_tools.ask(
+        asked, limits=limits, places=[str(here.root / place.lstrip("/")) for place in PLACES]
+    )
+    said = {name: answers[name].text for name in asked}
+    memory = system_of.memory(here, said)
+    gpus = find_gpus(here, said, memory["usable"])
+    best = max(gpus, key=lambda gpu: _hardware_verdict.worth(gpu, memory["usable"]), default=None)
+    if best is not None and best.vendor == "other":
+        best = None
+    disk, python = system_of.disk(folder), system_of.python()
+    rosetta = here.system == "Darwin" and said["sysctl translated"].strip() == "1"
+    installed = (folder / "main.py").is_file()
+    verdict = _hardware_verdict.judge(here, best, memory, disk, python, rosetta, installed)
+    flags = _hardware_verdict.install_flags(here, best, verdict)
+    report = _report(here, verdict, best, gpus, memory, flags)
+    report["system"] |= {"rosetta": rosetta}
+    report |= {"disk": disk, "python": python, "installed": installed, "tools": _tools(answers)}
+    if pytorch:
+        report["pytorch"] = _pytorch(answers["pytorch"], asked["pytorch"][0])
+    if here.simulated:
+        report["simulated"] = True
+    return report | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def _report(
+    here: system_of.Place,
+    verdict: _hardware_verdict.Verdict,
+    best: Gpu | None,
+    gpus: Sequence[Gpu],
+    memory: Mapping[str, Any],
+    flags: list[str],
+) -> dict[str, Any]:
+    usable = verdict.verdict != "cloud" and not verdict.blockers
+    report: dict[str, Any] = {"status": "ok" if usable else "unsuitable"}
+    if not usable:
+        report |= _unsuitable(verdict)
+    vram = _hardware_verdict.usable_memory(best, memory["usable"]) if best else 0
+    fp8 = here.system != "Darwin" and not (
+        here.system == "Windows" and best is not None and best.vendor == "amd"
+    )
+    budget = _hardware_models.Budget(
+        vram, memory["usable"], unified=best is not None and best.unified, fp8=fp8
+    )
+    return report | {
+        "verdict": verdict.verdict,
+        "usable_locally": usable,
+        "reasons": verdict.reasons,
+        "blockers": verdict.blockers,
+        "notes": verdict.notes,
+        "install": {
+            "flags": flags,
+            "command": _cli.shell_words(["comfy", "--skip-prompt", "install", *flags]),
+        },
+        "best_gpu": _gpu(best, memory["usable"]) if best else None,
+        "gpus": [_gpu(gpu, memory["usable"]) for gpu in gpus],
+        "memory": {f"{name}_gb": _gb(memory[name]) for name in ("total", "limit", "usable")},
+        "system": {
+            "name": here.system,
+            "machine": here.machine,
+            "wsl": system_of.is_wsl(here),
+            "container": system_of.in_container(here),
+        },
+        "families": _hardware_models.table(budget),
+        "next": _next(usable, verdict),
+    }
+
+
+def _unsuitable(verdict: _hardware_verdict.Verdict) -> dict[str, Any]:
+    if verdict.verdict == "cloud":
+        return {
+            "code": "use_cloud",
+            "message": verdict.reasons[-1],
+            "hint": "use Comfy Cloud or another machine's server (--host); comfyui_setup.sh --force installs all the same",
+            "retryable": False,
+        }
+    return {
+        "code": "fix_first",
+        "message": verdict.blockers[0],
+        "hint": "put right what `blockers` lists, then check again",
+        "retryable": True,
+    }
+
+
+def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
+    if usable:
+        return ["bash scripts/comfyui_setup.sh --dry-run"]
+    if verdict.verdict == "cloud":
+        return ["python3 scripts/health_check.py --host https://cloud.comfy.org"]
+    return ["python3 scripts/hardware_check.py"]
+
+
+def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "vendor": gpu.vendor,
+        "name": gpu.name,
+        "index": gpu.index,
+        "memory_gb": _gb(gpu.memory),
+        "usable_gb": _gb(_hardware_verdict.usable_memory(gpu, memory)),
+        "source": gpu.source,
+    }
+    if chip := desktop.apple_chip(gpu.name):
+        described["chip"] = chip
+    optional = {
+        "driver": gpu.driver,
+        "compute_capability": gpu.compute_capability,
+        "architecture": gpu.architecture,
+        "unified": gpu.unified,
+        "integrated": gpu.integrated,
+        "mig": list(gpu.mig),
+        "notes": list(gpu.notes),
+    }
+    return described | {key: value for key, value in optional.items() if value}
+
+
+def _gb(value: int | None) -> float | None:
+    return None if value is None else round(value / GIB, 1)
+
+
+def _tools(answers: Mapping[str, _hardware_tools.Answer]) -> dict[str, Any]:
+    """What became of each tool that is there; those that are not are merely named."""
+    told: dict[str, Any] = {}
+    for name, answer in answers.items():
+        if not answer.found:
+            continue
+        told[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
+        if answer.problem and answer.text.strip():
+            told[name]["said"] = _cli.clean(answer.text.strip(), 200)
+    absent = sorted({name.split()[0] for name, answer in answers.items() if not answer.found})
+    return {"answered": told, "absent": absent}

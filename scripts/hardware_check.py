@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = []
+# ///
+"""Can this machine run ComfyUI, and which models? Asks the GPU vendors' tools; changes nothing.
+
+The verdict is `ok`, `marginal` (works, with small models or patience) or `cloud` (use Comfy Cloud or another
+machine). The report names the flag for `comfy install` and a table of model families with the memory they want.
+
+Examples:
+    python3 scripts/hardware_check.py
+    python3 scripts/hardware_check.py --check-pytorch --workspace ~/comfy/ComfyUI
+
+Exit codes: 0 usable locally, 1 not (verdict `cloud`, or something in `blockers` comes first), 2 misuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _hardware
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="only the JSON document, no summary on stderr (stdout is the same)",
+    )
+    parser.add_argument(
+        "--check-pytorch",
+        action="store_true",
+        help="also compute something with PyTorch (the workspace's, else this Python's)",
+    )
+    parser.add_argument(
+        "--workspace", type=Path, help="where ComfyUI is or will be (default: comfy-cli's default folder)"
+    )
+    return parser.parse_args(argv)
+
+
+def report(workspace: Path | None, *, pytorch: bool, summary: bool) -> dict[str, Any]:
+    """The report this script prints, with a short summary on stderr if wanted."""
+    found = _hardware.check(workspace, pytorch=pytorch)
+    if summary:
+        for line in summary_lines(found):
+            _cli.note(line)
+    return found
+
+
+def summary_lines(found: dict[str, Any]) -> list[str]:
+    """The report for people: a few lines and the table of families."""
+    best = found["best_gpu"]
+    lines = [
+        f"verdict: {found['verdict']} - " + "; ".join(found["reasons"]),
+        f"GPU:     {best['name']}, {best['usable_gb'] or '?'} GB usable" if best else "GPU:     none",
+        f"memory:  {found['memory']['usable_gb'] or '?'} GB",
+        f"install: {found['install']['command']}",
+    ]
+    lines += [f"fix:     {blocker}" for blocker in found["blockers"]]
+    lines += [f"note:    {note}" for note in found["notes"]]
+    lines.append(f"{'family':22}{'precision':11}{'fits':9}{'wants GB':>9}{'least':>7}")
+    for row in found["families"]:
+        lines.append(
+            f"{row['family']:22}{row['precision']:11}{row['fits']:9}{row['vram_gb']:>9g}{row['least_vram_gb']:>7g}"
+        )
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(report, args.workspace, pytorch=args.check_pytorch, summary=not args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
