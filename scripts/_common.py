@@ -161,9 +161,10 @@ class Access:
 class AnswerLost(Exception):
     """A request may have been carried out, but its answer did not arrive (time-out, reset, gateway fault)."""
 
-    def __init__(self, why: str, status: int | None = None) -> None:
+    def __init__(self, why: str, status: int | None = None, retry_after: str | None = None) -> None:
         super().__init__(why)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Server:
@@ -176,6 +177,7 @@ class Server:
         self.access = access or Access()
         self.demo = demo
         self._session: SecureSession | None = None
+        self._bare_session: SecureSession | None = None
 
     # Dialects override these three.
     def route(self, path: str) -> str:
@@ -197,22 +199,33 @@ class Server:
     def session(self) -> SecureSession:
         """The one requests session of this server, made on first use."""
         if self._session is None:
-            from _session import SecureSession
-
-            session = SecureSession(self.url, self.credentials())
-            session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
-            if self.access.insecure:
-                import urllib3
-
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-            self._session = session
+            self._session = self._new_session(self.credentials())
         return self._session
+
+    @property
+    def bare_session(self) -> SecureSession:
+        """A session without credentials, for signed addresses."""
+        if self._bare_session is None:
+            self._bare_session = self._new_session({})
+        return self._bare_session
+
+    def _new_session(self, credentials: dict[str, str]) -> SecureSession:
+        from _session import SecureSession
+
+        session = SecureSession(self.url, credentials)
+        session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
+        if self.access.insecure:
+            import urllib3
+
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        return session
 
     def close(self) -> None:
         """Give the connections back."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        for session in (self._session, self._bare_session):
+            if session is not None:
+                session.close()
+        self._session = self._bare_session = None
 
     def request(
         self,
@@ -222,18 +235,20 @@ class Server:
         attempts: int | None = None,
         timeout: float = READ_TIMEOUT,
         whole_url: bool = False,
+        bare: bool = False,
         **options: Any,
     ) -> requests.Response:
         """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
 
-        `whole_url`: `path` is an absolute address (a signed download), else a route of this server.
+        `whole_url`: `path` is an absolute address (a signed download), else a route of this server. `bare`: send no
+        credentials, wherever it goes.
         POSTs get one attempt: use `post_once` where the caller can find out what became of it.
         """
         url = path if whole_url else self.route(path)
         tries = attempts or (ATTEMPTS if method in ("GET", "HEAD") else 1)
         for attempt in range(1, tries + 1):
             try:
-                response = self._send(method, url, timeout, options)
+                response = self._send(method, url, timeout, options, bare)
             except SkillError as error:
                 if attempt == tries or not error.retryable or error.code == "unreachable_refused":
                     raise
@@ -248,13 +263,16 @@ class Server:
             _pause(attempt, wait)
         raise AssertionError("unreachable")
 
-    def _send(self, method: str, url: str, timeout: float, options: dict[str, Any]) -> requests.Response:
+    def _send(
+        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool
+    ) -> requests.Response:
         import requests
 
+        session = self.bare_session if bare else self.session
         if method != "GET":
             options = {"allow_redirects": False} | options
         try:
-            response = self.session.request(
+            response = session.request(
                 method, url, timeout=(min(CONNECT_TIMEOUT, timeout), timeout), **options
             )
         except requests.RequestException as error:
@@ -303,6 +321,15 @@ class Server:
             hint="use the final address as --host (or sign in with --header if this is a login page)",
             server_said=target,
         )
+
+    def check_redirect(self, source: str, target: str) -> None:
+        """Raises SkillError `unsafe_redirect` for an address that a download must not be sent to."""
+        from _session import RefusedRedirect
+
+        try:
+            self.session.check_redirect(source, target)
+        except RefusedRedirect as error:
+            raise self._network_failure(error) from error
 
     def failure(self, response: requests.Response) -> SkillError:
         """The SkillError for an answer of 400 or more; a dialect may know better sentences."""

@@ -91,14 +91,15 @@ class SecureSession(requests.Session):
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Called by requests for each redirect: refuse bad targets, keep credentials at home."""
         target = prepared_request.url or ""
-        self._check_redirect(response.request.url or "", target)
+        self.check_redirect(response.request.url or "", target)
         super().rebuild_auth(prepared_request, response)
         for name in self.credentials:
             prepared_request.headers.pop(name, None)
         if origin_of(target) == self.home:
             prepared_request.headers.update(self.credentials)
 
-    def _check_redirect(self, source: str, target: str) -> None:
+    def check_redirect(self, source: str, target: str) -> None:
+        """Raises RefusedRedirect for a target that a download must not go to."""
         scheme, host, _ = origin_of(target)
         if scheme not in DEFAULT_PORTS:
             raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")

@@ -1,0 +1,341 @@
+"""The protocol of Comfy Cloud, v1 (its fact sheet; where its sources disagree, both variants are accepted).
+
+Level 2. The cloud chooses the prompt id, keeps files under their hash, redirects downloads to signed addresses on
+another origin, sends every run of the account through the socket, and knows a job only a moment after its submit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urljoin
+
+import _cli
+import _common
+import _multipart
+import _refusals
+from _cli import SkillError
+from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
+from _local import state_from_history
+
+if TYPE_CHECKING:
+    import requests
+
+
+# Every status word the sources name -> (phase, outcome). An unknown word means that the job is still going.
+STATUSES: dict[str, tuple[str, str | None]] = {
+    **dict.fromkeys(
+        ("pending", "waiting_to_dispatch", "submitted", "queued_limited", "queued_waiting", "allocated", "preparing",
+         "pending_execution"), ("pending", None),
+    ),
+    **dict.fromkeys(("in_progress", "executing", "executed"), ("running", None)),
+    **dict.fromkeys(("completed", "success"), ("done", "success")),
+    **dict.fromkeys(
+        ("failed", "error", "non_retryable_error", "retryable_error", "erroring", "lost"), ("done", "error")
+    ),
+    **dict.fromkeys(("cancelled", "canceled"), ("done", "cancelled")),
+    **dict.fromkeys(("cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
+}  # fmt: skip
+MOST_UPLOAD = 50 * 1024 * 1024
+MOST_EDGE = 16384
+MOST_PIXELS = 67_108_864
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+
+
+class Cloud(Dialect):
+    """Comfy Cloud v1."""
+
+    api = "cloud"
+    own_ids = False
+    client_frames = False
+    chooses_front = False
+    grace = 30.0  # how long a job may be unknown after its submit; no source gives a time
+
+    def route(self, path: str) -> str:
+        """With the `/api` prefix and the cloud's names."""
+        return _common.resolve_url(self.url, path, is_cloud=True)
+
+    def credentials(self) -> dict[str, str]:
+        """The key goes out as X-API-Key."""
+        headers = dict(self.access.headers)
+        if self.access.key:
+            headers[_common.KEY_HEADER] = self.access.key
+        return headers
+
+    def socket_url(self, client_id: str) -> str:
+        """`/ws` with the key as `token`: never printed."""
+        query = {"clientId": client_id}
+        if self.access.key:
+            query["token"] = self.access.key
+        return re.sub("^http", "ws", self.url) + "/ws?" + urlencode(query)
+
+    def failure(self, response: requests.Response) -> SkillError:
+        """Typed refusals get their own sentence (402 now, 429 from older servers, 403 for policies)."""
+        body = _body(response)
+        kind = _error_type(body)
+        said = _common.error_text(response)
+        known = _refusals.refusal(kind, said, http_status=response.status_code)
+        if known is not None:
+            return known
+        if kind in _refusals.FULL_QUEUE:
+            return SkillError(
+                "the cloud's queue for this account is full", code="queue_full", exit=_cli.Exit.FAILED, retryable=True,
+                hint="wait until some of the queued jobs have finished", server_said=said,
+            )  # fmt: skip
+        if response.status_code == 401:
+            return SkillError(
+                f"{self.url} wants a key, or the key is wrong", code="refused", http_status=401, server_said=said,
+                hint="set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site",
+            )  # fmt: skip
+        if response.status_code == 403:
+            return SkillError(
+                "this account's plan or workspace does not allow that", code="refused", http_status=403, server_said=said,
+                hint="the free tier has no API access; Standard and higher plans do",
+            )  # fmt: skip
+        if response.status_code == 413:
+            return SkillError(
+                "the workflow is too large for the cloud",
+                code="too_large",
+                exit=_cli.Exit.REJECTED,
+                server_said=said,
+            )
+        return super().failure(response)
+
+    # --- jobs
+    def submit_once(self, submission: Submission) -> Accepted:
+        """Post to /api/prompt; our own id rides along in `extra_data`, so that a lost job can be recognised."""
+        extra = {**submission.extra_data, MARK: submission.prompt_id}
+        body: dict[str, Any] = {
+            "prompt": submission.graph,
+            "client_id": submission.client_id,
+            "extra_data": extra,
+        }
+        if submission.targets is not None:
+            body["partial_execution_targets"] = list(submission.targets)
+        response = self.post_once("prompt", body)
+        answer = _body(response)
+        kind = _error_type(answer)
+        if (
+            response.status_code == 429
+            and _refusals.refusal(kind, "") is None
+            and kind not in _refusals.FULL_QUEUE
+        ):
+            raise _common.AnswerLost(
+                f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
+            )
+        if response.status_code == 400:
+            raise _refusals.rejection(answer, submission.graph)
+        if response.status_code >= 400:
+            raise self.failure(response)
+        # A 200 may still be a rejection here: an `error` key or non-empty node_errors.
+        if not isinstance(answer, Mapping) or answer.get("error") or answer.get("node_errors"):
+            known = _refusals.refusal(kind, _common.error_text(response))
+            raise known or _refusals.rejection(answer, submission.graph)
+        prompt_id = answer.get("prompt_id")
+        if not isinstance(prompt_id, str):
+            raise SkillError(f"{self.url} named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED)
+        self._submitted[prompt_id] = time.monotonic()
+        return Accepted(prompt_id)
+
+    @property
+    def _submitted(self) -> dict[str, float]:
+        return self.__dict__.setdefault("_submit_times", {})
+
+    def find_submitted(self, submission: Submission) -> str | None:
+        """Recent jobs are asked for our mark; the list itself does not show it."""
+        for job in self.list_jobs(20):
+            answer = self.get_json(f"jobs/{_common.quoted(job.prompt_id)}")
+            workflow = answer.get("workflow") if isinstance(answer, Mapping) else None
+            extra = workflow.get("extra_data") if isinstance(workflow, Mapping) else None
+            if isinstance(extra, Mapping) and extra.get(MARK) == submission.prompt_id:
+                return job.prompt_id
+        return None
+
+    def state(self, prompt_id: str) -> JobState:
+        """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
+        try:
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
+        except SkillError as error:
+            if error.code != "not_found":
+                raise
+            young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace
+            return JobState(prompt_id, "pending" if young else "unknown")
+        if not isinstance(answer, Mapping):
+            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=_cli.Exit.FAILED)
+        return self._state_of(prompt_id, answer)
+
+    def _state_of(self, prompt_id: str, answer: Mapping[str, Any]) -> JobState:
+        phase, outcome = STATUSES.get(str(answer.get("status")).lower(), ("running", None))
+        outputs = answer.get("outputs")
+        if phase == "done" and outcome == "success" and not outputs:
+            outputs = self._outputs_from_history(prompt_id)
+        workflow = answer.get("workflow")
+        workflow = workflow if isinstance(workflow, Mapping) else {}
+        graph, extra = workflow.get("prompt"), workflow.get("extra_data")
+        error = answer.get("execution_error")
+        if outcome == "error" and not isinstance(error, Mapping):
+            error = {"exception_message": str(answer.get("error_message") or "the cloud gave no reason")}
+        status = answer.get("execution_status")
+        messages = status.get("messages") if isinstance(status, Mapping) else None
+        return JobState(
+            prompt_id,
+            phase,
+            outcome,
+            outputs=outputs if isinstance(outputs, Mapping) else {},
+            error=error if isinstance(error, Mapping) else None,
+            started=seconds(answer.get("execution_start_time")),
+            ended=seconds(answer.get("execution_end_time")),
+            graph=graph if isinstance(graph, Mapping) else None,
+            extra_data=extra if isinstance(extra, Mapping) else {},
+            messages=messages if isinstance(messages, list) else (),
+        )
+
+    def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any]:
+        """Outputs are sometimes missing right at `completed`; the history has them then."""
+        try:
+            answer = self.get_json(f"history/{_common.quoted(prompt_id)}")
+        except SkillError as error:
+            if error.code == "not_found":
+                return {}
+            raise
+        entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
+        return state_from_history(prompt_id, entry).outputs if isinstance(entry, Mapping) else {}
+
+    def cancel(self, prompt_id: str) -> bool:
+        """The per-job cancel, which hits nothing else."""
+        try:
+            answer = self.post_json(f"jobs/{_common.quoted(prompt_id)}/cancel", None)
+        except SkillError as error:
+            if error.code == "not_found":
+                return False
+            raise
+        return bool(isinstance(answer, Mapping) and answer.get("cancelled"))
+
+    def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
+        """GET /api/jobs: running, then pending in the order of creation, then finished ones, newest first."""
+        params: dict[str, Any] = {
+            "limit": max(1, min(limit, 1000)),
+            "sort_by": "create_time",
+            "sort_order": "desc",
+        }
+        if not finished:
+            params["status"] = "pending,in_progress"
+        answer = self.get_json("jobs", params)
+        listed = answer.get("jobs") if isinstance(answer, Mapping) else None
+        rows = [
+            _row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)
+        ]
+        waiting = [row for row in reversed(rows) if row.phase == "pending"]
+        return (
+            [row for row in rows if row.phase == "running"]
+            + waiting
+            + [row for row in rows if row.phase == "done"]
+        )
+
+    # --- files
+    def upload(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        kind: str = "image",
+        subfolder: str = "",
+        overwrite: bool = False,  # noqa: ARG002  (the cloud ignores it: names are content hashes)
+        original: FileRef | None = None,
+    ) -> FileRef:
+        """To /api/upload/*; the answer's name is the content hash, and exactly that goes into the graph."""
+        self._check_limits(path)
+        fields = {"type": "input", **({"subfolder": subfolder} if subfolder else {})}
+        if original is not None:
+            fields["original_ref"] = json.dumps(original.json())
+        with _multipart.body(fields, "image", path, name or path.name) as body:
+            response = self.request(
+                "POST", f"upload/{kind}", data=body, headers={"Content-Type": body.content_type}, timeout=600
+            )
+        answer = self.json_of(response)
+        if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
+            raise SkillError(
+                f"{self.url} did not accept {path.name}", code="upload_failed", exit=_cli.Exit.FAILED
+            )
+        return FileRef(answer["name"], "", "input")
+
+    def _check_limits(self, path: Path) -> None:
+        """The cloud's published limits for pictures, before sending: 50 MB, 16384 px an edge, 67,108,864 pixels."""
+        if path.suffix.lower() not in PICTURES:
+            return
+        size = path.stat().st_size
+        if size > MOST_UPLOAD:
+            raise SkillError(f"{path.name} has {size} bytes; the cloud takes pictures up to {MOST_UPLOAD}")
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except OSError:
+            return
+        if max(width, height) > MOST_EDGE or width * height > MOST_PIXELS:
+            raise SkillError(
+                f"{path.name} is {width} x {height}; the cloud takes up to {MOST_EDGE} an edge and {MOST_PIXELS} pixels",
+                hint="scale it down first",
+            )
+
+    def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
+        """Read the redirect of /api/view ourselves and fetch the signed address bare: no key, no cookie."""
+        answer = self.request("GET", "view", params=ref.json(), stream=True, allow_redirects=False)
+        location = answer.headers.get("Location")
+        if answer.status_code not in (301, 302, 303, 307, 308) or not location:
+            return answer
+        answer.close()
+        target = urljoin(self.route("view"), location)
+        self.check_redirect(self.route("view"), target)
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
+        return self.request(
+            "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
+        )
+
+    # --- what the server has
+    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """The cloud has no route for one class; the whole is asked for once."""
+        whole = self.all_definitions()
+        return whole if classes is None else {name: whole[name] for name in classes if name in whole}
+
+    def most_at_once(self) -> int | None:
+        """The plan's live limit, `max_concurrent_jobs` of /api/features."""
+        limit = self.features().get("max_concurrent_jobs")
+        return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else None
+
+
+def _body(response: requests.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_type(body: Any) -> str:
+    """`error.type` of a refusal, or the `code` of the other error shape."""
+    if not isinstance(body, Mapping):
+        return ""
+    error = body.get("error")
+    return str((error.get("type") if isinstance(error, Mapping) else None) or body.get("code") or "")
+
+
+def _row(job: Mapping[str, Any]) -> JobSummary:
+    phase, outcome = STATUSES.get(str(job.get("status")).lower(), ("running", None))
+    count = job.get("outputs_count")
+    return JobSummary(
+        str(job["id"]),
+        phase,
+        outcome,
+        created=seconds(job.get("create_time")),
+        started=seconds(job.get("execution_start_time")),
+        ended=seconds(job.get("execution_end_time")),
+        outputs_count=count if isinstance(count, int) else None,
+    )

@@ -1,0 +1,163 @@
+"""From flags to a server object of the right protocol.
+
+Level 2, above the three dialects. The probe costs one short request on a local server and doubles as the check
+that something answers there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+import _cache
+import _cli
+import _common
+import _demo_host
+from _cli import SkillError
+from _dialect import Dialect
+
+SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+
+
+def connect_from(args: argparse.Namespace, *, probe: bool = True) -> Dialect:
+    """The server that the shared flags name; see `connect`."""
+    return connect(
+        args.host,
+        api=args.api,
+        api_key=args.api_key,
+        api_key_file=args.api_key_file,
+        headers=args.header,
+        ca_bundle=args.ca_bundle,
+        insecure=args.insecure,
+        probe=probe,
+    )
+
+
+def connect(
+    host: str | None = None,
+    *,
+    api: str = "auto",
+    api_key: str | None = None,
+    api_key_file: str | None = None,
+    headers: list[str] | None = None,
+    ca_bundle: str | None = None,
+    insecure: bool = False,
+    probe: bool = True,
+) -> Dialect:
+    """The server at an address (default: $COMFY_HOST, else this machine's; `demo` starts the demo server).
+
+    With `probe`, an `auto` protocol is found out by asking; without, from the address alone.
+    Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
+    """
+    host = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
+    if host == "demo":
+        return dialect(_demo_host.start(), _common.Access(), api if api != "auto" else "local", demo=True)
+    bare, login = _common.split_user_info(host)
+    url = _common.normal_base(bare)
+    key = _common.read_key(api_key, api_key_file, url)
+    access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
+    _refuse_plain_http(url, access)
+    if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
+        raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
+    if api == "auto":
+        api = _from_name(url) or (_probed(url, access) if probe else "local")
+    return dialect(url, access, api)
+
+
+def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -> Dialect:
+    """The object for a protocol's name."""
+    if api == "cloud":
+        from _cloud import Cloud
+
+        return Cloud(url, access, demo=demo)
+    if api == "v2":
+        from _v2 import V2
+
+        return V2(url, access, demo=demo)
+    from _local import Local
+
+    return Local(url, access, demo=demo)
+
+
+def _refuse_plain_http(url: str, access: _common.Access) -> None:
+    """A key does not travel unencrypted to another machine, unless the user says --insecure."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    secret = access.key or any(word in name.lower() for name in access.headers for word in SECRET_HEADERS)
+    if parts.scheme == "https" or not secret or access.insecure or _is_loopback(parts.hostname or ""):
+        return
+    raise SkillError(
+        f"will not send a key over plain http to {url}",
+        code="consent_needed",
+        hint="use https, or --insecure if everyone on that network may read the key",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _from_name(url: str) -> str | None:
+    """The protocol that a host name gives away: the service speaks v1 (and v2), deployments v2 alone."""
+    if not _common.is_cloud_host(url):
+        return None
+    return "cloud" if url.endswith("//" + _common.CLOUD_HOST) else "v2"
+
+
+def _probed(url: str, access: _common.Access) -> str:
+    kept = (
+        None if _is_loopback(url.split("//")[1].split(":")[0]) else _cache.recall(f"api/{_cache.slug(url)}")
+    )
+    if kept in ("cloud", "v2"):
+        return str(kept)
+    found = probe(url, access)["api"]
+    if found != "local":
+        _cache.keep(f"api/{_cache.slug(url)}", found)
+    return str(found)
+
+
+def probe(url: str, access: _common.Access) -> dict[str, Any]:
+    """Which protocol a server speaks, and by what it was recognised: {"api", "why"}.
+
+    Raises SkillError `unreachable`, `refused`, or `not_comfyui` when nothing known answers.
+    """
+    server = dialect(url, access, "local")
+    try:
+        if _answers_with(server, "features", "supports_preview_metadata"):
+            return {"api": "local", "why": "/features answers as a ComfyUI server does"}
+        if _answers_with(server, "api/v2/health", "status"):
+            return {"api": "v2", "why": "/api/v2/health answers"}
+        if _is_v2_error(server):
+            return {"api": "v2", "why": "/api/v2/jobs answers in API v2's error shape"}
+        if _answers_with(server, "api/system_stats", "system", "cloud_version"):
+            return {"api": "cloud", "why": "/api/system_stats names a cloud version"}
+        server.stats()
+        return {"api": "local", "why": "/system_stats answers as a ComfyUI server does"}
+    finally:
+        server.close()
+
+
+def _answers_with(server: Dialect, path: str, key: str, inner: str | None = None) -> bool:
+    try:
+        answer = server.get_json(path, timeout=10)
+    except SkillError as error:
+        if error.code in ("not_found", "bad_answer", "refused", "bad_request", "server_error"):
+            return False
+        raise
+    if not isinstance(answer, dict) or key not in answer:
+        return False
+    return inner is None or (isinstance(answer[key], dict) and inner in answer[key])
+
+
+def _is_v2_error(server: Dialect) -> bool:
+    """API v2 wraps its errors as {"error": {"code": …}}, also for a missing key and for a list it does not offer."""
+    try:
+        server.request("GET", "api/v2/jobs/none", attempts=1, timeout=10)
+    except SkillError as error:
+        if error.code == "unreachable":
+            raise
+        said = str(error.details.get("server_said") or "")
+        return said.partition(":")[0] in ("unauthorized", "forbidden", "not_found", "not_implemented")
+    return False

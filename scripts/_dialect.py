@@ -1,0 +1,321 @@
+"""What every kind of server can be asked, as values: the seam between the three protocols and everything above.
+
+Level 2. `_local`, `_cloud` and `_v2` fill these operations in; `_jobs` and the scripts use them and know no protocol.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cache
+import _cli
+import _common
+from _cli import SkillError
+
+if TYPE_CHECKING:
+    import requests
+
+Graph = Mapping[str, Any]
+# `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
+MARK = "comfyui_skill_mark"
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file on the server, as outputs, uploads and /view name it."""
+
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+    display_name: str | None = None
+    url: str | None = None
+    content_type: str | None = None
+
+    def json(self) -> dict[str, str]:
+        """The three keys that graphs and `original_ref` use."""
+        return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One graph to run. `prompt_id` is our choice where the server takes one, and our mark where it does not."""
+
+    graph: Graph
+    prompt_id: str
+    client_id: str
+    extra_data: Mapping[str, Any] = field(default_factory=dict)
+    front: bool = False
+    number: float | None = None
+    targets: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The server's answer to a submit: the id it runs under, and which outputs it dropped (node id -> errors)."""
+
+    prompt_id: str
+    node_errors: Mapping[str, Any] = field(default_factory=dict)
+    found_again: bool = False
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What a server says of one job now.
+
+    `phase`: `pending`, `running`, `done` or `unknown` (the server has no trace of it). `outcome`, when done:
+    `success`, `error` or `cancelled`. `outputs`: node id -> what it put out. `error`: the failure as the server
+    tells it (node_id, node_type, exception_type, exception_message, traceback). Times in seconds since the epoch.
+    """
+
+    prompt_id: str
+    phase: str
+    outcome: str | None = None
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    position: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    graph: Graph | None = None
+    extra_data: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Any] = ()
+    progress: Mapping[str, Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return self.phase == "done"
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """One row of a job list. Times in seconds since the epoch where known."""
+
+    prompt_id: str
+    phase: str
+    outcome: str | None = None
+    created: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    position: int | None = None
+    outputs_count: int | None = None
+    mark: str | None = None
+    client_id: str | None = None
+    title: str | None = None
+
+
+class Dialect(_common.Server, abc.ABC):
+    """A server and its protocol. Failures are SkillErrors; answers are the values above."""
+
+    api = "local"
+    own_ids = True  # the client chooses the prompt id
+    has_socket = True  # a WebSocket reports progress
+    client_frames = True  # the socket carries only our own runs' frames
+    chooses_front = True
+    grace = 2.0  # how long a job may be unknown before it counts as lost
+
+    # --- jobs
+    @abc.abstractmethod
+    def submit_once(self, submission: Submission) -> Accepted:
+        """Post the graph one time. Raises AnswerLost when its fate is unknown, SkillError `rejected` or `refused`."""
+
+    @abc.abstractmethod
+    def find_submitted(self, submission: Submission) -> str | None:
+        """The prompt id of a submit whose answer was lost, or None when the server has no such job."""
+
+    @abc.abstractmethod
+    def state(self, prompt_id: str) -> JobState:
+        """What became of a job; phase `unknown` when the server has no trace of it."""
+
+    @abc.abstractmethod
+    def cancel(self, prompt_id: str) -> bool:
+        """Stop one job, running or waiting, and no other. False when there was nothing to stop."""
+
+    @abc.abstractmethod
+    def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
+        """Running and pending jobs in the order of execution, then finished ones, newest first."""
+
+    # --- files
+    @abc.abstractmethod
+    def upload(
+        self, path: Path, *, name: str | None = None, kind: str = "image", subfolder: str = "",
+        overwrite: bool = False, original: FileRef | None = None,
+    ) -> FileRef:  # fmt: skip
+        """Send one file; the reference to put into the graph. `kind`: `image` (any file) or `mask` (needs `original`)."""
+
+    @abc.abstractmethod
+    def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
+        """An open streamed answer with the file's bytes from `offset` on; the caller closes it."""
+
+    def input_value(self, ref: FileRef) -> Any:
+        """What a graph's input must hold to name this file."""
+        name = f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
+        return name if ref.type == "input" else f"{name} [{ref.type}]"
+
+    # --- what the server has
+    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """Node definitions (/object_info): of the named classes, or all. Classes the server lacks are absent."""
+        if classes is not None and len(set(classes)) <= 12:
+            found: dict[str, Any] = {}
+            for name in dict.fromkeys(classes):
+                answer = self._one_definition(name)
+                if isinstance(answer, Mapping):
+                    found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
+            return found
+        return self.all_definitions()
+
+    def _one_definition(self, name: str) -> Any:
+        if name in self._definitions:
+            return {name: self._definitions[name]}
+        answer = self.get_json(f"object_info/{_common.quoted(name)}")
+        if isinstance(answer, Mapping):
+            self._definitions.update(answer)
+        return answer
+
+    @property
+    def _definitions(self) -> dict[str, Any]:
+        return self.__dict__.setdefault("_known_definitions", {})
+
+    def all_definitions(self) -> dict[str, Any]:
+        """Every node definition, kept for the life of this object and in the user's cache for offline use."""
+        whole = self.__dict__.get("_all_definitions")
+        if whole is None:
+            whole = self.get_json("object_info", timeout=180)
+            if not isinstance(whole, dict):
+                raise SkillError(
+                    f"{self.url} has no node definitions", code="bad_answer", exit=_cli.Exit.FAILED
+                )
+            self.__dict__["_all_definitions"] = whole
+            _cache.keep(f"definitions/{_cache.slug(self.url)}", whole)
+        return whole
+
+    def model_folders(self) -> list[str]:
+        """The kinds of model folders the server has."""
+        return _common.parse_model_list(self.get_json("models"))
+
+    def models(self, folder: str) -> list[str]:
+        """The names in one model folder. Raises SkillError `folder_not_found`, `refused` or what the network did."""
+        try:
+            return _common.parse_model_list(self.get_json(f"models/{_common.quoted(folder)}"))
+        except SkillError as error:
+            if error.code == "not_found":
+                raise SkillError(
+                    f"the server knows no model folder {folder!r}",
+                    code="folder_not_found",
+                    exit=_cli.Exit.FAILED,
+                ) from error
+            raise
+
+    def embeddings(self) -> list[str]:
+        """Names of the textual-inversion embeddings, without suffix."""
+        return _common.parse_model_list(self.get_json("embeddings"))
+
+    def features(self) -> dict[str, Any]:
+        """The server's feature flags; empty where it has no such route."""
+        try:
+            answer = self.get_json("features")
+        except SkillError as error:
+            if error.code == "not_found":
+                return {}
+            raise
+        return answer if isinstance(answer, dict) else {}
+
+    def stats(self) -> dict[str, Any]:
+        """The server's /system_stats. Raises SkillError when this is no ComfyUI."""
+        answer = self.get_json("system_stats")
+        if not isinstance(answer, dict) or not isinstance(answer.get("system"), dict):
+            raise SkillError(
+                f"{self.url} answers, but not as ComfyUI does", code="not_comfyui", exit=_cli.Exit.FAILED,
+                hint="check --host: scheme, port and base path",
+            )  # fmt: skip
+        return answer
+
+    def most_at_once(self) -> int | None:
+        """How many jobs the server runs at once for us, when it says so."""
+        return None
+
+    def events(self, prompt_id: str) -> Iterator[tuple[str, Mapping[str, Any]]] | None:  # noqa: ARG002
+        """A stream of (event name, data) for one job, for servers without a WebSocket."""
+        return None
+
+    def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
+        """Submit exactly once: when the answer is lost, look for the job before sending it again.
+
+        A throttled submit (429) is looked for as well and sent again for up to `patience` seconds.
+        Raises SkillError: `rejected` (exit 6), `refused` (4), `unreachable` (3), or `submit_unknown` when the
+        server can no longer be asked what became of it.
+        """
+        give_up = time.monotonic() + patience
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self.submit_once(submission)
+            except _common.AnswerLost as lost:
+                found = self._look_for(submission, look_for, lost)
+                if found is not None:
+                    return Accepted(found, found_again=True)
+                throttled = lost.status == 429 and time.monotonic() < give_up
+                again = lost.status is None or lost.status in _common.RETRIED_STATUSES
+                if not throttled and (attempt > 1 or not again):
+                    raise _submit_failed(lost) from lost
+                time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
+
+    def _look_for(self, submission: Submission, patience: float, lost: Exception) -> str | None:
+        """Ask the server until it answers whether it has the job; a moment longer, since it may still be reading it."""
+        give_up = time.monotonic() + patience
+        pause, answers = 0.05, 0
+        while True:
+            try:
+                found = self.find_submitted(submission)
+                answers += 1
+            except SkillError as error:
+                if error.exit == _cli.Exit.REFUSED or time.monotonic() > give_up:
+                    raise SkillError(
+                        "the answer to the submit was lost, and the server cannot be asked what became of it",
+                        code="submit_unknown",
+                        exit=_cli.Exit.RUNNING,
+                        hint=f"when the server is back, look for prompt id {submission.prompt_id} before running again",
+                        prompt_id=submission.prompt_id,
+                        server_said=_cli.clean(lost, 300),
+                    ) from error
+                found = None
+            if found is not None:
+                return found
+            if answers >= 4 or time.monotonic() > give_up:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+
+def _submit_failed(lost: _common.AnswerLost) -> SkillError:
+    if lost.status == 429:
+        return SkillError(
+            "the server keeps refusing the submit for now (too many requests)", code="busy", exit=_cli.Exit.FAILED,
+            retryable=True, hint="wait a little; nothing was submitted", server_said=_cli.clean(lost, 600),
+        )  # fmt: skip
+    first_line = (_cli.clean(lost, 200).splitlines() or [""])[0]
+    return SkillError(
+        f"the server failed on the submit ({first_line}) and has no such job",
+        code="submit_failed",
+        exit=_cli.Exit.FAILED,
+        retryable=True,
+        hint="the job was not accepted; it is safe to run the command again",
+        server_said=_cli.clean(lost, 600),
+    )
+
+
+def seconds(value: Any) -> float | None:
+    """A time in seconds since the epoch from seconds or milliseconds (the cloud's sources disagree; below 1e11 is s)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        return None
+    return float(value) if value < 1e11 else value / 1000.0
+
+
+def renamed(ref: FileRef, **changes: Any) -> FileRef:
+    """The reference with some fields changed."""
+    return replace(ref, **changes)

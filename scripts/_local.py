@@ -1,0 +1,280 @@
+"""The protocol of a ComfyUI server itself (recorded on 0.3.64 and 0.8.0).
+
+Level 2. A job is found in the history once it has ended, else in the queue; a job in neither is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _common
+import _multipart
+import _refusals
+from _cli import SkillError
+from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, seconds
+
+if TYPE_CHECKING:
+    import requests
+
+OUTCOMES = {
+    "execution_success": "success",
+    "execution_error": "error",
+    "execution_interrupted": "cancelled",
+}
+
+
+class Local(Dialect):
+    """A ComfyUI server, on this machine or behind a proxy."""
+
+    api = "local"
+
+    def submit_once(self, submission: Submission) -> Accepted:
+        """Post to /prompt under the prompt id that we chose."""
+        response = self.post_once("prompt", self._body(submission))
+        if response.status_code == 400:
+            raise _refusals.rejection(_json(response), submission.graph)
+        if response.status_code >= 400:
+            raise self.failure(response)
+        answer = self.json_of(response)
+        if not isinstance(answer, Mapping) or "prompt_id" not in answer:
+            raise SkillError(
+                f"{self.url} took the submit but named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED
+            )
+        errors = answer.get("node_errors")
+        return Accepted(str(answer["prompt_id"]), errors if isinstance(errors, Mapping) else {})
+
+    def _body(self, submission: Submission) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "prompt": submission.graph,
+            "client_id": submission.client_id,
+            "prompt_id": submission.prompt_id,
+        }
+        if submission.extra_data:
+            body["extra_data"] = dict(submission.extra_data)
+        if submission.front:
+            body["front"] = True
+        if submission.number is not None:
+            body["number"] = submission.number
+        if submission.targets is not None:
+            body["partial_execution_targets"] = list(submission.targets)
+        return body
+
+    def find_submitted(self, submission: Submission) -> str | None:
+        """The id is ours, so the job is there under it or not at all."""
+        return submission.prompt_id if self.state(submission.prompt_id).phase != "unknown" else None
+
+    def state(self, prompt_id: str) -> JobState:
+        """History, then queue, then history again: a job may end between the first two looks."""
+        for look in (self._from_history, self._from_jobs, self._from_queue, self._from_history):
+            state = look(prompt_id)
+            if state is not None:
+                return state
+        return JobState(prompt_id, "unknown")
+
+    def _from_history(self, prompt_id: str) -> JobState | None:
+        answer = self.get_json(f"history/{_common.quoted(prompt_id)}")
+        entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
+        return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
+
+    def _from_jobs(self, prompt_id: str) -> JobState | None:
+        """/api/jobs (0.8) says `pending` or `in_progress` in a few bytes, where /queue repeats every waiting graph."""
+        if self.__dict__.get("_no_jobs_route"):
+            return None
+        try:
+            answer = self.get_json(f"api/jobs/{_common.quoted(prompt_id)}", attempts=1)
+        except SkillError as error:
+            if error.code == "unreachable":
+                raise
+            # Absent before 0.8; 500 while one stored run has `workflow: null`; then /queue must do.
+            self.__dict__["_no_jobs_route"] = not (
+                error.code == "not_found" and error.details.get("server_said")
+            )
+            return None
+        phases = {"pending": "pending", "in_progress": "running"}
+        phase = phases.get(str(answer.get("status"))) if isinstance(answer, Mapping) else None
+        return (
+            JobState(prompt_id, phase, started=seconds(answer.get("execution_start_time"))) if phase else None
+        )
+
+    def _from_queue(self, prompt_id: str) -> JobState | None:
+        for job in self._queued():
+            if job.prompt_id == prompt_id:
+                return JobState(prompt_id, job.phase, position=job.position)
+        return None
+
+    def _queued(self) -> list[JobSummary]:
+        answer = self.get_json("queue")
+        running = _items(answer, "queue_running")
+        # The pending list is a raw heap: only its first element is in place.
+        pending = sorted(_items(answer, "queue_pending"), key=lambda item: (_number(item[0]), str(item[1])))
+        rows = [_summary(item, "running", 0) for item in running]
+        return rows + [_summary(item, "pending", index) for index, item in enumerate(pending, 1)]
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Delete it from the pending list, then interrupt it by id: one of the two applies, whatever it did between."""
+        here = {job.prompt_id for job in self._queued()}
+        if prompt_id not in here:
+            return False
+        self.post_json("queue", {"delete": [prompt_id]})
+        if any(job.prompt_id == prompt_id and job.phase == "running" for job in self._queued()):
+            # Servers older than targeted interrupts ignore the id, hence the look just before.
+            self.post_json("interrupt", {"prompt_id": prompt_id})
+        return True
+
+    def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
+        """The queue in order of execution, then up to `limit` finished jobs, newest first."""
+        rows = self._queued()
+        if finished and limit > 0:
+            history = self.get_json("history", {"max_items": limit})
+            entries = list(history.items()) if isinstance(history, Mapping) else []
+            rows += [
+                _history_summary(str(key), entry)
+                for key, entry in reversed(entries)
+                if isinstance(entry, Mapping)
+            ]
+        return rows
+
+    def upload(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        kind: str = "image",
+        subfolder: str = "",
+        overwrite: bool = False,
+        original: FileRef | None = None,
+    ) -> FileRef:
+        """Streamed multipart to /upload/image or /upload/mask."""
+        fields = {"type": "input"}
+        if subfolder:
+            fields["subfolder"] = subfolder
+        if overwrite:
+            fields["overwrite"] = "true"
+        if original is not None:
+            fields["original_ref"] = json.dumps(original.json())
+        with _multipart.body(fields, "image", path, name or path.name) as body:
+            answer = self.json_of(
+                self.request(
+                    "POST",
+                    f"upload/{kind}",
+                    data=body,
+                    headers={"Content-Type": body.content_type},
+                    timeout=600,
+                )
+            )
+        if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
+            raise SkillError(
+                f"{self.url} did not accept {path.name}", code="upload_failed", exit=_cli.Exit.FAILED
+            )
+        return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
+
+    def has_file(self, ref: FileRef, size: int) -> bool:
+        """Whether the server has this file with this many bytes."""
+        try:
+            answer = self.request("HEAD", "view", params=ref.json(), attempts=1)
+        except SkillError as error:
+            if error.code == "unreachable":
+                raise
+            return False
+        return answer.headers.get("Content-Length") == str(size)
+
+    def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
+        """GET /view as a stream, from `offset` on when the file is still the one with this validator."""
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if validator:
+                headers["If-Range"] = validator
+        return self.request("GET", "view", params=ref.json(), stream=True, headers=headers, attempts=1)
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {"error": {"type": "rejected", "message": _common.error_text(response)}}
+
+
+def _items(answer: Any, key: str) -> list[list[Any]]:
+    listed = answer.get(key) if isinstance(answer, Mapping) else None
+    items = listed if isinstance(listed, list) else []
+    return [item for item in items if isinstance(item, list) and len(item) >= 2]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _summary(item: list[Any], phase: str, position: int) -> JobSummary:
+    extra = item[3] if len(item) > 3 and isinstance(item[3], Mapping) else {}
+    graph = item[2] if len(item) > 2 and isinstance(item[2], Mapping) else {}
+    return JobSummary(
+        str(item[1]),
+        phase,
+        position=position,
+        created=seconds(extra.get("create_time")),
+        client_id=str(extra["client_id"]) if extra.get("client_id") is not None else None,
+        title=f"{len(graph)} nodes",
+    )
+
+
+def _history_summary(prompt_id: str, entry: Mapping[str, Any]) -> JobSummary:
+    state = state_from_history(prompt_id, entry)
+    client = state.extra_data.get("client_id")
+    return JobSummary(
+        prompt_id,
+        "done",
+        state.outcome,
+        created=seconds(state.extra_data.get("create_time")),
+        started=state.started,
+        ended=state.ended,
+        outputs_count=len(state.outputs),
+        client_id=str(client) if client is not None else None,
+        title=f"{len(state.graph or {})} nodes",
+    )
+
+
+def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
+    """The state in a history entry. The last message decides: an interrupted run's status_str is `error` too."""
+    status = entry.get("status")
+    status = status if isinstance(status, Mapping) else {}
+    messages = [item for item in status.get("messages") or [] if isinstance(item, list) and len(item) == 2]
+    outcome, error, times = None, None, {}
+    for name, data in messages:
+        data = data if isinstance(data, Mapping) else {}
+        times[name] = seconds(data.get("timestamp"))
+        if name in OUTCOMES:
+            outcome = OUTCOMES[name]
+            error = data if outcome != "success" else None
+    if outcome is None:
+        outcome = "error" if status.get("status_str") == "error" else "success"
+    prompt = entry.get("prompt")
+    graph, extra = _prompt_parts(prompt)
+    outputs = entry.get("outputs")
+    return JobState(
+        prompt_id,
+        "done",
+        outcome,
+        outputs=outputs if isinstance(outputs, Mapping) else {},
+        error=error,
+        started=times.get("execution_start"),
+        ended=next((times[name] for name in OUTCOMES if name in times), None),
+        graph=graph,
+        extra_data=extra,
+        messages=messages,
+    )
+
+
+def _prompt_parts(prompt: Any) -> tuple[Graph | None, Mapping[str, Any]]:
+    """Graph and extra_data of a stored prompt: a 5-element list locally, an object on the cloud."""
+    if isinstance(prompt, list) and len(prompt) > 3:
+        graph, extra = prompt[2], prompt[3]
+    elif isinstance(prompt, Mapping):
+        graph, extra = prompt.get("prompt"), prompt.get("extra_data")
+    else:
+        graph, extra = None, None
+    return graph if isinstance(graph, Mapping) else None, extra if isinstance(extra, Mapping) else {}

@@ -1,0 +1,205 @@
+"""Rejected graphs and refused jobs in plain words.
+
+Level 2. Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cloud's fact sheet for refusal types.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+from _cli import Exit, SkillError
+
+MOST_ALLOWED = 12
+SAID = 300
+
+# Cloud `error.type` -> our sentence and whether waiting helps. Plan refusals come as 402 now and as 429 from older servers.
+REFUSALS: dict[str, tuple[str, str]] = {
+    "FREE_TIER_UNAVAILABLE": (
+        "the free tier is switched off for API runs at the moment",
+        "a paid plan (Standard or higher) includes the API",
+    ),
+    "FREE_TIER_EXHAUSTED": ("the free tier's runs are used up", "wait for the renewal or take a paid plan"),
+    "FREE_TIER_NOT_ALLOWED": (
+        "the free tier does not include API runs",
+        "a paid plan (Standard or higher) includes the API",
+    ),
+    "PAYMENT_REQUIRED": ("the account has no credits for this run", "add credits, then run again"),
+    "CLOUD_SUBSCRIPTION_REQUIRED": (
+        "the account has no active subscription",
+        "subscribe or renew, then run again",
+    ),
+    "PARTNER_NODE_PAYMENT_REQUIRED": (
+        "a partner (paid API) node in this graph wants credits that the account lacks",
+        "add credits, or use a workflow without partner nodes",
+    ),
+    "MODEL_PAYMENT_REQUIRED": (
+        "a model in this graph is not part of the plan",
+        "choose another model or plan",
+    ),
+    "PARTNER_NODE_DISABLED": (
+        "the workspace's policy blocks a partner provider used by this graph",
+        "ask the workspace's owner, or use a workflow without that node",
+    ),
+    "insufficient_credits": ("the account has no credits for this run", "add credits, then run again"),
+}
+# Over a limit that frees itself when jobs finish.
+FULL_QUEUE = frozenset({"QUEUE_LIMIT", "queue_full"})
+
+
+def refusal(error_type: str, said: str, **details: Any) -> SkillError | None:
+    """The sentence for a typed refusal (exit 4), or None when the type is not a refusal we know."""
+    if error_type not in REFUSALS:
+        return None
+    message, hint = REFUSALS[error_type]
+    return SkillError(
+        message, code="refused", hint=hint, refusal=error_type, server_said=_cli.clean(said, SAID), **details
+    )
+
+
+def rejection(body: Any, graph: Mapping[str, Any]) -> SkillError:
+    """A rejected graph (exit 6): what the server objects to, node by node, with the nearest allowed values first."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    error = error if isinstance(error, Mapping) else {"message": str(error or body)}
+    problems = node_problems(body.get("node_errors") if isinstance(body, Mapping) else None, graph)
+    kind = str(error.get("type") or "rejected")
+    message, hint = _sentence(kind, error, problems)
+    return SkillError(
+        message,
+        code="rejected",
+        exit=Exit.REJECTED,
+        status="rejected",
+        hint=hint,
+        rejection=kind,
+        node_errors=problems,
+        server_said=_cli.clean(
+            ": ".join(str(error[key]) for key in ("message", "details") if error.get(key)), 600
+        ),
+    )
+
+
+def _sentence(kind: str, error: Mapping[str, Any], problems: list[dict[str, Any]]) -> tuple[str, str]:
+    if problems:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"the server rejected the graph: {first['message']}{more}", first.get(
+            "fix"
+        ) or "correct it and run again"
+    if kind == "prompt_no_outputs":
+        return (
+            "the graph has no output node that could run",
+            "add a node that saves or previews, or check --only",
+        )
+    if kind == "invalid_prompt":
+        return (
+            f"the server lacks a node of this graph ({_cli.clean(error.get('details') or error.get('message'), 200)})",
+            "run scripts/check_deps.py to see which node packs are missing",
+        )
+    if kind == "no_prompt":
+        return "the server found no graph in the request", "give an API-format or editor-format workflow"
+    if kind == "prompt_outputs_failed_validation":
+        return (
+            "the server rejected the graph without naming a node: usually a cycle of links",
+            "check the links",
+        )
+    return f"the server rejected the graph ({_cli.clean(kind, 60)})", "see server_said"
+
+
+def node_problems(node_errors: Any, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each node error of a rejection in plain words; survives both shapes (ComfyUI's and API v2's field/reason)."""
+    if not isinstance(node_errors, Mapping):
+        return []
+    problems: list[dict[str, Any]] = []
+    for node_id, entry in node_errors.items():
+        errors = entry.get("errors") if isinstance(entry, Mapping) else entry
+        for error in errors if isinstance(errors, list) else [errors]:
+            if isinstance(error, Mapping):
+                problems.append(_problem(str(node_id), error, entry, graph))
+    return problems
+
+
+def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[str, Any]) -> dict[str, Any]:
+    node = graph.get(node_id)
+    node = node if isinstance(node, Mapping) else {}
+    class_type = str(
+        node.get("class_type") or (entry.get("class_type") if isinstance(entry, Mapping) else "") or "?"
+    )
+    meta = node.get("_meta")
+    title = str(meta.get("title") or "") if isinstance(meta, Mapping) else ""
+    extra = error.get("extra_info")
+    extra = extra if isinstance(extra, Mapping) else {}
+    name = str(extra.get("input_name") or error.get("field") or error.get("details") or "")
+    where = f"node {node_id} ({_cli.clean(title or class_type, 60)})"
+    problem: dict[str, Any] = {
+        "node_id": node_id,
+        "class_type": _cli.clean(class_type, 80),
+        "input": _cli.clean(name, 120),
+        "type": _cli.clean(error.get("type") or error.get("reason") or "invalid", 80),
+    }
+    message, fix, more = _explain(problem["type"], where, problem["input"], extra, error, node_id)
+    return problem | {"message": message, "fix": fix} | more
+
+
+def _explain(
+    kind: str, where: str, name: str, extra: Mapping[str, Any], error: Mapping[str, Any], node_id: str
+) -> tuple[str, str, dict[str, Any]]:
+    got = _cli.clean(_short(extra.get("received_value")), 120)
+    target = f"{node_id}.{name}"
+    if kind == "value_not_in_list":
+        allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
+        fix = (
+            f"--set {target}={allowed[0]}"
+            if allowed
+            else "run scripts/check_deps.py: the file may be missing"
+        )
+        more = {"allowed": _cli.clean_tree(_cli.cap(allowed, MOST_ALLOWED), 200)} if allowed else {}
+        return f"{where}: {name} = {got} is not one of the server's values", _cli.clean(fix, 200), more
+    if kind in ("value_smaller_than_min", "value_bigger_than_max"):
+        options = _config_options(extra.get("input_config"))
+        bounds = {key: options[key] for key in ("min", "max") if key in options}
+        side = "too small" if kind == "value_smaller_than_min" else "too big"
+        return f"{where}: {name} = {got} is {side} (range {bounds.get('min')} to {bounds.get('max')})", \
+            f"--set {target}=VALUE within the range", bounds  # fmt: skip
+    if kind == "required_input_missing":
+        return f"{where}: the required input {name} is missing", f"link it, or --set {target}=VALUE", {}
+    if kind == "return_type_mismatch":
+        got = _cli.clean(extra.get("received_type"), 60)
+        return f"{where}: {name} is linked to an output of the wrong type ({got})", "correct the link", {}
+    if kind == "invalid_input_type":
+        return (
+            f"{where}: {name} = {got} cannot be read as this input's type",
+            f"--set {target}=VALUE of that type",
+            {},
+        )
+    said = _cli.clean(error.get("details") or error.get("message") or kind, SAID)
+    if kind == "custom_validation_failed":
+        return f"{where}: {said}", f"for a file: upload it with --input-file {target}=PATH", {}
+    return f"{where}: {name or 'its inputs'}: {said}", "correct this node", {}
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _config_options(config: Any) -> Mapping[str, Any]:
+    if isinstance(config, list) and len(config) > 1 and isinstance(config[1], Mapping):
+        return config[1]
+    return {}
+
+
+def _options(config: Any) -> list[str]:
+    if not isinstance(config, list) or not config:
+        return []
+    listed = config[0] if isinstance(config[0], list) else _config_options(config).get("options")
+    return [str(option) for option in listed] if isinstance(listed, list) else []
+
+
+def nearest_first(value: Any, allowed: list[str]) -> list[str]:
+    """The allowed values, those most like the given one first (case and folder aside)."""
+    wanted = str(value).replace("\\", "/").rsplit("/", 1)[-1].lower()
+    close = difflib.get_close_matches(wanted, [item.lower() for item in allowed[:5000]], n=3, cutoff=0.5)
+    rank = {name: index for index, name in enumerate(close)}
+    return sorted(allowed, key=lambda item: rank.get(item.lower(), len(rank)))

@@ -1,0 +1,371 @@
+"""Watching jobs to their end: the WebSocket first, polling when there is none, both cross-checked.
+
+Level 3. One watcher per server follows any number of jobs without a thread. The server's own records decide how a
+job ended; events only say when to look. Run, batch, monitor and wait all stand on this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import _cli
+import _events
+from _cli import SkillError
+from _dialect import Dialect, JobState
+from _wire import Disconnected, Wire
+
+FIRST_POLL = 0.05
+SLOWEST_POLL = 2.0
+# With a live socket the records are only looked at when it has been quiet about a job for this long.
+CROSS_CHECK = 10.0
+QUIET_BEFORE_PING = 10.0
+PING_PATIENCE = 10.0
+# `executing null` follows the end within a millisecond and says that the history is written.
+HISTORY_LAG = 0.15
+# After the end event the history must appear; when it never does (someone cleared it) the events must do.
+HISTORY_PATIENCE = 10.0
+RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+# A socket that opens and never sends the greeting is of no use.
+GREETING_PATIENCE = 3.0
+TICK = 0.5
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job has ended (or is gone): its last state, with outputs of the events merged in."""
+
+    state: JobState
+
+
+@dataclass(frozen=True)
+class Update:
+    """Something about one watched job: an event, a preview, a text."""
+
+    prompt_id: str
+    frame: _events.Event | _events.Preview | _events.Text
+
+
+@dataclass
+class _Watched:
+    """What the watcher knows of one job."""
+
+    prompt_id: str
+    ours: bool
+    seen: float
+    interval: float = FIRST_POLL
+    check_at: float = 0.0
+    phase: str = "submitted"
+    end_event: _events.Event | None = None
+    end_seen: float = 0.0
+    unknown_since: float | None = None
+    outputs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Watcher:
+    """Follows jobs on one server.
+
+    `client_id` is the socket's own; frames of a run go to the client that submitted it. `patience`: seconds that
+    the server may be out of reach before SkillError `server_gone` is raised.
+    """
+
+    def __init__(
+        self, server: Dialect, client_id: str, *, use_socket: bool = True, patience: float = 30.0
+    ) -> None:
+        self.server = server
+        self.client_id = client_id
+        self.patience = patience
+        self.restarts_possible = False  # the connection was lost at least once
+        self.queue_remaining: int | None = None
+        self.missed_frames = not (use_socket and server.has_socket)
+        self._use_socket = use_socket and server.has_socket
+        self._wire: Wire | None = None
+        self._reconnects = 0
+        self._reconnect_at = 0.0
+        self._outage_since: float | None = None
+        self._watched: dict[str, _Watched] = {}
+        self._current: str | None = None
+        self._current_node: str | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether a socket is open now."""
+        return self._wire is not None
+
+    def open(self) -> None:
+        """Connect and wait for the greeting, so that nothing can be missed. Falls back to polling with a warning."""
+        if not self._use_socket:
+            return
+        try:
+            self._connect()
+            self._await_greeting()
+        except Disconnected as error:
+            self._drop_wire()
+            self.missed_frames = True
+            if error.status in (400, 404, 405, 501):
+                self._use_socket = False
+            if error.status in (401, 403):
+                self._use_socket = False
+            _cli.warn(f"no live progress: {error}; polling instead")
+
+    def _connect(self) -> None:
+        self._wire = Wire(self.server, self.client_id)
+
+    def _await_greeting(self) -> None:
+        """The first `status` frame shows that this socket is the one the server sends to."""
+        assert self._wire is not None
+        give_up = time.monotonic() + GREETING_PATIENCE
+        while True:
+            frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
+            if isinstance(frame, _events.Event):
+                self._note_queue(frame)
+                return
+            if time.monotonic() >= give_up:
+                if self.server.client_frames:
+                    raise Disconnected("the socket opened but says nothing")
+                return
+
+    def close(self) -> None:
+        """Close the socket; the jobs go on."""
+        self._drop_wire()
+
+    def _drop_wire(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def watch(self, prompt_id: str, *, ours: bool = True) -> None:
+        """Follow a job from now on. `ours`: submitted under this watcher's client id, so that its frames come here."""
+        now = time.monotonic()
+        watched = _Watched(prompt_id, ours, seen=now)
+        watched.check_at = now + CROSS_CHECK if self.live and ours else now
+        self._watched[prompt_id] = watched
+
+    def forget(self, prompt_id: str) -> None:
+        """Follow it no longer."""
+        self._watched.pop(prompt_id, None)
+
+    @property
+    def watching(self) -> list[str]:
+        """The prompt ids still followed, in the order they were added."""
+        return list(self._watched)
+
+    def updates(self, timeout: float) -> list[Update | Ended]:
+        """What has happened: returns as soon as there is something, or with an empty list after `timeout` seconds.
+
+        An ended job is reported once and then forgotten. Raises SkillError: `server_gone` when the server stays
+        away, `refused` as soon as it no longer accepts our key.
+        """
+        deadline = time.monotonic() + timeout
+        news: list[Update | Ended] = []
+        while True:
+            frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
+            if frame is not None:
+                news += self._take(frame)
+            news += self._check_due()
+            if news or time.monotonic() >= deadline:
+                return news
+
+    def _next_due(self) -> float:
+        now = time.monotonic()
+        due = min((watched.check_at for watched in self._watched.values()), default=now + TICK)
+        if self._use_socket and self._wire is None:
+            due = min(due, self._reconnect_at)
+        return min(due, now + TICK)
+
+    def _next_frame(self, wait: float) -> _events.Frame | None:
+        if self._wire is None and self._use_socket and time.monotonic() >= self._reconnect_at:
+            self._reconnect()
+        if self._wire is None:
+            if wait > 0:
+                time.sleep(wait)
+            return None
+        try:
+            frame = self._wire.receive(max(wait, 0.0))
+            self._wire.keep_alive(QUIET_BEFORE_PING, PING_PATIENCE)
+            return frame
+        except Disconnected as error:
+            self._lost_connection(error)
+            return None
+
+    def _lost_connection(self, error: Disconnected) -> None:
+        self._drop_wire()
+        self.restarts_possible = self.missed_frames = True
+        self._reconnects = 0
+        self._reconnect_at = time.monotonic() + RECONNECT_PAUSES[0]
+        _cli.note(f"connection lost ({error}); reconnecting")
+        self._check_all_now()
+
+    def _reconnect(self) -> None:
+        """Try once; the records are looked at right after, since missed frames are not repeated."""
+        try:
+            self._connect()
+            self._await_greeting()
+            _cli.note("connected again")
+            self._reconnects = 0
+            self._check_all_now()
+        except Disconnected as error:
+            self._drop_wire()
+            pause = RECONNECT_PAUSES[min(self._reconnects, len(RECONNECT_PAUSES) - 1)]
+            self._reconnects += 1
+            self._reconnect_at = time.monotonic() + pause
+            if error.status in (400, 404, 405, 501):
+                self._use_socket = False
+
+    def _check_all_now(self) -> None:
+        for watched in self._watched.values():
+            watched.check_at, watched.interval = time.monotonic(), FIRST_POLL
+
+    def _take(self, frame: _events.Frame) -> list[Update | Ended]:
+        """What a frame means for the watched jobs."""
+        if isinstance(frame, _events.Malformed):
+            return []
+        if isinstance(frame, _events.Event):
+            return self._take_event(frame)
+        owner = getattr(frame, "prompt_id", None) or self._current
+        if owner not in self._watched:
+            return []
+        self._watched[owner].seen = time.monotonic()
+        if isinstance(frame, _events.Preview) and frame.node is None:
+            frame = replace(frame, node=self._current_node)
+        return [Update(owner, frame)]
+
+    def _take_event(self, event: _events.Event) -> list[Update | Ended]:
+        if event.type == "status":
+            self._note_queue(event)
+            self._look_at_others()
+        if event.type in ("execution_start", "executing"):
+            # After a reconnect `executing` comes without a prompt id: it is the run that was current.
+            self._current = event.prompt_id or self._current
+            self._current_node = event.node
+        watched = self._watched.get(event.prompt_id or "")
+        if watched is None:
+            return []
+        now = time.monotonic()
+        watched.seen, watched.phase = now, "running"
+        watched.check_at = now + CROSS_CHECK
+        output = _events.output_of(event) if event.type == "executed" else None
+        if output is not None and event.node is not None:
+            watched.outputs[event.node] = output
+        if event.end is not None:
+            watched.end_event, watched.end_seen = event, now
+        if watched.end_event is not None:
+            finished = event.type == "executing" and event.node is None
+            watched.interval = 0.02
+            watched.check_at = now if finished else now + HISTORY_LAG
+        return [Update(watched.prompt_id, event)]
+
+    def _note_queue(self, event: _events.Event) -> None:
+        status = event.data.get("status")
+        info = status.get("exec_info") if isinstance(status, Mapping) else None
+        remaining = info.get("queue_remaining") if isinstance(info, Mapping) else None
+        if isinstance(remaining, int):
+            self.queue_remaining = remaining
+
+    def _look_at_others(self) -> None:
+        """The queue has changed: a job whose frames do not come here may have ended or been removed."""
+        now = time.monotonic()
+        for watched in self._watched.values():
+            if not watched.ours or watched.phase != "running":
+                pause = 0.05 if not watched.ours else 1.0
+                watched.check_at = min(watched.check_at, max(now + 0.02, watched.seen + pause))
+                watched.interval = FIRST_POLL
+
+    def _check_due(self) -> list[Update | Ended]:
+        """Ask the server about the jobs whose time has come."""
+        now = time.monotonic()
+        due = [watched for watched in self._watched.values() if watched.check_at <= now]
+        news: list[Update | Ended] = []
+        for watched in due:
+            state = self._ask(watched)
+            if state is not None:
+                news += self._weigh(watched, state)
+        return news
+
+    def _ask(self, watched: _Watched) -> JobState | None:
+        try:
+            state = self.server.state(watched.prompt_id)
+        except SkillError as error:
+            self._schedule(watched)
+            self._outage(error, watched)
+            return None
+        self._outage_since = None
+        return state
+
+    def _outage(self, error: SkillError, watched: _Watched) -> None:
+        """A refusal ends the wait at once; anything else may pass."""
+        if error.exit == _cli.Exit.REFUSED:
+            error.details.setdefault("prompt_id", watched.prompt_id)
+            raise error
+        now = time.monotonic()
+        if self._outage_since is None:
+            self._outage_since = now
+        self.restarts_possible = True
+        if now - self._outage_since > self.patience:
+            raise SkillError(
+                f"the server has been out of reach for {self.patience:.0f} s; what became of the job is not known",
+                code="server_gone",
+                exit=_cli.Exit.FAILED,
+                status="lost",
+                retryable=False,
+                hint="when the server is back, pick the job up by its prompt id before running it again",
+                prompt_id=watched.prompt_id,
+                server_said=_cli.clean(error, 300),
+            ) from error
+
+    def _schedule(self, watched: _Watched) -> None:
+        """When to look again: soon while an end is due or there is no socket, else rarely."""
+        settled = self.live and watched.ours and watched.end_event is None and watched.unknown_since is None
+        slowest = CROSS_CHECK if settled else SLOWEST_POLL
+        watched.interval = slowest if settled else min(watched.interval * 1.5, slowest)
+        watched.check_at = time.monotonic() + watched.interval
+
+    def _weigh(self, watched: _Watched, state: JobState) -> list[Update | Ended]:
+        now = time.monotonic()
+        watched.seen = now
+        if state.done:
+            return [self._end(watched, state)]
+        if watched.end_event is not None and now - watched.end_seen > HISTORY_PATIENCE:
+            return [self._end(watched, _state_from_event(watched))]
+        if state.phase == "unknown" and watched.end_event is None:
+            return self._weigh_unknown(watched, state)
+        watched.unknown_since = None
+        if state.phase != watched.phase and state.phase in ("pending", "running"):
+            watched.phase, watched.interval = state.phase, FIRST_POLL
+        self._schedule(watched)
+        if state.progress:
+            return [
+                Update(
+                    watched.prompt_id, _events.Event("job_progress", watched.prompt_id, data=state.progress)
+                )
+            ]
+        if state.phase == "pending" and state.position:
+            position = {"position": state.position}
+            return [Update(watched.prompt_id, _events.Event("job_pending", watched.prompt_id, data=position))]
+        return []
+
+    def _weigh_unknown(self, watched: _Watched, state: JobState) -> list[Update | Ended]:
+        """No trace of it: wait for the grace, then decide whether it was removed or the server forgot everything."""
+        now = time.monotonic()
+        if watched.unknown_since is None:
+            watched.unknown_since, watched.interval = now, FIRST_POLL
+        if now - watched.unknown_since < self.server.grace:
+            self._schedule(watched)
+            return []
+        if watched.phase == "pending" and not self.restarts_possible:
+            return [self._end(watched, replace(state, phase="done", outcome="cancelled"))]
+        return [self._end(watched, state)]
+
+    def _end(self, watched: _Watched, state: JobState) -> Ended:
+        self.forget(watched.prompt_id)
+        return Ended(replace(state, outputs={**watched.outputs, **state.outputs}))
+
+
+def _state_from_event(watched: _Watched) -> JobState:
+    """The end as the events told it, for a job whose record was deleted before we could read it."""
+    assert watched.end_event is not None
+    outcome = watched.end_event.end
+    error = watched.end_event.data if outcome != "success" else None
+    return JobState(watched.prompt_id, "done", outcome, outputs=watched.outputs, error=error)

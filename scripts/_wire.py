@@ -1,0 +1,115 @@
+"""The WebSocket connection itself: open, read one frame or time out, ping, close.
+
+Level 2. `websocket-client` is imported on first use. The address may hold a token, so no error shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _events
+
+if TYPE_CHECKING:
+    from _dialect import Dialect
+
+CONNECT_TIMEOUT = 10.0
+CLIENT_FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+
+
+class Disconnected(Exception):
+    """The socket could not be opened or has ended. `status`: HTTP status of a refused handshake, if any."""
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Wire:
+    """One open WebSocket. `heard` is when the last frame (or pong) arrived, in time.monotonic() seconds."""
+
+    def __init__(self, server: Dialect, client_id: str) -> None:
+        import websocket
+
+        self._library = websocket
+        url = server.socket_url(client_id)
+        # websocket-client may trace frames and addresses through logging; a root logger must not see them.
+        try:
+            self._socket = websocket.create_connection(
+                url,
+                timeout=CONNECT_TIMEOUT,
+                header=[f"{name}: {value}" for name, value in server.credentials().items()],
+                sslopt=_tls(server),
+                suppress_origin=True,
+                redirect_limit=0,
+                skip_utf8_validation=True,
+            )
+        except websocket.WebSocketBadStatusException as error:
+            raise Disconnected(
+                f"the server refused the socket (HTTP {error.status_code})", error.status_code
+            ) from None
+        except (websocket.WebSocketException, OSError, ValueError) as error:
+            raise Disconnected(_cli.clean(type(error).__name__)) from None
+        self.heard = time.monotonic()
+        self._pinged = 0.0
+        try:
+            self._socket.send(json.dumps(CLIENT_FLAGS))
+        except (websocket.WebSocketException, OSError) as error:
+            raise Disconnected(type(error).__name__) from None
+
+    def receive(self, timeout: float) -> _events.Frame | None:
+        """The next frame as a value, or None when none came in time. Raises Disconnected at the end."""
+        library = self._library
+        self._socket.settimeout(max(timeout, 0.001))
+        try:
+            opcode, data = self._socket.recv_data(control_frame=True)
+        except library.WebSocketTimeoutException:
+            return None
+        except (library.WebSocketException, OSError, ValueError) as error:
+            raise Disconnected(type(error).__name__) from None
+        self.heard = time.monotonic()
+        if opcode == library.ABNF.OPCODE_TEXT:
+            return _events.parse_text(data)
+        if opcode == library.ABNF.OPCODE_BINARY:
+            return _events.parse_binary(data)
+        if opcode == library.ABNF.OPCODE_CLOSE:
+            raise Disconnected("the server closed the socket")
+        return None
+
+    def keep_alive(self, quiet: float, patience: float) -> None:
+        """Ping after `quiet` seconds without a frame; Disconnected when the ping goes unanswered for `patience`."""
+        now = time.monotonic()
+        if now - self.heard < quiet:
+            return
+        if self._pinged > self.heard:
+            if now - self._pinged > patience:
+                raise Disconnected("the socket went silent")
+            return
+        try:
+            self._socket.ping()
+        except (self._library.WebSocketException, OSError) as error:
+            raise Disconnected(type(error).__name__) from None
+        self._pinged = now
+
+    def close(self) -> None:
+        """Close without waiting for the other side."""
+        try:
+            self._socket.close(timeout=0)
+        except (self._library.WebSocketException, OSError, ValueError):
+            return
+
+
+def _tls(server: Dialect) -> dict[str, Any] | None:
+    if not server.socket_url("x").startswith("wss"):
+        return None
+    import ssl
+
+    if server.access.insecure:
+        return {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
+    if server.access.ca_bundle:
+        return {"ca_certs": server.access.ca_bundle}
+    import certifi
+
+    return {"ca_certs": certifi.where()}
