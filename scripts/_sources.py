@@ -1,0 +1,301 @@
+"""Where a workflow comes from: a file, standard input, a ComfyUI picture, video or sound, or a server.
+
+Level 2. `read` gives a graph that can be run, converting editor files on the way; `load` stops before converting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import _graph
+import _media_metadata
+from _cli import Exit, SkillError
+from _sources_json import not_json, parse, text_of
+
+if TYPE_CHECKING:
+    from _common import Server
+
+# A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
+MAX_JSON = 256 * 1024 * 1024
+BUNDLED = Path(__file__).resolve().parent.parent / "workflows"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A workflow as it was found.
+
+    graph: API format, None when only an editor workflow was there. editor: the editor workflow, when there is one.
+    extra_data: what was saved beside the graph. origin: where it comes from, in words. kind: "json" or the media kind.
+    """
+
+    origin: str
+    kind: str
+    graph: dict[str, Any] | None
+    editor: dict[str, Any] | None
+    extra_data: dict[str, Any]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A workflow that can be run, and what is known of where it comes from.
+
+    converted: the graph was made from `editor` just now. models: what the editor file says of its models
+    (name, directory, url, hash …). missing_types: node classes that the definitions lack, with their pack.
+    choices: what dynamic prompts chose.
+    """
+
+    graph: dict[str, Any]
+    editor: dict[str, Any] | None
+    origin: str
+    converted: bool
+    warnings: list[str]
+    models: list[dict[str, Any]]
+    missing_types: list[Any]
+    extra_data: dict[str, Any] = field(default_factory=dict)
+    choices: list[Any] = field(default_factory=list)
+    kind: str = "json"
+
+
+def read(
+    spec: str,
+    *,
+    stdin: BinaryIO | None = None,
+    server: Server | None = None,
+    definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    frontend: str = "1.58",
+    wildcard_seed: int | None = None,
+) -> Source:
+    """The workflow that `spec` names, ready to run.
+
+    `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
+    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it.
+
+    Raises:
+        SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
+    """
+    loaded = load(spec, stdin=stdin, server=server)
+    models = list(declared_models(loaded.editor)) if loaded.editor else []
+    if loaded.graph is not None:
+        return Source(
+            loaded.graph, loaded.editor, loaded.origin, False, loaded.warnings, models, [],
+            extra_data=loaded.extra_data, kind=loaded.kind,
+        )  # fmt: skip
+    import _editor
+
+    assert loaded.editor is not None
+    made = _editor.convert(loaded.editor, definitions(), frontend=frontend, wildcard_seed=wildcard_seed)
+    return Source(
+        made.graph, loaded.editor, loaded.origin, True, loaded.warnings + list(made.warnings), models,
+        list(made.missing_types), extra_data=loaded.extra_data, choices=list(made.choices), kind=loaded.kind,
+    )  # fmt: skip
+
+
+def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
+    """The workflow that `spec` names, in the format in which it was found (see `read`)."""
+    kind, colon, name = spec.partition(":")
+    if colon and kind in ("template", "server"):
+        return _from_server(kind, name, server)
+    if spec == "-":
+        return _from_stdin(stdin)
+    return _from_file(spec)
+
+
+def declared_models(editor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The models that an editor workflow names with their sources (`properties.models` of its nodes), each once."""
+    groups = [editor]
+    definitions = editor.get("definitions")
+    if isinstance(definitions, Mapping) and isinstance(definitions.get("subgraphs"), list):
+        groups += [group for group in definitions["subgraphs"] if isinstance(group, Mapping)]
+    seen = set()
+    for entry in (entry for group in groups for entry in _models_of(group)):
+        key = (str(entry.get("directory")), str(entry.get("name")))
+        if entry.get("name") and key not in seen:
+            seen.add(key)
+            yield dict(entry)
+
+
+def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    holders = [group]
+    nodes = group.get("nodes")
+    for node in nodes if isinstance(nodes, list) else []:
+        if isinstance(node, Mapping) and isinstance(node.get("properties"), Mapping):
+            holders.append(node["properties"])
+    for holder in holders:
+        models = holder.get("models")
+        yield from (
+            (entry for entry in models if isinstance(entry, Mapping)) if isinstance(models, list) else ()
+        )
+
+
+def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
+    if server is None:
+        raise SkillError(
+            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or give a file instead"
+        )
+    import _sources_server
+
+    fetch = _sources_server.template if kind == "template" else _sources_server.saved
+    value, notes = fetch(server, name)
+    what = "template" if kind == "template" else "saved workflow"
+    return _unwrapped(value, f"{what} {name} of {server.url}", "json", notes)
+
+
+def _from_stdin(stdin: BinaryIO | None) -> Loaded:
+    stream = stdin if stdin is not None else sys.stdin.buffer
+    data = stream.read(MAX_JSON + 1)
+    if not data:
+        raise SkillError(
+            "standard input is empty",
+            code="empty",
+            exit=Exit.MISUSE,
+            hint="pipe a workflow in, or give a file",
+        )
+    if len(data) > MAX_JSON:
+        raise _too_large("standard input")
+    return _from_stream(io.BytesIO(data), len(data), "standard input", "from standard input")
+
+
+def _from_file(spec: str) -> Loaded:
+    path = Path(spec)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise _is_folder(path)
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise _no_such_file(spec) from error
+    except PermissionError as error:
+        raise SkillError(f"file {spec} may not be read", code="not_readable", exit=Exit.MISUSE) from error
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a null character.
+        raise _no_such_file(spec, str(error)) from error
+    with file:
+        if stat.S_ISREG(status.st_mode):
+            return _from_stream(file, status.st_size, f"file {spec}", path.name)
+        # A pipe such as <(command): it cannot be rewound, so it is read like standard input.
+        return _from_stdin(file)
+
+
+def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
+    if size == 0:
+        raise SkillError(
+            f"{origin} is empty", code="empty", exit=Exit.MISUSE, hint="save or download the workflow again"
+        )
+    kind = _media_metadata.kind_of(stream)
+    if kind is not None:
+        return _from_media(stream, kind, f"{kind} {name}")
+    if size > MAX_JSON:
+        raise _too_large(origin)
+    stream.seek(0)
+    data = stream.read(MAX_JSON + 1)
+    if b"\0" in data[:1000] and not _wide(data):
+        raise not_json(origin, "it is a binary file of an unknown kind")
+    value, notes = parse(text_of(data, origin), origin)
+    return _unwrapped(value, origin, "json", notes)
+
+
+def _wide(data: bytes) -> bool:
+    """UTF-16 or UTF-32, told by its mark or, as a JSON text starts with ASCII, by the place of the first nulls."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+    return marked or (data[:1] == b"\0") != (data[1:2] == b"\0") or data[:3] == b"\0\0\0"
+
+
+def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
+    if not _media_metadata.can_carry_workflow(kind):
+        raise _no_workflow_inside(kind, origin, [])
+    found = _media_metadata.embedded(stream, kind)
+    document: dict[str, Any] = {}
+    warnings = list(found.notes)
+    for key in ("prompt", "workflow"):
+        if key not in found.values:
+            continue
+        try:
+            document[key], notes = parse(found.values[key], f"the {key} in {origin}")
+        except SkillError as error:
+            warnings.append(error.message)
+            continue
+        warnings += notes
+    if not document:
+        raise _no_workflow_inside(kind, origin, warnings, foreign="parameters" in found.values)
+    return _unwrapped(document, origin, kind, warnings)
+
+
+def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
+    try:
+        inner = _graph.unwrap(value)
+    except SkillError as error:
+        error.details.setdefault("origin", origin)
+        raise
+    return Loaded(origin, kind, inner.graph, inner.editor, inner.extra_data, notes + list(inner.notes))
+
+
+def _too_large(origin: str) -> SkillError:
+    return SkillError(
+        f"{origin} is larger than {MAX_JSON >> 20} MB, which no workflow is",
+        code="too_large",
+        exit=Exit.MISUSE,
+    )
+
+
+def _is_folder(path: Path) -> SkillError:
+    found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in (".json", ".png"))[:5]
+    hint = f"give one of its files, such as {', '.join(found)}" if found else "give a workflow file"
+    return SkillError(f"{path} is a folder, not a workflow", code="is_folder", exit=Exit.MISUSE, hint=hint)
+
+
+def _no_such_file(spec: str, why: str = "") -> SkillError:
+    if spec.startswith(("http://", "https://")):
+        return SkillError(
+            "a workflow is not fetched from an address",
+            exit=Exit.MISUSE,
+            hint="download it first and give the file",
+        )
+    if spec.lstrip().startswith("{"):
+        return SkillError(
+            "a workflow is given as a file, not as text", exit=Exit.MISUSE, hint="write it to a file, or pipe it in and give -"
+        )  # fmt: skip
+    return SkillError(
+        f"there is no file {spec}" + (f" ({why})" if why else ""),
+        code="no_such_file",
+        exit=Exit.MISUSE,
+        hint=_near_files(spec) or "check the path; bundled workflows are listed in workflows/README.md",
+    )
+
+
+def _near_files(spec: str) -> str:
+    """A hint with files that bear a similar name: beside the one that was meant, or in the bundle."""
+    path = Path(spec)
+    stem = path.name.removesuffix(".json")
+    bundled = BUNDLED / f"{stem}.json"
+    if bundled.is_file() and stem != "index":
+        return f"the bundled workflow of that name is {bundled}"
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    except (OSError, ValueError):
+        return f"there is no folder {path.parent} either"
+    near = difflib.get_close_matches(path.name, beside, 3, 0.6)
+    return f"did you mean {', '.join(str(path.parent / name) for name in near)}?" if near else ""
+
+
+def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign: bool = False) -> SkillError:
+    if problems:
+        hint = f"{problems[0]}; save or download it again"
+    elif foreign:
+        hint = "its text comes from another program (a prompt and settings, no graph)"
+    elif kind == "GIF picture":
+        hint = "a GIF cannot carry one; Video Helper Suite saves a PNG of the same name beside it, which does"
+    elif _media_metadata.can_carry_workflow(kind):
+        hint = "the tool or site it passed through may have removed it; use the file as ComfyUI saved it"
+    else:
+        hint = (
+            "give a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
+        )
+    return SkillError(f"{origin} holds no workflow", code="no_workflow_inside", exit=Exit.MISUSE, hint=hint)

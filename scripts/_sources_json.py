@@ -1,0 +1,142 @@
+"""JSON from anywhere, read with its usual accidents: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
+
+Level 1, pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from _cli import Exit, SkillError
+
+# Nothing that people make is nested deeper; what comes after may walk it recursively.
+DEEPEST = 200
+_BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+
+
+def not_json(origin: str, why: str, hint: str | None = None) -> SkillError:
+    """The refusal of something that should have been JSON."""
+    return SkillError(
+        f"{origin} is not valid JSON: {why}",
+        code="not_json",
+        exit=Exit.MISUSE,
+        hint=hint or "give a workflow file saved or exported by ComfyUI, or a picture that ComfyUI made",
+    )
+
+
+def text_of(data: bytes, origin: str) -> str:
+    """The text of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Raises:
+        SkillError: (exit 2) the bytes are no text.
+    """
+    encoding = json.detect_encoding(data)
+    for mark, name in _BOMS:
+        if data.startswith(mark):
+            data, encoding = data[len(mark) :], name
+            break
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise not_json(origin, f"byte {error.start} is no {encoding} text") from error
+    return text
+
+
+def parse(text: str, origin: str) -> tuple[Any, list[str]]:
+    """The value of a JSON text, and notes on what had to be mended.
+
+    NaN and infinities become null, as ComfyUI's editor reads them; of keys that are repeated the last one counts.
+
+    Raises:
+        SkillError: (exit 2) the text is empty, no JSON, or nested too deeply.
+    """
+    reading = _Reading()
+    try:
+        value = json.loads(text, parse_constant=reading.constant, object_pairs_hook=reading.mapping)
+    except json.JSONDecodeError as error:
+        raise _syntax_error(text, error, origin) from error
+    except RecursionError as error:
+        raise _too_deep(origin) from error
+    except ValueError as error:
+        raise not_json(origin, "it holds a number with thousands of digits") from error
+    if _deeper_than(value, DEEPEST):
+        raise _too_deep(origin)
+    return value, reading.notes()
+
+
+class _Reading:
+    """Counts the accidents of one parse."""
+
+    def __init__(self) -> None:
+        self.constants = 0
+        self.repeated: list[str] = []
+
+    def constant(self, _name: str) -> None:
+        self.constants += 1
+
+    def mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs) and len(self.repeated) < 5:
+            counts = Counter(key for key, _ in pairs)
+            self.repeated += [key for key, count in counts.items() if count > 1]
+        return value
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.constants:
+            notes.append(f"{self.constants} NaN or infinite number(s) were read as null")
+        if self.repeated:
+            names = ", ".join(repr(name[:40]) for name in self.repeated[:5])
+            notes.append(f"keys that stand twice in one object, of which the last counts: {names}")
+        return notes
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Level by level, so that the check itself cannot recurse too deeply."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit):
+        children = (
+            item for parent in level for item in (parent.values() if isinstance(parent, dict) else parent)
+        )
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(origin: str) -> SkillError:
+    return not_json(
+        origin, f"it is nested deeper than {DEEPEST} levels", "a ComfyUI workflow has about ten levels"
+    )
+
+
+def _syntax_error(text: str, error: json.JSONDecodeError, origin: str) -> SkillError:
+    where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+    start = text.lstrip()[:200].lower()
+    if not start:
+        return not_json(origin, "it is empty")
+    if start.startswith(("<!doctype", "<html", "<?xml", "<svg")):
+        return not_json(
+            origin,
+            "it is a web page or XML",
+            "a download often gives the page around the file: save the raw file",
+        )
+    if start.startswith("{'") or "'class_type'" in text[:5000]:
+        return not_json(
+            origin, where, "this looks like a printed Python value: write it with json.dump instead"
+        )
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return not_json(
+            origin, f"it ends in the middle ({where})", "the file is cut off: save or download it again"
+        )
+    if error.msg == "Extra data":
+        return not_json(origin, f"something follows after its end ({where})", "give one workflow at a time")
+    return not_json(origin, where)
