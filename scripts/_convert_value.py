@@ -1,0 +1,291 @@
+"""A value as a person gave it → a value of the type that an input wants. Pure.
+
+The server converts with Python's `int`, `float`, `str`, `bool` and rewrites the prompt ("false" becomes true, 64.7
+becomes 64), so nothing is left to it: what would be converted by surprise is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from _cli import Exit, SkillError
+from _params import Parameter, nearest
+from _specs import InputSpec
+
+MOST_SHOWN = 12
+_TRUE = frozenset({"true", "yes", "on", "1", "y"})
+_FALSE = frozenset({"false", "no", "off", "0", "n"})
+_INTEGER = re.compile(r"[+-]?\d{1,400}")
+
+
+class _Misfit(Exception):
+    """A value that cannot be what the input wants; the text says what it wants."""
+
+
+def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
+    """The value in the input's own type, within its range and list; lists come back wrapped in `__value__`.
+
+    With `validate` off, what cannot be converted or lies outside is passed on as it is.
+
+    Raises:
+        SkillError: (exit 2) code "wrong_type", "out_of_range" or "not_in_list".
+    """
+    try:
+        converted = _of_type(value, parameter)
+    except _Misfit as misfit:
+        if not validate:
+            return wrapped(value)
+        raise SkillError(
+            f"{parameter.name} ({parameter.address}) wants {misfit}, not {_shown(value)}",
+            code="wrong_type",
+            exit=Exit.MISUSE,
+            parameter=parameter.name,
+            address=parameter.address,
+        ) from None
+    if validate and parameter.spec is not None:
+        converted = _within(converted, parameter, parameter.spec)
+    return wrapped(converted)
+
+
+def wrapped(value: Any) -> Any:
+    """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
+    return {"__value__": list(value)} if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _of_type(value: Any, parameter: Parameter) -> Any:
+    kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
+    if parameter.type == "COMBO":
+        return _choice(value, parameter)
+    for kind, read in _READERS.items():
+        if kind in kinds:
+            return read(value, parameter)
+    if parameter.spec is not None and not parameter.spec.is_widget and not parameter.spec.takes_any:
+        raise _Misfit(f"a link from a node that gives {parameter.type}")
+    return _like_now(value, parameter)
+
+
+def _integer(value: Any, _: Parameter) -> int:
+    if isinstance(value, str):
+        text = value.strip()
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        value = _float_or_none(text)
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise _Misfit("a whole number")
+
+
+def _float_or_none(text: str) -> float | None:
+    if "_" in text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _number(value: Any, _: Parameter) -> float:
+    if isinstance(value, str):
+        value = _float_or_none(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Misfit("a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise _Misfit("a number") from None
+    if not math.isfinite(number):
+        raise _Misfit("a finite number")
+    return number
+
+
+def _either_number(value: Any, parameter: Parameter) -> int | float:
+    """A number whose kind is not known: whole ones stay whole."""
+    try:
+        return _integer(value, parameter)
+    except _Misfit:
+        return _number(value, parameter)
+
+
+def _text(value: Any, _: Parameter) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise _Misfit("a text")
+
+
+def _truth(value: Any, parameter: Parameter) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
+    options = parameter.spec.options if parameter.spec is not None else {}
+    on, off = (str(options.get(label, "")).casefold() for label in ("label_on", "label_off"))
+    if word in _TRUE or (word and word == on):
+        return True
+    if word in _FALSE or word == "0.0" or (word and word == off):
+        return False
+    raise _Misfit("true or false")
+
+
+def _choice(value: Any, parameter: Parameter) -> Any:
+    """A member of the list, found by its text when the list holds numbers or other path separators."""
+    choices = parameter.spec.choices if parameter.spec is not None else None
+    if isinstance(value, str) and value.startswith("[") and _multiple(parameter):
+        value = _json_or_none(value)
+    if isinstance(value, list) and _multiple(parameter):
+        return value
+    if isinstance(value, dict | list):
+        raise _Misfit("one value of its list")
+    if choices is None or _member(value, choices):
+        return value
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        for choice in choices:
+            if not isinstance(choice, bool) and str(choice) == str(value):
+                return choice
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        for choice in choices:
+            if isinstance(choice, bool) and str(choice).casefold() == word:
+                return choice
+        for choice in choices:
+            if isinstance(choice, str) and choice.replace("\\", "/") == value.replace("\\", "/"):
+                return choice
+    return value
+
+
+def _member(value: Any, choices: Sequence[Any]) -> bool:
+    return any(choice is value or (type(choice) is type(value) and choice == value) for choice in choices)
+
+
+def _multiple(parameter: Parameter) -> bool:
+    return parameter.spec is not None and bool(parameter.spec.options.get("multiselect"))
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _list(value: Any, _: Parameter) -> list[Any]:
+    if isinstance(value, str):
+        read = _json_or_none(value)
+        if read is None and re.fullmatch(r"\s*-?[\d.]+\s*(,\s*-?[\d.]+\s*)*", value):
+            read = [_float_or_none(part.strip()) for part in value.split(",")]
+            read = [int(n) if n is not None and n.is_integer() else n for n in read]
+        value = read
+    if isinstance(value, list) and None not in value:
+        return value
+    raise _Misfit("a list, such as [1, 2]")
+
+
+def _object(value: Any, _: Parameter) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = _json_or_none(value)
+    if isinstance(value, dict):
+        return value
+    raise _Misfit("an object in JSON")
+
+
+def _like_now(value: Any, parameter: Parameter) -> Any:
+    """A value for an input of an unknown type: read as JSON when the present value is a list or an object."""
+    if isinstance(parameter.value, dict):
+        return _object(value, parameter)
+    if isinstance(parameter.value, bool):
+        return _truth(value, parameter)
+    if isinstance(parameter.value, int | float) and isinstance(value, str):
+        return _either_number(value, parameter)
+    return value
+
+
+_READERS = {
+    "BOOLEAN": _truth,
+    "INT": _integer,
+    "FLOAT": _number,
+    "NUMBER": _either_number,
+    "STRING": _text,
+    "LIST": _list,
+    "OBJECT": _object,
+}
+
+
+# ---- limits ------------------------------------------------------------------------------------------
+
+
+def _within(value: Any, parameter: Parameter, spec: InputSpec) -> Any:
+    """The value, when the input's range and list allow it."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and spec.choices is None:
+        low, high = spec.number("min"), spec.number("max")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise _out_of_range(value, parameter, low, high)
+    if spec.choices is not None:
+        for one in value if isinstance(value, list) else [value]:
+            if not _member(one, spec.choices) and not may_be_unlisted(one, parameter):
+                raise not_in_list(one, parameter, spec.choices)
+    return value
+
+
+def may_be_unlisted(value: Any, parameter: Parameter) -> bool:
+    """Whether the server may know this file although its list does not: lists hold the top folder only."""
+    if parameter.upload is None or not isinstance(value, str):
+        return False
+    return "/" in value or "\\" in value or value.endswith(("[input]", "[output]", "[temp]"))
+
+
+def _out_of_range(
+    value: int | float, parameter: Parameter, low: int | float | None, high: int | float | None
+) -> SkillError:
+    return SkillError(
+        f"{parameter.name} ({parameter.address}) takes {low if low is not None else 'any'} to "
+        f"{high if high is not None else 'any'}, not {value}",
+        code="out_of_range",
+        exit=Exit.MISUSE,
+        parameter=parameter.name,
+        address=parameter.address,
+        min=low,
+        max=high,
+    )
+
+
+def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
+    """The refusal of a value that is not in an input's list, the nearest allowed values first."""
+    listed = [str(choice) for choice in choices]
+    near = nearest_choices(str(value), listed)
+    if not listed:
+        hint = "the server's list is empty: it has no such files"
+    else:
+        rest = len(listed) - len(near)
+        hint = f"allowed: {', '.join(near)}" + (f" … (+{rest} more)" if rest > 0 else "")
+    return SkillError(
+        f"{parameter.name} ({parameter.address}) does not take {_shown(value)}",
+        code="not_in_list",
+        exit=Exit.MISUSE,
+        hint=hint,
+        parameter=parameter.name,
+        address=parameter.address,
+        allowed={"count": len(listed), "items": near},
+    )
+
+
+def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
+    """At most `count` allowed values, those most like `word` first, then the list's own order."""
+    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
+    near = list(
+        dict.fromkeys([*nearest(word, listed, count), *(nearest(stem, listed, count) if stem else [])])
+    )
+    rest = (choice for choice in listed if choice not in near)
+    while len(near) < count and (choice := next(rest, None)) is not None:
+        near.append(choice)
+    return near[:count]

@@ -1,0 +1,359 @@
+"""Putting values into a graph: a new graph comes back, changed only where asked. Pure.
+
+Uploads are done by the caller: `upload_targets` says which settings name files for which inputs; the names that
+the server gave then come in as settings, with `uploaded` naming them so that no stale list refuses them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import _catalog
+from _cli import Exit, SkillError
+from _convert_value import convert, wrapped
+from _nodes import Definitions, Graph, class_of, inputs_of, is_literal, link_of, literal, node_of, title_of
+from _params import Parameter, ParameterSet, find
+
+FORCED_SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
+_RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A filled graph.
+
+    changes: [{name, node_id, input, old, new}] in the order of the settings. seeds: every seed that the graph
+    now holds, {"3.seed": 123}. notes: what a person should know. uploads: the addresses set to uploaded files.
+    """
+
+    graph: dict[str, Any]
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    seeds: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class UploadTarget:
+    """An input that takes a file, and the file's name as it was given.
+
+    kind: image, mask, video, audio or file. original: for a mask that belongs to a LoadImage, the value that the
+    input holds now: the picture whose transparency the mask becomes (`original_ref` of /upload/mask).
+    """
+
+    name: str
+    node_id: str
+    input: str
+    kind: str
+    value: Any
+    original: str | None = None
+
+
+# ---- reading the command line ------------------------------------------------------------------------
+
+
+def parse_set(text: str) -> tuple[str, str]:
+    """`KEY=VALUE` taken apart at the first `=`.
+
+    Raises:
+        SkillError: (exit 2, "bad_set") without a key or a `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SkillError(
+            f"--set wants NAME=VALUE, not {text[:80]!r}",
+            code="bad_set",
+            exit=Exit.MISUSE,
+            hint='for example --set prompt="a fox" --set 3.steps=30 --set "KSampler (hires).denoise=0.4"',
+        )
+    return key.strip(), value
+
+
+def parse_args_json(text: str) -> dict[str, Any]:
+    """The settings in the JSON text of `--args`: an object, or a list of such objects' `name`/`value` pairs.
+
+    Raises:
+        SkillError: (exit 2, "bad_args") when it is no JSON object, holds a key twice, or a number JSON has not.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        raise _bad_args("it is nested too deeply") from None
+    except ValueError as error:
+        raise _bad_args(str(error)) from None
+    if not isinstance(value, dict):
+        raise _bad_args(f"it is a {type(value).__name__}, not an object")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key {key!r} stands there twice")
+        seen[key] = value
+    return seen
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _bad_args(why: str) -> SkillError:
+    return SkillError(
+        f"--args is no JSON object: {why}",
+        code="bad_args",
+        exit=Exit.MISUSE,
+        hint="""for example --args '{"prompt": "a fox", "steps": 30}' or --args @settings.json""",
+    )
+
+
+# ---- uploads -----------------------------------------------------------------------------------------
+
+
+def upload_targets(
+    graph: Graph, settings: Mapping[str, Any], definitions: Definitions | None = None
+) -> list[UploadTarget]:
+    """The settings that name an input which takes files from the user, whatever their value.
+
+    The caller decides by the value (an existing local file?) whether to upload. `mask` means the picture
+    loader whose mask output is used when the graph has no loader for masks alone.
+
+    Raises:
+        SkillError: as `ParameterSet.resolve` does.
+    """
+    parameters = find(graph, definitions)
+    targets = []
+    for name, value in settings.items():
+        mask = _painted_mask(parameters, name)
+        for parameter in [mask] if mask else _resolve(parameters, name):
+            if parameter.upload is None:
+                continue
+            kind = "mask" if mask else parameter.upload
+            original = str(parameter.value) if mask else None
+            targets.append(UploadTarget(name, parameter.node_id, parameter.input, kind, value, original))
+    return targets
+
+
+def _painted_mask(parameters: ParameterSet, name: str) -> Parameter | None:
+    """For the name `mask`: the one LoadImage whose second output, its mask, is used."""
+    if name != "mask" or name in parameters.groups:
+        return None
+    used = {
+        link.node_id
+        for node in parameters.graph.values()
+        if isinstance(node, Mapping)
+        for value in inputs_of(node).values()
+        if (link := link_of(value)) is not None and link.slot == 1
+    }
+    loaders = [p for p in parameters if p.upload == "image" and p.node_id in used and p.input == "image"]
+    return loaders[0] if len(loaders) == 1 else None
+
+
+def _resolve(parameters: ParameterSet, name: str) -> list[Parameter]:
+    if name == "size" and "size" not in parameters.groups:
+        return []
+    return parameters.resolve(name)
+
+
+# ---- filling -----------------------------------------------------------------------------------------
+
+
+def fill(
+    graph: Graph,
+    settings: Mapping[str, Any],
+    definitions: Definitions | None = None,
+    *,
+    validate: bool = True,
+    force_links: Collection[str] = frozenset(),
+    randomize_seed: bool = False,
+    uploaded: Collection[str] = frozenset(),
+    rng: random.Random | None = None,
+) -> Filled:
+    """The graph with the settings put in.
+
+    settings: {name or address: text from --set, or a typed value from --args}; `size` takes "WIDTHxHEIGHT".
+    force_links: addresses whose link may be replaced by a value. uploaded: the settings whose values are names
+    of files that were just uploaded. rng: where fresh seeds come from (the system's by default).
+
+    Raises:
+        SkillError: (exit 2) "unknown_parameter", "ambiguous_parameter", "is_linked", "wrong_type",
+            "out_of_range", "not_in_list", "set_twice".
+    """
+    parameters = find(graph, definitions)
+    work = _Filling(parameters, validate, frozenset(force_links), rng or random.SystemRandom())
+    for name, value in _sizes_apart(settings, parameters).items():
+        work.put(name, value, fresh=name in uploaded)
+    if randomize_seed:
+        work.randomize_rest()
+    return work.result()
+
+
+def _sizes_apart(settings: Mapping[str, Any], parameters: ParameterSet) -> dict[str, Any]:
+    """The settings with `size` replaced by `width` and `height`, unless the graph has a parameter `size`."""
+    if "size" not in settings or "size" in parameters.groups:
+        return dict(settings)
+    apart: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name != "size":
+            apart[name] = value
+            continue
+        width, height = _two_numbers(value)
+        apart["width"], apart["height"] = width, height
+    return apart
+
+
+def _two_numbers(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value[0], value[1]
+    text = str(value).strip().strip("[]()")
+    match = FORCED_SIZE.fullmatch(text)
+    if match is None:
+        raise SkillError(
+            f"size wants WIDTHxHEIGHT, not {str(value)[:40]!r}",
+            code="wrong_type",
+            exit=Exit.MISUSE,
+            hint="for example --set size=1024x768",
+        )
+    return match.group(1), match.group(2)
+
+
+class _Filling:
+    """One graph being filled: nodes are copied when they are first changed."""
+
+    def __init__(
+        self, parameters: ParameterSet, validate: bool, force_links: frozenset[str], rng: random.Random
+    ) -> None:
+        self.parameters = parameters
+        self.validate = validate
+        self.force_links = force_links
+        self.rng = rng
+        self.graph: dict[str, Any] = dict(parameters.graph)
+        self.changes: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.uploads: list[str] = []
+        self.set_by: dict[str, str] = {}
+        self._own: set[str] = set()
+
+    def put(self, name: str, value: Any, *, fresh: bool) -> None:
+        """Set what `name` means to `value`."""
+        mask = _painted_mask(self.parameters, name)
+        members = [mask] if mask else self.parameters.resolve(name)
+        if len(members) > 1:
+            self.notes.append(f"{name} set {len(members)} inputs: {', '.join(m.address for m in members)}")
+        wants_seed = (
+            isinstance(value, str | int)
+            and not isinstance(value, bool)
+            and str(value).strip().lower() in _RANDOM_WORDS
+        )
+        if wants_seed and all(member.role == "seed" for member in members):
+            self._fresh_seeds(name, members)
+            return
+        for member in members:
+            self._put_one(name, member, value, fresh=fresh)
+
+    def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
+        if link_of(member.value) is not None or not is_literal(member.value):
+            self._refuse_link(member)
+        if fresh:
+            converted = value
+            self.uploads.append(member.address)
+        else:
+            converted = convert(value, member, validate=self.validate)
+        self._write(name, member, converted)
+        if member.also:
+            self.notes.append(f"{member.address} is also the {member.also[0]}: both changed")
+
+    def _refuse_link(self, member: Parameter) -> None:
+        if member.address in self.force_links:
+            return
+        link = link_of(member.value)
+        source = node_of(self.parameters.graph, link.node_id) if link else None
+        came = f"node {link.node_id} ({title_of(source)})" if link and source is not None else "another node"
+        better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
+        hint = f"set {', '.join(better[:4])} instead, or " if better else ""
+        raise SkillError(
+            f"{member.address} gets its value through a link from {came}",
+            code="is_linked",
+            exit=Exit.MISUSE,
+            hint=f"{hint}give --force-link {member.address} to cut the link",
+            address=member.address,
+        )
+
+    def _write(self, name: str, member: Parameter, value: Any) -> None:
+        address = member.address
+        if self.set_by.get(address, name) != name:
+            raise SkillError(
+                f"{self.set_by[address]!r} and {name!r} both set {address}",
+                code="set_twice",
+                exit=Exit.MISUSE,
+                hint="leave one of them out",
+            )
+        self.set_by[address] = name
+        node = self._own_node(member.node_id)
+        old = node["inputs"].get(member.input)
+        node["inputs"][member.input] = value
+        change = {"name": name, "node_id": member.node_id, "input": member.input, "old": old, "new": value}
+        self.changes.append(change)
+
+    def _own_node(self, node_id: str) -> dict[str, Any]:
+        if node_id not in self._own:
+            node = dict(self.graph[node_id])
+            node["inputs"] = dict(inputs_of(node))
+            self.graph[node_id] = node
+            self._own.add(node_id)
+        return self.graph[node_id]
+
+    # Seeds that were equal stay equal: stages of one picture often share theirs on purpose.
+    def _fresh_seeds(self, name: str, members: Sequence[Parameter]) -> None:
+        by_value: dict[Any, list[Parameter]] = {}
+        for member in members:
+            if link_of(member.value) is not None:
+                self._refuse_link(member)
+            by_value.setdefault(repr(member.value), []).append(member)
+        for group in by_value.values():
+            low = max(_seed_range(member)[0] for member in group)
+            high = min(_seed_range(member)[1] for member in group)
+            shared = self.rng.randint(low, high) if low <= high else None
+            for member in group:
+                seed = shared if shared is not None else self.rng.randint(*_seed_range(member))
+                self._write(name, member, seed)
+
+    def randomize_rest(self) -> None:
+        """Fresh values for all seeds that no setting has set."""
+        rest = [p for p in self.parameters if p.role == "seed" and p.address not in self.set_by]
+        if rest:
+            self._fresh_seeds("seed", rest)
+        elif not any(p.role == "seed" for p in self.parameters):
+            self.notes.append("this workflow has no seed, so a random one changes nothing")
+
+    def result(self) -> Filled:
+        seeds = {}
+        for parameter in self.parameters:
+            if parameter.role == "seed":
+                value = literal(inputs_of(self.graph[parameter.node_id]).get(parameter.input))
+                if isinstance(value, int) and not isinstance(value, bool):
+                    seeds[parameter.address] = value
+        return Filled(self.graph, self.changes, seeds, self.notes, self.uploads)
+
+
+def _seed_range(parameter: Parameter) -> tuple[int, int]:
+    """The seeds that an input allows, not below 0 and not above what an editor can read back."""
+    low, high = 0, _catalog.LARGEST_PORTABLE_SEED
+    if parameter.spec is not None:
+        least, most = parameter.spec.number("min"), parameter.spec.number("max")
+        if least is not None:
+            low = max(low, int(least))
+        if most is not None:
+            high = min(high, int(most))
+    return (low, high) if low <= high else (low, low)
+
+
+__all__ = [
+    "Filled", "UploadTarget", "class_of", "fill", "parse_args_json", "parse_set", "upload_targets", "wrapped",
+]  # fmt: skip

@@ -1,0 +1,217 @@
+"""API-format graphs: unwrapping them, and the facts that can be read off them. Pure: no network, no disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import _catalog
+from _nodes import (
+    Consumer,
+    Definitions,
+    Graph,
+    Link,
+    class_of,
+    consumers_of,
+    each,
+    given_title,
+    inputs_of,
+    is_literal,
+    link_of,
+    links_of,
+    literal,
+    natural_key,
+    node_of,
+    title_of,
+    upstream_of,
+)
+from _specs import Book, InputSpec
+from _unwrap import Unwrapped, is_api, is_editor, unwrap
+
+__all__ = [
+    "Book", "Consumer", "Definitions", "EmbeddingUse", "Graph", "InputSpec", "Link", "ModelUse", "OutputNode",
+    "Unwrapped", "class_of", "consumers_of", "each", "embeddings_in", "given_title", "inputs_of", "is_api",
+    "is_editor", "is_literal", "is_video", "link_of", "links_of", "literal", "live_ids", "models_in", "natural_key",
+    "node_of", "outputs_of", "partner_nodes", "sampling_steps", "title_of", "unwrap", "upstream_of",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OutputNode:
+    """A node whose result the server keeps. preview: it goes to the temporary folder or is only shown."""
+
+    node_id: str
+    class_type: str
+    title: str
+    preview: bool
+
+
+def outputs_of(graph: Graph, definitions: Definitions | None = None) -> list[OutputNode]:
+    """The output nodes, in id order. A class without a definition is judged by the catalog and its name."""
+    book = Book(definitions)
+    found = []
+    for node_id, node in each(graph):
+        class_type = class_of(node)
+        flag = book.flag(class_type, "output_node")
+        if flag is None:
+            flag = class_type in _catalog.OUTPUT_CLASSES
+            if not flag and re.match(r"(?i)(save|preview)", class_type):
+                flag = any(True for _ in links_of(node))
+        if flag:
+            preview = class_type in _catalog.PREVIEW_CLASSES
+            found.append(OutputNode(node_id, class_type, title_of(node), preview))
+    return sorted(found, key=lambda node: natural_key(node.node_id))
+
+
+def live_ids(graph: Graph, definitions: Definitions | None = None) -> set[str]:
+    """The ids of the nodes that an output node draws from: what a run can execute."""
+    return upstream_of(graph, [node.node_id for node in outputs_of(graph, definitions)])
+
+
+def partner_nodes(graph: Graph, definitions: Definitions | None = None) -> list[str]:
+    """The ids of nodes that call a paid partner service (definition flag `api_node`; else by class name)."""
+    book = Book(definitions)
+    found = []
+    for node_id, node in each(graph):
+        class_type = class_of(node)
+        flag = book.flag(class_type, "api_node")
+        if flag is None:
+            starts = class_type.startswith(_catalog.PARTNER_CLASS_STARTS)
+            flag = class_type in _catalog.PARTNER_CLASSES or (
+                starts and class_type not in _catalog.NOT_PARTNER_CLASSES
+            )
+        if flag:
+            found.append(node_id)
+    return sorted(found, key=natural_key)
+
+
+def is_video(graph: Graph, definitions: Definitions | None = None) -> bool:
+    """Whether the graph makes a video: it ends in a video file, or a node in it gives one."""
+    book = Book(definitions)
+    for _, node in each(graph):
+        class_type = class_of(node)
+        if class_type in _catalog.VIDEO_OUTPUTS:
+            return True
+        if book.gives(class_type, "VIDEO") and class_type not in ("LoadVideo", "VHS_LoadVideo"):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model file that an input names. folder: the server's model folder, None when it is not known."""
+
+    node_id: str
+    input: str
+    class_type: str
+    name: str
+    folder: str | None
+
+
+def model_folder(class_type: str, name: str) -> str | None:
+    """The model folder that an input chooses from, by the catalog; None when it is no model input."""
+    by_class = _catalog.MODEL_FOLDERS_BY_CLASS.get((class_type, name))
+    if by_class:
+        return by_class
+    if re.fullmatch(r"lora_\d+(_name)?|lora_name_\d+", name):
+        return "loras"
+    return _catalog.MODEL_FOLDERS.get(name)
+
+
+def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None] | None:
+    """The (file, folder) that an input names, or None when it names no model."""
+    value = literal(raw)
+    folder = model_folder(class_type, name)
+    # rgthree's Power Lora Loader keeps {"on", "lora", "strength"} in inputs lora_1, lora_2, ...
+    if isinstance(value, Mapping) and isinstance(value.get("lora"), str):
+        value, folder = value["lora"] if value.get("on", True) else "", "loras"
+    if not isinstance(value, str) or value in _catalog.NOT_A_FILE:
+        return None
+    if folder:
+        return value, folder
+    if (class_type, name) in _catalog.UPLOADS or "\n" in value or len(value) > 300:
+        return None
+    return (value, None) if value.lower().endswith(tuple(_catalog.MODEL_SUFFIXES)) else None
+
+
+def models_in(graph: Graph, definitions: Definitions | None = None) -> list[ModelUse]:
+    """The model files that the graph names, in node order, each use once.
+
+    `definitions` is not needed yet: the file's suffix and the input's name say enough, also for unknown classes.
+    """
+    del definitions
+    found = []
+    for node_id, node in each(graph):
+        class_type = class_of(node)
+        for name, raw in inputs_of(node).items():
+            model = _model_named(class_type, name, raw)
+            if model is not None:
+                found.append(ModelUse(node_id, name, class_type, *model))
+    return sorted(found, key=lambda use: (natural_key(use.node_id), use.input))
+
+
+@dataclass(frozen=True)
+class EmbeddingUse:
+    """A textual-inversion embedding that a prompt names as `embedding:NAME`."""
+
+    node_id: str
+    input: str
+    name: str
+
+
+# The tokenizer splits the text at blanks and cuts the name there (comfy/sd1_clip.py).
+_EMBEDDING = re.compile(r"embedding:([^\s,()\[\]{}|<>\"']+)")
+
+
+def embeddings_in(graph: Graph) -> list[EmbeddingUse]:
+    """The embeddings that texts in the graph name; a weight as in `(embedding:x:1.2)` is not part of the name."""
+    found = []
+    for node_id, node in each(graph):
+        for name, raw in inputs_of(node).items():
+            value = literal(raw)
+            if not isinstance(value, str) or "embedding:" not in value:
+                continue
+            for match in _EMBEDDING.finditer(value):
+                embedding = re.sub(r":[\d.]*$", "", match.group(1)).rstrip(".:;")
+                if embedding:
+                    found.append(EmbeddingUse(node_id, name, embedding))
+    return sorted(set(found), key=lambda use: (natural_key(use.node_id), use.input, use.name))
+
+
+def sampling_steps(graph: Graph, definitions: Definitions | None = None) -> int:
+    """How many denoising steps a run will take in all: the `steps` of samplers and of schedulers that are used.
+
+    A KSamplerAdvanced counts from start_at_step to end_at_step. Steps that come through a link from a plain
+    value node are counted too; others cannot be known and count nothing.
+    """
+    live = live_ids(graph, definitions) or {node_id for node_id, _ in each(graph)}
+    total = 0
+    for node_id, node in each(graph):
+        if node_id not in live:
+            continue
+        inputs = inputs_of(node)
+        steps = _number(graph, inputs.get("steps"))
+        if steps is None:
+            continue
+        start = _number(graph, inputs.get("start_at_step")) or 0
+        end = _number(graph, inputs.get("end_at_step"))
+        last = steps if end is None else min(steps, end)
+        total += max(0, int(last - start))
+    return total
+
+
+def _number(graph: Graph, value: Any) -> int | float | None:
+    for _ in range(20):
+        link = link_of(value)
+        if link is None:
+            value = literal(value)
+            good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+            return value if good else None
+        node = node_of(graph, link.node_id)
+        if node is None:
+            return None
+        inputs = inputs_of(node)
+        value = inputs.get("value") if "value" in inputs else next(iter(inputs.values()), None)
+    return None

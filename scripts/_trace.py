@@ -1,0 +1,291 @@
+"""Where a graph's prompts come from: links are followed from samplers and guiders back to text. Pure.
+
+Meaning is read from wiring: what reaches an input called `positive` is the prompt, what reaches `negative` is the
+negative prompt, through whatever passes conditioning on. Every walk is iterative and visits a place once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import _catalog
+from _nodes import Graph, Link, class_of, consumers_of, each, inputs_of, is_literal, link_of, literal, node_of
+from _specs import Book, InputSpec
+
+POSITIVE, NEGATIVE = "prompt", "negative_prompt"
+# A walk over string nodes that is longer than this is no prompt that a person wrote.
+_LONGEST_STRING_WALK = 400
+
+# Links of these inputs lead away from text.
+_NOT_TEXT_LINKS = frozenset(
+    {
+        "model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "audio",
+        "video", "control_net", "controlnet", "clip_vision", "clip_vision_output", "style_model", "noise", "sampler",
+        "sigmas", "seed", "width", "height", "ipadapter", "lora_stack", "hooks",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextPlace:
+    """A literal text that a prompt is made of."""
+
+    node_id: str
+    input: str
+
+
+@dataclass
+class Prompts:
+    """The texts by role. `pieces`: the texts are put together into one, so setting all of them says it twice."""
+
+    roles: dict[TextPlace, set[str]] = field(default_factory=dict)
+    pieces: set[TextPlace] = field(default_factory=set)
+
+
+def polarity(name: str) -> str | None:
+    """The role that an input's or output's name announces, or None."""
+    lowered = name.lower()
+    if lowered.startswith("positive") or lowered in ("pos", "cond_positive"):
+        return POSITIVE
+    if lowered.startswith(("negative", "uncond")) or lowered in ("neg", "cond_negative"):
+        return NEGATIVE
+    return None
+
+
+def _is_conditioning_name(name: str) -> bool:
+    lowered = name.lower()
+    return polarity(name) is not None or lowered.startswith("cond")
+
+
+def prompts_of(graph: Graph, book: Book) -> Prompts:
+    """Every text that samplers, guiders and other ends of conditioning draw on, with its role or roles."""
+    return _Tracer(graph, book).run()
+
+
+class _Tracer:
+    def __init__(self, graph: Graph, book: Book) -> None:
+        self.graph = graph
+        self.book = book
+        self.prompts = Prompts()
+        self._sources: dict[Link, list[TextPlace]] = {}
+        self._feeds_conditioning = self._find_feeders()
+
+    def _find_feeders(self) -> set[str]:
+        """Ids of nodes whose output some other node takes as conditioning."""
+        return {
+            node_id
+            for node_id, consumers in consumers_of(self.graph).items()
+            if any(_is_conditioning_name(consumer.input) for consumer in consumers)
+        }
+
+    def run(self) -> Prompts:
+        waiting = [(link, role) for _, node in self._ends() for link, role in self._entries(node)]
+        seen: set[tuple[Link, str]] = set()
+        while waiting:
+            link, role = waiting.pop()
+            if (link, role) in seen:
+                continue
+            seen.add((link, role))
+            waiting.extend((further, role) for further in self._step(link, role))
+        return self.prompts
+
+    def _conditioning_inputs(self, node: Mapping[str, Any]) -> list[tuple[str, Link]]:
+        """The node's linked inputs that carry conditioning."""
+        specs = self.book.specs(node)
+        known = self.book.knows(class_of(node))
+        found = []
+        for name, value in inputs_of(node).items():
+            link = link_of(value)
+            if link is None:
+                continue
+            spec = specs.get(name)
+            if (spec is not None and "CONDITIONING" in spec.types) or (
+                (not known or spec is None or spec.takes_any) and _is_conditioning_name(name)
+            ):
+                found.append((name, link))
+        return found
+
+    def _ends(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The nodes where conditioning ends: samplers, guiders, pipes."""
+        for node_id, node in each(self.graph):
+            class_type = class_of(node)
+            if self.book.knows(class_type):
+                if not self.book.gives(class_type, "CONDITIONING"):
+                    yield node_id, node
+            elif node_id not in self._feeds_conditioning:
+                yield node_id, node
+
+    def _entries(self, node: Mapping[str, Any]) -> Iterator[tuple[Link, str]]:
+        for name, link in self._conditioning_inputs(node):
+            if not name.startswith("empty"):  # PerpNegGuider.empty_conditioning is neither prompt
+                yield link, polarity(name) or POSITIVE
+
+    def _step(self, link: Link, role: str) -> list[Link]:
+        """What lies behind one link; texts found here are noted."""
+        node = node_of(self.graph, link.node_id)
+        if node is None or class_of(node) in _catalog.FORGETS_TEXT:
+            return []
+        chosen = chosen_branch(node)
+        if chosen is not None:
+            return [chosen] if link_of(chosen) else []
+        entries = self._conditioning_inputs(node)
+        if entries:
+            return self._through(node, link, entries)
+        texts = self._texts(node, link.node_id)
+        if texts:
+            for place in texts:
+                self.prompts.roles.setdefault(place, set()).add(role)
+            return []
+        return [further for _, further in _open_links(node, self.book)]
+
+    def _through(self, node: Mapping[str, Any], link: Link, entries: list[tuple[str, Link]]) -> list[Link]:
+        """The inputs behind one output of a node that passes conditioning on."""
+        sides = {polarity(name) for name, _ in entries}
+        if not {POSITIVE, NEGATIVE} <= sides:
+            return [further for _, further in entries]
+        name = self.book.output_name(class_of(node), link.slot)
+        side = polarity(name) if name else {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
+        if side is None:
+            return [further for _, further in entries]
+        return [further for name, further in entries if polarity(name) in (side, None)]
+
+    def _texts(self, node: Mapping[str, Any], node_id: str) -> list[TextPlace]:
+        """The literal texts behind an encoder's text inputs."""
+        found: list[TextPlace] = []
+        for name in encoder_texts(node, self.book):
+            value = inputs_of(node)[name]
+            link = link_of(value)
+            if link is None:
+                found.append(TextPlace(node_id, name))
+            else:
+                found += self._behind(link)
+        return found
+
+    def _behind(self, link: Link) -> list[TextPlace]:
+        if link not in self._sources:
+            places = string_sources(self.graph, self.book, link)
+            if len(places) > 1:
+                self.prompts.pieces.update(places)
+            self._sources[link] = places
+        return self._sources[link]
+
+
+def chosen_branch(node: Mapping[str, Any]) -> Link | None:
+    """The link that a switch with a literal choice lets through; None for other nodes or an open choice."""
+    switch = _catalog.SWITCHES.get(class_of(node))
+    if switch is None:
+        return None
+    selector, branches = switch
+    inputs = inputs_of(node)
+    choice = literal(inputs.get(selector))
+    if not isinstance(choice, bool):
+        return None
+    return link_of(inputs.get(branches[choice]))
+
+
+def _open_links(node: Mapping[str, Any], book: Book) -> list[tuple[str, Link]]:
+    """The links to follow through a node that says nothing itself (reroutes, switches, unknown classes)."""
+    specs = book.specs(node)
+    known = book.knows(class_of(node))
+    found = []
+    for name, value in inputs_of(node).items():
+        link = link_of(value)
+        if link is None or name in _NOT_TEXT_LINKS:
+            continue
+        spec = specs.get(name)
+        if not known or spec is None or spec.takes_any or class_of(node) in _catalog.PASS_THROUGH:
+            found.append((name, link))
+    return found
+
+
+def _is_text(name: str, value: Any, spec: InputSpec | None, known: bool) -> bool:
+    if name in _catalog.NOT_A_PROMPT:
+        return False
+    if spec is not None:
+        return "STRING" in spec.types
+    if known:
+        return False
+    return name in _catalog.ENCODER_TEXTS and (link_of(value) is not None or isinstance(literal(value), str))
+
+
+def encoder_texts(node: Mapping[str, Any], book: Book) -> list[str]:
+    """The names of an encoder's prompt fields: literal or linked, several for encoders such as SDXL's."""
+    specs = book.specs(node)
+    known = book.knows(class_of(node))
+    inputs = inputs_of(node)
+    texts = [name for name, value in inputs.items() if _is_text(name, value, specs.get(name), known)]
+    named = [name for name in texts if name in _catalog.ENCODER_TEXTS or _is_long(specs.get(name))]
+    if named:
+        return named
+    if texts or known:
+        return texts
+    return [
+        name
+        for name, value in inputs.items()
+        if name not in _catalog.NOT_A_PROMPT
+        and isinstance(literal(value), str)
+        and any(word in name.lower() for word in ("prompt", "text", "caption"))
+    ]
+
+
+def _is_long(spec: InputSpec | None) -> bool:
+    return spec is not None and bool(spec.options.get("multiline") or spec.options.get("dynamicPrompts"))
+
+
+def string_sources(graph: Graph, book: Book, start: Link) -> list[TextPlace]:
+    """The literal texts that a string link is made of.
+
+    Texts in nodes that take no further string (primitives, "value" nodes) count before literals that are
+    joined to them on the way; empty texts count only when there is nothing else.
+    """
+    at_ends: list[TextPlace] = []
+    on_the_way: list[TextPlace] = []
+    empty: list[TextPlace] = []
+    waiting, seen = [start], {start.node_id}
+    while waiting and len(seen) <= _LONGEST_STRING_WALK:
+        link = waiting.pop(0)
+        node = node_of(graph, link.node_id)
+        if node is None:
+            continue
+        chosen = chosen_branch(node)
+        texts, links = _string_inputs(node, book)
+        if chosen is not None:
+            texts, links = [], [chosen]
+        for name in texts:
+            place = TextPlace(link.node_id, name)
+            if not literal(inputs_of(node)[name]):
+                empty.append(place)
+            else:
+                (on_the_way if links else at_ends).append(place)
+        fresh = [further for further in links if further.node_id not in seen]
+        seen.update(further.node_id for further in fresh)
+        waiting.extend(fresh)
+    return at_ends or on_the_way or empty[:1]
+
+
+def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list[Link]]:
+    """A string node's literal texts and the links that bring further text."""
+    specs = book.specs(node)
+    known = book.knows(class_of(node))
+    texts: list[str] = []
+    links: list[Link] = []
+    for name, value in inputs_of(node).items():
+        if name in _catalog.NOT_A_PROMPT:
+            continue
+        spec = specs.get(name)
+        link = link_of(value)
+        if link is not None:
+            wanted = spec is None or spec.takes_any or "STRING" in spec.types
+            if wanted and name not in _NOT_TEXT_LINKS:
+                links.append(link)
+        elif is_literal(value) and isinstance(literal(value), str):
+            if (spec is not None and "STRING" in spec.types) or (spec is None and not known):
+                texts.append(name)
+    main = [
+        name
+        for name in texts
+        if name in _catalog.ENCODER_TEXTS or name == "value" or _is_long(specs.get(name))
+    ]
+    return main or texts, links
