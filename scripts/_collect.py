@@ -1,0 +1,348 @@
+"""From a finished job's outputs to files on disk.
+
+Level 3. Files are found by shape (any list of objects with `filename`, under whatever key), fetched under a
+temporary name with flat memory, checked for length, and renamed when whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import _cli
+import _common
+import _safe_names
+from _cli import Exit, SkillError
+from _dialect import Dialect, FileRef
+
+if TYPE_CHECKING:
+    import requests
+
+PIECE = 1 << 20
+ATTEMPTS = 5
+AT_ONCE = 4
+MOST_TEXT = 20_000
+
+TYPES = {
+    "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr svg apng",
+    "video": "mp4 webm mov mkv avi m4v mpg mpeg ogv",
+    "audio": "wav mp3 flac ogg opus m4a aac aiff",
+    "3d": "glb gltf obj fbx stl ply usdz usd splat ksplat spz",
+    "text": "txt json csv md srt vtt html xml yaml yml",
+}
+TYPE_BY_SUFFIX = {suffix: kind for kind, suffixes in TYPES.items() for suffix in suffixes.split()}
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file that a job put out."""
+
+    ref: FileRef
+    node_id: str
+    key: str
+
+    @property
+    def kind(self) -> str:
+        """image, video, audio, 3d, text or file: by its ending, else by the content type that came with it."""
+        return kind_of(self.ref.display_name or self.ref.filename, self.ref.content_type)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file on disk. `sha256` only when it was asked for; `reused`: the same bytes were there already."""
+
+    path: Path
+    output: OutputFile
+    bytes: int
+    sha256: str | None = None
+    reused: bool = False
+    renamed: bool = False
+
+    def json(self) -> dict[str, Any]:
+        """As the JSON document reports a file."""
+        row: dict[str, Any] = {
+            "file": str(self.path),
+            "node_id": self.output.node_id,
+            "type": self.output.kind,
+            "filename": self.path.name,
+            "bytes": self.bytes,
+        }
+        if self.sha256:
+            row["sha256"] = self.sha256
+        if self.reused:
+            row["reused"] = True
+        if self.renamed:
+            row["server_name"] = _cli.clean(self.output.ref.display_name or self.output.ref.filename, 200)
+        return row
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A file that could not be fetched, and why."""
+
+    output: OutputFile
+    url: str
+    error: SkillError
+
+    def json(self) -> dict[str, Any]:
+        """As the JSON document reports it."""
+        return {
+            "filename": _cli.clean(self.output.ref.filename, 200),
+            "node_id": self.output.node_id,
+            "url": self.url,
+            "code": self.error.code,
+            "message": self.error.message,
+        }
+
+
+def kind_of(name: str, content_type: str | None = None) -> str:
+    """image, video, audio, 3d, text or file."""
+    found = TYPE_BY_SUFFIX.get(name.rpartition(".")[2].lower())
+    if found:
+        return found
+    head = (content_type or "").partition("/")[0]
+    return head if head in ("image", "video", "audio", "text") else "3d" if head == "model" else "file"
+
+
+def files_of(outputs: Mapping[str, Any], *, previews: bool = False) -> list[OutputFile]:
+    """Every file in a job's outputs, each once; temporary previews only when asked for."""
+    found: dict[tuple[str, str, str, str], OutputFile] = {}
+    for node_id, output in outputs.items():
+        for key, item in _file_items(output):
+            ref = _ref(item)
+            if ref.type == "temp" and not previews:
+                continue
+            identity = (str(node_id), ref.filename, ref.subfolder, ref.type)
+            found.setdefault(identity, OutputFile(ref, str(node_id), str(key)))
+    return list(found.values())
+
+
+def temporary_count(outputs: Mapping[str, Any]) -> int:
+    """How many files are only temporary previews."""
+    return len(files_of(outputs, previews=True)) - len(files_of(outputs))
+
+
+def _file_items(output: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(output, Mapping):
+        return
+    for key, listed in output.items():
+        items = listed if isinstance(listed, (list, tuple)) else [listed]
+        for item in items:
+            if isinstance(item, Mapping) and isinstance(item.get("filename"), str) and item["filename"]:
+                yield str(key), item
+
+
+def _ref(item: Mapping[str, Any]) -> FileRef:
+    def word(key: str) -> str | None:
+        return item[key] if isinstance(item.get(key), str) and item[key] else None
+
+    return FileRef(
+        item["filename"],
+        word("subfolder") or "",
+        word("type") or "output",
+        word("display_name"),
+        word("url"),
+        word("content_type") or word("format"),
+    )
+
+
+def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Texts that nodes put out (lists of strings): node id, key and the text, cleaned and capped."""
+    texts = []
+    for node_id, output in outputs.items():
+        for key, listed in output.items() if isinstance(output, Mapping) else ():
+            for item in listed if isinstance(listed, (list, tuple)) else [listed]:
+                if isinstance(item, str):
+                    texts.append(
+                        {"node_id": str(node_id), "key": str(key), "text": _cli.clean(item, MOST_TEXT)}
+                    )
+    return texts
+
+
+class Collector:
+    """Downloads into one folder: keeps subfolders (unless `flat`), never replaces a file (unless `overwrite`)."""
+
+    def __init__(
+        self,
+        server: Dialect,
+        root: Path,
+        *,
+        flat: bool = False,
+        overwrite: bool = False,
+        digests: bool = False,
+    ) -> None:
+        self.server = server
+        self.root = root
+        self.flat = flat
+        self.overwrite = overwrite
+        self.digests = digests
+        self._taken: set[str] = set()
+
+    def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
+        """Fetch a few at once; what fails is reported beside what arrived. Order as given."""
+        if len(outputs) < 2:
+            results = [self._try(output) for output in outputs]
+        else:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(min(AT_ONCE, len(outputs))) as pool:
+                results = list(pool.map(self._try, outputs))
+        return [item for item in results if isinstance(item, Saved)], [
+            item for item in results if isinstance(item, Failed)
+        ]
+
+    def _try(self, output: OutputFile) -> Saved | Failed:
+        try:
+            return self.fetch(output)
+        except SkillError as error:
+            return Failed(output, self.address(output.ref), error)
+        except OSError as error:
+            said = error.strerror or type(error).__name__
+            failure = SkillError(f"cannot write the file: {said}", code="system_error", exit=Exit.FAILED)
+            return Failed(output, self.address(output.ref), failure)
+
+    def address(self, ref: FileRef) -> str:
+        """Where the file can be fetched by hand; without any key."""
+        if ref.url:
+            return _cli.clean(ref.url.split("?")[0], 500)
+        return f"{self.server.route('view')}?{urlencode(ref.json())}"
+
+    def fetch(self, output: OutputFile) -> Saved:
+        """Fetch one file. Raises SkillError (`download_failed`, `not_found`, `refused` …) or OSError of the disk."""
+        target = self._target(output)
+        part = _safe_names.part_beside(target)
+        try:
+            size = _download(self.server, output.ref, part)
+            digest = file_digest(part) if self.digests else None
+            path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+        finally:
+            part.unlink(missing_ok=True)
+        return Saved(path, output, size, digest, reused, path.name != target.name)
+
+    def save_bytes(self, name: str, data: bytes, node_id: str, key: str) -> Saved:
+        """Save a picture that came through the socket instead of the disk."""
+        output = OutputFile(FileRef(name), node_id, key)
+        target = self._target(output)
+        part = _safe_names.part_beside(target)
+        try:
+            part.write_bytes(data)
+            path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+        finally:
+            part.unlink(missing_ok=True)
+        digest = hashlib.sha256(data).hexdigest() if self.digests else None
+        return Saved(path, output, len(data), digest, reused, path.name != target.name)
+
+    def _target(self, output: OutputFile) -> Path:
+        """The wished-for path; two outputs of one run never share one, not even by case."""
+        ref = output.ref
+        name = _safe_names.safe_name(re.split(r"[/\\]", ref.display_name or ref.filename)[-1])
+        # Where a display name exists the subfolder is decoration (the cloud's).
+        segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
+        folder = _safe_names.folder_inside(self.root, segments)
+        stem, dot, suffix = name.rpartition(".")
+        number = 0
+        chosen = name
+        while str(folder / chosen).casefold() in self._taken:
+            number += 1
+            chosen = f"{stem} ({number}){dot}{suffix}" if dot else f"{name} ({number})"
+        self._taken.add(str(folder / chosen).casefold())
+        return folder / chosen
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(PIECE), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _download(server: Dialect, ref: FileRef, part: Path) -> int:
+    """The file's bytes into `part`, resumed where the server has ranges; the number of bytes."""
+    validator: str | None = None
+    offset = 0
+    with part.open("wb") as file:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = server.open_file(ref, offset=offset, validator=validator)
+            except SkillError as error:
+                if attempt == ATTEMPTS or not error.retryable:
+                    raise
+                time.sleep(_common.pause_before(attempt))
+                continue
+            with response:
+                offset = _start(response, file, offset)
+                validator = _validator(response)
+                expected = _expected(response, offset)
+                offset, whole = _copy(response, file, offset)
+            if whole and expected in (None, offset):
+                return offset
+            if validator is None:
+                offset = _rewind(file)
+            time.sleep(_common.pause_before(attempt))
+    raise SkillError(
+        f"the file kept arriving cut short ({offset} bytes of {expected if expected is not None else 'an unknown number'})",
+        code="download_failed",
+        exit=Exit.FAILED,
+        retryable=True,
+    )
+
+
+def _start(response: requests.Response, file: Any, offset: int) -> int:
+    """Where this answer begins: at our offset (206 with the right range), else at the first byte."""
+    if offset == 0:
+        return 0
+    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if response.status_code == 206 and begins and int(begins[1]) == offset:
+        return offset
+    return _rewind(file)
+
+
+def _rewind(file: Any) -> int:
+    file.seek(0)
+    file.truncate()
+    return 0
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What makes a later range safe: a strong ETag or the date, and only where ranges are offered at all."""
+    if response.status_code != 206 and response.headers.get("Accept-Ranges") != "bytes":
+        return None
+    etag = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _expected(response: requests.Response, offset: int) -> int | None:
+    """The whole file's length, when the answer says it in a way that can be trusted."""
+    length = response.headers.get("Content-Length")
+    if (
+        length is None
+        or not length.isdigit()
+        or response.headers.get("Content-Encoding", "identity") != "identity"
+    ):
+        return None
+    return offset + int(length)
+
+
+def _copy(response: requests.Response, file: Any, offset: int) -> tuple[int, bool]:
+    """Copy what arrives: the new offset, and whether the body ended in good order."""
+    import requests
+    import urllib3
+
+    pieces = _common.stream(response, PIECE)
+    while True:
+        try:
+            piece = next(pieces, b"")
+        except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError):
+            return offset, False
+        if not piece:
+            return offset, True
+        file.write(piece)
+        offset += len(piece)

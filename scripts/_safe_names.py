@@ -1,0 +1,148 @@
+"""File names from servers and workflows, made safe for every disk, and the step from a temporary to a final name.
+
+Level 1. A name can come from anyone: it never leaves the folder it is meant for, on any system.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import secrets
+import unicodedata
+from pathlib import Path
+
+import _cli
+from _cli import Exit, SkillError
+
+# In bytes: most file systems end at 255, and a suffix for a free name and `.part` must still fit.
+MOST_BYTES = 200
+MOST_DEPTH = 8
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
+
+
+def safe_name(name: str) -> str:
+    """One path segment that is a plain, visible file name on Linux, macOS and Windows; never empty."""
+    text = unicodedata.normalize("NFC", _cli.clean(name.replace("\n", " ").replace("\t", " ")))
+    text = _FORBIDDEN.sub("_", text.replace("/", "_").replace("\\", "_")).rstrip(". ").lstrip(" ")
+    if text.startswith("."):
+        text = "_" + text[1:]
+    if _RESERVED.match(text):
+        text = "_" + text
+    return _shortened(text) or "file"
+
+
+def _shortened(text: str) -> str:
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= MOST_BYTES:
+        return raw.decode()
+    stem, dot, suffix = text.rpartition(".")
+    if not dot or len(suffix) > 10:
+        stem, suffix = text, ""
+    ending = f".{suffix}" if suffix else ""
+    room = MOST_BYTES - len(ending.encode())
+    return stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").rstrip(". ") + ending
+
+
+def safe_relative(path: str) -> list[str]:
+    """The segments of a server's subfolder, each made safe; `..`, drives and absolute starts are dropped."""
+    segments = [part.strip() for part in re.split(r"[/\\]+", path)]
+    kept = [part for part in segments if part not in ("", ".", "..") and not re.fullmatch(r"[A-Za-z]:", part)]
+    return [safe_name(part) for part in kept[:MOST_DEPTH]]
+
+
+def folder_inside(root: Path, segments: list[str]) -> Path:
+    """The folder `root/segments…`, made when needed; `root` itself when a link on the way leads out of it."""
+    folder = root
+    home = root.resolve()
+    for segment in segments:
+        step = folder / segment
+        try:
+            step.mkdir(exist_ok=True)
+        except FileExistsError:
+            return root
+        if not step.resolve().is_relative_to(home):
+            return root
+        folder = step
+    return folder
+
+
+def make_folder(path: Path) -> Path:
+    """The output folder, made when needed. Raises SkillError (exit 2) when it cannot be one, before any work is done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SkillError(f"{path} is not a folder", hint="give another --output-dir") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SkillError(
+            f"cannot make the folder {path}: {reason}", hint="give another --output-dir"
+        ) from error
+    probe = path / f".{secrets.token_hex(6)}.part"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SkillError(
+            f"cannot write into {path}: {error.strerror}", hint="give another --output-dir"
+        ) from error
+    return path
+
+
+def part_beside(target: Path) -> Path:
+    """A temporary name in the folder of the final one, so that the last step is a rename."""
+    return target.parent / f".{secrets.token_hex(8)}.part"
+
+
+def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
+    """Give a finished temporary file its final name: (path, reused).
+
+    An existing file is replaced only with `overwrite`; one with the same bytes is kept and the new one dropped
+    (`reused`); else a free name `stem (1).suffix` is taken. Never a moment with half a file under the final name.
+    """
+    if overwrite:
+        if target.is_dir():
+            raise SkillError(f"{target} is a folder", code="system_error", exit=Exit.FAILED)
+        part.replace(target)
+        return target, False
+    for number in range(10_000):
+        name = target if number == 0 else target.with_name(f"{target.stem} ({number}){target.suffix}")
+        if _claimed(part, name):
+            return name, False
+        if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
+            part.unlink()
+            return name, True
+    raise SkillError(f"no free name beside {target}", code="system_error", exit=Exit.FAILED)
+
+
+def _claimed(part: Path, name: Path) -> bool:
+    """Rename without replacing: a hard link fails when the name is taken, in one step."""
+    try:
+        os.link(part, name)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here (FAT, some network disks); on Windows rename itself refuses to replace.
+        if os.name != "nt" and os.path.lexists(name):
+            return False
+        try:
+            part.rename(name)
+        except FileExistsError:
+            return False
+        return True
+    part.unlink()
+    return True
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it: the old one stays whole until the new one is."""
+    part = part_beside(target)
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SkillError(
+            f"cannot write {target}: {error.strerror}", code="system_error", exit=Exit.FAILED
+        ) from error
