@@ -1,0 +1,362 @@
+"""Saved graphs → live ones: nodes with the slots and widgets that the editor gives them on loading.
+
+Level 1, pure. One live graph a subgraph definition, shared by its instances, as in the editor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import _editor_packs
+import _editor_widgets
+from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
+from _editor_widgets import UNSET, NodeClass, Socket, Widget
+
+# Types that old files name differently. The server's own definitions decide whether the new name is needed.
+RENAMED = {
+    "T2IAdapterLoader": "ControlNetLoader",
+    "ConditioningAverage ": "ConditioningAverage",
+    "SDV_img2vid_Conditioning": "SVD_img2vid_Conditioning",
+    "Load3DAnimation": "Load3D",
+    "Preview3DAnimation": "Preview3D",
+}
+_NOTES = frozenset({"Note", "MarkdownNote"})
+
+
+@dataclass
+class Input:
+    """One live input slot; `link` is the row that feeds it."""
+
+    name: str
+    type: str
+    widget: str | None = None
+    link: Link | None = None
+
+
+@dataclass
+class Promoted:
+    """A subgraph instance's own copy of an inner widget; `source` is the inner widget or the inner instance's copy."""
+
+    name: str
+    value: Any
+    source: Widget | Promoted
+    inner_id: str
+    inner_name: str
+
+    @property
+    def widget(self) -> Widget:
+        """The real widget at the end of the chain."""
+        source = self.source
+        while isinstance(source, Promoted):
+            source = source.source
+        return source
+
+
+@dataclass
+class Node:
+    """One live node. `role` is node, reroute, primitive, note, instance, unknown or virtual."""
+
+    id: str
+    type: str
+    title: str
+    mode: int
+    role: str
+    saved: SavedNode
+    inputs: list[Input] = field(default_factory=list)
+    widgets: list[Widget] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    promoted: dict[int, Promoted] = field(default_factory=dict)
+    core: bool = True
+
+    @property
+    def off(self) -> bool:
+        """Muted or bypassed."""
+        return self.mode in (MUTED, BYPASSED)
+
+    @property
+    def label(self) -> str:
+        """How a message names the node."""
+        return (
+            f"{self.title or self.type!r} (id {self.id}, {self.type})"
+            if self.title and self.title != self.type
+            else f"{self.type} (id {self.id})"
+        )
+
+    def widget(self, name: str) -> Widget | None:
+        """The widget of that name."""
+        return next((widget for widget in self.widgets if widget.name == name), None)
+
+
+@dataclass
+class Graph:
+    """One live graph."""
+
+    saved: SavedGraph
+    nodes: dict[str, Node] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
+    # The input names and types of a definition, which old promoted widgets may lengthen.
+    inputs: list[tuple[str, str]] = field(default_factory=list)
+    # Inner links of each definition input, in order; of each output, the first counts.
+    input_links: list[list[str]] = field(default_factory=list)
+    instances: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class Build:
+    """Everything of one conversion: live graphs, what was met on the way, and which frontend is followed."""
+
+    saved: Saved
+    definitions: Mapping[str, Any]
+    newest: bool
+    without_server: bool
+    classes: dict[str, NodeClass | None] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    root: Graph = field(default_factory=lambda: Graph(SavedGraph("", "")))
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Keep a warning once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def node_class(self, kind: str) -> NodeClass | None:
+        """The definition of a node type, read once; None when there is none."""
+        if kind not in self.classes:
+            definition = self.definitions.get(kind)
+            self.classes[kind] = (
+                _editor_widgets.read_class(kind, definition) if isinstance(definition, Mapping) else None
+            )
+        return self.classes[kind]
+
+
+def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without_server: bool) -> Build:
+    """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
+    made = Build(saved, definitions, newest, without_server)
+    for name in inner_first(saved):
+        made.graphs[name] = _live_graph(made, saved.definitions[name])
+    made.root = _live_graph(made, saved.root)
+    return made
+
+
+def inner_first(saved: Saved) -> list[str]:
+    """Definition ids so that each comes after those it contains; file order where they go in circles."""
+    contained = {
+        name: [node.type for node in graph.nodes.values() if node.type in saved.definitions]
+        for name, graph in saved.definitions.items()
+    }
+    done: list[str] = []
+    state: dict[str, int] = {}
+    for start in contained:
+        waiting: list[tuple[str, bool]] = [(start, False)]
+        while waiting:
+            name, leaving = waiting.pop()
+            if leaving:
+                done.append(name)
+                state[name] = 2
+            elif state.get(name, 0) == 0:
+                state[name] = 1
+                waiting.append((name, True))
+                waiting.extend(
+                    (inner, False) for inner in reversed(contained[name]) if state.get(inner, 0) == 0
+                )
+    return done
+
+
+def _live_graph(made: Build, saved: SavedGraph) -> Graph:
+    graph = Graph(saved, links=dict(saved.links))
+    graph.inputs = [(boundary.name, boundary.type) for boundary in saved.inputs]
+    for saved_node in saved.nodes.values():
+        node = _live_node(made, saved_node)
+        graph.nodes[node.id] = node
+        if node.role == "instance":
+            graph.instances.append(node)
+    for node in graph.nodes.values():
+        _attach_links(made, graph, node)
+    graph.input_links = [_boundary_links(graph, index) for index in range(len(saved.inputs))]
+    return graph
+
+
+def _boundary_links(graph: Graph, index: int) -> list[str]:
+    """The links from one definition input, first those the definition lists."""
+    listed = [
+        number
+        for number in graph.saved.inputs[index].links
+        if number in graph.links
+        and graph.links[number].origin == INPUT_NODE
+        and graph.links[number].origin_slot == index
+    ]
+    rest = [
+        link.id
+        for link in graph.links.values()
+        if link.origin == INPUT_NODE and link.origin_slot == index and link.id not in listed
+    ]
+    return [*listed, *rest]
+
+
+def _live_node(made: Build, saved: SavedNode) -> Node:
+    kind = saved.type
+    if (
+        kind not in made.saved.definitions
+        and made.node_class(kind) is None
+        and made.node_class(RENAMED.get(kind, ""))
+    ):
+        made.warn(f"node type {kind!r} is now called {RENAMED[kind]!r}; the new name is used")
+        kind = RENAMED[kind]
+    node = Node(saved.id, kind, saved.title, saved.mode, "node", saved)
+    if kind in made.saved.definitions:
+        _as_instance(made, node)
+    elif kind == "Reroute":
+        node.role = "reroute"
+        _as_saved(node)
+    elif kind == "PrimitiveNode":
+        node.role = "primitive"
+        node.outputs = list(saved.output_types)
+    elif kind in _NOTES:
+        node.role = "note"
+    elif made.node_class(kind) is not None:
+        _as_class(made, node)
+    elif _editor_packs.is_virtual(kind):
+        node.role = "virtual"
+        _as_saved(node)
+    else:
+        _as_unknown(made, node)
+    if not node.title and kind not in made.saved.definitions:
+        definition = made.definitions.get(kind)
+        display = definition.get("display_name") if isinstance(definition, Mapping) else None
+        node.title = display if isinstance(display, str) and display else kind
+    return node
+
+
+def _as_saved(node: Node) -> None:
+    node.inputs = [Input(slot.name, slot.type, slot.widget) for slot in node.saved.inputs]
+    node.outputs = list(node.saved.output_types)
+
+
+def _as_instance(made: Build, node: Node) -> None:
+    definition = made.saved.definitions[node.type]
+    node.role = "instance"
+    node.title = node.title or definition.name
+    node.inputs = [Input(boundary.name, boundary.type) for boundary in definition.inputs]
+    node.outputs = [boundary.type for boundary in definition.outputs]
+
+
+def _as_unknown(made: Build, node: Node) -> None:
+    node.role = "unknown"
+    _as_saved(node)
+    for slot in node.inputs:
+        slot.widget = None
+    named = _editor_packs.known_values(node.saved)
+    if named is not None and made.without_server:
+        node.role = "node"
+        node.core = False
+        node.widgets = [Widget(name, "any", value) for name, value in named.items()]
+        return
+    node.widgets = _editor_packs.widgets_of_unknown(node.saved, newest=made.newest)
+
+
+def _as_class(made: Build, node: Node) -> None:
+    node_class = made.node_class(node.type)
+    assert node_class is not None
+    node.core = node_class.core
+    defaults = _editor_widgets.default_widgets(node_class, newest=made.newest)
+    node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
+    special = _editor_packs.widget_values(node, node_class, defaults)
+    if special is not None:
+        node.widgets = special
+    else:
+        values = _editor_widgets.saved_values(node_class, defaults, node.saved.values, newest=made.newest)
+        if values is None:
+            for widget in defaults:
+                widget.value = UNSET
+            node.widgets = defaults
+        else:
+            node.widgets = _editor_widgets.restore(defaults, values, newest=made.newest)
+    _repair_values(made, node)
+    declared = _editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
+    node.inputs = _slots(node, declared)
+
+
+def _repair_values(made: Build, node: Node) -> None:
+    """What the editor mends right after loading."""
+    for widget in node.widgets:
+        if node.type in ("KSampler", "KSamplerAdvanced") and widget.name == "sampler_name":
+            if isinstance(widget.value, str) and widget.value.startswith("sample_"):
+                widget.value = widget.value[len("sample_") :]
+        if widget.spec is None:
+            continue
+        if (
+            made.newest
+            and widget.kind == "COMBO"
+            and widget.spec.choices
+            and (widget.value is None or widget.value is UNSET)
+        ):
+            widget.value = widget.spec.choices[0]
+        if (
+            not made.newest
+            and widget.kind == "COMBO"
+            and any(
+                widget.spec.options.get(key)
+                for key in ("image_upload", "animated_image_upload", "video_upload")
+            )
+        ):
+            widget.value = _upload_value(widget)
+
+
+def _upload_value(widget: Widget) -> Any:
+    """1.35 fills an empty file name, and marks names in another folder than the input folder."""
+    assert widget.spec is not None
+    value = widget.value
+    if not value:
+        value = widget.spec.choices[0] if widget.spec.choices else "undefined"
+    folder = widget.spec.options.get("image_folder", "input")
+    if isinstance(value, str) and folder != "input" and not value.endswith("]"):
+        value = f"{value} [{folder}]"
+    return value
+
+
+def _slots(node: Node, declared: list[Socket]) -> list[Input]:
+    """Declared slots in their order, then saved ones that no definition knows (dynamic or obsolete)."""
+    names = {socket.name for socket in declared}
+    slots = [Input(socket.name, socket.type, socket.widget) for socket in declared]
+    for slot in node.saved.inputs:
+        if slot.name not in names and not (slot.widget and node.widget(slot.widget) is None):
+            names.add(slot.name)
+            slots.append(Input(slot.name, slot.type, slot.widget))
+    return slots
+
+
+def _attach_links(made: Build, graph: Graph, node: Node) -> None:
+    """Give each input its link: a saved slot names it; the newest frontend also trusts the table's own target."""
+    by_name = {slot.name: slot for slot in reversed(node.inputs)}
+    for saved in node.saved.inputs:
+        slot = by_name.get(saved.name)
+        if saved.link is None or slot is None or slot.link is not None:
+            continue
+        link = graph.links.get(saved.link)
+        if link is None:
+            made.warn(
+                f"input {saved.name!r} of node {node.label} names link {saved.link}, which the file does not have"
+            )
+        elif made.newest and link.target != node.id:
+            made.warn(
+                f"input {saved.name!r} of node {node.label} names link {saved.link}, which leads to another node"
+            )
+        else:
+            slot.link = link
+
+
+def attach_unnamed(graph: Graph) -> None:
+    """Links whose target slot names none: 1.58 takes the row's own word for it."""
+    used = {slot.link.id for node in graph.nodes.values() for slot in node.inputs if slot.link is not None}
+    for link in graph.links.values():
+        if link.id in used or link.target == OUTPUT_NODE:
+            continue
+        node = graph.nodes.get(link.target)
+        named = node is not None and any(slot.link == link.id for slot in node.saved.inputs)
+        if node is None or named or not 0 <= link.target_slot < len(node.inputs):
+            continue
+        slot = node.inputs[link.target_slot]
+        if slot.link is None:
+            slot.link = link

@@ -1,0 +1,143 @@
+"""Nodes of widespread packs that exist only in the browser, or whose values only their own script understands.
+
+Level 1, pure. What a pack's published browser code does with them; names as in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from _editor_read import SavedNode
+from _editor_text import js_json, text_field
+from _editor_widgets import UNSET, NodeClass, Widget, set_value
+
+if TYPE_CHECKING:
+    from _editor_build import Node
+
+# KJNodes and Easy-Use: a Set node keeps its input under a name, Get nodes hand it out.
+SETTERS = {"SetNode": "GetNode", "easy setNode": "easy getNode"}
+GETTERS = {getter: setter for setter, getter in SETTERS.items()}
+# One input, one output, followed through.
+REROUTES = frozenset({"Reroute (rgthree)", "ReroutePrimitive|pysssss", "Reroute Primitive"})
+# Panels that switch or collect other nodes in the editor; they have no part in a run.
+PANELS = frozenset(
+    {
+        "Fast Muter (rgthree)",
+        "Fast Bypasser (rgthree)",
+        "Fast Groups Muter (rgthree)",
+        "Fast Groups Bypasser (rgthree)",
+        "Fast Actions Button (rgthree)",
+        "Mute / Bypass Relay (rgthree)",
+        "Mute / Bypass Repeater (rgthree)",
+        "Random Unmuter (rgthree)",
+        "Bookmark (rgthree)",
+        "Label (rgthree)",
+        "Bookmark",
+    }
+)
+COLLECTORS = frozenset({"Node Collector (rgthree)", "Node Combiner (rgthree)"})
+BROADCASTS = frozenset(
+    {
+        "Anything Everywhere",
+        "Anything Everywhere?",
+        "Anything Everywhere3",
+        "Prompts Everywhere",
+        "Seed Everywhere",
+    }
+)
+POWER_LORA_LOADER = "Power Lora Loader (rgthree)"
+SEED_RGTHREE = "Seed (rgthree)"
+_PREVIEW_KEYS = frozenset({"videopreview", "choose video to upload", "choose folder to upload"})
+_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
+_NOT_INPUTS = frozenset({"control_after_generate", "control_filter_list", "upload", "audioUI", "refresh"})
+
+
+def is_virtual(kind: str) -> bool:
+    """Whether a node type lives in the browser only."""
+    return kind in SETTERS or kind in GETTERS or kind in REROUTES or kind in PANELS or kind in COLLECTORS
+
+
+def variable_name(saved: SavedNode) -> str:
+    """The name under which a Set or Get node files its value."""
+    values = saved.values
+    if isinstance(values, list) and values and isinstance(values[0], str):
+        return values[0]
+    if isinstance(values, Mapping):
+        return next((value for value in values.values() if isinstance(value, str)), "")
+    return ""
+
+
+def widget_values(node: Node, node_class: NodeClass, defaults: list[Widget]) -> list[Widget] | None:
+    """The widgets of a node whose pack saves them in its own way; None for the usual way."""
+    values = node.saved.values
+    if node.type == POWER_LORA_LOADER and isinstance(values, list):
+        return [*defaults, *power_loras(values)]
+    if isinstance(values, Mapping) and not node_class.core:
+        for widget in list(defaults):
+            if widget.name in values and any(widget is other for other in defaults):
+                set_value(defaults, widget, values[widget.name], newest=True)
+        # Inputs that the pack's script adds by what is chosen (a video format's own options) are saved by name only.
+        known = {widget.name for widget in defaults}
+        extra = [
+            Widget(str(name), "any", value)
+            for name, value in values.items()
+            if name not in known
+            and name not in _PREVIEW_KEYS
+            and name not in _NOT_INPUTS
+            and not isinstance(value, Mapping)
+        ]
+        return defaults + (extra if node.type.startswith("VHS_") else [])
+    return None
+
+
+def power_loras(values: Sequence[Any]) -> list[Widget]:
+    """The LoRA rows of rgthree's Power Lora Loader: every saved object that names a LoRA, as lora_1, lora_2 …"""
+    rows = [value for value in values if isinstance(value, Mapping) and "lora" in value]
+    return [Widget(f"lora_{number}", "lora", dict(row)) for number, row in enumerate(rows, 1)]
+
+
+def known_values(saved: SavedNode) -> dict[str, Any] | None:
+    """Widget values by name where the file alone tells them; None where it does not."""
+    if saved.named_values is not None:
+        return {name: value for name, value in saved.named_values.items() if name not in _NOT_INPUTS}
+    values = saved.values
+    if isinstance(values, Mapping):
+        return {str(name): value for name, value in values.items() if name not in _NOT_INPUTS | _PREVIEW_KEYS}
+    if not values:
+        return {}
+    if not isinstance(values, list):
+        return None
+    if saved.type == POWER_LORA_LOADER:
+        return {widget.name: widget.value for widget in power_loras(values)}
+    named: dict[str, Any] = {}
+    position = 0
+    for slot in saved.inputs:
+        if slot.widget is None:
+            continue
+        if position >= len(values):
+            return None
+        named[slot.widget] = values[position]
+        position += 1
+        if slot.widget in ("seed", "noise_seed") and position < len(values) and values[position] in _CONTROLS:
+            position += 1
+    return named if position == len(values) else None
+
+
+def widgets_of_unknown(saved: SavedNode, *, newest: bool) -> list[Widget]:
+    """The stand-in widgets the editor gives a node that it has no definition of."""
+    values = saved.values if isinstance(saved.values, list) else []
+    made = []
+    for index, value in enumerate(values):
+        name = f"UNKNOWN_{index}" if newest and index else "UNKNOWN"
+        if isinstance(value, str) and len(value) > 20:
+            value = text_field(value)
+        elif not isinstance(value, (str, int, float)):
+            value = js_json(value)
+        made.append(Widget(name, "any", value))
+    return made
+
+
+def is_random_seed(node_type: str, value: Any) -> bool:
+    """Whether rgthree's seed node would draw, raise or lower a seed when queued (-1, -2, -3)."""
+    return node_type == SEED_RGTHREE and value in (-1, -2, -3) and value is not UNSET

@@ -1,0 +1,295 @@
+"""Subgraph instances: which inner widgets they show as their own, and which saved values those take.
+
+Level 1, pure. 1.35 and 1.58 read the same file differently here; both ways are followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from _editor_build import Build, Graph, Input, Node, Promoted, inner_first
+from _editor_read import INPUT_NODE, Link
+from _editor_text import text_field
+from _editor_widgets import UNSET, Widget, set_value
+
+_PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
+_PREVIEWS = "$$"
+MAX_CHAIN = 100
+
+
+def promote_all(made: Build) -> None:
+    """Give every instance its promoted widgets, inner graphs first, then apply what the file says of them."""
+    for name in inner_first(made.saved):
+        _promote_graph(made, made.graphs[name])
+    _promote_graph(made, made.root)
+
+
+def _promote_graph(made: Build, graph: Graph) -> None:
+    for instance in graph.instances:
+        definition = made.graphs[instance.type]
+        for index in range(len(instance.inputs), len(definition.inputs)):
+            instance.inputs.append(Input(*definition.inputs[index]))
+        for index in range(len(definition.inputs)):
+            _bind(definition, instance, index)
+        _restore(made, instance)
+    for instance in graph.instances:
+        entries = proxy_entries(instance)
+        if not entries:
+            continue
+        if made.newest:
+            _apply_entries_158(made, instance, entries)
+        else:
+            _apply_entries_135(made, instance, entries)
+
+
+def target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
+    """The node and the number of the input that a link feeds."""
+    node = graph.nodes.get(link.target)
+    if node is None:
+        return None
+    return next(((node, number) for number, slot in enumerate(node.inputs) if slot.link is link), None)
+
+
+def _bind(definition: Graph, instance: Node, index: int) -> None:
+    """Promote the first inner widget that a definition input reaches."""
+    for number in definition.input_links[index] if index < len(definition.input_links) else ():
+        found = target_of(definition, definition.links[number])
+        if found is None:
+            continue
+        node, slot = found
+        source: Widget | Promoted | None
+        if node.role == "instance":
+            source = node.promoted.get(slot)
+            inner_name = node.inputs[slot].name
+        else:
+            name = node.inputs[slot].widget
+            source = node.widget(name) if name else None
+            inner_name = name or ""
+        if source is not None:
+            instance.promoted[index] = Promoted(definition.inputs[index][0], source.value, source, node.id, inner_name)
+            return
+
+
+def _restore(made: Build, instance: Node) -> None:
+    """Saved values onto the promoted widgets by position, in the definition's order."""
+    values = instance.saved.values
+    if not isinstance(values, list):
+        return
+    kept = _quarantined(instance) if made.newest else {}
+    for (_, promoted), value in zip(sorted(instance.promoted.items()), values):
+        _assign(made, promoted, kept.get(promoted.name, value))
+    for promoted in list(instance.promoted.values())[len(values) :]:
+        if promoted.name in kept:
+            _assign(made, promoted, kept[promoted.name])
+
+
+def _assign(made: Build, promoted: Promoted, value: Any) -> None:
+    if not made.newest and promoted.widget.multiline:
+        value = text_field(value)
+    promoted.value = value
+
+
+def _quarantined(instance: Node) -> dict[str, Any]:
+    """Values that a newer editor put aside because it could not place them then."""
+    kept: dict[str, Any] = {}
+    entries = instance.saved.properties.get("proxyWidgetErrorQuarantine")
+    for entry in reversed(entries if isinstance(entries, list) else []):
+        original = entry.get("originalEntry") if isinstance(entry, Mapping) else None
+        if isinstance(original, list) and len(original) >= 2 and original[0] == "-1" and "hostValue" in entry:
+            kept[str(original[1])] = entry["hostValue"]
+    return kept
+
+
+def proxy_entries(instance: Node) -> list[tuple[str, str, str | None]]:
+    """`properties.proxyWidgets` as (inner node id, widget name, inner-inner node id); empty when it is not well formed."""
+    raw = instance.saved.properties.get("proxyWidgets")
+    if not isinstance(raw, list):
+        return []
+    entries: list[tuple[str, str, str | None]] = []
+    for item in raw:
+        if not isinstance(item, list) or len(item) not in (2, 3) or not all(isinstance(part, str) for part in item):
+            return []
+        entries.append((item[0], item[1], item[2] if len(item) == 3 else None))
+    return entries
+
+
+def _apply_entries_135(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
+    """1.35: entries of "-1" map saved values by name; other entries are mere views and hide a promoted widget of that name."""
+    shown = {name for owner, name, _ in entries if owner == "-1"}
+    viewed = {name for owner, name, _ in entries if owner != "-1"}
+    for index, promoted in list(instance.promoted.items()):
+        if promoted.name in viewed and promoted.name not in shown:
+            del instance.promoted[index]
+    values = instance.saved.values
+    by_name = {promoted.name: promoted for promoted in reversed(list(instance.promoted.values()))}
+    for (owner, name, _), value in zip(entries, values if isinstance(values, list) else []):
+        if owner == "-1" and value is not None and name in by_name:
+            _assign(made, by_name[name], value)
+
+
+def _apply_entries_158(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
+    """1.58 turns each entry into a promoted widget of the definition and gives it the saved value at its place."""
+    values = instance.saved.values
+    values = values if isinstance(values, list) else []
+    definition = made.graphs[instance.type]
+    aside: list[tuple[str, Any]] = []
+    primitives: dict[str, list[tuple[str, Any]]] = {}
+    plans = []
+    # All entries are judged before any is carried out.
+    for position, (owner, name, inner) in enumerate(entries):
+        value = values[position] if position < len(values) else UNSET
+        name, inner = _plain_name(definition, owner, name, inner)
+        plans.append((owner, name, inner, value, _linked_input(made, instance, owner, name)))
+    for owner, name, inner, value, linked in plans:
+        node = definition.nodes.get(owner)
+        if linked is not None:
+            if value is not UNSET:
+                instance.promoted[linked].value = value
+        elif node is None:
+            aside.append((name, value))
+        elif node.role == "primitive":
+            primitives.setdefault(owner, []).append((name, value))
+        elif not name.startswith(_PREVIEWS):
+            _promote_new(made, instance, node, name, inner, value)
+    for owner, wanted in primitives.items():
+        _promote_primitive(made, instance, definition.nodes[owner], wanted)
+    for name, value in aside:
+        index = next((number for number, slot in enumerate(instance.inputs) if slot.name == name), None)
+        if value is not UNSET and index in instance.promoted:
+            instance.promoted[index].value = value
+
+
+def _plain_name(definition: Graph, owner: str, name: str, inner: str | None) -> tuple[str, str | None]:
+    """A widget name without the "5: " prefixes of older files, which name an inner-inner node."""
+    node = definition.nodes.get(owner)
+    if node is not None and (node.widget(name) or any(slot.name == name for slot in node.inputs)):
+        return name, inner
+    while match := _PREFIX.match(name):
+        inner, name = match[1], match[2]
+    return name, inner
+
+
+def _linked_input(made: Build, instance: Node, owner: str, name: str) -> int | None:
+    """The instance input that already shows this inner widget."""
+    for index, promoted in sorted(instance.promoted.items()):
+        if promoted.inner_id == owner and promoted.inner_name == name:
+            return index
+    return None
+
+
+def _promote_new(made: Build, instance: Node, node: Node, name: str, inner: str | None, value: Any) -> None:
+    """Add an input to the definition for an inner widget that has none yet."""
+    linked = _linked_input(made, instance, node.id, name)
+    if linked is not None:
+        if value is not UNSET:
+            instance.promoted[linked].value = value
+        return
+    slot = _widget_slot(node, name, inner)
+    if slot is None:
+        return
+    index = _new_input(made, made.graphs[instance.type], name, node.inputs[slot].type)
+    _connect(made, made.graphs[instance.type], index, [(node, slot)])
+    if value is not UNSET and index in instance.promoted:
+        instance.promoted[index].value = value
+
+
+def _widget_slot(node: Node, name: str, inner: str | None) -> int | None:
+    """The input slot of an inner widget; for an inner instance, of its promoted one."""
+    if node.role == "instance":
+        for number, promoted in sorted(node.promoted.items()):
+            if inner is not None:
+                if promoted.inner_name == name and promoted.inner_id == inner:
+                    return number
+            elif node.inputs[number].name == name or promoted.inner_name == name:
+                return number
+        return None
+    return next((number for number, slot in enumerate(node.inputs) if slot.widget == name and node.widget(name)), None)
+
+
+def _promote_primitive(made: Build, instance: Node, primitive: Node, wanted: list[tuple[str, Any]]) -> None:
+    """An entry of an inner PrimitiveNode: its targets are fed by a new definition input instead."""
+    definition = made.graphs[instance.type]
+    done = primitive.saved.properties.get("proxyBypassedToSubgraphInput")
+    if isinstance(done, str):
+        index = next((number for number, (name, _) in enumerate(definition.inputs) if name == done), None)
+        if index is not None and index in instance.promoted and wanted[0][1] is not UNSET:
+            instance.promoted[index].value = wanted[0][1]
+        return
+    targets = []
+    for node in definition.nodes.values():
+        for number, slot in enumerate(node.inputs):
+            if slot.link is not None and slot.link.origin == primitive.id:
+                targets.append((node, number))
+    if not targets or len({name for name, _ in wanted}) > 1:
+        return
+    kind = primitive.outputs[0] if primitive.outputs else "*"
+    if any(node.inputs[number].type not in (kind, "*") and kind != "*" for node, number in targets):
+        return
+    title = primitive.title if primitive.title and primitive.title != "PrimitiveNode" else wanted[0][0]
+    index = _new_input(made, definition, title, kind)
+    _connect(made, definition, index, targets)
+    primitive.saved.properties["proxyBypassedToSubgraphInput"] = definition.inputs[index][0]
+    if index not in instance.promoted:
+        return
+    value = next((value for _, value in wanted if value is not UNSET), UNSET)
+    if value is UNSET and isinstance(primitive.saved.values, list) and primitive.saved.values:
+        value = primitive.saved.values[0]
+    if value is not UNSET:
+        instance.promoted[index].value = value
+
+
+def _new_input(made: Build, definition: Graph, name: str, kind: str) -> int:
+    taken = {existing for existing, _ in definition.inputs}
+    unique, number = name, 1
+    while unique in taken:
+        unique = f"{name}_{number}"
+        number += 1
+    definition.inputs.append((unique, kind))
+    definition.input_links.append([])
+    for instance in _instances_of(made, definition):
+        while len(instance.inputs) < len(definition.inputs):
+            instance.inputs.append(Input(*definition.inputs[len(instance.inputs)]))
+    return len(definition.inputs) - 1
+
+
+def _connect(made: Build, definition: Graph, index: int, targets: list[tuple[Node, int]]) -> None:
+    for node, number in targets:
+        link = Link(f"new:{index}:{node.id}:{number}", INPUT_NODE, index, node.id, number, definition.inputs[index][1])
+        definition.links[link.id] = link
+        definition.input_links[index].append(link.id)
+        node.inputs[number].link = link
+    for instance in _instances_of(made, definition):
+        _bind(definition, instance, index)
+
+
+def _instances_of(made: Build, definition: Graph) -> list[Node]:
+    graphs = [*made.graphs.values(), made.root]
+    return [node for graph in graphs for node in graph.instances if made.graphs[node.type] is definition]
+
+
+def repair_combos(made: Build) -> None:
+    """1.58 gives every choice without a value its first option, also the promoted ones."""
+    for graph in [*made.graphs.values(), made.root]:
+        for instance in graph.instances:
+            for promoted in instance.promoted.values():
+                spec = promoted.widget.spec
+                if spec is not None and spec.type == "COMBO" and spec.choices and (promoted.value is None or promoted.value is UNSET):
+                    promoted.value = spec.choices[0]
+
+
+def write_through(made: Build, graph: Graph, node: Node, number: int, value: Any) -> Any:
+    """Set the widget behind an input, on a node or promoted on an instance; gives what was set back, or UNSET."""
+    if node.role == "instance":
+        promoted = node.promoted.get(number)
+        if promoted is None:
+            return UNSET
+        promoted.value = value
+        return value
+    name = node.inputs[number].widget
+    widget = node.widget(name) if name else None
+    if widget is None:
+        return UNSET
+    set_value(node.widgets, widget, value, newest=made.newest)
+    return value

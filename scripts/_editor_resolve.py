@@ -1,0 +1,207 @@
+"""Following a link to where its value comes from: through reroutes, bypassed nodes, subgraphs and Set/Get pairs.
+
+Level 1, pure. A loop with state, not recursion: a chain may be as long as the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import _editor_packs
+from _cli import SkillError
+from _editor_build import Build, Graph, Node
+from _editor_read import BYPASSED, INPUT_NODE, MUTED
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A graph as one instance of it: the instance node, the place that holds it, and the id prefix of its nodes."""
+
+    graph: Graph
+    host: Node | None = None
+    parent: Place | None = None
+    prefix: str = ""
+    depth: int = 0
+
+    def id_of(self, node: Node) -> str:
+        """The prompt's id of a node here."""
+        return f"{self.prefix}{node.id}"
+
+    def inside(self, instance: Node, graph: Graph) -> Place:
+        """The place inside an instance that stands here."""
+        return Place(graph, instance, self, f"{self.prefix}{instance.id}:", self.depth + 1)
+
+
+@dataclass(frozen=True)
+class LinkTo:
+    """An output of a node that is in the prompt (or, with 1.35, of one that was muted)."""
+
+    node_id: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A promoted widget's value."""
+
+    value: Any
+
+
+def connects(first: str, second: str) -> bool:
+    """Whether the editor lets these two slot types meet."""
+    if first in ("", "*") or second in ("", "*") or first == second:
+        return True
+    wanted = second.lower().split(",")
+    return any(part in ("", "*") or part in wanted or "*" in wanted or "" in wanted for part in first.lower().split(","))
+
+
+def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
+    """What feeds an input in the end; None when it is as if unlinked.
+
+    Raises:
+        SkillError: the links go in a circle.
+    """
+    kind: str | None = None
+    seen: set[tuple[int, str, int, bool]] = set()
+    outward = True
+    while True:
+        key = (id(place.host), place.prefix + node.id, slot, outward)
+        if key in seen:
+            raise _circle(node)
+        seen.add(key)
+        if outward:
+            if not 0 <= slot < len(node.inputs):
+                return None
+            entry = node.inputs[slot]
+            if entry.link is None:
+                return None
+            if entry.link.origin == INPUT_NODE and place.host is not None and place.parent is not None:
+                step = _out_of_subgraph(place, entry.link.origin_slot)
+                if not isinstance(step, Place):
+                    return step
+                place, node, slot, kind = step, place.host, entry.link.origin_slot, None
+                continue
+            origin = place.graph.nodes.get(entry.link.origin)
+            if origin is None:
+                return None
+            node, slot, kind, outward = origin, entry.link.origin_slot, kind or entry.type, False
+            continue
+        if node.mode == MUTED and made.newest:
+            return None
+        if node.mode == BYPASSED:
+            chosen = _bypass(node, slot, kind or "*")
+            if chosen is None:
+                return None
+            slot, kind, outward = chosen, None, True
+        elif node.role == "instance":
+            inside = _into_subgraph(made, place, node, slot)
+            if inside is None:
+                return None
+            place, node, slot = inside
+        elif node.role in ("reroute", "virtual"):
+            step_to = _through_virtual(made, place, node, slot)
+            if step_to is None:
+                return None
+            place, node, slot, outward = step_to
+        elif node.role in ("primitive", "note"):
+            return None
+        else:
+            return LinkTo(place.id_of(node), slot)
+
+
+def _out_of_subgraph(place: Place, index: int) -> Place | Constant | None:
+    """From a subgraph's input node to the instance: its parent place when linked there, else the promoted value."""
+    assert place.host is not None and place.parent is not None
+    if not 0 <= index < len(place.host.inputs):
+        return None
+    if place.host.inputs[index].link is not None:
+        return place.parent
+    promoted = place.host.promoted.get(index)
+    return Constant(promoted.value) if promoted is not None else None
+
+
+def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tuple[Place, Node, int] | None:
+    graph = made.graphs[instance.type]
+    if not 0 <= slot < len(graph.saved.outputs):
+        return None
+    listed = graph.saved.outputs[slot].links
+    link = next((graph.links[number] for number in listed if number in graph.links), None)
+    if link is None:
+        link = next((row for row in graph.links.values() if row.target == "-20" and row.target_slot == slot), None)
+    if link is None:
+        return None
+    inside = place.inside(instance, graph)
+    if link.origin == INPUT_NODE:
+        # An output wired straight to an input of the same subgraph: go out again on the other side.
+        if 0 <= link.origin_slot < len(instance.inputs):
+            return _straight_through(place, instance, link.origin_slot)
+        return None
+    origin = graph.nodes.get(link.origin)
+    return None if origin is None else (inside, origin, link.origin_slot)
+
+
+def _straight_through(place: Place, instance: Node, slot: int) -> tuple[Place, Node, int] | None:
+    link = instance.inputs[slot].link
+    origin = place.graph.nodes.get(link.origin) if link is not None else None
+    return None if origin is None or link is None else (place, origin, link.origin_slot)
+
+
+def _bypass(node: Node, slot: int, kind: str) -> int | None:
+    """The input that a bypassed node's output passes on, by type."""
+    inputs = node.inputs
+    output = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"
+    if kind in ("*", ""):
+        return slot if slot < len(inputs) else 0
+    if slot < len(inputs) and connects(inputs[slot].type, output) and connects(inputs[slot].type, kind):
+        return slot
+    for number, entry in enumerate(inputs):
+        if entry.type == kind:
+            return number
+    for number, entry in enumerate(inputs):
+        if connects(entry.type, output) and connects(entry.type, kind):
+            return number
+    return None
+
+
+def _through_virtual(made: Build, place: Place, node: Node, slot: int) -> tuple[Place, Node, int, bool] | None:
+    """The input to follow behind a reroute or a Get node; the last value says whether it is an input."""
+    if node.type in _editor_packs.GETTERS:
+        found = _setter(place, node)
+        if found is None:
+            made.warn(f"node {node.label} gets {_editor_packs.variable_name(node.saved)!r}, which no Set node keeps")
+            return None
+        return (*found, 0, True)
+    if node.type in _editor_packs.SETTERS:
+        return place, node, 0, True
+    if node.role == "reroute" or node.type in _editor_packs.REROUTES:
+        return place, node, min(slot, max(len(node.inputs) - 1, 0)), True
+    return None
+
+
+def _setter(place: Place, getter: Node) -> tuple[Place, Node] | None:
+    """The Set node of a name, in the same graph or in one that holds it."""
+    wanted = _editor_packs.variable_name(getter.saved)
+    setter_type = _editor_packs.GETTERS[getter.type]
+    for here in _outwards(place):
+        for node in here.graph.nodes.values():
+            if node.type == setter_type and _editor_packs.variable_name(node.saved) == wanted:
+                return here, node
+    return None
+
+
+def _outwards(place: Place) -> Iterator[Place]:
+    here: Place | None = place
+    while here is not None:
+        yield here
+        here = here.parent
+
+
+def _circle(node: Node) -> SkillError:
+    return SkillError(
+        f"the links that lead to node {node.label} go in a circle",
+        code="cannot_convert",
+        hint="open the workflow in the editor and remove one of the links of the circle",
+        node={"id": node.id, "title": node.title, "type": node.type},
+    )

@@ -1,0 +1,392 @@
+"""Node definitions → widgets and sockets, and how a file's `widgets_values` fall onto them.
+
+Level 1, pure. "Widget" is what the editor builds for an input that a person can set; every other input is a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+AUTOGROW = "COMFY_AUTOGROW_V3"
+MATCHTYPE = "COMFY_MATCHTYPE_V3"
+
+_WIDGET_TYPES = frozenset(
+    "INT FLOAT BOOLEAN STRING COMBO MARKDOWN COLOR TEXTAREA CHART GALLERIA IMAGECOMPARE IMAGEUPLOAD AUDIOUPLOAD"
+    " AUDIO_UI AUDIO_RECORD WEBCAM LOAD_3D LOAD_3D_ANIMATION PREVIEW_3D PREVIEW_3D_ANIMATION".split()
+) | {DYNAMIC_COMBO}
+# Came between 1.35 and 1.58.
+_NEWER_WIDGET_TYPES = frozenset(
+    "BOUNDING_BOX PAINTER COMPOSITOR CURVE RANGE VIDEO_EDIT BOUNDING_BOXES COLORS".split()
+)
+# Combos that bring an upload button with a place in widgets_values.
+_UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
+_SEEDS = ("seed", "noise_seed")
+MAX_DYNAMIC_DEPTH = 8
+
+
+class _Unset:
+    """JavaScript's undefined: a key with it does not reach the prompt."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNSET = _Unset()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One declared input."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+    required: bool
+    choices: Sequence[Any] | None = None
+
+    @property
+    def forced(self) -> bool:
+        """Declared as a socket although its type has a widget."""
+        return bool(self.options.get("forceInput"))
+
+    @property
+    def widget_type(self) -> str:
+        kind = self.options.get("widgetType")
+        return kind if isinstance(kind, str) else self.type
+
+
+@dataclass
+class Widget:
+    """One widget with its value now; `saved` is whether it has a place in widgets_values."""
+
+    name: str
+    kind: str
+    value: Any
+    spec: Spec | None = None
+    sent: bool = True
+    saved: bool = True
+
+    @property
+    def multiline(self) -> bool:
+        """Whether a text field holds the value (which makes any value a string)."""
+        if self.spec is None:
+            return False
+        return self.kind in ("MARKDOWN", "TEXTAREA") or (
+            self.kind == "STRING" and bool(self.spec.options.get("multiline"))
+        )
+
+
+@dataclass(frozen=True)
+class Socket:
+    """One input slot that a definition gives a node."""
+
+    name: str
+    type: str
+    widget: str | None = None
+
+
+@dataclass
+class NodeClass:
+    """One node definition, read once."""
+
+    name: str
+    specs: list[Spec]
+    outputs: list[str]
+    core: bool = True
+    order_groups: list[Spec] = field(default_factory=list)
+
+
+def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
+    """A definition's inputs in the editor's order and its output types."""
+    declared = definition.get("input")
+    order = definition.get("input_order")
+    declared = declared if isinstance(declared, Mapping) else {}
+    order = order if isinstance(order, Mapping) else {}
+    specs: list[Spec] = []
+    for section in ("required", "optional"):
+        inputs = declared.get(section)
+        if not isinstance(inputs, Mapping):
+            continue
+        ordered = [key for key in _strings(order.get(section)) if key in inputs]
+        for key in [*ordered, *(key for key in inputs if key not in set(ordered))]:
+            spec = read_spec(str(key), inputs[key], required=section == "required")
+            if spec is not None:
+                specs.append(spec)
+    outputs = definition.get("output")
+    module = definition.get("python_module")
+    return NodeClass(
+        name,
+        specs,
+        [_output_type(kind) for kind in outputs] if isinstance(outputs, list) else [],
+        core=not (isinstance(module, str) and module.startswith("custom_nodes")),
+    )
+
+
+def read_spec(name: str, raw: Any, *, required: bool = True) -> Spec | None:
+    """One input of a definition: `[type, options]`, where a list of choices stands for the type of an old combo."""
+    if not isinstance(raw, (list, tuple)) or not raw:
+        return None
+    options = raw[1] if len(raw) > 1 and isinstance(raw[1], Mapping) else {}
+    kind = raw[0]
+    if isinstance(kind, list):
+        return Spec(name, "COMBO", options, required, kind)
+    if not isinstance(kind, str):
+        return None
+    choices = options.get("options") if kind == "COMBO" else None
+    return Spec(name, kind, options, required, choices if isinstance(choices, list) else None)
+
+
+def has_widget(spec: Spec, *, newest: bool) -> bool:
+    """Whether the editor builds a widget for this input."""
+    if spec.forced:
+        return False
+    return spec.widget_type in _WIDGET_TYPES or (newest and spec.widget_type in _NEWER_WIDGET_TYPES)
+
+
+def default_of(spec: Spec) -> Any:
+    """The value of a widget nobody has touched."""
+    default = spec.options.get("default")
+    kind = spec.widget_type
+    if kind == "COMBO":
+        if default:
+            return default
+        if spec.choices:
+            return spec.choices[0]
+        return "Loading..." if spec.options.get("remote") else UNSET
+    if kind == DYNAMIC_COMBO:
+        keys = _option_keys(spec)
+        return keys[0] if keys else UNSET
+    if default is not None:
+        return default
+    return {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": "", "MARKDOWN": "", "TEXTAREA": ""}.get(
+        kind, UNSET
+    )
+
+
+def default_widgets(node_class: NodeClass, *, newest: bool) -> list[Widget]:
+    """A new node's widgets in order, with their defaults."""
+    widgets: list[Widget] = []
+    for spec in node_class.specs:
+        if has_widget(spec, newest=newest):
+            widgets.extend(_widgets_of(spec, newest=newest))
+    if any(
+        spec.required and spec.type == "COMBO" and any(spec.options.get(key) for key in _UPLOADS)
+        for spec in node_class.specs
+    ):
+        widgets.append(_button("upload"))
+    return widgets
+
+
+def _button(name: str) -> Widget:
+    return Widget(name, "button", UNSET, sent=False)
+
+
+def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0) -> list[Widget]:
+    """A widget and those that come with it: seed control, refresh buttons, a dynamic combo's own inputs."""
+    kind = spec.widget_type
+    widget = Widget(spec.name, kind, default_of(spec), spec)
+    if kind == "IMAGECOMPARE":
+        widget.saved = widget.sent = not newest
+    made = [widget]
+    if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
+        made.append(_button("auto_refresh"))
+        if spec.options["remote"].get("refresh_button"):
+            made.append(_button("refresh"))
+    if _has_control(spec):
+        made.append(_button("control_after_generate"))
+        if kind == "COMBO":
+            made.append(_button("control_filter_list"))
+    if kind == DYNAMIC_COMBO:
+        made.extend(option_widgets(widget, newest=newest, depth=depth))
+    return made
+
+
+def _has_control(spec: Spec) -> bool:
+    declared = spec.options.get("control_after_generate")
+    if spec.widget_type == "INT":
+        return bool(spec.name in _SEEDS if declared is None else declared)
+    return spec.widget_type in ("FLOAT", "COMBO") and bool(declared)
+
+
+def option_widgets(widget: Widget, *, newest: bool, depth: int = 0) -> list[Widget]:
+    """The widgets that a dynamic combo's chosen option brings, named `combo.input`."""
+    made: list[Widget] = []
+    if depth < MAX_DYNAMIC_DEPTH:
+        for spec in option_specs(widget):
+            if has_widget(spec, newest=newest):
+                made.extend(_widgets_of(spec, newest=newest, depth=depth + 1))
+    return made
+
+
+def option_specs(widget: Widget) -> list[Spec]:
+    """The inputs of a dynamic combo's chosen option; none for an unknown option."""
+    if widget.spec is None:
+        return []
+    for option in _mappings(widget.spec.options.get("options")):
+        if option.get("key") != widget.value:
+            continue
+        inputs = option.get("inputs")
+        inputs = inputs if isinstance(inputs, Mapping) else {}
+        specs = []
+        for section in ("required", "optional"):
+            group = inputs.get(section)
+            for key, raw in (group if isinstance(group, Mapping) else {}).items():
+                spec = read_spec(f"{widget.name}.{key}", raw, required=section == "required")
+                if spec is not None:
+                    specs.append(spec)
+        return specs
+    return []
+
+
+def restore(widgets: list[Widget], values: Sequence[Any], *, newest: bool) -> list[Widget]:
+    """The widgets with saved values put onto them by position; those beyond the values keep their defaults.
+
+    A dynamic combo's own inputs follow it in the list and are built anew when its value is set.
+    """
+    restored = [replace(widget) for widget in widgets]
+    index = position = 0
+    while index < len(restored):
+        widget = restored[index]
+        index += 1
+        if not widget.saved:
+            continue
+        if position < len(values):
+            set_value(restored, widget, values[position], newest=newest)
+        position += 1
+    return restored
+
+
+def set_value(widgets: list[Widget], widget: Widget, value: Any, *, newest: bool) -> None:
+    """Give one widget of the list a value; a dynamic combo's inputs are exchanged."""
+    widget.value = value
+    if widget.kind != DYNAMIC_COMBO:
+        return
+    prefix = widget.name + "."
+    widgets[:] = [other for other in widgets if not other.name.startswith(prefix)]
+    place = next(index for index, other in enumerate(widgets) if other is widget)
+    widgets[place + 1 : place + 1] = option_widgets(widget, newest=newest, depth=widget.name.count("."))
+
+
+def saved_values(
+    node_class: NodeClass, widgets: Sequence[Widget], values: Any, *, newest: bool
+) -> list[Any] | None:
+    """The values of a file as a list that fits the widgets; None for values the editor cannot place (1.35, a dict).
+
+    Old files also hold values of inputs that have become sockets; those are dropped when the count tells so.
+    """
+    if values is None:
+        return []
+    if not newest:
+        return _without_forced_135(node_class, widgets, values) if isinstance(values, list) else None
+    is_list = isinstance(values, list)
+    listed = list(values) if is_list else list(values.values()) if isinstance(values, Mapping) else []
+    names = {widget.name for widget in widgets}
+    mask: list[bool] = []
+    for spec in [
+        *node_class.specs,
+        *(Spec(w.name, w.kind, {}, True) for w in widgets if w.kind == "button" and w.name == "upload"),
+    ]:
+        if spec.name in names or spec.forced:
+            mask.append(spec.forced)
+            if spec.options.get("control_after_generate"):
+                mask.append(False)
+    saved = sum(widget.saved for widget in widgets)
+    if True not in mask and len(listed) == saved and is_list:
+        return listed
+    compact = [value for index, value in enumerate(listed) if index >= len(widgets) or widgets[index].saved]
+    if len(compact) == len(mask):
+        return [value for value, forced in zip(compact, mask) if not forced]
+    if len(listed) == len(mask):
+        return [value for value, forced in zip(listed, mask) if not forced]
+    return listed if is_list else []
+
+
+def _without_forced_135(node_class: NodeClass, widgets: Sequence[Widget], values: list[Any]) -> list[Any]:
+    names = {widget.name for widget in widgets}
+    originals = [spec for spec in node_class.specs if spec.name in names or spec.forced]
+    if any(widget.name == "upload" for widget in widgets):
+        originals.append(Spec("upload", "IMAGEUPLOAD", {}, True))
+    count = sum(
+        2 if spec.options.get("control_after_generate") or spec.name in _SEEDS else 1 for spec in originals
+    )
+    if count != len(values):
+        return values
+    return [
+        value for index, value in enumerate(values) if index >= len(originals) or not originals[index].forced
+    ]
+
+
+def sockets_of(node_class: NodeClass, widgets: Sequence[Widget], *, newest: bool) -> list[Socket]:
+    """A node's input slots in the editor's order: pure sockets first, then one for each declared widget."""
+    sockets: list[Socket] = []
+    for spec in node_class.specs:
+        if not has_widget(spec, newest=newest):
+            sockets.extend(_sockets_of_spec(spec))
+    for widget in widgets:
+        if widget.spec is None or widget.spec.options.get("socketless"):
+            continue
+        sockets.append(Socket(widget.name, widget.spec.type, widget.name))
+        if widget.kind == DYNAMIC_COMBO:
+            for spec in option_specs(widget):
+                if not has_widget(spec, newest=newest):
+                    sockets.extend(_sockets_of_spec(spec))
+    return sockets
+
+
+def _sockets_of_spec(spec: Spec) -> Iterator[Socket]:
+    template = spec.options.get("template")
+    if spec.type == MATCHTYPE and isinstance(template, Mapping):
+        kind = template.get("allowed_types")
+        yield Socket(spec.name, kind if isinstance(kind, str) else "*")
+    elif spec.type == AUTOGROW and isinstance(template, Mapping):
+        yield from _autogrow_sockets(spec.name, template)
+    else:
+        yield Socket(spec.name, spec.type)
+
+
+def _autogrow_sockets(group: str, template: Mapping[str, Any]) -> Iterator[Socket]:
+    inputs = template.get("input")
+    declared: dict[str, Any] = {}
+    for section in ("required", "optional"):
+        part = inputs.get(section) if isinstance(inputs, Mapping) else None
+        declared.update(part if isinstance(part, Mapping) else {})
+    names = template.get("names")
+    prefix = template.get("prefix")
+    least = template.get("min", 1)
+    most = template.get("max", 100)
+    count = min(
+        int(least) + 1 if isinstance(least, int) else 2, int(most) if isinstance(most, int) else 100, 100
+    )
+    for number in range(len(names) if isinstance(names, list) else count):
+        for key, raw in declared.items():
+            spec = read_spec(str(key), raw)
+            kind = spec.type if spec else "*"
+            if isinstance(names, list):
+                name = str(names[number])
+            else:
+                name = f"{(prefix if len(declared) == 1 else key) or ''}{number}"
+            yield Socket(f"{group}.{name}", kind)
+
+
+def _option_keys(spec: Spec) -> list[Any]:
+    return [option.get("key") for option in _mappings(spec.options.get("options")) if "key" in option]
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _output_type(kind: Any) -> str:
+    if isinstance(kind, list):
+        return "COMBO"
+    return "*" if kind == MATCHTYPE or not isinstance(kind, str) else kind
