@@ -264,6 +264,17 @@ PARTNER_CLASSES = frozenset(
 # Classes that start like a partner node and run on the machine itself.
 NOT_PARTNER_CLASSES = frozenset({"RecraftColorRGB", "RecraftControls", "StabilityMatrix"})
 
+# Inputs that the node's own check replaces the server's check of ranges and lists for (its definition does not say
+# so); "input_types": the node checks its link types itself.
+UNCHECKED_INPUTS = frozenset(
+    {("CustomCombo", "choice"), ("FluxProUltraImageNode", "aspect_ratio"), ("TripoConversionNode", "input_types"),
+     ("KlingCameraControls", "horizontal_movement"), ("KlingCameraControls", "vertical_movement"),
+     ("KlingCameraControls", "pan"), ("KlingCameraControls", "tilt"), ("KlingCameraControls", "roll"),
+     ("KlingCameraControls", "zoom"), ("ComfySoftSwitchNode", "switch")}
+)  # fmt: skip
+# Empty latents for one still picture.
+PICTURE_LATENTS = frozenset({"EmptyLatentImage", "EmptySD3LatentImage"})
+
 # A node that passes one of its inputs on: class -> the inputs to follow (none named: every linked input).
 PASS_THROUGH = frozenset(
     {"Reroute", "Reroute (rgthree)", "ReroutePrimitive|pysssss", "Any Switch (rgthree)", "easy anythingIndexSwitch",

@@ -15,8 +15,9 @@ from typing import Any
 
 import _catalog
 from _cli import Exit, SkillError
-from _convert_value import convert, wrapped
-from _nodes import Definitions, Graph, class_of, inputs_of, is_literal, link_of, literal, node_of, title_of
+from _convert_value import convert
+from _lora import LoraSpec, add_loras, parse_lora
+from _nodes import Definitions, Graph, inputs_of, is_literal, link_of, literal, node_of, title_of
 from _params import Parameter, ParameterSet, find
 
 FORCED_SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
@@ -355,5 +356,13 @@ def _seed_range(parameter: Parameter) -> tuple[int, int]:
 
 
 __all__ = [
-    "Filled", "UploadTarget", "class_of", "fill", "parse_args_json", "parse_set", "upload_targets", "wrapped",
-]  # fmt: skip
+    "Filled",
+    "LoraSpec",
+    "UploadTarget",
+    "add_loras",
+    "fill",
+    "parse_args_json",
+    "parse_lora",
+    "parse_set",
+    "upload_targets",
+]

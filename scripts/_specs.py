@@ -163,6 +163,10 @@ class Book:
         raw = self._definitions.get(class_type)
         return raw if isinstance(raw, Mapping) else None
 
+    def class_types(self) -> list[str]:
+        """The classes whose definitions are at hand."""
+        return [name for name, raw in self._definitions.items() if isinstance(raw, Mapping)]
+
     def knows(self, class_type: str) -> bool:
         return self.definition(class_type) is not None
 

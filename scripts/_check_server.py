@@ -1,0 +1,258 @@
+"""What the server would reject, found before it is asked. Pure.
+
+The rules are those of execution.py (validate_prompt, validate_inputs) and comfy_execution/validation.py, as
+recorded from servers 0.8.0 and 0.3.64: classes must exist for every node, inputs are looked at only for nodes
+that an output draws from, a number may come as text, a plain value for a socket passes and fails in the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import _catalog
+from _convert_value import nearest_choices
+from _finding import ERROR, WARNING, Finding, about
+from _nodes import Graph, class_of, inputs_of, literal, node_of
+from _params import nearest
+from _specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
+
+
+def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with the inputs of one node of a known class."""
+    if not isinstance(node.get("inputs"), Mapping):
+        yield about(ERROR, "no_inputs", node_id, node, "it has no inputs object", 'give it "inputs": {}')
+        return
+    inputs = inputs_of(node)
+    class_type = class_of(node)
+    specs = book.specs(node)
+    for name, spec in specs.items():
+        if name not in inputs:
+            yield from _missing(node_id, node, name, spec)
+        elif isinstance(inputs[name], list | tuple):
+            yield from _link(graph, book, node_id, node, name, spec)
+        elif (class_type, name) not in _catalog.UNCHECKED_INPUTS:
+            yield from _value(node_id, node, name, spec, literal(inputs[name]))
+
+
+def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) -> Iterator[Finding]:
+    if not spec.required:
+        return
+    if spec.type == DYNAMIC_COMBO:
+        yield about(
+            WARNING, "required_input_missing", node_id, node,
+            f"the choice {name!r} is missing; the server takes the graph and the run fails",
+            f"set {node_id}.{name} to one of: {_listed(spec)}", name,
+        )  # fmt: skip
+        return
+    if spec.is_widget:
+        default = spec.options.get("default")
+        fix = f"set {node_id}.{name}" + (f" (default: {default!r})" if default is not None else "")
+    else:
+        fix = f"link {name} to a node that gives {spec.type}"
+    yield about(
+        ERROR, "required_input_missing", node_id, node, f"the required input {name!r} is missing", fix, name
+    )
+
+
+def _listed(spec: InputSpec) -> str:
+    choices = [str(choice) for choice in spec.choices or ()]
+    return ", ".join(choices[:12]) + (" …" if len(choices) > 12 else "")
+
+
+# ---- links -------------------------------------------------------------------------------------------
+
+
+def _link(
+    graph: Graph, book: Book, node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec
+) -> Iterator[Finding]:
+    value = inputs_of(node)[name]
+
+    def wrong(code: str, message: str, fix: str) -> Finding:
+        return about(ERROR, code, node_id, node, message, fix, name)
+
+    if len(value) != 2:
+        yield wrong(
+            "bad_link",
+            f"{name!r} is a list of {len(value)}, and a list must be a link [node id, slot]",
+            'a list that is meant as a value goes as {"__value__": [...]}',
+        )
+        return
+    source_id, slot = value
+    source = node_of(graph, source_id) if isinstance(source_id, str) else None
+    if source is None:
+        if isinstance(source_id, int) and not isinstance(source_id, bool) and str(source_id) in graph:
+            yield wrong(
+                "bad_link", f"{name!r} names node {source_id} by a number", f'write "{source_id}" as text'
+            )
+            return
+        near = nearest(str(source_id), [str(key) for key in graph], 3)
+        fix = "link it to a node that is there" + (f" ({', '.join(near)}?)" if near else "")
+        yield wrong(
+            "link_to_nowhere", f"{name!r} is linked to node {source_id!r}, which is not in the graph", fix
+        )
+        return
+    if isinstance(slot, bool):
+        slot = int(slot)
+    if not isinstance(slot, int):
+        yield wrong(
+            "bad_link", f"{name!r} names the slot {slot!r}", "the slot is a whole number, counted from 0"
+        )
+        return
+    outputs = book.outputs(class_of(source))
+    if not book.knows(class_of(source)):
+        return
+    if not -len(outputs) <= slot < len(outputs):
+        yield wrong(
+            "bad_slot",
+            f"{name!r} is linked to output {slot} of node {source_id} ({class_of(source)}), which has {len(outputs)}",
+            f"its outputs: {', '.join(f'{i} {_type_name(kind)}' for i, kind in enumerate(outputs)) or 'none'}",
+        )
+        return
+    received = outputs[slot]
+    if not fits(received, spec) and (class_of(node), "input_types") not in _catalog.UNCHECKED_INPUTS:
+        slots = [f"{source_id} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
+        fix = (
+            f"link it to {slots[0]}" if slots else f"link {name} to a node that gives {_type_name(spec.type)}"
+        )
+        yield wrong(
+            "type_mismatch",
+            f"{name!r} wants {_type_name(spec.type)} and is linked to {_type_name(received)} of node {source_id}",
+            fix,
+        )
+
+
+def _type_name(kind: Any) -> str:
+    return kind if isinstance(kind, str) else "a choice from a list"
+
+
+def fits(received: Any, spec: InputSpec) -> bool:
+    """Whether the server lets an output of this type into this input."""
+    wanted = spec.type
+    old_style = spec.type == "COMBO" and "options" not in spec.options and spec.choices is not None
+    if isinstance(received, list | tuple):
+        return (old_style and list(received) == list(spec.choices or ())) or (
+            not old_style and (wanted == "COMBO" or spec.takes_any)
+        )
+    if not isinstance(received, str):
+        return False
+    if received == MATCH_TYPE or wanted == MATCH_TYPE or received == "*" or wanted == "*":
+        return True
+    if old_style:
+        return False
+    kinds = {part.strip() for part in received.split(",")}
+    return "*" in kinds or "*" in spec.types or bool(kinds & spec.types)
+
+
+# ---- values ------------------------------------------------------------------------------------------
+
+
+def _value(
+    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
+) -> Iterator[Finding]:
+    def wrong(severity: str, code: str, message: str, fix: str) -> Finding:
+        return about(severity, code, node_id, node, message, fix, name)
+
+    try:
+        converted = _as_server(value, spec)
+    except (ValueError, TypeError, OverflowError):
+        yield wrong(
+            ERROR, "wrong_type", f"{name!r} wants {spec.type}, not {_short(value)}", f"set {node_id}.{name}"
+        )
+        return
+    surprise = _surprise(value, converted, spec)
+    if surprise:
+        yield wrong(
+            WARNING, "value_changed", f"{name!r}: {surprise}", f"set {node_id}.{name} to what you mean"
+        )
+    low, high = spec.number("min"), spec.number("max")
+    if isinstance(converted, int | float) and spec.choices is None:
+        if low is not None and converted < low:
+            yield wrong(
+                ERROR, "too_small", f"{name!r} is {converted}, and the least is {low}", f"set it to {low}"
+            )
+            return
+        if high is not None and converted > high:
+            yield wrong(
+                ERROR, "too_big", f"{name!r} is {converted}, and the most is {high}", f"set it to {high}"
+            )
+            return
+    if spec.choices is not None:
+        yield from _listed_value(node_id, node, name, spec, converted)
+    elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
+        yield wrong(
+            WARNING, "value_for_link",
+            f"{name!r} wants a link to {spec.type} and holds a plain value; the server takes it and the run fails",
+            f"link {name} to a node that gives {spec.type}",
+        )  # fmt: skip
+
+
+def _as_server(value: Any, spec: InputSpec) -> Any:
+    """The value as the server converts it."""
+    if spec.type == "INT":
+        return int(value)
+    if spec.type == "FLOAT":
+        return float(value)
+    if spec.type == "STRING":
+        return str(value)
+    if spec.type == "BOOLEAN":
+        return bool(value)
+    return value
+
+
+def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
+    """What the server's conversion does that nobody would expect, or None."""
+    if spec.type == "INT" and isinstance(value, float) and value != converted:
+        return f"the server cuts {value} down to {converted}"
+    if spec.type == "BOOLEAN" and isinstance(value, str):
+        if value.strip().casefold() in ("false", "no", "off", "0", ""):
+            return f"the server takes the text {value!r} for {str(converted).lower()}" if converted else None
+        return None
+    if spec.type == "STRING" and not isinstance(value, str | int | float):
+        return f"the server makes the text {_short(converted)} of it"
+    if spec.type == "FLOAT" and isinstance(converted, float) and not math.isfinite(converted):
+        return f"{converted} is no number to work with"
+    return None
+
+
+def _listed_value(
+    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
+) -> Iterator[Finding]:
+    choices = spec.choices or ()
+    if spec.options.get("multiselect") and isinstance(value, list) and all(one in choices for one in value):
+        return
+    if value in choices:
+        return
+    upload = spec.upload or _catalog.UPLOADS.get((class_of(node), name))
+    near = nearest_choices(str(value), [str(choice) for choice in choices], 6)
+    hint = f"nearest: {', '.join(near)}" if near else "the server's list is empty"
+    if spec.type == DYNAMIC_COMBO:
+        yield about(
+            WARNING, "not_in_list", node_id, node,
+            f"{name!r} is {_short(value)}, which is not in its list; the server takes it and the run fails",
+            hint, name,
+        )  # fmt: skip
+        return
+    if upload:
+        yield from _file(node_id, node, name, value, near)
+        return
+    missing = "not in the server's list" if choices else "and the server has no file for it"
+    yield about(ERROR, "not_in_list", node_id, node, f"{name!r} is {_short(value)}, {missing}", hint, name)
+
+
+def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
+    """A file that is not listed: certainly missing when it stands in the top folder and is of a listed type."""
+    text = value if isinstance(value, str) else ""
+    elsewhere = "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
+    severity = WARNING if elsewhere else ERROR
+    said = "cannot be looked up here" if elsewhere else "is not on the server"
+    fix = f"upload it (--input-image {node_id}.{name}=FILE)" + (
+        f", or use: {', '.join(near)}" if near else ""
+    )
+    yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

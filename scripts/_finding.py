@@ -1,0 +1,51 @@
+"""One thing that a check of a graph has to say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from _nodes import class_of, title_of
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+_RANK = {ERROR: 0, WARNING: 1, INFO: 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """severity: "error" (the server rejects the graph or drops an output), "warning" (it runs, but fails later or
+    gives something else than meant) or "info". code: a stable word. fix: what to do.
+    """
+
+    severity: str
+    code: str
+    message: str
+    fix: str
+    node_id: str | None = None
+    class_type: str | None = None
+    title: str | None = None
+    input: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as JSON, without the keys that it does not fill."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    @property
+    def rank(self) -> int:
+        return _RANK.get(self.severity, 3)
+
+
+def about(
+    severity: str,
+    code: str,
+    node_id: str,
+    node: Mapping[str, Any],
+    message: str,
+    fix: str,
+    name: str | None = None,
+) -> Finding:
+    """A finding about one node; the message is led by the node's id and title."""
+    title = title_of(node) or "?"
+    text = f"node {node_id} ({title[:60]}): {message}"
+    return Finding(severity, code, text, fix, node_id, class_of(node) or None, title_of(node) or None, name)
