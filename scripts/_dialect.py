@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class FileRef:
     display_name: str | None = None
     url: str | None = None
     content_type: str | None = None
+    asset_id: str | None = None
 
     def json(self) -> dict[str, str]:
         """The three keys that graphs and `original_ref` use."""
@@ -117,6 +118,10 @@ class Dialect(_common.Server, abc.ABC):
     client_frames = True  # the socket carries only our own runs' frames
     chooses_front = True
     grace = 2.0  # how long a job may be unknown before it counts as lost
+    first_poll = 0.05  # seconds before a job's record is looked at again; grows to `slowest_poll`
+    slowest_poll = 2.0
+    resends = True  # a submit that the server surely lacks may be sent again
+    looks = 4  # so many answers "no such job" make it sure
 
     # --- jobs
     @abc.abstractmethod
@@ -238,8 +243,12 @@ class Dialect(_common.Server, abc.ABC):
         """How many jobs the server runs at once for us, when it says so."""
         return None
 
-    def events(self, prompt_id: str) -> Iterator[tuple[str, Mapping[str, Any]]] | None:  # noqa: ARG002
-        """A stream of (event name, data) for one job, for servers without a WebSocket."""
+    def account(self) -> dict[str, Any]:
+        """Plan, credits and limits where the server tells them; empty for servers without accounts."""
+        return {}
+
+    def open_events(self, prompt_id: str) -> requests.Response | None:  # noqa: ARG002
+        """An open stream of server-sent events about one job, for servers without a WebSocket; the caller closes it."""
         return None
 
     def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
@@ -260,7 +269,7 @@ class Dialect(_common.Server, abc.ABC):
                 if found is not None:
                     return Accepted(found, found_again=True)
                 throttled = lost.status == 429 and time.monotonic() < give_up
-                again = lost.status is None or lost.status in _common.RETRIED_STATUSES
+                again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
                 if not throttled and (attempt > 1 or not again):
                     raise _submit_failed(lost) from lost
                 time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
@@ -286,7 +295,7 @@ class Dialect(_common.Server, abc.ABC):
                 found = None
             if found is not None:
                 return found
-            if answers >= 4 or time.monotonic() > give_up:
+            if answers >= self.looks or time.monotonic() > give_up:
                 return None
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
