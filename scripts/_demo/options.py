@@ -1,0 +1,46 @@
+"""What the demo server was asked to be: one frozen value that every room reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VERSIONS = ("0.8.0", "0.3.64")
+TIERS = ("free", "standard", "creator", "pro")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked. Times are seconds, sizes are bytes unless the name says otherwise."""
+
+    host: str = "127.0.0.1"
+    port: int = 8188
+    version: str = "0.8.0"
+    cloud: bool = False
+    tier: str = "standard"
+    cloud_options: Mapping[str, str] = field(default_factory=dict)
+    api_key: str | None = None
+    step_time: float = 0.02
+    latency: float = 0.0
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    definitions: Mapping[str, Any] = field(default_factory=dict)
+    output_dir: Path | None = None
+    input_dir: Path | None = None
+    history_size: int = 10_001
+    max_upload_mb: float = 100
+    max_upload_given: bool = False
+    control: bool = False
+    faults: tuple[str, ...] = ()
+    exit_with_parent: bool = False
+    verbose: bool = False
+
+    @property
+    def modern(self) -> bool:
+        """True when the 0.8.0 manners apply (jobs API, hidden keys in the queue, create_time)."""
+        return self.version == "0.8.0"
+
+    @property
+    def max_upload(self) -> int:
+        return round(self.max_upload_mb * 1024 * 1024)

@@ -1,0 +1,47 @@
+"""How far a run is: the cumulative `progress_state` that goes out with each change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Progress:
+    """The nodes of one run that have begun, in the order in which they did."""
+
+    def __init__(self, prompt_id: str) -> None:
+        self.prompt_id = prompt_id
+        self.nodes: dict[str, dict[str, Any]] = {}
+
+    def begin(self, node_id: str, display: str, parent: str | None, real: str) -> None:
+        self.nodes.setdefault(node_id, self._entry(node_id, 0.0, 1.0, "running", display, parent, real))
+
+    def step(self, node_id: str, value: float, maximum: float) -> None:
+        entry = self.nodes[node_id]
+        entry["value"], entry["max"] = value, maximum
+
+    def finish(self, node_id: str) -> None:
+        entry = self.nodes[node_id]
+        entry["state"] = "finished"
+        entry["value"] = entry["max"]
+
+    def finish_cached(self, node_id: str, display: str, parent: str | None, real: str) -> None:
+        # Whole numbers here, fractions elsewhere: so it was recorded.
+        self.nodes[node_id] = self._entry(node_id, 1, 1, "finished", display, parent, real)
+
+    def _entry(
+        self, node_id: str, value: float, maximum: float, state: str, display: str, parent: str | None, real: str
+    ) -> dict[str, Any]:
+        return {
+            "value": value,
+            "max": maximum,
+            "state": state,
+            "node_id": node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": display,
+            "parent_node_id": parent,
+            "real_node_id": real,
+        }
+
+    def message(self) -> dict[str, Any]:
+        """The data of a `progress_state` frame. Serialize at once: the entries change."""
+        return {"prompt_id": self.prompt_id, "nodes": self.nodes}

@@ -1,0 +1,170 @@
+"""WebSockets: who is connected, who receives which frame, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiohttp import WSMsgType, web
+
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4
+JPEG, PNG = 1, 2
+Frame = str | bytes
+
+
+class SocketFaults(Protocol):
+    """What the hub asks the fault switches."""
+
+    socket_faults: bool
+
+    def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None: ...
+
+
+@dataclass(eq=False)
+class Socket:
+    """One connection. `silent` sockets accept and never speak."""
+
+    sid: str
+    ws: web.WebSocketResponse
+    request: web.Request
+    flags: dict[str, Any] = field(default_factory=dict)
+    sent: int = 0
+    silent: bool = False
+    held: list[Frame] = field(default_factory=list)
+
+    def abort(self) -> None:
+        """End the connection without a close frame, as a dying server does (the client sees 1006)."""
+        transport = self.request.transport
+        if transport is not None:
+            transport.abort()
+
+
+class Hub:
+    """All sockets, and one sender for all of them: a client that does not read holds up the others, as it does
+    on the real server. Frames wait in memory and are not lost."""
+
+    def __init__(self, faults: SocketFaults, features: Callable[[], dict[str, Any]]) -> None:
+        self.faults = faults
+        self.features = features
+        self.sockets: dict[str, Socket] = {}
+        self.everyone: set[Socket] = set()
+        self.broadcast_all = False
+        self.queue_length: Callable[[], int] = lambda: 0
+        self.running_node: Callable[[str], str | None] = lambda _sid: None
+        self.frames: asyncio.Queue[tuple[Frame, str | None]] = asyncio.Queue()
+        self.log_clients: set[str] = set()
+
+    # Sending never waits: it puts the frame in line.
+    def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+        self.frames.put_nowait((json.dumps({"type": event, "data": data}), sid))
+
+    def send_bytes(self, kind: int, payload: bytes, sid: str | None = None) -> None:
+        self.frames.put_nowait((struct.pack(">I", kind) + payload, sid))
+
+    def send_status(self) -> None:
+        self.send("status", {"status": self.status()})
+
+    def status(self) -> dict[str, Any]:
+        return {"exec_info": {"queue_remaining": self.queue_length()}}
+
+    def wants_metadata(self, sid: str | None) -> bool:
+        socket = self.sockets.get(sid) if sid is not None else None
+        return socket is not None and socket.flags.get("supports_preview_metadata") is True
+
+    def send_text(self, node_id: str, text: str, sid: str | None) -> None:
+        name = node_id.encode()
+        self.send_bytes(TEXT, struct.pack(">I", len(name)) + name + text.encode("utf-8", "replace"), sid)
+
+    def send_preview(self, image_format: int, picture: bytes, sid: str | None) -> None:
+        self.send_bytes(PREVIEW, struct.pack(">I", image_format) + picture, sid)
+
+    def send_preview_with_metadata(self, metadata: dict[str, Any], picture: bytes, sid: str | None) -> None:
+        text = json.dumps(metadata).encode()
+        self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
+
+    async def deliver(self) -> None:
+        """Send what stands in line, for ever."""
+        while True:
+            frame, sid = await self.frames.get()
+            for socket in self._receivers(sid):
+                await self.deliver_to(socket, frame)
+
+    def _receivers(self, sid: str | None) -> list[Socket]:
+        if sid is None or self.broadcast_all:
+            return list(self.sockets.values())
+        socket = self.sockets.get(sid)
+        return [socket] if socket is not None else []
+
+    async def deliver_to(self, socket: Socket, frame: Frame) -> None:
+        if socket.silent or socket.ws.closed:
+            return
+        frames: list[Frame] = [frame]
+        if self.faults.socket_faults:
+            answer = self.faults.outgoing(socket, frame)
+            if answer is None:
+                socket.abort()
+                return
+            frames = answer
+        for item in frames:
+            try:
+                if isinstance(item, str):
+                    await socket.ws.send_str(item)
+                else:
+                    await socket.ws.send_bytes(item)
+            except (ConnectionError, RuntimeError):
+                return
+            socket.sent += 1
+
+    async def serve(self, request: web.Request, silent: bool = False, sid: str | None = None) -> web.WebSocketResponse:
+        """Hold one connection until the client leaves."""
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        sid = sid or request.rel_url.query.get("clientId") or uuid.uuid4().hex
+        # A second socket under the same name takes over; when the first leaves, its entry goes, whoever holds it.
+        self.sockets.pop(sid, None)
+        socket = Socket(sid, ws, request, silent=silent)
+        self.sockets[sid] = socket
+        self.everyone.add(socket)
+        try:
+            await self._greet(socket)
+            await self._listen(socket)
+        finally:
+            self.sockets.pop(sid, None)
+            self.everyone.discard(socket)
+        return ws
+
+    async def _greet(self, socket: Socket) -> None:
+        message = {"type": "status", "data": {"status": self.status(), "sid": socket.sid}}
+        await self.deliver_to(socket, json.dumps(message))
+        node = self.running_node(socket.sid)
+        if node is not None:
+            await self.deliver_to(socket, json.dumps({"type": "executing", "data": {"node": node}}))
+
+    async def _listen(self, socket: Socket) -> None:
+        first = True
+        async for message in socket.ws:
+            if message.type != WSMsgType.TEXT or not first:
+                continue
+            try:
+                said = json.loads(message.data)
+            except ValueError:
+                continue
+            if not isinstance(said, dict):
+                continue
+            first = False
+            if said.get("type") == "feature_flags":
+                flags = said.get("data")
+                socket.flags = flags if isinstance(flags, dict) else {}
+                answer = {"type": "feature_flags", "data": self.features()}
+                await self.deliver_to(socket, json.dumps(answer))
+
+    def drop_all(self) -> None:
+        """End all connections without a word."""
+        for socket in list(self.everyone):
+            socket.abort()
+        self.sockets.clear()

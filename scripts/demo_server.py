@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["aiohttp>=3.9,<4", "pillow>=10.1,<13"]
+# ///
+"""Run a demo ComfyUI server: real protocol, no models, no GPU.
+
+Nodes that need no model really run. Loaders, samplers and decoders are played: true progress, previews and timing,
+and pictures that bear the words "demo - not generated". Use it to try the skill, to rehearse a workflow, and in tests.
+
+Examples:
+    python3 scripts/demo_server.py
+    python3 scripts/demo_server.py --port 0 --step-time 0.2
+    python3 scripts/demo_server.py --models checkpoints=my_model.safetensors
+
+One JSON line on stdout says when it listens and where. It runs until SIGTERM or Ctrl-C.
+
+Exit codes: 0 ended, 2 wrong flags, 3 the port is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from _demo import model_lists, options
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--version", choices=options.VERSIONS, default="0.8.0", help="which server to play (default: %(default)s)")
+    parser.add_argument("--step-time", type=float, default=0.02, metavar="SECONDS", help="time of a sampler step (default: %(default)s)")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each HTTP answer")
+    parser.add_argument("--models", action="append", default=[], metavar="FILE|FOLDER=NAMES", help="model lists: a JSON file, or FOLDER=name,name (repeatable)")
+    parser.add_argument("--output-dir", type=Path, help="default: a temporary folder, removed at the end")
+    parser.add_argument("--input-dir", type=Path, help="default: a temporary folder, removed at the end")
+    parser.add_argument("--history-size", type=int, default=10_001, help="finished runs that are kept (default: %(default)s)")
+    parser.add_argument("--max-upload-mb", type=float, help="largest request body (default: 100)")
+    parser.add_argument("--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions")
+    parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
+    return parser.parse_args(argv)
+
+
+def read_options(args: argparse.Namespace) -> options.Options:
+    """The options of the command line. Raises ValueError with a sentence."""
+    return options.Options(
+        host=args.host,
+        port=args.port,
+        version=args.version,
+        step_time=args.step_time,
+        latency=args.latency,
+        models=model_lists.read_models(args.models),
+        output_dir=args.output_dir,
+        input_dir=args.input_dir,
+        history_size=args.history_size,
+        max_upload_mb=args.max_upload_mb or 100,
+        max_upload_given=args.max_upload_mb is not None,
+        control=args.control,
+        exit_with_parent=args.exit_with_parent,
+    )
+
+
+def fail(code: str, message: str, exit_code: int, **more: Any) -> int:
+    print(json.dumps({"status": "error", "code": code, "message": message, **more}), flush=True)
+    return exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        chosen = read_options(args)
+    except ValueError as error:
+        return fail("misuse", str(error), 2)
+    import asyncio
+
+    from _demo import application
+
+    try:
+        asyncio.run(application.serve(chosen))
+    except OSError as error:
+        return fail("port_taken", f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}", 3)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
