@@ -1,0 +1,340 @@
+"""From nothing to a running server, step by step. Idempotent: what is there is left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _setup_cli
+import _setup_run
+from _cli import SkillError
+from _setup_cli import Comfy
+from _setup_plan import (
+    MODELS,
+    Found,
+    Wish,
+    begun,
+    health_words,
+    install_words,
+    installation,
+    launch_words,
+    look,
+    model_words,
+    needs_comfy,
+    objections,
+    remember,
+    remembered,
+    was_begun,
+)
+from _setup_run import Log
+
+STOP_LIMIT_S = 20.0
+
+
+def set_up(wish: Wish) -> dict[str, Any]:
+    """Do all of it; the report says what was done and what was there already.
+
+    Raises:
+        SkillError: something stands in the way, or a step failed (`log_tail` has the last lines of its output).
+    """
+    with _setup_run.termination_as_interrupt(), _setup_run.one_at_a_time(_setup_run.state_folder()):
+        found = look(wish)
+        for reason in objections(wish, found):
+            raise reason
+        log = Log(wish.log)
+        done: dict[str, Any] = {"comfy_cli": None, "installed": False, "launched": False, "model": None}
+        version = found.port.version
+        comfy = found.comfy
+        if comfy is None and needs_comfy(found):
+            comfy, done["attempts"] = _setup_cli.install(log)
+        if comfy is not None:
+            done["comfy_cli"] = {
+                "version": comfy.version,
+                "how": comfy.how,
+                "program": _cli.shell_words(comfy.words),
+            }
+        if comfy is not None and needs_comfy(found):
+            _no_analytics(comfy, log)
+        if comfy is not None and version is None and found.installed != "whole":
+            install(wish, found, comfy, log)
+            done["installed"] = True
+        if comfy is not None and found.model is not None:
+            done["model"] = fetch_model(wish, found.model, comfy, log)
+        if comfy is not None and version is None:
+            version = launch(wish, found, comfy, log)
+            done["launched"] = True
+        return _report(wish, found, done, version, log)
+
+
+def _no_analytics(comfy: Comfy, log: Log) -> None:
+    _setup_run.run([*comfy.words, "--skip-prompt", "tracking", "disable"], log, _setup_cli.environment(comfy))
+
+
+def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
+    """Run `comfy install`; cut off, it leaves a note, so that the next run goes on instead of stumbling.
+
+    Raises:
+        SkillError: it failed, or ended well without a ComfyUI there.
+    """
+    clear_half_clone(wish.workspace)
+    if wish.workspace.is_dir() and not any(wish.workspace.iterdir()):
+        # comfy-cli takes any existing folder for an installation.
+        wish.workspace.rmdir()
+    wish.workspace.parent.mkdir(parents=True, exist_ok=True)
+    remember(installing=sorted({*begun(), str(wish.workspace)}))
+    _cli.note(f"installing ComfyUI at {wish.workspace} (several GB, many minutes); log: {log.path}")
+    try:
+        done = _setup_run.run(
+            [*comfy.words, *install_words(wish, found)], log, _setup_cli.environment(comfy), "installing"
+        )
+    except KeyboardInterrupt:
+        clear_half_clone(wish.workspace)
+        raise
+    if not done.fine or not (wish.workspace / "main.py").is_file():
+        clear_half_clone(wish.workspace)
+        raise SkillError(
+            f"comfy install failed (exit code {done.code})",
+            code="install_failed",
+            hint="run the same command again: it goes on where this one stopped",
+            retryable=True,
+            log=str(log.path),
+            log_tail=done.tail,
+        )
+    remember(installing=[item for item in begun() if item != str(wish.workspace)])
+
+
+def clear_half_clone(workspace: Path) -> None:
+    """Take a clone out of the way that setup began and that never became ComfyUI; files of others are never removed."""
+    if not was_begun(workspace) or (workspace / "main.py").exists() or not workspace.is_dir():
+        return
+    if {item.name for item in workspace.iterdir()} <= {".git"}:
+        shutil.rmtree(workspace, ignore_errors=True)
+        return
+    aside = workspace.with_name(f"{workspace.name}.incomplete-{int(time.time())}")
+    workspace.rename(aside)
+    _cli.warn(f"an installation that was cut off was moved to {aside}; it can be deleted")
+
+
+def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, Any]:
+    """Download the wished model unless it is there.
+
+    Raises:
+        SkillError: the download failed.
+    """
+    if target.is_file():
+        return {"file": str(target), "downloaded": False}
+    _cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
+    done = _setup_run.run(
+        [*comfy.words, *model_words(wish)], log, _setup_cli.environment(comfy), "downloading"
+    )
+    if not done.fine or not target.is_file():
+        raise SkillError(
+            f"the download of {target.name} failed",
+            code="download_failed",
+            hint="run the same command again; a gated model needs HF_API_TOKEN in the environment",
+            retryable=True,
+            log=str(log.path),
+            log_tail=done.tail,
+        )
+    return {"file": str(target), "downloaded": True}
+
+
+def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
+    """Start the server in the background and wait until it answers; its version.
+
+    Raises:
+        SkillError: it died (with the tail of its log), or does not answer in time (exit 5, still starting).
+    """
+    _cli.note(f"starting ComfyUI on {wish.url}")
+    offset = log.size()
+    remember(launched={"port": wish.port, "workspace": str(wish.workspace)})
+    process = _setup_run.start([*comfy.words, *launch_words(wish, found)], log, _setup_cli.environment(comfy))
+    begun = time.monotonic()
+    code = _setup_run.finish(
+        process,
+        "starting",
+        limit_s=wish.wait_s,
+        check=lambda: _setup_run.look_at(wish.port).state == "comfyui",
+    )
+    while True:
+        port = _setup_run.look_at(wish.port)
+        if port.version is not None:
+            return port.version
+        if code not in (None, 0):
+            remember(launched=None)
+            raise SkillError(
+                f"ComfyUI did not start (comfy launch ended with {code})",
+                code="launch_failed",
+                hint="read log_tail; references/troubleshooting.md lists the usual causes",
+                log=str(log.path),
+                log_tail=launch_tail(wish, log.since(offset)),
+            )
+        if time.monotonic() - begun > wish.wait_s:
+            raise SkillError(
+                f"ComfyUI does not answer on {wish.url} after {wish.wait_s:g} s; it may still be starting",
+                code="still_running",
+                status="timeout",
+                retryable=True,
+                hint="look again with the status sub-command",
+                next=["bash scripts/comfyui_setup.sh status"],
+                log=str(log.path),
+                log_tail=launch_tail(wish, log.since(offset)),
+            )
+        time.sleep(0.5)
+
+
+def launch_tail(wish: Wish, printed: str) -> list[str]:
+    """The last lines about a launch: what comfy printed, then the server's own log."""
+    own = wish.workspace / "user" / f"comfyui_{wish.port}.log"
+    try:
+        text = own.read_bytes()[-20000:].decode("utf-8", "replace")
+    except OSError:
+        text = ""
+    return _setup_run.last_lines(printed, 15) + _setup_run.last_lines(text)
+
+
+def _report(
+    wish: Wish, found: Found, done: Mapping[str, Any], version: str | None, log: Log
+) -> dict[str, Any]:
+    health = run_health(wish)
+    log.line(f"ready: ComfyUI {version} on {wish.url}")
+    return {
+        "status": "ok",
+        "url": wish.url,
+        "comfyui_version": version,
+        "already_running": not done["launched"],
+        "workspace": str(wish.workspace),
+        "verdict": found.hardware["verdict"],
+        **done,
+        "health": health,
+        "log": str(log.path),
+        "next": next_commands(wish),
+    }
+
+
+def next_commands(wish: Wish) -> list[str]:
+    """What to do with the new server."""
+    host = [] if wish.port == 8188 else ["--host", wish.url]
+    if wish.model in ("sd15", "sdxl"):
+        flow = f"workflows/{wish.model}_txt2img.json"
+        words = [
+            "python3",
+            "scripts/run_workflow.py",
+            "--workflow",
+            flow,
+            "--set",
+            "prompt=a red fox in the snow",
+            *host,
+        ]
+        return [_cli.shell_words(words)]
+    health = _cli.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
+    models = _cli.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
+    return [health, models]
+
+
+def run_health(wish: Wish) -> dict[str, Any]:
+    """The health check's verdict, run as the command it is; says so when it could not run."""
+    try:
+        done = subprocess.run(
+            health_words(wish), stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
+        )
+        told = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return {
+            "ran": False,
+            "why": "health_check.py needs the packages of requirements.txt",
+            "next": _cli.shell_words(health_words(wish)),
+        }
+    checks = told.get("checks") if isinstance(told, dict) else None
+    short = [
+        {key: check[key] for key in ("name", "result", "message") if key in check}
+        for check in (checks if isinstance(checks, list) else [])
+        if isinstance(check, dict) and check.get("result") in ("warn", "fail")
+    ]
+    return {
+        "ran": True,
+        "status": told.get("status") if isinstance(told, dict) else None,
+        "to_look_at": short,
+    }
+
+
+def status(wish: Wish) -> dict[str, Any]:
+    """What is installed and what runs; changes nothing."""
+    port, comfy = _setup_run.look_at(wish.port), _setup_cli.find()
+    report: dict[str, Any] = {
+        "url": wish.url,
+        "port": port.state,
+        "comfyui_version": port.version,
+        "workspace": str(wish.workspace),
+        "installation": installation(wish.workspace),
+        "comfy_cli": {"version": comfy.version, "program": _cli.shell_words(comfy.words)} if comfy else None,
+        "log": str(wish.log) if wish.log.is_file() else None,
+    }
+    if port.state == "comfyui":
+        return {"status": "ok", **report}
+    message = (
+        "nothing listens there" if port.state == "free" else f"something else listens there: {port.what}"
+    )
+    return {
+        "status": "not_running",
+        "code": "not_running",
+        "message": message,
+        "hint": "start it with comfyui_setup.sh",
+        "retryable": True,
+        **report,
+    }
+
+
+def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
+    """Stop the server that setup launched on this port; another's server is left alone.
+
+    Raises:
+        SkillError: the server is not ours, or does not stop.
+    """
+    port = _setup_run.look_at(wish.port)
+    if port.state != "comfyui":
+        return {
+            "status": "ok",
+            "stopped": False,
+            "message": f"no ComfyUI answers on {wish.url}",
+            "port": port.state,
+        }
+    launched = remembered().get("launched")
+    comfy = _setup_cli.find()
+    by_hand = _cli.shell_words([*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)])
+    if not isinstance(launched, dict) or launched.get("port") != wish.port:
+        raise SkillError(
+            f"the server on port {wish.port} was not started by this setup",
+            code="not_ours",
+            hint="stop it where it was started, or, if it is yours to stop, with the command in next",
+            next=[by_hand],
+        )
+    if comfy is None:
+        raise SkillError(
+            "comfy-cli, which started the server, is gone", code="cannot_start", hint="run setup again"
+        )
+    words = [*comfy.words, "--skip-prompt", "stop"]
+    if dry_run:
+        return {"status": "dry_run", "plan": [_cli.shell_words(words)], "url": wish.url}
+    log = Log(wish.log)
+    done = _setup_run.run(words, log, _setup_cli.environment(comfy))
+    end = time.monotonic() + STOP_LIMIT_S
+    while _setup_run.look_at(wish.port).state == "comfyui":
+        if time.monotonic() > end:
+            raise SkillError(
+                f"the server on port {wish.port} still answers",
+                code="stop_failed",
+                hint="look into the log, then try the command in next",
+                next=[by_hand],
+                log=str(log.path),
+                log_tail=done.tail,
+            )
+        time.sleep(0.3)
+    remember(launched=None)
+    return {"status": "ok", "stopped": True, "url": wish.url, "log": str(log.path)}

@@ -1,0 +1,320 @@
+"""What setup finds and would do: the wish, the state of things, the objections, the plan. Changes nothing but its notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _hardware
+import _setup_cli
+import _setup_run
+from _cli import SkillError
+from _setup_cli import Comfy
+
+SCRIPTS = Path(__file__).resolve().parent
+# Our flag -> comfy install's. Intel's is not in its help, but it takes it (comfy-cli 1.23).
+DEVICE_FLAGS = {
+    "nvidia": "--nvidia",
+    "amd": "--amd",
+    "m-series": "--m-series",
+    "intel": "--intel-arc",
+    "cpu": "--cpu",
+}
+# First checkpoints that work alone: address and size in GB (addresses as ComfyUI's own templates name them).
+MODELS = {
+    "sd15": (
+        "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        2.1,
+    ),
+    "sdxl": (
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+        6.9,
+    ),
+    "sdxl-turbo": (
+        "https://huggingface.co/stabilityai/sdxl-turbo/resolve/main/sd_xl_turbo_1.0_fp16.safetensors",
+        6.9,
+    ),
+    "sd35-large": (
+        "https://huggingface.co/Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/sd3.5_large_fp8_scaled.safetensors",
+        14.9,
+    ),
+    "flux-schnell": (
+        "https://huggingface.co/Comfy-Org/flux1-schnell/resolve/main/flux1-schnell-fp8.safetensors",
+        17.2,
+    ),
+    "flux-dev": ("https://huggingface.co/Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors", 17.2),
+    "ace-step": (
+        "https://huggingface.co/Comfy-Org/ACE-Step_ComfyUI_repackaged/resolve/main/all_in_one/"
+        "ace_step_v1_3.5b.safetensors",
+        7.7,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for."""
+
+    port: int
+    workspace: Path
+    device: str | None
+    manager: bool
+    model: str | None
+    yes: bool
+    force: bool
+    wait_s: float
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there before anything is done."""
+
+    port: _setup_run.Port
+    hardware: Mapping[str, Any]
+    comfy: Comfy | None
+    installed: str
+    model: Path | None
+
+
+def notes_file() -> Path:
+    """Where setup remembers what it has begun and what it launched."""
+    return _setup_run.state_folder() / "state.json"
+
+
+def remembered() -> dict[str, Any]:
+    """Setup's own notes; empty when there are none or they are unreadable."""
+    try:
+        notes = json.loads(notes_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def remember(**changes: Any) -> None:
+    """Change the notes, whole file at once."""
+    notes = {**remembered(), **changes}
+    target = notes_file()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"state.{os.getpid()}.part")
+    part.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    part.replace(target)
+
+
+def was_begun(workspace: Path) -> bool:
+    """Whether a setup began to install there and did not come to its end."""
+    return str(workspace) in begun()
+
+
+def begun() -> list[str]:
+    """The workspaces where an installation was begun and has not ended."""
+    listed = remembered().get("installing")
+    return [item for item in listed if isinstance(item, str)] if isinstance(listed, list) else []
+
+
+def installation(workspace: Path) -> str:
+    """What lies at the workspace: `whole`, `begun` (a setup was cut off), `none` or `foreign` (something else)."""
+    begun = was_begun(workspace)
+    if (workspace / "main.py").is_file() and (workspace / "comfy").is_dir():
+        return "begun" if begun else "whole"
+    if not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir())):
+        return "none"
+    return "begun" if begun else "foreign"
+
+
+def look(wish: Wish) -> Found:
+    """Look at port, hardware, comfy-cli, workspace and model; changes nothing."""
+    _cli.note("looking at this machine")
+    return Found(
+        port=_setup_run.look_at(wish.port),
+        hardware=_hardware.check(wish.workspace),
+        comfy=_setup_cli.find(),
+        installed=installation(wish.workspace),
+        model=model_file(wish),
+    )
+
+
+def model_file(wish: Wish) -> Path | None:
+    """Where the wished model lies or will lie."""
+    if wish.model is None:
+        return None
+    return wish.workspace / "models" / "checkpoints" / MODELS[wish.model][0].rsplit("/", 1)[1]
+
+
+def needs_model(found: Found) -> bool:
+    """Whether the wished model is still to be fetched."""
+    return found.model is not None and not found.model.is_file()
+
+
+def needs_comfy(found: Found) -> bool:
+    """Whether there is anything to do for comfy-cli."""
+    return found.port.state != "comfyui" or needs_model(found)
+
+
+def objections(wish: Wish, found: Found) -> list[SkillError]:
+    """Why the work must not begin, the gravest first; each names the way out."""
+    reasons = []
+    if wish.model and not wish.yes and needs_model(found):
+        url, size = MODELS[wish.model]
+        reasons.append(
+            SkillError(
+                f"--model {wish.model} downloads {size:g} GB from {url.split('/')[2]}",
+                code="consent_needed",
+                hint="add --yes to agree; mind the model's licence",
+                flag="--yes",
+                url=url,
+            )
+        )
+    if found.port.state == "comfyui":
+        if needs_model(found) and found.installed != "whole":
+            reasons.append(
+                SkillError(
+                    f"no ComfyUI at {wish.workspace} to put the model into, although a server runs on port {wish.port}",
+                    code="workspace_missing",
+                    hint="say with --workspace where that server lies",
+                )
+            )
+        return reasons
+    if found.port.state == "other":
+        other = _setup_run.free_port(wish.port)
+        reasons.append(
+            SkillError(
+                f"port {wish.port} is taken by something else: {found.port.what}",
+                code="port_taken",
+                hint=f"use --port {other}" if other else "use another --port",
+            )
+        )
+    if found.hardware["verdict"] == "cloud" and not wish.force:
+        reasons.append(
+            SkillError(
+                f"this machine is not for local work: {found.hardware['reasons'][-1]}",
+                code="consent_needed",
+                hint="use Comfy Cloud, or install all the same with --force",
+                flag="--force",
+            )
+        )
+    if found.hardware["blockers"] and not wish.force:
+        reasons.append(
+            SkillError(
+                found.hardware["blockers"][0],
+                code="fix_first",
+                hint="put it right, or go on all the same with --force",
+            )
+        )
+    if found.installed == "foreign":
+        reasons.append(
+            SkillError(
+                f"{wish.workspace} exists and is not ComfyUI",
+                code="workspace_taken",
+                hint="choose another --workspace",
+            )
+        )
+    if found.installed in ("none", "begun") and not shutil.which("git"):
+        reasons.append(
+            SkillError(
+                "git is not installed, and comfy-cli fetches ComfyUI with it",
+                code="git_missing",
+                hint="Debian and Ubuntu: sudo apt install git; macOS: xcode-select --install; Windows: winget install Git.Git",
+            )
+        )
+    return reasons
+
+
+def device_flags(wish: Wish, found: Found) -> list[str]:
+    """The flags of `comfy install` for the device: the user's, else what the hardware check found."""
+    return [DEVICE_FLAGS[wish.device]] if wish.device else list(found.hardware["install"]["flags"])
+
+
+def install_words(wish: Wish, found: Found) -> list[str]:
+    """`comfy install` and its flags, without the program."""
+    words = ["--skip-prompt", "--workspace", str(wish.workspace), "install", *device_flags(wish, found)]
+    if not wish.manager:
+        words.append("--skip-manager")
+    if found.installed == "begun" and (wish.workspace / "main.py").is_file():
+        # comfy-cli refuses an existing ComfyUI otherwise.
+        words.append("--restore")
+    return words
+
+
+def launch_words(wish: Wish, found: Found) -> list[str]:
+    """`comfy launch` and its flags, without the program."""
+    words = [
+        "--skip-prompt",
+        "--workspace",
+        str(wish.workspace),
+        "launch",
+        "--background",
+        "--",
+        "--port",
+        str(wish.port),
+    ]
+    return [*words, "--cpu"] if "--cpu" in device_flags(wish, found) else words
+
+
+def model_words(wish: Wish) -> list[str]:
+    """`comfy model download` for the wished model, without the program."""
+    url, _ = MODELS[wish.model or ""]
+    where = ["--relative-path", "models/checkpoints", "--filename", url.rsplit("/", 1)[1]]
+    return ["--skip-prompt", "--workspace", str(wish.workspace), "model", "download", "--url", url, *where]
+
+
+def plan(wish: Wish) -> dict[str, Any]:
+    """What would be done, as the JSON document of --dry-run; changes nothing."""
+    found = look(wish)
+    comfy = list(found.comfy.words) if found.comfy else ["comfy"]
+    steps: list[dict[str, Any]] = []
+
+    def add(step: str, *commands: list[str], why: str) -> None:
+        steps.append({"step": step, "commands": [_cli.shell_words(words) for words in commands], "why": why})
+
+    if needs_comfy(found):
+        if found.comfy is None:
+            ways = _setup_cli.methods()
+            add(
+                "comfy-cli",
+                *ways[0][1],
+                why="not installed; then, at need: " + ", ".join(name for name, _ in ways[1:]),
+            )
+        add("analytics", [*comfy, "--skip-prompt", "tracking", "disable"], why="no data is sent")
+    if found.port.state != "comfyui" and found.installed in ("none", "begun"):
+        add("install", [*comfy, *install_words(wish, found)], why="ComfyUI and PyTorch, several GB")
+    if needs_model(found):
+        add("model", [*comfy, *model_words(wish)], why=f"{MODELS[wish.model or ''][1]:g} GB")
+    if found.port.state != "comfyui":
+        add(
+            "launch",
+            [*comfy, *launch_words(wish, found)],
+            why=f"then wait up to {wish.wait_s:g} s for {wish.url}",
+        )
+    add("health", health_words(wish), why="changes nothing")
+    return {
+        "status": "dry_run",
+        "url": wish.url,
+        "workspace": str(wish.workspace),
+        "verdict": found.hardware["verdict"],
+        "port": found.port.state,
+        "installed": found.installed == "whole",
+        "stopped_by": [
+            {"code": reason.code, "message": reason.message, "hint": reason.hint}
+            for reason in objections(wish, found)
+        ],
+        "plan": steps,
+        "log": str(wish.log),
+    }
+
+
+def health_words(wish: Wish) -> list[str]:
+    """The health check of the server that was set up."""
+    return [sys.executable, str(SCRIPTS / "health_check.py"), "--host", wish.url, "--json"]

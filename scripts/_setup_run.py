@@ -1,0 +1,262 @@
+"""Run installers and launchers: argument lists only, output into a log that stays, ended cleanly on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+
+TAIL_LINES = 30
+# Time for an installer to clean up after itself when asked to stop, before it is made to.
+GRACE_S = 8.0
+HEARTBEAT_S = 30.0
+PROBE_LIMIT_S = 3.0
+_STATS_LIMIT_BYTES = 1 << 20
+
+
+def state_folder() -> Path:
+    """Where setup keeps its log, its notes and, at need, comfy-cli's own virtual environment."""
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif platform.system() == "Darwin":
+        base = str(Path.home() / "Library" / "Application Support")
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "comfyui-setup"
+
+
+class Log:
+    """The log file: it is appended to and survives; children write into it directly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.line(f"--- comfyui_setup, process {os.getpid()}")
+
+    def line(self, text: str) -> None:
+        """One line of ours, with the time."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {_cli.redact(_cli.clean(text))}\n")
+
+    def size(self) -> int:
+        """Where the log ends now."""
+        return self.path.stat().st_size
+
+    def since(self, offset: int) -> str:
+        """What was written after `offset`, cleaned."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return _cli.clean(file.read().decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code and the last lines that it printed."""
+
+    words: Sequence[str]
+    code: int
+    output: str
+
+    @property
+    def fine(self) -> bool:
+        return self.code == 0
+
+    @property
+    def tail(self) -> list[str]:
+        return last_lines(self.output)
+
+
+def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
+    """The last lines of an output that are not empty, each of bearable length."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return [_cli.clean(line, 300) for line in lines[-count:]]
+
+
+def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, its output going into the log."""
+    log.line("$ " + _cli.shell_words(words))
+    flags: dict[str, Any] = {"start_new_session": True}
+    if os.name == "nt":
+        flags = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+    with log.path.open("ab") as output:
+        try:
+            return subprocess.Popen(
+                list(words),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                **flags,
+            )
+        except OSError as error:
+            raise _cli.SkillError(
+                f"{words[0]} cannot be started: {error.strerror or error}",
+                code="cannot_start",
+                log=str(log.path),
+            ) from error
+
+
+def finish(
+    process: subprocess.Popen[bytes],
+    what: str,
+    *,
+    limit_s: float | None = None,
+    check: Callable[[], bool] | None = None,
+) -> int | None:
+    """Wait for a started command; its exit code, or None when `check` came true or the time was up before."""
+    begun = told = time.monotonic()
+    try:
+        while True:
+            try:
+                return process.wait(0.5 if check else 1.0)
+            except subprocess.TimeoutExpired:
+                pass
+            now = time.monotonic()
+            if check is not None and check():
+                return None
+            if limit_s is not None and now - begun > limit_s:
+                return None
+            if now - told > HEARTBEAT_S:
+                told = now
+                _cli.note(f"{what}: still working after {int(now - begun)} s")
+    except KeyboardInterrupt:
+        end(process)
+        raise
+
+
+def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: str = "") -> Done:
+    """Run a command to its end; Ctrl-C ends it with all its children."""
+    offset = log.size()
+    code = finish(start(words, log, environment), what or str(words[0]))
+    return Done(words, code if code is not None else -1, log.since(offset))
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a started command and its children to stop, and make them when they do not."""
+    if os.name == "nt":
+        subprocess.run(
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return
+    for number, patience in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock against a second setup; the system lets it go however this process ends.
+
+    Raises:
+        SkillError: another setup is running.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                getattr(msvcrt, "locking")(file.fileno(), getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _cli.SkillError(
+                "another comfyui_setup is running",
+                code="already_in_progress",
+                hint="wait for it to end",
+                retryable=True,
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the work as Ctrl-C does: children stopped, nothing left half-made."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Under nohup SIGHUP is ignored, and shall stay so.
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Port:
+    """What listens on a local port: `free`, `comfyui` (with its version) or `other`."""
+
+    state: str
+    version: str | None = None
+    what: str | None = None
+
+
+def look_at(port: int) -> Port:
+    """Ask a local port what it is; only a server that answers /system_stats as ComfyUI does counts as one."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_LIMIT_S):
+            pass
+    except ConnectionRefusedError:
+        return Port("free")
+    except OSError as error:
+        return Port("other", what=f"does not accept a connection ({error.strerror or error})")
+    # A proxy from the environment must not answer for this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = f"http://127.0.0.1:{port}/system_stats"
+    try:
+        with opener.open(url, timeout=PROBE_LIMIT_S) as response:
+            told = json.loads(response.read(_STATS_LIMIT_BYTES))
+    except urllib.error.HTTPError as error:
+        return Port("other", what=f"a web server that answers {error.code}")
+    except ValueError:
+        return Port("other", what="a web server, but not ComfyUI")
+    except http.client.HTTPException:
+        return Port("other", what="it does not speak HTTP")
+    except OSError as error:
+        return Port("other", what=f"it does not answer as a web server does ({error})")
+    system = told.get("system") if isinstance(told, dict) else None
+    if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
+        return Port("other", what="a web server, but not ComfyUI")
+    return Port("comfyui", version=_cli.clean(system.get("comfyui_version") or "unknown", 40))
+
+
+def free_port(after: int) -> int | None:
+    """The next local port that nothing listens on."""
+    for port in range(after + 1, min(after + 50, 65536)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return None
