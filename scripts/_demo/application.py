@@ -19,7 +19,6 @@ from .definitions import Definitions
 from .engine import Engine
 from .faults import Faults
 from .folders import Folders
-from .model_lists import DEFAULT
 from .options import Options
 from .routes import Handler, Route
 from .routes_files import FileRoutes
@@ -40,8 +39,7 @@ class Demo:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folders = Folders.make(options.output_dir, options.input_dir)
-        models = options.models or DEFAULT
-        self.definitions = Definitions(options.version, models, self.folders, options.definitions)
+        self.definitions = Definitions(options.version, options.models, self.folders, options.definitions)
         self.faults = Faults()
         self.info = InfoRoutes(self)
         self.hub = Hub(self.faults, self.info.features)

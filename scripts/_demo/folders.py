@@ -5,8 +5,10 @@ from __future__ import annotations
 import os.path
 import re
 import shutil
+import struct
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +43,13 @@ class Folders:
         )
         for folder in (folders.output, folders.input, folders.temp, folders.user):
             folder.mkdir(parents=True, exist_ok=True)
+        folders.put_example()
         return folders
+
+    def put_example(self) -> None:
+        """The picture that every fresh installation has in its input folder (only in a folder of our own)."""
+        if self.made.resolve() in self.input.parents:
+            (self.input / "example.png").write_bytes(_example())
 
     def close(self) -> None:
         shutil.rmtree(self.made, ignore_errors=True)
@@ -92,6 +100,7 @@ class Folders:
             if self.made.resolve() in folder.parents:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True, exist_ok=True)
+        self.put_example()
 
     def empty_temp(self) -> None:
         self.counters = {key: value for key, value in self.counters.items() if self.temp not in (key[0], *key[0].parents)}
@@ -112,6 +121,18 @@ def _normal(path: Path) -> str:
     if "\0" in text:
         raise ValueError("a name holds a NUL")
     return os.path.normpath(text)
+
+
+def _example(size: int = 256) -> bytes:
+    # Made without Pillow: importing it would be a good part of the start-up time.
+    row = [bytes((0, *(part for x in range(size) for part in (x * 255 // size, y * 255 // size, 160)))) for y in range(size)]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"".join(row), 6)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def _highest(folder: Path, name: str) -> int:
