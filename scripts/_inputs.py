@@ -1,0 +1,174 @@
+"""Input files: checked, named by their content, uploaded once, masks made the way ComfyUI reads them.
+
+Level 3. Pillow is imported only when a picture must be looked into.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _collect
+import _media_metadata
+import _safe_names
+from _cli import Exit, SkillError
+from _dialect import Dialect, FileRef
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from _fill import UploadTarget
+
+PICTURE_KINDS = frozenset({"image", "mask"})
+
+
+class Uploader:
+    """Turns local files and outputs of earlier jobs into the values that a graph's inputs must hold."""
+
+    def __init__(self, server: Dialect | None, *, dry_run: bool = False, invert_mask: bool = False) -> None:
+        self.server = server
+        self.dry_run = dry_run
+        self.invert_mask = invert_mask
+        self._sent: dict[str, FileRef] = {}
+        self._local: dict[FileRef, Path] = {}
+
+    def value_for(
+        self, given: str, kind: str, target: UploadTarget, original: FileRef | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The value for the input, and the row for the report. Raises SkillError (exit 2) for unusable files."""
+        if given.startswith("output:"):
+            ref = self._job_output(given, kind)
+            return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
+        path = Path(given).expanduser()
+        self._check(path, kind)
+        if kind == "mask":
+            ref = self._send_mask(path, original)
+        else:
+            ref = self._send(path)
+        row = {"name": target.name, "file": str(path), "as": ref.filename, "kind": kind}
+        return self._value(ref), row
+
+    def _value(self, ref: FileRef) -> Any:
+        return self.server.input_value(ref) if self.server is not None else ref.filename
+
+    def _check(self, path: Path, kind: str) -> None:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "not there"
+            raise SkillError(f"the input file {path} is {what}", code="no_such_file", hint="check the path")
+        if kind not in PICTURE_KINDS:
+            return
+        facts = _media_metadata.image_facts(path)
+        if facts.problem:
+            raise SkillError(
+                f"{path.name} cannot be used as a picture: {facts.problem}",
+                code="bad_picture",
+                hint="open and save it again as PNG or JPEG",
+            )
+        if facts.orientation != 1:
+            _cli.note(
+                f"{path.name} is stored turned (EXIF orientation {facts.orientation}); ComfyUI sets it upright"
+            )
+
+    def _send(self, path: Path) -> FileRef:
+        """Upload under a name made of the content, unless the server has exactly that already."""
+        digest = _collect.file_digest(path)
+        if digest in self._sent:
+            return self._sent[digest]
+        name = hashed_name(path.name, digest)
+        ref = FileRef(name, "", "input")
+        if self.dry_run or self.server is None:
+            return ref
+        if not (self.server.own_ids and self.server.has_file(ref, path.stat().st_size)):
+            ref = self.server.upload(path, name=name)
+        self._sent[digest] = ref
+        self._local[ref] = path
+        return ref
+
+    def _send_mask(self, path: Path, original: FileRef | None) -> FileRef:
+        """A mask for its own loader goes as it is; one for a picture becomes that picture's transparency."""
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / f"{path.stem}.png"
+            if original is None:
+                if not self.invert_mask:
+                    return self._send(path)
+                _inverted(path).save(made)
+                return self._send(made)
+            size = self._size_of(original)
+            _alpha_mask(path, size, self.invert_mask).save(made)
+            digest = _collect.file_digest(made)
+            name = hashed_name(made.name, digest)
+            if self.dry_run or self.server is None:
+                return FileRef(name, "", "input")
+            return self.server.upload(made, name=name, kind="mask", original=original)
+
+    def _size_of(self, original: FileRef) -> tuple[int, int] | None:
+        """The picture's size in pixels: the server refuses a mask of another size."""
+        from PIL import Image
+
+        if original in self._local:
+            with Image.open(self._local[original]) as image:
+                return image.size
+        if self.server is None or self.dry_run:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            collector = _collect.Collector(self.server, Path(folder))
+            saved = collector.fetch(_collect.OutputFile(original, "", ""))
+            with Image.open(saved.path) as image:
+                return image.size
+
+    def _job_output(self, given: str, kind: str) -> FileRef:
+        """`output:PROMPT_ID[/NODE]`: a file that an earlier job put out."""
+        prompt_id, _, node = given.removeprefix("output:").partition("/")
+        if self.server is None:
+            raise SkillError(f"{given} needs a server", code="unreachable")
+        state = self.server.state(prompt_id)
+        files = [
+            item for item in _collect.files_of(state.outputs, previews=True) if node in ("", item.node_id)
+        ]
+        wanted = [
+            item for item in files if item.kind == ("image" if kind in PICTURE_KINDS else kind)
+        ] or files
+        if not wanted:
+            what = "has not ended" if state.phase in ("pending", "running") else "has no such output"
+            raise SkillError(
+                f"job {_cli.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
+            )
+        return wanted[0].ref
+
+
+def hashed_name(name: str, digest: str) -> str:
+    """A name in which different contents never meet: `photo.png` -> `photo-1a2b3c4d5e6f.png`."""
+    stem, dot, suffix = _safe_names.safe_name(name).rpartition(".")
+    stem, suffix = (stem, f".{suffix}") if dot else (suffix, "")
+    return f"{stem[:80]}-{digest[:12]}{suffix.lower()}"
+
+
+def _gray(path: Path) -> Image:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
+            # A mask drawn as transparency: what was erased is the area to change.
+            return ImageOps.invert(upright.getchannel("A"))
+        return upright.convert("L")
+
+
+def _inverted(path: Path) -> Image:
+    from PIL import ImageOps
+
+    return ImageOps.invert(_gray(path))
+
+
+def _alpha_mask(path: Path, size: tuple[int, int] | None, invert: bool) -> Image:
+    """White (the area to change) becomes transparent: LoadImage's mask is one minus the alpha."""
+    from PIL import Image, ImageOps
+
+    gray = _inverted(path) if invert else _gray(path)
+    if size is not None and gray.size != size:
+        gray = gray.resize(size, Image.Resampling.LANCZOS)
+    made = Image.new("RGBA", gray.size, "black")
+    made.putalpha(ImageOps.invert(gray))
+    return made

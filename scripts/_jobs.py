@@ -1,0 +1,268 @@
+"""One job from submit to files: submit exactly once, follow it, cancel what is ours, collect, report.
+
+Level 3, above `_watch`, `_collect` and `_prepare`. Values in, a report dict out; the scripts print it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _events
+import _reports
+import _safe_names
+from _cli import SkillError
+from _dialect import Accepted, Dialect, JobState, Submission
+from _prepare import Prepared
+from _progress import Progress
+from _signals import Terminated
+from _watch import Ended, Update, Watcher
+
+# A first warning for a job that runs this long; videos take longer. It then doubles.
+LONG_RUN = 600.0
+LONG_VIDEO_RUN = 1800.0
+# An interrupt takes effect at the next step; a silent long node finishes first.
+CANCEL_PATIENCE = 8.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. `timeout`: seconds from the submit, None for as long as it takes."""
+
+    output_dir: Path
+    timeout: float | None = None
+    use_socket: bool = True
+    include_previews: bool = False
+    save_previews: Path | None = None
+    flat: bool = False
+    overwrite: bool = False
+    strict: bool = False
+    receipt: bool = False
+    detach_on_interrupt: bool = False
+    quiet: bool = False
+    client_id: str | None = None
+    prompt_id: str | None = None
+    front: bool = False
+    targets: Sequence[str] | None = None
+    partner_key: str | None = None
+    patience: float = 30.0
+
+
+@dataclass
+class Job:
+    """A submitted job and what was seen of it on the way."""
+
+    server: Dialect
+    prompt_id: str
+    graph: Mapping[str, Any]
+    accepted: Accepted
+    submitted: float
+    ours: bool = True
+    socket_images: list[tuple[str, _events.Preview]] = field(default_factory=list)
+    previews: list[Path] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def new_submission(prepared: Prepared, options: Options) -> Submission:
+    """The graph with the ids and the extra data that go with it."""
+    extra: dict[str, Any] = {}
+    if prepared.source.editor is not None:
+        # The editor's own file travels along, so that a result dragged into ComfyUI opens with its layout.
+        extra["extra_pnginfo"] = {"workflow": prepared.source.editor}
+    if options.partner_key:
+        extra["api_key_comfy_org"] = options.partner_key
+    return Submission(
+        prepared.graph,
+        options.prompt_id or str(uuid.uuid4()),
+        options.client_id or uuid.uuid4().hex,
+        extra,
+        front=options.front,
+        targets=options.targets,
+    )
+
+
+def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
+    """Submit and return at once: the report with the prompt id and the command that waits for it."""
+    accepted = server.submit(new_submission(prepared, options))
+    _announce(accepted.prompt_id)
+    return _reports.submitted(server, accepted, prepared, options.output_dir)
+
+
+def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
+    """Submit, follow to the end, download: the whole report. Raises SkillError when nothing ran."""
+    submission = new_submission(prepared, options)
+    watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
+    progress = Progress(prepared.graph, quiet=options.quiet)
+    try:
+        watcher.open()
+        job = _submit(server, submission)
+        watcher.watch(job.prompt_id)
+        if job.accepted.node_errors and options.strict:
+            return _refuse_partial(job, prepared)
+        state = _follow(watcher, job, progress, options, prepared.video)
+    finally:
+        progress.close()
+        watcher.close()
+    return _reports.finished(job, state, prepared, options, progress, watcher.missed_frames)
+
+
+def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
+    """Wait for a job that any process submitted at any time, and download its results."""
+    state = server.state(prompt_id)
+    job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
+    progress = Progress(job.graph, quiet=options.quiet)
+    watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)
+    try:
+        if not state.done:
+            watcher.open()
+            watcher.watch(prompt_id, ours=False)
+            state = _follow(watcher, job, progress, options, video=False)
+    finally:
+        progress.close()
+        watcher.close()
+    job.graph = state.graph or job.graph
+    return _reports.finished(job, state, None, options, progress, missed_frames=False)
+
+
+def _submit(server: Dialect, submission: Submission) -> Job:
+    """Submit; a Ctrl-C in the middle must not leave a job behind that nobody knows of."""
+    try:
+        accepted = server.submit(submission)
+    except (KeyboardInterrupt, Terminated):
+        found = server.find_submitted(submission)
+        if found is not None:
+            server.cancel(found)
+            _announce(found)
+        raise
+    _announce(accepted.prompt_id)
+    return Job(server, accepted.prompt_id, submission.graph, accepted, time.monotonic())
+
+
+def _announce(prompt_id: str) -> None:
+    """On stderr at once and also with --quiet: even kill -9 must not lose the id."""
+    _cli.warn(f"prompt id {prompt_id}")
+
+
+def _refuse_partial(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """--strict: part of the graph was dropped, so the rest is stopped too."""
+    job.server.cancel(job.prompt_id)
+    return _reports.strict_rejection(job, prepared)
+
+
+def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, video: bool) -> JobState:
+    """The job's last state. Ctrl-C cancels it (or leaves it, when asked to); a second Ctrl-C stops waiting for that."""
+    try:
+        return _wait(watcher, job, progress, options, video)
+    except KeyboardInterrupt:
+        if options.detach_on_interrupt or not job.ours:
+            raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
+        return _cancel(watcher, job, progress, options)
+    except Terminated:
+        raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
+    except SkillError as error:
+        error.details.setdefault("prompt_id", job.prompt_id)
+        if not error.next:
+            error.next = [_reports.resume_command(job.server, job.prompt_id, options.output_dir)]
+        raise
+
+
+def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, video: bool) -> JobState:
+    deadline = None if options.timeout is None else job.submitted + options.timeout
+    warn_after = LONG_VIDEO_RUN if video else LONG_RUN
+    while True:
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            raise _left_running(
+                job, options, f"not finished after {options.timeout:g} s; the job goes on", "still_running"
+            )
+        if now - job.submitted > warn_after:
+            _cli.warn(f"still going after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})")
+            warn_after *= 2
+        state = _take_news(
+            watcher, job, progress, options, 1.0 if deadline is None else min(1.0, deadline - now)
+        )
+        if state is not None:
+            return state
+
+
+def _take_news(
+    watcher: Watcher, job: Job, progress: Progress, options: Options, wait: float
+) -> JobState | None:
+    for item in watcher.updates(wait):
+        if isinstance(item, Ended):
+            if item.state.prompt_id == job.prompt_id:
+                return item.state
+        elif item.prompt_id == job.prompt_id:
+            _take_update(job, item, options)
+            progress.on(item.frame)
+    return None
+
+
+def _take_update(job: Job, update: Update, options: Options) -> None:
+    frame = update.frame
+    if not isinstance(frame, _events.Preview):
+        return
+    if _sends_through_socket(job.graph, frame.node):
+        job.socket_images.append((frame.node or "", frame))
+    elif options.save_previews is not None:
+        job.previews.append(_save_preview(job, frame, options.save_previews))
+
+
+def _sends_through_socket(graph: Mapping[str, Any], node: str | None) -> bool:
+    """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
+    entry = graph.get((node or "").split(".")[0])
+    class_type = str(entry.get("class_type")) if isinstance(entry, Mapping) else ""
+    return "websocket" in class_type.lower()
+
+
+def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:
+    name = f"{job.prompt_id[:8]}_node{frame.node or 'x'}_{len(job.previews):04d}{frame.suffix}"
+    path = folder / _safe_names.safe_name(name)
+    path.write_bytes(frame.image)
+    return path
+
+
+def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
+    """Stop this job and no other, then wait a little for its end, so that what is finished can be downloaded."""
+    _cli.warn("stopping the job (Ctrl-C again to stop waiting)")
+    job.interrupted = True
+    give_up = time.monotonic() + CANCEL_PATIENCE
+    try:
+        job.server.cancel(job.prompt_id)
+        while time.monotonic() < give_up:
+            state = _take_news(watcher, job, progress, options, 0.2)
+            if state is not None:
+                return state
+    except KeyboardInterrupt:
+        pass
+    except Terminated:
+        raise _left_running(job, options, "told to stop while cancelling", "still_running") from None
+    except SkillError as error:
+        raise SkillError(
+            "interrupted, but the job could not be stopped: it may still be running",
+            code="interrupted",
+            status="cancelled",
+            prompt_id=job.prompt_id,
+            hint=error.message,
+            next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
+        ) from error
+    return JobState(job.prompt_id, "running")
+
+
+def _left_running(job: Job, options: Options, message: str, code: str) -> SkillError:
+    """We stop, the job does not: how to get back to it."""
+    return SkillError(
+        message,
+        code=code,
+        status="timeout" if code == "still_running" else "running",
+        retryable=False,
+        hint="wait for it by its prompt id; do not submit it again",
+        next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
+        prompt_id=job.prompt_id,
+        host=job.server.url,
+    )

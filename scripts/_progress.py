@@ -1,0 +1,167 @@
+"""Progress of one run on stderr: a bar on a terminal, one line per change elsewhere.
+
+Level 3. It only listens; nothing depends on what it shows.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+import _events
+
+LINE_PAUSE = 2.0
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
+
+
+class Progress:
+    """Counts a run's nodes and steps. `share` is the part done, 0 to 1; `doing` says what runs now, in words."""
+
+    def __init__(self, graph: Mapping[str, Any], *, quiet: bool = False) -> None:
+        self.started = time.monotonic()
+        self.total = max(len(graph), 1)
+        self.doing = "waiting to start"
+        self.cached: set[str] = set()
+        self.node_seconds: dict[str, float] = {}
+        self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
+        self._done: set[str] = set()
+        self._node: str | None = None
+        self._node_since = self.started
+        self._step = (0.0, 0.0)
+        self._quiet = quiet
+        self._bar: Any = None
+        self._last_line = 0.0
+        self._terminal = not quiet and sys.stderr.isatty()
+
+    @property
+    def share(self) -> float:
+        """The part of the run that is done, by nodes and the running node's steps."""
+        value, most = self._step
+        within = min(value / most, 1.0) if most > 0 and self._node is not None else 0.0
+        return min((len(self._done | self.cached) + within) / self.total, 1.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run was submitted."""
+        return time.monotonic() - self.started
+
+    def on(self, frame: Any) -> None:
+        """Take one event of the run."""
+        if not isinstance(frame, _events.Event):
+            return
+        handle = {
+            "execution_start": self._on_start,
+            "execution_cached": self._on_cached,
+            "executing": self._on_executing,
+            "progress": self._on_progress,
+            "progress_state": self._on_progress_state,
+            "job_pending": self._on_pending,
+            "job_progress": self._on_job_progress,
+        }.get(frame.type)
+        if handle is not None:
+            handle(frame)
+
+    def _on_start(self, _event: _events.Event) -> None:
+        self._node_since = time.monotonic()
+        self._say("started", "running")
+
+    def _on_cached(self, event: _events.Event) -> None:
+        self.cached |= set(_events.cached_nodes(event))
+        if self.cached:
+            self._say(f"{len(self.cached)} of {self.total} nodes cached", self.doing)
+
+    def _on_executing(self, event: _events.Event) -> None:
+        now = time.monotonic()
+        if self._node is not None:
+            self._done.add(self._node)
+            self.node_seconds[self._node] = self.node_seconds.get(self._node, 0.0) + now - self._node_since
+        display = event.data.get("display_node")
+        self._node, self._node_since, self._step = event.node, now, (0.0, 0.0)
+        if event.node is not None:
+            name = (
+                self._names.get(str(display or event.node))
+                or self._names.get(event.node)
+                or f"node {event.node}"
+            )
+            self._say(f"[{len(self._done | self.cached) + 1}/{self.total}] {name}", name)
+
+    def _on_progress(self, event: _events.Event) -> None:
+        self._take_step(_events.number(event.data.get("value")), _events.number(event.data.get("max")))
+
+    def _on_progress_state(self, event: _events.Event) -> None:
+        nodes = _events.progress_nodes(event)
+        self._done |= {
+            node for node, state in nodes.items() if state.get("state") == "finished"
+        } & self._names.keys()
+        running = nodes.get(self._node or "")
+        if running is not None and _events.number(running.get("max")) > 1:
+            self._take_step(_events.number(running.get("value")), _events.number(running.get("max")))
+
+    def _take_step(self, value: float, most: float) -> None:
+        if (value, most) == self._step or most <= 0:
+            return
+        self._step = (value, most)
+        name = self._names.get(self._node or "", "") or "working"
+        self.doing = f"{name}, step {value:g} of {most:g}"
+        now = time.monotonic()
+        if self._terminal:
+            self._draw()
+        elif now - self._last_line >= LINE_PAUSE:
+            self._line(self.doing)
+
+    def _on_pending(self, event: _events.Event) -> None:
+        position = event.data.get("position")
+        words = f"waiting in the queue, place {position}"
+        if words != self.doing:
+            self._say(words, words)
+
+    def _on_job_progress(self, event: _events.Event) -> None:
+        """A snapshot from a server that reports whole-job progress."""
+        node = event.data.get("current_node")
+        if node is not None and str(node) != self._node:
+            self._node = str(node)
+            self._say(self._names.get(self._node, f"node {node}"), "running")
+        self._take_step(_events.number(event.data.get("step")), _events.number(event.data.get("steps")))
+
+    def _say(self, words: str, doing: str) -> None:
+        self.doing = doing
+        if self._terminal:
+            self._draw()
+        else:
+            self._line(words)
+
+    def _line(self, words: str) -> None:
+        self._last_line = time.monotonic()
+        if not self._quiet:
+            _cli.note(f"{self.share:4.0%} {self.elapsed:6.1f} s  {words}")
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=100, bar_format=BAR, leave=False, file=sys.stderr, dynamic_ncols=True)
+        self._bar.n = round(self.share * 100)
+        self._bar.set_description_str(_cli.redact(_cli.clean(self.doing, 60)), refresh=False)
+        self._bar.update(0)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _name(node: Any) -> str:
+    if not isinstance(node, Mapping):
+        return ""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    class_type = str(node.get("class_type") or "")
+    return _cli.clean(
+        f"{title} ({class_type})" if isinstance(title, str) and title and title != class_type else class_type,
+        80,
+    )

@@ -1,0 +1,346 @@
+"""The JSON documents of a run: what became of it, in words, with the files and the next command.
+
+Level 3, below `_jobs` (which hands its values in).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _collect
+import _diagnose
+import _refusals
+import _safe_names
+from _cli import SkillError
+from _dialect import Accepted, Dialect, JobState
+
+if TYPE_CHECKING:
+    from _jobs import Job, Options
+    from _prepare import Prepared
+    from _progress import Progress
+
+TRACE_LINES = 12
+SAID = 600
+
+
+def command(script: str, *words: object) -> str:
+    """A command of this bundle that can be run as it stands, from anywhere."""
+    return _cli.shell_words([sys.executable or "python3", Path(__file__).resolve().parent / script, *words])
+
+
+def resume_command(server: Dialect, prompt_id: str, output_dir: Path) -> str:
+    """The command that waits for a job and downloads it. Keys are not repeated in it."""
+    words = ["--resume", prompt_id, "--output-dir", output_dir, "--host", server.url]
+    if server.api != "local":
+        words += ["--api", server.api]
+    return command("run_workflow.py", *words)
+
+
+def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
+    """The keys that every report of a job begins with, after `status`."""
+    document: dict[str, Any] = {"prompt_id": prompt_id} if prompt_id is not None else {}
+    document |= {"host": server.url, "api": server.api}
+    if server.demo:
+        document["demo"] = True
+        document["demo_note"] = "made by the demo server: not a generated result, never show it as one"
+    return document
+
+
+def about(prepared: Prepared | None) -> dict[str, Any]:
+    """What is to be said of the workflow and its values."""
+    if prepared is None:
+        return {}
+    source = prepared.source
+    document: dict[str, Any] = {"workflow": source.origin, "seeds": prepared.seeds}
+    if source.converted:
+        document["converted"] = True
+    if prepared.changes:
+        document["set"] = [
+            {"name": item["name"], "node_id": item["node_id"], "input": item["input"], "value": item["new"]}
+            for item in prepared.changes
+        ]
+    if prepared.uploads:
+        document["uploads"] = list(prepared.uploads)
+    if prepared.partner:
+        document["partner_nodes"] = list(prepared.partner)
+    if notes := [*source.warnings, *prepared.notes]:
+        document["warnings"] = notes
+    return document
+
+
+def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, output_dir: Path) -> dict[str, Any]:
+    """The report of --no-wait."""
+    document = {"status": "submitted", **head(server, accepted.prompt_id), **about(prepared)}
+    document |= _dropped(accepted.node_errors, prepared.graph)
+    document["next"] = [resume_command(server, accepted.prompt_id, output_dir)]
+    return document
+
+
+def _dropped(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, Any]:
+    if not node_errors:
+        return {}
+    return {"dropped": _refusals.node_problems(node_errors, graph)}
+
+
+def strict_rejection(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """--strict: a branch failed validation, so the whole run was stopped."""
+    document = {
+        "status": "rejected",
+        "code": "rejected",
+        "message": "the server dropped part of the graph, so the rest was stopped too (--strict)",
+        "retryable": False,
+        "hint": "correct the nodes under `dropped`, or run without --strict",
+    }
+    return document | head(job.server, job.prompt_id) | _dropped(job.accepted.node_errors, prepared.graph)
+
+
+def finished(
+    job: Job,
+    state: JobState,
+    prepared: Prepared | None,
+    options: Options,
+    progress: Progress,
+    missed_frames: bool,
+) -> dict[str, Any]:
+    """The report of a job that has ended: downloads what it put out and says how it ended."""
+    collector = _collect.Collector(
+        job.server,
+        options.output_dir,
+        flat=options.flat,
+        overwrite=options.overwrite,
+        digests=options.receipt,
+    )
+    seconds = round(time.monotonic() - job.submitted, 3)
+    saved = _socket_pictures(job, collector)
+    fetched, failed = collector.fetch_all(_collect.files_of(state.outputs, previews=options.include_previews))
+    saved += fetched
+    texts = _collect.texts_of(state.outputs)
+    document = _verdict(job, state, failed)
+    document |= head(job.server, job.prompt_id)
+    document |= {"seconds": seconds, **_times(state)}
+    document["outputs"] = [item.json() for item in saved]
+    if texts:
+        document["texts"] = texts
+    if failed:
+        document["failed_downloads"] = [item.json() for item in failed]
+    document |= _dropped(job.accepted.node_errors, job.graph)
+    if job.accepted.found_again:
+        document["submit_note"] = (
+            "the answer to the submit was lost; the job was found on the server, not sent again"
+        )
+    if progress.cached:
+        document["cached_nodes"] = len(progress.cached)
+    if job.previews:
+        document["previews"] = _cli.cap([str(path) for path in job.previews], 20)
+    document |= about(prepared)
+    if state.outcome == "success" and not saved and not failed:
+        document["message"] = _why_no_files(state, texts, job, missed_frames)
+    if options.receipt and state.done:
+        document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
+    return document
+
+
+def _socket_pictures(job: Job, collector: _collect.Collector) -> list[_collect.Saved]:
+    """The pictures that came through the socket; the server keeps no copy of them."""
+    return [
+        collector.save_bytes(
+            f"{job.prompt_id[:8]}_node{node}_{index:02d}{frame.suffix}", frame.image, node, "socket"
+        )
+        for index, (node, frame) in enumerate(job.socket_images, 1)
+    ]
+
+
+def _times(state: JobState) -> dict[str, Any]:
+    if state.started is None or state.ended is None:
+        return {}
+    return {"execution_seconds": round(max(state.ended - state.started, 0.0), 3)}
+
+
+def _verdict(job: Job, state: JobState, failed: list[_collect.Failed]) -> dict[str, Any]:
+    """status, and for all but a clean success also code, message, hint, retryable."""
+    if state.phase == "unknown":
+        return _lost(job)
+    if job.interrupted:
+        return _interrupted(state)
+    if state.outcome == "cancelled":
+        return _words(
+            "cancelled",
+            "cancelled",
+            "the job was stopped or removed by someone else",
+            "run it again if wanted",
+        )
+    if state.outcome == "error":
+        return failure(state, job.graph) | {"next": [_explain_command(job)]}
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        message = f"the run succeeded, but {failed[0].json()['filename']}{more} could not be downloaded"
+        again = (
+            {"next": [f"curl -fOJ {_cli.shell_words([failed[0].url])}"]}
+            if not job.server.credentials()
+            else {}
+        )
+        return (
+            _words("partial", "download_failed", message, "run with --resume PROMPT_ID to fetch it again")
+            | again
+        )
+    if job.accepted.node_errors:
+        message = "part of the graph failed validation and was dropped by the server; the rest ran"
+        return _words(
+            "partial", "dropped_nodes", message, "correct the nodes under `dropped`, or use --strict"
+        )
+    return {"status": "success"}
+
+
+def _words(status: str, code: str, message: str, hint: str, *, retryable: bool = False) -> dict[str, Any]:
+    return {"status": status, "code": code, "message": message, "hint": hint, "retryable": retryable}
+
+
+def _interrupted(state: JobState) -> dict[str, Any]:
+    if not state.done:
+        message = "interrupted; the job was told to stop but has not ended yet"
+        return _words("cancelled", "interrupted", message, "its running node finishes first")
+    if state.outcome == "success":
+        return _words("success", "interrupted", "interrupted, but the job had finished", "its files are here")
+    return _words(
+        "cancelled",
+        "interrupted",
+        "interrupted by the user; the job was stopped",
+        "what was finished is here",
+    )
+
+
+def _lost(job: Job) -> dict[str, Any]:
+    message = "the server has no trace of this job: it was restarted or its history was cleared"
+    if not job.ours:
+        message = "the server has no trace of this prompt id: it is wrong, or the server was restarted since"
+    return _words("lost", "lost", message, "run the workflow again", retryable=True)
+
+
+def _explain_command(job: Job) -> str:
+    words = [job.prompt_id, "--host", job.server.url]
+    return command("fetch_logs.py", *words)
+
+
+def failure(state: JobState, graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The report keys for a job that failed: which node, class and title, the exception, its last traceback lines."""
+    error = state.error or {}
+    node_id = str(error.get("node_id") or "")
+    node = graph.get(node_id.split(".")[0])
+    node = node if isinstance(node, Mapping) else {}
+    class_type = _cli.clean(
+        error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
+    )
+    meta = node.get("_meta")
+    title = _cli.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
+    exception = _cli.clean(error.get("exception_type") or "", 120)
+    where = f"node {_cli.clean(node_id, 40)} ({title or class_type})" if node_id else "the server"
+    trace = error.get("traceback")
+    lines = (
+        [line for text in trace for line in str(text).rstrip().splitlines()]
+        if isinstance(trace, list)
+        else []
+    )
+    said = _cli.clean(
+        error.get("exception_message") or error.get("message") or "no reason given", SAID
+    ).strip()
+    explained = _diagnose.diagnose(exception, said)
+    return {
+        "status": "error",
+        "code": explained.code,
+        "message": f"{where} failed{': ' + exception if exception else ''}",
+        "hint": explained.hint,
+        "retryable": False,
+        "error": {
+            "node_id": _cli.clean(node_id, 60),
+            "class_type": class_type,
+            "title": title,
+            "exception_type": exception,
+            "server_said": said,
+            "traceback": [_cli.clean(line, 300) for line in lines[-TRACE_LINES:]],
+        },
+    }
+
+
+def _why_no_files(state: JobState, texts: list[dict[str, str]], job: Job, missed_frames: bool) -> str:
+    """Why a success brought no file."""
+    if temporary := _collect.temporary_count(state.outputs):
+        return f"only {temporary} temporary preview(s) were made; --include-previews downloads them"
+    if texts:
+        return "the workflow put out text only; see `texts`"
+    if missed_frames and any(
+        "websocket" in str(node.get("class_type")).lower() for node in _nodes(job.graph)
+    ):
+        return "the pictures went through a socket that was not open; run again without --no-ws"
+    if not state.outputs:
+        return "the server reports no outputs: nothing was reached, or all was cached by a run that kept no record"
+    return "the output nodes reported nothing that is a file or a text"
+
+
+def _nodes(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [node for node in graph.values() if isinstance(node, Mapping)]
+
+
+def _write_receipt(
+    job: Job,
+    state: JobState,
+    prepared: Prepared | None,
+    saved: list[_collect.Saved],
+    options: Options,
+    document: Mapping[str, Any],
+) -> Path:
+    """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
+    import json
+
+    import _graph
+
+    receipt = {
+        "receipt": 1,
+        "prompt_id": job.prompt_id,
+        "status": document["status"],
+        "host": job.server.url,
+        "api": job.server.api,
+        "server": _server_facts(job.server),
+        "workflow": prepared.source.origin if prepared is not None else None,
+        "graph": job.graph,
+        "seeds": prepared.seeds if prepared is not None else {},
+        "parameters": document.get("set", []),
+        "uploads": document.get("uploads", []),
+        "models": sorted({use.name for use in _graph.models_in(dict(job.graph))}),
+        "files": [
+            {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()} for item in saved
+        ],
+        "texts": document.get("texts", []),
+        "seconds": document["seconds"],
+        "execution_seconds": document.get("execution_seconds"),
+        "started": state.started,
+        "client": {"python": platform.python_version(), "system": platform.system()},
+    }
+    path = options.output_dir / f"{_safe_names.safe_name(job.prompt_id)}.json"
+    text = _cli.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
+    _safe_names.write_whole(path, text.encode())
+    return path
+
+
+def _server_facts(server: Dialect) -> dict[str, Any]:
+    """Version and device, as far as the server tells; never a reason to fail."""
+    try:
+        stats = server.stats()
+    except SkillError:
+        return {}
+    system = stats.get("system", {})
+    devices = stats.get("devices")
+    names = (
+        [str(item.get("name")) for item in devices if isinstance(item, Mapping)]
+        if isinstance(devices, list)
+        else []
+    )
+    keys = ("comfyui_version", "pytorch_version", "python_version", "os")
+    return {key: _cli.clean(system[key], 120) for key in keys if key in system} | {
+        "devices": [_cli.clean(name, 120) for name in names]
+    }

@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "tqdm>=4.66,<5", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
+# ///
+"""Run a ComfyUI workflow and download what it makes.
+
+WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
+template:NAME or server:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
+
+Examples:
+    python3 scripts/run_workflow.py workflows/photo_touchup.json --host demo --input-image image=photo.jpg --output-dir out
+    python3 scripts/run_workflow.py workflows/sdxl_txt2img.json --set prompt="a red fox" --set seed=-1 --output-dir out
+    python3 scripts/run_workflow.py picture.png --args '{"steps": 30}' --output-dir out
+    python3 scripts/run_workflow.py --resume PROMPT_ID --output-dir out
+
+Prints one JSON document; progress goes to stderr.
+Exit codes: 0 done, 1 failed or partial, 2 misuse (nothing sent), 3 no server (nothing submitted), 4 refused,
+5 still running (prompt_id in the JSON), 6 graph rejected, 7 needs consent, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import _cli
+from _cli import SkillError
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
+    parser.add_argument("--workflow", dest="workflow_flag", metavar="FILE", help="the same, as a flag")
+    parser.add_argument(
+        "--resume", metavar="PROMPT_ID", help="wait for this job and download its results instead"
+    )
+    parser.add_argument(
+        "--output-dir", metavar="DIR", default="outputs", help="where files go (default: %(default)s)"
+    )
+    _add_value_flags(parser)
+    _add_run_flags(parser)
+    _add_output_flags(parser)
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
+    args = parser.parse_args(argv)
+    if args.workflow and args.workflow_flag:
+        parser.error("give the workflow once, as an argument or with --workflow")
+    args.workflow = args.workflow or args.workflow_flag
+    if bool(args.workflow) == bool(args.resume):
+        parser.error("give a workflow, or --resume PROMPT_ID")
+    return args
+
+
+def _add_value_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("values")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="set one input (repeatable)"
+    )
+    group.add_argument("--args", metavar="JSON|@FILE", help="set many inputs from a JSON object")
+    group.add_argument(
+        "--input-image",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload a picture for an input",
+    )
+    group.add_argument(
+        "--input-mask",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload a mask (white: the area to change)",
+    )
+    group.add_argument(
+        "--input-file",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload any file: video, audio, 3D",
+    )
+    group.add_argument("--invert-mask", action="store_true", help="black is the area to change")
+    group.add_argument(
+        "--randomize-seed", action="store_true", help="fresh values for every seed that is not set"
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME[:STRENGTH[:CLIP]]",
+        help="add a LoRA to the graph (repeatable)",
+    )
+    group.add_argument(
+        "--force-link",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT",
+        help="let a value replace this input's link",
+    )
+    group.add_argument(
+        "--no-validate", action="store_true", help="send values that the node definitions do not allow"
+    )
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--dry-run", action="store_true", help="everything up to the submit; prints the final graph"
+    )
+    group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
+    group.add_argument(
+        "--timeout", type=_positive, metavar="SECONDS", help="stop waiting after this time (default: never)"
+    )
+    group.add_argument(
+        "--ws",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="follow by WebSocket, else by polling (default: --ws)",
+    )
+    group.add_argument(
+        "--only", action="append", metavar="NODE_ID", help="run only what this output node needs (repeatable)"
+    )
+    group.add_argument("--front", action="store_true", help="go before the other waiting jobs")
+    group.add_argument("--client-id", metavar="ID", help="client id for the WebSocket (default: a fresh one)")
+    group.add_argument(
+        "--prompt-id",
+        metavar="ID",
+        help="prompt id to use, where the server takes one (default: a fresh one)",
+    )
+    group.add_argument(
+        "--strict", action="store_true", help="stop the job when the server drops part of the graph"
+    )
+    group.add_argument(
+        "--detach-on-interrupt",
+        action="store_true",
+        help="Ctrl-C leaves the job running instead of cancelling it",
+    )
+    group.add_argument(
+        "--partner-key",
+        metavar="KEY",
+        help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
+    )
+    group.add_argument(
+        "--yes-spend", action="store_true", help="consent to running partner nodes that cost credits"
+    )
+    group.add_argument(
+        "--reconnect-time", type=_positive, default=30.0, metavar="SECONDS",
+        help="give up on a server that is out of reach for this long (default: %(default)g)",
+    )  # fmt: skip
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--flat-output", action="store_true", help="no sub-folders below the output folder")
+    group.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
+    group.add_argument("--save-previews", metavar="DIR", help="save the pictures shown while sampling")
+    group.add_argument(
+        "--save-workflow", metavar="FILE", help="write the prepared graph, also when no server is there"
+    )
+    group.add_argument(
+        "--receipt",
+        action="store_true",
+        help="write PROMPT_ID.json with all that is needed to repeat the run",
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    import _connect
+    import _jobs
+    import _safe_names
+    import _signals
+
+    _signals.listen()
+    _cli.be_quiet(args.quiet)
+    output_dir = Path(args.output_dir).expanduser().absolute()
+    try:
+        if args.resume:
+            _safe_names.make_folder(output_dir)
+            return _jobs.resume(_connect.connect_from(args), args.resume, _options(args, output_dir))
+        return _run(args, output_dir)
+    except _signals.Terminated:
+        return {
+            "status": "cancelled",
+            "code": "terminated",
+            "message": "told to stop before the submit",
+            "retryable": True,
+        }
+
+
+def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
+    import _connect
+    import _jobs
+    import _prepare
+    import _safe_names
+
+    wishes = _wishes(args)
+    if not args.dry_run:
+        _safe_names.make_folder(output_dir)
+    try:
+        server = _connect.connect_from(args)
+    except SkillError as error:
+        if error.code == "unreachable" and args.save_workflow:
+            return _offline(args, wishes, error)
+        raise
+    source = _read(args, server)
+    prepared = _prepare.prepare(source, wishes, server, dry_run=args.dry_run)
+    if args.save_workflow:
+        _save_graph(Path(args.save_workflow), prepared.graph)
+    if args.dry_run:
+        return _dry_run(server, prepared, args)
+    _need_consent(prepared, args)
+    options = _options(args, output_dir)
+    return (
+        _jobs.submit_only(server, prepared, options) if args.no_wait else _jobs.run(server, prepared, options)
+    )
+
+
+def _read(args: argparse.Namespace, server: Any) -> Any:
+    import _known
+    import _sources
+
+    return _sources.read(
+        args.workflow, server=server, definitions=lambda: _known.definitions(server, args.host)
+    )
+
+
+def _wishes(args: argparse.Namespace) -> Any:
+    import _fill
+    import _prepare
+
+    settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
+    for text in args.set:
+        name, value = _fill.parse_set(text)
+        settings[name] = value
+    files = [(*_fill.parse_set(text), "image") for text in args.input_image]
+    files += [(*_fill.parse_set(text), "mask") for text in args.input_mask]
+    files += [(*_fill.parse_set(text), "file") for text in args.input_file]
+    return _prepare.Wishes(
+        settings,
+        files,
+        args.lora,
+        frozenset(args.force_link),
+        not args.no_validate,
+        args.randomize_seed,
+        args.invert_mask,
+    )
+
+
+def _args_text(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SkillError(
+            f"cannot read {given[1:]}", hint="--args @FILE wants a JSON file in UTF-8"
+        ) from error
+
+
+def _options(args: argparse.Namespace, output_dir: Path) -> Any:
+    import _jobs
+    import _safe_names
+
+    partner_key = args.partner_key or os.environ.get("COMFY_PARTNER_KEY")
+    _cli.hide(partner_key)
+    previews = _safe_names.make_folder(Path(args.save_previews).expanduser()) if args.save_previews else None
+    return _jobs.Options(
+        output_dir,
+        timeout=args.timeout,
+        use_socket=args.ws,
+        include_previews=args.include_previews,
+        save_previews=previews,
+        flat=args.flat_output,
+        overwrite=args.overwrite,
+        strict=args.strict,
+        receipt=args.receipt,
+        detach_on_interrupt=args.detach_on_interrupt,
+        quiet=args.quiet,
+        client_id=args.client_id,
+        prompt_id=args.prompt_id,
+        front=args.front,
+        targets=args.only,
+        partner_key=partner_key,
+        patience=args.reconnect_time,
+    )
+
+
+def _need_consent(prepared: Any, args: argparse.Namespace) -> None:
+    if not prepared.partner or args.yes_spend:
+        return
+    classes = sorted({str(prepared.graph[node]["class_type"]) for node in prepared.partner})
+    raise SkillError(
+        f"this workflow calls {len(prepared.partner)} partner node(s) that cost credits: {', '.join(classes)[:200]}",
+        code="consent_needed",
+        hint="ask the user, then add --yes-spend",
+        flag="--yes-spend",
+        partner_nodes=prepared.partner,
+    )
+
+
+def _save_graph(path: Path, graph: dict[str, Any]) -> None:
+    import json
+
+    import _safe_names
+
+    _safe_names.write_whole(
+        path, (json.dumps(graph, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    )
+
+
+def _dry_run(server: Any, prepared: Any, args: argparse.Namespace) -> dict[str, Any]:
+    import _reports
+
+    document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
+    if args.save_workflow:
+        document["saved_workflow"] = str(Path(args.save_workflow).absolute())
+    return document | {"graph": _cli.Verbatim(prepared.graph)}
+
+
+def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[str, Any]:
+    """No server: the prepared graph is written all the same, and the report says how to load it by hand."""
+    import _prepare
+    import _reports
+
+    prepared = _prepare.prepare(_read(args, None), wishes, None)
+    path = Path(args.save_workflow).absolute()
+    _save_graph(path, prepared.graph)
+    return error.document() | {
+        "saved_workflow": str(path),
+        **_reports.about(prepared),
+        "hint": f"start ComfyUI and drag {path.name} into its browser window (or menu Workflow, Open), then press Run;"
+        " or run this command again when the server is up",
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(run_workflow, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
