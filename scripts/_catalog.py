@@ -47,6 +47,8 @@ VALUE_INPUTS = frozenset(
     {"value", "int", "float", "number", "Number", "string", "text", "boolean", "bool", "Value", "val", "String",
      "Text", "a", "int_value", "float_value"}
 )  # fmt: skip
+# Widgets of the editor that the server does not know.
+FRONTEND_INPUTS = frozenset({"control_after_generate", "control_before_generate", "upload"})
 # Input names that say nothing about their meaning.
 MEANINGLESS = frozenset(
     {"value", "a", "b", "c", "x", "y", "any", "input", "anything", "string", "text", "number"}

@@ -9,8 +9,8 @@ from _check_server import node_findings
 from _check_wisdom import wisdom
 from _finding import ERROR, INFO, WARNING, Finding, about
 from _graph import outputs_of
+from _names import nearest
 from _nodes import Definitions, Graph, class_of, each, links_of, natural_key, node_of, upstream_of
-from _params import nearest
 from _specs import Book
 
 _MOST_SUGGESTED = 3

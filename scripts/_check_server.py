@@ -14,8 +14,8 @@ from typing import Any
 import _catalog
 from _convert_value import nearest_choices
 from _finding import ERROR, WARNING, Finding, about
+from _names import nearest
 from _nodes import Graph, class_of, inputs_of, literal, node_of
-from _params import nearest
 from _specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
 
 
@@ -87,6 +87,8 @@ def _link(
                 "bad_link", f"{name!r} names node {source_id} by a number", f'write "{source_id}" as text'
             )
             return
+        if isinstance(source_id, str) and source_id in graph:
+            return  # it has no class, which is said of it
         near = nearest(str(source_id), [str(key) for key in graph], 3)
         fix = "link it to a node that is there" + (f" ({', '.join(near)}?)" if near else "")
         yield wrong(

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from _cli import Exit, SkillError
-from _params import Parameter, nearest
+from _names import nearest
+from _parameter import Parameter
 from _specs import InputSpec
 
 MOST_SHOWN = 12

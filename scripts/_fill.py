@@ -18,7 +18,8 @@ from _cli import Exit, SkillError
 from _convert_value import convert
 from _lora import LoraSpec, add_loras, parse_lora
 from _nodes import Definitions, Graph, inputs_of, is_literal, link_of, literal, node_of, title_of
-from _params import Parameter, ParameterSet, find
+from _parameter import Parameter
+from _params import ParameterSet, find
 
 FORCED_SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})

@@ -80,7 +80,7 @@ def add_loras(
         SkillError: (exit 2) "not_in_list" for a LoRA that the server does not list; "lora_unclear" when the graph has
             no model to patch, several with no telling which, or one of a kind that core LoRA loaders do not take.
     """
-    filled = {node_id: node for node_id, node in graph.items()}
+    filled: dict[str, Any] = dict(graph)
     notes: list[str] = []
     book = Book(definitions)
     behind: dict[Link, tuple[Link, Link | None]] = {}

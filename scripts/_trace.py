@@ -49,13 +49,23 @@ def polarity(name: str) -> str | None:
     lowered = name.lower()
     if lowered.startswith("positive") or lowered in ("pos", "cond_positive"):
         return POSITIVE
-    if lowered.startswith(("negative", "uncond")) or lowered in ("neg", "cond_negative"):
+    # DualCFGGuider: cond1 is the prompt, cond2 what stays without its words, as a rule the negative text.
+    if lowered.startswith(("negative", "uncond")) or lowered in ("neg", "cond_negative", "cond2"):
         return NEGATIVE
     return None
 
 
+def _text_role(name: str) -> str | None:
+    """The role of an input that takes a prompt as text."""
+    if name in _catalog.NEGATIVE_INPUTS:
+        return NEGATIVE
+    return POSITIVE if name in _catalog.PROMPT_INPUTS else None
+
+
 def _is_conditioning_name(name: str) -> bool:
     lowered = name.lower()
+    if lowered.endswith("_prompt"):
+        return False
     return polarity(name) is not None or lowered.startswith("cond")
 
 
@@ -89,7 +99,24 @@ class _Tracer:
                 continue
             seen.add((link, role))
             waiting.extend((further, role) for further in self._step(link, role))
+        for _, node in each(self.graph):
+            self._note_plain_texts(node)
         return self.prompts
+
+    def _note_plain_texts(self, node: Mapping[str, Any]) -> None:
+        """Nodes that take their prompt as text (partner nodes, LLMs): linked texts are followed to their source."""
+        specs = self.book.specs(node)
+        known = self.book.knows(class_of(node))
+        for name, value in inputs_of(node).items():
+            role = _text_role(name)
+            link = link_of(value)
+            spec = specs.get(name)
+            if role is None or link is None or (known and (spec is None or "STRING" not in spec.types)):
+                continue
+            if not known and name in ("positive", "negative"):
+                continue
+            for place in self._behind(link):
+                self.prompts.roles.setdefault(place, set()).add(role)
 
     def _conditioning_inputs(self, node: Mapping[str, Any]) -> list[tuple[str, Link]]:
         """The node's linked inputs that carry conditioning."""
@@ -243,6 +270,7 @@ def string_sources(graph: Graph, book: Book, start: Link) -> list[TextPlace]:
     at_ends: list[TextPlace] = []
     on_the_way: list[TextPlace] = []
     empty: list[TextPlace] = []
+    templates: set[str] = set()
     waiting, seen = [start], {start.node_id}
     while waiting and len(seen) <= _LONGEST_STRING_WALK:
         link = waiting.pop(0)
@@ -253,6 +281,7 @@ def string_sources(graph: Graph, book: Book, start: Link) -> list[TextPlace]:
         texts, links = _string_inputs(node, book)
         if chosen is not None:
             texts, links = [], [chosen]
+        templates.update(_template(node))
         for name in texts:
             place = TextPlace(link.node_id, name)
             if not literal(inputs_of(node)[name]):
@@ -262,7 +291,15 @@ def string_sources(graph: Graph, book: Book, start: Link) -> list[TextPlace]:
         fresh = [further for further in links if further.node_id not in seen]
         seen.update(further.node_id for further in fresh)
         waiting.extend(fresh)
-    return at_ends or on_the_way or empty[:1]
+    filled_in = [place for place in at_ends if place.node_id not in templates]
+    return filled_in or at_ends or on_the_way or empty[:1]
+
+
+def _template(node: Mapping[str, Any]) -> set[str]:
+    """The id of the node whose text is a template, when another text is put into it through a link."""
+    inputs = inputs_of(node)
+    into, put = link_of(inputs.get("string")), link_of(inputs.get("replace"))
+    return {into.node_id} if into is not None and put is not None else set()
 
 
 def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list[Link]]:
@@ -272,10 +309,10 @@ def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list
     texts: list[str] = []
     links: list[Link] = []
     for name, value in inputs_of(node).items():
-        if name in _catalog.NOT_A_PROMPT:
-            continue
         spec = specs.get(name)
         link = link_of(value)
+        if name in _catalog.NOT_A_PROMPT and not (link is not None and name == "replace"):
+            continue
         if link is not None:
             wanted = spec is None or spec.takes_any or "STRING" in spec.types
             if wanted and name not in _NOT_TEXT_LINKS:

@@ -1,0 +1,152 @@
+"""One settable input of a graph: what it is, what it holds, what it allows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import _catalog
+from _nodes import class_of, is_literal, literal, title_of
+from _specs import InputSpec
+
+MOST_CHOICES = 40
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One input that can be set.
+
+    name: unique in its set. plain: the name that it shares with others of the same meaning. type: INT, FLOAT,
+    NUMBER (a number whose kind is not known), STRING, BOOLEAN, COMBO, LIST, OBJECT or the definition's word.
+    named_by: "tracing", "use" (what its value feeds), "input" or "catalog". typed_by: "definition", "catalog"
+    or "value". spec: the declared input, or None. pieces: one of several texts that are joined into one. also: a
+    second role of the same text. feeds: for files, the telling inputs that they reach (start_image, mask, ...).
+    """
+
+    name: str
+    plain: str
+    node_id: str
+    input: str
+    title: str
+    class_type: str
+    type: str
+    value: Any
+    role: str | None = None
+    named_by: str = "input"
+    typed_by: str = "value"
+    spec: InputSpec | None = None
+    upload: str | None = None
+    secondary: bool = False
+    pieces: bool = False
+    also: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """NODE.INPUT, which always works."""
+        return f"{self.node_id}.{self.input}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameter as JSON; lists of choices are capped."""
+        document: dict[str, Any] = {
+            "name": self.name,
+            "set": self.address,
+            "node_id": self.node_id,
+            "input": self.input,
+            "title": self.title,
+            "class_type": self.class_type,
+            "type": self.type,
+            "value": self.value,
+            "named_by": self.named_by,
+            "typed_by": self.typed_by,
+        }
+        if self.role:
+            document["role"] = self.role
+        if self.also:
+            document["also"] = list(self.also)
+        if self.upload:
+            document["takes_upload"] = self.upload
+        if self.feeds:
+            document["feeds"] = list(self.feeds)
+        if self.spec is not None:
+            document |= _limits(self.spec)
+        return document
+
+
+def _limits(spec: InputSpec) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for option in ("default", "min", "max", "step"):
+        if option in spec.options and is_literal(spec.options[option]):
+            document[option] = spec.options[option]
+    if spec.options.get("multiline"):
+        document["multiline"] = True
+    if not spec.required:
+        document["optional"] = True
+    if spec.choices is not None:
+        shown = list(spec.choices[:MOST_CHOICES])
+        document["choices"] = {"count": len(spec.choices), "items": shown}
+        if len(spec.choices) > MOST_CHOICES:
+            document["choices"]["more"] = len(spec.choices) - MOST_CHOICES
+    return document
+
+
+@dataclass(frozen=True)
+class Group:
+    """All parameters of one plain name. sets_all: the plain name sets every member; else it names no one."""
+
+    plain: str
+    members: tuple[Parameter, ...]
+    sets_all: bool
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "members": [member.name for member in self.members],
+            "sets_all": self.sets_all,
+            "why": self.why,
+        }
+
+
+def read_parameter(
+    node_id: str, node: Mapping[str, Any], name: str, raw: Any, spec: InputSpec | None
+) -> Parameter:
+    value = literal(raw) if is_literal(raw) else raw
+    kind, typed_by = _type(name, value, spec)
+    class_type = class_of(node)
+    upload = spec.upload if spec is not None else None
+    upload = upload or _catalog.UPLOADS.get((class_type, name))
+    if upload == "image" and _catalog.UPLOADS.get((class_type, name)) == "mask":
+        upload = "mask"
+    return Parameter(
+        name="",
+        plain=name,
+        node_id=node_id,
+        input=name,
+        title=title_of(node),
+        class_type=class_type,
+        type=kind,
+        value=value,
+        typed_by=typed_by,
+        spec=spec,
+        upload=upload,
+    )
+
+
+def _type(name: str, value: Any, spec: InputSpec | None) -> tuple[str, str]:
+    if spec is not None:
+        kind = "COMBO" if spec.type.startswith("COMFY_DYNAMICCOMBO") else spec.type
+        return kind, "definition"
+    if name in _catalog.INPUT_TYPES and not isinstance(value, dict | list | bool):
+        return _catalog.INPUT_TYPES[name], "catalog"
+    if isinstance(value, bool):
+        return "BOOLEAN", "value"
+    if isinstance(value, int):
+        return "NUMBER", "value"
+    if isinstance(value, float):
+        return "FLOAT", "value"
+    if isinstance(value, str):
+        return "STRING", "value"
+    if isinstance(value, list | tuple):
+        return "LIST", "value"
+    return ("OBJECT" if isinstance(value, dict) else "ANY"), "value"
