@@ -23,6 +23,7 @@ from _nodes import (
     inputs_of,
     is_literal,
     link_of,
+    natural_key,
     node_of,
     title_of,
 )
