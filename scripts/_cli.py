@@ -285,8 +285,25 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, **kwargs: Any) -> 
             "the input is nested too deeply", hint="check the file: real workflows are flat"
         ).document()
         code = Exit.MISUSE
+    except Exception as error:  # noqa: BLE001  (the last resort: stdout holds one JSON document whatever happens)
+        document, code = _our_fault(error), Exit.FAILED
     emit(document)
     return int(code)
+
+
+def _our_fault(error: Exception) -> dict[str, Any]:
+    """A fault of this tool, with the place in our own code; the traceback itself only for those who ask for it."""
+    import traceback
+
+    if os.environ.get("COMFYUI_SKILL_DEBUG"):
+        _stderr("".join(traceback.format_exception(error)))
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"  # noqa: PTH119
+    return SkillError(
+        f"a fault in this tool ({type(error).__name__} at {where})",
+        code="internal_error",
+        hint="please report it; COMFYUI_SKILL_DEBUG=1 shows the traceback",
+    ).document()
 
 
 def _os_failure(error: OSError) -> SkillError:
