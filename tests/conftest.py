@@ -1,0 +1,197 @@
+"""What the tests share: the demo server on a free port, scripts run as commands, a real server when one is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+
+class Demo:
+    """One demo server process; `url` is its address."""
+
+    def __init__(self, *options: str) -> None:
+        command = [
+            sys.executable,
+            str(SCRIPTS / "demo_server.py"),
+            "--port",
+            "0",
+            "--control",
+            "--exit-with-parent",
+            *options,
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the demo server did not start"
+        self.hello = json.loads(line)
+        self.url: str = self.hello["url"]
+
+    def get(self, path: str) -> Any:
+        """The JSON of a GET."""
+        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The JSON of a POST; None for the empty answers."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def log(self) -> list[dict[str, Any]]:
+        """The requests it received."""
+        answer = self.get("/demo/log")
+        return answer if isinstance(answer, list) else answer["requests"]
+
+    def fault(self, *faults: Any) -> None:
+        """Replace its active faults."""
+        self.post("/demo/faults", list(faults))
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=10)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture(scope="session")
+def shared_demo() -> Iterator[Demo]:
+    """One demo server for the whole session: fast steps, no faults of its own."""
+    server = Demo("--step-time", "0.005")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def demo(shared_demo: Demo) -> Demo:
+    """The session's demo server, reset."""
+    shared_demo.post("/demo/reset")
+    shared_demo.post("/demo/log/clear")
+    return shared_demo
+
+
+@pytest.fixture
+def new_demo() -> Iterator[Any]:
+    """Starts demo servers with options of the test's own."""
+    started: list[Demo] = []
+
+    def start(*options: str) -> Demo:
+        started.append(Demo(*options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(params=["demo", pytest.param("real", marks=pytest.mark.real)])
+def any_server(request: pytest.FixtureRequest) -> str:
+    """The address of the demo server, and of the real one in COMFYUI_TEST_URL when that is set."""
+    if request.param == "real":
+        url = os.environ.get("COMFYUI_TEST_URL")
+        if not url:
+            pytest.skip("COMFYUI_TEST_URL names no real server")
+        return url
+    server: Demo = request.getfixturevalue("demo")
+    return server.url
+
+
+class Ran:
+    """A finished command: exit code, its JSON document and both streams."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one document on stdout."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+class Runner:
+    """Runs scripts as commands from a folder that is not the bundle's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("COMFY")},
+            "COMFYUI_SKILL_CACHE": str(folder / "cache"),
+        }
+
+    def command(self, script: str, *words: object) -> list[str]:
+        """The argument list of a script."""
+        return [sys.executable, str(SCRIPTS / script), *(str(word) for word in words)]
+
+    def start(
+        self, script: str, *words: object, env: dict[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """A running script, for tests that send signals."""
+        return subprocess.Popen(
+            self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        script: str,
+        *words: object,
+        env: dict[str, str] | None = None,
+        stdin: str | None = None,
+        timeout: float = 60,
+    ) -> Ran:
+        done = subprocess.run(
+            self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})}, text=True,
+            capture_output=True, timeout=timeout,
+            **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),
+        )  # fmt: skip
+        assert "Traceback (most recent call last)" not in done.stderr, done.stderr
+        assert '"internal_error"' not in done.stdout, done.stdout
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runner:
+    """Runs scripts in the test's own folder, with a cache of its own and no keys from the environment."""
+    return Runner(tmp_path)
+
+
+@pytest.fixture
+def graph_file(tmp_path: Path) -> Any:
+    """Writes a graph to a file of the test's folder and gives its path."""
+
+    def write(graph: Any, name: str = "graph.json") -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(graph), encoding="utf-8")
+        return path
+
+    return write
+
+
+def picture_graph(color: int = 65280, prefix: str = "test", size: int = 32) -> dict[str, Any]:
+    """The smallest graph that makes a picture without a model; another color is another run."""
+    return {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": size, "height": size, "batch_size": 1, "color": color},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
+    }
