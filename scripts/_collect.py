@@ -274,7 +274,7 @@ def _download(server: Dialect, ref: FileRef, part: Path) -> int:
                 response = server.open_file(ref, offset=offset, validator=validator)
             except SkillError as error:
                 if attempt == ATTEMPTS or not error.retryable:
-                    raise
+                    raise _no_longer_there(error) from error
                 time.sleep(_common.pause_before(attempt))
                 continue
             with response:
@@ -293,6 +293,13 @@ def _download(server: Dialect, ref: FileRef, part: Path) -> int:
         exit=Exit.FAILED,
         retryable=True,
     )
+
+
+def _no_longer_there(error: SkillError) -> SkillError:
+    """A 404 of /view is about the file, not about the route."""
+    if error.code != "not_found":
+        return error
+    return SkillError("the server does not have this file (any more)", code="not_found", exit=Exit.FAILED)
 
 
 def _start(response: requests.Response, file: Any, offset: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ def rejection(body: Any, graph: Mapping[str, Any]) -> SkillError:
     error = error if isinstance(error, Mapping) else {"message": str(error or body)}
     problems = node_problems(body.get("node_errors") if isinstance(body, Mapping) else None, graph)
     kind = str(error.get("type") or "rejected")
-    message, hint = _sentence(kind, error, problems)
+    message, hint = _sentence(kind, error, problems, graph)
     return SkillError(
         message,
         code="rejected",
@@ -81,7 +82,9 @@ def rejection(body: Any, graph: Mapping[str, Any]) -> SkillError:
     )
 
 
-def _sentence(kind: str, error: Mapping[str, Any], problems: list[dict[str, Any]]) -> tuple[str, str]:
+def _sentence(
+    kind: str, error: Mapping[str, Any], problems: list[dict[str, Any]], graph: Mapping[str, Any]
+) -> tuple[str, str]:
     if problems:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -94,9 +97,8 @@ def _sentence(kind: str, error: Mapping[str, Any], problems: list[dict[str, Any]
             "add a node that saves or previews, or check --only",
         )
     if kind == "invalid_prompt":
-        return (
-            f"the server lacks a node of this graph ({_cli.clean(error.get('details') or error.get('message'), 200)})",
-            "run scripts/check_deps.py to see which node packs are missing",
+        return f"the server lacks a node of this graph: {_missing_class(error, graph)}", (
+            "run scripts/check_deps.py to see which node packs are missing"
         )
     if kind == "no_prompt":
         return "the server found no graph in the request", "give an API-format or editor-format workflow"
@@ -106,6 +108,15 @@ def _sentence(kind: str, error: Mapping[str, Any], problems: list[dict[str, Any]
             "check the links",
         )
     return f"the server rejected the graph ({_cli.clean(kind, 60)})", "see server_said"
+
+
+def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
+    """The class (and node) that an `invalid_prompt` is about; its details only say `Node ID '#3'`."""
+    found = re.search(r"#([^']+)'", str(error.get("details") or ""))
+    node = graph.get(found[1]) if found else None
+    if isinstance(node, Mapping) and node.get("class_type"):
+        return f"{_cli.clean(node['class_type'], 80)} (node {_cli.clean(found[1] if found else '', 40)})"
+    return _cli.clean(error.get("message") or error.get("details") or "unknown", 200)
 
 
 def node_problems(node_errors: Any, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -175,6 +186,12 @@ def _explain(
             {},
         )
     said = _cli.clean(error.get("details") or error.get("message") or kind, SAID)
+    if kind == "exception_during_validation" and extra.get("exception_type") == "KeyError":
+        return (
+            f"{where}: an input is linked to node {said.strip(chr(39))}, which is not in the graph",
+            "correct the link",
+            {},
+        )
     if kind == "custom_validation_failed":
         return f"{where}: {said}", f"for a file: upload it with --input-file {target}=PATH", {}
     return f"{where}: {name or 'its inputs'}: {said}", "correct this node", {}
