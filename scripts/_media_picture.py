@@ -27,7 +27,7 @@ def png_texts(stream: BinaryIO, texts: Texts) -> None:
     for _ in counted(texts):
         length, kind = struct.unpack(">I4s", take(stream, 8))
         if stream.tell() + length + 4 > end:
-            raise Truncated(f"chunk {kind!r} is cut off")
+            raise Truncated(f"a {kind.decode('latin-1').strip()} chunk is cut off")
         if kind == b"IEND":
             return
         if kind not in _PNG_TEXT or length > MAX_TEXT:
@@ -63,7 +63,7 @@ def webp_texts(stream: BinaryIO, texts: Texts) -> None:
             return
         kind, length = struct.unpack("<4sI", take(stream, 8))
         if stream.tell() + length > end:
-            raise Truncated(f"chunk {kind!r} is cut off")
+            raise Truncated(f"a {kind.decode('latin-1').strip()} chunk is cut off")
         if kind == b"EXIF" and length <= MAX_TEXT:
             exif_texts(take(stream, length), texts)
         else:

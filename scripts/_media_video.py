@@ -55,7 +55,7 @@ def _boxes(stream: BinaryIO, start: int, end: int, texts: Texts) -> Iterator[tup
         elif size == 0:
             size = end - position
         if position + size < content or position + size > end:
-            raise Truncated(f"box {kind!r} is cut off")
+            raise Truncated(f"a {kind.decode('latin-1').strip()} box is cut off")
         yield kind, content, position + size
         position += size
 

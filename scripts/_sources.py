@@ -203,9 +203,11 @@ def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
 
 
 def _wide(data: bytes) -> bool:
-    """UTF-16 or UTF-32, told by its mark or, as a JSON text starts with ASCII, by the place of the first nulls."""
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
-    return marked or (data[:1] == b"\0") != (data[1:2] == b"\0") or data[:3] == b"\0\0\0"
+    """UTF-16 or UTF-32, told by its mark or by nulls around the ASCII character with which a JSON text starts."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        return True
+    start = data[:4].replace(b"\0", b"")
+    return len(start) < 4 and start[:1] in (b"{", b"[", b" ", b"\n", b"\r", b"\t")
 
 
 def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
@@ -274,15 +276,16 @@ def _near_files(spec: str) -> str:
     """A hint with files that bear a similar name: beside the one that was meant, or in the bundle."""
     path = Path(spec)
     stem = path.name.removesuffix(".json")
-    bundled = BUNDLED / f"{stem}.json"
-    if bundled.is_file() and stem != "index":
-        return f"the bundled workflow of that name is {bundled}"
+    bundled = {entry.stem: entry for entry in BUNDLED.glob("*.json") if entry.stem != "index"}
+    if stem in bundled:
+        return f"the bundled workflow of that name is {bundled[stem]}"
     try:
-        beside = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+        beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
-    near = difflib.get_close_matches(path.name, beside, 3, 0.6)
-    return f"did you mean {', '.join(str(path.parent / name) for name in near)}?" if near else ""
+    near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
+    near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
+    return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
 def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign: bool = False) -> SkillError:
