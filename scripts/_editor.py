@@ -190,7 +190,7 @@ def _widget_inputs(emission: _Emission, node_id: str, node: Node) -> dict[str, A
         if _editor_packs.is_random_seed(node.type, value):
             value = _drawn_seed(emission, node_id, node)
         if widget.multiline:
-            value = _editor_text.text_field(value)
+            value = _editor_text.text_field(value, newest=emission.made.newest)
         if isinstance(value, str):
             value = _worded(emission, node_id, node, widget, value)
         inputs[widget.name] = _sendable(value, curve=widget.kind == "CURVE" and emission.made.newest)
@@ -292,10 +292,10 @@ def _rounded(made: Build, node: Node, number: int, value: Any) -> Any:
     widget = node.widget(name) if name else None
     if widget is None or widget.spec is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
-    return rounded(widget, value, newest=made.newest)
+    return rounded(widget, value)
 
 
-def rounded(widget: Widget, value: float, *, newest: bool) -> Any:
+def rounded(widget: Widget, value: float) -> Any:
     """A number as an INT or FLOAT widget takes it: the nearest step, or `round` with the decimals of the step."""
     import math
 
@@ -304,8 +304,7 @@ def rounded(widget: Widget, value: float, *, newest: bool) -> Any:
     if not math.isfinite(value):
         return None
     if widget.kind == "INT":
-        if not newest:
-            value = min(max(value, low), high)
+        value = min(max(value, low), high)
         step = _number(options.get("step"), 1) or 1
         if step == 1:
             return _editor_text.js_round(value)
@@ -319,7 +318,7 @@ def rounded(widget: Widget, value: float, *, newest: bool) -> Any:
     unit = _number(options.get("round"), 0) or (10.0**-precision if precision and not options.get("round") else 0)
     if not unit:
         return _editor_text.js_number(value)
-    return _editor_text.js_number(float(f"{_editor_text.js_round(value / unit) * unit:.{min(precision, 100)}f}"))
+    return _editor_text.js_number(_editor_text.to_fixed(_editor_text.js_round(value / unit) * unit, precision))
 
 
 def _number(value: Any, default: float) -> float:

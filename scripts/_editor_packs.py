@@ -131,7 +131,7 @@ def widgets_of_unknown(saved: SavedNode, *, newest: bool) -> list[Widget]:
     for index, value in enumerate(values):
         name = f"UNKNOWN_{index}" if newest and index else "UNKNOWN"
         if isinstance(value, str) and len(value) > 20:
-            value = text_field(value)
+            value = text_field(value, newest=newest)
         elif not isinstance(value, (str, int, float)):
             value = js_json(value)
         made.append(Widget(name, "any", value))

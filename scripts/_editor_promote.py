@@ -6,7 +6,7 @@ Level 1, pure. 1.35 and 1.58 read the same file differently here; both ways are 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from _editor_build import Build, Graph, Input, Node, Promoted, inner_first
@@ -21,27 +21,39 @@ MAX_CHAIN = 100
 
 def promote_all(made: Build) -> None:
     """Give every instance its promoted widgets, inner graphs first, then apply what the file says of them."""
+    position = {name: number for number, name in enumerate(made.saved.definitions)}
     for name in inner_first(made.saved):
-        _promote_graph(made, made.graphs[name])
-    _promote_graph(made, made.root)
+        _promote_graph(made, made.graphs[name], late=lambda kind, here=position[name]: position[kind] > here)
+    _promote_graph(made, made.root, late=lambda kind: False)
 
 
-def _promote_graph(made: Build, graph: Graph) -> None:
+def _promote_graph(made: Build, graph: Graph, late: Callable[[str], bool]) -> None:
+    """`late` tells whether a definition comes after this graph in the file."""
     for instance in graph.instances:
         definition = made.graphs[instance.type]
         for index in range(len(instance.inputs), len(definition.inputs)):
             instance.inputs.append(Input(*definition.inputs[index]))
         for index in range(len(definition.inputs)):
             _bind(definition, instance, index)
+        if not made.newest and late(instance.type):
+            _forget_late(instance)
+            continue
         _restore(made, instance)
     for instance in graph.instances:
         entries = proxy_entries(instance)
-        if not entries:
+        if not entries or (not made.newest and late(instance.type)):
             continue
         if made.newest:
             _apply_entries_158(made, instance, entries)
         else:
             _apply_entries_135(made, instance, entries)
+
+
+def _forget_late(instance: Node) -> None:
+    """1.35 built such an instance before its definition: values are lost, and only equal names are promoted."""
+    for index, promoted in list(instance.promoted.items()):
+        if promoted.inner_name != promoted.name:
+            del instance.promoted[index]
 
 
 def target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
@@ -87,7 +99,9 @@ def _restore(made: Build, instance: Node) -> None:
 
 def _assign(made: Build, promoted: Promoted, value: Any) -> None:
     if not made.newest and promoted.widget.multiline:
+        # The copy and the inner widget share one text field there.
         value = text_field(value)
+        promoted.widget.value = value
     promoted.value = value
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import _editor_packs
 from _cli import SkillError
-from _editor_build import Build, Graph, Node
-from _editor_read import BYPASSED, INPUT_NODE, MUTED
+from _editor_build import Build, Graph, Node, Promoted
+from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,16 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
     Raises:
         SkillError: the links go in a circle.
     """
+    found, crossed = _follow(made, place, node, slot)
+    if found is None and crossed is not None and not made.newest:
+        # 1.35 had copied the promoted value into the inner widget before; it stays there.
+        return Constant(crossed.value)
+    return found
+
+
+def _follow(made: Build, place: Place, node: Node, slot: int) -> tuple[LinkTo | Constant | None, Promoted | None]:
+    """The source, and the last promoted widget that was passed because its own input is linked."""
+    crossed: Promoted | None = None
     kind: str | None = None
     seen: set[tuple[int, str, int, bool]] = set()
     outward = True
@@ -73,42 +83,43 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
         seen.add(key)
         if outward:
             if not 0 <= slot < len(node.inputs):
-                return None
+                return None, crossed
             entry = node.inputs[slot]
             if entry.link is None:
-                return None
+                return None, crossed
             if entry.link.origin == INPUT_NODE and place.host is not None and place.parent is not None:
                 step = _out_of_subgraph(place, entry.link.origin_slot)
                 if not isinstance(step, Place):
-                    return step
+                    return step, crossed
+                crossed = place.host.promoted.get(entry.link.origin_slot, crossed)
                 place, node, slot, kind = step, place.host, entry.link.origin_slot, None
                 continue
             origin = place.graph.nodes.get(entry.link.origin)
             if origin is None:
-                return None
+                return None, crossed
             node, slot, kind, outward = origin, entry.link.origin_slot, kind or entry.type, False
             continue
         if node.mode == MUTED and made.newest:
-            return None
+            return None, crossed
         if node.mode == BYPASSED:
             chosen = _bypass(node, slot, kind or "*")
             if chosen is None:
-                return None
+                return None, crossed
             slot, kind, outward = chosen, None, True
         elif node.role == "instance":
             inside = _into_subgraph(made, place, node, slot)
             if inside is None:
-                return None
+                return None, crossed
             place, node, slot = inside
         elif node.role in ("reroute", "virtual"):
             step_to = _through_virtual(made, place, node, slot)
             if step_to is None:
-                return None
+                return None, crossed
             place, node, slot, outward = step_to
         elif node.role in ("primitive", "note"):
-            return None
+            return None, crossed
         else:
-            return LinkTo(place.id_of(node), slot)
+            return LinkTo(place.id_of(node), slot), crossed
 
 
 def _out_of_subgraph(place: Place, index: int) -> Place | Constant | None:
@@ -126,10 +137,7 @@ def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tupl
     graph = made.graphs[instance.type]
     if not 0 <= slot < len(graph.saved.outputs):
         return None
-    listed = graph.saved.outputs[slot].links
-    link = next((graph.links[number] for number in listed if number in graph.links), None)
-    if link is None:
-        link = next((row for row in graph.links.values() if row.target == "-20" and row.target_slot == slot), None)
+    link = _output_link(made, graph, slot)
     if link is None:
         return None
     inside = place.inside(instance, graph)
@@ -140,6 +148,15 @@ def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tupl
         return None
     origin = graph.nodes.get(link.origin)
     return None if origin is None else (inside, origin, link.origin_slot)
+
+
+def _output_link(made: Build, graph: Graph, slot: int) -> Link | None:
+    """The inner link of a definition output: 1.58 takes the first row of the table, 1.35 the first that the output lists."""
+    rows = (row for row in graph.links.values() if row.target == OUTPUT_NODE and row.target_slot == slot)
+    if made.newest:
+        return next(rows, None)
+    listed = (graph.links[number] for number in graph.saved.outputs[slot].links if number in graph.links)
+    return next(listed, None) or next(rows, None)
 
 
 def _straight_through(place: Place, instance: Node, slot: int) -> tuple[Place, Node, int] | None:

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 _COMMENTS = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
@@ -70,8 +71,16 @@ def js_round(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def text_field(value: Any) -> str:
-    """What a multi-line text field holds after a value was put into it."""
+def to_fixed(value: float, digits: int) -> float:
+    """A number with so many decimals, as toFixed prints it: exact halves go away from zero."""
+    step = Decimal(1).scaleb(-min(max(digits, 0), 100))
+    return float(Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=500)))
+
+
+def text_field(value: Any, *, newest: bool = False) -> str:
+    """What a multi-line text field makes of a value; 1.58 leaves strings as they are."""
+    if newest and isinstance(value, str):
+        return value
     return js_string(value).replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -194,6 +194,9 @@ def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0) -> list[Widget]:
     if kind == "IMAGECOMPARE":
         widget.saved = widget.sent = not newest
     made = [widget]
+    if kind == "LOAD_3D":
+        # The 3D view's buttons are saved before the view itself.
+        made = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
     if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
         made.append(_button("auto_refresh"))
         if spec.options["remote"].get("refresh_button"):
