@@ -199,14 +199,14 @@ def image_facts(path: str | Path) -> ImageFacts:
 def _facts_of(image: Image.Image) -> ImageFacts:
     width, height = image.size
     alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    frames = 1
-    orientation = image.getexif().get(0x0112, 1)
-    problem = None
-    if width * height <= MAX_CHECKED_PIXELS:
-        try:
+    frames, orientation, problem = 1, 1, None
+    try:
+        # Reading a PNG's EXIF or counting its frames decodes it, so both wait for the check.
+        if width * height <= MAX_CHECKED_PIXELS:
             image.load()
-            frames = int(getattr(image, "n_frames", 1))
-        except (OSError, ValueError, SyntaxError, struct.error) as error:
-            problem = f"its picture data is damaged or cut off: {error}"
+        frames = int(getattr(image, "n_frames", 1))
+        orientation = image.getexif().get(0x0112, 1)
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        problem = f"its picture data is damaged or cut off: {error}"
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
     return ImageFacts(image.format, width, height, orientation if valid else 1, alpha, frames, problem)
