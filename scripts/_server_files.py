@@ -1,0 +1,170 @@
+"""Workflows and files to and from a server: save a template, upload, download."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _collect
+import _safe_names
+import _sources_server
+from _cli import Exit, SkillError
+from _dialect import Dialect, FileRef
+from _server_questions import about, offered
+
+
+def workflow(
+    server: Dialect, kind: str, name: str, save: Path | None, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """One template or saved workflow: what is in it, and where it was saved.
+
+    Raises:
+        SkillError: no such workflow; the file exists and `overwrite` is not set.
+    """
+    if save is not None:
+        _refuse_existing(save, overwrite)
+    fetch = _sources_server.template if kind == "template" else _sources_server.saved
+    document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
+    answer = about(server) | {kind: name, **_contents(document)}
+    if notes:
+        answer["notes"] = notes
+    if save is None:
+        return answer | {
+            "hint": "add --save FILE to keep it, or run it as it is: --workflow " + _spec(kind, name)
+        }
+    data = (json.dumps(document, indent=2) + "\n").encode()
+    _safe_names.write_whole(save, data)
+    return answer | {"file": str(save.absolute()), "bytes": len(data)}
+
+
+def _spec(kind: str, name: str) -> str:
+    return f"{'template' if kind == 'template' else 'server'}:{name}"
+
+
+def _refuse_existing(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise SkillError(f"{target} is a folder", hint="give a file name to --save")
+    if target.exists() and not overwrite:
+        raise SkillError(
+            f"{target} exists",
+            code="file_exists",
+            exit=Exit.MISUSE,
+            hint="choose another name or add --overwrite",
+        )
+    if not target.absolute().parent.is_dir():
+        raise SkillError(f"there is no folder {target.absolute().parent}", hint="make it first")
+
+
+def _contents(document: Any) -> dict[str, Any]:
+    """Format and size of a workflow, in either format."""
+    if isinstance(document, Mapping) and isinstance(document.get("nodes"), list):
+        kinds = [node.get("type") for node in document["nodes"] if isinstance(node, Mapping)]
+        return {
+            "format": "editor",
+            "nodes": len(kinds),
+            "classes": sorted({str(kind) for kind in kinds})[:40],
+        }
+    if isinstance(document, Mapping):
+        kinds = [node.get("class_type") for node in document.values() if isinstance(node, Mapping)]
+        return {"format": "api", "nodes": len(kinds), "classes": sorted({str(kind) for kind in kinds})[:40]}
+    return {"format": "unknown", "nodes": 0}
+
+
+def upload(
+    server: Dialect,
+    files: Sequence[Path],
+    *,
+    mask: bool = False,
+    original: FileRef | None = None,
+    subfolder: str = "",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Send files; each row has the value to put into a workflow. All files are looked at before the first is sent.
+
+    Raises:
+        SkillError: misuse, or the first upload that failed (`uploaded` lists those before it).
+    """
+    for file in files:
+        if not file.is_file():
+            raise SkillError(
+                f"{file} is {'a folder' if file.is_dir() else 'no file'}", hint="nothing was sent"
+            )
+    if mask and (original is None or len(files) != 1):
+        raise SkillError(
+            "--mask needs one file and --original REF, the picture that it belongs to",
+            hint="for example --mask --original 'photo.png [input]'; nothing was sent",
+        )
+    if mask and original is not None:
+        # The server answers 200 with a name even when it cannot find the original, and writes nothing.
+        _require_on_server(server, original)
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            ref = server.upload(
+                file,
+                kind="mask" if mask else "image",
+                subfolder=subfolder,
+                overwrite=overwrite,
+                original=original,
+            )
+        except SkillError as error:
+            error.details["uploaded"] = rows
+            raise
+        rows.append(
+            {
+                "file": str(file),
+                "bytes": file.stat().st_size,
+                "name": ref.filename,
+                "subfolder": ref.subfolder,
+                "type": ref.type,
+                "value": server.input_value(ref),
+                "renamed": ref.filename != file.name,
+            }
+        )
+    return about(server) | {"count": len(rows), "uploaded": rows}
+
+
+def _require_on_server(server: Dialect, ref: FileRef) -> None:
+    try:
+        server.open_file(ref).close()
+    except SkillError as error:
+        if error.code not in ("not_found", "bad_request"):
+            raise
+        raise SkillError(
+            f"the server has no {ref.type} file {ref.filename!r}",
+            code="no_such_file",
+            exit=Exit.FAILED,
+            hint="upload the picture first; write 'name.png [output]' for a result",
+        ) from error
+
+
+def download(
+    server: Dialect, ref: FileRef, folder: Path, *, overwrite: bool = False, digest: bool = False
+) -> dict[str, Any]:
+    """Fetch one file by name into a folder.
+
+    Raises:
+        SkillError: the server has no such file, or it did not arrive whole (nothing is left behind then).
+    """
+    if not ref.filename:
+        raise SkillError("the file name is empty")
+    # The user names one file; the server's subfolder is no reason to make folders here.
+    collector = _collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
+    try:
+        saved = collector.fetch(_collect.OutputFile(ref, "", "download"))
+    except SkillError as error:
+        if error.code != "not_found":
+            raise
+        where = f"{ref.subfolder}/" if ref.subfolder else ""
+        raise SkillError(
+            f"the server has no {ref.type} file {_cli.clean(where + ref.filename, 200)!r}",
+            code="no_such_file",
+            exit=Exit.FAILED,
+            hint="mind --type output|input|temp and --subfolder",
+        ) from error
+    row = saved.json()
+    row.pop("node_id", None)
+    return about(server) | row

@@ -1,0 +1,353 @@
+"""The questions that an agent asks a server, each answered with one JSON value: short, with true counts."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import _cli
+import _server_nodes
+from _cli import Exit, SkillError
+from _dialect import Dialect
+
+LIST_LIMIT = 50
+GIB = 1024**3
+# Where ComfyUI-Manager tells its version: 4.x and 3.x.
+MANAGER_ROUTES = ("v2/manager/version", "manager/version")
+
+
+def about(server: Dialect) -> dict[str, Any]:
+    """The keys that every answer starts with."""
+    told: dict[str, Any] = {"status": "ok", "server": server.url, "api": server.api}
+    if server.demo:
+        told["demo"] = True
+    return told
+
+
+def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict[str, Any]:
+    """The list with its true count; all of it with --full, else its head and how many are left out."""
+    capped = _cli.cap(items, len(items) if full else limit)
+    if "more" in capped:
+        capped["hint"] = "add --full for all, or narrow it down"
+    return capped
+
+
+def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
+    """The answer to a question that not every server has a route for.
+
+    Raises:
+        SkillError: `not_offered` in plain words when it has none; other failures as they are.
+    """
+    try:
+        return ask()
+    except SkillError as error:
+        if error.code != "not_found":
+            raise
+        kinds = {"local": "this ComfyUI version", "cloud": "Comfy Cloud", "v2": "an API v2 server"}
+        raise SkillError(
+            f"{kinds.get(server.api, 'this server')} does not offer {what}",
+            code="not_offered",
+            exit=Exit.FAILED,
+            hint="ask `features` what it does offer",
+            server=server.url,
+            api=server.api,
+        ) from error
+
+
+def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
+    """Version, device, memory and how long the queue is."""
+    told = offered(server, "system statistics", server.stats)
+    system = told["system"]
+    answer = about(server) | {
+        "comfyui_version": _text(system.get("comfyui_version")),
+        "python_version": _text(system.get("python_version")),
+        "pytorch_version": _text(system.get("pytorch_version")),
+        "os": _text(system.get("os")),
+        "memory": {"total_gb": _gb(system.get("ram_total")), "free_gb": _gb(system.get("ram_free"))},
+        "devices": [_device(device) for device in told.get("devices") or [] if isinstance(device, Mapping)],
+        "queue": queue(server),
+    }
+    for key in (
+        "cloud_version",
+        "deploy_environment",
+        "comfyui_frontend_version",
+        "required_frontend_version",
+    ):
+        if system.get(key):
+            answer[key] = _text(system[key])
+    if full:
+        answer["server_said"] = told
+    return answer
+
+
+def _text(value: object) -> str | None:
+    return _cli.clean(value, 120) if value is not None else None
+
+
+def _gb(value: object) -> float | None:
+    return round(value / GIB, 1) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _device(device: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": _text(device.get("name")),
+        "type": _text(device.get("type")),
+        "vram_total_gb": _gb(device.get("vram_total")),
+        "vram_free_gb": _gb(device.get("vram_free")),
+    }
+
+
+def queue(server: Dialect) -> dict[str, int] | None:
+    """How many jobs run and wait; None where the server does not tell."""
+    try:
+        jobs = server.list_jobs(0, finished=False)
+    except SkillError as error:
+        if error.code in ("not_found", "not_offered"):
+            return None
+        raise
+    phases = [job.phase for job in jobs]
+    return {"running": phases.count("running"), "pending": phases.count("pending")}
+
+
+def features(server: Dialect) -> dict[str, Any]:
+    """What this server can do, found out by asking, and which way the scripts will go."""
+    flags = server.features()
+    upload = flags.get("max_upload_size")
+    jobs_api = server.api != "local" or answers(server, "api/jobs", {"limit": 1})
+    native_cancel = server.api != "local" or has_cancel_route(server)
+    return about(server) | {
+        "jobs_api": jobs_api,
+        "own_prompt_ids": server.own_ids,
+        "websocket": server.has_socket,
+        "cancel_by_id": "native" if native_cancel else "delete from the queue, else interrupt by id",
+        "preview_metadata": bool(flags.get("supports_preview_metadata")),
+        "assets": answers(server, "api/assets", {"limit": 1}),
+        "subgraphs": answers(server, "global_subgraphs"),
+        "node_replacements": answers(server, "node_replacements"),
+        "templates": answers(server, "templates/index.json"),
+        "saved_workflows": answers(server, "userdata", {"dir": "workflows/"}, absent_is_empty=True),
+        "manager": manager(server, flags),
+        "max_upload_mb": round(upload / 2**20, 1) if isinstance(upload, (int, float)) else None,
+        "jobs_at_once": server.most_at_once(),
+        "paths": paths(server),
+        "server_said": flags,
+    }
+
+
+def paths(server: Dialect) -> dict[str, str]:
+    """Which way the scripts take on this server."""
+    if server.api == "v2":
+        return {
+            "submit": "POST /api/v2/jobs with an idempotency key",
+            "watch": "server-sent events, else polling the job",
+            "outputs": "the job's signed addresses",
+        }
+    if server.api == "cloud":
+        return {
+            "submit": "POST /api/prompt, the cloud chooses the prompt id; a mark finds a lost job again",
+            "watch": "WebSocket, confirmed by GET /api/jobs/{id}",
+            "outputs": "/api/view, its redirect fetched without the key",
+        }
+    return {
+        "submit": "POST /prompt under a prompt id of our own",
+        "watch": "WebSocket opened before the submit, confirmed by /history/{id}",
+        "outputs": "/view",
+    }
+
+
+def answers(
+    server: Dialect, path: str, params: Mapping[str, Any] | None = None, *, absent_is_empty: bool = False
+) -> bool | str:
+    """Whether a GET route is there: True, False, or `refused` when the key does not allow it."""
+    try:
+        response = server.request("GET", path, params=params, attempts=1, timeout=20, stream=True)
+        response.close()
+    except SkillError as error:
+        if error.code == "refused":
+            return "refused"
+        if error.code == "not_found":
+            # A missing folder is answered in words; a missing route with nothing.
+            return absent_is_empty and bool(error.details.get("server_said"))
+        if error.exit == Exit.UNREACHABLE:
+            raise
+        return False
+    return True
+
+
+def has_cancel_route(server: Dialect) -> bool:
+    """Whether POST /api/jobs/{id}/cancel exists, asked with an id that no job has (0.8.0 answers 405)."""
+    try:
+        server.post_json(f"api/jobs/{uuid.uuid4()}/cancel", {}, timeout=20)
+    except SkillError as error:
+        if error.exit == Exit.UNREACHABLE:
+            raise
+        return error.code == "not_found"
+    return True
+
+
+def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether ComfyUI-Manager answers, and its version. The feature flag alone does not mean that it is installed."""
+    if server.api != "local":
+        return {"present": False}
+    for route in MANAGER_ROUTES:
+        try:
+            said = server.request("GET", route, attempts=1, timeout=20).text
+        except SkillError as error:
+            if error.exit == Exit.UNREACHABLE:
+                raise
+            continue
+        if found := re.search(r"\d+\.\d+[\w.]*", said[:100]):
+            return {"present": True, "version": found[0], "route": f"/{route}"}
+    extension = flags.get("extension")
+    extension = extension.get("manager") if isinstance(extension, Mapping) else None
+    ready = bool(extension.get("supports_v4")) if isinstance(extension, Mapping) else False
+    return {"present": False, "server_is_ready_for_v4": ready}
+
+
+def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
+    """The node classes that match; see `_server_nodes.search`."""
+    definitions = server.definitions()
+    found = _server_nodes.search(definitions, **wanted)
+    return about(server) | {"classes": len(definitions), **shortened(found, full)}
+
+
+def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
+    """One node class in detail.
+
+    Raises:
+        SkillError: the server has no such class; the hint names the nearest.
+    """
+    definitions = server.definitions([name])
+    if name not in definitions:
+        near = _server_nodes.nearest(name, list(server.definitions()))
+        raise SkillError(
+            f"the server has no node class {name!r}",
+            code="no_such_node",
+            exit=Exit.FAILED,
+            hint="did you mean " + ", ".join(near) + "?" if near else "search with: nodes --search TEXT",
+        )
+    return about(server) | {"node": _server_nodes.describe(definitions, name, full=full)}
+
+
+def models(
+    server: Dialect, folder: str | None, *, text: str | None = None, full: bool = False
+) -> dict[str, Any]:
+    """The names in one model folder, or how many each folder holds (with a text: where it is found)."""
+    if folder is not None:
+        names = _matching(offered(server, "model lists", lambda: _folder(server, folder)), text)
+        return about(server) | {"folder": folder, **shortened(names, full)}
+    counts: dict[str, Any] = {}
+    found: list[str] = []
+    for name in offered(server, "model lists", server.model_folders):
+        try:
+            listed = server.models(name)
+        except SkillError as error:
+            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
+                raise
+            # The cloud answers so for an empty folder.
+            counts[name] = 0 if error.code == "folder_not_found" else None
+            continue
+        counts[name] = len(listed)
+        found += [f"{name}/{model}" for model in _matching(listed, text)] if text else []
+    answer = about(server) | {"folders": counts}
+    return answer | {"found": shortened(found, full)} if text else answer
+
+
+def _folder(server: Dialect, folder: str) -> list[str]:
+    try:
+        return server.models(folder)
+    except SkillError as error:
+        if error.code != "folder_not_found":
+            raise
+        known = server.model_folders()
+        if folder in known:
+            return []
+        raise SkillError(
+            f"the server knows no model folder {folder!r}",
+            code="folder_not_found",
+            exit=Exit.FAILED,
+            hint="it has: " + ", ".join(known),
+        ) from error
+
+
+def _matching(names: Sequence[str], text: str | None) -> list[str]:
+    words = (text or "").lower().split()
+    return sorted(name for name in names if all(word in name.lower() for word in words))
+
+
+def embeddings(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+    """The embeddings' names; in a prompt: embedding:NAME."""
+    names = offered(server, "embeddings", server.embeddings)
+    return about(server) | shortened(_matching(names, text), full)
+
+
+def extensions(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+    """The node packs that bring scripts for the editor, and how many files each."""
+    listed = offered(server, "its list of extensions", lambda: server.get_json("extensions"))
+    packs: dict[str, int] = {}
+    for path in listed if isinstance(listed, list) else []:
+        parts = str(path).strip("/").split("/")
+        name = parts[1] if len(parts) > 1 else parts[0]
+        packs[name] = packs.get(name, 0) + 1
+    rows = [{"pack": name, "files": count} for name, count in packs.items()]
+    return about(server) | shortened(
+        [row for row in rows if not text or text.lower() in str(row["pack"]).lower()], full
+    )
+
+
+def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+    """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
+    index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
+    rows = []
+    for group in index if isinstance(index, list) else []:
+        members = group.get("templates") if isinstance(group, Mapping) else None
+        for entry in members if isinstance(members, list) else []:
+            if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+                rows.append(_template(entry, group))
+    packs = server.get_json("workflow_templates")
+    for pack, names in packs.items() if isinstance(packs, Mapping) else ():
+        rows += [
+            {"name": f"{pack}/{name}", "title": str(name), "category": str(pack)} for name in names or ()
+        ]
+    words = (text or "").lower().split()
+    found = [row for row in rows if all(word in str(list(row.values())).lower() for word in words)]
+    return about(server) | shortened(found, full, 25)
+
+
+def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": entry["name"],
+        "title": _cli.clean(entry.get("title") or entry["name"], 120),
+    }
+    row["category"] = _cli.clean(group.get("title") or "", 80)
+    if isinstance(entry.get("models"), list) and entry["models"]:
+        row["models"] = [_cli.clean(model, 60) for model in entry["models"][:6]]
+    if entry.get("description"):
+        row["server_description"] = _cli.clean(entry["description"], 160)
+    if entry.get("openSource") is False:
+        # The index's word for templates that call paid services.
+        row["paid_nodes"] = True
+    return row
+
+
+def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+    """The subgraph blueprints that the server's node packs bring."""
+    listed = offered(server, "subgraph blueprints", lambda: server.get_json("global_subgraphs"))
+    rows = []
+    for identity, entry in listed.items() if isinstance(listed, Mapping) else ():
+        if isinstance(entry, Mapping):
+            info = entry.get("info")
+            pack = info.get("node_pack") if isinstance(info, Mapping) else None
+            rows.append({"id": identity, "name": _text(entry.get("name")), "from": _text(pack)})
+    wanted = (text or "").lower()
+    return about(server) | shortened([row for row in rows if wanted in str(row["name"]).lower()], full)
+
+
+def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+    """The workflows that somebody saved on the server."""
+    import _sources_server
+
+    names = offered(server, "saved workflows", lambda: _sources_server.saved_names(server))
+    return about(server) | shortened(_matching(names, text), full)

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13"]
+# ///
+"""Ask a server what it is, what it has and what it can do; save its workflows, send and fetch files.
+
+Lists are short by default, with true counts; --full gives all. Works with a local server, Comfy Cloud and API v2
+servers; what a server does not offer is said plainly (code `not_offered`).
+
+Examples:
+    python3 scripts/server_info.py stats
+    python3 scripts/server_info.py features --host https://cloud.comfy.org
+    python3 scripts/server_info.py nodes --search upscale --output IMAGE
+    python3 scripts/server_info.py node KSampler
+    python3 scripts/server_info.py models checkpoints --search xl
+    python3 scripts/server_info.py template flux_schnell --save flux.json
+    python3 scripts/server_info.py upload photo.png
+    python3 scripts/server_info.py upload mask.png --mask --original 'photo.png [input]'
+    python3 scripts/server_info.py download ComfyUI_00001_.png --output-dir out
+
+Exit codes: 0 answered, 1 the server lacks it, 2 misuse, 3 unreachable, 4 refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _cli
+
+SEARCHED = {
+    "models": "model folders, or the names in one",
+    "embeddings": "textual inversions",
+    "extensions": "node packs with scripts for the editor",
+    "templates": "workflow templates",
+    "subgraphs": "subgraph blueprints of node packs",
+    "workflows": "workflows saved on the server",
+}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
+
+    def question(name: str, what: str, *, full: bool = True) -> argparse.ArgumentParser:
+        added = questions.add_parser(
+            name,
+            help=what,
+            description=what,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if full:
+            added.add_argument("--full", action="store_true", help="everything, not the short form")
+        return added
+
+    question("stats", "version, device, memory, queue")
+    question("features", "what this server can do, and which way the scripts go", full=False)
+    nodes = question("nodes", "find node classes")
+    nodes.add_argument("--search", metavar="TEXT", help="words in name, title, category or description")
+    nodes.add_argument("--category", metavar="C", help="category, or a part of its path")
+    nodes.add_argument("--output", metavar="TYPE", help="gives this type, such as IMAGE")
+    nodes.add_argument("--input", metavar="TYPE", help="takes this type, such as LATENT")
+    question("node", "inputs, ranges and allowed values of one class").add_argument("name", metavar="CLASS")
+    for name, what in SEARCHED.items():
+        listed = question(name, what)
+        if name == "models":
+            listed.add_argument("folder", nargs="?", metavar="FOLDER", help="such as checkpoints or loras")
+        listed.add_argument("--search", metavar="TEXT", help="words that the name must hold")
+    for name in ("template", "workflow"):
+        one = question(name, f"one {name}: what is in it, and save it", full=False)
+        one.add_argument("name", metavar="NAME")
+        one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
+        one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file_questions(question)
+    for added in questions.choices.values():
+        _cli.add_server_flags(added)
+        _cli.add_quiet_flag(added)
+    return parser.parse_args(argv)
+
+
+def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> None:
+    upload = question("upload", "send files to the server's input folder", full=False)
+    upload.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    upload.add_argument("--mask", action="store_true", help="the file's alpha is a mask for --original")
+    upload.add_argument("--original", metavar="REF", help="the mask's picture: 'folder/name.png [input]'")
+    upload.add_argument("--subfolder", default="", metavar="PATH", help="folder on the server")
+    upload.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+    download = question("download", "fetch one file by name", full=False)
+    download.add_argument("name", metavar="FILENAME")
+    download.add_argument(
+        "--type", choices=["output", "input", "temp"], default="output", help="(default: output)"
+    )
+    download.add_argument("--subfolder", default="", metavar="PATH", help="its folder on the server")
+    download.add_argument(
+        "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
+    )
+    download.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+
+
+def answer(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    import _connect
+    import _server_files
+    import _server_questions as ask
+
+    _cli.be_quiet(args.quiet)
+    server = _connect.connect_from(args)
+    if args.question == "stats":
+        return ask.stats(server, full=args.full)
+    if args.question == "features":
+        return ask.features(server)
+    if args.question == "nodes":
+        wanted = {"text": args.search, "category": args.category, "output": args.output, "takes": args.input}
+        return ask.nodes(server, full=args.full, **wanted)
+    if args.question == "node":
+        return ask.node(server, args.name, full=args.full)
+    if args.question == "models":
+        return ask.models(server, args.folder, text=args.search, full=args.full)
+    if args.question in SEARCHED:
+        lists = {"workflows": ask.saved_workflows}
+        listed = lists.get(args.question) or getattr(ask, args.question)
+        found: dict[str, Any] = listed(server, text=args.search, full=args.full)
+        return found
+    if args.question in ("template", "workflow"):
+        return _server_files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
+    return _files(args, server)
+
+
+def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
+    import _prepare
+    import _server_files
+    from _dialect import FileRef
+
+    if args.question == "upload":
+        original = _prepare.annotated(args.original) if args.original else None
+        return _server_files.upload(
+            server,
+            args.files,
+            mask=args.mask,
+            original=original,
+            subfolder=args.subfolder,
+            overwrite=args.overwrite,
+        )
+    ref = FileRef(args.name, args.subfolder, args.type)
+    return _server_files.download(server, ref, args.output_dir, overwrite=args.overwrite)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(answer, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
