@@ -17,6 +17,7 @@ import _catalog
 from _cli import Exit, SkillError
 from _convert_value import convert
 from _lora import LoraSpec, add_loras, parse_lora
+from _meaning import SIZED
 from _nodes import Definitions, Graph, inputs_of, is_literal, link_of, literal, node_of, title_of
 from _parameter import Parameter
 from _params import ParameterSet, find
@@ -189,8 +190,10 @@ def fill(
     """
     parameters = find(graph, definitions)
     work = _Filling(parameters, validate, frozenset(force_links), rng or random.SystemRandom())
-    for name, value in _sizes_apart(settings, parameters).items():
-        work.put(name, value, fresh=name in uploaded)
+    apart = _sizes_apart(settings, parameters)
+    # A mask painted into a picture comes last: its upload is the picture itself, with the mask as transparency.
+    for name in sorted(apart, key=lambda name: name == "mask"):
+        work.put(name, apart[name], fresh=name in uploaded)
     if randomize_seed:
         work.randomize_rest()
     return work.result()
@@ -245,6 +248,8 @@ class _Filling:
     def put(self, name: str, value: Any, *, fresh: bool) -> None:
         """Set what `name` means to `value`."""
         mask = _painted_mask(self.parameters, name)
+        if mask is not None:
+            self.set_by.pop(mask.address, None)
         members = [mask] if mask else self.parameters.resolve(name)
         if len(members) > 1:
             self.notes.append(f"{name} set {len(members)} inputs: {', '.join(m.address for m in members)}")
@@ -258,6 +263,21 @@ class _Filling:
             return
         for member in members:
             self._put_one(name, member, value, fresh=fresh)
+        if name in SIZED and len(members) == 1:
+            self._tell_twins(name, members[0])
+
+    def _tell_twins(self, name: str, changed: Parameter) -> None:
+        """Say which other inputs held the same size and keep it."""
+        twins = [
+            parameter.address
+            for parameter in self.parameters
+            if parameter.plain == name
+            and parameter.address != changed.address
+            and parameter.value == changed.value
+            and parameter.address not in self.set_by
+        ]
+        if twins:
+            self.notes.append(f"{name} was also {changed.value} at {', '.join(twins[:6])}, and is so still")
 
     def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
         if link_of(member.value) is not None or not is_literal(member.value):

@@ -215,7 +215,7 @@ def find(graph: Graph, definitions: Definitions | None = None) -> ParameterSet:
     """All parameters of a graph.
 
     Works without definitions (names and types then come from the catalog and from the values) and with a part
-    of them; `.source` says which was used: "server" (all classes known), "catalog" (none) or "mixed".
+    of them; `.source` says which was used: "definitions" (all classes known), "catalog" (none) or "mixed".
     """
     book = Book(definitions)
     prompts = prompts_of(graph, book)
@@ -240,7 +240,7 @@ def find(graph: Graph, definitions: Definitions | None = None) -> ParameterSet:
 def _source(graph: Graph, book: Book) -> str:
     known = {book.knows(class_of(node)) for _, node in each(graph)}
     if known == {True}:
-        return "server"
+        return "definitions"
     return "mixed" if True in known else "catalog"
 
 

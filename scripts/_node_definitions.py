@@ -1,0 +1,92 @@
+"""Node definitions for scripts that work with or without a server, and the flags that choose. Level 3."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _known
+from _cli import SkillError
+
+if TYPE_CHECKING:
+    from _dialect import Dialect
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Where node definitions come from.
+
+    origin: "server", "file", "cache" (what was last seen of that server), "bundled" (core nodes only) or "none".
+    complete: they hold every class that the server has. all: fetches them. of: fetches those of some classes.
+    """
+
+    origin: str
+    complete: bool
+    server: Dialect | None
+    all: Callable[[], Mapping[str, Any] | None]
+    of: Callable[[Sequence[str]], Mapping[str, Any] | None]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """--object-info and --offline, beside the shared server flags."""
+    group = parser.add_argument_group("node definitions")
+    group.add_argument(
+        "--object-info",
+        metavar="FILE",
+        help="node definitions saved from a server's /object_info; no server is asked",
+    )
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask no server: cached definitions, else those of the core nodes",
+    )
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
+
+
+def from_flags(args: argparse.Namespace) -> Definitions:
+    """The definitions that the flags of `add_flags` name.
+
+    A server that was not named (neither --host nor $COMFY_HOST) and does not answer is no failure: then it is as
+    with --offline. Raises SkillError (exit 2) for contradicting flags, (3) for a named server out of reach.
+    """
+    _cli.be_quiet(args.quiet)
+    if args.object_info and (args.offline or args.host):
+        raise SkillError("--object-info asks no server", hint="leave out --host and --offline")
+    if args.offline and args.host == "demo":
+        raise SkillError("--offline asks no server", hint="leave out --host demo")
+    if args.object_info:
+        return _fixed("file", _known.from_file(args.object_info), complete=True)
+    if args.offline:
+        return _offline(args.host)
+    import _connect
+
+    try:
+        server = _connect.connect_from(args)
+    except SkillError as error:
+        if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
+            raise
+        _cli.note("no server answers; working from what is known without one")
+        return _offline(args.host)
+    return Definitions("server", True, server, lambda: _known.definitions(server), server.definitions)
+
+
+def _offline(host: str | None) -> Definitions:
+    cached = _known.definitions(None, host)
+    if cached:
+        return _fixed("cache", cached, complete=True)
+    bundled = _bundled()
+    return _fixed("bundled" if bundled else "none", bundled, complete=False)
+
+
+def _bundled() -> Mapping[str, Any] | None:
+    """The core nodes' definitions that come with this bundle, or None when it has none."""
+    return _known.from_file(str(_known.BUNDLED)) if _known.BUNDLED.is_file() else None
+
+
+def _fixed(origin: str, value: Mapping[str, Any] | None, *, complete: bool) -> Definitions:
+    return Definitions(origin, complete, None, lambda: value, lambda _classes: value)

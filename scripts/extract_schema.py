@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
+# ///
+"""Show what a ComfyUI workflow lets you change, by name, and what it needs.
+
+WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
+template:NAME or server:NAME. Names, types, ranges and choices come from the server's node definitions, from
+definitions saved with --object-info, or, offline, from cached or built-in tables; `definitions` says which.
+
+Examples:
+    python3 scripts/extract_schema.py workflows/sdxl_txt2img.json --offline
+    python3 scripts/extract_schema.py my_workflow.json --host http://127.0.0.1:8188 --summary-only
+    python3 scripts/extract_schema.py picture.png --object-info object_info.json
+
+Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an address (`set`: NODE.INPUT, always valid).
+`groups` tells what a name does that several inputs share. Linked inputs are no parameters: their source is.
+
+Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+
+MOST_PARAMETERS = 400
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    import _node_definitions
+
+    parser = _cli.parser(__doc__)
+    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to look at")
+    parser.add_argument(
+        "--summary-only",
+        action="store_true",
+        help="names and values of what matters, without types and ranges",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help=f"list every input, however many (else {MOST_PARAMETERS} at most)"
+    )
+    _node_definitions.add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """The document this script prints."""
+    import _graph
+    import _node_definitions
+    import _sources
+
+    known = _node_definitions.from_flags(args)
+    source = _sources.read(args.workflow, server=known.server, definitions=known.all)
+    classes = sorted({_graph.class_of(node) for _, node in _graph.each(source.graph)})
+    definitions = known.of(classes) if classes else None
+    document: dict[str, Any] = {
+        "status": "ok",
+        "workflow": source.origin,
+        "format": "editor" if source.converted else "api",
+        "definitions": known.origin if definitions else "none",
+    }
+    document |= schema(source.graph, definitions, summary=args.summary_only, every=args.all)
+    if source.warnings:
+        document["warnings"] = _cli.cap(source.warnings, 20)
+    return document
+
+
+def schema(
+    graph: Mapping[str, Any],
+    definitions: Mapping[str, Any] | None,
+    *,
+    summary: bool = False,
+    every: bool = False,
+) -> dict[str, Any]:
+    """What a graph lets a person change and what it needs; `summary` leaves types, ranges and the rest out."""
+    import _graph
+    import _params
+
+    parameters = _params.find(graph, definitions)
+    facts = _facts(graph, definitions, parameters)
+    if summary:
+        named = {parameter.name: parameter.value for parameter in parameters.named()}
+        return facts | {
+            "values": named,
+            "groups": {
+                plain: group.sets_all for plain, group in parameters.groups.items() if len(group.members) > 1
+            },
+            "other_inputs": len(parameters.parameters) - len(named),
+        }
+    limit = len(parameters.parameters) if every else MOST_PARAMETERS
+    # What matters comes first, so that a cap cuts the rest.
+    ordered = sorted(parameters, key=lambda parameter: parameter.role is None)
+    document = facts | parameters.to_json()
+    document["parameters"] = [parameter.to_json() for parameter in ordered[:limit]]
+    if len(ordered) > limit:
+        document["parameters_total"] = len(ordered)
+        document["hint"] = "--all lists the rest"
+    del document["definitions"]
+    unset = _unset(graph, _graph.Book(definitions))
+    if unset:
+        document["also_settable"] = _cli.cap(unset, len(unset) if every else 40)
+    return document
+
+
+def _facts(
+    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, parameters: Any
+) -> dict[str, Any]:
+    import _graph
+
+    book = _graph.Book(definitions)
+    unknown = sorted({_graph.class_of(node) for _, node in _graph.each(graph)} - set(book.class_types()))
+    document: dict[str, Any] = {
+        "nodes": sum(1 for _ in _graph.each(graph)),
+        "names_from": parameters.source,
+        "outputs": [vars(output) for output in _graph.outputs_of(graph, definitions)],
+        "input_files": [
+            {"name": p.name, "set": p.address, "kind": p.upload, "value": p.value}
+            | ({"feeds": p.feeds} if p.feeds else {})
+            for p in parameters
+            if p.upload
+        ],
+        "models": [
+            {"name": use.name, "folder": use.folder, "set": f"{use.node_id}.{use.input}"}
+            for use in _graph.models_in(graph, definitions)
+        ],
+        "embeddings": sorted({use.name for use in _graph.embeddings_in(graph)}),
+        "is_video": _graph.is_video(graph, definitions),
+        "partner_nodes": _graph.partner_nodes(graph, definitions),
+        "sampling_steps": _graph.sampling_steps(graph, definitions),
+    }
+    if definitions and unknown:
+        document["classes_without_definition"] = _cli.cap(unknown, 20)
+    return document
+
+
+def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
+    """Addresses of inputs that the definitions declare and the graph leaves out."""
+    import _graph
+
+    return [
+        f"{node_id}.{name}"
+        for node_id, node in _graph.each(graph)
+        for name, spec in book.specs(node).items()
+        if spec.is_widget and name not in _graph.inputs_of(node)
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(report, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

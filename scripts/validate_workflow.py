@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
+# ///
+"""Check a ComfyUI workflow without running it.
+
+Finds what the server would reject (unknown classes, missing or mistyped inputs, values not in its lists, cycles, no
+output) and what would run but be wrong (a LoRA that nothing uses, sizes off the model's grid, one encoder for both
+prompts, deprecated nodes). Each finding has a severity, the node and what to do.
+
+WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
+template:NAME or server:NAME. Without a server the check uses --object-info, or cached or built-in definitions, and
+says what it could not check.
+
+Examples:
+    python3 scripts/validate_workflow.py my_workflow.json --host http://127.0.0.1:8188
+    python3 scripts/validate_workflow.py my_workflow.json --object-info object_info.json
+    python3 scripts/validate_workflow.py workflows/sdxl_txt2img.json --offline
+
+Exit codes: 0 nothing that a server rejects was found, 2 unreadable workflow or bad flags, 3 named server unreachable,
+4 refused, 6 the server would reject the workflow or drop an output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+from _cli import SkillError
+
+MOST_FINDINGS = 100
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    import _node_definitions
+
+    parser = _cli.parser(__doc__)
+    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to check")
+    parser.add_argument("--all", action="store_true", help=f"every finding (else {MOST_FINDINGS} at most)")
+    _node_definitions.add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """The document this script prints."""
+    import _check
+    import _node_definitions
+    import _sources
+
+    known = _node_definitions.from_flags(args)
+    source = _sources.read(args.workflow, server=known.server, definitions=known.all)
+    definitions = known.all()
+    found = _check.findings(
+        source.graph, definitions, complete=known.complete, replacements=_replacements(known.server)
+    )
+    document = verdict(found, every=args.all)
+    document |= {
+        "workflow": source.origin,
+        "format": "editor" if source.converted else "api",
+        "definitions": known.origin if definitions else "none",
+    }
+    if source.warnings:
+        document["warnings"] = _cli.cap(source.warnings, 20)
+    return document
+
+
+def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
+    """Findings as a document: `status` "ok" or "invalid", counts by severity, and the findings, errors first."""
+    import _check
+
+    counts = dict.fromkeys(("error", "warning", "info"), 0)
+    for finding in found:
+        counts[finding.severity] += 1
+    document: dict[str, Any] = {"status": "ok", "counts": counts}
+    if _check.rejected(found):
+        first = found[0]
+        document = {
+            "status": "invalid",
+            "code": "rejected",
+            "message": f"{counts['error']} error(s): {first.message}",
+            "hint": first.fix,
+            "retryable": False,
+            "counts": counts,
+        }
+    document["findings"] = _cli.cap(
+        [finding.to_json() for finding in found], len(found) if every else MOST_FINDINGS
+    )
+    return document
+
+
+def _replacements(server: Any) -> Mapping[str, Any]:
+    """The server's table of replaced classes; empty for servers that have none (0.8.0 answers 404)."""
+    if server is None:
+        return {}
+    try:
+        answer = server.get_json("node_replacements")
+    except SkillError as error:
+        if error.code in ("refused", "unreachable"):
+            raise
+        return {}
+    return answer if isinstance(answer, Mapping) else {}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(report, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
