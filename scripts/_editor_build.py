@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import _editor_groups
 import _editor_packs
 import _editor_widgets
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
@@ -134,6 +135,8 @@ class Build:
 def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without_server: bool) -> Build:
     """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
     made = Build(saved, definitions, newest, without_server)
+    if saved.group_nodes:
+        _editor_groups.unfold_groups(saved, made.node_class, newest=newest)
     for name in inner_first(saved):
         made.graphs[name] = _live_graph(made, saved.definitions[name])
     made.root = _live_graph(made, saved.root)
@@ -273,6 +276,10 @@ def _as_class(made: Build, node: Node) -> None:
             node.widgets = defaults
         else:
             node.widgets = _editor_widgets.restore(defaults, values, newest=made.newest)
+    for name, value in node.saved.overrides.items():
+        widget = node.widget(name)
+        if widget is not None:
+            _editor_widgets.set_value(node.widgets, widget, value, newest=made.newest)
     _repair_values(made, node)
     declared = _editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
     node.inputs = _slots(node, declared)

@@ -56,6 +56,8 @@ class SavedNode:
     values: Any
     named_values: dict[str, Any] | None
     order: int = 0
+    # Values by widget name that go before the saved ones (from a group node).
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -145,7 +147,7 @@ def _definitions(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _graph(saved: Mapping[str, Any]) -> SavedGraph:
     graph = SavedGraph(id=_text(saved.get("id")), name=_text(saved.get("name")))
     for raw in _list(saved.get("nodes")):
-        node = _node(raw)
+        node = node_of(raw)
         if node is not None:
             graph.nodes.setdefault(node.id, node)
     if len(graph.nodes) > MAX_NODES:
@@ -194,7 +196,7 @@ def _settle_competing_links(graph: SavedGraph) -> None:
                     slot.link = keeper
 
 
-def _node(raw: Any) -> SavedNode | None:
+def node_of(raw: Any) -> SavedNode | None:
     if not isinstance(raw, Mapping) or raw.get("id") is None:
         return None
     inputs = [_slot(slot) for slot in _list(raw.get("inputs")) if isinstance(slot, Mapping)]
