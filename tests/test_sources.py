@@ -16,14 +16,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-HERE = Path(__file__).parent
-SCRIPTS = HERE.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
 import _cli
 import _common
 import _sources
 import _sources_server
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parent / "scripts"
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},

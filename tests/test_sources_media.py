@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "scripts"))
-
 import _cli
 import _media_bytes
 import _media_metadata
 import _sources
+
+HERE = Path(__file__).parent
 
 SAMPLES = sorted(path for path in (HERE / "data" / "sources").iterdir())
 GRAPH = {

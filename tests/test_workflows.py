@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "scripts"))
-
 import _graph
 import _params
+
+HERE = Path(__file__).parent
 
 FOLDER = HERE.parent / "workflows"
 DEFINITIONS = json.loads((HERE / "data" / "workflows" / "object_info.json").read_text(encoding="utf-8"))
@@ -90,7 +88,9 @@ def value_problems(where, value, spec):
     if kind in ("INT", "FLOAT"):
         right = type(value) is int or (kind == "FLOAT" and type(value) is float)
         inside = right and options.get("min", value) <= value <= options.get("max", value)
-        on_grid = kind == "FLOAT" or not inside or (value - options.get("min", 0)) % options.get("step", 1) == 0
+        on_grid = (
+            kind == "FLOAT" or not inside or (value - options.get("min", 0)) % options.get("step", 1) == 0
+        )
         return [] if right and inside and on_grid else [f"{where}: {value!r} does not fit {options}"]
     wanted = {"STRING": str, "BOOLEAN": bool}.get(kind)
     return [] if wanted and type(value) is wanted else [f"{where}: {value!r} for {kind}"]
@@ -175,7 +175,9 @@ def test_the_index_parameters_can_be_set_under_their_names(path):
 def test_the_index_names_the_files_that_a_user_gives(path):
     graph = graph_of(path)
     loaders = {
-        f"{node_id}.image" for node_id, node in graph.items() if node["class_type"] in ("LoadImage", "LoadImageMask")
+        f"{node_id}.image"
+        for node_id, node in graph.items()
+        if node["class_type"] in ("LoadImage", "LoadImageMask")
     }
 
     assert {entry["at"] for entry in ENTRIES[path.name]["inputs"]} == loaders
@@ -200,7 +202,11 @@ def test_the_kind_is_what_its_last_node_saves(path):
         "audio": {"SaveAudioMP3"},
         "3d": {"SaveGLB"},
     }
-    outputs = {node["class_type"] for node in graph_of(path).values() if DEFINITIONS[node["class_type"]]["output_node"]}
+    outputs = {
+        node["class_type"]
+        for node in graph_of(path).values()
+        if DEFINITIONS[node["class_type"]]["output_node"]
+    }
 
     assert outputs <= savers[ENTRIES[path.name]["kind"]] and outputs
 
@@ -223,7 +229,9 @@ def test_the_readme_has_a_row_with_purpose_memory_models_and_parameters(path):
 
 def test_the_readme_lists_every_model_with_its_source_size_and_licence():
     for model in (model for entry in ENTRIES.values() for model in entry["models"]):
-        row = next(line for line in README.splitlines() if line.startswith(f"| [`{model['name']}`]({model['url']})"))
+        row = next(
+            line for line in README.splitlines() if line.startswith(f"| [`{model['name']}`]({model['url']})")
+        )
         size = f"{model['bytes']:,} bytes" if model["bytes"] else f"about {model['gb']} GB"
 
         assert size in row and (model["licence"] or "") in row
