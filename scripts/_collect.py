@@ -149,6 +149,7 @@ def _ref(item: Mapping[str, Any]) -> FileRef:
         word("display_name"),
         word("url"),
         word("content_type") or word("format"),
+        word("asset_id"),
     )
 
 

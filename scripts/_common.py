@@ -53,6 +53,11 @@ def is_cloud_host(host: str) -> bool:
     return name in CLOUD_HOSTS or name.endswith(DEPLOYMENT_SUFFIX)
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether a host name means this machine, without asking anyone."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
 def cloud_endpoint(path: str) -> str:
     """The cloud's path for a local one: `/history/ID` -> `/api/history_v2/ID`, `/models/F` -> `/api/experiment/models/F`.
 

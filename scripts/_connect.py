@@ -86,17 +86,13 @@ def _refuse_plain_http(url: str, access: _common.Access) -> None:
 
     parts = urlsplit(url)
     secret = access.key or any(word in name.lower() for name in access.headers for word in SECRET_HEADERS)
-    if parts.scheme == "https" or not secret or access.insecure or _is_loopback(parts.hostname or ""):
+    if parts.scheme == "https" or not secret or access.insecure or _common.is_this_machine(parts.hostname or ""):
         return
     raise SkillError(
         f"will not send a key over plain http to {url}",
         code="consent_needed",
         hint="use https, or --insecure if everyone on that network may read the key",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _from_name(url: str) -> str | None:
@@ -108,7 +104,7 @@ def _from_name(url: str) -> str | None:
 
 def _probed(url: str, access: _common.Access) -> str:
     kept = (
-        None if _is_loopback(url.split("//")[1].split(":")[0]) else _cache.recall(f"api/{_cache.slug(url)}")
+        None if _common.is_this_machine(url.split("//")[1].split(":")[0]) else _cache.recall(f"api/{_cache.slug(url)}")
     )
     if kept in ("cloud", "v2"):
         return str(kept)

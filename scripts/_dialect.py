@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import _cache
 import _cli
@@ -85,6 +86,7 @@ class JobState:
     extra_data: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Any] = ()
     progress: Mapping[str, Any] | None = None
+    word: str = ""  # the server's own word for it
 
     @property
     def done(self) -> bool:
@@ -155,6 +157,28 @@ class Dialect(_common.Server, abc.ABC):
     @abc.abstractmethod
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
         """An open streamed answer with the file's bytes from `offset` on; the caller closes it."""
+
+    def open_signed(self, url: str, *, offset: int = 0, validator: str | None = None) -> requests.Response:
+        """A file behind an address that may redirect to another origin, where no key and no cookie goes along.
+
+        Raises SkillError `unsafe_redirect` for targets that a download must not go to.
+        """
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
+        self.check_redirect(self.url, url)
+        answer = self.request(
+            "GET", url, whole_url=True, stream=True, headers=headers, attempts=1, allow_redirects=False
+        )
+        location = answer.headers.get("Location")
+        if answer.status_code not in (301, 302, 303, 307, 308) or not location:
+            return answer
+        answer.close()
+        target = urljoin(url, location)
+        self.check_redirect(url, target)
+        return self.request(
+            "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
+        )
 
     def input_value(self, ref: FileRef) -> Any:
         """What a graph's input must hold to name this file."""

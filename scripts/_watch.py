@@ -15,10 +15,9 @@ import _cli
 import _events
 from _cli import SkillError
 from _dialect import Dialect, JobState
+from _sse import EventStream, StreamEnded
 from _wire import Disconnected, Wire
 
-FIRST_POLL = 0.05
-SLOWEST_POLL = 2.0
 # With a live socket the records are only looked at when it has been quiet about a job for this long.
 CROSS_CHECK = 10.0
 QUIET_BEFORE_PING = 10.0
@@ -31,6 +30,8 @@ RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # A socket that opens and never sends the greeting is of no use.
 GREETING_PATIENCE = 3.0
 TICK = 0.5
+# What a server-sent event becomes (see `_sse`).
+STREAM_EVENTS = frozenset({"job_progress", "job_status", "job_output"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class _Watched:
     prompt_id: str
     ours: bool
     seen: float
-    interval: float = FIRST_POLL
+    interval: float
     check_at: float = 0.0
     phase: str = "submitted"
     end_event: _events.Event | None = None
@@ -82,6 +83,8 @@ class Watcher:
         self.missed_frames = not (use_socket and server.has_socket)
         self._use_socket = use_socket and server.has_socket
         self._wire: Wire | None = None
+        self._stream: EventStream | None = None
+        self._stream_at: float | None = 0.0 if use_socket else None
         self._reconnects = 0
         self._reconnect_at = 0.0
         self._outage_since: float | None = None
@@ -130,6 +133,7 @@ class Watcher:
     def close(self) -> None:
         """Close the socket; the jobs go on."""
         self._drop_wire()
+        self._drop_stream()
 
     def _drop_wire(self) -> None:
         if self._wire is not None:
@@ -139,7 +143,7 @@ class Watcher:
     def watch(self, prompt_id: str, *, ours: bool = True) -> None:
         """Follow a job from now on. `ours`: submitted under this watcher's client id, so that its frames come here."""
         now = time.monotonic()
-        watched = _Watched(prompt_id, ours, seen=now)
+        watched = _Watched(prompt_id, ours, seen=now, interval=self.server.first_poll)
         watched.check_at = now + CROSS_CHECK if self.live and ours else now
         self._watched[prompt_id] = watched
 
@@ -161,6 +165,7 @@ class Watcher:
         deadline = time.monotonic() + timeout
         news: list[Update | Ended] = []
         while True:
+            self._tend_stream()
             frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
             if frame is not None:
                 news += self._take(frame)
@@ -179,9 +184,7 @@ class Watcher:
         if self._wire is None and self._use_socket and time.monotonic() >= self._reconnect_at:
             self._reconnect()
         if self._wire is None:
-            if wait > 0:
-                time.sleep(wait)
-            return None
+            return self._next_from_stream(wait)
         try:
             frame = self._wire.receive(max(wait, 0.0))
             self._wire.keep_alive(QUIET_BEFORE_PING, PING_PATIENCE)
@@ -189,6 +192,45 @@ class Watcher:
         except Disconnected as error:
             self._lost_connection(error)
             return None
+
+    def _tend_stream(self) -> None:
+        """Without a socket, one job at a time is followed by its event stream as well.
+
+        Streams cost a thread here and a scarce place there (comfy-api-proxy allows eight), so the jobs of a batch are
+        polled, and a job that ends before its first look at the record needs none.
+        """
+        if self._wire is not None or self._use_socket or self._stream_at is None:
+            return
+        if self._stream is not None:
+            if self._stream.prompt_id not in self._watched:
+                self._drop_stream()
+            return
+        if len(self._watched) != 1 or time.monotonic() < self._stream_at:
+            return
+        watched = next(iter(self._watched.values()))
+        if watched.phase in ("pending", "running"):
+            prompt_id = watched.prompt_id
+            self._stream = EventStream(prompt_id, lambda: self.server.open_events(prompt_id))
+
+    def _next_from_stream(self, wait: float) -> _events.Frame | None:
+        """An event of the one streamed job, or None after `wait` seconds; at the stream's end its record is due."""
+        if self._stream is None:
+            if wait > 0:
+                time.sleep(wait)
+            return None
+        try:
+            frame = self._stream.receive(wait)
+        except StreamEnded as ended:
+            self._stream = None
+            self._stream_at = None if ended.again is None else time.monotonic() + ended.again
+            self._check_all_now()
+            return None
+        return frame
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _lost_connection(self, error: Disconnected) -> None:
         self._drop_wire()
@@ -216,7 +258,7 @@ class Watcher:
 
     def _check_all_now(self) -> None:
         for watched in self._watched.values():
-            watched.check_at, watched.interval = time.monotonic(), FIRST_POLL
+            watched.check_at, watched.interval = time.monotonic(), self.server.first_poll
 
     def _take(self, frame: _events.Frame) -> list[Update | Ended]:
         """What a frame means for the watched jobs."""
@@ -236,6 +278,8 @@ class Watcher:
         if event.type == "status":
             self._note_queue(event)
             self._look_at_others()
+        if event.type in STREAM_EVENTS:
+            return self._take_stream_event(event)
         if event.type in ("execution_start", "executing"):
             # After a reconnect `executing` comes without a prompt id: it is the run that was current.
             self._current = event.prompt_id or self._current
@@ -257,6 +301,18 @@ class Watcher:
             watched.check_at = now if finished else now + HISTORY_LAG
         return [Update(watched.prompt_id, event)]
 
+    def _take_stream_event(self, event: _events.Event) -> list[Update | Ended]:
+        """An event of an event stream: it tells progress, and when the record is worth a look."""
+        watched = self._watched.get(event.prompt_id or "")
+        if watched is None:
+            return []
+        watched.seen = time.monotonic()
+        if event.type == "job_progress":
+            watched.phase = "running"
+        else:
+            watched.check_at, watched.interval = watched.seen, self.server.first_poll
+        return [Update(watched.prompt_id, event)]
+
     def _note_queue(self, event: _events.Event) -> None:
         status = event.data.get("status")
         info = status.get("exec_info") if isinstance(status, Mapping) else None
@@ -271,7 +327,7 @@ class Watcher:
             if not watched.ours or watched.phase != "running":
                 pause = 0.05 if not watched.ours else 1.0
                 watched.check_at = min(watched.check_at, max(now + 0.02, watched.seen + pause))
-                watched.interval = FIRST_POLL
+                watched.interval = self.server.first_poll
 
     def _check_due(self) -> list[Update | Ended]:
         """Ask the server about the jobs whose time has come."""
@@ -318,7 +374,7 @@ class Watcher:
     def _schedule(self, watched: _Watched) -> None:
         """When to look again: soon while an end is due or there is no socket, else rarely."""
         settled = self.live and watched.ours and watched.end_event is None and watched.unknown_since is None
-        slowest = CROSS_CHECK if settled else SLOWEST_POLL
+        slowest = CROSS_CHECK if settled else self.server.slowest_poll
         watched.interval = slowest if settled else min(watched.interval * 1.5, slowest)
         watched.check_at = time.monotonic() + watched.interval
 
@@ -333,9 +389,9 @@ class Watcher:
             return self._weigh_unknown(watched, state)
         watched.unknown_since = None
         if state.phase != watched.phase and state.phase in ("pending", "running"):
-            watched.phase, watched.interval = state.phase, FIRST_POLL
+            watched.phase, watched.interval = state.phase, self.server.first_poll
         self._schedule(watched)
-        if state.progress:
+        if state.progress and self._stream is None:
             return [
                 Update(
                     watched.prompt_id, _events.Event("job_progress", watched.prompt_id, data=state.progress)
@@ -350,7 +406,7 @@ class Watcher:
         """No trace of it: wait for the grace, then decide whether it was removed or the server forgot everything."""
         now = time.monotonic()
         if watched.unknown_since is None:
-            watched.unknown_since, watched.interval = now, FIRST_POLL
+            watched.unknown_since, watched.interval = now, self.server.first_poll
         if now - watched.unknown_since < self.server.grace:
             self._schedule(watched)
             return []

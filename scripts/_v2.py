@@ -1,0 +1,439 @@
+"""The protocol of Comfy API v2: Comfy Cloud, deployments, and comfy-api-proxy in front of a ComfyUI.
+
+Level 2. Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6 in front of ComfyUI 0.8.0. The record of
+a job is the authority; its event stream only tells progress. Node definitions, model lists and the queue are not part
+of v2: on Comfy Cloud itself they come from v1, elsewhere they cannot be had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+import _assets
+import _cli
+import _common
+import _nodes
+import _v2_records
+import _v2_refusals
+from _cli import Exit, SkillError
+from _dialect import MARK, Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission
+
+if TYPE_CHECKING:
+    import requests
+
+    from _cloud import Cloud
+
+JOBS = "api/v2/jobs"
+NO_JOB = "00000000-0000-4000-8000-000000000000"
+# A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
+CANCEL_PATIENCE = 3.0
+# The proxy says `expired` of a job between its end and its record, for a fraction of a second.
+EXPIRED_AGAIN = 0.15
+EVENT_PATIENCE = 45.0  # three keepalives
+MOST_LISTED = 100
+MOST_SUBMITS = 3
+
+
+class V2(Dialect):
+    """A server that speaks Comfy API v2."""
+
+    api = "v2"
+    own_ids = False
+    has_socket = False
+    client_frames = False
+    chooses_front = False
+    grace = 5.0
+
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+        super().__init__(url, access, demo=demo)
+        self._kind: str | None = None
+        self._labels = True
+        self._upstream: str | None = None
+        self._beside: Cloud | None = None
+        # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
+        near = _common.is_this_machine(urlsplit(self.url).hostname or "")
+        self.first_poll, self.slowest_poll = (0.05, 2.0) if near else (0.5, 5.0)
+
+    @property
+    def surface(self) -> str:
+        """`cloud`, `deployment`, `proxy` or `other`: they differ in labels, lists and health. Asked once."""
+        if self._kind is None:
+            self._kind = self._find_surface()
+        return self._kind
+
+    def _find_surface(self) -> str:
+        host = urlsplit(self.url).hostname or ""
+        if host in _common.CLOUD_HOSTS:
+            return "cloud"
+        if host.endswith(_common.DEPLOYMENT_SUFFIX):
+            return "deployment"
+        try:
+            health = self.get_json("api/v2/health", attempts=2, timeout=10)
+        except SkillError as error:
+            if error.code == "unreachable":
+                raise
+            return "other"
+        upstream = health.get("upstream") if isinstance(health, Mapping) else None
+        self._upstream = upstream if isinstance(upstream, str) else None
+        return "proxy" if self._upstream is not None else "other"
+
+    def failure(self, response: requests.Response) -> SkillError:
+        """Typed errors in plain words; without the envelope the status decides."""
+        return _v2_refusals.failure(self.url, response) or super().failure(response)
+
+    # --- submit
+    def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
+        """Submit exactly once: the id of the submission is the Idempotency-Key, so a repeat cannot run twice.
+
+        Raises SkillError: `rejected` (6), `refused` (4), `unreachable` (3), `queue_full` or `busy` after `patience`
+        seconds of refusals, `submit_unknown` (5) when the server cannot tell what became of it.
+        """
+        self._check_upstream()
+        give_up = time.monotonic() + patience
+        lost: _common.AnswerLost | None = None
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self.submit_once(submission)
+            except _common.AnswerLost as failed:
+                lost = failed
+                found = self._seen(submission)
+                if found is not None:
+                    return Accepted(found, found_again=True)
+                if attempt >= MOST_SUBMITS:
+                    self._fate_unknown(submission, str(lost))
+                time.sleep(_common.pause_before(attempt, lost.retry_after))
+            except SkillError as error:
+                if error.code == "idempotency_key_reuse":
+                    return self._claimed(submission, look_for, lost or error)
+                if error.code == "unreachable" and lost is not None:
+                    self._fate_unknown(submission, str(lost))
+                if error.details.get("http_status") != 429 or time.monotonic() > give_up:
+                    raise
+                wait = error.details.get("retry_after")
+                time.sleep(max(1.0, wait) if isinstance(wait, (int, float)) else 2.0)
+
+    def _check_upstream(self) -> None:
+        """The proxy keeps a key when ComfyUI is away, and nobody can say then whether it got the job: look before."""
+        if self._kind is not None or self.surface != "proxy":
+            return
+        try:
+            self.get_json(f"{JOBS}/{NO_JOB}", attempts=2, timeout=15)
+        except SkillError as error:
+            if error.code != "not_found":
+                raise
+
+    def submit_once(self, submission: Submission) -> Accepted:
+        """Post the graph one time under its own Idempotency-Key."""
+        response = self.post_once(
+            JOBS, self._body(submission), headers={"Idempotency-Key": submission.prompt_id}
+        )
+        if response.status_code == 422 and self._labels and _v2_refusals.is_about_labels(response):
+            # A surface that takes no labels says so before it claims the key.
+            self._labels = False
+            return self.submit_once(submission)
+        if response.status_code >= 400:
+            raise _v2_refusals.rejection(response, submission.graph) or self.failure(response)
+        answer = self.json_of(response)
+        if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
+            raise SkillError(
+                f"{self.url} took the submit but named no job", code="bad_answer", exit=Exit.FAILED
+            )
+        return Accepted(answer["id"])
+
+    def _body(self, submission: Submission) -> dict[str, Any]:
+        """Closed at the top: `extra_data` may hold the partner key and nothing else."""
+        body: dict[str, Any] = {"workflow": _only(submission.graph, submission.targets)}
+        key = submission.extra_data.get("api_key_comfy_org")
+        if isinstance(key, str):
+            body["extra_data"] = {"api_key_comfy_org": key}
+        label = self._label(submission)
+        if label is not None:
+            body["metadata"] = label
+        return body
+
+    def _label(self, submission: Submission) -> str | dict[str, str] | None:
+        """Our mark as this surface takes it: the proxy a text, deployments a map, Comfy Cloud nothing."""
+        if not self._labels or self.surface not in ("proxy", "deployment"):
+            return None
+        if self.surface == "proxy":
+            return f"{MARK}:{submission.prompt_id}"
+        return {MARK: submission.prompt_id}
+
+    def find_submitted(self, submission: Submission) -> str | None:
+        """The job that bears our label. Raises SkillError `not_offered` where jobs are not listed or not labelled."""
+        if self._label(submission) is None:
+            raise _not_offered(self.url, "a job list by which a lost submit could be found")
+        params: dict[str, Any] = {"limit": 20}
+        if self.surface == "deployment":
+            params[f"metadata[{MARK}]"] = submission.prompt_id
+        for job in self._listed(params):
+            if _v2_records.mark_of(job) == submission.prompt_id:
+                return str(job["id"])
+        return None
+
+    def _seen(self, submission: Submission) -> str | None:
+        """A first look for a lost submit; what cannot be asked is settled by sending again under the same key."""
+        try:
+            return self.find_submitted(submission)
+        except SkillError as error:
+            if error.exit == Exit.REFUSED:
+                self._fate_unknown(submission, error.message)
+            return None
+
+    def _claimed(self, submission: Submission, patience: float, why: Exception) -> Accepted:
+        """The key has been used: look the job up, for a while. Raises SkillError `submit_unknown`."""
+        give_up = time.monotonic() + patience
+        pause = 0.1
+        while True:
+            try:
+                found = self.find_submitted(submission)
+            except SkillError as error:
+                if error.code == "not_offered":
+                    self._fate_unknown(
+                        submission, str(why), f"{self.url} offers no job list to look it up in"
+                    )
+                found = None
+            if found is not None:
+                return Accepted(found, found_again=True)
+            if time.monotonic() > give_up:
+                self._fate_unknown(submission, str(why))
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _fate_unknown(self, submission: Submission, said: str, reason: str = "") -> NoReturn:
+        because = reason or "the server cannot be asked what became of it"
+        raise SkillError(
+            f"the answer to the submit was lost, and {because}; the job may be running",
+            code="submit_unknown",
+            exit=Exit.RUNNING,
+            hint="look at the server's own job page before running again: a new run would get a new key",
+            idempotency_key=submission.prompt_id,
+            server_said=_cli.clean(said, 300),
+        )
+
+    # --- jobs
+    def state(self, prompt_id: str) -> JobState:
+        """GET /jobs/{id}. `expired` before its time is asked once more and counts as unknown then."""
+        state = self._state_once(prompt_id)
+        if state.phase == "unknown" and state.word == _v2_records.EXPIRED:
+            time.sleep(EXPIRED_AGAIN)
+            state = self._state_once(prompt_id)
+        return state
+
+    def _state_once(self, prompt_id: str) -> JobState:
+        try:
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}")
+        except SkillError as error:
+            if error.code == "not_found":
+                return JobState(prompt_id, "unknown")
+            raise
+        if not isinstance(answer, Mapping):
+            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=Exit.FAILED)
+        return _v2_records.state_of(prompt_id, answer, lambda asset_id: _assets.content_url(self, asset_id))
+
+    def workflow(self, prompt_id: str) -> Graph | None:
+        """The graph that a job ran with, its asset references resolved; None when it is no longer kept."""
+        try:
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}/workflow")
+        except SkillError as error:
+            if error.code == "not_found":
+                return None
+            raise
+        graph = answer.get("workflow") if isinstance(answer, Mapping) else None
+        return graph if isinstance(graph, Mapping) and answer.get("format") != "save" else None
+
+    def cancel(self, prompt_id: str) -> bool:
+        """POST /jobs/{id}/cancel, then look whether it took. Raises SkillError `cancel_not_confirmed` when it did not."""
+        try:
+            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None)
+        except SkillError as error:
+            if error.code == "not_found":
+                return False
+            raise
+        stopped = self._stopped(prompt_id, 0.3 if self.surface == "proxy" else CANCEL_PATIENCE)
+        if stopped is not None:
+            return stopped
+        if self._cancel_upstream(prompt_id):
+            return True
+        raise self._cancel_failed(prompt_id)
+
+    def _stopped(self, prompt_id: str, patience: float) -> bool | None:
+        """True: cancelled or on its way there; False: it had ended otherwise; None: it goes on as if nothing was said."""
+        give_up = time.monotonic() + patience
+        pause = 0.05
+        while True:
+            state = self._state_once(prompt_id)
+            if state.done:
+                return state.outcome == "cancelled"
+            if time.monotonic() > give_up:
+                return True if state.phase == "unknown" or state.word.startswith("cancel") else None
+            time.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    def _cancel_upstream(self, prompt_id: str) -> bool:
+        """Recorded: comfy-api-proxy 0.1.6 cancels by a route that ComfyUI 0.8.0 lacks, and says `canceling` all the same.
+
+        The proxy's job id is ComfyUI's prompt id, so when both run on this machine ComfyUI is asked itself, without
+        any credential. It stops that one job and no other.
+        """
+        hosts = [urlsplit(url or "").hostname or "" for url in (self.url, self._upstream)]
+        if self._upstream is None or not all(_common.is_this_machine(host) for host in hosts):
+            return False
+        from _local import Local
+
+        behind = Local(self._upstream)
+        try:
+            return behind.cancel(prompt_id)
+        except SkillError:
+            return False
+        finally:
+            behind.close()
+
+    def _cancel_failed(self, prompt_id: str) -> SkillError:
+        behind = ""
+        if self.surface == "proxy":
+            behind = "; comfy-api-proxy cannot cancel on ComfyUI 0.8.0 and older: use that server's own address as --host"
+        return SkillError(
+            "the server took the cancel, but the job goes on",
+            code="cancel_not_confirmed",
+            exit=Exit.FAILED,
+            retryable=True,
+            hint=f"look again in a moment{behind}",
+            prompt_id=prompt_id,
+        )
+
+    def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
+        """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""
+        rows = [_v2_records.row(job) for job in self._listed({"limit": max(1, min(limit, MOST_LISTED))})]
+        running = [row for row in rows if row.phase == "running"]
+        waiting = [row for row in reversed(rows) if row.phase == "pending"]
+        waiting.sort(key=lambda row: row.position if row.position is not None else 1 << 30)
+        return running + waiting + ([row for row in rows if row.phase == "done"] if finished else [])
+
+    def _listed(self, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        answer = self.get_json(JOBS, params)
+        jobs = answer.get("jobs") if isinstance(answer, Mapping) else None
+        if not isinstance(jobs, list):
+            raise SkillError(
+                f"{self.url} did not answer with a job list", code="bad_answer", exit=Exit.FAILED
+            )
+        return [job for job in jobs if isinstance(job, Mapping) and isinstance(job.get("id"), str)]
+
+    def open_events(self, prompt_id: str) -> requests.Response | None:
+        """The event stream of one job, opened; SkillError where there is none (poll then)."""
+        return self.request(
+            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE,
+            headers={"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"},
+        )  # fmt: skip
+
+    # --- files
+    def upload(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        kind: str = "image",
+        subfolder: str = "",
+        overwrite: bool = False,  # noqa: ARG002  (assets are told apart by content)
+        original: FileRef | None = None,
+    ) -> FileRef:
+        """To /assets, unless the server has the bytes already; a mask is joined with its picture first."""
+        if kind == "mask" and original is not None:
+            return _assets.upload_masked(self, path, name or path.name, original)
+        return _assets.upload(self, path, name or path.name, subfolder)
+
+    def input_value(self, ref: FileRef) -> Any:
+        """An asset reference. The proxy resolves an output's to a bare name, which loaders then seek in `input`."""
+        if ref.type != "input" and self.surface not in ("cloud", "deployment"):
+            ref = _assets.upload_again(self, ref)
+        return _assets.reference(ref)
+
+    def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
+        """The asset's bytes: from this server itself, or from the signed address it points to, fetched bare."""
+        if not ref.url and not ref.asset_id:
+            raise SkillError(
+                f"the server named no address for {ref.filename}", code="not_found", exit=Exit.FAILED
+            )
+        url = ref.url or _assets.content_url(self, str(ref.asset_id))
+        return self.open_signed(url, offset=offset, validator=validator)
+
+    # --- what the server has: v1's on Comfy Cloud, nothing elsewhere
+    @property
+    def beside(self) -> Cloud | None:
+        """Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks."""
+        if self._beside is None and (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST:
+            from _cloud import Cloud
+
+            self._beside = Cloud(self.url, self.access, demo=self.demo)
+        return self._beside
+
+    def _need_beside(self, what: str) -> Cloud:
+        beside = self.beside
+        if beside is None:
+            raise _not_offered(self.url, what)
+        return beside
+
+    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("node definitions").definitions(classes)
+
+    def all_definitions(self) -> dict[str, Any]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("node definitions").all_definitions()
+
+    def model_folders(self) -> list[str]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("a list of models").model_folders()
+
+    def models(self, folder: str) -> list[str]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("a list of models").models(folder)
+
+    def embeddings(self) -> list[str]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("a list of embeddings").embeddings()
+
+    def stats(self) -> dict[str, Any]:
+        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        return self._need_beside("system statistics").stats()
+
+    def features(self) -> dict[str, Any]:
+        """Feature flags; empty everywhere but on Comfy Cloud."""
+        return self.beside.features() if self.beside is not None else {}
+
+    def account(self) -> dict[str, Any]:
+        """Plan and credits; empty everywhere but on Comfy Cloud."""
+        return self.beside.account() if self.beside is not None else {}
+
+    def most_at_once(self) -> int | None:
+        """The plan's limit; None everywhere but on Comfy Cloud."""
+        return self.beside.most_at_once() if self.beside is not None else None
+
+    def close(self) -> None:
+        """Give the connections back, v1's too."""
+        if self._beside is not None:
+            self._beside.close()
+        super().close()
+
+
+def _only(graph: Graph, targets: Sequence[str] | None) -> Graph:
+    """v2 has no partial execution: the targets and what they draw from, and nothing else, is sent."""
+    if targets is None:
+        return graph
+    kept = _nodes.upstream_of(graph, targets)
+    return {node_id: node for node_id, node in graph.items() if node_id in kept}
+
+
+def _not_offered(url: str, what: str) -> SkillError:
+    return SkillError(
+        f"{url} speaks Comfy API v2, which does not offer {what}",
+        code="not_offered",
+        exit=Exit.FAILED,
+        hint="for a proxy, ask the ComfyUI behind it (its own address as --host)",
+    )
