@@ -88,6 +88,7 @@ _MAGIC = (
     (0, b"OggS", "Ogg sound"),
     (0, b"ID3", "MP3 sound"),
     (0, b"glTF", "GLB model"),
+    *((0, b"\xff" + bytes([second]), "MP3 sound") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),
     (0, b"GIF8", "GIF picture"),
     (0, b"BM", "BMP picture"),
     (8, b"WAVE", "WAV sound"),

@@ -79,7 +79,10 @@ def _vorbis_comments(data: bytes, texts: Texts) -> None:
 
 
 def mp3_texts(stream: BinaryIO, texts: Texts) -> None:
-    """Fill `texts` from the ID3v2.3 or 2.4 tag at the start of a file."""
+    """Fill `texts` from the ID3v2.3 or 2.4 tag at the start of a file; a file without a tag has none."""
+    stream.seek(0)
+    if stream.read(3) != b"ID3":
+        return
     stream.seek(0)
     _magic, major, _minor, flags, raw_size = struct.unpack(">3sBBBI", take(stream, 10))
     size = _synchsafe(raw_size)

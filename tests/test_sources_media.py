@@ -219,6 +219,10 @@ def test_id3_frames_in_every_encoding_and_both_versions(encoding):
         assert graphs_in(tag + bytes(100)) == {"prompt": GRAPH}
 
 
+def test_an_mp3_without_a_tag_is_known_but_empty():
+    assert found_in(b"\xff\xfb\x90\x00" + bytes(100)).values == {}
+
+
 # What an attacker, or a broken disk, writes
 
 
