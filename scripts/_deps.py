@@ -1,0 +1,243 @@
+"""Holds what a workflow needs against what a server has: each thing present, missing or unknown. Level 3.
+
+Unknown is never reported as one of the others: a refusal, a time-out and an unknown folder are named as what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import _cli
+import _deps_catalog
+import _deps_match
+import _deps_origin
+import _deps_packs
+from _deps_match import Match
+from _deps_need import FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
+from _deps_origin import Origin
+from _deps_packs import Pack
+from _deps_stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
+
+PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
+KINDS = ("node", "model", "embedding", "file", "value")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a workflow needs, and what became of the question whether it is there.
+
+    match: the listed name that is meant although it is written otherwise. origin, pack: where it can be had.
+    """
+
+    kind: str
+    name: str
+    status: str
+    reason: str = ""
+    uses: tuple[Use, ...] = ()
+    node_ids: tuple[str, ...] = ()
+    folder: str | None = None
+    match: Match | None = None
+    similar: tuple[str, ...] = ()
+    origin: Origin | None = None
+    pack: Pack | None = None
+    installed_but_absent: bool = False
+
+    @property
+    def fixed_by_name(self) -> bool:
+        """Whether writing the name as the server has it is all that is missing."""
+        return self.match is not None and self.match.sure
+
+    @property
+    def target(self) -> tuple[str, str] | None:
+        """(model folder with sub-folders, file name) for a model that has to be fetched."""
+        if self.kind != "model" or not (self.folder or (self.origin and self.origin.folder)):
+            return None
+        folder = self.folder or (self.origin.folder if self.origin else None) or ""
+        inside, _, filename = self.name.replace("\\", "/").rpartition("/")
+        path = _deps_catalog.folder_path(folder)
+        return (f"{path}/{inside}" if inside else path), filename
+
+
+@dataclass(frozen=True)
+class Check:
+    """The answer for one workflow."""
+
+    items: tuple[Item, ...]
+    idle: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = field(default=())
+
+    def of(self, status: str) -> list[Item]:
+        """The items with this status."""
+        return [item for item in self.items if item.status == status]
+
+
+def check(graph: Mapping[str, Any], stock: Stock) -> Check:
+    """Every need of the graph with its status on this server; where to get what is missing is not asked yet."""
+    from _deps_need import classes_of
+
+    definitions = stock.definitions(classes_of(graph))
+    needs = needs_of(graph, definitions)
+    items = [*_nodes(needs, definitions, stock)]
+    items += [_model(need, definitions, stock) for need in needs.models]
+    items += [_embedding(name, uses, stock) for name, uses in needs.embeddings.items()]
+    items += [_file(need, stock) for need in needs.files]
+    items += [_value(need) for need in needs.values]
+    return Check(tuple(items), needs.idle)
+
+
+def _nodes(needs: Needs, definitions: Mapping[str, Any] | None, stock: Stock) -> list[Item]:
+    items = []
+    for class_type, node_ids in needs.classes.items():
+        if definitions is None:
+            problem = stock.definitions_problem
+            reason = f"the node definitions could not be had ({problem.message if problem else 'not asked'})"
+            items.append(Item("node", class_type, UNKNOWN, reason, node_ids=node_ids))
+        elif class_type in definitions:
+            items.append(Item("node", class_type, PRESENT, node_ids=node_ids))
+        else:
+            items.append(
+                Item("node", class_type, MISSING, "the server has no such node class", node_ids=node_ids)
+            )
+    return items
+
+
+def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock) -> Item:
+    item = Item("model", need.name, UNKNOWN, uses=need.uses, folder=need.folder)
+    if need.choices is not None:
+        return _among_choices(item, need.choices, stock)
+    if need.folder is None:
+        return _anywhere(item, stock)
+    listing = stock.folder(need.folder)
+    if need.name in listing.names:
+        return replace(item, status=PRESENT)
+    if listing.state in (LISTED, EMPTY):
+        return _absent(item, listing.names, listing.sentence)
+    if listing.state == NO_FOLDER and _is_evidence(listing, need, definitions):
+        return replace(item, status=MISSING, reason=listing.sentence)
+    return replace(item, reason=_unsaid(listing, need, definitions))
+
+
+def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> bool:
+    """Whether an unknown folder proves that the file is not there: a pack that is missing would have brought the folder."""
+    known_pack = definitions is not None and all(use.class_type in definitions for use in need.uses)
+    return listing.folder in _deps_catalog.CORE_FOLDERS or known_pack
+
+
+def _unsaid(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> str:
+    if listing.state == NO_FOLDER and definitions is not None:
+        lacking = sorted({use.class_type for use in need.uses if use.class_type not in definitions})
+        return f"{listing.sentence}; it comes with the missing pack of {', '.join(lacking)}"
+    return listing.sentence
+
+
+def _among_choices(item: Item, choices: tuple[str, ...], stock: Stock) -> Item:
+    """By the server's own list for this input, which is what it validates against."""
+    if item.name in choices:
+        return replace(item, status=PRESENT)
+    folder = item.folder or stock.folder_with(choices)
+    use = item.uses[0]
+    where = f"the server's list for {use.class_type}.{use.input}"
+    reason = f"{where} is empty" if not choices else f"{where} has no such file"
+    return _absent(replace(item, folder=folder), choices, reason)
+
+
+def _absent(item: Item, names: Sequence[str], reason: str) -> Item:
+    match = _deps_match.best(item.name, names)
+    if match is not None:
+        sure = "the same file" if match.sure else "perhaps what is meant"
+        reason = f"{reason} under that name; {match.name!r} is there ({match.how}: {sure})"
+        return replace(item, status=MISSING, reason=reason, match=match)
+    return replace(item, status=MISSING, reason=reason, similar=tuple(_deps_match.similar(item.name, names)))
+
+
+def _anywhere(item: Item, stock: Stock) -> Item:
+    """A file name in an input of which nobody knows the folder: found by chance, or not known."""
+    for folder in stock.folders() or []:
+        if item.name in stock.folder(folder).names:
+            reason = f"a file of that name is in {folder!r}, but whether the node looks there is not known"
+            return replace(item, reason=reason, folder=folder)
+    return replace(item, reason="which folder this input reads from is not known, so it cannot be checked")
+
+
+def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
+    item = Item("embedding", name, UNKNOWN, uses=uses, folder="embeddings")
+    names = stock.embeddings()
+    if names is None:
+        return replace(item, reason="the embeddings could not be listed")
+    bare = _deps_match.without_suffix(name)
+    if name in names or bare in names:
+        return replace(item, status=PRESENT)
+    reason = "the server lists no embedding of that name; it would run and leave the word out"
+    return _absent(item, names, reason)
+
+
+def _file(need: FileNeed, stock: Stock) -> Item:
+    item = Item("file", need.name, UNKNOWN, uses=need.uses)
+    if need.choices is not None and need.name in need.choices:
+        return replace(item, status=PRESENT)
+    there, why = stock.has_input(need.name)
+    if there:
+        return replace(item, status=PRESENT)
+    if there is None and not (need.choices and _flat(need.name)):
+        return replace(item, reason=f"the {need.kind} could not be looked up ({why})")
+    return _absent(item, need.choices or (), f"the server's input folder has no such {need.kind}")
+
+
+def _flat(name: str) -> bool:
+    """Whether the server's list of its top input folder would show the file."""
+    return "/" not in name and "\\" not in name and not name.endswith("]")
+
+
+def _value(need: ValueNeed) -> Item:
+    use = need.uses[0]
+    shown = _cli.clean(need.value, 120)
+    choices = [str(choice) for choice in need.choices]
+    reason = f"{shown!r} is not among the {len(choices)} values that {use.class_type}.{use.input} takes here"
+    match = _deps_match.best(str(need.value), choices)
+    # A value that is no file is only surely meant when case or blanks differ.
+    match = replace(match, sure=match.how == "other case") if match else None
+    return Item(
+        "value", shown, MISSING, reason, need.uses, match=match,
+        similar=tuple(_deps_match.similar(str(need.value), choices)),
+    )  # fmt: skip
+
+
+def locate(
+    checked: Check, models: _deps_origin.Finder, packs: _deps_packs.PackFinder, installed: Sequence[str] = ()
+) -> Check:
+    """The check with places to get what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
+    have = {name.lower() for name in installed}
+    items = []
+    for item in checked.items:
+        if item.status == PRESENT:
+            items.append(item)
+        elif item.kind == "node":
+            pack = packs.find(item.name)
+            absent = item.status == MISSING and pack is not None and pack.id in have
+            items.append(replace(item, pack=pack, installed_but_absent=absent))
+        elif item.kind in ("model", "embedding") and not item.fixed_by_name:
+            items.append(replace(item, origin=models.find(item.name, item.folder)))
+        else:
+            items.append(item)
+    return replace(checked, items=tuple(items), not_asked=(*models.not_asked, *packs.not_asked))
+
+
+def repaired(graph: Mapping[str, Any], checked: Check) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """A copy of the graph with the sure replacements made, and what was replaced."""
+    copy: dict[str, Any] = {
+        node_id: {**node, "inputs": dict(node["inputs"])} if isinstance(node.get("inputs"), Mapping) else node
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping)
+    }
+    changes = []
+    for item in checked.items:
+        if item.status != MISSING or item.kind not in ("model", "value", "file") or not item.fixed_by_name:
+            continue
+        assert item.match is not None
+        for use in item.uses:
+            if use.plain and isinstance(copy[use.node_id]["inputs"].get(use.input), str):
+                copy[use.node_id]["inputs"][use.input] = item.match.name
+                changes.append({"at": use.address, "old": item.name, "new": item.match.name})
+    return copy, changes

@@ -1,0 +1,99 @@
+"""What can be read off an editor file without converting it: its nodes, its notes, a rough graph. Pure, level 1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import _catalog
+
+MUTED, BYPASSED = 2, 4
+# Node types that live in the editor alone.
+VIRTUAL = frozenset(
+    {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "Label (rgthree)", "Fast Groups Muter (rgthree)",
+     "Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)", "Fast Bypasser (rgthree)", "Bookmark (rgthree)",
+     "SetNode", "GetNode", "Node Collector (rgthree)"}
+)  # fmt: skip
+NOTE_TYPES = re.compile(r"(?i)note|label|markdown|comment|readme")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def groups_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The top graph and every subgraph definition."""
+    if not isinstance(editor, Mapping):
+        return
+    yield editor
+    definitions = editor.get("definitions")
+    subgraphs = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
+    for group in subgraphs if isinstance(subgraphs, list) else []:
+        if isinstance(group, Mapping):
+            yield group
+
+
+def nodes_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The saved nodes of the top graph and of every subgraph definition."""
+    for group in groups_of(editor):
+        nodes = group.get("nodes")
+        for node in nodes if isinstance(nodes, list) else []:
+            if isinstance(node, Mapping):
+                yield node
+
+
+def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
+    """Every text in a saved value."""
+    if isinstance(value, str):
+        yield value
+    elif depth < 6 and isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts_in(item, depth + 1)
+    elif depth < 6 and isinstance(value, list):
+        for item in value:
+            yield from texts_in(item, depth + 1)
+
+
+def notes_of(editor: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The free text of notes and group titles, as (where, text)."""
+    found = []
+    for node in nodes_of(editor):
+        kind = node.get("type")
+        if isinstance(kind, str) and NOTE_TYPES.search(kind):
+            text = "\n".join(texts_in(node.get("widgets_values")))
+            if text.strip():
+                found.append((f"node {node.get('id')} ({kind})", text))
+    for group in groups_of(editor):
+        boxes = group.get("groups")
+        for box in boxes if isinstance(boxes, list) else []:
+            title = box.get("title") if isinstance(box, Mapping) else None
+            if isinstance(title, str) and title.strip():
+                found.append(("a group's title", title))
+    return found
+
+
+def rough_graph(editor: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Classes and file names of an editor file that could not be converted: right about what is named, not about inputs.
+
+    Muted and bypassed nodes, notes and subgraph instances are left out; inputs are called `widget N`.
+    """
+    graph: dict[str, dict[str, Any]] = {}
+    for number, node in enumerate(nodes_of(editor)):
+        kind = node.get("type")
+        if not isinstance(kind, str) or kind in VIRTUAL or _UUID.fullmatch(kind):
+            continue
+        if node.get("mode") in (MUTED, BYPASSED):
+            continue
+        names = [
+            text
+            for text in texts_in(node.get("widgets_values"))
+            if _names_model(text) or "embedding:" in text
+        ]
+        inputs = {f"widget {index}": text for index, text in enumerate(names)}
+        graph[f"{node.get('id', number)}" if str(node.get("id")) not in graph else f"n{number}"] = {
+            "class_type": kind,
+            "inputs": inputs,
+        }
+    return graph
+
+
+def _names_model(text: str) -> bool:
+    return len(text) < 300 and "\n" not in text and text.lower().endswith(tuple(_catalog.MODEL_SUFFIXES))

@@ -1,0 +1,346 @@
+"""ComfyUI-Manager of a server: which version answers, what it knows, and its queue of installs. Level 3.
+
+Three shapes of one program (read in 3.31 and 4.3): version 3 under /manager and /customnode, version 4 under /v2 with a
+task queue, and version 4 with its legacy interface under /v2 with batches. None of them is part of ComfyUI itself.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import _cli
+from _cli import Exit, SkillError
+
+V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
+_VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
+CORE_PACKS = ("comfy-core", "comfyanonymous/comfyui", "comfy-org/comfyui")
+POLL = 1.0
+
+
+@dataclass(frozen=True)
+class PackClaim:
+    """A pack that is said to bring a class: a registry id, or only the address of a repository."""
+
+    id: str | None
+    repository: str | None = None
+    title: str | None = None
+
+
+def find(server: Any) -> Manager | None:
+    """The Manager that answers on a server, or None when there is none.
+
+    Raises SkillError `unreachable` or `refused` when it cannot be known.
+    """
+    if getattr(server, "api", "") != "local" or not hasattr(server, "request"):
+        return None
+    version = _version(server, "v2/manager/version")
+    if version:
+        return Manager(server, V4_LEGACY if _has_legacy_face(server) else V4, version)
+    version = _version(server, "manager/version")
+    return Manager(server, V3, version) if version else None
+
+
+def _version(server: Any, path: str) -> str | None:
+    try:
+        response = server.request("GET", path, attempts=1, timeout=10)
+    except SkillError as error:
+        if error.code in ("unreachable", "refused"):
+            raise
+        return None
+    text = response.text.strip()[:60]
+    # A web page that answers every address with 200 is no Manager.
+    return text if _VERSION.match(text) else None
+
+
+def _has_legacy_face(server: Any) -> bool:
+    try:
+        answer = server.get_json("v2/manager/is_legacy_manager_ui", attempts=1, timeout=10)
+    except SkillError as error:
+        if error.code in ("unreachable", "refused"):
+            raise
+        return False
+    return isinstance(answer, Mapping) and answer.get("is_legacy_manager_ui") is True
+
+
+class Manager:
+    """The questions and orders that the three shapes have in common."""
+
+    def __init__(self, server: Any, shape: str, version: str) -> None:
+        self.server = server
+        self.shape = shape
+        self.version = version
+        self._prefix = "" if shape == V3 else "v2/"
+        self._mappings: dict[str, list[PackClaim]] | None = None
+        self._endings: list[tuple[re.Pattern[str], PackClaim]] = []
+        self._models: list[Mapping[str, Any]] | None = None
+        self._client = f"comfyui-skill-{secrets.token_hex(8)}"
+
+    @property
+    def name(self) -> str:
+        """For a report: program and version."""
+        return f"ComfyUI-Manager {_cli.clean(self.version, 30)} ({self.shape})"
+
+    # --- what it knows
+    def packs_with(self, class_type: str) -> list[PackClaim]:
+        """The packs that its mapping says bring a class; exact names before patterns. Raises SkillError."""
+        if self._mappings is None:
+            self._mappings = self._read_mappings()
+        exact = self._mappings.get(class_type, [])
+        if exact:
+            return exact
+        return [claim for pattern, claim in self._endings if pattern.search(class_type)]
+
+    def _read_mappings(self) -> dict[str, list[PackClaim]]:
+        answer = self.server.get_json(
+            f"{self._prefix}customnode/getmappings", params={"mode": "local"}, timeout=120
+        )
+        found: dict[str, list[PackClaim]] = {}
+        for key, value in answer.items() if isinstance(answer, Mapping) else ():
+            if not (isinstance(value, list) and value and isinstance(value[0], list)):
+                continue
+            about = value[1] if len(value) > 1 and isinstance(value[1], Mapping) else {}
+            claim = _claim(str(key), about)
+            for class_type in value[0]:
+                if isinstance(class_type, str):
+                    found.setdefault(class_type, []).append(claim)
+            pattern = _ending(about.get("nodename_pattern"))
+            if pattern is not None:
+                self._endings.append((pattern, claim))
+        return found
+
+    def model_list(self) -> list[Mapping[str, Any]]:
+        """Its list of known models; empty for the shape that has none. Raises SkillError."""
+        if self._models is None:
+            self._models = []
+            if self.shape != V4:
+                answer = self.server.get_json(
+                    f"{self._prefix}externalmodel/getlist", params={"mode": "local"}, timeout=60
+                )
+                models = answer.get("models") if isinstance(answer, Mapping) else None
+                self._models = [entry for entry in models or [] if isinstance(entry, Mapping)]
+        return self._models
+
+    def installed(self) -> dict[str, Mapping[str, Any]]:
+        """Installed packs by folder name: {ver, cnr_id, aux_id, enabled}. Raises SkillError."""
+        answer = self.server.get_json(f"{self._prefix}customnode/installed", timeout=60)
+        return (
+            {str(key): value for key, value in answer.items() if isinstance(value, Mapping)}
+            if isinstance(answer, Mapping)
+            else {}
+        )
+
+    # --- orders
+    def install_packs(self, ids: Sequence[str], *, patience: float = 900.0) -> dict[str, str]:
+        """Install registry packs; each one's fate: `installed`, or why not. Raises SkillError when it cannot be asked."""
+        before = self._idle()
+        fates: dict[str, str] = {}
+        tasks = {pack: f"{self._client}-{index}" for index, pack in enumerate(ids)}
+        accepted = self._order_packs(tasks, fates)
+        if not accepted:
+            return fates
+        self._start()
+        self._wait(before, len(accepted), patience)
+        installed = {_key(entry.get("cnr_id") or name) for name, entry in self.installed().items()}
+        for pack in accepted:
+            said = self._task_result(tasks[pack])
+            if said in (None, "success", "skip") and _key(pack) in installed:
+                fates[pack] = "installed"
+            else:
+                fates[pack] = (
+                    f"the Manager did not install it ({_cli.clean(said or 'it says nothing more; see its log', 200)})"
+                )
+        return fates
+
+    def _order_packs(self, tasks: Mapping[str, str], fates: dict[str, str]) -> list[str]:
+        if self.shape == V4_LEGACY:
+            items = [_pack_order(pack, ui_id) for pack, ui_id in tasks.items()]
+            answer = self._post("queue/batch", {"install": items})
+            failed = set(answer.get("failed") or []) if isinstance(answer, Mapping) else set()
+            for pack in failed & tasks.keys():
+                fates[pack] = "the Manager refused it (its security level, or an unknown pack)"
+            return [pack for pack in tasks if pack not in failed]
+        accepted = []
+        for pack, ui_id in tasks.items():
+            order = _pack_order(pack, ui_id)
+            try:
+                if self.shape == V3:
+                    self._post("queue/install", order)
+                else:
+                    self._post(
+                        "queue/task",
+                        {"ui_id": ui_id, "client_id": self._client, "kind": "install", "params": order},
+                    )
+            except SkillError as error:
+                if error.code not in ("refused", "not_found", "bad_request"):
+                    raise
+                fates[pack] = f"the Manager refused it: {error.message}"
+                continue
+            accepted.append(pack)
+        return accepted
+
+    def install_model(self, entry: Mapping[str, Any], *, patience: float = 3600.0) -> str:
+        """Have the server download one model; `installed` or why not. `entry`: name, type, base, save_path, filename, url."""
+        before = self._idle()
+        ui_id = f"{self._client}-model"
+        order = {**entry, "ui_id": ui_id, "client_id": self._client}
+        if self.shape == V4_LEGACY:
+            answer = self._post("queue/batch", {"install_model": [{**order, "id": ui_id}]})
+            if isinstance(answer, Mapping) and answer.get("failed"):
+                return "the Manager refused it (its security level, or not in its list)"
+        else:
+            self._post("queue/install_model", order)
+        self._start()
+        self._wait(before, 1, patience)
+        said = self._task_result(ui_id)
+        return (
+            "installed" if said in (None, "success", "skip") else f"the Manager said: {_cli.clean(said, 200)}"
+        )
+
+    def _idle(self) -> int:
+        status = self.status()
+        if status.get("is_processing"):
+            raise SkillError(
+                "the Manager is working on other installs", code="busy", exit=Exit.FAILED, retryable=True,
+                hint="wait until it has finished, then run this again",
+            )  # fmt: skip
+        done = status.get("done_count")
+        return done if isinstance(done, int) else 0
+
+    def status(self) -> Mapping[str, Any]:
+        """Its queue: total_count, done_count, in_progress_count, is_processing."""
+        answer = self.server.get_json(f"{self._prefix}manager/queue/status", timeout=30)
+        return answer if isinstance(answer, Mapping) else {}
+
+    def _start(self) -> None:
+        if self.shape == V4_LEGACY:
+            return  # a batch starts itself
+        if self.shape == V4:
+            self._post("queue/start", {})
+            return
+        try:
+            self.server.request("GET", "manager/queue/start", attempts=1, timeout=60)
+        except SkillError as error:
+            if error.details.get("http_status") not in (404, 405):
+                raise
+            self._post("queue/start", {})
+
+    def _wait(self, before: int, ordered: int, patience: float) -> None:
+        give_up = time.monotonic() + patience
+        idle = 0
+        while time.monotonic() < give_up:
+            status = self.status()
+            done = status.get("done_count")
+            finished = isinstance(done, int) and done - before >= ordered
+            # The worker may not have begun yet, and the legacy queue forgets its counts when it ends.
+            idle = 0 if status.get("is_processing") else idle + 1
+            if not status.get("is_processing") and (finished or idle >= 3):
+                return
+            _cli.note(
+                f"Manager: {done if isinstance(done, int) else '?'} of {status.get('total_count', '?')} done"
+            )
+            time.sleep(POLL)
+        raise SkillError(
+            "the Manager has not finished in time", code="still_running", exit=Exit.RUNNING, retryable=True,
+            hint="it goes on by itself; run check_deps.py later",
+        )  # fmt: skip
+
+    def _task_result(self, ui_id: str) -> str | None:
+        """What the task queue says of one task; None where the shape keeps no such record."""
+        if self.shape != V4:
+            return None
+        try:
+            answer = self.server.get_json("v2/manager/queue/history", params={"ui_id": ui_id}, attempts=2)
+        except SkillError as error:
+            if error.code == "unreachable":
+                raise
+            return None
+        history = answer.get("history") if isinstance(answer, Mapping) else None
+        if not isinstance(history, Mapping):
+            return "no record of the task"
+        status = history.get("status")
+        word = status.get("status_str") if isinstance(status, Mapping) else None
+        return "success" if word in ("success", "skip") else str(history.get("result") or word or "failed")
+
+    def restart(self) -> None:
+        """Ask it to restart the server. The connection usually breaks before an answer; that is no failure."""
+        try:
+            if self.shape == V3:
+                self.server.request("GET", "manager/reboot", attempts=1, timeout=10)
+            else:
+                self._post("reboot", {})
+        except SkillError as error:
+            if error.code != "unreachable":
+                raise
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        try:
+            response = self.server.request("POST", f"{self._prefix}manager/{path}", json=body, timeout=120)
+        except SkillError as error:
+            if error.details.get("http_status") == 403:
+                raise SkillError(
+                    "ComfyUI-Manager's security level forbids this", code="refused",
+                    hint="its config.ini decides (security_level, and whether the server listens beyond this machine); "
+                    "install with comfy-cli on the server's own machine instead",
+                    server_said=error.details.get("server_said"), http_status=403,
+                ) from error  # fmt: skip
+            raise
+        return self.server.json_of(response) if response.content.strip().startswith((b"{", b"[")) else None
+
+
+def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:
+    """Whether a restarted server answers again within the time: it must first be gone, or have had time to go."""
+    give_up = time.monotonic() + patience
+    time.sleep(2.0)
+    while time.monotonic() < give_up:
+        try:
+            ask()
+        except SkillError:
+            time.sleep(2.0)
+            continue
+        return True
+    return False
+
+
+def _pack_order(pack: str, ui_id: str) -> dict[str, Any]:
+    return {
+        "id": pack, "version": "latest", "selected_version": "latest", "channel": "default", "mode": "cache",
+        "ui_id": ui_id, "skip_post_install": False,
+    }  # fmt: skip
+
+
+def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
+    title = about.get("title_aux") or about.get("title")
+    title = _cli.clean(title, 80) if isinstance(title, str) else None
+    if "/" not in key:
+        return PackClaim(key, None, title)
+    bare = re.sub(r"^https?://github\.com/|\.git$|/$", "", key).lower()
+    if bare in CORE_PACKS:
+        return PackClaim("comfy-core", None, "ComfyUI itself")
+    return PackClaim(None, _cli.clean(key, 200), title)
+
+
+def _ending(pattern: Any) -> re.Pattern[str] | None:
+    """The Manager's name pattern when it is plain text at the start or end of a name; others may be slow, so not used."""
+    if not isinstance(pattern, str) or len(pattern) > 60:
+        return None
+    start, end = pattern.startswith("^"), pattern.endswith("$")
+    middle = re.sub(r"\\(.)", r"\1", pattern.removeprefix("^").removesuffix("$"))
+    plain = re.sub(r"\\.", "", pattern.removeprefix("^").removesuffix("$"))
+    if not (start or end) or len(middle) < 3 or re.search(r"[.*+?()\[\]{}|^$\\]", plain):
+        return None
+    return re.compile(("^" if start else "") + re.escape(middle) + ("$" if end else ""))
+
+
+def _key(name: str) -> str:
+    return name.lower().split("@")[0]
+
+
+def page_of(pack: str) -> str:
+    """The registry's page of a pack, for a person to look at."""
+    return f"https://registry.comfy.org/nodes/{quote(pack, safe='')}"

@@ -1,0 +1,180 @@
+"""What a workflow needs: node classes, model files, embeddings, input files, values from a server's lists. Pure, level 1.
+
+The server's own definitions come first: an input with a list of files is a model input, whatever pack it comes from.
+The catalog's tables speak where a definition is not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import _catalog
+import _graph
+from _graph import Book
+from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
+
+_SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place of a graph that names something. plain: the input holds the name itself, so that --set can change it."""
+
+    node_id: str
+    input: str
+    class_type: str
+    title: str
+    plain: bool = True
+
+    @property
+    def address(self) -> str:
+        """What `--set` calls it: NODE.INPUT."""
+        return f"{self.node_id}.{self.input}"
+
+
+@dataclass(frozen=True)
+class ModelNeed:
+    """A model file. folder: None when no table tells. choices: what the server's definition lists, None without one."""
+
+    name: str
+    folder: str | None
+    choices: tuple[str, ...] | None
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class FileNeed:
+    """A file that the user brings: a picture, mask, video, sound. choices: what the server lists in its top folder."""
+
+    name: str
+    kind: str
+    choices: tuple[str, ...] | None
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class ValueNeed:
+    """A value that is not in the server's list for its input."""
+
+    value: Any
+    choices: tuple[Any, ...]
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at."""
+
+    classes: Mapping[str, tuple[str, ...]]
+    models: tuple[ModelNeed, ...] = ()
+    embeddings: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
+    files: tuple[FileNeed, ...] = ()
+    values: tuple[ValueNeed, ...] = ()
+    idle: tuple[str, ...] = ()
+
+
+def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The node classes of a graph with the ids of their nodes, also of nodes that a conversion could not make."""
+    found: dict[str, list[str]] = {}
+    for node_id, node in graph.items():
+        class_type = class_of(node) if isinstance(node, Mapping) else ""
+        meta = node.get("_meta") if isinstance(node, Mapping) else None
+        if not class_type and isinstance(meta, Mapping) and isinstance(meta.get("missing_type"), str):
+            class_type = meta["missing_type"]
+        if class_type:
+            found.setdefault(class_type, []).append(str(node_id))
+    return {name: tuple(sorted(ids, key=natural_key)) for name, ids in sorted(found.items())}
+
+
+def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:
+    """What the graph needs, read with the definitions that are at hand (None: the tables alone)."""
+    book = Book(definitions)
+    classes = classes_of(graph)
+    live = _looked_at(graph, definitions, book, classes)
+    reading = _Reading(book, {(use.node_id, use.input): use for use in _graph.models_in(graph, definitions)})
+    for node_id, node in each(graph):
+        if node_id in live:
+            reading.node(node_id, node)
+    idle = sorted((node_id for node_id, _ in each(graph) if node_id not in live), key=natural_key)
+    embeddings: dict[str, list[Use]] = {}
+    for use in _graph.embeddings_in(graph):
+        if use.node_id in live:
+            embeddings.setdefault(use.name, []).append(_use(use.node_id, graph[use.node_id], use.input))
+    return Needs(
+        classes,
+        tuple(ModelNeed(name, *reading.kind[key], tuple(uses)) for key, uses in reading.models.items() for name in [key[0]]),
+        {name: tuple(uses) for name, uses in embeddings.items()},
+        tuple(FileNeed(key[0], key[1], reading.listed[key], tuple(uses)) for key, uses in reading.files.items()),
+        tuple(reading.values),
+        tuple(idle),
+    )  # fmt: skip
+
+
+def _looked_at(
+    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, book: Book, classes: Iterable[str]
+) -> set[str]:
+    """The nodes that an output draws from; all of them when an unknown class might be the output."""
+    everything = {node_id for node_id, _ in each(graph)}
+    if any(not book.knows(name) for name in classes):
+        return everything
+    return _graph.live_ids(graph, definitions) or everything
+
+
+def _use(node_id: str, node: Mapping[str, Any], name: str) -> Use:
+    return Use(node_id, name, class_of(node), title_of(node))
+
+
+class _Reading:
+    """Gathers the files that nodes name, one need for a file whatever the number of its uses."""
+
+    def __init__(self, book: Book, by_table: Mapping[tuple[str, str], _graph.ModelUse]) -> None:
+        self.book = book
+        self.by_table = by_table
+        self.models: dict[tuple[str, str | None, tuple[str, ...] | None], list[Use]] = {}
+        self.kind: dict[Any, tuple[str | None, tuple[str, ...] | None]] = {}
+        self.files: dict[tuple[str, str], list[Use]] = {}
+        self.listed: dict[tuple[str, str], tuple[str, ...] | None] = {}
+        self.values: list[ValueNeed] = []
+
+    def node(self, node_id: str, node: Mapping[str, Any]) -> None:
+        class_type = class_of(node)
+        specs = self.book.specs(node)
+        for name, raw in inputs_of(node).items():
+            if link_of(raw) is not None:
+                continue
+            value, spec = literal(raw), specs.get(name)
+            use = _use(node_id, node, name)
+            upload = spec.upload if spec else _catalog.UPLOADS.get((class_type, name))
+            if upload and isinstance(value, str) and value:
+                self._file(value, upload, spec.choices if spec else None, use)
+            elif spec is not None and spec.choices is not None:
+                for one in value if isinstance(value, list) else [value]:
+                    self._choice(one, spec.choices, use)
+            elif (node_id, name) in self.by_table and not upload:
+                known = self.by_table[node_id, name]
+                self._model(known.name, known.folder, None, replace(use, plain=isinstance(value, str)))
+
+    def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:
+        texts = tuple(choice for choice in choices if isinstance(choice, str))
+        folder = _graph.model_folder(use.class_type, use.input)
+        names_a_file = isinstance(value, str) and value.lower().endswith(_SUFFIXES)
+        lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
+        if isinstance(value, str) and (names_a_file or (value not in choices and (lists_files or folder))):
+            self._model(value, folder, texts, use)
+        elif choices and value not in choices and value is not None:
+            self.values.append(ValueNeed(value, choices, (use,)))
+
+    def _model(self, name: str, folder: str | None, choices: tuple[str, ...] | None, use: Use) -> None:
+        key = (name, folder, choices)
+        self.kind[key] = (folder, choices)
+        self.models.setdefault(key, []).append(use)
+
+    def _file(self, value: str, kind: str, choices: tuple[Any, ...] | None, use: Use) -> None:
+        texts = (
+            tuple(choice for choice in choices if isinstance(choice, str)) if choices is not None else None
+        )
+        key = (value, kind)
+        self.files.setdefault(key, []).append(use)
+        self.listed[key] = texts

@@ -1,0 +1,238 @@
+"""Where a model file can be had: what the workflow says, then the bundle, templates, the Manager's list, notes. Level 3.
+
+Every place says where the fact is from, because they deserve different trust. Nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import _cache
+import _catalog
+import _cli
+import _deps_catalog
+import _deps_match
+from _cli import SkillError
+
+if TYPE_CHECKING:
+    from _deps_manager import Manager
+
+INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
+MOST_TEMPLATES = 1500
+_URL = re.compile(r"https?://[^\s\"'<>()\[\]{}|\\^`]+")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One place to get a model. source: whose word it is. suggestion: it stood in free text, so a person must look."""
+
+    name: str
+    url: str
+    source: str
+    folder: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    suggestion: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The known facts for a report."""
+        return {key: value for key, value in vars(self).items() if value not in (None, False, "")}
+
+
+def direct_url(url: str) -> str:
+    """The address of the file itself where a page's address was given (huggingface.co: blob -> resolve)."""
+    parts = urlsplit(url)
+    if parts.hostname == "huggingface.co" and "/blob/" in parts.path:
+        return url.replace("/blob/", "/resolve/", 1)
+    return url
+
+
+def read(entry: Any, source: str, *, suggestion: bool = False) -> Origin | None:
+    """An origin out of {name, url, directory, hash, hash_type} as editor files, templates and lists carry it."""
+    if not isinstance(entry, Mapping):
+        return None
+    name, url = entry.get("name"), entry.get("url")
+    if not isinstance(name, str) or not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        return None
+    folder = entry.get("directory") or entry.get("folder")
+    digest = entry.get("hash") if str(entry.get("hash_type", "")).lower() in ("sha256", "sha-256") else None
+    size = entry.get("bytes")
+    return Origin(
+        name,
+        direct_url(url),
+        source,
+        folder if isinstance(folder, str) else None,
+        size if isinstance(size, int) and size > 0 else None,
+        digest.lower() if isinstance(digest, str) and re.fullmatch(r"(?i)[0-9a-f]{64}", digest) else None,
+        entry.get("licence") if isinstance(entry.get("licence"), str) else None,
+        suggestion,
+    )
+
+
+def declared(models: Iterable[Any]) -> list[Origin]:
+    """What the workflow itself says of its models."""
+    return [origin for entry in models if (origin := read(entry, "the workflow's own model metadata"))]
+
+
+def bundled() -> list[Origin]:
+    """What the bundle's own list of workflows says."""
+    try:
+        index = json.loads(INDEX.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    found = []
+    for workflow in index.get("workflows", []) if isinstance(index, Mapping) else []:
+        for entry in workflow.get("models", []):
+            origin = read(entry, "the bundle's workflow index")
+            if origin:
+                found.append(origin)
+    return found
+
+
+def in_notes(texts: Iterable[str]) -> list[Origin]:
+    """Download links to model files in free text: suggestions, since anybody may have written them."""
+    found = []
+    for text in texts:
+        for match in _URL.finditer(text[:200_000]):
+            url = match.group(0).rstrip(".,;:!?*_")
+            name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+            if name.lower().endswith(tuple(_catalog.MODEL_SUFFIXES)):
+                found.append(Origin(name, direct_url(url), "a note in the workflow", suggestion=True))
+    return found
+
+
+def in_templates(server: Any) -> list[Origin]:
+    """All models that the server's template library names with their addresses; kept in the cache by its index.
+
+    Raises SkillError when the library's index cannot be had.
+    """
+    index = server.get_json("templates/index.json")
+    names = list(_template_names(index))[:MOST_TEMPLATES]
+    key = f"templates/{_cache.slug(server.url + json.dumps(index, sort_keys=True))}"
+    kept = _cache.recall(key)
+    if not isinstance(kept, list):
+        kept = _gather(server, names)
+        if kept:
+            _cache.keep(key, kept)
+    return [origin for entry in kept if (origin := read(entry, f"template {entry.get('template', '?')}"))]
+
+
+def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    with ThreadPoolExecutor(8) as pool:
+        for name, entries in zip(
+            names, pool.map(lambda title: _of_template(server, title), names), strict=True
+        ):
+            for entry in entries:
+                found.setdefault(
+                    (str(entry.get("directory")), str(entry["name"])), {**entry, "template": name}
+                )
+    return list(found.values())
+
+
+def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
+    from urllib.parse import quote
+
+    from _sources import declared_models
+
+    try:
+        document = server.get_json(f"templates/{quote(name)}.json", attempts=1)
+    except SkillError:
+        # One template that cannot be read takes nothing away from the others.
+        return []
+    wanted = ("name", "url", "directory", "hash", "hash_type")
+    entries = declared_models(document) if isinstance(document, Mapping) else ()
+    return [{key: entry[key] for key in wanted if isinstance(entry.get(key), str)} for entry in entries]
+
+
+def _template_names(index: Any) -> Iterator[str]:
+    for group in index if isinstance(index, list) else []:
+        members = group.get("templates") if isinstance(group, Mapping) else None
+        for entry in members if isinstance(members, list) else []:
+            name = entry.get("name") if isinstance(entry, Mapping) else None
+            if (
+                isinstance(name, str)
+                and re.fullmatch(r"[\w .()+,-]+(/[\w .()+,-]+)*", name)
+                and ".." not in name
+            ):
+                yield name
+
+
+def in_manager(manager: Manager) -> list[Origin]:
+    """What ComfyUI-Manager's list of models says."""
+    found = []
+    for entry in manager.model_list():
+        filename = entry.get("filename")
+        folder = str(entry.get("save_path") or "").split("/")[0]
+        origin = read({"name": filename, "url": entry.get("url")}, "ComfyUI-Manager's model list")
+        if origin is not None and isinstance(filename, str) and not filename.startswith("<"):
+            found.append(
+                Origin(filename, origin.url, origin.source, folder if folder not in ("", "default") else None)
+            )
+    return found
+
+
+class Finder:
+    """Looks a model up in one place after the other; costly places are asked only when the cheap ones do not know."""
+
+    def __init__(
+        self, models: Iterable[Any], notes: Iterable[str], server: Any = None, manager: Manager | None = None
+    ) -> None:
+        self._server = server
+        self._manager = manager
+        self._notes = list(notes)
+        self._shelves: dict[str, list[Origin]] = {"declared": declared(models)}
+        self.not_asked: list[str] = []
+
+    def find(self, name: str, folder: str | None) -> Origin | None:
+        """The first place that has the file under this name, or None."""
+        for shelf in ("declared", "bundled", "templates", "manager", "notes"):
+            for origin in self._shelf(shelf):
+                if _same(origin, name, folder):
+                    return origin
+        return None
+
+    def _shelf(self, name: str) -> list[Origin]:
+        if name not in self._shelves:
+            self._shelves[name] = self._fill(name)
+        return self._shelves[name]
+
+    def _fill(self, name: str) -> list[Origin]:
+        try:
+            if name == "bundled":
+                return bundled()
+            if name == "notes":
+                return in_notes(self._notes)
+            if name == "templates" and self._server is not None:
+                return in_templates(self._server)
+            if name == "manager" and self._manager is not None:
+                return in_manager(self._manager)
+        except SkillError as error:
+            if error.code not in ("not_found", "bad_answer"):
+                self.not_asked.append(f"{name}: {_cli.clean(error.message, 160)}")
+        return []
+
+
+def _same(origin: Origin, name: str, folder: str | None) -> bool:
+    if _deps_match.base_name(origin.name).lower() != _deps_match.base_name(name).lower():
+        return False
+    if folder is None or origin.folder is None:
+        return True
+    return origin.folder.split("/")[0] in _deps_catalog.folder_names(folder)
+
+
+def hugging_face_page(url: str) -> str | None:
+    """The page of the repository that a huggingface.co file belongs to, where its licence is accepted."""
+    parts = urlsplit(url)
+    words = parts.path.strip("/").split("/")
+    if parts.hostname != "huggingface.co" or len(words) < 2:
+        return None
+    return f"https://huggingface.co/{words[0]}/{words[1]}"

@@ -1,0 +1,150 @@
+"""Which node pack brings a class: what the workflow says, the Manager's mapping, the table. Level 3.
+
+A pack is foreign code, so a claim is named with its source, claims that contradict each other are not acted on, and
+only ids of the Comfy Registry can be installed; the address of a repository is shown to a person and no more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import _catalog
+import _cli
+from _cli import SkillError
+from _deps_editor import nodes_of
+from _deps_manager import Manager, page_of
+
+CORE = "comfy-core"
+# The registry's ids in lower case; they start with a letter or digit, so that none is taken for an option.
+_REGISTRY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Where a missing class comes from. id: None when only a repository is known, or nothing."""
+
+    id: str | None
+    source: str | None
+    version: str | None = None
+    repository: str | None = None
+    title: str | None = None
+    doubt: str | None = None
+
+    @property
+    def core(self) -> bool:
+        """Whether it is ComfyUI itself that is too old."""
+        return self.id == CORE
+
+    @property
+    def installable(self) -> bool:
+        """Whether it can be installed by its registry id without doubt about which pack it is."""
+        return self.id is not None and not self.core and self.doubt is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The known facts for a report."""
+        facts = {
+            "pack": self.id, "source": self.source, "version": self.version, "repository": self.repository,
+            "title": self.title, "doubt": self.doubt,
+        }  # fmt: skip
+        if self.id and not self.core:
+            facts["page"] = page_of(self.id)
+        return {key: value for key, value in facts.items() if value}
+
+
+def registry_id(text: Any) -> str | None:
+    """A registry id that may be installed, in lower case, or None for anything else (addresses, paths, options)."""
+    if not isinstance(text, str):
+        return None
+    lowered = text.strip().lower()
+    return lowered if _REGISTRY_ID.fullmatch(lowered) and ".." not in lowered else None
+
+
+def claims_of(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> dict[str, Pack]:
+    """What the workflow says of its classes' packs (`cnr_id`, `aux_id`, `ver`), by class type."""
+    claims: dict[str, Pack] = {}
+    for node in graph.values():
+        meta = node.get("_meta") if isinstance(node, Mapping) else None
+        if isinstance(meta, Mapping):
+            _add(claims, node.get("class_type") or meta.get("missing_type"), meta)
+    for node in nodes_of(editor):
+        properties = node.get("properties")
+        if isinstance(properties, Mapping):
+            _add(claims, node.get("type"), properties)
+    return claims
+
+
+def _add(claims: dict[str, Pack], class_type: Any, said: Mapping[str, Any]) -> None:
+    if not isinstance(class_type, str) or class_type in claims:
+        return
+    pack = registry_id(said.get("cnr_id"))
+    aux = said.get("aux_id")
+    repository = None
+    if isinstance(aux, str) and re.fullmatch(r"[\w.-]{1,100}/[\w.-]{1,100}", aux):
+        repository = f"https://github.com/{aux}"
+    version = said.get("ver")
+    version = _cli.clean(version, 60) if isinstance(version, str) and version else None
+    if pack or repository:
+        claims[class_type] = Pack(pack, "the workflow's own node properties", version, repository)
+
+
+class PackFinder:
+    """Looks up the pack of a class."""
+
+    def __init__(self, claims: Mapping[str, Pack], manager: Manager | None) -> None:
+        self._claims = claims
+        self._manager = manager
+        self.not_asked: list[str] = []
+
+    def find(self, class_type: str) -> Pack | None:
+        """The pack that brings a class, the workflow's word first but held against what the Manager and the table say."""
+        mapped = self._mapped(class_type)
+        claim = self._claims.get(class_type)
+        if claim is not None:
+            return self._weighed(claim, class_type, mapped)
+        if mapped:
+            with_ids = [pack for pack in mapped if pack.id]
+            if len({pack.id for pack in with_ids}) == 1:
+                return with_ids[0]
+            table = _catalog.NODE_PACKAGES.get(class_type)
+            for pack in with_ids:
+                if pack.id == table:
+                    return pack
+            if len(with_ids) > 1:
+                names = ", ".join(sorted({str(pack.id) for pack in with_ids})[:5])
+                return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
+            return mapped[0]
+        table = _catalog.NODE_PACKAGES.get(class_type)
+        return Pack(table, "the bundle's table of common packs") if table else None
+
+    def _weighed(self, claim: Pack, class_type: str, mapped: list[Pack]) -> Pack:
+        """The workflow's claim, in doubt when others who know the class name other packs only."""
+        others = {pack.id for pack in mapped if pack.id}
+        table = _catalog.NODE_PACKAGES.get(class_type)
+        if table:
+            others.add(table)
+        if claim.id is None or claim.id == CORE or not others or claim.id in others:
+            return claim
+        names = ", ".join(sorted(others)[:5])
+        return Pack(
+            claim.id, claim.source, claim.version, claim.repository, claim.title,
+            f"the workflow names this pack, but the class is known from {names}",
+        )  # fmt: skip
+
+    def _mapped(self, class_type: str) -> list[Pack]:
+        if self._manager is None:
+            return []
+        try:
+            found = self._manager.packs_with(class_type)
+        except SkillError as error:
+            self.not_asked.append(f"the Manager's node mapping: {_cli.clean(error.message, 160)}")
+            self._manager = None
+            return []
+        source = "ComfyUI-Manager's node mapping"
+        return [
+            Pack(registry_id(claim.id), source, None, claim.repository, claim.title)
+            for claim in found
+            if registry_id(claim.id) or claim.repository
+        ]

@@ -1,0 +1,194 @@
+"""A check as JSON: what is missing, why, what to type. Level 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import _catalog
+import _cli
+import _deps_catalog
+from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item
+from _deps_need import Use
+
+MOST_USES = 6
+MOST_NAMED = 200
+_PLURAL = {"node": "nodes", "model": "models", "embedding": "embeddings", "file": "files", "value": "values"}
+
+
+def report(checked: Check, workflow: str) -> dict[str, Any]:
+    """The report on one workflow; lists of one kind each, present things by name alone."""
+    document: dict[str, Any] = {
+        "counts": {status: len(checked.of(status)) for status in (PRESENT, MISSING, UNKNOWN)}
+    }
+    for kind in KINDS:
+        items = [item for item in checked.items if item.kind == kind]
+        if not items:
+            continue
+        document[_PLURAL[kind]] = {
+            PRESENT: sorted({_cli.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}),
+            MISSING: [entry(item, workflow) for item in items if item.status == MISSING],
+            UNKNOWN: [entry(item, workflow) for item in items if item.status == UNKNOWN],
+        }
+    if checked.idle:
+        document["not_looked_at"] = {
+            "reason": "these nodes feed no output, so the server does not look at their inputs",
+            "nodes": _cli.cap(checked.idle, 20),
+        }
+    if checked.not_asked:
+        document["sources_not_asked"] = list(checked.not_asked)
+    return document
+
+
+def entry(item: Item, workflow: str) -> dict[str, Any]:
+    """One missing or unknown thing with all that is known of it."""
+    facts: dict[str, Any] = {
+        "name": _cli.clean(item.name, MOST_NAMED),
+        "reason": _cli.clean(item.reason, 400),
+    }
+    if item.kind == "node":
+        facts["node_ids"] = list(item.node_ids[:MOST_USES])
+    else:
+        facts["used_by"] = [_use(use) for use in item.uses[:MOST_USES]]
+    if item.folder:
+        facts["folder"] = item.folder
+    if item.kind in ("model", "embedding") and is_pickle(item.name):
+        facts["pickle"] = True
+    facts |= _by_name(item, workflow)
+    if item.similar:
+        facts["similar"] = [_cli.clean(name, MOST_NAMED) for name in item.similar]
+    if item.origin is not None:
+        facts["get"] = item.origin.to_json() | ({} if may_fetch(item.origin.url) else {"host_allowed": False})
+    if item.pack is not None:
+        facts |= item.pack.to_json()
+    facts |= _fix(item)
+    return facts
+
+
+def _use(use: Use) -> dict[str, str]:
+    return {
+        "at": use.address,
+        "class_type": _cli.clean(use.class_type, 80),
+        "title": _cli.clean(use.title, 80),
+    }
+
+
+def _by_name(item: Item, workflow: str) -> dict[str, Any]:
+    if item.match is None:
+        return {}
+    facts: dict[str, Any] = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}
+    settings = [
+        word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
+    ]
+    if settings and item.kind in ("model", "value", "file"):
+        facts["set"] = _cli.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
+    return facts
+
+
+def _fix(item: Item) -> dict[str, Any]:
+    """The command that would mend it, as it stands; nothing where there is doubt about what to install."""
+    if item.kind == "file" and item.status == MISSING:
+        at = [use.address for use in item.uses]
+        return {"fix": f"give it with run_workflow.py --input-file {at[0]}=PATH"}
+    if item.kind == "node" and item.pack is not None:
+        return _fix_node(item)
+    if item.kind == "node" and item.status == MISSING:
+        return {
+            "fix": "no source names the pack; look the class up at registry.comfy.org, or ask the workflow's author"
+        }
+    command = download_command(item)
+    if command and not item.fixed_by_name:
+        return {"fix_command": _cli.shell_words(command)}
+    if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
+        if item.origin is not None and item.origin.suggestion:
+            return {"fix": "the address stands in a note of the workflow: look at it before using it"}
+        if item.origin is not None:
+            return {"fix": "its host is none that models are fetched from: look at it, then use --allow-host"}
+        return {"fix": "no source names an address; look for the file name at huggingface.co or civitai.com"}
+    return {}
+
+
+def _fix_node(item: Item) -> dict[str, Any]:
+    pack = item.pack
+    assert pack is not None
+    if pack.core:
+        return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
+    if item.installed_but_absent:
+        return {
+            "fix": "its pack is installed but did not bring the class: restart the server, or see its log (scripts/logs.py)"
+        }
+    if pack.installable and pack.id:
+        return {"fix_command": _cli.shell_words(["comfy", "node", "install", pack.id])}
+    if pack.repository:
+        return {
+            "fix": "it is not in the registry: read the repository, then install it by hand if you trust it"
+        }
+    return {}
+
+
+def download_command(item: Item) -> list[str] | None:
+    """The comfy-cli command that downloads a missing model, or None when there is no trusted address or folder."""
+    target, origin = _target(item), item.origin
+    if target is None or origin is None or origin.suggestion or not may_fetch(origin.url):
+        return None
+    folder, filename = target
+    return [
+        "comfy", "model", "download", f"--url={origin.url}", f"--relative-path=models/{folder}", f"--filename={filename}",
+    ]  # fmt: skip
+
+
+def _target(item: Item) -> tuple[str, str] | None:
+    if item.kind == "embedding" and item.origin is not None:
+        return "embeddings", item.origin.name
+    return item.target
+
+
+def may_fetch(url: str) -> bool:
+    """Whether an address is on one of the hosts that models are fetched from without being asked."""
+    parts = urlsplit(url)
+    if (
+        parts.scheme != "https"
+        or parts.hostname not in _deps_catalog.DOWNLOAD_HOSTS
+        or parts.port not in (None, 443)
+    ):
+        return False
+    return parts.hostname != "github.com" or "/releases/download/" in parts.path
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this type can run code when it is opened."""
+    return name.lower().endswith(tuple(_catalog.PICKLE_SUFFIXES))
+
+
+def commands(checks: Iterable[Check]) -> list[str]:
+    """The commands that would mend everything that can be mended, each once: packs first."""
+    found: dict[str, None] = {}
+    for kind in ("node", "model", "embedding"):
+        for checked in checks:
+            for item in checked.items:
+                if item.kind == kind and item.status == MISSING:
+                    command = _fix(item).get("fix_command")
+                    if command:
+                        found.setdefault(command)
+    return list(found)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """The worst of the three words over all workflows."""
+    statuses = {item.status for checked in checks for item in checked.items}
+    return MISSING if MISSING in statuses else UNKNOWN if UNKNOWN in statuses else PRESENT
+
+
+def summary(checks: Sequence[Check]) -> dict[str, int]:
+    """How many things there are of each status in all workflows, the same thing in two workflows counted once."""
+    seen: dict[tuple[str, str, str | None], str] = {}
+    rank: Mapping[str, int] = {PRESENT: 0, UNKNOWN: 1, MISSING: 2}
+    for checked in checks:
+        for item in checked.items:
+            key = (item.kind, item.name, item.folder)
+            if rank[item.status] >= rank.get(seen.get(key, PRESENT), 0):
+                seen[key] = item.status
+    return {
+        status: sum(1 for value in seen.values() if value == status) for status in (PRESENT, MISSING, UNKNOWN)
+    }

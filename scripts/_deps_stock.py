@@ -1,0 +1,206 @@
+"""What a server (or an inventory of one) has, each question with its own way of not being answered. Level 3.
+
+`present`, `missing` and `unknown` are three things; so are an empty folder, a folder that the server does not know,
+and a refusal. Every question is asked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import _catalog
+import _deps_catalog
+from _cli import SkillError
+
+LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
+
+
+class Had(Protocol):
+    """What a server object and an inventory have in common."""
+
+    url: str
+    api: str
+
+    def definitions(self, classes: Any = None) -> dict[str, Any]: ...
+    def model_folders(self) -> list[str]: ...
+    def models(self, folder: str) -> list[str]: ...
+    def embeddings(self) -> list[str]: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The answer to "what is in this folder". state: listed, empty, folder_not_found, refused or unreachable."""
+
+    folder: str
+    state: str
+    names: tuple[str, ...] = ()
+    sentence: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the server said what is there (also when that is nothing)."""
+        return self.state in (LISTED, EMPTY)
+
+
+class Stock:
+    """The answers of one server, kept."""
+
+    def __init__(self, server: Had) -> None:
+        self.server = server
+        self.problems: list[SkillError] = []
+        self._listings: dict[str, Listing] = {}
+        self._folders: tuple[list[str] | None, SkillError | None] | None = None
+        self._embeddings: tuple[list[str] | None, SkillError | None] | None = None
+        self._definitions: dict[str, Any] = {}
+        self._asked: set[str] = set()
+        self.definitions_problem: SkillError | None = None
+
+    def definitions(self, classes: Iterable[str]) -> dict[str, Any] | None:
+        """The definitions of these classes that the server has; None when it could not be asked."""
+        wanted = [name for name in dict.fromkeys(classes) if name not in self._asked]
+        if self.definitions_problem is not None:
+            return None
+        if wanted:
+            try:
+                self._definitions.update(self.server.definitions(wanted))
+            except SkillError as error:
+                self._note(error)
+                self.definitions_problem = error
+                return None
+            self._asked.update(wanted)
+        return self._definitions
+
+    def all_definitions(self) -> dict[str, Any] | None:
+        """Every definition, for converting editor files; None when it could not be asked."""
+        if self.definitions_problem is not None:
+            return None
+        try:
+            self._definitions = self.server.definitions(None)
+        except SkillError as error:
+            self._note(error)
+            self.definitions_problem = error
+            return None
+        self._asked.update(self._definitions)
+        return self._definitions
+
+    def folder(self, name: str) -> Listing:
+        """What is in a model folder, under the name that this server has for it."""
+        first = self._listing(name)
+        if first.state != NO_FOLDER:
+            return first
+        for other in _deps_catalog.folder_names(name):
+            if other != name:
+                listing = self._listing(other)
+                if listing.state != NO_FOLDER:
+                    return listing
+        return first
+
+    def _listing(self, name: str) -> Listing:
+        if name not in self._listings:
+            self._listings[name] = self._ask_folder(name)
+        return self._listings[name]
+
+    def _ask_folder(self, name: str) -> Listing:
+        try:
+            names = self.server.models(name)
+        except SkillError as error:
+            if error.code == "folder_not_found":
+                return Listing(name, NO_FOLDER, (), f"the server knows no model folder {name!r}")
+            self._note(error)
+            if error.code == "refused":
+                return Listing(name, REFUSED, (), f"the server refuses to list {name!r}")
+            return Listing(name, FAILED, (), f"the folder {name!r} could not be listed ({error.message})")
+        if not names:
+            return Listing(name, EMPTY, (), f"the server's folder {name!r} is empty")
+        return Listing(name, LISTED, tuple(names), f"the server's folder {name!r} has no such file")
+
+    def folders(self) -> list[str] | None:
+        """The names of the model folders, or None when they could not be had."""
+        if self._folders is None:
+            try:
+                self._folders = (
+                    [name for name in self.server.model_folders() if name != "custom_nodes"],
+                    None,
+                )
+            except SkillError as error:
+                self._note(error)
+                self._folders = (None, error)
+        return self._folders[0]
+
+    def folder_with(self, choices: Iterable[str]) -> str | None:
+        """The model folder whose files are these choices: the one that an input of any pack reads from."""
+        wanted = {choice for choice in choices if choice not in _catalog.NOT_A_FILE}
+        if not wanted:
+            return None
+        best, best_share = None, 0.0
+        for name in self.folders() or []:
+            names = set(self._listing(name).names)
+            share = len(wanted & names) / len(wanted | names) if names else 0.0
+            if share > best_share:
+                best, best_share = name, share
+        return best if best_share >= 0.5 else None
+
+    def embeddings(self) -> list[str] | None:
+        """The embeddings' names without suffix, or None when they could not be had."""
+        if self._embeddings is None:
+            try:
+                self._embeddings = (self.server.embeddings(), None)
+            except SkillError as error:
+                self._note(error)
+                self._embeddings = (None, error)
+        return self._embeddings[0]
+
+    def has_input(self, value: str) -> tuple[bool | None, str]:
+        """Whether a file is among the server's inputs (or outputs, as annotated); None when it could not be asked."""
+        probe = getattr(self.server, "has_input", None)
+        if probe is not None:
+            answer = probe(value)
+            return answer, "" if answer is not None else "the inventory does not list files of sub-folders"
+        open_file = getattr(self.server, "open_file", None)
+        if open_file is None:
+            return None, "it could not be asked"
+        try:
+            response = open_file(_reference(value))
+        except SkillError as error:
+            if error.code in ("not_found", "bad_request"):
+                return False, "the server has no such file"
+            if (
+                error.code == "refused"
+                and error.details.get("http_status") == 403
+                and self.server.api == "local"
+            ):
+                return False, "the server has no such file (and does not allow the path)"
+            self._note(error)
+            return None, error.message
+        response.close()
+        return True, ""
+
+    def _note(self, error: SkillError) -> None:
+        self.problems.append(error)
+
+
+def _reference(value: str) -> Any:
+    from _dialect import FileRef
+
+    name, kind = value, "input"
+    for marked in ("input", "output", "temp"):
+        if value.endswith(f" [{marked}]"):
+            name, kind = value[: -len(marked) - 3], marked
+    folder, _, filename = name.replace("\\", "/").rpartition("/")
+    return FileRef(filename, folder, kind)
+
+
+def server_facts(server: Had) -> Mapping[str, Any]:
+    """Address and versions of a server for a report; versions are left out when it does not say."""
+    facts: dict[str, Any] = {"url": server.url, "api": server.api}
+    try:
+        system = server.stats().get("system")
+    except SkillError:
+        return facts
+    for key in ("comfyui_version", "cloud_version", "os"):
+        if isinstance(system, Mapping) and isinstance(system.get(key), str):
+            facts[key] = system[key]
+    return facts

@@ -1,0 +1,270 @@
+"""One check of several workflows against one server: who is asked, what is read, what is written. Level 3.
+
+A server that does not answer leaves everything unknown; what the workflows need and where it can be had is still said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _deps
+import _deps_editor
+import _deps_manager
+import _deps_origin
+import _deps_packs
+import _deps_report
+import _inventory
+import _sources
+from _cli import Exit, SkillError
+from _deps import Check
+from _deps_stock import Stock, server_facts
+
+
+class Nobody:
+    """Stands for a server that could not be reached: every question ends in the reason why."""
+
+    api = "local"
+    demo = False
+
+    def __init__(self, problem: SkillError, url: str) -> None:
+        self.problem = problem
+        self.url = url
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise SkillError(
+            self.problem.message, code=self.problem.code, exit=self.problem.exit, hint=self.problem.hint,
+            **self.problem.details,
+        )  # fmt: skip
+
+    definitions = model_folders = models = embeddings = stats = get_json = open_file = _refuse
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+@dataclass
+class Asked:
+    """Whoever answers the questions, the answers so far, and the Manager when one was found."""
+
+    server: Any
+    stock: Stock
+    manager: _deps_manager.Manager | None = None
+    manager_known: bool = False
+
+    def find_manager(self) -> _deps_manager.Manager | None:
+        """The server's Manager, looked for once; None also when it cannot be known (that is noted in `stock`)."""
+        if not self.manager_known:
+            self.manager_known = True
+            try:
+                self.manager = _deps_manager.find(self.server)
+            except SkillError as error:
+                self.stock.problems.append(error)
+        return self.manager
+
+
+@contextlib.contextmanager
+def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: bool = False) -> Iterator[Asked]:
+    """Whoever the flags name. With `needed`, a server that does not answer is a failure and not an unknown."""
+    server: Any
+    if inventory:
+        server = _inventory.load(inventory)
+    else:
+        import _connect
+
+        try:
+            server = _connect.connect_from(args)
+        except SkillError as error:
+            if needed or error.code not in ("unreachable", "refused"):
+                raise
+            server = Nobody(error, args.host or "the default address")
+    try:
+        yield Asked(server, Stock(server))
+    finally:
+        server.close()
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow as far as it could be read."""
+
+    spec: str
+    graph: dict[str, Any]
+    editor: dict[str, Any] | None
+    models: list[dict[str, Any]]
+    warnings: list[str]
+    rough: bool = False
+
+
+def read(spec: str, asked: Asked) -> Workflow:
+    """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
+    server = None if isinstance(asked.server, (Nobody, _inventory.Inventory)) else asked.server
+    loaded = _sources.load(spec, server=server)
+    models = list(_sources.declared_models(loaded.editor)) if loaded.editor else []
+    if loaded.graph is not None:
+        return Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings))
+    assert loaded.editor is not None
+    import _editor
+
+    definitions = asked.stock.all_definitions()
+    try:
+        made = _editor.convert(loaded.editor, definitions)
+    except SkillError as error:
+        graph = _deps_editor.rough_graph(loaded.editor)
+        if not graph:
+            raise
+        note = f"it could not be converted ({error.message}); classes and file names were read off the file as it is"
+        return Workflow(spec, graph, loaded.editor, models, [*loaded.warnings, note], rough=True)
+    return Workflow(spec, made.graph, loaded.editor, models, [*loaded.warnings, *made.warnings])
+
+
+def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
+    """The check of one workflow, with places to get what is missing."""
+    checked = _deps.check(workflow.graph, asked.stock)
+    if not sources or not (checked.of(_deps.MISSING) or checked.of(_deps.UNKNOWN)):
+        return checked
+    manager = asked.find_manager() if checked.of(_deps.MISSING) else None
+    notes = [text for _, text in _deps_editor.notes_of(workflow.editor)]
+    # Nobody and an inventory have no templates to look into.
+    library = asked.server if hasattr(asked.server, "request") else None
+    finder = _deps_origin.Finder(workflow.models, notes, library, manager)
+    claims = _deps_packs.claims_of(workflow.graph, workflow.editor)
+    packs = _deps_packs.PackFinder(claims, manager)
+    return _deps.locate(checked, finder, packs, _installed(manager, checked))
+
+
+def _installed(manager: _deps_manager.Manager | None, checked: Check) -> list[str]:
+    if manager is None or not any(item.kind == "node" for item in checked.of(_deps.MISSING)):
+        return []
+    try:
+        entries = manager.installed()
+    except SkillError:
+        return []
+    return [str(entry.get("cnr_id") or name) for name, entry in entries.items()]
+
+
+def survey(
+    asked: Asked, specs: Sequence[str], *, repair: str | None = None, sources: bool = True
+) -> dict[str, Any]:
+    """The report on several workflows. Raises SkillError (exit 3 or 4) when something is unknown and nothing missing."""
+    reports: list[dict[str, Any]] = []
+    checks: list[Check] = []
+    unreadable: list[SkillError] = []
+    for spec in specs:
+        try:
+            workflow = read(spec, asked)
+        except SkillError as error:
+            if len(specs) == 1 or error.exit != Exit.MISUSE:
+                raise
+            unreadable.append(error)
+            reports.append({"workflow": _cli.clean(spec, 300), **error.document()})
+            continue
+        checked = examine(workflow, asked, sources=sources)
+        checks.append(checked)
+        reports.append(_one(workflow, checked))
+        if repair:
+            reports[-1] |= _repair(workflow, checked, Path(repair))
+    document: dict[str, Any] = {
+        "server": dict(server_facts(asked.server)),
+        "counts": _deps_report.summary(checks),
+        "workflows": reports,
+    }
+    if asked.manager is not None:
+        document["server"]["manager"] = asked.manager.name
+    if getattr(asked.server, "demo", False):
+        document["demo"] = True
+    fixes = _deps_report.commands(checks)
+    if fixes:
+        document["next"] = fixes
+    if unreadable:
+        raise SkillError(
+            f"{len(unreadable)} of {len(specs)} workflows could not be read; the others are reported",
+            code=unreadable[0].code, exit=Exit.MISUSE, hint="see the entries with status error", **document,
+        )  # fmt: skip
+    return _concluded(document, _deps_report.verdict(checks), asked)
+
+
+def _one(workflow: Workflow, checked: Check) -> dict[str, Any]:
+    verdict = _deps_report.verdict([checked])
+    document: dict[str, Any] = {"workflow": _cli.clean(workflow.spec, 300)}
+    document["status"] = "ok" if verdict == _deps.PRESENT else verdict
+    document |= _deps_report.report(checked, workflow.spec)
+    if workflow.warnings:
+        document["warnings"] = _cli.clean_tree(workflow.warnings[:20], 400)
+    return document
+
+
+def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str, Any]:
+    counts = document["counts"]
+    if verdict == _deps.PRESENT:
+        return {
+            "status": "ok",
+            "message": f"all {counts['present']} things that are needed are there",
+        } | document
+    if verdict == _deps.MISSING:
+        message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
+        hint = "auto_fix_deps.py shows a plan for what can be fetched; names to replace are under use_instead"
+        return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
+    raise _unknown(document, asked.stock.problems)
+
+
+def _unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+    refused = next((problem for problem in problems if problem.exit == Exit.REFUSED), None)
+    cause = refused or next(iter(problems), None)
+    details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
+    return SkillError(
+        cause.message if cause else f"{document['counts']['unknown']} things could not be checked",
+        code=cause.code if cause and cause.code in ("refused", "unreachable") else "not_known",
+        exit=Exit.REFUSED if refused else Exit.UNREACHABLE,
+        status="unknown",
+        hint=(cause.hint if cause else None)
+        or "what is unknown is not missing: the reasons stand beside each thing",
+        retryable=refused is None,
+        next=document.get("next", ()),
+        **details,
+    )
+
+
+def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
+    if workflow.rough:
+        raise SkillError(
+            "the workflow could not be converted, so no repaired copy can be written",
+            hint="give a server that answers, or the workflow in API format",
+        )
+    graph, changes = _deps.repaired(workflow.graph, checked)
+    write_json(target, graph)
+    return {"repaired": {"file": str(target), "changes": changes}}
+
+
+def write_json(target: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
+    part = target.with_name(target.name + ".part")
+    try:
+        part.write_text(json.dumps(value, ensure_ascii=True, indent=2) + "\n", encoding="ascii")
+        part.replace(target)
+    except OSError as error:
+        raise SkillError(
+            f"cannot write {target}: {error.strerror or error}", hint="give another file"
+        ) from error
+
+
+def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
+    """Take the server's inventory and write it; the part of the report about it."""
+    document = _inventory.take(asked.server)
+    _inventory.save(document, target)
+    facts: dict[str, Any] = {
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "definitions": len(document["definitions"]),
+        "models": sum(len(names) for names in document.get("models", {}).values()),
+        "embeddings": len(document.get("embeddings", [])),
+    }
+    if "not_had" in document:
+        facts["not_had"] = document["not_had"]
+    return {"inventory": facts}

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10"]
+# ///
+"""Report what workflows need and whether a server has it: nodes, models, embeddings, input files, listed values.
+
+Each thing is present, missing or unknown (it could not be asked), never one for another. Missing things come with
+a name to use instead where the server has the file under another one, and with where to get them.
+A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME or server:NAME.
+
+Examples:
+    python3 scripts/check_deps.py workflows/sdxl_txt2img.json
+    python3 scripts/check_deps.py flow.json --repair fixed.json
+    python3 scripts/check_deps.py --save-inventory server.json
+    python3 scripts/check_deps.py workflows/*.json --inventory server.json
+
+Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something could not be known (no answer),
+4 something could not be known (refused).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _deps_survey
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument(
+        "workflows", nargs="*", metavar="WORKFLOW", help="what to check; none with --save-inventory"
+    )
+    _cli.add_server_flags(parser)
+    parser.add_argument("--inventory", metavar="FILE", help="ask this inventory instead of a server")
+    parser.add_argument("--save-inventory", metavar="FILE", help="write what the server has to FILE")
+    parser.add_argument(
+        "--repair", metavar="OUT.json", help="write a copy with the sure names replaced (one workflow)"
+    )
+    parser.add_argument(
+        "--no-sources", action="store_true", help="do not look up where missing things can be had"
+    )
+    _cli.add_quiet_flag(parser)
+    args = parser.parse_args(argv)
+    if not args.workflows and not args.save_inventory:
+        parser.error("give a WORKFLOW, or --save-inventory FILE")
+    if args.repair and len(args.workflows) != 1:
+        parser.error("--repair takes exactly one WORKFLOW")
+    if args.inventory and args.save_inventory:
+        parser.error("--inventory and --save-inventory exclude each other")
+    return args
+
+
+def check_deps(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    with _deps_survey.asked(args, inventory=args.inventory, needed=bool(args.save_inventory)) as asked:
+        document: dict[str, Any] = {"status": "ok"}
+        if args.save_inventory:
+            document |= _deps_survey.save_inventory(asked, Path(args.save_inventory))
+        if args.workflows:
+            document |= _deps_survey.survey(
+                asked, args.workflows, repair=args.repair, sources=not args.no_sources
+            )
+        return document
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    _cli.be_quiet(args.quiet)
+    return _cli.run(check_deps, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
