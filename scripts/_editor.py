@@ -91,7 +91,8 @@ def convert(
         raise SkillError(f"frontend {frontend!r} is not known", hint=f"known: {', '.join(FRONTENDS)}")
     newest = frontend == "1.58"
     saved = read(document)
-    made = build(saved, definitions or {}, newest=newest, without_server=without_server or definitions is None)
+    partial = without_server or definitions is None or _are_bundled(definitions)
+    made = build(saved, definitions or {}, newest=newest, without_server=partial)
     if newest:
         for graph in [*made.graphs.values(), made.root]:
             attach_unnamed(graph)
@@ -106,6 +107,12 @@ def convert(
     _apply_primitives(emission)
     graph_out = _prompt(emission)
     return Converted(graph_out, list(made.warnings), _missing(emission), _models(emission), emission.choices)
+
+
+def _are_bundled(definitions: Mapping[str, Any]) -> bool:
+    """Whether these are the core definitions that come with the bundle (KSampler's bears the mark)."""
+    sampler = definitions.get("KSampler")
+    return isinstance(sampler, Mapping) and sampler.get("bundled") is True
 
 
 def _active(made: Build) -> Iterator[tuple[Place, Node]]:
