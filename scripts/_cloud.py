@@ -12,9 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urlsplit
 
 import _cli
+import _cloud_account
 import _common
 import _multipart
 import _refusals
@@ -35,15 +36,40 @@ STATUSES: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("in_progress", "executing", "executed"), ("running", None)),
     **dict.fromkeys(("completed", "success"), ("done", "success")),
     **dict.fromkeys(
-        ("failed", "error", "non_retryable_error", "retryable_error", "erroring", "lost"), ("done", "error")
+        ("failed", "error", "non_retryable_error", "retryable_error", "lost"), ("done", "error")
     ),
     **dict.fromkeys(("cancelled", "canceled"), ("done", "cancelled")),
-    **dict.fromkeys(("cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
+    # On their way to an end, not there yet.
+    **dict.fromkeys(("erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
 }  # fmt: skip
 MOST_UPLOAD = 50 * 1024 * 1024
 MOST_EDGE = 16384
 MOST_PIXELS = 67_108_864
+# The cloud's clock and ours may differ when a lost job is looked for by its time.
+CLOCK_SKEW = 300.0
+OUTPUTS_PATIENCE = 6.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+
+
+# Refusals without a type that we know: every one is an answer about the account, never about the server's contents.
+_STATUS_SENTENCES = {
+    401: (
+        "refused", _cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
+        "set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site (it starts with comfyui-)",
+    ),
+    402: (
+        "refused", _cli.Exit.REFUSED, "the account's plan or credits do not allow this",
+        "add credits or take a plan with API access (Standard and higher)",
+    ),
+    403: (
+        "refused", _cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
+        "the free tier has no API access; Standard and higher plans do",
+    ),
+    413: (
+        "too_large", _cli.Exit.REJECTED, "the request is larger than the cloud takes",
+        "pictures may have 50 MB; send large inputs as files, not inside the workflow",
+    ),
+}  # fmt: skip
 
 
 class Cloud(Dialect):
@@ -54,6 +80,18 @@ class Cloud(Dialect):
     client_frames = False
     chooses_front = False
     grace = 30.0  # how long a job may be unknown after its submit; no source gives a time
+    resends = (
+        False  # no idempotency key, and every run is paid for: a submit of unknown fate stays a single one
+    )
+    looks = 12
+    first_poll = 0.25
+    slowest_poll = 4.0
+
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+        super().__init__(url, access, demo=demo)
+        self._submitted: dict[str, float] = {}  # prompt id -> when it was accepted (monotonic)
+        self._sent: dict[str, float] = {}  # our mark -> when it was first sent (clock time)
+        self._bare_ends: dict[str, float] = {}  # prompt id -> when it first was `completed` without outputs
 
     def route(self, path: str) -> str:
         """With the `/api` prefix and the cloud's names."""
@@ -75,32 +113,29 @@ class Cloud(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed refusals get their own sentence (402 now, 429 from older servers, 403 for policies)."""
+        if _session_origin(response.url) != _session_origin(self.url):
+            return _storage_failure(response)
         body = _body(response)
         kind = _error_type(body)
         said = _common.error_text(response)
-        known = _refusals.refusal(kind, said, http_status=response.status_code)
+        status = response.status_code
+        known = _refusals.refusal(kind, said, http_status=status, **_policy_details(body))
         if known is not None:
             return known
         if kind in _refusals.FULL_QUEUE:
             return SkillError(
-                "the cloud's queue for this account is full", code="queue_full", exit=_cli.Exit.FAILED, retryable=True,
-                hint="wait until some of the queued jobs have finished", server_said=said,
+                "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
+                exit=_cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
+                http_status=status, server_said=said,
             )  # fmt: skip
-        if response.status_code == 401:
+        if status in _STATUS_SENTENCES:
+            code, exit_code, message, hint = _STATUS_SENTENCES[status]
             return SkillError(
-                f"{self.url} wants a key, or the key is wrong", code="refused", http_status=401, server_said=said,
-                hint="set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site",
-            )  # fmt: skip
-        if response.status_code == 403:
-            return SkillError(
-                "this account's plan or workspace does not allow that", code="refused", http_status=403, server_said=said,
-                hint="the free tier has no API access; Standard and higher plans do",
-            )  # fmt: skip
-        if response.status_code == 413:
-            return SkillError(
-                "the workflow is too large for the cloud",
-                code="too_large",
-                exit=_cli.Exit.REJECTED,
+                f"{message} (HTTP {status} on {urlsplit(response.url).path})",
+                code=code,
+                exit=exit_code,
+                hint=hint,
+                http_status=status,
                 server_said=said,
             )
         return super().failure(response)
@@ -116,6 +151,7 @@ class Cloud(Dialect):
         }
         if submission.targets is not None:
             body["partial_execution_targets"] = list(submission.targets)
+        self._sent.setdefault(submission.prompt_id, time.time())
         response = self.post_once("prompt", body)
         answer = _body(response)
         kind = _error_type(answer)
@@ -141,17 +177,22 @@ class Cloud(Dialect):
         self._submitted[prompt_id] = time.monotonic()
         return Accepted(prompt_id)
 
-    @property
-    def _submitted(self) -> dict[str, float]:
-        return self.__dict__.setdefault("_submit_times", {})
-
     def find_submitted(self, submission: Submission) -> str | None:
         """Recent jobs are asked for our mark; the list itself does not show it."""
+        since = self._sent.get(submission.prompt_id, time.time()) - CLOCK_SKEW
         for job in self.list_jobs(20):
-            answer = self.get_json(f"jobs/{_common.quoted(job.prompt_id)}")
+            if job.prompt_id in self._submitted or (job.created is not None and job.created < since):
+                continue
+            try:
+                answer = self.get_json(f"jobs/{_common.quoted(job.prompt_id)}")
+            except SkillError as error:
+                if error.code != "not_found":
+                    raise
+                continue
             workflow = answer.get("workflow") if isinstance(answer, Mapping) else None
             extra = workflow.get("extra_data") if isinstance(workflow, Mapping) else None
             if isinstance(extra, Mapping) and extra.get(MARK) == submission.prompt_id:
+                self._submitted[job.prompt_id] = time.monotonic()
                 return job.prompt_id
         return None
 
@@ -169,16 +210,16 @@ class Cloud(Dialect):
         return self._state_of(prompt_id, answer)
 
     def _state_of(self, prompt_id: str, answer: Mapping[str, Any]) -> JobState:
-        phase, outcome = STATUSES.get(str(answer.get("status")).lower(), ("running", None))
+        word = str(answer.get("status") or "").lower()
+        phase, outcome = STATUSES.get(word, ("running", None))
         outputs = answer.get("outputs")
-        if phase == "done" and outcome == "success" and not outputs:
+        if outcome == "success" and not outputs:
             outputs = self._outputs_from_history(prompt_id)
+            if outputs is None and self._still_early(prompt_id, answer):
+                phase, outcome = "running", None
         workflow = answer.get("workflow")
         workflow = workflow if isinstance(workflow, Mapping) else {}
         graph, extra = workflow.get("prompt"), workflow.get("extra_data")
-        error = answer.get("execution_error")
-        if outcome == "error" and not isinstance(error, Mapping):
-            error = {"exception_message": str(answer.get("error_message") or "the cloud gave no reason")}
         status = answer.get("execution_status")
         messages = status.get("messages") if isinstance(status, Mapping) else None
         return JobState(
@@ -186,24 +227,32 @@ class Cloud(Dialect):
             phase,
             outcome,
             outputs=outputs if isinstance(outputs, Mapping) else {},
-            error=error if isinstance(error, Mapping) else None,
+            error=_error_of(answer) if outcome == "error" else None,
             started=seconds(answer.get("execution_start_time")),
             ended=seconds(answer.get("execution_end_time")),
             graph=graph if isinstance(graph, Mapping) else None,
             extra_data=extra if isinstance(extra, Mapping) else {},
             messages=messages if isinstance(messages, list) else (),
+            word=word,
         )
 
-    def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any]:
-        """Outputs are sometimes missing right at `completed`; the history has them then."""
+    def _still_early(self, prompt_id: str, answer: Mapping[str, Any]) -> bool:
+        """Whether outputs may still appear: a `completed` without them is believed after a few seconds."""
+        if answer.get("outputs_count") == 0:
+            return False
+        first = self._bare_ends.setdefault(prompt_id, time.monotonic())
+        return time.monotonic() - first < OUTPUTS_PATIENCE
+
+    def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any] | None:
+        """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
             answer = self.get_json(f"history/{_common.quoted(prompt_id)}")
         except SkillError as error:
             if error.code == "not_found":
-                return {}
+                return None
             raise
         entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
-        return state_from_history(prompt_id, entry).outputs if isinstance(entry, Mapping) else {}
+        return (state_from_history(prompt_id, entry).outputs or None) if isinstance(entry, Mapping) else None
 
     def cancel(self, prompt_id: str) -> bool:
         """The per-job cancel, which hits nothing else."""
@@ -285,20 +334,9 @@ class Cloud(Dialect):
             )
 
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
-        """Read the redirect of /api/view ourselves and fetch the signed address bare: no key, no cookie."""
-        answer = self.request("GET", "view", params=ref.json(), stream=True, allow_redirects=False)
-        location = answer.headers.get("Location")
-        if answer.status_code not in (301, 302, 303, 307, 308) or not location:
-            return answer
-        answer.close()
-        target = urljoin(self.route("view"), location)
-        self.check_redirect(self.route("view"), target)
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
-        return self.request(
-            "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
-        )
+        """The redirect of /api/view is read and its signed address fetched bare: no key, no cookie."""
+        address = f"{self.route('view')}?{urlencode(ref.json())}"
+        return self.open_signed(address, offset=offset, validator=validator)
 
     # --- what the server has
     def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -306,10 +344,76 @@ class Cloud(Dialect):
         whole = self.all_definitions()
         return whole if classes is None else {name: whole[name] for name in classes if name in whole}
 
+    def models(self, folder: str) -> list[str]:
+        """The names in one model folder; the cloud says `folder_not_found` of an empty one as well."""
+        try:
+            return super().models(folder)
+        except SkillError as error:
+            if error.code != "folder_not_found":
+                raise
+            raise SkillError(
+                f"the cloud has no model folder {folder!r}, or nothing in it",
+                code="folder_not_found",
+                exit=_cli.Exit.FAILED,
+            ) from error
+
     def most_at_once(self) -> int | None:
         """The plan's live limit, `max_concurrent_jobs` of /api/features."""
         limit = self.features().get("max_concurrent_jobs")
         return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else None
+
+    def account(self) -> dict[str, Any]:
+        """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
+        return _cloud_account.report(self)
+
+
+def _session_origin(url: str) -> tuple[str, str, int]:
+    from _session import origin_of
+
+    return origin_of(url)
+
+
+def _storage_failure(response: requests.Response) -> SkillError:
+    """An answer of the storage behind /api/view; its refusals say nothing about the account."""
+    status = response.status_code
+    gone = status in (404, 410)
+    return SkillError(
+        "the file is no longer in the cloud's storage" if gone else
+        f"the cloud's storage did not give the file (HTTP {status}); its signed address may have expired",
+        code="not_found" if gone else "download_failed",
+        exit=_cli.Exit.FAILED,
+        retryable=not gone,
+        hint="fetch it again: a fresh address is made each time",
+        http_status=status,
+        server_said=_common.error_text(response),
+    )  # fmt: skip
+
+
+def _policy_details(body: Any) -> dict[str, Any]:
+    """Which node classes and providers a workspace's policy blocks, where the refusal names them."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    error = error if isinstance(error, Mapping) else {}
+    return {
+        key: _cli.clean_tree(error[key][:20], 120)
+        for key in ("class_types", "providers")
+        if isinstance(error.get(key), list)
+    }
+
+
+def _error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The failure, whether it comes as an object, as JSON in a string, or as plain words. No inputs: they may be secret."""
+    error = answer.get("execution_error")
+    if not isinstance(error, Mapping):
+        said = answer.get("error_message")
+        try:
+            error = json.loads(said) if isinstance(said, str) else None
+        except (ValueError, RecursionError):
+            error = None
+        if not isinstance(error, Mapping):
+            error = {
+                "exception_message": said if isinstance(said, str) and said else "the cloud gave no reason"
+            }
+    return {key: value for key, value in error.items() if key not in ("current_inputs", "current_outputs")}
 
 
 def _body(response: requests.Response) -> Any:

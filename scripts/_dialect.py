@@ -180,6 +180,10 @@ class Dialect(_common.Server, abc.ABC):
             "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
         )
 
+    def has_file(self, ref: FileRef, size: int) -> bool:  # noqa: ARG002
+        """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
+        return False
+
     def input_value(self, ref: FileRef) -> Any:
         """What a graph's input must hold to name this file."""
         name = f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
@@ -295,11 +299,12 @@ class Dialect(_common.Server, abc.ABC):
                 throttled = lost.status == 429 and time.monotonic() < give_up
                 again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
                 if not throttled and (attempt > 1 or not again):
-                    raise _submit_failed(lost) from lost
+                    raise _submit_failed(lost, sure=self.own_ids) from lost
                 time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
 
-    def _look_for(self, submission: Submission, patience: float, lost: Exception) -> str | None:
+    def _look_for(self, submission: Submission, patience: float, lost: _common.AnswerLost) -> str | None:
         """Ask the server until it answers whether it has the job; a moment longer, since it may still be reading it."""
+        looks = 2 if lost.status == 429 else self.looks
         give_up = time.monotonic() + patience
         pause, answers = 0.05, 0
         while True:
@@ -308,24 +313,34 @@ class Dialect(_common.Server, abc.ABC):
                 answers += 1
             except SkillError as error:
                 if error.exit == _cli.Exit.REFUSED or time.monotonic() > give_up:
-                    raise SkillError(
-                        "the answer to the submit was lost, and the server cannot be asked what became of it",
-                        code="submit_unknown",
-                        exit=_cli.Exit.RUNNING,
-                        hint=f"when the server is back, look for prompt id {submission.prompt_id} before running again",
-                        prompt_id=submission.prompt_id,
-                        server_said=_cli.clean(lost, 300),
-                    ) from error
+                    raise self._fate_unknown(submission, lost) from error
                 found = None
             if found is not None:
                 return found
-            if answers >= self.looks or time.monotonic() > give_up:
+            if answers >= looks or time.monotonic() > give_up:
                 return None
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
+    def _fate_unknown(self, submission: Submission, lost: Exception) -> SkillError:
+        look = (
+            f"look for prompt id {submission.prompt_id}"
+            if self.own_ids
+            else "look at the newest jobs in its list"
+        )
+        return SkillError(
+            "the answer to the submit was lost, and the server cannot be asked what became of it",
+            code="submit_unknown",
+            exit=_cli.Exit.RUNNING,
+            hint=f"when the server is back, {look} before running again",
+            server_said=_cli.clean(lost, 300),
+            prompt_id=submission.prompt_id if self.own_ids else None,
+            mark=submission.prompt_id,
+        )
 
-def _submit_failed(lost: _common.AnswerLost) -> SkillError:
+
+def _submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
+    """`sure`: the id is ours, so a look under it settles the matter; else the job may only not be listed yet."""
     if lost.status == 429:
         return SkillError(
             "the server keeps refusing the submit for now (too many requests)", code="busy", exit=_cli.Exit.FAILED,
@@ -333,11 +348,13 @@ def _submit_failed(lost: _common.AnswerLost) -> SkillError:
         )  # fmt: skip
     first_line = (_cli.clean(lost, 200).splitlines() or [""])[0]
     return SkillError(
-        f"the server failed on the submit ({first_line}) and has no such job",
+        f"the server failed on the submit ({first_line}) and {'has' if sure else 'lists'} no such job",
         code="submit_failed",
         exit=_cli.Exit.FAILED,
         retryable=True,
-        hint="the job was not accepted; it is safe to run the command again",
+        hint="the job was not accepted; it is safe to run the command again"
+        if sure
+        else "look at the job list once more before running again: a job that shows up late would run twice",
         server_said=_cli.clean(lost, 600),
     )
 

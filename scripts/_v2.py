@@ -106,13 +106,13 @@ class V2(Dialect):
                 if found is not None:
                     return Accepted(found, found_again=True)
                 if attempt >= MOST_SUBMITS:
-                    self._fate_unknown(submission, str(lost))
+                    self._raise_unknown(submission, str(lost))
                 time.sleep(_common.pause_before(attempt, lost.retry_after))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
                     return self._claimed(submission, look_for, lost or error)
                 if error.code == "unreachable" and lost is not None:
-                    self._fate_unknown(submission, str(lost))
+                    self._raise_unknown(submission, str(lost))
                 if error.details.get("http_status") != 429 or time.monotonic() > give_up:
                     raise
                 wait = error.details.get("retry_after")
@@ -183,7 +183,7 @@ class V2(Dialect):
             return self.find_submitted(submission)
         except SkillError as error:
             if error.exit == Exit.REFUSED:
-                self._fate_unknown(submission, error.message)
+                self._raise_unknown(submission, error.message)
             return None
 
     def _claimed(self, submission: Submission, patience: float, why: Exception) -> Accepted:
@@ -195,18 +195,18 @@ class V2(Dialect):
                 found = self.find_submitted(submission)
             except SkillError as error:
                 if error.code == "not_offered":
-                    self._fate_unknown(
+                    self._raise_unknown(
                         submission, str(why), f"{self.url} offers no job list to look it up in"
                     )
                 found = None
             if found is not None:
                 return Accepted(found, found_again=True)
             if time.monotonic() > give_up:
-                self._fate_unknown(submission, str(why))
+                self._raise_unknown(submission, str(why))
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _fate_unknown(self, submission: Submission, said: str, reason: str = "") -> NoReturn:
+    def _raise_unknown(self, submission: Submission, said: str, reason: str = "") -> NoReturn:
         because = reason or "the server cannot be asked what became of it"
         raise SkillError(
             f"the answer to the submit was lost, and {because}; the job may be running",
