@@ -100,7 +100,7 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
     progress = Progress(prepared.graph, quiet=options.quiet)
     try:
         watcher.open()
-        job = _submit(server, submission)
+        job = _submit(server, submission, options)
         watcher.watch(job.prompt_id)
         if job.accepted.node_errors and options.strict:
             return _refuse_partial(job, prepared)
@@ -129,16 +129,23 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     return _reports.finished(job, state, None, options, progress, missed_frames=False)
 
 
-def _submit(server: Dialect, submission: Submission) -> Job:
-    """Submit; a Ctrl-C in the middle must not leave a job behind that nobody knows of."""
+def _submit(server: Dialect, submission: Submission, options: Options) -> Job:
+    """Submit; a Ctrl-C or SIGTERM in the middle must not leave a job behind that nobody knows of."""
     try:
         accepted = server.submit(submission)
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated) as stop:
         found = server.find_submitted(submission)
-        if found is not None:
-            server.cancel(found)
-            _announce(found)
-        raise
+        if found is None:
+            raise
+        _announce(found)
+        job = Job(server, found, submission.graph, Accepted(found), time.monotonic())
+        if isinstance(stop, Terminated):
+            raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
+        if options.detach_on_interrupt:
+            raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
+        job.interrupted = True
+        server.cancel(found)
+        return job
     _announce(accepted.prompt_id)
     return Job(server, accepted.prompt_id, submission.graph, accepted, time.monotonic())
 
@@ -174,6 +181,8 @@ def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, vi
 def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, video: bool) -> JobState:
     deadline = None if options.timeout is None else job.submitted + options.timeout
     warn_after = LONG_VIDEO_RUN if video else LONG_RUN
+    if job.interrupted:
+        return _await_cancelled(watcher, job, progress, options)
     while True:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
@@ -231,15 +240,11 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
     """Stop this job and no other, then wait a little for its end, so that what is finished can be downloaded."""
     _cli.warn("stopping the job (Ctrl-C again to stop waiting)")
     job.interrupted = True
-    give_up = time.monotonic() + CANCEL_PATIENCE
     try:
         job.server.cancel(job.prompt_id)
-        while time.monotonic() < give_up:
-            state = _take_news(watcher, job, progress, options, 0.2)
-            if state is not None:
-                return state
+        return _await_cancelled(watcher, job, progress, options)
     except KeyboardInterrupt:
-        pass
+        return JobState(job.prompt_id, "running")
     except Terminated:
         raise _left_running(job, options, "told to stop while cancelling", "still_running") from None
     except SkillError as error:
@@ -251,6 +256,18 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             hint=error.message,
             next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
         ) from error
+
+
+def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
+    give_up = time.monotonic() + CANCEL_PATIENCE
+    state: JobState | None = job.server.state(job.prompt_id)
+    if state is not None and state.phase == "unknown":
+        # It was still waiting: a job taken out of the queue leaves no trace.
+        return state
+    while time.monotonic() < give_up:
+        state = _take_news(watcher, job, progress, options, 0.2)
+        if state is not None:
+            return state
     return JobState(job.prompt_id, "running")
 
 

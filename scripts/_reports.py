@@ -164,10 +164,10 @@ def _times(state: JobState) -> dict[str, Any]:
 
 def _verdict(job: Job, state: JobState, failed: list[_collect.Failed]) -> dict[str, Any]:
     """status, and for all but a clean success also code, message, hint, retryable."""
-    if state.phase == "unknown":
-        return _lost(job)
     if job.interrupted:
         return _interrupted(state)
+    if state.phase == "unknown":
+        return _lost(job)
     if state.outcome == "cancelled":
         return _words(
             "cancelled",
@@ -202,7 +202,7 @@ def _words(status: str, code: str, message: str, hint: str, *, retryable: bool =
 
 
 def _interrupted(state: JobState) -> dict[str, Any]:
-    if not state.done:
+    if state.phase in ("pending", "running"):
         message = "interrupted; the job was told to stop but has not ended yet"
         return _words("cancelled", "interrupted", message, "its running node finishes first")
     if state.outcome == "success":

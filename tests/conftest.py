@@ -184,14 +184,3 @@ def graph_file(tmp_path: Path) -> Any:
         return path
 
     return write
-
-
-def picture_graph(color: int = 65280, prefix: str = "test", size: int = 32) -> dict[str, Any]:
-    """The smallest graph that makes a picture without a model; another color is another run."""
-    return {
-        "1": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": size, "height": size, "batch_size": 1, "color": color},
-        },
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
-    }

@@ -1,0 +1,634 @@
+"""run_workflow.py as a user meets it: a workflow file in, finished files and one JSON document out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
+
+
+def wait_for(condition: Any, seconds: float = 10) -> Any:
+    """The first true value of a condition."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not come true in time")
+
+
+def posts(demo: Demo, path: str) -> list[dict[str, Any]]:
+    return [entry for entry in demo.log() if entry["method"] == "POST" and entry["path"] == path]
+
+
+def test_a_workflow_becomes_a_file_and_one_document(run: Runner, any_server: str, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out")
+
+    assert ran.code == 0, ran.out
+    (output,) = ran.json["outputs"]
+    path = Path(output["file"])
+    assert ran.json["status"] == "success"
+    assert path.parent == run.folder / "out"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert output == {
+        "file": str(path), "node_id": "2", "type": "image", "filename": path.name, "bytes": path.stat().st_size
+    }  # fmt: skip
+    assert ran.out.isascii()
+    assert ran.json["prompt_id"] in ran.err
+
+
+def test_a_cached_run_shows_its_outputs_and_does_not_copy_them(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    workflow = graph_file(graphs.two_pictures())
+    first = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    second = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+
+    files = [item["file"] for item in first.json["outputs"]]
+    assert len(files) == 2
+    assert second.json["status"] == "success"
+    assert [item["file"] for item in second.json["outputs"]] == files
+    assert all(item["reused"] for item in second.json["outputs"])
+    assert len(list((run.folder / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("follow", ["--ws", "--no-ws"])
+def test_short_runs_are_never_missed(run: Runner, any_server: str, graph_file: Any, follow: str) -> None:
+    for number in range(4):
+        workflow = graph_file(graphs.two_pictures(), f"short{number}.json")
+        ran = run(
+            "run_workflow.py",
+            workflow,
+            "--host",
+            any_server,
+            "--output-dir",
+            "out",
+            follow,
+            "--timeout",
+            "20",
+        )
+        assert ran.code == 0, ran.out
+        assert len(ran.json["outputs"]) == 2
+
+
+def test_a_run_behind_others_reports_the_same(run: Runner, demo: Demo, graph_file: Any) -> None:
+    for _ in range(10):
+        demo.post("/prompt", {"prompt": graphs.sleeper(0.05, 2)})
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out")
+    assert ran.code == 0
+    assert len(ran.json["outputs"]) == 1
+
+
+def test_text_outputs_are_in_the_document(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.text("the answer \x1b[31mis\u202e 42")), "--host", demo.url
+    )
+    assert ran.code == 0
+    assert [item["text"] for item in ran.json["texts"]] == ["the answer is 42"]
+    assert ran.json["outputs"] == []
+    assert "text only" in ran.json["message"]
+
+
+def test_pictures_sent_through_the_socket_are_saved(run: Runner, any_server: str, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    ran = run("run_workflow.py", graph_file(graph), "--host", any_server, "--output-dir", "out")
+    (output,) = ran.json["outputs"]
+    assert Path(output["file"]).read_bytes().startswith(b"\x89PNG")
+    assert output["node_id"] == "2"
+
+
+def test_temporary_pictures_come_only_when_asked_for(run: Runner, any_server: str, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    workflow = graph_file(graph)
+    without = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    assert without.json["outputs"] == []
+    assert "--include-previews" in without.json["message"]
+    with_them = run(
+        "run_workflow.py", workflow, "--host", any_server, "--output-dir", "out", "--include-previews"
+    )
+    assert len(with_them.json["outputs"]) == 1
+
+
+def test_a_failed_run_names_its_node_and_keeps_what_was_finished(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.failing()), "--host", demo.url, "--output-dir", "out")
+    assert ran.code == 1
+    assert ran.json["status"] == "error"
+    error = ran.json["error"]
+    assert (error["node_id"], error["class_type"], error["title"]) == ("7", "DemoFail", "The weak one")
+    assert error["exception_type"] == "ValueError"
+    assert error["server_said"] == "boom"
+    assert error["traceback"]
+    assert "The weak one" in ran.json["message"]
+    assert [item["node_id"] for item in ran.json["outputs"]] == ["2"]
+
+
+def test_a_run_that_ended_for_memory_says_so(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.failing("OOM")), "--host", demo.url, "--output-dir", "out")
+    assert ran.json["code"] == "out_of_memory"
+
+
+def test_a_rejected_graph_is_explained_with_the_allowed_values(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    graph = graphs.picture()
+    graph["3"] = {
+        "class_type": "ImageScale",
+        "inputs": {
+            "image": ["1", 0],
+            "upscale_method": "lanczoss",
+            "width": 10,
+            "height": 10,
+            "crop": "disabled",
+        },
+        "_meta": {"title": "Make it small"},
+    }
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    ran = run("run_workflow.py", graph_file(graph), "--host", any_server)
+    assert ran.code == 6
+    assert ran.json["status"] == "rejected"
+    (problem,) = ran.json["node_errors"]
+    assert problem["allowed"]["items"][0] == "lanczos"
+    assert problem["fix"] == "--set 3.upscale_method=lanczos"
+    assert "Make it small" in ran.json["message"]
+
+
+def test_a_dropped_branch_is_partial_and_strict_stops_it(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    graph = graphs.picture()
+    graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["99", 0], "filename_prefix": "x"}}
+    workflow = graph_file(graph)
+    ran = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    assert (ran.code, ran.json["status"]) == (1, "partial")
+    assert ran.json["dropped"][0]["node_id"] == "9"
+    assert len(ran.json["outputs"]) == 1
+    strict = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out2", "--strict")
+    assert (strict.code, strict.json["status"]) == (6, "rejected")
+
+
+def test_an_unknown_parameter_is_misuse_and_nothing_is_sent(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--set", "widht=64")
+    assert ran.code == 2
+    assert "width" in json.dumps(ran.json)
+    assert posts(demo, "/prompt") == []
+
+
+def test_values_are_set_by_name(run: Runner, any_server: str, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out",
+        "--set", "width=48", "--args", '{"1.height": 24}',
+    )  # fmt: skip
+    data = Path(ran.json["outputs"][0]["file"]).read_bytes()
+    assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (48, 24)
+    assert {item["input"]: item["value"] for item in ran.json["set"]} == {"width": 48, "height": 24}
+
+
+def test_a_dry_run_sends_no_job_and_prints_the_graph(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--set", "width=64", "--dry-run"
+    )
+    assert (ran.code, ran.json["status"]) == (0, "dry_run")
+    assert ran.json["graph"]["1"]["inputs"]["width"] == 64
+    assert [
+        entry for entry in demo.log() if entry["method"] == "POST" and not entry["path"].startswith("/demo")
+    ] == []
+    assert not (run.folder / "outputs").exists()
+
+
+def test_without_a_server_nothing_runs_but_the_graph_can_be_kept(run: Runner, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", "127.0.0.1:9", "--set", "width=40",
+        "--save-workflow", "kept.json",
+    )  # fmt: skip
+    assert (ran.code, ran.json["code"]) == (3, "unreachable")
+    assert json.loads((run.folder / "kept.json").read_text())["1"]["inputs"]["width"] == 40
+    assert "browser" in ran.json["hint"]
+
+
+def test_no_wait_then_resume_from_another_process(run: Runner, any_server: str, graph_file: Any) -> None:
+    sent = run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--no-wait")
+    assert (sent.code, sent.json["status"]) == (0, "submitted")
+    prompt_id = sent.json["prompt_id"]
+    ran = run(
+        "run_workflow.py",
+        "--resume",
+        prompt_id,
+        "--host",
+        any_server,
+        "--output-dir",
+        "out",
+        "--timeout",
+        "20",
+    )
+    assert ran.code == 0, ran.out
+    assert ran.json["prompt_id"] == prompt_id
+    assert Path(ran.json["outputs"][0]["file"]).exists()
+
+
+def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, graph_file: Any) -> None:
+    prompt_id = demo.post("/prompt", {"prompt": graphs.sleeper(0.6), "client_id": "somebody"})["prompt_id"]
+    started = time.monotonic()
+    ran = run("run_workflow.py", "--resume", prompt_id, "--host", demo.url, "--output-dir", "out")
+    assert ran.code == 0
+    assert time.monotonic() - started < 4
+
+
+def test_an_unknown_prompt_id_is_lost_not_waited_for(run: Runner, demo: Demo) -> None:
+    ran = run(
+        "run_workflow.py", "--resume", "no-such-job", "--host", demo.url, "--output-dir", "out", timeout=15
+    )
+    assert (ran.code, ran.json["status"]) == (1, "lost")
+
+
+def test_a_chosen_prompt_id_is_used(run: Runner, any_server: str, graph_file: Any) -> None:
+    wanted = f"mine-{time.time_ns()}"
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--prompt-id", wanted)
+    assert ran.json["prompt_id"] == wanted
+
+
+def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(30)), "--host", demo.url, "--output-dir", "out"
+    )
+    ours = wait_for(lambda: demo.get("/queue")["queue_running"])[0][1]
+    other = demo.post("/prompt", {"prompt": graphs.sleeper(0.2), "client_id": "other"})["prompt_id"]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=15)
+
+    assert process.returncode == 130, err
+    report = json.loads(out)
+    assert (report["status"], report["code"], report["prompt_id"]) == ("cancelled", "interrupted", ours)
+    history = wait_for(lambda: demo.get(f"/history/{other}"))
+    assert history[other]["status"]["status_str"] == "success"
+    assert demo.get(f"/history/{ours}")[ours]["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, graph_file: Any) -> None:
+    running = demo.post("/prompt", {"prompt": graphs.sleeper(3), "client_id": "other"})["prompt_id"]
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out"
+    )
+    ours = wait_for(lambda: demo.get("/queue")["queue_pending"])[0][1]
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=15)
+
+    assert process.returncode == 130
+    assert json.loads(out)["prompt_id"] == ours
+    queue = demo.get("/queue")
+    assert queue["queue_pending"] == []
+    assert queue["queue_running"][0][1] == running
+
+
+def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = run.start(
+        "run_workflow.py",
+        graph_file(graphs.sleeper(1)),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--detach-on-interrupt",
+    )
+    ours = wait_for(lambda: demo.get("/queue")["queue_running"])[0][1]
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "--resume" in json.loads(out)["next"][0]
+    history = wait_for(lambda: demo.get(f"/history/{ours}"))
+    assert history[ours]["status"]["status_str"] == "success"
+
+
+def test_sigterm_leaves_the_job_and_prints_how_to_resume(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(1)), "--host", demo.url, "--output-dir", "out"
+    )
+    ours = wait_for(lambda: demo.get("/queue")["queue_running"])[0][1]
+    started = time.monotonic()
+    process.terminate()
+    out, _ = process.communicate(timeout=15)
+
+    assert time.monotonic() - started < 1
+    assert process.returncode == 5
+    report = json.loads(out)
+    assert report["prompt_id"] == ours
+    assert ours in report["next"][0]
+    assert wait_for(lambda: demo.get(f"/history/{ours}"))[ours]["status"]["status_str"] == "success"
+
+
+def test_a_time_out_keeps_the_job_and_comes_in_time(run: Runner, demo: Demo, graph_file: Any) -> None:
+    started = time.monotonic()
+    ran = run("run_workflow.py", graph_file(graphs.sleeper(3)), "--host", demo.url, "--timeout", "1")
+    assert time.monotonic() - started < 2.5
+    assert (ran.code, ran.json["status"]) == (5, "timeout")
+    assert demo.get("/queue")["queue_running"][0][1] == ran.json["prompt_id"]
+
+
+@pytest.mark.parametrize("follow", ["--ws", "--no-ws"])
+def test_a_job_removed_by_someone_else_ends_the_wait(
+    run: Runner, demo: Demo, graph_file: Any, follow: str
+) -> None:
+    demo.post("/prompt", {"prompt": graphs.sleeper(6), "client_id": "other"})
+    process = run.start("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, follow)
+    ours = wait_for(lambda: demo.get("/queue")["queue_pending"])[0][1]
+    # The watcher has to have seen it waiting before it can tell a removal from a loss.
+    time.sleep(1.2)
+    demo.post("/queue", {"delete": [ours]})
+    out, _ = process.communicate(timeout=12)
+    assert process.returncode == 1
+    assert json.loads(out)["status"] == "cancelled"
+
+
+def test_a_job_interrupted_by_someone_else_is_cancelled_not_failed(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = run.start("run_workflow.py", graph_file(graphs.sleeper(20)), "--host", demo.url)
+    ours = wait_for(lambda: demo.get("/queue")["queue_running"])[0][1]
+    demo.post("/interrupt", {"prompt_id": ours})
+    out, _ = process.communicate(timeout=12)
+    assert process.returncode == 1
+    assert json.loads(out)["status"] == "cancelled"
+
+
+def test_a_restarted_server_means_lost(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    first = new_demo()
+    port = first.url.rsplit(":", 1)[1]
+    process = run.start("run_workflow.py", graph_file(graphs.sleeper(30)), "--host", first.url)
+    wait_for(lambda: first.get("/queue")["queue_running"])
+    first.stop()
+    new_demo("--port", port)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert json.loads(out)["status"] == "lost"
+
+
+def test_a_server_that_stays_away_is_given_up(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    server = new_demo()
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(30)), "--host", server.url, "--reconnect-time", "1"
+    )
+    ours = wait_for(lambda: server.get("/queue")["queue_running"])[0][1]
+    server.stop()
+    out, _ = process.communicate(timeout=20)
+    report = json.loads(out)
+    assert process.returncode == 1
+    assert (report["code"], report["prompt_id"]) == ("server_gone", ours)
+
+
+def test_existing_files_are_kept_unless_overwrite(run: Runner, demo: Demo, graph_file: Any) -> None:
+    out = run.folder / "out"
+    out.mkdir()
+    mine = out / "skilltest_00001_.png"
+    mine.write_text("mine")
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out")
+    output = ran.json["outputs"][0]
+    assert mine.read_text() == "mine"
+    assert output["filename"] == "skilltest_00001_ (1).png"
+    assert output["server_name"] == "skilltest_00001_.png"
+    again = run(
+        "run_workflow.py",
+        "--resume",
+        ran.json["prompt_id"],
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--overwrite",
+    )
+    assert again.json["outputs"][0]["file"] == str(mine)
+    assert mine.read_bytes().startswith(b"\x89PNG")
+
+
+def test_subfolders_are_kept_or_flattened(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.picture(prefix="a/b/deep"))
+    kept = run("run_workflow.py", workflow, "--host", demo.url, "--output-dir", "kept")
+    assert Path(kept.json["outputs"][0]["file"]).parent == run.folder / "kept/a/b"
+    flat = run("run_workflow.py", workflow, "--host", demo.url, "--output-dir", "flat", "--flat-output")
+    assert Path(flat.json["outputs"][0]["file"]).parent == run.folder / "flat"
+
+
+@pytest.mark.parametrize(
+    "kind", ["traversal", "absolute", "drive", "backslash", "control", "escape", "bidi", "reserved", "long"]
+)
+def test_hostile_names_stay_inside(run: Runner, demo: Demo, graph_file: Any, kind: str) -> None:
+    graph = {
+        "1": {"class_type": "DemoHostileNames", "inputs": {"kind": kind, "seed": time.time_ns() % 1_000_000}}
+    }
+    before = set(run.folder.parent.iterdir())
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--output-dir", "out")
+    assert ran.json["status"] in ("success", "partial")
+    inside = {path for path in run.folder.rglob("*") if path.is_file()} - {run.folder / "graph.json"}
+    assert all(
+        path.is_relative_to(run.folder / "out") or path.is_relative_to(run.folder / "cache")
+        for path in inside
+    )
+    assert set(run.folder.parent.iterdir()) == before
+    assert "\x1b" not in ran.out + ran.err
+    for item in ran.json["outputs"]:
+        name = Path(item["file"]).name
+        assert (
+            name == name.strip(" .")
+            and name.isprintable()
+            and not name.upper().startswith(("CON.", "NUL.", "AUX."))
+        )
+
+
+def test_a_symlink_on_the_way_does_not_lead_out(run: Runner, demo: Demo, graph_file: Any) -> None:
+    outside = run.folder / "outside"
+    outside.mkdir()
+    (run.folder / "out").mkdir()
+    (run.folder / "out" / "sub").symlink_to(outside)
+    ran = run(
+        "run_workflow.py",
+        graph_file(graphs.picture(prefix="sub/x")),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+    )
+    assert ran.code == 0
+    assert list(outside.iterdir()) == []
+
+
+def test_a_receipt_holds_what_is_needed_to_repeat_it(run: Runner, any_server: str, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out", "--set", "width=40",
+        "--receipt",
+    )  # fmt: skip
+    receipt = json.loads(Path(ran.json["receipt"]).read_text())
+    (entry,) = receipt["files"]
+    data = (run.folder / "out" / entry["file"]).read_bytes()
+    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert receipt["graph"]["1"]["inputs"]["width"] == 40
+    assert receipt["server"]["comfyui_version"]
+
+
+def test_a_picture_is_uploaded_once_and_used(
+    run: Runner, any_server: str, graph_file: Any, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    photo = tmp_path / "photo.png"
+    color = tuple(os.urandom(3))
+    Image.new("RGB", (20, 10), color).save(photo)
+    words = [
+        graph_file(graphs.photo()),
+        "--host",
+        any_server,
+        "--output-dir",
+        "out",
+        "--input-image",
+        f"image={photo}",
+    ]
+    ran = run("run_workflow.py", *words)
+    assert ran.code == 0, ran.out
+    with Image.open(ran.json["outputs"][0]["file"]) as made:
+        assert made.size == (20, 10)
+        assert made.convert("RGB").getpixel((5, 5)) == tuple(255 - part for part in color)
+    again = run("run_workflow.py", *words)
+    assert again.json["uploads"] == ran.json["uploads"]
+
+
+def test_the_same_file_is_not_sent_twice(run: Runner, demo: Demo, graph_file: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "photo.png")
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (20, 10), "blue").save(tmp_path / "other" / "photo.png")
+    names = []
+    for source in ("photo.png", "photo.png", "other/photo.png"):
+        ran = run(
+            "run_workflow.py", graph_file(graphs.photo()), "--host", demo.url, "--set", f"image={source}"
+        )
+        assert ran.code == 0, ran.out
+        names.append(ran.json["uploads"][0]["as"])
+    assert names[0] == names[1] != names[2]
+    assert len(posts(demo, "/upload/image")) == 2
+
+
+def test_an_earlier_output_is_an_input(run: Runner, any_server: str, graph_file: Any) -> None:
+    first = run(
+        "run_workflow.py", graph_file(graphs.picture(size=24)), "--host", any_server, "--output-dir", "out"
+    )
+    ran = run(
+        "run_workflow.py", graph_file(graphs.photo(), "second.json"), "--host", any_server, "--output-dir", "out",
+        "--set", f"image=output:{first.json['prompt_id']}",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    data = Path(ran.json["outputs"][0]["file"]).read_bytes()
+    assert int.from_bytes(data[16:20], "big") == 24
+
+
+def test_paid_nodes_need_consent_before_anything_is_sent(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = {
+        "1": {"class_type": "DemoPartner", "inputs": {"prompt": "a fox", "seed": 1}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "paid"}},
+    }
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url)
+    assert (ran.code, ran.json["flag"]) == (7, "--yes-spend")
+    assert posts(demo, "/prompt") == []
+    key = "comfyui-partner-canary-123456"
+    paid = run(
+        "run_workflow.py",
+        graph_file(graph),
+        "--host",
+        demo.url,
+        "--yes-spend",
+        env={"COMFY_PARTNER_KEY": key},
+    )
+    assert posts(demo, "/prompt")[0]["json"]["extra_data"]["api_key_comfy_org"] == key
+    assert key not in paid.out + paid.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["nowhere.json"], "no file"),
+        (["."], ""),
+        (["broken.json"], ""),
+        (["graph.json", "--set", "width"], "NAME=VALUE"),
+        (["graph.json", "--args", "{"], "--args"),
+        (["graph.json", "--args", "@nowhere"], ""),
+        (["graph.json", "--timeout", "-1"], ""),
+        (["graph.json", "--host", "ftp://x"], "http"),
+        (["graph.json", "--header", "nonsense"], "Name: value"),
+        (["graph.json", "--output-dir", "graph.json"], "--output-dir"),
+        (["graph.json", "--output-dir", "graph.json/sub"], "--output-dir"),
+        (["graph.json", "--input-image", "image=nowhere.png"], ""),
+        (["graph.json", "--no-such-flag"], ""),
+        ([], ""),
+        (["graph.json", "--resume", "x"], ""),
+    ],
+)
+def test_misuse_is_one_sentence_and_nothing_is_sent(
+    run: Runner, demo: Demo, graph_file: Any, words: list[str], hint: str
+) -> None:
+    graph_file(graphs.picture())
+    (run.folder / "broken.json").write_text('{"1": {"class_type"')
+    host = [] if "--host" in words else ["--host", demo.url]
+    ran = run("run_workflow.py", *words, *host)
+    assert ran.code == 2, ran.out
+    assert ran.json["status"] == "error"
+    assert hint in json.dumps(ran.json)
+    assert posts(demo, "/prompt") == []
+
+
+def test_a_workflow_from_standard_input_with_a_byte_order_mark(run: Runner, demo: Demo) -> None:
+    ran = run(
+        "run_workflow.py", "-", "--host", demo.url, stdin="\ufeff" + json.dumps({"prompt": graphs.picture()})
+    )
+    assert ran.code == 0
+
+
+def test_an_address_without_a_scheme_is_understood(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url.removeprefix("http://"))
+    assert ran.code == 0
+    ran = run("run_workflow.py", graph_file(graphs.picture()), env={"COMFY_HOST": demo.url})
+    assert ran.code == 0
+
+
+def test_host_demo_needs_no_server_and_says_what_it_is(run: Runner, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", "demo", "--output-dir", "out")
+    assert ran.code == 0
+    assert ran.json["demo"] is True
+
+
+def test_a_broken_output_pipe_is_quiet(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = run.start("run_workflow.py", graph_file(graphs.sleeper(0.3)), "--host", demo.url)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.wait(timeout=15)
+    assert "Traceback" not in err and "BrokenPipe" not in err
+
+
+def test_previews_are_saved_when_asked_for(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = {
+        "1": {
+            "class_type": "DemoPreview",
+            "inputs": {"format": "PNG", "steps": 3, "max_size": 64, "seed": time.time_ns()},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}},
+    }
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--save-previews", "seen")
+    assert ran.json["previews"]["count"] == 3
+    assert all(path.suffix == ".png" for path in (run.folder / "seen").iterdir())
+
+
+def test_only_runs_one_output(run: Runner, any_server: str, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.two_pictures()), "--host", any_server, "--only", "4")
+    assert [item["node_id"] for item in ran.json["outputs"]] == ["4"]
