@@ -26,30 +26,61 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _demo import model_lists, options
+from _demo import fault_list, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        epilog=fault_list.table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--version", choices=options.VERSIONS, default="0.8.0", help="which server to play (default: %(default)s)")
-    parser.add_argument("--step-time", type=float, default=0.02, metavar="SECONDS", help="time of a sampler step (default: %(default)s)")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each HTTP answer")
-    parser.add_argument("--models", action="append", default=[], metavar="FILE|FOLDER=NAMES", help="model lists: a JSON file, or FOLDER=name,name (repeatable)")
+    parser.add_argument(
+        "--version",
+        choices=options.VERSIONS,
+        default="0.8.0",
+        help="which server to play (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--step-time",
+        type=float,
+        default=0.02,
+        metavar="SECONDS",
+        help="time of a sampler step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each HTTP answer"
+    )
+    parser.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        metavar="FILE|FOLDER=NAMES",
+        help="model lists: a JSON file, or FOLDER=name,name (repeatable)",
+    )
     parser.add_argument("--output-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument("--input-dir", type=Path, help="default: a temporary folder, removed at the end")
-    parser.add_argument("--history-size", type=int, default=10_001, help="finished runs that are kept (default: %(default)s)")
+    parser.add_argument(
+        "--history-size", type=int, default=10_001, help="finished runs that are kept (default: %(default)s)"
+    )
     parser.add_argument("--max-upload-mb", type=float, help="largest request body (default: 100)")
-    parser.add_argument("--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions")
+    parser.add_argument(
+        "--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions"
+    )
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="SPEC", help="a fault, see below (repeatable)"
+    )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
     return parser.parse_args(argv)
 
 
 def read_options(args: argparse.Namespace) -> options.Options:
     """The options of the command line. Raises ValueError with a sentence."""
+    for fault in args.fault:
+        fault_list.read_fault(fault)
     return options.Options(
         host=args.host,
         port=args.port,
@@ -63,6 +94,7 @@ def read_options(args: argparse.Namespace) -> options.Options:
         max_upload_mb=args.max_upload_mb or 100,
         max_upload_given=args.max_upload_mb is not None,
         control=args.control,
+        faults=tuple(args.fault),
         exit_with_parent=args.exit_with_parent,
     )
 
@@ -85,7 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         asyncio.run(application.serve(chosen))
     except OSError as error:
-        return fail("port_taken", f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}", 3)
+        return fail(
+            "port_taken", f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}", 3
+        )
     except KeyboardInterrupt:
         pass
     return 0

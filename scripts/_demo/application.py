@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from . import http_faults
+from .control import Control
 from .definitions import Definitions
 from .engine import Engine
 from .faults import Faults
@@ -40,21 +43,53 @@ class Demo:
         self.options = options
         self.folders = Folders.make(options.output_dir, options.input_dir)
         self.definitions = Definitions(options.version, options.models, self.folders, options.definitions)
-        self.faults = Faults()
+        self.faults = Faults(options.faults)
+        self.faults.restart = self.restart
+        self.faults.before_exit = self.folders.close
+        self.storage_url = ""
         self.info = InfoRoutes(self)
         self.hub = Hub(self.faults, self.info.features)
         self.engine = Engine(options, self.folders, self.definitions, self.hub, self.faults)
         self.run_routes = RunRoutes(self)
+        self.control = Control(self)
         self.tasks: list[asyncio.Task[None]] = []
 
     def routes(self) -> list[Route]:
-        found = [*self.run_routes.routes(), *self.info.routes(), *FileRoutes(self).routes(), *UserRoutes(self).routes()]
+        found = [
+            *self.run_routes.routes(),
+            *self.info.routes(),
+            *FileRoutes(self).routes(),
+            *UserRoutes(self).routes(),
+        ]
         if self.options.modern:
             found += JobRoutes(self).routes()
-        return [*found, ("GET", "/ws", self.hub.serve), ("GET", "/api/ws", self.hub.serve)]
+        if self.options.control:
+            found += self.control.routes()
+        return [*found, ("GET", "/ws", self.socket), ("GET", "/api/ws", self.socket)]
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """A WebSocket, unless a fault refuses it."""
+        self.faults.moment("connect")
+        refused = self.faults.strike("no-socket")
+        if refused is not None:
+            return web.Response(status=int(refused.number("code", 404)))
+        if self.faults.strike("hang-socket") is not None:
+            await asyncio.sleep(3600)
+        return await self.hub.serve(request)
+
+    def restart(self, down: float = 0.0) -> None:
+        """Lose queue, history and sockets; with `down` (seconds), drop all connections for that long."""
+        self.engine.forget()
+        self.folders.empty_temp()
+        self.hub.drop_all()
+        if down:
+            self.faults.down_until = time.monotonic() + down
 
     def application(self) -> web.Application:
-        app = web.Application(client_max_size=self.options.max_upload, middlewares=[guard_origin, answer_crashes])
+        app = web.Application(
+            client_max_size=self.options.max_upload,
+            middlewares=[self.meddle, answer_crashes, cache_hints, guard_origin],
+        )
         for method, path, handler in self.routes():
             if method == "GET":
                 app.router.add_get(path, handler)
@@ -64,6 +99,22 @@ class Demo:
         app.on_startup.append(self.start)
         app.on_cleanup.append(self.stop)
         return app
+
+    @web.middleware
+    async def meddle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Write down the request, wait as told, and let the faults have their way. The control routes are spared."""
+        if request.path.startswith("/demo/"):
+            return await handler(request)
+        entry = await self.control.note(request) if self.options.control else None
+        if self.options.latency:
+            await asyncio.sleep(self.options.latency)
+        if self.faults.active or self.faults.down_until:
+            answer = await http_faults.strike(self.faults, request, handler)
+        else:
+            answer = await handler(request)
+        if entry is not None:
+            entry["status"] = answer.status
+        return answer
 
     async def start(self, _app: web.Application) -> None:
         self.tasks = [asyncio.create_task(self.hub.deliver()), asyncio.create_task(self.engine.work())]
@@ -107,6 +158,22 @@ def _loopback(name: str) -> bool:
 
 
 @web.middleware
+async def cache_hints(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Cache-Control by the path's ending, as the real server sets it."""
+    answer = await handler(request)
+    path = request.path.lower()
+    if path.endswith((".js", ".css")) or (
+        path.endswith(".json") and path.rpartition("/")[2].startswith("index")
+    ):
+        answer.headers.setdefault("Cache-Control", "no-cache")
+    elif path.endswith((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")):
+        answer.headers.setdefault(
+            "Cache-Control", f"public, max-age={3600 if answer.status == 404 else 86400}"
+        )
+    return answer
+
+
+@web.middleware
 async def answer_crashes(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
@@ -120,7 +187,9 @@ async def answer_crashes(request: web.Request, handler: Handler) -> web.StreamRe
 async def serve(options: Options) -> None:
     """Serve until SIGTERM, SIGINT or (when asked) the end of standard input. Raises OSError when the port is taken."""
     demo = Demo(options)
-    runner = web.AppRunner(demo.application(), access_log=None, shutdown_timeout=0.2, handler_cancellation=False)
+    runner = web.AppRunner(
+        demo.application(), access_log=None, shutdown_timeout=0.2, handler_cancellation=False
+    )
     try:
         await runner.setup()
         site = web.TCPSite(runner, options.host, options.port, backlog=512)
@@ -154,7 +223,7 @@ def _stop_event(options: Options) -> asyncio.Event:
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read1(65536):
+        while os.read(sys.stdin.fileno(), 65536):
             pass
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)

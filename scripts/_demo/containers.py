@@ -153,9 +153,20 @@ MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 def _movie(width: int, height: int, scale: int, each: int, sizes: list[int], offsets: list[int]) -> bytes:
     count, length = len(sizes), each * len(sizes)
-    header = _full(b"mvhd", 0, struct.pack(">IIIIIH10x", 0, 0, scale, length, 0x10000, 0x100), MATRIX, bytes(24), struct.pack(">I", 2))
+    header = _full(
+        b"mvhd",
+        0,
+        struct.pack(">IIIIIH10x", 0, 0, scale, length, 0x10000, 0x100),
+        MATRIX,
+        bytes(24),
+        struct.pack(">I", 2),
+    )
     track = _full(
-        b"tkhd", 3, struct.pack(">IIIII8xHHHH", 0, 0, 1, 0, length, 0, 0, 0, 0), MATRIX, struct.pack(">II", width << 16, height << 16)
+        b"tkhd",
+        3,
+        struct.pack(">IIIII8xHHHH", 0, 0, 1, 0, length, 0, 0, 0, 0),
+        MATRIX,
+        struct.pack(">II", width << 16, height << 16),
     )
     # MPEG-4 descriptors: object type 0x6C is JPEG.
     config = b"\x04" + bytes((13,)) + b"\x6c\x11" + bytes(11)
@@ -173,7 +184,12 @@ def _movie(width: int, height: int, scale: int, each: int, sizes: list[int], off
         _full(b"stsz", 0, struct.pack(f">II{count}I", 0, count, *sizes)),
         _full(b"stco", 0, struct.pack(f">I{count}I", count, *offsets)),
     )
-    info = _box(b"minf", _full(b"vmhd", 1, bytes(8)), _box(b"dinf", _full(b"dref", 0, struct.pack(">I", 1), _full(b"url ", 1))), table)
+    info = _box(
+        b"minf",
+        _full(b"vmhd", 1, bytes(8)),
+        _box(b"dinf", _full(b"dref", 0, struct.pack(">I", 1), _full(b"url ", 1))),
+        table,
+    )
     media = _box(
         b"mdia",
         _full(b"mdhd", 0, struct.pack(">IIIIHH", 0, 0, scale, length, 0x55C4, 0)),
@@ -193,10 +209,25 @@ def write_webm(path: Path, frames: Sequence[Image], rate: float) -> None:
     for number, frame in enumerate(frames):
         time = round(number * each)
         blocks.append(_cluster(time, _vp8(frame)))
-    info = _ebml(0x1549A966, _uint(0x2AD7B1, 1_000_000), _ebml(0x4489, struct.pack(">d", each * len(frames))), _text(0x4D80, "demo"), _text(0x5741, "demo"))
+    info = _ebml(
+        0x1549A966,
+        _uint(0x2AD7B1, 1_000_000),
+        _ebml(0x4489, struct.pack(">d", each * len(frames))),
+        _text(0x4D80, "demo"),
+        _text(0x5741, "demo"),
+    )
     video = _ebml(0xE0, _uint(0xB0, width), _uint(0xBA, height))
     track = _ebml(0xAE, _uint(0xD7, 1), _uint(0x73C5, 1), _uint(0x83, 1), _text(0x86, "V_VP8"), video)
-    kind = _ebml(0x1A45DFA3, _uint(0x4286, 1), _uint(0x42F7, 1), _uint(0x42F2, 4), _uint(0x42F3, 8), _text(0x4282, "webm"), _uint(0x4287, 2), _uint(0x4285, 2))
+    kind = _ebml(
+        0x1A45DFA3,
+        _uint(0x4286, 1),
+        _uint(0x42F7, 1),
+        _uint(0x42F2, 4),
+        _uint(0x42F3, 8),
+        _text(0x4282, "webm"),
+        _uint(0x4287, 2),
+        _uint(0x4285, 2),
+    )
     path.write_bytes(kind + _ebml(0x18538067, info, _ebml(0x1654AE6B, track), *blocks))
 
 

@@ -161,7 +161,9 @@ class Definitions:
             name=name,
             inputs=inputs,
             outputs=tuple("COMBO" if isinstance(kind, list) else str(kind) for kind in entry["output"]),
-            output_is_list=tuple(bool(flag) for flag in entry.get("output_is_list") or [False] * len(entry["output"])),
+            output_is_list=tuple(
+                bool(flag) for flag in entry.get("output_is_list") or [False] * len(entry["output"])
+            ),
             output_node=bool(entry.get("output_node")),
             api_node=bool(entry.get("api_node")),
             v3=bool(self.compact.get(name, {}).get("v3")),
@@ -235,5 +237,7 @@ def _expanded(name: str, compact: Mapping[str, Any], inputs: dict[str, Any]) -> 
 
 def model_folders(version: str, models: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Folder kinds as `/models` lists them, those added by `--models` at the end."""
-    known = [name for name in model_lists.FOLDERS if version == "0.8.0" or name not in model_lists.ONLY_MODERN]
+    known = [
+        name for name in model_lists.FOLDERS if version == "0.8.0" or name not in model_lists.ONLY_MODERN
+    ]
     return known + [name for name in models if name not in model_lists.FOLDERS]

@@ -30,7 +30,8 @@ class EngineFaults(Protocol):
     """What the engine asks the fault switches."""
 
     async def before_run(self, prompt_id: str) -> None: ...
-    async def before_node(self, node_id: str, class_name: str) -> None: ...
+    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
+    async def while_paused(self) -> None: ...
     async def before_history(self, prompt_id: str) -> bool: ...
     async def after_run(self, prompt_id: str) -> None: ...
 
@@ -47,6 +48,7 @@ class Item:
     secrets: dict[str, str] = field(default_factory=dict)
     created: int = field(default_factory=now_ms)
     stop: bool = False
+    forgotten: bool = False
     started: int = 0
 
     def __lt__(self, other: Item) -> bool:
@@ -106,7 +108,9 @@ class Engine:
 
     def put(self, item: Item) -> None:
         """Queue an item. Raises Unhandled (after queueing) when number and id equal those of a waiting one."""
-        twin = any(other.prompt_id == item.prompt_id and other.number == item.number for other in self._near(item))
+        twin = any(
+            other.prompt_id == item.prompt_id and other.number == item.number for other in self._near(item)
+        )
         heapq.heappush(self.pending, item)
         if twin:
             self.more.set()
@@ -193,6 +197,9 @@ class Engine:
                 self.more.clear()
                 await self.more.wait()
                 self._free(own_cache)
+            await self.faults.while_paused()
+            if not self.pending:
+                continue
             item = heapq.heappop(self.pending)
             await self._run(item, own_cache)
             self._free(own_cache)
@@ -210,7 +217,7 @@ class Engine:
         outcome = await execution.run()
         self.executing.pop(key, None)
         kept = await self.faults.before_history(item.prompt_id)
-        if kept:
+        if kept and not item.forgotten:
             self._store(item, outcome)
         self.running.pop(key, None)
         self.note("end", item, "success" if outcome.success else "error")
@@ -254,10 +261,9 @@ class Engine:
         for item in [*self.pending, *self.running.values()]:
             self.on_change("removed", item, "")
         for item in self.running.values():
-            item.stop = True
+            item.stop = item.forgotten = True
         self.pending.clear()
         self.history.clear()
         self.cache.kept.clear()
         self.letters.clear()
         self.number = 0
-

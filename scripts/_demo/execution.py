@@ -84,7 +84,9 @@ class Call:
         """Let time pass. Zero still lets other work go on."""
         await asyncio.sleep(max(0.0, seconds))
 
-    async def progress(self, value: float, maximum: float, preview: Any = None, form: str = "JPEG", size: int = 256) -> None:
+    async def progress(
+        self, value: float, maximum: float, preview: Any = None, form: str = "JPEG", size: int = 256
+    ) -> None:
         """Report a step, perhaps with a picture. Raises Interrupted when the run is to stop."""
         self.check_interrupt()
         await self.run.report_step(self.node_id, value, maximum, preview, form, size)
@@ -217,7 +219,7 @@ class Execution:
         self.send("executing", data)
         values: dict[str, list[Any]] = {}
         try:
-            await self.engine.faults.before_node(node_id, cls.name)
+            await self.engine.faults.before_node(node_id, cls.name, lambda: self.item.stop)
             values = self._inputs(node_id, cls)
             self.check_interrupt()
             results = await self._play(node_id, cls, player, values)
@@ -242,7 +244,9 @@ class Execution:
                 known[name] = kept.values[value[1]][0] if kept.values[value[1]] else None
         names = player.needs(known)
         return [
-            inputs[name][0] for name in names if is_link(inputs.get(name)) and self._kept(inputs[name][0]) is None
+            inputs[name][0]
+            for name in names
+            if is_link(inputs.get(name)) and self._kept(inputs[name][0]) is None
         ]
 
     def _inputs(self, node_id: str, cls: NodeClass) -> dict[str, list[Any]]:
@@ -329,7 +333,12 @@ class Execution:
 
     def _send_executed(self, node_id: str, ui: Mapping[str, list[Any]] | None) -> None:
         origin = self.graph.origin(node_id)
-        data = {"node": node_id, "display_node": origin.display, "output": ui, "prompt_id": self.item.prompt_id}
+        data = {
+            "node": node_id,
+            "display_node": origin.display,
+            "output": ui,
+            "prompt_id": self.item.prompt_id,
+        }
         self.send("executed", data)
 
     def _show_cached(self, node_id: str, kept: Kept) -> None:

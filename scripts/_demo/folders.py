@@ -103,7 +103,9 @@ class Folders:
         self.put_example()
 
     def empty_temp(self) -> None:
-        self.counters = {key: value for key, value in self.counters.items() if self.temp not in (key[0], *key[0].parents)}
+        self.counters = {
+            key: value for key, value in self.counters.items() if self.temp not in (key[0], *key[0].parents)
+        }
         shutil.rmtree(self.temp, ignore_errors=True)
         self.temp.mkdir(parents=True, exist_ok=True)
 
@@ -112,7 +114,9 @@ class Folders:
         folder = self.of(kind)
         if folder is None or not folder.is_dir():
             return []
-        return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+        return sorted(
+            path.name for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()
+        )
 
 
 def _normal(path: Path) -> str:
@@ -125,7 +129,10 @@ def _normal(path: Path) -> str:
 
 def _example(size: int = 256) -> bytes:
     # Made without Pillow: importing it would be a good part of the start-up time.
-    row = [bytes((0, *(part for x in range(size) for part in (x * 255 // size, y * 255 // size, 160)))) for y in range(size)]
+    row = [
+        bytes((0, *(part for x in range(size) for part in (x * 255 // size, y * 255 // size, 160))))
+        for y in range(size)
+    ]
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -8,7 +8,16 @@ from .node_table import NodeFailure, Result
 from .values import Clip, Images, Latent, Mesh, Sound, Thing, recipe
 
 UNAUTHORIZED = "Unauthorized: Please login first to use this node."
-MODEL_WORDS = ("ckpt_name", "unet_name", "model_name", "lora_name", "vae_name", "clip_name", "clip_name1", "name")
+MODEL_WORDS = (
+    "ckpt_name",
+    "unet_name",
+    "model_name",
+    "lora_name",
+    "vae_name",
+    "clip_name",
+    "clip_name1",
+    "name",
+)
 PROMPT_WORDS = ("prompt", "text", "prompt_text", "positive_prompt", "clip_l", "t5xxl", "string")
 STANDARD_FRAMES = 8
 
@@ -109,7 +118,9 @@ def make(kind: str, call: Any, inputs: dict[str, Any]) -> Any:
     text = trace(call, inputs)
     width, height = number(inputs, "width", 512), number(inputs, "height", 512)
     if kind == "LATENT":
-        return Latent(width, height, number(inputs, "batch_size", 1), number(inputs, "length", 1), recipe=text)
+        return Latent(
+            width, height, number(inputs, "batch_size", 1), number(inputs, "length", 1), recipe=text
+        )
     if kind in ("IMAGE", "MASK", "VIDEO"):
         return _picture(kind, call, inputs, text, width, height)
     if kind == "AUDIO":
@@ -137,7 +148,14 @@ def _picture(kind: str, call: Any, inputs: dict[str, Any], text: str, width: int
         return Images((pil.new("L", (width, height), 255),))
     frames = STANDARD_FRAMES if kind == "VIDEO" else 1
     latent = Latent(
-        width, height, 1, frames, recipe=text, prompt=prompt_of(inputs), seed=seed_of(inputs), model=call.cls.name
+        width,
+        height,
+        1,
+        frames,
+        recipe=text,
+        prompt=prompt_of(inputs),
+        seed=seed_of(inputs),
+        model=call.cls.name,
     )
     images = Images(tuple(pictures.draw_latent(latent, 0, frame) for frame in range(frames)))
     return images if kind == "IMAGE" else Clip(images, 8.0)

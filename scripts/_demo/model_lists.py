@@ -56,13 +56,19 @@ def read_models(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for value in values:
         if "=" in value and not Path(value).is_file():
             folder, _, names = value.partition("=")
-            lists[canonical(folder.strip())] = tuple(name.strip() for name in names.split(",") if name.strip())
+            lists[canonical(folder.strip())] = tuple(
+                name.strip() for name in names.split(",") if name.strip()
+            )
             continue
         try:
             loaded = json.loads(Path(value).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"--models {value}: not FOLDER=names and not a readable JSON file ({error})") from error
+            raise ValueError(
+                f"--models {value}: not FOLDER=names and not a readable JSON file ({error})"
+            ) from error
         if not isinstance(loaded, dict) or not all(isinstance(names, list) for names in loaded.values()):
             raise ValueError(f"--models {value}: the file must hold an object of lists, folder to names")
-        lists.update({canonical(folder): tuple(str(name) for name in names) for folder, names in loaded.items()})
+        lists.update(
+            {canonical(folder): tuple(str(name) for name in names) for folder, names in loaded.items()}
+        )
     return lists

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+OOM_TEXT = "Allocation on device 0 would exceed allowed memory. (out of memory)"
+
 Function = Callable[..., Any]
 
 
@@ -43,11 +45,22 @@ class Implementation:
 
 
 NODES: dict[str, Implementation] = {}
-ROOMS = ("nodes_pictures", "nodes_masks", "nodes_text", "nodes_models", "nodes_latents", "nodes_media", "nodes_save", "nodes_demo")
+ROOMS = (
+    "nodes_pictures",
+    "nodes_masks",
+    "nodes_text",
+    "nodes_models",
+    "nodes_latents",
+    "nodes_media",
+    "nodes_save",
+    "nodes_demo",
+)
 _loaded: list[bool] = []
 
 
-def node(*names: str, heavy: bool = False, takes_lists: bool = False, **more: Any) -> Callable[[Function], Function]:
+def node(
+    *names: str, heavy: bool = False, takes_lists: bool = False, **more: Any
+) -> Callable[[Function], Function]:
     """Register a function under the names of the classes that it plays."""
 
     def register(function: Function) -> Function:

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from . import generic, pictures
-from .node_table import Interrupted, NodeFailure, Result, node
+from .node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
 from .nodes_save import entry, glb_box, place
 from .values import Blocked, Images, recipe
 
-OOM_TEXT = "Allocation on device 0 would exceed allowed memory. (out of memory)"
 COUNTER = itertools.count(1)
-SUFFIX = {"gifs": ".gif", "audio": ".wav", "3d": ".glb", "latents": ".latent", "video": ".mp4", "videos": ".mp4"}
+SUFFIX = {
+    "gifs": ".gif",
+    "audio": ".wav",
+    "3d": ".glb",
+    "latents": ".latent",
+    "video": ".mp4",
+    "videos": ".mp4",
+}
 
 
 def picture(text: str, size: int = 64) -> Images:
@@ -34,7 +40,7 @@ async def sleep(
 
 
 @node("DemoPreview")
-async def preview(call: Any, format: str, steps: int, max_size: int, seed: int, size: int = 64) -> Images:  # noqa: A002
+async def preview(call: Any, format: str, steps: int, max_size: int, seed: int, size: int = 64) -> Images:
     from PIL import Image as pil
 
     shown = pictures.background(recipe(seed), size, max(1, size // 2))
@@ -106,7 +112,14 @@ async def partner(call: Any, prompt: str, seed: int) -> Images:
     await generic.spend(call)
     from .values import Latent
 
-    latent = Latent(512, 512, recipe=recipe(prompt, seed), prompt=prompt, seed=seed, model="demo partner node, nothing spent")
+    latent = Latent(
+        512,
+        512,
+        recipe=recipe(prompt, seed),
+        prompt=prompt,
+        seed=seed,
+        model="demo partner node, nothing spent",
+    )
     return Images((pictures.draw_latent(latent, 0),))
 
 
@@ -130,12 +143,16 @@ def big_file(
 
 
 @node("DemoMedia")
-def media(call: Any, kind: str, prefix: str, subfolder: str, type: str, count: int, seed: int) -> Result:  # noqa: A002
+def media(call: Any, kind: str, prefix: str, subfolder: str, type: str, count: int, seed: int) -> Result:
     """Files under each of the keys that real nodes use."""
-    keys = {"mixed": ["images", "gifs", "audio", "3d"], "animated": ["images"], "two_keys": ["images"]}.get(kind, [kind])
+    keys = {"mixed": ["images", "gifs", "audio", "3d"], "animated": ["images"], "two_keys": ["images"]}.get(
+        kind, [kind]
+    )
     ui: dict[str, list[Any]] = {}
     for key in keys:
-        ui[key] = [_medium(call, key, prefix, subfolder, type, recipe(seed, key, number)) for number in range(count)]
+        ui[key] = [
+            _medium(call, key, prefix, subfolder, type, recipe(seed, key, number)) for number in range(count)
+        ]
     if kind == "animated":
         ui["animated"] = [True]
     if kind == "two_keys":
@@ -192,10 +209,23 @@ def hostile(call: Any, kind: str, seed: int) -> Result:
     for name in ("evil.png", "ok.png", "Same.png", "same.png", "aux.png", "twice.png"):
         data.save(folder / name)
     if kind == "odd":
-        odd = [None, 5, "text", {}, {"filename": 5}, {"filename": ""}, {"filename": "ok.png", "type": "zzz"}, ["ok.png"]]
-        return Result(ui={"images": odd, "odd": [{"filename": "ok.png", "subfolder": None, "type": "output"}]})
+        odd = [
+            None,
+            5,
+            "text",
+            {},
+            {"filename": 5},
+            {"filename": ""},
+            {"filename": "ok.png", "type": "zzz"},
+            ["ok.png"],
+        ]
+        return Result(
+            ui={"images": odd, "odd": [{"filename": "ok.png", "subfolder": None, "type": "output"}]}
+        )
     if kind == "duplicate":
-        return Result(ui={"images": [entry("twice.png", "", "output")] * 2, "files": [entry("twice.png", "", "output")]})
+        return Result(
+            ui={"images": [entry("twice.png", "", "output")] * 2, "files": [entry("twice.png", "", "output")]}
+        )
     if kind == "two_subfolders":
         places = []
         for number, sub in enumerate(("one", "two")):

@@ -35,10 +35,22 @@ def empty_video(call: Any, width: int, height: int, length: int, batch_size: int
 
 @node("Wan22ImageToVideoLatent")
 def empty_wan(
-    call: Any, width: int, height: int, length: int, batch_size: int = 1, vae: Any = None, start_image: Images | None = None
+    call: Any,
+    width: int,
+    height: int,
+    length: int,
+    batch_size: int = 1,
+    vae: Any = None,
+    start_image: Images | None = None,
 ) -> Latent:
     return Latent(
-        width, height, batch_size, length, "video", recipe=recipe("wan22", width, height, length), source=start_image,
+        width,
+        height,
+        batch_size,
+        length,
+        "video",
+        recipe=recipe("wan22", width, height, length),
+        source=start_image,
         denoise=0.7,
     )
 
@@ -57,7 +69,9 @@ def empty_shape(call: Any, resolution: int, batch_size: int = 1) -> Latent:
 def encode(call: Any, pixels: Images, vae: Any, **_rest: Any) -> Latent:
     pixels = need_images(pixels, "pixels")
     width, height = pixels.width // 8 * 8 or 8, pixels.height // 8 * 8 or 8
-    return Latent(width, height, len(pixels.frames), recipe=recipe("encoded", generic.mark(pixels)), source=pixels)
+    return Latent(
+        width, height, len(pixels.frames), recipe=recipe("encoded", generic.mark(pixels)), source=pixels
+    )
 
 
 @node("VAEEncodeForInpaint")
@@ -73,7 +87,13 @@ def set_mask(call: Any, samples: Latent, mask: Images) -> Latent:
 
 @node("LatentUpscale", "LatentUpscaleBy")
 def upscale(
-    call: Any, samples: Latent, upscale_method: str, width: int = 0, height: int = 0, crop: str = "", scale_by: float = 1.0
+    call: Any,
+    samples: Latent,
+    upscale_method: str,
+    width: int = 0,
+    height: int = 0,
+    crop: str = "",
+    scale_by: float = 1.0,
 ) -> Latent:
     if call.cls.name == "LatentUpscaleBy":
         width, height = round(samples.width * scale_by), round(samples.height * scale_by)
@@ -82,7 +102,11 @@ def upscale(
 
 @node("LatentFromBatch")
 def from_batch(call: Any, samples: Latent, batch_index: int, length: int) -> Latent:
-    return replace(samples, batch=max(1, min(length, samples.batch - batch_index)), recipe=recipe(samples.recipe, batch_index))
+    return replace(
+        samples,
+        batch=max(1, min(length, samples.batch - batch_index)),
+        recipe=recipe(samples.recipe, batch_index),
+    )
 
 
 @node("RepeatLatentBatch")
@@ -96,7 +120,9 @@ def decode(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Images:
         # Never sampled: what went in comes out.
         return resized(samples.source, samples.width, samples.height, "bicubic")
     frames = [
-        pictures.draw_latent(samples, index, frame) for index in range(samples.batch) for frame in range(samples.frames)
+        pictures.draw_latent(samples, index, frame)
+        for index in range(samples.batch)
+        for frame in range(samples.frames)
     ]
     return Images(tuple(frames))
 

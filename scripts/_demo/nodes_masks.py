@@ -86,7 +86,9 @@ def grow(call: Any, mask: Images, expand: int, tapered_corners: bool) -> Images:
 @node("ThresholdMask")
 def threshold(call: Any, mask: Images, value: float) -> Images:
     limit = value * 255
-    return each(need_images(mask, "mask"), lambda frame: frame.point(lambda level: 255 if level > limit else 0))
+    return each(
+        need_images(mask, "mask"), lambda frame: frame.point(lambda level: 255 if level > limit else 0)
+    )
 
 
 @node("FeatherMask")
@@ -96,12 +98,22 @@ def feather(call: Any, mask: Images, left: int, top: int, right: int, bottom: in
 
     def soft(frame: Image) -> Image:
         ramp = pil.new("L", frame.size, 255)
-        for size, horizontal, far in ((left, True, False), (right, True, True), (top, False, False), (bottom, False, True)):
+        for size, horizontal, far in (
+            (left, True, False),
+            (right, True, True),
+            (top, False, False),
+            (bottom, False, True),
+        ):
             for step in range(min(size, frame.width if horizontal else frame.height)):
                 level = round(255 * (step + 1) / max(1, size))
                 spot = (frame.width if horizontal else frame.height) - 1 - step if far else step
                 box = (spot, 0, spot + 1, frame.height) if horizontal else (0, spot, frame.width, spot + 1)
-                ramp.paste(ImageChops.darker(ramp.crop(box), pil.new("L", (box[2] - box[0], box[3] - box[1]), level)), box)
+                ramp.paste(
+                    ImageChops.darker(
+                        ramp.crop(box), pil.new("L", (box[2] - box[0], box[3] - box[1]), level)
+                    ),
+                    box,
+                )
         return ImageChops.multiply(frame, ramp)
 
     return each(need_images(mask, "mask"), soft)
@@ -134,7 +146,13 @@ def composite_masks(call: Any, destination: Images, source: Images, x: int, y: i
 
 @node("ImageCompositeMasked", heavy=True)
 def composite(
-    call: Any, destination: Images, source: Images, x: int, y: int, resize_source: bool, mask: Images | None = None
+    call: Any,
+    destination: Images,
+    source: Images,
+    x: int,
+    y: int,
+    resize_source: bool,
+    mask: Images | None = None,
 ) -> Images:
     destination = need_images(destination, "destination")
     source = need_images(source, "source")
@@ -158,7 +176,9 @@ def join_alpha(call: Any, image: Images, alpha: Images) -> Images:
 
     frames = []
     for index, frame in enumerate(need_images(image, "image").frames):
-        cover = ImageChops.invert(need_images(alpha, "alpha").frames[min(index, len(alpha.frames) - 1)].resize(frame.size))
+        cover = ImageChops.invert(
+            need_images(alpha, "alpha").frames[min(index, len(alpha.frames) - 1)].resize(frame.size)
+        )
         joined = frame.convert("RGBA")
         joined.putalpha(cover)
         frames.append(joined)

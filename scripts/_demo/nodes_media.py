@@ -15,7 +15,9 @@ from .values import Clip, Images, Sound, recipe
 WEBP_METHOD = {"default": 4, "fastest": 0, "slowest": 6}
 
 
-def _new(call: Any, kind: str, prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, dict[str, str]]:
+def _new(
+    call: Any, kind: str, prefix: str, suffix: str, width: int = 0, height: int = 0
+) -> tuple[Path, dict[str, str]]:
     """A path for one new file of a family, and its entry for the UI."""
     folder, name, counter, subfolder = place(call, kind, prefix, width, height)
     file = f"{name}_{counter:05}_{suffix}"
@@ -30,7 +32,7 @@ def animated_webp(
     images = need_images(images, "images")
     path, item = _new(call, "output", filename_prefix, ".webp", images.width, images.height)
     first, *rest = images.frames
-    how = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}
+    how: dict[str, Any] = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / max(fps, 0.01)), loop=0, **how)
     return Result(ui={"images": [item], "animated": [len(images.frames) != 1]})
 
@@ -41,7 +43,11 @@ def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, co
     path, item = _new(call, "output", filename_prefix, ".png", images.width, images.height)
     first, *rest = images.frames
     first.save(
-        path, save_all=True, append_images=rest, duration=round(1000 / max(fps, 0.01)), compress_level=compress_level
+        path,
+        save_all=True,
+        append_images=rest,
+        duration=round(1000 / max(fps, 0.01)),
+        compress_level=compress_level,
     )
     return Result(ui={"images": [item], "animated": [True]})
 
@@ -77,13 +83,20 @@ def load_video(call: Any, file: str) -> Clip:
 @node("VHS_LoadVideo", changes=file_changed)
 def vhs_load(call: Any, video: str, **_rest: Any) -> tuple[Any, ...]:
     clip = load_video(call, video)
-    return clip.images, len(clip.images.frames), Sound(1.0, recipe(video)), generic.make("VHS_VIDEOINFO", call, {})
+    return (
+        clip.images,
+        len(clip.images.frames),
+        Sound(1.0, recipe(video)),
+        generic.make("VHS_VIDEOINFO", call, {}),
+    )
 
 
 @node("SaveVideo", heavy=True)
-def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec: str) -> Result:  # noqa: A002
+def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec: str) -> Result:
     if not isinstance(video, Clip):
-        raise NodeFailure("AttributeError", f"'{type(video).__name__}' object has no attribute 'get_dimensions'")
+        raise NodeFailure(
+            "AttributeError", f"'{type(video).__name__}' object has no attribute 'get_dimensions'"
+        )
     path, item = _new(call, "output", filename_prefix, ".mp4", video.images.width, video.images.height)
     containers.write_mp4(path, video.images.frames, video.rate)
     return Result(ui={"images": [item], "animated": [True]})
@@ -91,8 +104,15 @@ def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec:
 
 @node("VHS_VideoCombine", heavy=True)
 def combine(
-    call: Any, images: Images, frame_rate: float, loop_count: int, filename_prefix: str, format: str, pingpong: bool,  # noqa: A002
-    save_output: bool, **_rest: Any,
+    call: Any,
+    images: Images,
+    frame_rate: float,
+    loop_count: int,
+    filename_prefix: str,
+    format: str,
+    pingpong: bool,
+    save_output: bool,
+    **_rest: Any,
 ) -> Result:
     images = need_images(images, "images")
     frames = list(images.frames)
@@ -107,7 +127,11 @@ def combine(
         containers.write_mp4(folder / file, frames, frame_rate)
     else:
         frames[0].save(
-            folder / file, save_all=True, append_images=frames[1:], duration=round(1000 / frame_rate), loop=loop_count
+            folder / file,
+            save_all=True,
+            append_images=frames[1:],
+            duration=round(1000 / frame_rate),
+            loop=loop_count,
         )
     call.folders.took(folder, name, counter)
     item = {**entry(file, subfolder, kind), "format": format, "frame_rate": frame_rate, "workflow": still}
@@ -157,5 +181,3 @@ def save_svg(call: Any, svg: Any = None, filename_prefix: str = "svg/ComfyUI") -
     text = f'<svg xmlns="http://www.w3.org/2000/svg" width="320" height="80"><text x="8" y="44">{pictures.NOTICE}</text></svg>'
     path.write_text(text, encoding="utf-8")
     return Result(ui={"images": [item]})
-
-

@@ -37,7 +37,12 @@ def clip(call: Any, **names: Any) -> Thing:
 
 @node("LoraLoader", "LoraLoaderModelOnly")
 def lora(
-    call: Any, model: Thing, lora_name: str, strength_model: float, clip: Thing | None = None, strength_clip: float = 0.0
+    call: Any,
+    model: Thing,
+    lora_name: str,
+    strength_model: float,
+    clip: Thing | None = None,
+    strength_clip: float = 0.0,
 ) -> tuple[Thing, ...]:
     changed = replace(model, recipe=recipe(model.recipe, lora_name, strength_model))
     if clip is None:
@@ -54,9 +59,19 @@ def encode(call: Any, clip: Thing | None = None, text: str = "", prompt: str = "
     return thing("CONDITIONING", "text", clip.recipe, words, marks, text=words)
 
 
-@node("CLIPTextEncodeFlux", "CLIPTextEncodeSDXL", "CLIPTextEncodeSD3", "CLIPTextEncodeHiDream", "CLIPTextEncodeSDXLRefiner")
+@node(
+    "CLIPTextEncodeFlux",
+    "CLIPTextEncodeSDXL",
+    "CLIPTextEncodeSD3",
+    "CLIPTextEncodeHiDream",
+    "CLIPTextEncodeSDXLRefiner",
+)
 def encode_parts(call: Any, clip: Thing, **texts: Any) -> Thing:
-    parts = [value for value in texts.values() if isinstance(value, str) and value and value not in ("none", "empty_prompt")]
+    parts = [
+        value
+        for value in texts.values()
+        if isinstance(value, str) and value and value not in ("none", "empty_prompt")
+    ]
     words = max(parts, key=len, default="")
     return thing("CONDITIONING", "text", clip.recipe, texts, text=words)
 
@@ -66,7 +81,9 @@ def zeroed(call: Any, conditioning: Thing) -> Thing:
     return replace(conditioning, recipe=recipe(conditioning.recipe, "zero"), text="")
 
 
-def _sampled(model: Thing, positive: Thing | None, negative: Thing | None, latent: Latent, seed: int, *how: Any) -> Latent:
+def _sampled(
+    model: Thing, positive: Thing | None, negative: Thing | None, latent: Latent, seed: int, *how: Any
+) -> Latent:
     made = recipe(
         model.recipe,
         positive.recipe if positive else "",
@@ -97,12 +114,23 @@ async def sample(call: Any, latent: Latent, steps: int) -> None:
 
 @node("KSampler")
 async def ksampler(
-    call: Any, model: Thing, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Thing,
-    negative: Thing, latent_image: Latent, denoise: float = 1.0,
+    call: Any,
+    model: Thing,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Thing,
+    negative: Thing,
+    latent_image: Latent,
+    denoise: float = 1.0,
 ) -> Latent:
     if not isinstance(latent_image, Latent):
         raise NodeFailure("TypeError", f"'{type(latent_image).__name__}' object is not subscriptable")
-    made = _sampled(model, positive, negative, latent_image, seed, steps, cfg, sampler_name, scheduler, denoise)
+    made = _sampled(
+        model, positive, negative, latent_image, seed, steps, cfg, sampler_name, scheduler, denoise
+    )
     made = replace(made, denoise=denoise if latent_image.source is not None else 1.0)
     await sample(call, made, max(1, steps))
     return made
@@ -110,12 +138,25 @@ async def ksampler(
 
 @node("KSamplerAdvanced")
 async def ksampler_advanced(
-    call: Any, model: Thing, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
-    positive: Thing, negative: Thing, latent_image: Latent, start_at_step: int, end_at_step: int,
+    call: Any,
+    model: Thing,
+    add_noise: str,
+    noise_seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Thing,
+    negative: Thing,
+    latent_image: Latent,
+    start_at_step: int,
+    end_at_step: int,
     return_with_leftover_noise: str,
 ) -> Latent:
     first, last = min(start_at_step, steps), min(end_at_step, steps)
-    made = _sampled(model, positive, negative, latent_image, noise_seed, steps, cfg, sampler_name, scheduler, first, last)
+    made = _sampled(
+        model, positive, negative, latent_image, noise_seed, steps, cfg, sampler_name, scheduler, first, last
+    )
     await sample(call, made, max(1, last - first))
     return made
 
@@ -127,7 +168,9 @@ def guider(call: Any, model: Thing, conditioning: Thing) -> Thing:
 
 @node("CFGGuider")
 def cfg_guider(call: Any, model: Thing, positive: Thing, negative: Thing, cfg: float) -> Thing:
-    made = thing("GUIDER", model.label, model.recipe, positive.recipe, negative.recipe, cfg, text=positive.text)
+    made = thing(
+        "GUIDER", model.label, model.recipe, positive.recipe, negative.recipe, cfg, text=positive.text
+    )
     return replace(made, negative=negative.text)
 
 
@@ -141,10 +184,19 @@ def no_noise(call: Any) -> Thing:
     return replace(thing("NOISE", "none"), details={"seed": 0})
 
 
-@node("BasicScheduler", "KarrasScheduler", "ExponentialScheduler", "LTXVScheduler", "Flux2Scheduler", "SDTurboScheduler")
+@node(
+    "BasicScheduler",
+    "KarrasScheduler",
+    "ExponentialScheduler",
+    "LTXVScheduler",
+    "Flux2Scheduler",
+    "SDTurboScheduler",
+)
 def sigmas(call: Any, steps: int, denoise: float = 1.0, **rest: Any) -> Thing:
     marks = {key: generic.mark(value) for key, value in rest.items()}
-    return replace(thing("SIGMAS", f"{steps} steps", steps, denoise, marks), details={"steps": steps, "denoise": denoise})
+    return replace(
+        thing("SIGMAS", f"{steps} steps", steps, denoise, marks), details={"steps": steps, "denoise": denoise}
+    )
 
 
 @node("SamplerCustomAdvanced")
@@ -162,8 +214,16 @@ async def sample_advanced(
 
 @node("SamplerCustom")
 async def sample_custom(
-    call: Any, model: Thing, add_noise: bool, noise_seed: int, cfg: float, positive: Thing, negative: Thing, sampler: Thing,
-    sigmas: Thing, latent_image: Latent,
+    call: Any,
+    model: Thing,
+    add_noise: bool,
+    noise_seed: int,
+    cfg: float,
+    positive: Thing,
+    negative: Thing,
+    sampler: Thing,
+    sigmas: Thing,
+    latent_image: Latent,
 ) -> tuple[Latent, Latent]:
     made = _sampled(model, positive, negative, latent_image, noise_seed, cfg, sampler.recipe, sigmas.recipe)
     await sample(call, made, int(sigmas.details.get("steps", 20)))
@@ -179,7 +239,13 @@ def control(call: Any, control_net: Thing, image: Images, strength: float, **res
 
 @node("InpaintModelConditioning")
 def inpaint(
-    call: Any, positive: Thing, negative: Thing, vae: Thing, pixels: Images, mask: Images, noise_mask: bool = True
+    call: Any,
+    positive: Thing,
+    negative: Thing,
+    vae: Thing,
+    pixels: Images,
+    mask: Images,
+    noise_mask: bool = True,
 ) -> tuple[Thing, Thing, Latent]:
     width, height = pixels.width // 8 * 8 or 8, pixels.height // 8 * 8 or 8
     made = recipe("inpaint", generic.mark(pixels), generic.mark(mask))
@@ -188,8 +254,17 @@ def inpaint(
 
 @node("WanImageToVideo", "WanFirstLastFrameToVideo", "LTXVImgToVideo", "HunyuanImageToVideo")
 def to_video(
-    call: Any, positive: Thing, vae: Thing, width: int, height: int, length: int, batch_size: int, negative: Thing | None = None,
-    start_image: Images | None = None, image: Images | None = None, **_rest: Any,
+    call: Any,
+    positive: Thing,
+    vae: Thing,
+    width: int,
+    height: int,
+    length: int,
+    batch_size: int,
+    negative: Thing | None = None,
+    start_image: Images | None = None,
+    image: Images | None = None,
+    **_rest: Any,
 ) -> tuple[Any, ...]:
     source = start_image or image
     made = recipe("to video", width, height, length, generic.mark(source))

@@ -56,7 +56,13 @@ def resized(images: Images, width: int, height: int, method: str, crop: str = "d
 
 def file_changed(inputs: Mapping[str, Any], folders: Folders) -> Any:
     """A file's size and time, so that a replaced file is read again."""
-    name = inputs.get("image") or inputs.get("audio") or inputs.get("file") or inputs.get("video") or inputs.get("latent")
+    name = (
+        inputs.get("image")
+        or inputs.get("audio")
+        or inputs.get("file")
+        or inputs.get("video")
+        or inputs.get("latent")
+    )
     path = annotated(str(name), folders)
     if path is None or not path.is_file():
         return None
@@ -80,7 +86,9 @@ def open_picture(call: Any, name: str) -> Image:
 
 
 @node("EmptyImage")
-def empty_image(call: Any, width: int = 512, height: int = 512, batch_size: int = 1, color: int = 0) -> Images:
+def empty_image(
+    call: Any, width: int = 512, height: int = 512, batch_size: int = 1, color: int = 0
+) -> Images:
     from PIL import Image as pil
 
     rgb = (color >> 16 & 255, color >> 8 & 255, color & 255)
@@ -138,7 +146,13 @@ def scale_to_edge(call: Any, image: Images, upscale_method: str, largest_size: i
 def scale_for_kontext(call: Any, image: Images) -> Images:
     image = need_images(image, "image")
     ratio = math.sqrt(1024 * 1024 / (image.width * image.height))
-    return resized(image, round(image.width * ratio / 16) * 16, round(image.height * ratio / 16) * 16, "lanczos", "center")
+    return resized(
+        image,
+        round(image.width * ratio / 16) * 16,
+        round(image.height * ratio / 16) * 16,
+        "lanczos",
+        "center",
+    )
 
 
 @node("ImageInvert", heavy=True)
@@ -220,11 +234,15 @@ def batch(call: Any, image1: Images, image2: Images) -> Images:
 @node("BatchImagesNode")
 def batch_many(call: Any, **images: Images) -> Images:
     if not images:
-        raise NodeFailure("TypeError", "BatchImagesNode.execute() missing 1 required positional argument: 'images'")
+        raise NodeFailure(
+            "TypeError", "BatchImagesNode.execute() missing 1 required positional argument: 'images'"
+        )
     first = next(iter(images.values()))
     frames: list[Image] = []
     for value in images.values():
-        frames += resized(need_images(value, "images"), first.width, first.height, "bilinear", "center").frames
+        frames += resized(
+            need_images(value, "images"), first.width, first.height, "bilinear", "center"
+        ).frames
     return Images(tuple(frames))
 
 
@@ -248,7 +266,9 @@ def rebatch(call: Any, images: list[Images], batch_size: list[int]) -> tuple[lis
 
 
 @node("ImagePadForOutpaint")
-def pad(call: Any, image: Images, left: int, top: int, right: int, bottom: int, feathering: int) -> tuple[Images, Images]:
+def pad(
+    call: Any, image: Images, left: int, top: int, right: int, bottom: int, feathering: int
+) -> tuple[Images, Images]:
     from PIL import Image as pil
 
     image = need_images(image, "image")
@@ -271,14 +291,18 @@ def size_of(call: Any, image: Images) -> tuple[int, int, int]:
 
 
 @node("ResizeImageMaskNode", heavy=True)
-def resize_any(call: Any, input: Images, scale_method: str, resize_type: str | None = None, **sub: Any) -> Images:  # noqa: A002
+def resize_any(
+    call: Any, input: Images, scale_method: str, resize_type: str | None = None, **sub: Any
+) -> Images:
     if resize_type is None:
         raise NodeFailure(
             "TypeError", "ResizeImageMaskNode.execute() missing 1 required positional argument: 'resize_type'"
         )
     image = need_images(input, "input")
     width, height = image.width, image.height
-    target = _target(resize_type, width, height, {key.removeprefix("resize_type_"): value for key, value in sub.items()})
+    target = _target(
+        resize_type, width, height, {key.removeprefix("resize_type_"): value for key, value in sub.items()}
+    )
     return resized(image, *target, scale_method, str(sub.get("resize_type_crop", "disabled")))
 
 
@@ -317,7 +341,14 @@ def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
     from . import pictures
 
     image = need_images(image, "image")
-    factor = next((number for number in (8, 4, 3, 2) if f"{number}x" in upscale_model.label.lower().replace("x" + str(number), f"{number}x")), 4)
+    factor = next(
+        (
+            number
+            for number in (8, 4, 3, 2)
+            if f"{number}x" in upscale_model.label.lower().replace("x" + str(number), f"{number}x")
+        ),
+        4,
+    )
     large = resized(image, image.width * factor, image.height * factor, "bicubic")
     facts = f"enlarged {factor}x, {upscale_model.label}"
     return each(large, lambda frame: pictures.caption(frame.convert("RGB"), "", facts))
@@ -327,4 +358,7 @@ def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
 def edges(call: Any, image: Images, low_threshold: float, high_threshold: float) -> Images:
     from PIL import ImageFilter
 
-    return each(need_images(image, "image"), lambda frame: frame.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB"))
+    return each(
+        need_images(image, "image"),
+        lambda frame: frame.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB"),
+    )

@@ -79,7 +79,8 @@ def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
     shape = [samples.batch, 4, max(1, samples.height // 64), max(1, samples.width // 64)]
     count = shape[0] * shape[1] * shape[2] * shape[3]
     header = {
-        "__metadata__": {key: json.dumps(value) for key, value in call.metadata.items()} | {"demo": "not generated"},
+        "__metadata__": {key: json.dumps(value) for key, value in call.metadata.items()}
+        | {"demo": "not generated"},
         "latent_tensor": {"dtype": "F32", "shape": shape, "data_offsets": [0, count * 4]},
     }
     text = json.dumps(header).encode()
@@ -103,7 +104,44 @@ def glb_box(text: str) -> bytes:
     """A binary glTF 2.0 file with one box; its sides follow the recipe."""
     sides = [0.5 + int(text[index : index + 2] or "0", 16) / 255 for index in (0, 2, 4)]
     corners = [(x * sides[0], y * sides[1], z * sides[2]) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
-    faces = [0, 1, 3, 0, 3, 2, 4, 6, 7, 4, 7, 5, 0, 4, 5, 0, 5, 1, 2, 3, 7, 2, 7, 6, 0, 2, 6, 0, 6, 4, 1, 5, 7, 1, 7, 3]
+    faces = [
+        0,
+        1,
+        3,
+        0,
+        3,
+        2,
+        4,
+        6,
+        7,
+        4,
+        7,
+        5,
+        0,
+        4,
+        5,
+        0,
+        5,
+        1,
+        2,
+        3,
+        7,
+        2,
+        7,
+        6,
+        0,
+        2,
+        6,
+        0,
+        6,
+        4,
+        1,
+        5,
+        7,
+        1,
+        7,
+        3,
+    ]
     points = b"".join(struct.pack("<3f", *corner) for corner in corners)
     indices = struct.pack(f"<{len(faces)}H", *faces)
     data = points + indices

@@ -42,7 +42,12 @@ def length(call: Any, string: str) -> tuple[int]:
 
 @node("CaseConverter")
 def case(call: Any, string: str, mode: str) -> tuple[str]:
-    works = {"UPPERCASE": str.upper, "lowercase": str.lower, "Capitalize": str.capitalize, "Title Case": str.title}
+    works = {
+        "UPPERCASE": str.upper,
+        "lowercase": str.lower,
+        "Capitalize": str.capitalize,
+        "Title Case": str.title,
+    }
     return (works.get(mode, str)(string),)
 
 
@@ -68,12 +73,20 @@ def contains(call: Any, string: str, substring: str, case_sensitive: bool) -> tu
 def compare(call: Any, string_a: str, string_b: str, mode: str, case_sensitive: bool) -> tuple[bool]:
     if not case_sensitive:
         string_a, string_b = string_a.lower(), string_b.lower()
-    works = {"Starts With": string_a.startswith, "Ends With": string_a.endswith, "Equal": string_a.__eq__}
-    return (bool(works[mode](string_b)),)
+    answers = {
+        "Starts With": string_a.startswith(string_b),
+        "Ends With": string_a.endswith(string_b),
+        "Equal": string_a == string_b,
+    }
+    return (answers[mode],)
 
 
 def _flags(case_insensitive: bool = False, multiline: bool = False, dotall: bool = False) -> int:
-    return (re.IGNORECASE if case_insensitive else 0) | (re.MULTILINE if multiline else 0) | (re.DOTALL if dotall else 0)
+    return (
+        (re.IGNORECASE if case_insensitive else 0)
+        | (re.MULTILINE if multiline else 0)
+        | (re.DOTALL if dotall else 0)
+    )
 
 
 @node("RegexMatch")
@@ -88,10 +101,20 @@ def regex_match(
 
 @node("RegexReplace")
 def regex_replace(
-    call: Any, string: str, regex_pattern: str, replace: str, case_insensitive: bool = True, multiline: bool = False,
-    dotall: bool = False, count: int = 0,
+    call: Any,
+    string: str,
+    regex_pattern: str,
+    replace: str,
+    case_insensitive: bool = True,
+    multiline: bool = False,
+    dotall: bool = False,
+    count: int = 0,
 ) -> tuple[str]:
-    return (re.sub(regex_pattern, replace, string, count=count, flags=_flags(case_insensitive, multiline, dotall)),)
+    return (
+        re.sub(
+            regex_pattern, replace, string, count=count, flags=_flags(case_insensitive, multiline, dotall)
+        ),
+    )
 
 
 @node("PreviewAny")

@@ -13,7 +13,7 @@ from .values import Latent
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NOTICE = "demo \N{EN DASH} not generated"
+NOTICE = "demo - not generated"
 SMALLEST_WITH_TEXT = 96
 
 
@@ -59,15 +59,23 @@ def background(recipe: str, width: int, height: int, phase: float = 0.0) -> Imag
 
     chance = random.Random(recipe)
     small = pil.new("RGB", (4, 4))
-    small.putdata([(chance.randrange(40, 220), chance.randrange(40, 220), chance.randrange(40, 220)) for _ in range(16)])
+    small.putdata(
+        [(chance.randrange(40, 220), chance.randrange(40, 220), chance.randrange(40, 220)) for _ in range(16)]
+    )
     picture = small.resize((max(1, width), max(1, height)), pil.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     reach = min(width, height)
     for _ in range(5):
         colour = (chance.randrange(256), chance.randrange(256), chance.randrange(256))
-        x, y, radius = chance.random() * width, chance.random() * height, reach * (0.04 + chance.random() * 0.12)
+        x, y, radius = (
+            chance.random() * width,
+            chance.random() * height,
+            reach * (0.04 + chance.random() * 0.12),
+        )
         x += (chance.random() - 0.5) * width * phase
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=max(1, reach // 128))
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), outline=colour, width=max(1, reach // 128)
+        )
     return picture
 
 
@@ -80,13 +88,19 @@ def caption(picture: Image, prompt: str, facts: str) -> Image:
         return picture
     size = max(9, min(width, height) // 28)
     letters = max(8, int(width / (size * 0.55)))
-    lines = [NOTICE, *textwrap.wrap(_printable(prompt), letters)[:3], *textwrap.wrap(_printable(facts), letters)[:2]]
+    lines = [
+        NOTICE,
+        *textwrap.wrap(_printable(prompt), letters)[:3],
+        *textwrap.wrap(_printable(facts), letters)[:2],
+    ]
     draw = ImageDraw.Draw(picture)
     top = height - int(size * 1.35 * len(lines)) - size // 2
     draw.rectangle((0, top, width, height), fill=(16, 16, 16))
     for index, line in enumerate(lines):
         colour = (255, 210, 80) if index == 0 else (235, 235, 235)
-        draw.text((size // 2, top + size // 3 + int(index * size * 1.35)), line, fill=colour, font=_font(size))
+        draw.text(
+            (size // 2, top + size // 3 + int(index * size * 1.35)), line, fill=colour, font=_font(size)
+        )
     return picture
 
 

@@ -29,7 +29,14 @@ class Progress:
         self.nodes[node_id] = self._entry(node_id, 1, 1, "finished", display, parent, real)
 
     def _entry(
-        self, node_id: str, value: float, maximum: float, state: str, display: str, parent: str | None, real: str
+        self,
+        node_id: str,
+        value: float,
+        maximum: float,
+        state: str,
+        display: str,
+        parent: str | None,
+        real: str,
     ) -> dict[str, Any]:
         return {
             "value": value,

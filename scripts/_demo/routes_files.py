@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNSAFE_TYPES = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 KNOWN_TYPES = {
-    ".js": "application/javascript",
+    ".js": "application/javascript; charset=utf-8",
     ".webp": "image/webp",
     ".mp4": "video/mp4",
     ".webm": "video/webm",
@@ -63,6 +63,7 @@ class FileRoutes:
     # view
 
     async def view(self, request: web.Request) -> web.StreamResponse:
+        self.demo.faults.moment("view")
         path, status = self.find(request.rel_url.query)
         if path is None:
             return empty(status)
@@ -71,7 +72,11 @@ class FileRoutes:
             return await self._preview(path, query["preview"], query.get("channel", ""))
         if query.get("channel") in ("rgb", "a"):
             return await self._channel(path, query["channel"])
-        kind = KNOWN_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        kind = (
+            KNOWN_TYPES.get(path.suffix.lower())
+            or mimetypes.guess_type(path.name)[0]
+            or "application/octet-stream"
+        )
         if kind in UNSAFE_TYPES:
             kind = "application/octet-stream"
         headers = {"Content-Disposition": f'filename="{path.name}"', "Content-Type": kind}
@@ -123,6 +128,7 @@ class FileRoutes:
         return await self._store(fields, self._masked)
 
     async def _fields(self, request: web.Request) -> Any:
+        self.demo.faults.moment("upload")
         return await request.post()
 
     async def _store(self, fields: Any, write: Any) -> web.Response:
@@ -133,7 +139,7 @@ class FileRoutes:
         if picture is None or picture == "":
             return empty(400)
         base = self.folders.of(str(kind))
-        if isinstance(picture, (str, bytes)) or base is None:
+        if isinstance(picture, (str, bytes, bytearray)) or base is None:
             raise Unhandled("the picture is a text field, or the type is unknown")
         name = picture.filename
         if not name:
@@ -243,6 +249,8 @@ def _write_masked(original: Path, data: bytes, target: Path) -> None:
         info.add_text(key, value)
     try:
         mask = pil.open(io.BytesIO(data)).convert("RGBA").getchannel("A")
+        if mask.size != picture.size:
+            raise Unhandled("the mask has another size")
         painted = picture.convert("RGBA")
         painted.putalpha(mask)
         painted.save(target, "PNG", compress_level=4, pnginfo=info)

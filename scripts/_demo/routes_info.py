@@ -143,7 +143,11 @@ class InfoRoutes:
 
     async def experiment_models(self, _request: web.Request) -> web.Response:
         skipped = ("configs", "custom_nodes")
-        found = [{"name": name, "folders": [f"/demo/models/{name}"]} for name in self.folders() if name not in skipped]
+        found = [
+            {"name": name, "folders": [f"/demo/models/{name}"]}
+            for name in self.folders()
+            if name not in skipped
+        ]
         return web.json_response(found)
 
     async def experiment_models_of(self, request: web.Request) -> web.Response:

@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
 STATUSES = ("pending", "in_progress", "completed", "failed")
 PREVIEWABLE = ("images", "video", "audio", "3d", "gifs", "videos")
-MEDIA_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm", ".wav", ".mp3", ".flac", ".opus", ".glb")
+MEDIA_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".mp4",
+    ".webm",
+    ".wav",
+    ".mp3",
+    ".flac",
+    ".opus",
+    ".glb",
+)
 
 
 class JobRoutes:
@@ -42,7 +55,9 @@ class JobRoutes:
         query = request.rel_url.query
         try:
             statuses = _statuses(query.get("status", ""))
-            sort_by = _one_of(query.get("sort_by", "created_at"), "sort_by", ("created_at", "execution_duration"))
+            sort_by = _one_of(
+                query.get("sort_by", "created_at"), "sort_by", ("created_at", "execution_duration")
+            )
             order = _one_of(query.get("sort_order", "desc"), "sort_order", ("asc", "desc"))
             limit = _integer(query.get("limit"), "limit")
             offset = max(0, _integer(query.get("offset"), "offset") or 0)
@@ -51,7 +66,7 @@ class JobRoutes:
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         jobs = [job for job in self.all_jobs() if job["status"] in statuses]
-        if "workflow_id" in query and query["workflow_id"]:
+        if query.get("workflow_id"):
             jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
         jobs.sort(key=_duration if sort_by == "execution_duration" else _created, reverse=order == "desc")
         page = jobs[offset : None if limit is None else offset + limit]

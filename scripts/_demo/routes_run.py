@@ -46,17 +46,20 @@ class RunRoutes:
 
     async def post_prompt(self, request: web.Request) -> web.Response:
         body = await read_json(request)
+        self.demo.faults.moment("submit")
         self.engine.write_log("got prompt")
         answer, status, item = self.accept(body)
         if item is not None:
-            self.engine.put(item)
+            if self.demo.faults.strike("job-lost", at="accepted") is None:
+                self.engine.put(item)
+            self.demo.faults.moment("accepted")
         return web.json_response(answer, status=status)
 
     def accept(self, body: Any) -> tuple[dict[str, Any], int, Item | None]:
         """(answer, status, item to queue) for the body of a submit. Raises Unhandled."""
-        number = self._number(body)
         if not isinstance(body, (dict, list, str)):
             raise Unhandled("the body is neither object nor list nor text")
+        number = self._number(body)
         if "prompt" not in body or not isinstance(body, dict):
             if isinstance(body, dict) or "prompt" not in body:
                 return no_prompt(), 400, None

@@ -46,7 +46,7 @@ class UserRoutes:
         )
 
     async def users(self, _request: web.Request) -> web.Response:
-        return web.json_response({"storage": "server", "migrated": True})
+        return web.json_response({"storage": "server", "migrated": False})
 
     # settings
 
@@ -82,7 +82,9 @@ class UserRoutes:
         if not folder.is_dir():
             return web.Response(status=404, text="Directory not found")
         recurse = query.get("recurse", "").lower() == "true"
-        found = [path for path in sorted(folder.rglob("*") if recurse else folder.glob("*")) if path.is_file()]
+        found = [
+            path for path in sorted(folder.rglob("*") if recurse else folder.glob("*")) if path.is_file()
+        ]
         names = [path.relative_to(folder).as_posix() for path in found]
         if query.get("full_info", "").lower() == "true":
             return web.json_response([_info(path, name) for path, name in zip(found, names, strict=True)])
@@ -96,11 +98,17 @@ class UserRoutes:
         if folder is None:
             return web.Response(status=400, text="Invalid path requested")
         if not folder.exists():
-            return web.json_response([]) if not name else web.Response(status=404, text="Requested path not found")
+            return (
+                web.json_response([])
+                if not name
+                else web.Response(status=404, text="Requested path not found")
+            )
         if not folder.is_dir():
             return web.Response(status=400, text="Requested path is not a directory")
         entries = [_entry(path, self.base) for path in folder.rglob("*")]
-        return web.json_response(sorted(entries, key=lambda entry: (entry["type"] != "directory", entry["name"].lower())))
+        return web.json_response(
+            sorted(entries, key=lambda entry: (entry["type"] != "directory", entry["name"].lower()))
+        )
 
     async def get_file(self, request: web.Request) -> web.StreamResponse:
         path = self._path(request.match_info["file"])
@@ -125,7 +133,7 @@ class UserRoutes:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)
         except OSError:
-            return web.Response(status=400, text="Invalid filename. Please avoid special characters like :\\/*?\"<>|")
+            return empty(400)
         return web.json_response(self._answer(path, query.get("full_info") == "true"))
 
     async def delete_file(self, request: web.Request) -> web.Response:
@@ -167,4 +175,10 @@ def _entry(path: Path, base: Path) -> dict[str, Any]:
     if path.is_dir():
         return {"name": path.name, "path": name, "type": "directory"}
     found = path.stat()
-    return {"name": path.name, "path": name, "type": "file", "size": found.st_size, "modified": found.st_mtime}
+    return {
+        "name": path.name,
+        "path": name,
+        "type": "file",
+        "size": found.st_size,
+        "modified": found.st_mtime,
+    }

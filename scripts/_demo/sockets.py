@@ -33,7 +33,7 @@ class Socket:
     ws: web.WebSocketResponse
     request: web.Request
     flags: dict[str, Any] = field(default_factory=dict)
-    sent: int = 0
+    seen: int = 0
     silent: bool = False
     held: list[Frame] = field(default_factory=list)
 
@@ -118,9 +118,10 @@ class Hub:
                     await socket.ws.send_bytes(item)
             except (ConnectionError, RuntimeError):
                 return
-            socket.sent += 1
 
-    async def serve(self, request: web.Request, silent: bool = False, sid: str | None = None) -> web.WebSocketResponse:
+    async def serve(
+        self, request: web.Request, silent: bool = False, sid: str | None = None
+    ) -> web.WebSocketResponse:
         """Hold one connection until the client leaves."""
         ws = web.WebSocketResponse()
         await ws.prepare(request)

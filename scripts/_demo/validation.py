@@ -124,7 +124,10 @@ class _Pass:
                 "type": "exception_during_validation",
                 "message": "Exception when validating node",
                 "details": str(error),
-                "extra_info": {"exception_type": error.kind, "traceback": _traceback("validate_prompt", error.frames)},
+                "extra_info": {
+                    "exception_type": error.kind,
+                    "traceback": _traceback("validate_prompt", error.frames),
+                },
             }
             self.seen[node_id] = (False, [reason])
             return self.seen[node_id]
@@ -179,7 +182,9 @@ class _Pass:
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             extra = {"input_name": spec.name, "input_config": spec.config, "received_value": link}
-            errors.append({"type": "bad_linked_input", "message": message, "details": spec.name, "extra_info": extra})
+            errors.append(
+                {"type": "bad_linked_input", "message": message, "details": spec.name, "extra_info": extra}
+            )
             return True
         received = self._received(link)
         if not fits(received, spec):
@@ -191,7 +196,9 @@ class _Pass:
                 "linked_node": link,
             }
             message = "Return type mismatch between linked nodes"
-            errors.append({"type": "return_type_mismatch", "message": message, "details": details, "extra_info": extra})
+            errors.append(
+                {"type": "return_type_mismatch", "message": message, "details": details, "extra_info": extra}
+            )
             return True
         before = set(self.path)
         try:
