@@ -72,11 +72,13 @@ def read(
     definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
     frontend: str = "1.58",
     wildcard_seed: int | None = None,
+    complete: bool = True,
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
-    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it.
+    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
+    `complete` says that they hold all classes of a server, so that others are missing there and not just unknown here.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -91,7 +93,17 @@ def read(
     import _editor
 
     assert loaded.editor is not None
-    made = _editor.convert(loaded.editor, definitions(), frontend=frontend, wildcard_seed=wildcard_seed)
+    try:
+        made = _editor.convert(
+            loaded.editor,
+            definitions(),
+            frontend=frontend,
+            wildcard_seed=wildcard_seed,
+            without_server=not complete,
+        )
+    except SkillError as error:
+        error.details.setdefault("origin", loaded.origin)
+        raise
     return Source(
         made.graph, loaded.editor, loaded.origin, True, loaded.warnings + list(made.warnings), models,
         list(made.missing_types), extra_data=loaded.extra_data, choices=list(made.choices), kind=loaded.kind,

@@ -424,3 +424,12 @@ def test_an_unreachable_server_stays_an_unreachable_server():
 
 def test_a_template_without_a_server_is_misuse():
     assert "--host" in refusal("template:a").hint
+
+
+def test_a_type_that_incomplete_definitions_lack_is_refused_with_the_origin(tmp_path):
+    path = written(tmp_path, json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
+
+    with pytest.raises(_cli.SkillError, match="NobodyHasThis") as caught:
+        _sources.read(str(path), definitions=lambda: DEFINITIONS, complete=False)
+
+    assert caught.value.code == "cannot_convert" and caught.value.details["origin"] == f"file {path}"
