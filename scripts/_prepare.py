@@ -121,7 +121,13 @@ def _add_loras(
     graph: dict[str, Any], loras: Sequence[str], definitions: Mapping[str, Any] | None, server: Dialect | None
 ) -> tuple[dict[str, Any], list[str]]:
     loader = ["LoraLoader", "LoraLoaderModelOnly"]
-    known = {**(definitions or {}), **(server.definitions(loader) if server is not None else {})}
+    known = dict(definitions or {})
+    if server is not None:
+        try:
+            known |= server.definitions(loader)
+        except SkillError as error:
+            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
+                raise
     made, notes = _fill.add_loras(graph, loras, known or None)
     return dict(made), list(notes)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _assets
@@ -53,6 +54,8 @@ class V2(Dialect):
         self._kind: str | None = None
         self._labels = True
         self._upstream: str | None = None
+        self._graphs: dict[str, Graph | None] = {}  # of jobs that this object did not submit
+        self._own_jobs: set[str] = set()
         self._beside: Cloud | None = None
         # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
         near = _common.is_this_machine(urlsplit(self.url).hostname or "")
@@ -106,13 +109,13 @@ class V2(Dialect):
                 if found is not None:
                     return Accepted(found, found_again=True)
                 if attempt >= MOST_SUBMITS:
-                    self._raise_unknown(submission, str(lost))
+                    raise self._unknown(submission, "", lost) from lost
                 time.sleep(_common.pause_before(attempt, lost.retry_after))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
                     return self._claimed(submission, look_for, lost or error)
                 if error.code == "unreachable" and lost is not None:
-                    self._raise_unknown(submission, str(lost))
+                    raise self._unknown(submission, "", lost) from error
                 if error.details.get("http_status") != 429 or time.monotonic() > give_up:
                     raise
                 wait = error.details.get("retry_after")
@@ -144,6 +147,7 @@ class V2(Dialect):
             raise SkillError(
                 f"{self.url} took the submit but named no job", code="bad_answer", exit=Exit.FAILED
             )
+        self._own_jobs.add(answer["id"])
         return Accepted(answer["id"])
 
     def _body(self, submission: Submission) -> dict[str, Any]:
@@ -166,9 +170,9 @@ class V2(Dialect):
         return {MARK: submission.prompt_id}
 
     def find_submitted(self, submission: Submission) -> str | None:
-        """The job that bears our label. Raises SkillError `not_offered` where jobs are not listed or not labelled."""
+        """The job that bears our label. Raises SkillError `submit_unknown` where jobs are not listed or not labelled."""
         if self._label(submission) is None:
-            raise _not_offered(self.url, "a job list by which a lost submit could be found")
+            raise self._unknown(submission, f"{self.url} offers no job list to look it up in")
         params: dict[str, Any] = {"limit": 20}
         if self.surface == "deployment":
             params[f"metadata[{MARK}]"] = submission.prompt_id
@@ -183,7 +187,7 @@ class V2(Dialect):
             return self.find_submitted(submission)
         except SkillError as error:
             if error.exit == Exit.REFUSED:
-                self._raise_unknown(submission, error.message)
+                raise self._unknown(submission, "", error) from error
             return None
 
     def _claimed(self, submission: Submission, patience: float, why: Exception) -> Accepted:
@@ -194,37 +198,43 @@ class V2(Dialect):
             try:
                 found = self.find_submitted(submission)
             except SkillError as error:
-                if error.code == "not_offered":
-                    self._raise_unknown(
-                        submission, str(why), f"{self.url} offers no job list to look it up in"
-                    )
+                if error.code == "submit_unknown":
+                    raise
                 found = None
             if found is not None:
                 return Accepted(found, found_again=True)
             if time.monotonic() > give_up:
-                self._raise_unknown(submission, str(why))
+                raise self._unknown(submission, "", why)
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _raise_unknown(self, submission: Submission, said: str, reason: str = "") -> NoReturn:
-        because = reason or "the server cannot be asked what became of it"
-        raise SkillError(
-            f"the answer to the submit was lost, and {because}; the job may be running",
+    def _unknown(self, submission: Submission, reason: str, said: object = "") -> SkillError:
+        """The fate of a submit that cannot be settled: a repeat under its key is refused, and no list shows the job."""
+        because = reason or "the server cannot say what became of it"
+        return SkillError(
+            f"the submit got no answer, and {because}; the job may be running",
             code="submit_unknown",
             exit=Exit.RUNNING,
-            hint="look at the server's own job page before running again: a new run would get a new key",
+            hint="look at the server's own job page before running again: a new run gets a new key and may run twice",
             idempotency_key=submission.prompt_id,
-            server_said=_cli.clean(said, 300),
+            server_said=_cli.clean(said, 300) or None,
         )
 
     # --- jobs
     def state(self, prompt_id: str) -> JobState:
-        """GET /jobs/{id}. `expired` before its time is asked once more and counts as unknown then."""
+        """GET /jobs/{id}. `expired` before its time is asked once more and counts as unknown then.
+
+        The graph comes along for jobs of others; who submitted the job has it already.
+        """
         state = self._state_once(prompt_id)
         if state.phase == "unknown" and state.word == _v2_records.EXPIRED:
             time.sleep(EXPIRED_AGAIN)
             state = self._state_once(prompt_id)
-        return state
+        if state.phase == "unknown" or prompt_id in self._own_jobs:
+            return state
+        if prompt_id not in self._graphs:
+            self._graphs[prompt_id] = self.workflow(prompt_id)
+        return replace(state, graph=self._graphs[prompt_id])
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:
