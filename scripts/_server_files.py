@@ -33,7 +33,8 @@ def workflow(
         answer["notes"] = notes
     if save is None:
         return answer | {
-            "hint": "add --save FILE to keep it, or run it as it is: --workflow " + _spec(kind, name)
+            "hint": "add --save FILE to keep it, or run it as it is: scripts/run_workflow.py "
+            + _spec(kind, name)
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
     _safe_names.write_whole(save, data)
@@ -153,9 +154,13 @@ def download(
         raise SkillError("the file name is empty")
     # The user names one file; the server's subfolder is no reason to make folders here.
     collector = _collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
+    new = not folder.exists()
+    _safe_names.make_folder(folder)
     try:
         saved = collector.fetch(_collect.OutputFile(ref, "", "download"))
     except SkillError as error:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
         if error.code != "not_found":
             raise
         where = f"{ref.subfolder}/" if ref.subfolder else ""

@@ -226,7 +226,6 @@ def next_commands(wish: Wish) -> list[str]:
         words = [
             "python3",
             "scripts/run_workflow.py",
-            "--workflow",
             flow,
             "--set",
             "prompt=a red fox in the snow",

@@ -1,0 +1,402 @@
+"""What works and what does not, one check at a time: each ok, warn, fail or skipped, with the reason and the way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import _cli
+import _common
+import _connect
+import _server_questions
+import _setup_cli
+import _setup_run
+from _cli import Exit, SkillError
+from _dialect import Dialect
+
+GIB = 1024**3
+# comfy launch and ComfyUI itself, then the Desktop app.
+LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
+SOCKET_LIMIT_S = 5.0
+# A dead worker thread leaves HTTP alive and the queue still; three looks tell it from a job that is being taken.
+STUCK_LOOKS, STUCK_PAUSE_S = 3, 0.7
+LONG_RUN_S = 3600
+CLOCK_SKEW_S = 60
+SETUP = "bash scripts/comfyui_setup.sh"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `fix` is a command or a deed; `details` are further keys of its JSON."""
+
+    name: str
+    result: str
+    message: str
+    fix: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """As the report prints it."""
+        told = {"name": self.name, "result": self.result, "message": self.message}
+        if self.fix:
+            told["fix"] = self.fix
+        return told | dict(self.details)
+
+
+def ok(name: str, message: str, **details: Any) -> Check:
+    """It works."""
+    return Check(name, "ok", message, details=details)
+
+
+def warn(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+    """It works, but not for everything."""
+    return Check(name, "warn", message, fix, details)
+
+
+def fail(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+    """It does not work."""
+    return Check(name, "fail", message, fix, details)
+
+
+def skipped(name: str, why: str) -> Check:
+    """It was not looked at, and why."""
+    return Check(name, "skipped", why)
+
+
+def failed_by(name: str, error: SkillError) -> Check:
+    """The check that an error of the server or the network made fail."""
+    details = {key: error.details[key] for key in ("server_said", "http_status") if error.details.get(key)}
+    return fail(name, error.message, error.hint, code=error.code, **details)
+
+
+def guarded(name: str, check: Callable[[], Check]) -> Check:
+    """The check's finding; a failure of the server inside it becomes its finding. Bad input of the user is raised."""
+    try:
+        return check()
+    except SkillError as error:
+        if error.exit == Exit.MISUSE:
+            raise
+        return failed_by(name, error)
+
+
+def is_local(url: str) -> bool:
+    """Whether the server is on this machine."""
+    return (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+
+
+def comfy_cli(url: str) -> Check:
+    """comfy-cli: there, and its version."""
+    if not is_local(url):
+        return skipped("comfy_cli", "the server is not on this machine")
+    found = _setup_cli.find()
+    if found is None:
+        return warn(
+            "comfy_cli",
+            "comfy-cli is not installed; only installing and starting need it",
+            f"{SETUP} --dry-run",
+        )
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=_cli.shell_words(found.words))
+
+
+def look_around() -> list[dict[str, Any]]:
+    """What listens on ComfyUI's usual ports of this machine."""
+    found = []
+    for port, what in LOCAL_PORTS.items():
+        seen = _setup_run.look_at(port)
+        row: dict[str, Any] = {"url": f"http://127.0.0.1:{port}", "what": what, "state": seen.state}
+        if seen.version:
+            row["comfyui_version"] = seen.version
+        if seen.what:
+            row["server_said"] = seen.what
+        found.append(row)
+    return found
+
+
+def choose(host: str | None) -> tuple[str, list[dict[str, Any]], list[Check]]:
+    """The server to look at, what was found on the way, and what is to be said about the choice.
+
+    A given host or $COMFY_HOST is kept, whatever it is like: it is what the scripts will use. Else the first of
+    the usual ports that ComfyUI answers on.
+    """
+    if host:
+        return host, [], []
+    around = look_around()
+    running = [row["url"] for row in around if row["state"] == "comfyui"]
+    configured = os.environ.get("COMFY_HOST")
+    if configured:
+        return configured, around, []
+    if not running or running[0] == _cli.DEFAULT_HOST:
+        return _cli.DEFAULT_HOST, around, []
+    advice = f"add --host {running[0]} to every command, or set COMFY_HOST={running[0]}"
+    return (
+        running[0],
+        around,
+        [warn("address", f"ComfyUI answers on {running[0]}, not on the usual port", advice)],
+    )
+
+
+def server_answers(server: Dialect) -> Check:
+    """Really ComfyUI: version, device and memory."""
+    if server.api == "v2":
+        return ok("server", f"{server.url} speaks Comfy API v2")
+    told = _server_questions.stats(server)
+    devices = told["devices"]
+    version = f"ComfyUI {told['comfyui_version'] or 'of unknown version'}"
+    if server.api == "cloud":
+        return ok("server", f"Comfy Cloud, {version}")
+    kept = {key: told[key] for key in ("comfyui_version", "pytorch_version", "devices")}
+    if not devices or all(device["type"] == "cpu" for device in devices):
+        message = f"{version} runs on the CPU: pictures take minutes"
+        return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
+    device = devices[0]
+    vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
+    return ok("server", f"{version} on {device['name']}, {vram}", **kept)
+
+
+def socket_opens(server: Dialect) -> Check:
+    """The WebSocket opens and speaks."""
+    if not server.has_socket:
+        return skipped("websocket", "API v2 reports progress by server-sent events instead")
+    import uuid
+
+    from _wire import Disconnected, Wire
+
+    fix = "a proxy must pass WebSocket upgrades on; until then progress is polled"
+    try:
+        wire = Wire(server, uuid.uuid4().hex)
+        try:
+            deadline = time.monotonic() + SOCKET_LIMIT_S
+            while time.monotonic() < deadline:
+                if wire.receive(0.5) is not None:
+                    return ok("websocket", "opens and speaks")
+        finally:
+            wire.close()
+    except Disconnected as error:
+        return fail("websocket", f"the WebSocket does not open: {error}", fix)
+    return warn("websocket", f"it opens, but says nothing within {SOCKET_LIMIT_S:g} s", fix)
+
+
+def definitions_readable(server: Dialect) -> Check:
+    """The node definitions can be read."""
+    start = time.monotonic()
+    count = len(server.all_definitions())
+    if not count:
+        return fail("definitions", "the server lists no node at all", "restart it and read its log")
+    return ok("definitions", f"{count} node classes, read in {time.monotonic() - start:.1f} s", count=count)
+
+
+def has_model(server: Dialect) -> Check:
+    """At least one checkpoint or diffusion model."""
+    counts: dict[str, Any] = {}
+    for folder in ("checkpoints", "diffusion_models"):
+        try:
+            counts[folder] = len(server.models(folder))
+        except SkillError as error:
+            if error.exit == Exit.UNREACHABLE:
+                raise
+            # The cloud answers so for an empty folder, too; anything else means that we do not know.
+            counts[folder] = 0 if error.code == "folder_not_found" else None
+    known = [count for count in counts.values() if count is not None]
+    told = ", ".join(
+        f"{'unknown' if count is None else count} in {folder}" for folder, count in counts.items()
+    )
+    if any(known):
+        return ok("models", told, **counts)
+    if len(known) < len(counts):
+        return warn(
+            "models", f"the models could not be listed ({told})", "check the key and its plan", **counts
+        )
+    return warn(
+        "models", "there is no checkpoint and no diffusion model", f"{SETUP} --model sd15 --yes", **counts
+    )
+
+
+def disk_space(server: Dialect) -> Check:
+    """Free disk where a server on this machine writes."""
+    if not is_local(server.url) or server.demo or server.api != "local":
+        return skipped("disk", "the server's disk cannot be seen from here")
+    folder = _written_folder(server.stats()["system"].get("argv"))
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    message = f"{free / GIB:.1f} GB free at {folder}"
+    if free < GIB:
+        return fail("disk", message, "make room: outputs will be cut off")
+    return warn("disk", message, "make room, or move models") if free < 10 * GIB else ok("disk", message)
+
+
+def _written_folder(argv: Any) -> Path:
+    """Where the server puts outputs, by its own command line, else comfy-cli's default."""
+    words = [str(word) for word in argv] if isinstance(argv, list) else []
+    for flag in ("--output-directory", "--base-directory"):
+        if flag in words[:-1]:
+            return Path(words[words.index(flag) + 1])
+    main = Path(words[0]) if words else Path()
+    return main.parent if main.is_absolute() else Path.home()
+
+
+def queue_moves(server: Dialect) -> Check:
+    """The queue takes jobs: pending ones with none running, look after look, mean a dead worker."""
+    jobs = server.list_jobs(0, finished=False)
+    for _ in range(STUCK_LOOKS - 1):
+        if not _stands(jobs):
+            break
+        time.sleep(STUCK_PAUSE_S)
+        later = server.list_jobs(0, finished=False)
+        if [job.prompt_id for job in later] != [job.prompt_id for job in jobs]:
+            jobs = later
+            break
+    running = [job for job in jobs if job.phase == "running"]
+    pending = len(jobs) - len(running)
+    counts: dict[str, Any] = {"running": len(running), "pending": pending}
+    if _stands(jobs):
+        return fail(
+            "queue",
+            f"{pending} jobs wait and none runs: the server's worker is dead",
+            "restart the server",
+            **counts,
+        )
+    for job in running:
+        started = server.state(job.prompt_id).started
+        if started and time.time() - started > LONG_RUN_S:
+            hours = (time.time() - started) / 3600
+            return warn(
+                "queue", f"a job has been running for {hours:.1f} hours", prompt_id=job.prompt_id, **counts
+            )
+    return ok("queue", "idle" if not jobs else f"{len(running)} running, {pending} waiting", **counts)
+
+
+def _stands(jobs: Any) -> bool:
+    return bool(jobs) and not any(job.phase == "running" for job in jobs)
+
+
+def manager_there(server: Dialect) -> Check:
+    """ComfyUI-Manager, which installs node packs."""
+    if server.api != "local":
+        return skipped("manager", "only a ComfyUI of one's own has a Manager")
+    found = _server_questions.manager(server, server.features())
+    if found["present"]:
+        return ok("manager", f"ComfyUI-Manager {found['version']}")
+    return ok("manager", "no ComfyUI-Manager; only installing node packs would need it")
+
+
+def account_allows(server: Dialect) -> Check:
+    """A cloud's key is good and its plan runs jobs."""
+    if server.api == "local":
+        if os.environ.get("COMFY_CLOUD_API_KEY"):
+            return skipped("account", "a cloud key is set; check it with --host https://cloud.comfy.org")
+        return skipped("account", "a server of one's own wants no account")
+    if not server.access.key and not server.access.headers:
+        return fail(
+            "account", "no key was given", "set COMFY_CLOUD_API_KEY, or use --api-key-file", code="refused"
+        )
+    if server.api == "v2":
+        server.list_jobs(1)
+        return ok("account", "the key is accepted")
+    server.get_json("user")
+    try:
+        billing = server.get_json("billing/status")
+    except SkillError as error:
+        if error.code in ("not_found", "bad_answer"):
+            return ok("account", "the key is good; the plan could not be asked")
+        raise
+    billing = billing if isinstance(billing, Mapping) else {}
+    tier = _cli.clean(billing.get("subscription_tier") or "unknown", 40)
+    if billing.get("is_active") is False or tier == "FREE":
+        return fail(
+            "account",
+            f"the key is good, but the plan ({tier}) runs no jobs by API",
+            "change the plan",
+            code="refused",
+        )
+    if billing.get("has_funds") is False:
+        return fail("account", "the key is good, but the credits are used up", "top up", code="refused")
+    at_once = server.most_at_once()
+    return ok(
+        "account", f"plan {tier}" + (f", {at_once} jobs at once" if at_once else ""), jobs_at_once=at_once
+    )
+
+
+def clocks_agree(server: Dialect) -> Check:
+    """This machine's clock against the server's Date header: signed addresses expire by it."""
+    from email.utils import parsedate_to_datetime
+
+    path = "features" if server.api != "v2" else "api/v2/health"
+    try:
+        told = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+    except SkillError as error:
+        if error.exit == Exit.UNREACHABLE:
+            raise
+        told = None
+    try:
+        skew = time.time() - parsedate_to_datetime(told or "").timestamp()
+    except (TypeError, ValueError, IndexError):
+        return skipped("clock", "the server tells no time")
+    if abs(skew) > CLOCK_SKEW_S:
+        direction = "ahead of" if skew > 0 else "behind"
+        return warn(
+            "clock", f"this clock is {abs(skew):.0f} s {direction} the server's", "set the time automatically"
+        )
+    return ok("clock", f"within {max(1, round(abs(skew)))} s of the server's", skew_s=round(skew, 1))
+
+
+def workflow_runs(server: Dialect, spec: str) -> Check:
+    """Whether the server would take a workflow: nodes, models and values against its own definitions."""
+    import _check
+    import _sources
+
+    source = _sources.read(spec, server=server, definitions=server.all_definitions)
+    found = _check.findings(source.graph, server.all_definitions())
+    errors = [finding for finding in found if finding.severity == "error"]
+    fix = _cli.shell_words(["python3", "scripts/check_deps.py", spec, *_host_words(server)])
+    if errors:
+        rows = [finding.to_json() for finding in errors[:10]]
+        return fail(
+            "workflow",
+            f"{len(errors)} things are missing or wrong in {spec}",
+            fix,
+            errors=rows,
+            count=len(errors),
+        )
+    warnings = [finding.message for finding in found if finding.severity == "warning"]
+    if warnings:
+        return warn("workflow", f"it would run, with {len(warnings)} warnings", fix, warnings=warnings[:10])
+    return ok("workflow", f"the server has all that {spec} needs")
+
+
+def _host_words(server: Dialect) -> list[str]:
+    if server.demo:
+        return ["--host", "demo"]
+    return [] if server.url == _cli.DEFAULT_HOST else ["--host", server.url]
+
+
+def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
+    """The server, or the check that says why there is none."""
+    try:
+        server = _connect.connect(host, **options)
+        return server, None
+    except SkillError as error:
+        if error.exit == Exit.MISUSE or error.code == "consent_needed":
+            raise
+        return None, _unreached(host, error)
+
+
+def _unreached(host: str, error: SkillError) -> Check:
+    found = failed_by("server", error)
+    if error.code != "unreachable":
+        return found
+    url = _common.normal_base(_common.split_user_info(host)[0])
+    fix = (
+        f"{SETUP} --port {urlsplit(url).port}"
+        if is_local(url) and urlsplit(url).port not in (None, 8188)
+        else SETUP
+    )
+    if not is_local(url):
+        fix = "is it running, and is the address right?"
+    return fail("server", f"nothing answers at {url}", fix, code="unreachable")

@@ -1,0 +1,160 @@
+"""Two tiny jobs that prove a server: one without any model, one that is stopped as soon as sampling has begun."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _cli
+from _cli import SkillError
+from _dialect import Dialect, JobState, Submission
+from _health import Check, fail, ok, skipped, warn
+
+# Loading a large checkpoint from a slow disk takes a minute; a queue of others may be ahead.
+LIMIT_S = 120.0
+POLL_S = 0.05
+# Small and common first: the smoke test loads what it picks.
+PREFERRED = ("v1-5", "sd15", "sd1.5", "dreamshaper", "turbo", "sd_xl", "sdxl")
+
+
+def without_model(server: Dialect) -> Check:
+    """A 16-pixel picture, made and shown; ends in the temporary folder."""
+    name = "smoke_test"
+    needed = ("EmptyImage", "PreviewImage")
+    if missing := [kind for kind in needed if kind not in server.definitions(needed)]:
+        return skipped(name, f"the server has no {missing[0]}")
+    color = random.randrange(1 << 24)  # another color each time, or the answer would come from the cache
+    graph = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": color},
+        },
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    start = time.monotonic()
+    state, prompt_id = _run(server, graph, stop_when_begun=False)
+    if state.phase != "done":
+        return _not_done(name, state, prompt_id)
+    if state.outcome != "success":
+        return fail(
+            name,
+            f"a job without any model ended with {state.outcome}: {_reason(state)}",
+            "read the server's log",
+        )
+    if not state.outputs:
+        return fail(name, "a job without any model ended well, but put nothing out", prompt_id=prompt_id)
+    return ok(name, f"a job without any model ran in {time.monotonic() - start:.1f} s", prompt_id=prompt_id)
+
+
+def with_checkpoint(server: Dialect) -> Check:
+    """One step at 64 pixels with a checkpoint, cancelled as soon as it has begun."""
+    name = "smoke_test_model"
+    if server.api != "local":
+        return skipped(name, "it would use credits")
+    try:
+        checkpoint = choose(server.models("checkpoints"))
+    except SkillError as error:
+        return skipped(name, f"the checkpoints could not be listed: {error.message}")
+    if checkpoint is None:
+        return skipped(name, "there is no checkpoint")
+    graph = sampling_graph(checkpoint)
+    kinds = sorted({node["class_type"] for node in graph.values()})
+    if missing := [kind for kind in kinds if kind not in server.definitions(kinds)]:
+        return skipped(name, f"the server has no {missing[0]}")
+    state, prompt_id = _run(server, graph, stop_when_begun=True)
+    told = {"checkpoint": checkpoint, "prompt_id": prompt_id}
+    if state.phase != "done":
+        return _not_done(name, state, prompt_id)
+    if state.outcome == "error":
+        return fail(name, f"{checkpoint} does not run: {_reason(state)}", "try another checkpoint", **told)
+    how = (
+        "was stopped as soon as it had begun"
+        if state.outcome == "cancelled"
+        else "ended before it could be stopped"
+    )
+    return ok(name, f"a job with {checkpoint} was taken and {how}", **told)
+
+
+def choose(checkpoints: Sequence[str]) -> str | None:
+    """A checkpoint that is likely small and whole."""
+    for word in PREFERRED:
+        for name in checkpoints:
+            if word in name.lower() and "inpaint" not in name.lower():
+                return name
+    return checkpoints[0] if checkpoints else None
+
+
+def sampling_graph(checkpoint: str) -> dict[str, dict[str, Any]]:
+    """Text to picture in one step at 64 x 64, shown in the temporary folder."""
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "smoke test"}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0],
+                "seed": random.randrange(1 << 32), "steps": 1, "cfg": 1.0, "sampler_name": "euler",
+                "scheduler": "normal", "denoise": 1.0,
+            },
+        },
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    }  # fmt: skip
+
+
+def _run(server: Dialect, graph: Mapping[str, Any], *, stop_when_begun: bool) -> tuple[JobState, str]:
+    """Submit and follow by asking; whatever happens, Ctrl-C included, the job is not left behind."""
+    submission = Submission(graph, str(uuid.uuid4()), uuid.uuid4().hex)
+    prompt_id = server.submit(submission).prompt_id
+    deadline = time.monotonic() + LIMIT_S
+    ended = False
+    pause = max(POLL_S, server.first_poll)
+    try:
+        while True:
+            state = server.state(prompt_id)
+            ended = state.done
+            if ended:
+                _forget(server, prompt_id)
+            if ended or time.monotonic() > deadline:
+                return state, prompt_id
+            if stop_when_begun and state.phase == "running":
+                server.cancel(prompt_id)
+            time.sleep(pause)
+    finally:
+        if not ended:
+            try:
+                server.cancel(prompt_id)
+            except SkillError as error:
+                _cli.warn(f"the smoke test's job {prompt_id} could not be cancelled: {error.message}")
+
+
+def _forget(server: Dialect, prompt_id: str) -> None:
+    """Take the job out of a local server's history: it is nobody's result."""
+    if server.api != "local":
+        return
+    try:
+        server.post_json("history", {"delete": [prompt_id]})
+    except SkillError as error:
+        _cli.warn(f"the smoke test stays in the history: {error.message}")
+
+
+def _not_done(name: str, state: JobState, prompt_id: str) -> Check:
+    if state.phase == "pending":
+        return warn(name, f"it waited {LIMIT_S:g} s in the queue and was taken back", prompt_id=prompt_id)
+    return fail(
+        name,
+        f"it did not end within {LIMIT_S:g} s and was cancelled",
+        "read the server's log",
+        prompt_id=prompt_id,
+    )
+
+
+def _reason(state: JobState) -> str:
+    error = state.error or {}
+    kind = error.get("exception_type")
+    said = _cli.clean(error.get("exception_message") or "no reason given", 300).strip()
+    return f"{kind}: {said}" if kind else said

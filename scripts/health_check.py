@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "pillow>=10.1,<13"]
+# ///
+"""What works, what does not, and what to do next: one look at the whole installation.
+
+Checks comfy-cli, the server (really ComfyUI?), its WebSocket, node definitions, models, disk, queue, Manager,
+account and clock; with --workflow also whether the server has all that a workflow needs. Without --host it tries
+$COMFY_HOST, 127.0.0.1:8188 and the Desktop app's port 8000, and tells what it found. Changes nothing, unless
+--smoke-test runs two tiny jobs.
+
+Examples:
+    python3 scripts/health_check.py
+    python3 scripts/health_check.py --workflow workflows/sdxl_txt2img.json
+    python3 scripts/health_check.py --smoke-test --host http://127.0.0.1:8000
+
+Exit codes: 0 nothing failed (warnings possible), 1 a check failed, 2 misuse, 3 no server answers, 4 key or plan
+refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import _cli
+
+if TYPE_CHECKING:
+    from _dialect import Dialect
+    from _health import Check
+
+NEEDS_SERVER = "no server answers"
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument(
+        "--workflow", metavar="W", help="also check that the server has all that this workflow needs"
+    )
+    parser.add_argument("--smoke-test", action="store_true", help="also run two tiny jobs (nothing is kept)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="only the JSON document, no summary on stderr (stdout is the same)",
+    )
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
+    return parser.parse_args(argv)
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    import _health
+
+    _cli.be_quiet(args.quiet or args.json)
+    host, around, checks = _health.choose(args.host)
+    server, problem = _health.reach(
+        host,
+        api=args.api,
+        api_key=args.api_key,
+        api_key_file=args.api_key_file,
+        headers=args.header,
+        ca_bundle=args.ca_bundle,
+        insecure=args.insecure,
+    )
+    checks = [_health.comfy_cli(server.url if server else host_url(host)), *checks]
+    if server is None:
+        assert problem is not None
+        checks.append(_elsewhere(problem, around))
+        names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
+        checks += [_health.skipped(name, NEEDS_SERVER) for name in names]
+    else:
+        checks += server_checks(server, args.workflow, smoke=args.smoke_test)
+    for check in checks:
+        _cli.note(f"{check.result:8}{check.name:18}{check.message}")
+    return document(server.url if server else host_url(host), server, checks, around)
+
+
+def host_url(host: str) -> str:
+    """The address as it is printed: without a login."""
+    import _common
+
+    return _common.normal_base(_common.split_user_info(host)[0]) if host != "demo" else host
+
+
+def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
+    """The failure, with the servers that do answer on this machine."""
+    from dataclasses import replace
+
+    running = [row["url"] for row in around if row["state"] == "comfyui"]
+    if not running:
+        return problem
+    return replace(
+        problem, fix=f"ComfyUI answers on {running[0]}: use --host {running[0]} (or change COMFY_HOST)"
+    )
+
+
+def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list[Check]:
+    """All checks that ask the server, in order."""
+    import _health
+    import _health_smoke
+
+    asked: list[tuple[str, Callable[[], Check]]] = [
+        ("server", lambda: _health.server_answers(server)),
+        ("account", lambda: _health.account_allows(server)),
+        ("websocket", lambda: _health.socket_opens(server)),
+        ("definitions", lambda: _health.definitions_readable(server)),
+        ("models", lambda: _health.has_model(server)),
+        ("disk", lambda: _health.disk_space(server)),
+        ("queue", lambda: _health.queue_moves(server)),
+        ("manager", lambda: _health.manager_there(server)),
+        ("clock", lambda: _health.clocks_agree(server)),
+    ]
+    if workflow is not None:
+        asked.append(("workflow", lambda: _health.workflow_runs(server, workflow)))
+    checks = [_health.guarded(name, check) for name, check in asked]
+    if smoke:
+        stuck = next(
+            (check for check in checks if check.name in ("queue", "account") and check.result == "fail"), None
+        )
+        for name, run in (
+            ("smoke_test", _health_smoke.without_model),
+            ("smoke_test_model", _health_smoke.with_checkpoint),
+        ):
+            if stuck is not None:
+                checks.append(_health.skipped(name, f"{stuck.name}: {stuck.message}"))
+            else:
+                checks.append(_health.guarded(name, partial(run, server)))
+    return checks
+
+
+def document(
+    url: str, server: Dialect | None, checks: list[Check], around: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The JSON document of a health check."""
+    results = [check.result for check in checks]
+    failed = [check for check in checks if check.result == "fail"]
+    told: dict[str, Any] = {"status": "ok" if not failed else "unhealthy"}
+    if failed:
+        codes = [check.details.get("code") for check in failed]
+        code = next((known for known in ("unreachable", "refused") if known in codes), "unhealthy")
+        told |= {"code": code, "message": failed[0].message, "retryable": code == "unreachable"}
+        if failed[0].fix:
+            told["hint"] = failed[0].fix
+    told |= {"server": url, "api": server.api if server else None}
+    if server is not None and server.demo:
+        told["demo"] = True
+    told["summary"] = {result: results.count(result) for result in ("ok", "warn", "fail", "skipped")}
+    told["checks"] = [check.json() for check in checks]
+    if around:
+        told["found"] = around
+    told["next"] = next_commands(url, server, failed)
+    return told
+
+
+def next_commands(url: str, server: Dialect | None, failed: list[Check]) -> list[str]:
+    """What to run now."""
+    commands = [check.fix for check in failed if check.fix and check.fix.startswith(("bash ", "python3 "))]
+    if commands or failed or server is None:
+        return commands
+    host = ["--host", "demo"] if server.demo else [] if url == _cli.DEFAULT_HOST else ["--host", url]
+    flow = "workflows/sd15_txt2img.json"
+    return [_cli.shell_words(["python3", "scripts/run_workflow.py", flow, *host])]
+
+
+def main(argv: list[str] | None = None) -> int:
+    return _cli.run(report, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""server_info.py against the demo server, and against a real one when it is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def ask(run, any_server):
+    def call(*words, exit_code=0):
+        ran = run("server_info.py", *words, "--host", any_server)
+        assert ran.code == exit_code, ran.out + ran.err
+        return ran.json
+
+    return call
+
+
+@pytest.fixture
+def ask_demo(run, demo):
+    def call(*words, exit_code=0):
+        ran = run("server_info.py", *words, "--host", demo.url)
+        assert ran.code == exit_code, ran.out + ran.err
+        return ran.json
+
+    return call
+
+
+def picture(path, color=(200, 30, 30), size=(20, 10), mode="RGB"):
+    Image.new(mode, size, color).save(path)
+    return path
+
+
+def test_stats(ask):
+    told = ask("stats")
+    assert told["comfyui_version"]
+    assert told["devices"][0]["type"]
+    assert set(told["queue"]) == {"running", "pending"}
+    assert "server_said" not in told
+    assert "argv" in ask("stats", "--full")["server_said"]["system"]
+
+
+def test_features_are_found_out_by_asking(ask):
+    told = ask("features")
+    assert told["own_prompt_ids"] is True
+    assert told["websocket"] is True
+    assert told["preview_metadata"] is True
+    assert told["max_upload_mb"] == pytest.approx(100)
+    assert told["paths"]["submit"].startswith("POST /prompt")
+
+
+@pytest.mark.parametrize(("version", "jobs"), [("0.8.0", True), ("0.3.64", False)])
+def test_an_older_server_has_no_jobs_api(run, new_demo, version, jobs):
+    demo = new_demo("--version", version)
+    told = run("server_info.py", "features", "--host", demo.url).json
+    assert told["jobs_api"] is jobs
+    assert told["subgraphs"] is jobs
+    assert told["cancel_by_id"].startswith("delete from the queue")
+
+
+def test_what_an_older_server_lacks_is_said_plainly(run, new_demo):
+    demo = new_demo("--version", "0.3.64")
+    ran = run("server_info.py", "subgraphs", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (1, "not_offered")
+    assert "does not offer subgraph blueprints" in ran.json["message"]
+
+
+def test_nodes_are_found_by_words_category_output_and_input(ask):
+    everything = ask("nodes")
+    assert everything["count"] == everything["classes"] > len(everything["items"])
+    assert everything["more"] == everything["count"] - len(everything["items"])
+    found = ask("nodes", "--search", "ksampler")
+    assert found["items"][0]["class"] == "KSampler"
+    assert all("LATENT" in row["outputs"] for row in ask("nodes", "--output", "latent", "--full")["items"])
+    loaders = ask("nodes", "--category", "loaders", "--full")
+    assert {"CheckpointLoaderSimple", "VAELoader"} <= {row["class"] for row in loaders["items"]}
+    savers = [
+        row["class"] for row in ask("nodes", "--input", "IMAGE", "--search", "save image", "--full")["items"]
+    ]
+    assert "SaveImage" in savers
+    assert ask("nodes", "--search", "zzqx")["items"] == []
+
+
+def test_a_node_in_detail(ask):
+    inputs = ask("node", "KSampler")["node"]["inputs"]["required"]
+    assert inputs["model"]["type"] == "MODEL"
+    assert (inputs["steps"]["type"], inputs["steps"]["min"], inputs["steps"]["max"]) == ("INT", 1, 10000)
+    assert inputs["seed"]["max"] == 18446744073709551615
+    assert "euler" in inputs["sampler_name"]["choices"]
+    assert len(inputs["sampler_name"]["choices"]) == 20 < inputs["sampler_name"]["choices_count"]
+    full = ask("node", "KSampler", "--full")["node"]["inputs"]["required"]["sampler_name"]
+    assert len(full["choices"]) == full["choices_count"]
+
+
+def test_a_misspelt_node_gets_the_nearest_name(ask):
+    told = ask("node", "ksampler", exit_code=1)
+    assert told["code"] == "no_such_node"
+    assert told["hint"] == "did you mean KSampler?"
+
+
+def test_models_by_folder(ask):
+    folders = ask("models")["folders"]
+    assert folders["checkpoints"] >= 1
+    listed = ask("models", "checkpoints", "--full")
+    assert listed["count"] == len(listed["items"]) == folders["checkpoints"]
+    told = ask("models", "nope", exit_code=1)
+    assert told["code"] == "folder_not_found"
+    assert "checkpoints" in told["hint"]
+
+
+def test_a_model_is_looked_for_in_all_folders(run, new_demo):
+    demo = new_demo("--models", "loras=style/red fox.safetensors", "--models", "vae=fox.vae.safetensors")
+    told = run("server_info.py", "models", "--search", "fox", "--host", demo.url).json
+    assert sorted(told["found"]["items"]) == ["loras/style/red fox.safetensors", "vae/fox.vae.safetensors"]
+
+
+def test_long_lists_are_short_with_true_counts(run, new_demo):
+    lists = run.folder / "lists.json"
+    lists.write_text(json.dumps({"loras": [f"lora{n}.safetensors" for n in range(70)]}))
+    demo = new_demo("--models", str(lists))
+    told = run("server_info.py", "models", "loras", "--host", demo.url).json
+    assert (told["count"], len(told["items"]), told["more"]) == (70, 50, 20)
+    assert len(run("server_info.py", "models", "loras", "--full", "--host", demo.url).json["items"]) == 70
+
+
+@pytest.mark.parametrize("question", ["embeddings", "extensions", "templates", "subgraphs", "workflows"])
+def test_lists(ask, question):
+    told = ask(question)
+    assert told["status"] == "ok"
+    assert told["count"] >= len(told["items"])
+
+
+def test_a_template_is_found_and_saved(ask, run):
+    offered = ask("templates", "--full")["items"]
+    if not offered:
+        pytest.skip("this server has no templates")
+    name = offered[0]["name"]
+    assert ask("template", name)["nodes"] > 0
+    target = run.folder / "template.json"
+    told = ask("template", name, "--save", target)
+    assert told["bytes"] == target.stat().st_size
+    assert json.loads(target.read_text())
+    assert ask("template", name, "--save", target, exit_code=2)["code"] == "file_exists"
+    assert ask("template", name, "--save", target, "--overwrite")["file"] == str(target)
+
+
+def test_a_missing_template_is_told_with_near_names(ask):
+    told = ask("template", "no such thing", exit_code=2)
+    assert told["code"] == "no_such_workflow"
+
+
+def test_a_workflow_saved_on_the_server(ask_demo, demo, run):
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    }
+    demo.post("/userdata/workflows%2Fmine%2Ffirst.json", graph)
+    assert ask_demo("workflows")["items"] == ["mine/first"]
+    target = run.folder / "first.json"
+    assert ask_demo("workflow", "mine/first", "--save", target)["format"] == "api"
+    assert json.loads(target.read_text()) == graph
+
+
+def test_upload_and_download(ask, run):
+    sent = picture(run.folder / "é sent.png")
+    told = ask("upload", sent, "--subfolder", "pytest", "--overwrite")
+    row = told["uploaded"][0]
+    assert (row["name"], row["subfolder"], row["value"]) == ("é sent.png", "pytest", "pytest/é sent.png")
+    out = run.folder / "out"
+    got = ask("download", "é sent.png", "--type", "input", "--subfolder", "pytest", "--output-dir", out)
+    assert (out / "é sent.png").read_bytes() == sent.read_bytes()
+    assert got["bytes"] == sent.stat().st_size
+
+
+def test_all_files_are_looked_at_before_the_first_is_sent(ask_demo, demo, run):
+    sent = picture(run.folder / "a.png")
+    told = ask_demo("upload", sent, run.folder / "missing.png", exit_code=2)
+    assert "nothing was sent" in told["hint"]
+    assert not [entry for entry in demo.log() if entry["path"].startswith("/upload")]
+
+
+def test_a_mask_needs_its_picture_on_the_server(ask, run):
+    mask = picture(run.folder / "mask.png", (0, 0, 0, 128), mode="RGBA")
+    assert ask("upload", mask, "--mask", exit_code=2)
+    told = ask("upload", mask, "--mask", "--original", "pytest_no_such.png [input]", exit_code=1)
+    assert told["code"] == "no_such_file"
+    photo = picture(run.folder / "pytest_photo.png")
+    ask("upload", photo, "--overwrite")
+    told = ask("upload", mask, "--mask", "--original", "pytest_photo.png [input]", "--overwrite")
+    out = run.folder / "out"
+    ask("download", told["uploaded"][0]["name"], "--type", "input", "--output-dir", out)
+    with Image.open(out / told["uploaded"][0]["name"]) as image:
+        assert image.mode == "RGBA"
+        assert image.getextrema()[3] == (128, 128)
+
+
+def test_a_missing_file_leaves_nothing_behind(ask, run):
+    told = ask("download", "no_such_file.png", "--output-dir", run.folder / "out", exit_code=1)
+    assert told["code"] == "no_such_file"
+    assert not (run.folder / "out").exists()
+
+
+def test_a_cut_download_leaves_nothing_behind(ask_demo, demo, run):
+    ask_demo("upload", picture(run.folder / "cut.png", size=(400, 400)))
+    demo.fault({"name": "truncate", "route": "/view", "share": "0.5", "times": 99})
+    out = run.folder / "out"
+    told = ask_demo("download", "cut.png", "--type", "input", "--output-dir", out, exit_code=1)
+    assert told["code"] == "download_failed"
+    assert not out.exists()
+
+
+def test_hostile_names_stay_inside_the_folder(ask_demo, run):
+    told = ask_demo("download", "../../etc/passwd", "--output-dir", run.folder / "out", exit_code=1)
+    assert told["status"] == "error"
+    assert not (run.folder.parent / "etc").exists()
+
+
+def test_unreachable(run):
+    ran = run("server_info.py", "stats", "--host", "http://127.0.0.1:9")
+    assert (ran.code, ran.json["code"]) == (3, "unreachable")
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["node"], ["upload"], ["stats", "--nope"]])
+def test_misuse(run, words):
+    ran = run("server_info.py", *words)
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
