@@ -106,6 +106,7 @@ def test_any_unicode_encoding_is_read(tmp_path, encoding):
         (b"{}\n{}", "not_json", "something follows"),
         (b'{"1": ' + b"9" * 5000 + b"}", "not_json", "digits"),
         (b"[" * 100_000, "not_json", "nested deeper"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "not_json", "nested deeper"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, "not_json", "nested deeper"),
         (bytes(range(256)) * 4, "not_json", "binary"),
         (b"\xff\xfe\x00", "not_json", "no utf-16-le text"),

@@ -94,6 +94,14 @@ def test_exif_as_comfyui_writes_it(kind):
     assert graphs_in(image_bytes(kind, exif=exif)) == {"prompt": GRAPH, "workflow": EDITOR}
 
 
+def test_a_chunk_of_odd_length_is_padded():
+    exif = exif_with(t0110=f"prompt:{PROMPT}").tobytes()
+    odd = struct.pack("<4sI", b"ICCP", 3) + b"abc\0"
+    data = b"RIFF" + bytes(4) + b"WEBP" + odd + struct.pack("<4sI", b"EXIF", len(exif)) + exif
+
+    assert graphs_in(data) == {"prompt": GRAPH}
+
+
 def test_an_animated_webp_is_read():
     data = io.BytesIO()
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
@@ -164,6 +172,14 @@ def test_mp4_boxes_of_every_form(options):
     assert graphs_in(mp4(**options)) == {"prompt": GRAPH}
 
 
+def test_a_quicktime_meta_box_without_version_is_read():
+    keys = box(b"keys", struct.pack(">II", 0, 1) + struct.pack(">I4s", 14, b"mdta") + b"prompt")
+    values = box(b"ilst", box(b"\0\0\0\1", box(b"data", struct.pack(">II", 1, 0) + PROMPT.encode())))
+    meta = box(b"meta", box(b"hdlr", bytes(24)) + keys + values)
+
+    assert graphs_in(box(b"ftyp", b"qt  " + bytes(4)) + box(b"moov", meta)) == {"prompt": GRAPH}
+
+
 def element(ident, body, size=None):
     length = (0x0100_0000_0000_0000 | len(body)).to_bytes(8, "big") if size is None else size
     return bytes.fromhex(ident) + length + body
@@ -193,7 +209,7 @@ def comments(*pairs):
 
 
 def test_ogg_comments_over_several_pages_of_several_streams():
-    packet = b"OpusTags" + comments(b"ENCODER=x", b"PROMPT=" + PROMPT.encode(), b"padding=" + b"p" * 60_000)
+    packet = b"OpusTags" + comments(b"ENCODER=x", b"padding=" + b"p" * 60_000, b"PROMPT=" + PROMPT.encode())
     first, rest = packet[: 255 * 200], packet[255 * 200 :]
     page = ogg_page(first)
     # A full last lace means that the packet goes on, so the page must not end in a short one.
@@ -260,6 +276,7 @@ def test_a_compression_bomb_stays_small(monkeypatch):
         b"RIFF\xff\xff\xff\xffWEBPEXIF\xff\xff\xff\x7f",
         b"\0\0\0\x18ftypisom" + bytes(12) + b"\xff\xff\xff\xffmoov",
         b"\0\0\0\x18ftypisom" + bytes(12) + b"\0\0\0\x01moov" + b"\xff" * 8,
+        b"\0\0\0\x18ftypisom" + bytes(12) + b"\0\0\0\x04moov" + bytes(40),
         b"\x1a\x45\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xfe",
         b"fLaC\x84\xff\xff\xff",
         b"OggS" + bytes(22) + b"\xff",
@@ -267,12 +284,13 @@ def test_a_compression_bomb_stays_small(monkeypatch):
         b"glTF\x02\0\0\0\xff\xff\xff\xff\xff\xff\xff\xffJSON",
         struct.pack("<4sIIII", b"glTF", 2, 60, 10, 0x4E4F534A) + b"[[[[[[[[[[",
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_wrong_lengths_are_notes_not_crashes(data):
     found = found_in(data)
 
-    assert "prompt" not in found.values and found.notes
+    assert "prompt" not in found.values
+    assert "damaged" in found.notes[0]
 
 
 def test_a_wrong_checksum_is_noted_but_the_text_used():
