@@ -20,7 +20,7 @@ from _editor_read import is_editor, read
 from _editor_resolve import Constant, LinkTo, Place, source_of
 from _editor_widgets import UNSET, Widget
 
-__all__ = ["FRONTENDS", "Converted", "convert", "is_editor"]
+__all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
 
 FRONTENDS = ("1.58", "1.35")
 MAX_DEPTH = 64
@@ -41,7 +41,8 @@ class Converted:
     """The graph and what one should know of how it came about.
 
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
-    `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose.
+    `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose;
+    `explanation` (when asked for) what became of each node and link, as {kind, node_id, text, ...}.
     """
 
     graph: dict[str, dict[str, Any]]
@@ -49,6 +50,7 @@ class Converted:
     missing_types: list[dict[str, Any]] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
     choices: list[dict[str, Any]] = field(default_factory=list)
+    explanation: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +73,7 @@ def convert(
     wildcard_seed: int | None = None,
     now: datetime | None = None,
     without_server: bool = False,
+    explain: bool = False,
 ) -> Converted:
     """The graph that the editor would queue for this file.
 
@@ -83,6 +86,7 @@ def convert(
         now: the time for %date:...% in file names; the clock's when None.
         without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
             is refused rather than reported as missing.
+        explain: also say what became of each node and link.
 
     Raises:
         SkillError: not an editor file, or something that cannot be converted rightly.
@@ -106,7 +110,28 @@ def convert(
         emission.places[place.id_of(node)] = (place, node)
     _apply_primitives(emission)
     graph_out = _prompt(emission)
-    return Converted(graph_out, list(made.warnings), _missing(emission), _models(emission), emission.choices)
+    explanation = []
+    if explain:
+        import _editor_explain
+
+        explanation = _editor_explain.explain(made, emission.places, graph_out)
+    return Converted(
+        graph_out, list(made.warnings), _missing(emission), _models(emission), emission.choices, explanation
+    )
+
+
+def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An editor file of an API-format graph; see `_editor_layout`."""
+    import _editor_layout
+
+    return _editor_layout.to_editor(graph, definitions)
+
+
+def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How two API-format graphs differ, in words; see `_editor_diff`."""
+    import _editor_diff
+
+    return _editor_diff.diff(first, second)
 
 
 def _are_bundled(definitions: Mapping[str, Any]) -> bool:

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
+# ///
+"""Convert a workflow that the ComfyUI editor saved into the API-format graph that the server runs, and back.
+
+FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME or server:NAME.
+The graph itself is printed, exactly as the editor would queue it, so that it can be piped; warnings go to stderr.
+With --output the graph goes to a file and a report is printed: warnings, missing node types with their pack, model
+files with their source, what dynamic prompts chose.
+
+Node definitions come from the server (--host), from a saved /object_info (--object-info), else from what was last
+seen of the server, else from the built-in definitions of the core nodes; nodes that these lack are refused by name.
+
+Examples:
+    python3 scripts/convert_workflow.py my_workflow.json --host http://127.0.0.1:8188 > my_workflow_api.json
+    python3 scripts/convert_workflow.py my_workflow.json --offline --output my_workflow_api.json
+    python3 scripts/convert_workflow.py template:image_flux2 | python3 scripts/run_workflow.py -
+    python3 scripts/convert_workflow.py --to-editor my_workflow_api.json --output for_the_editor.json
+    python3 scripts/convert_workflow.py --diff old.json new.json
+
+Exit codes: 0 converted, 1 cannot be converted rightly (the node is named), 2 unreadable file or bad flags,
+3 named server unreachable, 4 refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+from _cli import SkillError
+
+if TYPE_CHECKING:
+    from _node_definitions import Definitions
+
+MOST = 50
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    import _node_definitions
+
+    parser = _cli.parser(__doc__)
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
+    parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
+    parser.add_argument(
+        "--frontend",
+        choices=["1.58", "1.35"],
+        default="1.58",
+        help="whose behaviour to follow (default: %(default)s, the newest)",
+    )
+    parser.add_argument("--explain", action="store_true", help="say what became of every node and link of the file")
+    parser.add_argument(
+        "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
+    )
+    parser.add_argument("--to-editor", action="store_true", help="the other way: lay out an API graph for the editor")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ")
+    _node_definitions.add_flags(parser)
+    args = parser.parse_args(argv)
+    if bool(args.file) == bool(args.diff):
+        parser.error("give one FILE, or --diff A B" if not args.file else "--diff takes its two files, and no other")
+    if args.diff and (args.output or args.to_editor):
+        parser.error("--diff prints its report; --output and --to-editor do not go with it")
+    return args
+
+
+def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The API-format graph of the file, and the report on it.
+
+    A file that already holds an API graph (also a picture, which holds the very graph that made it) gives that.
+    """
+    import _editor
+    import _sources
+
+    loaded = _sources.load(args.file, server=known.server)
+    if loaded.graph is not None:
+        warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
+        return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
+    made = _editor.convert(
+        loaded.editor,
+        known.all(),
+        frontend=args.frontend,
+        wildcard_seed=args.seed_wildcards,
+        explain=args.explain,
+    )
+    report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
+    report["frontend"] = args.frontend
+    report["definitions"] = known.origin
+    if made.missing_types:
+        report["missing_types"] = _cli.cap(made.missing_types, MOST)
+        report["hint"] = "the server rejects nodes of missing types: install their packs, then convert again"
+    if made.models:
+        report["models"] = _cli.cap(made.models, MOST)
+    if made.choices:
+        report["choices"] = _cli.cap(made.choices, MOST)
+    if args.explain:
+        report["explanation"] = made.explanation
+    return made.graph, report
+
+
+def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The editor file of an API graph, and the report on it."""
+    import _editor_layout
+    import _sources
+
+    loaded = _sources.load(args.file, server=known.server)
+    if loaded.graph is None:
+        raise SkillError("this is an editor file already", hint="leave out --to-editor to convert it to API format")
+    definitions = known.all()
+    editor = _editor_layout.to_editor(loaded.graph, definitions)
+    unknown = sorted(
+        {str(node.get("class_type")) for node in loaded.graph.values() if node.get("class_type") not in (definitions or {})}
+    )
+    warnings = list(loaded.warnings)
+    if unknown:
+        warnings.append(f"no definitions of {', '.join(unknown[:10])}: their slots are laid out as the graph names them")
+    return editor, _report(args, loaded.origin, editor["nodes"], warnings, converted=True)
+
+
+def _report(args: argparse.Namespace, origin: str, nodes: Any, warnings: list[str], *, converted: bool) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "status": "success",
+        "workflow": origin,
+        "converted": converted,
+        "format": "editor" if args.to_editor else "api",
+        "nodes": len(nodes),
+    }
+    if warnings:
+        report["warnings"] = _cli.cap(warnings, MOST)
+    return report
+
+
+def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
+    """The report of --diff."""
+    import _editor_diff
+    import _sources
+
+    sources = [
+        _sources.read(
+            spec,
+            server=known.server,
+            definitions=known.all,
+            frontend=args.frontend,
+            wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
+        )
+        for spec in args.diff
+    ]
+    found = _editor_diff.diff(sources[0].graph, sources[1].graph)
+    report: dict[str, Any] = {
+        "status": "success",
+        "same": not found,
+        "first": sources[0].origin,
+        "second": sources[1].origin,
+        "differences": _cli.cap(found, 200),
+    }
+    warnings = [f"{source.origin}: {warning}" for source in sources for warning in source.warnings]
+    return report | ({"warnings": _cli.cap(warnings, MOST)} if warnings else {})
+
+
+def write_file(path: str, text: str) -> None:
+    """Put the text into a file that appears whole or not at all. Raises SkillError (exit 2) when it cannot be written."""
+    import contextlib
+    import os
+    import tempfile
+
+    target = Path(path)
+    if target.is_dir():
+        raise SkillError(f"{path} is a folder", hint="give the name of a file")
+    temporary = ""
+    try:
+        number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        with open(number, "w", encoding="ascii", newline="\n") as file:
+            file.write(text)
+        # A new file has the rights that the user's umask gives, not those of a secret.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~mask)
+        Path(temporary).replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if temporary:
+                Path(temporary).unlink()
+        raise SkillError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="check that the folder exists, may be written to and has room",
+        ) from error
+
+
+def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
+    """The text to print instead of the report (None with --output and --diff), and the report."""
+    import _node_definitions
+
+    known = _node_definitions.from_flags(args)
+    if args.diff:
+        return None, difference(args, known)
+    result, report = to_editor(args, known) if args.to_editor else convert(args, known)
+    text = _cli.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
+    if args.output is None:
+        return text, report
+    write_file(args.output, text)
+    return None, report | {"file": args.output}
+
+
+class _Failure:
+    """Keeps what went wrong in its block, so that `_cli.run` can report it."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> _Failure:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        self.error = error if isinstance(error, (Exception, KeyboardInterrupt)) else None
+        return self.error is not None
+
+    def again(self) -> Mapping[str, Any]:
+        """Raise it once more."""
+        assert self.error is not None
+        raise self.error
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.output or args.diff:
+        return _cli.run(lambda: produce(args)[1])
+    # Success prints the graph instead of a document; every failure is still a document.
+    failure = _Failure()
+    with failure:
+        text, report = produce(args)
+    if failure.error is not None:
+        return _cli.run(failure.again)
+    _say(report)
+    _cli.write_out(text or "")
+    return int(_cli.Exit.DONE)
+
+
+def _say(report: Mapping[str, Any]) -> None:
+    """The report's warnings on stderr, one a line, for a run that prints the graph itself."""
+    for warning in report.get("warnings", {}).get("items", []):
+        _cli.warn(f"warning: {warning}")
+    for entry in report.get("missing_types", {}).get("items", []):
+        pack = entry.get("cnr_id") or entry.get("aux_id")
+        _cli.warn(f"missing node type: {entry['class_type']}" + (f" (pack {pack} {entry.get('ver', '')})" if pack else ""))
+    for entry in report.get("choices", {}).get("items", []):
+        _cli.warn(f"chosen for node {entry['node_id']}, {entry['input']}: {entry['chosen']}")
+    for line in report.get("explanation", []):
+        _cli.warn(line["text"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
