@@ -50,6 +50,15 @@ def _latent_texts(stream: BinaryIO, texts: Texts) -> None:
     _json_header(take(stream, length), ("__metadata__",), texts)
 
 
+def _svg_texts(stream: BinaryIO, texts: Texts) -> None:
+    """ComfyUI's SaveSVGNode stores the graphs as JSON in the CDATA of a `metadata` element."""
+    stream.seek(0)
+    text = stream.read(MAX_TEXT)
+    start, end = text.find(b"<![CDATA["), text.find(b"</metadata>")
+    if 0 <= start < end:
+        _json_header(text[start + 9 : end].rstrip().removesuffix(b"]]>"), (), texts)
+
+
 def _json_header(data: bytes, path: tuple[str, ...], texts: Texts) -> None:
     try:
         value = json.loads(data)
@@ -58,9 +67,8 @@ def _json_header(data: bytes, path: tuple[str, ...], texts: Texts) -> None:
         return
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
-    for key, text in value.items() if isinstance(value, dict) else ():
-        if isinstance(text, str):
-            texts.add(key, text)
+    for key, item in value.items() if isinstance(value, dict) else ():
+        texts.add(key, item if isinstance(item, str) else json.dumps(item))
 
 
 _READERS: dict[str, Callable[[BinaryIO, Texts], None]] = {
@@ -74,6 +82,7 @@ _READERS: dict[str, Callable[[BinaryIO, Texts], None]] = {
     "MP3 sound": mp3_texts,
     "GLB model": _glb_texts,
     "safetensors file": _latent_texts,
+    "SVG picture": _svg_texts,
 }
 _MAGIC = (
     (0, PNG_MAGIC, "PNG picture"),
@@ -104,7 +113,8 @@ _MAGIC = (
 def kind_of(stream: BinaryIO) -> str | None:
     """The kind of a binary file by its first bytes ("PNG picture", "ZIP archive" …), None for anything else."""
     stream.seek(0)
-    head = stream.read(16)
+    start = stream.read(1024)
+    head = start[:16]
     for offset, magic, kind in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return kind
@@ -114,7 +124,8 @@ def kind_of(stream: BinaryIO) -> str | None:
         and 2 <= struct.unpack_from("<Q", head)[0] <= size_of(stream) - 8
     ):
         return "safetensors file"
-    return None
+    text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
+    return "SVG picture" if text.startswith((b"<svg", b"<?xml", b"<!--")) and b"<svg" in text else None
 
 
 def can_carry_workflow(kind: str) -> bool:

@@ -142,6 +142,17 @@ def test_a_glb_model_and_a_latent_are_read():
     assert graphs_in(struct.pack("<Q", len(header)) + header + bytes(100)) == {"prompt": GRAPH}
 
 
+@pytest.mark.parametrize("head", ["", '<?xml version="1.0"?>\n', "\ufeff"])
+def test_an_svg_is_read(head):
+    metadata = f"<metadata>\n<![CDATA[\n{json.dumps({'prompt': GRAPH, 'workflow': EDITOR}, indent=2)}\n]]>\n</metadata>"
+
+    assert graphs_in(f'{head}<svg width="1">\n{metadata}<path d=""/></svg>'.encode()) == {
+        "prompt": GRAPH,
+        "workflow": EDITOR,
+    }
+    assert graphs_in(b"<svg></svg>") == {}
+
+
 def box(kind, body, *, wide=False):
     if wide:
         return struct.pack(">I4sQ", 1, kind, len(body) + 16) + body
