@@ -14,6 +14,9 @@ from _nodes import Definitions, Graph, class_of, each, links_of, natural_key, no
 from _specs import Book
 
 _MOST_SUGGESTED = 3
+_MOST_KNOTS = 20
+# 0.8.0 took a chain of 600 nodes and gave up on one of 990 (Python's limit on calls inside calls).
+_DEEPEST_CHAIN = 900
 
 
 def findings(
@@ -41,7 +44,8 @@ def findings(
             found += node_findings(graph, book, node_id, node)
         elif node_id in live:
             found += _loose_links(graph, node_id, node)
-    found += _cycles(graph, live)
+    tied = _cycles(graph, live)
+    found += tied or _too_deep(graph, live)
     found += wisdom(graph, book, live)
     return sorted(found, key=lambda f: (f.rank, natural_key(f.node_id or ""), f.code, f.input or ""))
 
@@ -138,16 +142,48 @@ def _loose_links(graph: Graph, node_id: str, node: Mapping[str, Any]) -> Iterato
             )  # fmt: skip
 
 
-def _cycles(graph: Graph, live: set[str]) -> Iterator[Finding]:
+def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
     """One finding for each knot of nodes that draw from each other."""
+    found = []
     for knot in knots(graph, live):
         shown = " → ".join(knot[:6]) + (" → …" if len(knot) > 6 else f" → {knot[0]}")
         node = node_of(graph, knot[0])
         if node is not None:
-            yield about(
-                ERROR, "cycle", knot[0], node, f"it draws from itself: {shown}",
-                "cut one of these links: a graph must run from loaders to outputs",
+            found.append(
+                about(
+                    ERROR, "cycle", knot[0], node, f"it draws from itself: {shown}",
+                    "cut one of these links: a graph must run from loaders to outputs",
+                )
             )  # fmt: skip
+    return found
+
+
+def _too_deep(graph: Graph, live: set[str]) -> list[Finding]:
+    """A graph without cycles whose longest chain is more than the server's own check can follow."""
+    depth: dict[str, int] = {}
+    for start in live:
+        trail = [start]
+        while trail:
+            node_id = trail[-1]
+            if node_id in depth:
+                trail.pop()
+                continue
+            waiting = [source for source in _sources(graph, node_id, live) if source not in depth]
+            if waiting:
+                trail.extend(waiting)
+            else:
+                below = [depth[source] for source in _sources(graph, node_id, live)]
+                depth[node_id] = 1 + max(below, default=0)
+                trail.pop()
+    longest = max(depth.values(), default=0)
+    if longest <= _DEEPEST_CHAIN:
+        return []
+    return [
+        Finding(
+            WARNING, "too_deep", f"{longest} nodes hang one behind the other; the server checks them one inside the other "
+            "and gives up somewhat below 1000", "do it in several runs",
+        )
+    ]  # fmt: skip
 
 
 def knots(graph: Graph, within: set[str]) -> list[list[str]]:
@@ -166,7 +202,7 @@ def knots(graph: Graph, within: set[str]) -> list[list[str]]:
                 trail.pop()
                 state[path.pop()] = 2
             elif state.get(source) == 1:
-                if not any(source in knot for knot in found[-20:]):
+                if len(found) < _MOST_KNOTS and not any(source in knot for knot in found):
                     found.append(path[path.index(source) :])
             elif source not in state:
                 state[source] = 1

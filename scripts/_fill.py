@@ -18,7 +18,7 @@ from _cli import Exit, SkillError
 from _convert_value import convert
 from _lora import LoraSpec, add_loras, parse_lora
 from _meaning import SIZED
-from _nodes import Definitions, Graph, inputs_of, is_literal, link_of, literal, node_of, title_of
+from _nodes import Definitions, Graph, inputs_of, link_of, literal, node_of, title_of
 from _parameter import Parameter
 from _params import ParameterSet, find
 
@@ -280,7 +280,7 @@ class _Filling:
             self.notes.append(f"{name} was also {changed.value} at {', '.join(twins[:6])}, and is so still")
 
     def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
-        if link_of(member.value) is not None or not is_literal(member.value):
+        if member.linked:
             self._refuse_link(member)
         if fresh:
             converted = value
@@ -335,7 +335,7 @@ class _Filling:
     def _fresh_seeds(self, name: str, members: Sequence[Parameter]) -> None:
         by_value: dict[Any, list[Parameter]] = {}
         for member in members:
-            if link_of(member.value) is not None:
+            if member.linked:
                 self._refuse_link(member)
             by_value.setdefault(repr(member.value), []).append(member)
         for group in by_value.values():

@@ -7,6 +7,7 @@ titles do not tell them apart.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +15,8 @@ from typing import Any
 
 from _parameter import Group, Parameter
 from _trace import NEGATIVE, POSITIVE
+
+_NO_WORD = re.compile(r"[\W_]+")
 
 
 def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
@@ -34,10 +37,10 @@ def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
     return [name for _, name in sorted(scored)[:count]]
 
 
+@functools.lru_cache(maxsize=4096)
 def slug(text: str, longest: int = 40) -> str:
     """A title as a part of a name: lower case, letters and digits, joined by underscores."""
-    words = re.sub(r"[^\w]+", "_", text.casefold(), flags=re.UNICODE).strip("_")
-    return re.sub(r"__+", "_", words)[:longest].strip("_")
+    return _NO_WORD.sub("_", text.casefold()).strip("_")[:longest].strip("_")
 
 
 def demote(found: list[Parameter]) -> list[Parameter]:

@@ -23,7 +23,10 @@ class Link(NamedTuple):
 
 def link_of(value: Any) -> Link | None:
     """The link that an input value is, or None for a literal (or for a list that cannot be a link)."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
+    # Asked of every input of every node: the common case, a plain value, must be quick.
+    if type(value) is not list and not isinstance(value, tuple):
+        return None
+    if len(value) != 2:
         return None
     node_id, slot = value
     if isinstance(node_id, bool) or not isinstance(node_id, str | int):

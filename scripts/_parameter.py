@@ -21,7 +21,8 @@ class Parameter:
     NUMBER (a number whose kind is not known), STRING, BOOLEAN, COMBO, LIST, OBJECT or the definition's word.
     named_by: "tracing", "use" (what its value feeds), "input" or "catalog". typed_by: "definition", "catalog"
     or "value". spec: the declared input, or None. pieces: one of several texts that are joined into one. also: a
-    second role of the same text. feeds: for files, the telling inputs that they reach (start_image, mask, ...).
+    second role of the same text. feeds: for files, the telling inputs that they reach (start_image, mask, ...). linked:
+    the value is a link (only of parameters that were asked for by address).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Parameter:
     pieces: bool = False
     also: tuple[str, ...] = ()
     feeds: tuple[str, ...] = ()
+    linked: bool = False
 
     @property
     def address(self) -> str:
@@ -130,6 +132,7 @@ def read_parameter(
         typed_by=typed_by,
         spec=spec,
         upload=upload,
+        linked=not is_literal(raw),
     )
 
 

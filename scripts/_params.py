@@ -79,7 +79,8 @@ class ParameterSet:
             SkillError: exit 2; code "unknown_parameter" with the nearest names, or "ambiguous_parameter".
         """
         key = key.strip()
-        for found in (self._named(key), self._addressed(key), self._titled(key), self._plain_input(key)):
+        for look in (self._named, self._addressed, self._titled, self._plain_input):
+            found = look(key)
             if found:
                 return found
         fed = [parameter for parameter in self.parameters if key in parameter.feeds]
