@@ -1,0 +1,137 @@
+"""comfy-cli as a child process: found on PATH, argument lists only, its words kept apart from ours. Level 3.
+
+The options are those of comfy-cli 1.23 (`comfy node install`, `comfy model download`, `comfy which`). Values are joined
+to their option with `=`, so that none can be taken for another option. A pack's installer is foreign code, so it does
+not see the keys in our environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _deps_catalog
+from _cli import Exit, SkillError
+
+PROGRAM = "comfy"
+INSTALL_LIMIT = 1800.0
+DOWNLOAD_LIMIT = 6 * 3600.0
+SAID = 800
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a call ended: its exit code and the end of what it printed."""
+
+    code: int
+    said: str
+
+
+def program() -> str | None:
+    """The path of comfy-cli, or None when it is not installed."""
+    return shutil.which(PROGRAM)
+
+
+def workspace() -> Path | None:
+    """The ComfyUI folder that comfy-cli would use, when it exists; None when it does not say."""
+    comfy = program()
+    if comfy is None:
+        return None
+    try:
+        done = subprocess.run(
+            [comfy, "--json", "which"], capture_output=True, timeout=60, env=_bare_environment(),
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        answer = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    data = answer.get("data") if isinstance(answer, Mapping) else None
+    path = data.get("workspace_path") if isinstance(data, Mapping) else None
+    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+
+
+def install_command(pack: str, folder: Path | None) -> list[str]:
+    """The words that install one registry pack."""
+    return [PROGRAM, "--skip-prompt", *_workspace_words(folder), "node", "install", "--exit-on-fail", pack]
+
+
+def download_command(url: str, relative: str, filename: str, folder: Path | None) -> list[str]:
+    """The words that download one model; `relative` starts at the workspace, as in models/loras."""
+    return [
+        PROGRAM, "--skip-prompt", *_workspace_words(folder), "model", "download", f"--url={url}",
+        f"--relative-path={relative}", f"--filename={filename}",
+    ]  # fmt: skip
+
+
+def _workspace_words(folder: Path | None) -> list[str]:
+    return [f"--workspace={folder}"] if folder is not None else []
+
+
+def run(words: Sequence[str], *, token_host: str | None = None, limit: float = INSTALL_LIMIT) -> Done:
+    """Run comfy-cli to its end. `token_host`: the host whose token it may see, and no other.
+
+    Raises SkillError when it is not there or does not end in time.
+    """
+    comfy = program()
+    if comfy is None:
+        raise SkillError(
+            "comfy-cli is not installed", code="no_comfy_cli", exit=Exit.FAILED,
+            hint="python3 -m pip install comfy-cli, or --via manager",
+        )  # fmt: skip
+    environment = _bare_environment() | _token(token_host)
+    try:
+        done = subprocess.run(
+            [comfy, *words[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=limit, env=environment, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise SkillError(
+            f"comfy-cli did not end within {limit:.0f} s and was stopped", code="time_limit", exit=Exit.FAILED,
+            server_said=_end_of(error.output or b""),
+        ) from error  # fmt: skip
+    except OSError as error:
+        raise SkillError(
+            f"comfy-cli could not be started ({error.strerror or error})",
+            code="no_comfy_cli",
+            exit=Exit.FAILED,
+        ) from error
+    return Done(done.returncode, _end_of(done.stdout))
+
+
+def _end_of(output: bytes) -> str:
+    text = _cli.clean(output.decode("utf-8", "replace")).strip()
+    return text if len(text) <= SAID else "…" + text[-SAID:]
+
+
+def _bare_environment() -> dict[str, str]:
+    """Our environment without the keys that a child has no business with."""
+    secret = {"COMFY_CLOUD_API_KEY", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "COMFY_API_KEY"}
+    for names in _deps_catalog.TOKENS.values():
+        secret.update(names)
+    return {name: value for name, value in os.environ.items() if name not in secret}
+
+
+def _token(host: str | None) -> dict[str, str]:
+    """The host's token under the name by which comfy-cli reads it."""
+    names = _deps_catalog.TOKENS.get(host or "")
+    if not names:
+        return {}
+    for name in names:
+        value = (os.environ.get(name) or "").strip()
+        if value:
+            _cli.hide(value)
+            return {names[1]: value}
+    return {}
+
+
+def facts() -> dict[str, Any]:
+    """For a report: whether it is there."""
+    path = program()
+    return {"comfy_cli": path} if path else {"comfy_cli": None}

@@ -1,0 +1,435 @@
+"""One model file from an address to a disk: allowed hosts, resumed, checked, whole under its name or not there. Level 3.
+
+What arrives lies under `NAME.part` with a note of where it came from, and gets its name when its size, its hash (the
+declared one, and the one that huggingface.co states for large files) and its form are right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import _cli
+import _common
+import _deps_file_check
+import _deps_hosts
+import _deps_origin
+import _deps_report
+from _cli import Exit, SkillError
+from _deps_hosts import AllowedHosts
+
+if TYPE_CHECKING:
+    import requests
+
+    from _session import SecureSession
+
+PIECE = 1 << 20
+SPARE_BYTES = 256 << 20
+ATTEMPTS = 5
+TIMEOUT = (15.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be learnt of a file without downloading it. gate: why it is not given out, None when nothing says so."""
+
+    bytes: int | None = None
+    sha256: str | None = None
+    gate: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is whole and in place. checked: what was compared (`sha256`, `size`, `form`)."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    checked: tuple[str, ...]
+    resumed_at: int = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to fetch and where to put it."""
+
+    url: str
+    target: Path
+    sha256: str | None = None
+    allow_pickle: bool = False
+
+
+def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
+    """Size, hash and gate of a file, as far as its host says; never raises for what the host does."""
+    import requests
+
+    reason = allowed.refusal(url)
+    if reason is not None:
+        return Facts(problem=reason)
+    with _deps_hosts.session_for(url, allowed) as session:
+        try:
+            response = session.head(url, allow_redirects=True, timeout=(min(timeout, 10.0), timeout))
+        except requests.RequestException as error:
+            return Facts(problem=_cli.clean(_network_words(error), 200))
+        if response.status_code in (401, 403):
+            return Facts(gate=_gate(url, response.status_code).message)
+        if response.status_code >= 400:
+            return Facts(problem=f"its host answers HTTP {response.status_code}")
+        return Facts(_stated_size(response), _stated_hash(response))
+
+
+def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
+    """Download one file, going on where an earlier try ended.
+
+    Raises:
+        SkillError: `consent_needed` (7) for a host or file type that wants a flag, `refused` (4) for a gate,
+            `already_there`, `disk_full`, `corrupt`, `unreachable` (3), `not_found`.
+    """
+    _deps_hosts.require(allowed, wanted.url)
+    if _deps_report.is_pickle(wanted.target.name) and not wanted.allow_pickle:
+        raise SkillError(
+            f"{wanted.target.name} is of a type that can run code when it is loaded", code="consent_needed",
+            exit=Exit.UNSAFE, hint="look for a .safetensors file; if you trust the source, add --allow-pickle",
+        )  # fmt: skip
+    if wanted.target.exists():
+        raise SkillError(
+            f"{wanted.target} is there already; nothing was downloaded", code="already_there", exit=Exit.FAILED,
+            hint="move it away to download it again",
+        )  # fmt: skip
+    wanted.target.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(wanted)
+    with _deps_hosts.session_for(wanted.url, allowed) as session, part.opened():
+        resumed_at = part.size
+        _transfer(session, wanted, part)
+        return _finish(wanted, part, resumed_at)
+
+
+class _Part:
+    """The unfinished file and the note beside it that says what it is a part of."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.path = wanted.target.with_name(wanted.target.name + ".part")
+        self.note = wanted.target.with_name(wanted.target.name + ".part.json")
+        self.total: int | None = None
+        self.stated_sha256: str | None = None
+        self.etag: str | None = None
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self._file: IO[bytes] | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open for appending, alone; an unfinished file of another address or without a validator starts anew."""
+        with self.path.open("ab+") as file:
+            _lock(file, self.wanted.target)
+            self._file = file
+            kept = self._kept_note()
+            if kept is None:
+                self.restart()
+            else:
+                self.etag = kept
+                self._hash_what_is_there()
+            yield
+
+    def _kept_note(self) -> str | None:
+        try:
+            kept = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
+            return None
+        return kept["etag"] if isinstance(kept.get("etag"), str) else None
+
+    def _hash_what_is_there(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        while piece := self._file.read(PIECE):
+            self.digest.update(piece)
+            self.size += len(piece)
+
+    def restart(self) -> None:
+        """Begin with the first byte."""
+        assert self._file is not None
+        self._file.truncate(0)
+        self.size, self.digest, self.etag = 0, hashlib.sha256(), None
+
+    def remember(self, response: requests.Response) -> None:
+        """Note the validator with which the rest may be asked for; weak ones do not serve."""
+        etag = response.headers.get("ETag")
+        self.etag = etag if etag and not etag.startswith("W/") else None
+        self.stated_sha256 = _stated_hash(response) or self.stated_sha256
+        if self.etag:
+            self.note.write_text(json.dumps({"url": self.wanted.url, "etag": self.etag}), encoding="utf-8")
+
+    def add(self, piece: bytes) -> None:
+        assert self._file is not None
+        self._file.write(piece)
+        self.digest.update(piece)
+        self.size += len(piece)
+
+    def flush(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def drop(self) -> None:
+        """Remove what can be of no use: the next try begins anew."""
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows keeps others from renaming an open file, so the second process fails at its end
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise SkillError(
+            f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
+            hint="wait for it",
+        ) from error  # fmt: skip
+
+
+def _transfer(session: SecureSession, wanted: Wanted, part: _Part) -> None:
+    """Bring the part to its full size; a broken connection goes on from the last byte, as long as bytes arrive."""
+    failures, furthest = 0, part.size
+    while True:
+        try:
+            if _one_answer(session, wanted, part):
+                return
+            why = "the connection broke"
+        except _Again as again:
+            why = str(again)
+        failures = 0 if part.size > furthest else failures + 1
+        furthest = max(furthest, part.size)
+        if failures >= ATTEMPTS:
+            part.flush()
+            raise SkillError(
+                f"{_deps_hosts.shown(wanted.url)}: {why}", code="unreachable", retryable=True,
+                hint="run it again: it goes on where it stopped",
+            )  # fmt: skip
+        time.sleep(_common.pause_before(failures + 1))
+
+
+class _Again(Exception):
+    """This answer was of no use, but another try may be."""
+
+
+def _one_answer(session: SecureSession, wanted: Wanted, part: _Part) -> bool:
+    """Ask for the rest and take in what comes. True when the file is whole."""
+    import requests
+
+    headers = {}
+    if part.size and part.etag:
+        headers = {"Range": f"bytes={part.size}-", "If-Range": part.etag}
+    try:
+        response = session.get(wanted.url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise _failure(error, wanted.url) from error
+    with response:
+        _accept(response, wanted, part)
+        if part.total is not None and part.size == part.total:
+            return True
+        _check_space(wanted.target.parent, part)
+        try:
+            _take_in(response, wanted, part)
+        except (requests.RequestException, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+                raise
+            return False
+    if part.total is None:
+        return True
+    if part.size > part.total:
+        part.drop()
+        raise SkillError(
+            "more bytes arrived than were announced", code="corrupt", exit=Exit.FAILED, retryable=True
+        )
+    return part.size == part.total
+
+
+def _accept(response: requests.Response, wanted: Wanted, part: _Part) -> None:
+    """Judge an answer's head: where its bytes belong, or why there are none."""
+    status = response.status_code
+    if status == 416:
+        part.restart()
+        raise _Again("the server did not give the rest")
+    if status in (401, 403):
+        raise _gate(wanted.url, status)
+    if status in _common.RETRIED_STATUSES:
+        raise _Again(f"its host answers HTTP {status}")
+    if status >= 400:
+        raise SkillError(
+            f"{_deps_hosts.shown(wanted.url)} answers HTTP {status}",
+            code="not_found" if status in (404, 410) else "download_failed", exit=Exit.FAILED,
+            hint="the file may have moved: look at its page",
+        )  # fmt: skip
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise SkillError(
+            f"{_deps_hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
+            exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
+        )  # fmt: skip
+    if status == 206:
+        start, total = _range_of(response)
+        if start != part.size:
+            part.restart()
+            raise _Again("the server sent another part than asked for")
+        part.total = total if total is not None else part.total
+    else:
+        part.restart()
+        length = response.headers.get("Content-Length", "")
+        encoded = response.headers.get("Content-Encoding", "identity") not in ("", "identity")
+        part.total = int(length) if length.isdigit() and not encoded else None
+    part.remember(response)
+
+
+def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if match is None:
+        return None, None
+    return int(match.group(1)), int(match.group(3)) if match.group(3) != "*" else None
+
+
+def _check_space(folder: Path, part: _Part) -> None:
+    free = shutil.disk_usage(folder).free
+    needed = (part.total - part.size if part.total is not None else 0) + SPARE_BYTES
+    if free < needed:
+        raise SkillError(
+            f"the disk has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed", code="disk_full",
+            exit=Exit.FAILED, hint="free some space, or give another --models-dir",
+        )  # fmt: skip
+
+
+def _take_in(response: requests.Response, wanted: Wanted, part: _Part) -> None:
+    said = time.monotonic()
+    for count, piece in enumerate(_pieces(response)):
+        if part.size == 0:
+            wrong = _deps_file_check.wrong_start(wanted.target.name, piece)
+            if wrong:
+                part.drop()
+                raise _corrupt(wanted, wrong)
+        part.add(piece)
+        if count % 256 == 255:
+            _check_space(wanted.target.parent, part)
+        if time.monotonic() - said > 2.0:
+            said = time.monotonic()
+            of = f" of {part.total / 1e6:.0f}" if part.total else ""
+            _cli.note(f"{wanted.target.name}: {part.size / 1e6:.0f}{of} MB")
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Pieces of the body; a body that is cut short ends in requests' own exceptions."""
+    return response.iter_content(PIECE)
+
+
+def _finish(wanted: Wanted, part: _Part, resumed_at: int) -> Fetched:
+    """Check what arrived and give it its name."""
+    part.flush()
+    digest = part.digest.hexdigest()
+    checked = ["size"] if part.total is not None else []
+    for expected in (wanted.sha256, part.stated_sha256):
+        if expected and expected != digest:
+            part.drop()
+            raise _corrupt(wanted, f"its SHA-256 is {digest} and should be {expected}")
+        if expected and "sha256" not in checked:
+            checked.append("sha256")
+    wrong = _deps_file_check.problem(part.path, wanted.target.name)
+    if wrong:
+        part.drop()
+        raise _corrupt(wanted, wrong)
+    if wanted.target.exists():
+        raise SkillError(f"{wanted.target} appeared meanwhile", code="already_there", exit=Exit.FAILED)
+    part.path.replace(wanted.target)
+    part.note.unlink(missing_ok=True)
+    return Fetched(wanted.target, part.size, digest, (*checked, "form"), resumed_at)
+
+
+def _corrupt(wanted: Wanted, why: str) -> SkillError:
+    return SkillError(
+        f"what {_deps_hosts.shown(wanted.url)} gave is not usable: {why}; it was not kept",
+        code="corrupt", exit=Exit.FAILED, hint="try again; if it stays so, look at the file's page",
+    )  # fmt: skip
+
+
+def _failure(error: requests.RequestException, url: str) -> Exception:
+    import requests
+
+    from _session import RefusedRedirect
+
+    if isinstance(error, RefusedRedirect):
+        return SkillError(
+            f"refused to follow {_deps_hosts.shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
+            hint="if you trust that host, add --allow-host with its name",
+        )  # fmt: skip
+    if isinstance(error, requests.TooManyRedirects):
+        return SkillError(
+            f"{_deps_hosts.shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED
+        )
+    if isinstance(error, requests.exceptions.SSLError):
+        return SkillError(
+            f"the certificate of {_deps_hosts.shown(url)} was not accepted", code="unreachable",
+            hint="a proxy may stand between: set REQUESTS_CA_BUNDLE to its authority's file",
+        )  # fmt: skip
+    return _Again(_network_words(error))
+
+
+def _network_words(error: requests.RequestException) -> str:
+    import requests
+
+    from _session import RefusedRedirect
+
+    if isinstance(error, RefusedRedirect):
+        return str(error)
+    if isinstance(error, requests.Timeout):
+        return "its host did not answer in time"
+    return "its host could not be reached"
+
+
+def _gate(url: str, status: int) -> SkillError:
+    """A 401 or 403 in words: licence to accept, token to set, or a token that is not good enough."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    variables = _deps_hosts.token_variables(host)
+    given = _deps_hosts.token_for(url) is not None
+    page = _deps_origin.hugging_face_page(url)
+    message = f"{_deps_hosts.shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
+    if not variables:
+        hint = "download it by hand from its page"
+    elif given:
+        hint = f"accept its terms at {page or 'its page'} with the account of the token in {variables[0]}"
+    else:
+        hint = f"accept its terms at {page or 'its page'}, then set {variables[0]} to a token of that account"
+    details: dict[str, Any] = {"page": page} if page else {}
+    return SkillError(message, code="refused", exit=Exit.REFUSED, hint=hint, http_status=status, **details)
+
+
+def _stated_hash(response: requests.Response) -> str | None:
+    """The SHA-256 that huggingface.co states for a large file on the answer that redirects to its storage."""
+    for answer in [*response.history, response]:
+        linked = answer.headers.get("X-Linked-Etag", "").strip().strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", linked):
+            return linked
+    return None
+
+
+def _stated_size(response: requests.Response) -> int | None:
+    for answer in [response, *response.history]:
+        for header in ("X-Linked-Size", "Content-Length"):
+            text = answer.headers.get(header, "")
+            if text.isdigit() and (header == "X-Linked-Size" or answer is response):
+                return int(text)
+    return None
