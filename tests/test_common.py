@@ -1,0 +1,114 @@
+"""Addresses, routes and model lists as values."""
+
+from __future__ import annotations
+
+import pytest
+
+import _common
+from _cli import SkillError
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "url"),
+    [
+        ("http://127.0.0.1:8188", "/prompt", "http://127.0.0.1:8188/prompt"),
+        ("127.0.0.1:8188", "prompt", "http://127.0.0.1:8188/prompt"),
+        ("localhost", "/queue", "http://localhost/queue"),
+        ("gpu-box:8188", "/history/a", "http://gpu-box:8188/history/a"),
+        ("[::1]:8188", "/queue", "http://[::1]:8188/queue"),
+        ("comfy.example.org", "/queue", "https://comfy.example.org/queue"),
+        ("https://example.org/comfy/", "/view", "https://example.org/comfy/view"),
+        ("cloud.comfy.org", "/prompt", "https://cloud.comfy.org/api/prompt"),
+        ("https://cloud.comfy.org", "/history/abc", "https://cloud.comfy.org/api/history_v2/abc"),
+        ("https://cloud.comfy.org", "/history", "https://cloud.comfy.org/api/history_v2"),
+        ("https://cloud.comfy.org", "/models", "https://cloud.comfy.org/api/experiment/models"),
+        ("https://cloud.comfy.org", "/models/loras", "https://cloud.comfy.org/api/experiment/models/loras"),
+        ("https://cloud.comfy.org", "/api/jobs/1", "https://cloud.comfy.org/api/jobs/1"),
+        ("https://cloud.comfy.org", "/ws", "https://cloud.comfy.org/ws"),
+    ],
+)
+def test_routes_have_one_address(host: str, path: str, url: str) -> None:
+    assert _common.resolve_url(host, path) == url
+
+
+@pytest.mark.parametrize(
+    "host", ["", "ftp://x", "http://", "http://x:99999", "http://a b", "http://x?y", "http://x#y"]
+)
+def test_what_is_no_address_is_misuse(host: str) -> None:
+    with pytest.raises(SkillError) as raised:
+        _common.resolve_url(host, "/prompt")
+    assert raised.value.exit == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "cloud"),
+    [
+        ("https://cloud.comfy.org", True),
+        ("cloud.comfy.org:443", True),
+        ("CLOUD.COMFY.ORG", True),
+        ("https://dep-1.run.comfy.app", True),
+        ("https://cloud.comfy.org.evil.example", False),
+        ("https://evil.example/cloud.comfy.org", False),
+        ("https://cloud.comfy.org@evil.example", False),
+        ("http://notcloud.comfy.org.example", False),
+        ("http://127.0.0.1:8188", False),
+        ("", False),
+    ],
+)
+def test_only_the_clouds_own_names_are_the_cloud(host: str, cloud: bool) -> None:
+    assert _common.is_cloud_host(host) is cloud
+
+
+def test_model_lists_of_both_kinds() -> None:
+    assert _common.parse_model_list(["a.safetensors", "sub/b.ckpt"]) == ["a.safetensors", "sub/b.ckpt"]
+    assert _common.parse_model_list([{"name": "a.safetensors", "pathIndex": 0}]) == ["a.safetensors"]
+    assert _common.parse_model_list([]) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        ({"code": "folder_not_found", "message": "no"}, "folder_not_found"),
+        ({"code": "forbidden", "message": "Forbidden"}, "refused"),
+        ({"error": "unauthorized"}, "refused"),
+        ({"what": 1}, "bad_answer"),
+        ("text", "bad_answer"),
+        (None, "bad_answer"),
+    ],
+)
+def test_what_is_no_list_says_which_kind_of_no(payload: object, code: str) -> None:
+    with pytest.raises(SkillError) as raised:
+        _common.parse_model_list(payload)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a.png", "a.png"),
+        ("../../x.png", "_._.._x.png"),
+        ("CON", "_CON"),
+        ("aux.png", "_aux.png"),
+        ("com1.txt", "_com1.txt"),
+        ("a/b\\c", "a_b_c"),
+        ("x" * 300 + ".png", "x" * 196 + ".png"),
+        ("trail. ", "trail"),
+        ("a\x1b[31mb\u202e.png", "ab.png"),
+        ("", "file"),
+        ("...", "file"),
+        ('q"u<o>t|e?*:.png', "q_u_o_t_e___.png"),
+        (".bashrc", "_bashrc"),
+    ],
+)
+def test_names_are_safe_on_every_disk(name: str, safe: str) -> None:
+    import _safe_names
+
+    assert _safe_names.safe_name(name) == safe
+
+
+def test_subfolders_cannot_climb() -> None:
+    import _safe_names
+
+    assert _safe_names.safe_relative("../../../etc/passwd") == ["etc", "passwd"]
+    assert _safe_names.safe_relative("C:\\Windows\\..\\x") == ["Windows", "x"]
+    assert _safe_names.safe_relative("/abs/./a//b") == ["abs", "a", "b"]

@@ -1,0 +1,305 @@
+"""Credentials stay with their origin: real sockets, two origins, every kind of redirect."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+KEY = "comfyui-canary-0123456789abcdef"
+BEARER = "canary-bearer-9876543210fedcba"
+
+
+class Web:
+    """A small HTTP server that keeps what it received and answers as it is told: path -> (status, headers, body)."""
+
+    def __init__(self, host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        web = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                path = self.path.split("?")[0]
+                web.seen.append(
+                    (self.command, path, {key.lower(): value for key, value in self.headers.items()})
+                )
+                status, headers, body = web.answers.get(path, (404, {}, b""))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_HEAD = _answer
+
+            def log_message(self, *_args: Any) -> None:
+                return
+
+        self.server = http.server.ThreadingHTTPServer((host, 0), Handler)
+        if context is not None:
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        scheme = "https" if context else "http"
+        self.url = f"{scheme}://{host}:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def json(self, path: str, value: Any, status: int = 200) -> None:
+        self.answers[path] = (status, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+    def redirect(self, path: str, target: str, status: int = 302) -> None:
+        self.answers[path] = (status, {"Location": target, "Set-Cookie": "session=canary-cookie-42"}, b"")
+
+    def headers(self, path: str) -> dict[str, str]:
+        return next(headers for _, seen, headers in self.seen if seen == path)
+
+
+@pytest.fixture
+def web() -> Iterator[Callable[..., Web]]:
+    started: list[Web] = []
+
+    def start(*args: Any, **options: Any) -> Web:
+        started.append(Web(*args, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.server.shutdown()
+        server.server.server_close()
+
+
+def server_with_key(url: str) -> Any:
+    import _common
+    from _cloud import Cloud
+
+    return Cloud(url, _common.Access({"Authorization": f"Bearer {BEARER}", "Cookie": "a=canary-cookie"}, KEY))
+
+
+def secrets_in(headers: dict[str, str]) -> bool:
+    return any(word in json.dumps(headers) for word in (KEY, BEARER, "canary-cookie"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_port_gets_no_key_and_no_cookie(web: Any, status: int) -> None:
+    comfy, storage = web(), web()
+    comfy.redirect("/api/thing", f"{storage.url}/file", status)
+    storage.json("/file", {"fine": True})
+    assert server_with_key(comfy.url).get_json("thing") == {"fine": True}
+    assert comfy.headers("/api/thing")["x-api-key"] == KEY
+    assert comfy.headers("/api/thing")["authorization"] == f"Bearer {BEARER}"
+    assert not secrets_in(storage.headers("/file"))
+
+
+def test_a_redirect_to_another_name_of_the_same_machine_gets_no_key(web: Any) -> None:
+    comfy = web()
+    port = comfy.url.rsplit(":", 1)[1]
+    comfy.redirect("/api/thing", f"http://localhost:{port}/other")
+    comfy.json("/other", 1)
+    server_with_key(comfy.url).get_json("thing")
+    assert not secrets_in(comfy.headers("/other"))
+
+
+def test_a_chain_that_comes_home_gets_the_key_only_at_home(web: Any) -> None:
+    comfy, storage = web(), web()
+    comfy.redirect("/api/thing", f"{storage.url}/away")
+    storage.redirect("/away", f"{comfy.url}/back")
+    comfy.json("/back", 1)
+    server_with_key(comfy.url).get_json("thing")
+    assert not secrets_in(storage.headers("/away"))
+    assert comfy.headers("/back")["x-api-key"] == KEY
+
+
+def test_a_signed_address_is_fetched_bare(web: Any, tmp_path: Path) -> None:
+    import _collect
+    from _dialect import FileRef
+
+    comfy, storage = web(), web()
+    comfy.redirect("/api/view", f"{storage.url}/signed?X-Goog-Date=now")
+    storage.answers["/signed"] = (200, {"Content-Type": "image/png"}, b"\x89PNG whole")
+    collector = _collect.Collector(server_with_key(comfy.url), tmp_path)
+    saved = collector.fetch(_collect.OutputFile(FileRef("x.png"), "1", "images"))
+    assert saved.path.read_bytes() == b"\x89PNG whole"
+    assert comfy.headers("/api/view")["x-api-key"] == KEY
+    assert not secrets_in(storage.headers("/signed"))
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("file:///etc/passwd", "unsafe_redirect"),
+        ("ftp://127.0.0.1/x", "unsafe_redirect"),
+        ("http://169.254.169.254/latest/meta-data", "unsafe_redirect"),
+        ("/api/thing", "redirect_loop"),
+    ],
+)
+def test_bad_redirects_are_refused(web: Any, target: str, code: str) -> None:
+    from _cli import SkillError
+
+    comfy = web()
+    comfy.redirect("/api/thing", target)
+    with pytest.raises(SkillError) as raised:
+        server_with_key(comfy.url).get_json("thing", attempts=1)
+    assert raised.value.code == code
+
+
+def test_a_post_follows_no_redirect(web: Any) -> None:
+    from _cli import SkillError
+
+    comfy, other = web(), web()
+    comfy.redirect("/api/queue", f"{other.url}/queue", 307)
+    with pytest.raises(SkillError) as raised:
+        server_with_key(comfy.url).post_json("queue", {"clear": True})
+    assert raised.value.code == "moved"
+    assert other.seen == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    path = folder / "server.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        folder / "key.pem",
+        "-out",
+        path,
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    path.write_bytes(path.read_bytes() + (folder / "key.pem").read_bytes())
+    return path
+
+
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_https_does_not_fall_back_to_http_and_trusts_only_who_it_should(web: Any, certificate: Path) -> None:
+    import _common
+    from _cli import SkillError
+    from _cloud import Cloud
+
+    secure, plain = web(context=tls(certificate)), web()
+    secure.redirect("/api/thing", f"{plain.url}/file")
+    plain.json("/file", 1)
+    with pytest.raises(SkillError) as raised:
+        Cloud(secure.url, _common.Access(key=KEY)).get_json("thing", attempts=1)
+    assert raised.value.code == "unreachable" and "--ca-bundle" in (raised.value.hint or "")
+    trusted = Cloud(secure.url, _common.Access(key=KEY, ca_bundle=str(certificate)))
+    with pytest.raises(SkillError) as raised:
+        trusted.get_json("thing", attempts=1)
+    assert raised.value.code == "unsafe_redirect"
+    assert plain.seen == []
+
+
+def test_a_key_does_not_travel_over_plain_http(run: Runner, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", "http://192.0.2.7:8188", "--api-key", KEY
+    )
+    assert ran.code == 7
+    assert "--insecure" in ran.json["hint"]
+    assert KEY not in ran.out + ran.err
+
+
+def test_the_cloud_key_of_the_environment_goes_to_no_other_server(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, env={"COMFY_CLOUD_API_KEY": KEY}
+    )
+    assert ran.code == 0
+    assert KEY not in json.dumps(demo.log())
+
+
+def test_headers_go_to_http_socket_and_downloads_of_the_origin(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--header", f"Authorization: Bearer {BEARER}",
+        "--header", "CF-Access-Client-Id: someone",
+    )  # fmt: skip
+    assert ran.code == 0
+    seen = {entry["path"]: entry["headers"] for entry in demo.log()}
+    for path in ("/ws", "/prompt", "/view"):
+        headers = {key.lower(): value for key, value in seen[path].items()}
+        assert headers["authorization"] == f"Bearer {BEARER}"
+        assert headers["cf-access-client-id"] == "someone"
+    assert BEARER not in ran.out + ran.err
+
+
+def test_user_info_in_the_address_becomes_a_header_and_is_never_shown(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    host = demo.url.replace("http://", "http://me:pa55-canary@")
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", host, "--receipt", "--output-dir", "out"
+    )
+    assert ran.code == 0, ran.out
+    headers = {
+        key.lower(): value
+        for entry in demo.log()
+        if entry["path"] == "/prompt"
+        for key, value in entry["headers"].items()
+    }
+    assert headers["authorization"].startswith("Basic ")
+    files = "".join(path.read_text(errors="replace") for path in run.folder.rglob("*.json"))
+    assert "pa55-canary" not in ran.out + ran.err + files
+    assert headers["authorization"].split()[1] not in ran.out + ran.err + files
+
+
+@pytest.mark.parametrize(
+    "host", ["http://me:pa55-canary@127.0.0.1:9", "ftp://me:pa55-canary@x", "http://me:pa55-canary@"]
+)
+def test_a_password_does_not_show_in_failures(run: Runner, graph_file: Any, host: str) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", host)
+    assert ran.code in (2, 3)
+    assert "pa55-canary" not in ran.out + ran.err
+
+
+def test_a_server_that_echoes_the_key_cannot_make_us_print_it(run: Runner, web: Any, graph_file: Any) -> None:
+    comfy = web()
+    comfy.answers["/features"] = (401, {}, f"bad key {KEY}".encode())
+    comfy.answers["/system_stats"] = (401, {}, f"bad key {KEY}".encode())
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", comfy.url, "--api-key", KEY)
+    assert ran.code == 4
+    assert KEY not in ran.out + ran.err
+
+
+def test_a_key_file_is_read_and_a_bad_one_is_misuse(run: Runner, demo: Demo, graph_file: Any) -> None:
+    (run.folder / "key.txt").write_text(KEY + "\n")
+    workflow = graph_file(graphs.picture())
+    ran = run("run_workflow.py", workflow, "--host", demo.url, "--api-key-file", "key.txt")
+    assert ran.code == 0
+    assert KEY in json.dumps(demo.log())
+    (run.folder / "empty.txt").write_text("")
+    assert run("run_workflow.py", workflow, "--host", demo.url, "--api-key-file", "empty.txt").code == 2
+    assert run("run_workflow.py", workflow, "--host", demo.url, "--api-key-file", "nowhere").code == 2
