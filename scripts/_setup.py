@@ -101,7 +101,8 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
         raise SkillError(
             f"comfy install failed (exit code {done.code})",
             code="install_failed",
-            hint="run the same command again: it goes on where this one stopped",
+            hint=_setup_run.advice(done.output)
+            or "run the same command again: it goes on where this one stopped",
             retryable=True,
             log=str(log.path),
             log_tail=done.tail,
@@ -168,12 +169,14 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
             return port.version
         if code not in (None, 0):
             remember(launched=None)
+            tail = launch_tail(wish, log.since(offset))
             raise SkillError(
                 f"ComfyUI did not start (comfy launch ended with {code})",
                 code="launch_failed",
-                hint="read log_tail; references/troubleshooting.md lists the usual causes",
+                hint=_setup_run.advice("\n".join(tail))
+                or "read log_tail; references/troubleshooting.md lists the usual causes",
                 log=str(log.path),
-                log_tail=launch_tail(wish, log.since(offset)),
+                log_tail=tail,
             )
         if time.monotonic() - begun > wish.wait_s:
             raise SkillError(
@@ -190,13 +193,14 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
 
 
 def launch_tail(wish: Wish, printed: str) -> list[str]:
-    """The last lines about a launch: what comfy printed, then the server's own log."""
+    """The last lines about a launch: the server's own log, if this launch wrote one, then what comfy printed."""
     own = wish.workspace / "user" / f"comfyui_{wish.port}.log"
     try:
-        text = own.read_bytes()[-20000:].decode("utf-8", "replace")
+        fresh = time.time() - own.stat().st_mtime < wish.wait_s + 60
+        text = own.read_bytes()[-20000:].decode("utf-8", "replace") if fresh else ""
     except OSError:
         text = ""
-    return _setup_run.last_lines(printed, 15) + _setup_run.last_lines(text)
+    return _setup_run.last_lines(text) + _setup_run.last_lines(printed, 5 if text else _setup_run.TAIL_LINES)
 
 
 def _report(

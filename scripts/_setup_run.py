@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,19 @@ GRACE_S = 8.0
 HEARTBEAT_S = 30.0
 PROBE_LIMIT_S = 3.0
 _STATS_LIMIT_BYTES = 1 << 20
+# comfy-cli frames its own tracebacks and repeats a log in a frame; the plain lines around say what happened.
+FRAME = ("\u2502", "\u256d", "\u2570", '{"schema"')
+# What an installer's or a server's output gives away, and what to do about it.
+CAUSES = (
+    (r"could not resolve host|name resolution|network is unreachable", "there is no network: check the connection or the proxy"),
+    (r"no space left on device|errno 28", "the disk is full: make room, or choose another --workspace"),
+    (r"already running in background", "another ComfyUI runs in the background: comfyui_setup.sh stop, or comfy stop"),
+    (r"address already in use|errno 98|port is already in use", "the port is taken: use another --port"),
+    (r"torch not compiled with cuda|no kernel image|driver version is insufficient|found no nvidia driver",
+     "PyTorch and the GPU driver do not fit: python3 scripts/hardware_check.py --check-pytorch"),
+    (r"no module named|modulenotfounderror", "the installation is not whole: comfy install --restore"),
+    (r"permission denied|errno 13", "a folder is not writable: choose another --workspace"),
+)  # fmt: skip
 
 
 def state_folder() -> Path:
@@ -81,9 +95,19 @@ class Done:
         return last_lines(self.output)
 
 
+def advice(output: str) -> str | None:
+    """What to do about an output whose cause is known, else None."""
+    for pattern, hint in CAUSES:
+        if re.search(pattern, output, re.IGNORECASE):
+            return hint
+    return None
+
+
 def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
     """The last lines of an output that are not empty, each of bearable length."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    lines = [
+        line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(FRAME)
+    ]
     return [_cli.clean(line, 300) for line in lines[-count:]]
 
 

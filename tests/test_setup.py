@@ -47,7 +47,10 @@ if action == "install":
     if mode == "hang in pip":
         (home / "hanging").write_text(str(os.getpid())); time.sleep(60)
     if mode == "install fails":
-        print("ERROR: No matching distribution found for torch"); sys.exit(1)
+        print("ERROR: No matching distribution found for torch")
+        print("\u2502 a framed traceback \u2502"); sys.exit(1)
+    if mode == "no network":
+        print("fatal: unable to access: Could not resolve host: github.com"); sys.exit(1)
 elif action == "launch":
     port = int(words[words.index("--port") + 1])
     if mode == "launch dies":
@@ -395,7 +398,7 @@ def test_a_launch_that_dies_shows_the_tail_of_the_log(box):
     box.mode("launch dies")
     report = box.run(exit_code=1)
     assert report["code"] == "launch_failed"
-    assert report["log_tail"][-1] == "ImportError: libcudart.so.12: cannot open"
+    assert "ImportError: libcudart.so.12: cannot open" in report["log_tail"]
     assert "Execution error: failed to launch ComfyUI" in report["log_tail"]
 
 
@@ -460,6 +463,12 @@ def test_a_folder_of_something_else_is_not_touched(box):
     (box.workspace / "thesis.txt").write_text("years of work")
     assert box.run(exit_code=1)["code"] == "workspace_taken"
     assert [path.name for path in box.workspace.iterdir()] == ["thesis.txt"]
+
+
+def test_a_known_cause_is_told_with_its_way_out(box):
+    box.comfy()
+    box.mode("no network")
+    assert "no network" in box.run(exit_code=1)["hint"]
 
 
 def test_two_setups_do_not_run_at_once(box):
