@@ -94,6 +94,7 @@ class Definitions:
     def __init__(
         self, version: str, models: Mapping[str, tuple[str, ...]], folders: Folders, extra: Mapping[str, Any]
     ) -> None:
+        self.modern = version == "0.8.0"
         self.models = models
         self.folders = folders
         self.compact: dict[str, dict[str, Any]] = _read("definitions.json")

@@ -203,6 +203,7 @@ class Engine:
             item = heapq.heappop(self.pending)
             await self._run(item, own_cache)
             self._free(own_cache)
+            await asyncio.sleep(0)
 
     async def _run(self, item: Item, cache: Cache) -> None:
         key = id(item)

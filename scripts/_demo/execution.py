@@ -34,6 +34,8 @@ NODE_ERRORS = (
     ValueError,
 )
 HEAVY_PIXELS = 250_000
+# So long may nodes run before others (HTTP, sockets) get their turn.
+LONGEST_TURN = 0.005
 
 
 def now_ms() -> int:
@@ -177,8 +179,11 @@ class Execution:
         self.engine.keep_letters(self.item.prompt)
         cached = [node_id for node_id, signature in wanted.items() if signature in self.cache.kept]
         self.message("execution_cached", {"nodes": cached, "prompt_id": self.item.prompt_id})
+        if not self.engine.options.modern:
+            self._record_cached(wanted)
         order = Order(self.graph, lambda node_id: self._kept(node_id) is not None)
         order.add_all(self.item.outputs)
+        turn = time.monotonic()
         while order.pending:
             node_id = order.pick()
             if node_id is None:
@@ -186,7 +191,9 @@ class Execution:
                 break
             if not await self._step(order, node_id):
                 break
-            await asyncio.sleep(0)
+            if time.monotonic() - turn > LONGEST_TURN:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
         else:
             self.message("execution_success", {"prompt_id": self.item.prompt_id})
         return self.outcome
@@ -342,14 +349,21 @@ class Execution:
         self.send("executed", data)
 
     def _show_cached(self, node_id: str, kept: Kept) -> None:
-        # 0.8.0 records a cached node's output only when somebody may be listening; 0.3.64 always did.
+        # 0.8.0 records a cached node's output only when somebody may be listening.
         if self.client_id is not None:
             self._send_executed(node_id, kept.ui)
-        if kept.ui is not None and (self.client_id is not None or not self.engine.options.modern):
-            self._record_ui(node_id, kept.ui)
+            if kept.ui is not None:
+                self._record_ui(node_id, kept.ui)
         origin = self.graph.origin(node_id)
         self.progress.finish_cached(node_id, origin.display, origin.parent, origin.real)
         self.send_progress()
+
+    def _record_cached(self, wanted: Mapping[str, Any]) -> None:
+        # 0.3.64 lists the outputs of all cached nodes, even of those that were not asked for.
+        for node_id, signature in wanted.items():
+            kept = self.cache.kept.get(signature)
+            if kept is not None and kept.ui is not None:
+                self._record_ui(node_id, kept.ui)
 
     # expansion
 

@@ -24,6 +24,7 @@ class Faults:
     def __init__(self, given: Iterable[Any] = ()) -> None:
         self.active: list[Fault] = []
         self.socket_faults = False
+        self.how_to_end = "abort"
         self.starts = 0
         self.down_until = 0.0
         self.restart: Callable[[float], None] = lambda _down: None
@@ -144,7 +145,10 @@ class Faults:
 
     def _change(self, fault: Fault, socket: Socket, position: int, frames: list[Frame]) -> list[Frame] | None:
         if fault.name == "drop-socket":
-            return None if position >= fault.number("frames") and fault.take() else frames
+            if position < fault.number("frames") or not fault.take():
+                return frames
+            self.how_to_end = fault.values["how"]
+            return None
         if fault.name == "silent-socket":
             return [] if position >= fault.number("frames") else frames
         if fault.name == "lose-frames":

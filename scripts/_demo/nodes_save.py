@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from pathlib import Path
@@ -35,7 +36,9 @@ def write_png(picture: Image, path: Path, metadata: dict[str, Any], level: int) 
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, json.dumps(value))
-    picture.save(path, pnginfo=info, compress_level=level)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info, compress_level=level)
+    path.write_bytes(buffer.getvalue())
 
 
 def save_pictures(call: Any, images: Any, kind: str, prefix: str, level: int) -> Result:

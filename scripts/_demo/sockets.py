@@ -15,33 +15,49 @@ from aiohttp import WSMsgType, web
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4
 JPEG, PNG = 1, 2
 Frame = str | bytes
+HIGH_WATER = 65_536
 
 
 class SocketFaults(Protocol):
     """What the hub asks the fault switches."""
 
     socket_faults: bool
+    how_to_end: str
 
     def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None: ...
 
 
 @dataclass(eq=False)
 class Socket:
-    """One connection. `silent` sockets accept and never speak."""
+    """One connection. `seen` counts frames for the faults, `held` is what they keep back."""
 
     sid: str
     ws: web.WebSocketResponse
     request: web.Request
     flags: dict[str, Any] = field(default_factory=dict)
     seen: int = 0
-    silent: bool = False
     held: list[Frame] = field(default_factory=list)
 
-    def abort(self) -> None:
-        """End the connection without a close frame, as a dying server does (the client sees 1006)."""
+    def end(self, how: str) -> None:
+        """`abort`: without a close frame, as a dying server (the client sees 1006). `close`: with one (1011)."""
         transport = self.request.transport
-        if transport is not None:
-            transport.abort()
+        if transport is None:
+            return
+        if how == "close":
+            transport.write(b"\x88\x02" + struct.pack(">H", 1011))
+        # What was written before goes out; nothing is waited for.
+        transport.close()
+
+
+def framed(frame: Frame) -> bytes:
+    """One unmasked WebSocket frame (RFC 6455, section 5.2): several can go out in one write."""
+    data = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+    kind = 0x81 if isinstance(frame, str) else 0x82
+    if len(data) < 126:
+        return struct.pack(">BB", kind, len(data)) + data
+    if len(data) < 65536:
+        return struct.pack(">BBH", kind, 126, len(data)) + data
+    return struct.pack(">BBQ", kind, 127, len(data)) + data
 
 
 class Hub:
@@ -88,11 +104,17 @@ class Hub:
         self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
 
     async def deliver(self) -> None:
-        """Send what stands in line, for ever."""
+        """Send what stands in line, for ever. What is there at once goes out in one write for each socket."""
         while True:
-            frame, sid = await self.frames.get()
-            for socket in self._receivers(sid):
-                await self.deliver_to(socket, frame)
+            frames = [await self.frames.get()]
+            while not self.frames.empty():
+                frames.append(self.frames.get_nowait())
+            lines: dict[Socket, list[Frame]] = {}
+            for frame, sid in frames:
+                for socket in self._receivers(sid):
+                    lines.setdefault(socket, []).append(frame)
+            for socket, line in lines.items():
+                await self.deliver_to(socket, line)
 
     def _receivers(self, sid: str | None) -> list[Socket]:
         if sid is None or self.broadcast_all:
@@ -100,35 +122,34 @@ class Hub:
         socket = self.sockets.get(sid)
         return [socket] if socket is not None else []
 
-    async def deliver_to(self, socket: Socket, frame: Frame) -> None:
-        if socket.silent or socket.ws.closed:
+    async def deliver_to(self, socket: Socket, frames: list[Frame]) -> None:
+        transport = socket.request.transport
+        if socket.ws.closed or transport is None or transport.is_closing():
             return
-        frames: list[Frame] = [frame]
+        ends = False
         if self.faults.socket_faults:
-            answer = self.faults.outgoing(socket, frame)
-            if answer is None:
-                socket.abort()
-                return
-            frames = answer
-        for item in frames:
-            try:
-                if isinstance(item, str):
-                    await socket.ws.send_str(item)
-                else:
-                    await socket.ws.send_bytes(item)
-            except (ConnectionError, RuntimeError):
-                return
+            changed: list[Frame] = []
+            for frame in frames:
+                answer = self.faults.outgoing(socket, frame)
+                if answer is None:
+                    ends = True
+                    break
+                changed += answer
+            frames = changed
+        transport.write(b"".join(framed(frame) for frame in frames))
+        if ends:
+            socket.end(self.faults.how_to_end)
+        while transport.get_write_buffer_size() > HIGH_WATER and not transport.is_closing():
+            await asyncio.sleep(0.005)
 
-    async def serve(
-        self, request: web.Request, silent: bool = False, sid: str | None = None
-    ) -> web.WebSocketResponse:
+    async def serve(self, request: web.Request, sid: str | None = None) -> web.WebSocketResponse:
         """Hold one connection until the client leaves."""
         ws = web.WebSocketResponse()
         await ws.prepare(request)
         sid = sid or request.rel_url.query.get("clientId") or uuid.uuid4().hex
         # A second socket under the same name takes over; when the first leaves, its entry goes, whoever holds it.
         self.sockets.pop(sid, None)
-        socket = Socket(sid, ws, request, silent=silent)
+        socket = Socket(sid, ws, request)
         self.sockets[sid] = socket
         self.everyone.add(socket)
         try:
@@ -141,10 +162,10 @@ class Hub:
 
     async def _greet(self, socket: Socket) -> None:
         message = {"type": "status", "data": {"status": self.status(), "sid": socket.sid}}
-        await self.deliver_to(socket, json.dumps(message))
+        await self.deliver_to(socket, [json.dumps(message)])
         node = self.running_node(socket.sid)
         if node is not None:
-            await self.deliver_to(socket, json.dumps({"type": "executing", "data": {"node": node}}))
+            await self.deliver_to(socket, [json.dumps({"type": "executing", "data": {"node": node}})])
 
     async def _listen(self, socket: Socket) -> None:
         first = True
@@ -162,10 +183,10 @@ class Hub:
                 flags = said.get("data")
                 socket.flags = flags if isinstance(flags, dict) else {}
                 answer = {"type": "feature_flags", "data": self.features()}
-                await self.deliver_to(socket, json.dumps(answer))
+                await self.deliver_to(socket, [json.dumps(answer)])
 
     def drop_all(self) -> None:
         """End all connections without a word."""
         for socket in list(self.everyone):
-            socket.abort()
+            socket.end("abort")
         self.sockets.clear()

@@ -166,7 +166,7 @@ class _Pass:
             if isinstance(inputs[spec.name], list):
                 valid = self._link(spec, inputs[spec.name], errors) and valid
                 continue
-            problem = _value(spec, inputs, custom)
+            problem = _value(spec, inputs, custom, self.definitions.modern)
             if problem is not None:
                 errors.append(problem)
             else:
@@ -297,7 +297,7 @@ def _missing(cls: NodeClass, name: str) -> dict[str, Any]:
     }
 
 
-def _value(spec: Input, inputs: dict[str, Any], custom: Check | None) -> dict[str, Any] | None:
+def _value(spec: Input, inputs: dict[str, Any], custom: Check | None, modern: bool) -> dict[str, Any] | None:
     """Convert a literal in place; the error, or None."""
     value = inputs[spec.name]
     extra: dict[str, Any] = {"input_name": spec.name, "input_config": spec.config, "received_value": value}
@@ -316,7 +316,7 @@ def _value(spec: Input, inputs: dict[str, Any], custom: Check | None) -> dict[st
         }
     if custom is not None and (custom.takes_all or spec.name in custom.inputs):
         return None
-    return _range(spec, value, extra) or _choice(spec, value, extra)
+    return _range(spec, value, extra) or _choice(spec, value, extra, modern)
 
 
 def _range(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | None:
@@ -339,8 +339,9 @@ def _range(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | N
     return None
 
 
-def _choice(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | None:
-    if spec.choices is None or value in spec.choices:
+def _choice(spec: Input, value: Any, extra: dict[str, Any], modern: bool) -> dict[str, Any] | None:
+    # 0.3.64 does not look at choices in the new style.
+    if spec.choices is None or value in spec.choices or (not modern and spec.spec[0] == "COMBO"):
         return None
     shown = str(list(spec.choices))
     if len(spec.choices) > LONGEST_LIST_SHOWN:
