@@ -21,9 +21,14 @@ class Body(io.RawIOBase):
         self.content_type = content_type
         self._parts: list[BinaryIO] = [io.BytesIO(head), file, io.BytesIO(tail)]
         self._length = len(head) + size + len(tail)
+        self._position = 0
 
     def __len__(self) -> int:
         return self._length
+
+    def tell(self) -> int:
+        """How much has been read. Without an answer here requests would send the body in chunks, of unknown length."""
+        return self._position
 
     def readable(self) -> bool:
         return True
@@ -31,10 +36,13 @@ class Body(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; empty at the end."""
         if size is None or size < 0:
-            return b"".join(part.read() for part in self._parts)
+            piece = b"".join(part.read() for part in self._parts)
+            self._position += len(piece)
+            return piece
         while self._parts:
             piece = self._parts[0].read(size)
             if piece:
+                self._position += len(piece)
                 return piece
             self._parts.pop(0)
         return b""
