@@ -70,28 +70,39 @@ def notes_of(editor: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return found
 
 
-def rough_graph(editor: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def rough_graph(editor: Mapping[str, Any], *, everything: bool = False) -> dict[str, dict[str, Any]]:
     """Classes and file names of an editor file that could not be converted: right about what is named, not about inputs.
 
-    Muted and bypassed nodes, notes and subgraph instances are left out; inputs are called `widget N`.
+    Muted and bypassed nodes, notes and subgraph instances are left out; inputs are called `widget N`. `everything`:
+    with all texts and with nodes that are switched off, for those who judge a file.
     """
     graph: dict[str, dict[str, Any]] = {}
     for number, node in enumerate(nodes_of(editor)):
         kind = node.get("type")
         if not isinstance(kind, str) or kind in VIRTUAL or _UUID.fullmatch(kind):
             continue
-        if node.get("mode") in (MUTED, BYPASSED):
+        if node.get("mode") in (MUTED, BYPASSED) and not everything:
             continue
-        names = [
-            text
-            for text in texts_in(node.get("widgets_values"))
-            if _names_model(text) or "embedding:" in text
-        ]
+        texts = texts_in(node.get("widgets_values"))
+        names = [text for text in texts if everything or _names_model(text) or "embedding:" in text]
         inputs = {f"widget {index}": text for index, text in enumerate(names)}
         graph[f"{node.get('id', number)}" if str(node.get("id")) not in graph else f"n{number}"] = {
             "class_type": kind,
             "inputs": inputs,
         }
+    return graph
+
+
+def switched_off(editor: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The muted and bypassed nodes as a rough graph: one click brings them back."""
+    graph: dict[str, dict[str, Any]] = {}
+    for number, node in enumerate(nodes_of(editor)):
+        kind = node.get("type")
+        off = node.get("mode") in (MUTED, BYPASSED) and isinstance(kind, str) and not _UUID.fullmatch(kind)
+        if off and kind not in VIRTUAL:
+            texts = list(texts_in(node.get("widgets_values")))
+            inputs = {f"widget {index}": text for index, text in enumerate(texts)}
+            graph[f"{node.get('id', number)} (switched off)"] = {"class_type": kind, "inputs": inputs}
     return graph
 
 

@@ -6,6 +6,7 @@ gaps; the format's own library takes headers up to 100 MB. Other types are told 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,15 @@ def problem(path: Path, name: str | None = None) -> str | None:
             return "it ends before its header does"
         file.seek(8)
         return _header_problem(file.read(length), size - 8 - length)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _header_problem(raw: bytes, data_size: int) -> str | None:

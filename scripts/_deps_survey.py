@@ -211,10 +211,11 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
         hint = "auto_fix_deps.py shows a plan for what can be fetched; names to replace are under use_instead"
         return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
-    raise _unknown(document, asked.stock.problems)
+    raise unknown(document, asked.stock.problems)
 
 
-def _unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+    """The failure of a check that left something unknown and found nothing missing: exit 4 after a refusal, else 3."""
     refused = next((problem for problem in problems if problem.exit == Exit.REFUSED), None)
     cause = refused or next(iter(problems), None)
     details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}

@@ -187,7 +187,10 @@ def _model_step(item: Item, ways: Ways) -> Step:
         blocked = "files of this type can run code when they are loaded"
         return replace(step, blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)
-    return replace(step, how=how, blocked=blocked_by)
+    step = replace(step, how=how, blocked=blocked_by)
+    order = _manager_order(ways, step) if how == MANAGER else None
+    # The Manager downloads from the address in its own list, so that is the one to show.
+    return replace(step, url=str(order["url"]), sha256=None) if order is not None else step
 
 
 def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
@@ -337,8 +340,6 @@ def _download(step: Step, ways: Ways) -> Outcome:
 
 def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     """comfy-cli downloads, we look at what it brought; it follows redirects by its own rules."""
-    import hashlib
-
     import _deps_file_check
 
     assert step.relative is not None
@@ -361,12 +362,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
         )
     wrong = _deps_file_check.problem(path)
     if step.sha256 and not wrong:
-        with path.open("rb") as file:
-            digest = (
-                hashlib.file_digest(file, "sha256").hexdigest()
-                if hasattr(hashlib, "file_digest")
-                else _digest(file)
-            )
+        digest = _deps_file_check.digest(path)
         wrong = None if digest == step.sha256 else f"its SHA-256 is {digest} and should be {step.sha256}"
     if wrong:
         bad = path.with_name(path.name + ".rejected")
@@ -383,15 +379,6 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
         "comfy-cli downloaded it",
         facts={**facts, "file": str(path), "bytes": path.stat().st_size},
     )
-
-
-def _digest(file: Any) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _download_by_manager(step: Step, ways: Ways) -> Outcome:

@@ -1,0 +1,176 @@
+"""From a check to a plan, from consent to installs, and a second look at what is then still missing. Level 3."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _deps_comfy
+import _deps_manager
+import _deps_place
+import _deps_report
+import _deps_survey
+import _install
+from _cli import Exit, SkillError
+from _deps import MISSING, PRESENT, Check
+from _deps_hosts import AllowedHosts
+from _deps_survey import Asked
+from _install import Outcome, Step, Ways
+
+
+def mend(args: argparse.Namespace) -> dict[str, Any]:
+    """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …"""
+    allowed = AllowedHosts(args.allow_host)
+    with _deps_survey.asked(args, needed=True) as asked:
+        checks = _examined(asked, args.workflows)
+        document: dict[str, Any] = {"counts": _deps_report.summary(checks)}
+        if asked.server.demo:
+            document["demo"] = True
+        verdict = _deps_report.verdict(checks)
+        if verdict == PRESENT:
+            return {"status": "ok", "message": "nothing is missing; nothing was done"} | document
+        if verdict != MISSING:
+            problems = asked.stock.problems
+            raise _deps_survey.unknown(document, problems)
+        ways = _ways(args, asked, allowed)
+        steps = _install.plan(checks, ways, args.only)
+        document["plan"] = [step.to_json() for step in steps]
+        document["totals"] = _install.totals(steps, ways)
+        document["by"] = _by(ways)
+        renamed = _renamed(checks, args.workflows)
+        if renamed:
+            document["use_instead"] = renamed
+        _stop_or_go(args, steps, document)
+        outcomes = _install.carry_out(steps, ways)
+        document["outcomes"] = [outcome.to_json() for outcome in outcomes]
+        document |= _restart(args, ways, outcomes)
+    return _second_look(args, document, steps, outcomes)
+
+
+def _examined(asked: Asked, specs: Sequence[str]) -> list[Check]:
+    return [_deps_survey.examine(_deps_survey.read(spec, asked), asked) for spec in specs]
+
+
+def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
+    workspace = Path(args.workspace).expanduser() if args.workspace else None
+    folder = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
+    return Ways(
+        args.via, asked.server, asked.find_manager(), folder, workspace, allowed, args.allow_pickle,
+    )  # fmt: skip
+
+
+def _by(ways: Ways) -> dict[str, Any]:
+    document: dict[str, Any] = {"server": ways.server.url} | _deps_comfy.facts()
+    document["manager"] = ways.manager.name if ways.manager is not None else None
+    return document
+
+
+def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, Any]]:
+    """What needs another name and no install."""
+    found = []
+    for checked, spec in zip(checks, specs, strict=True):
+        found += [_deps_report.entry(item, spec) for item in checked.of(MISSING) if item.fixed_by_name]
+    return found
+
+
+def _stop_or_go(args: argparse.Namespace, steps: Sequence[Step], document: dict[str, Any]) -> None:
+    """Ends here, with the plan, unless there is something to do and the user has agreed to it."""
+    doable = [step for step in steps if step.how]
+    consents = sorted({step.consent for step in steps if step.consent})
+    if args.dry_run:
+        raise SkillError(
+            f"a plan of {len(doable)} step(s); nothing was changed", code="dry_run", exit=Exit.DONE, status="dry_run",
+            **document,
+        )  # fmt: skip
+    if not doable:
+        raise SkillError(
+            "nothing can be installed: see what blocks each step of the plan",
+            code="consent_needed" if consents else "blocked",
+            exit=Exit.UNSAFE if consents else Exit.FAILED,
+            hint=f"these flags consent: {', '.join(consents)}" if consents else "see the plan",
+            **document,
+        )
+    if not args.yes:
+        raise SkillError(
+            f"{len(doable)} step(s) would be done; nothing was changed", code="consent_needed",
+            hint="show the plan to the user, then run again with --yes", **document,
+        )  # fmt: skip
+
+
+def _restart(args: argparse.Namespace, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """New packs are loaded at the next start: ask for it when the user wants it and nothing runs."""
+    if not any(outcome.done and outcome.step.kind == "pack" for outcome in outcomes):
+        return {}
+    needed = {"restart_needed": True, "restart": "restart ComfyUI so that it loads the new node packs"}
+    if not args.restart:
+        return needed
+    if ways.manager is None:
+        return needed | {"restart": "there is no Manager that could restart the server: restart it by hand"}
+    if _busy(ways.server):
+        return needed | {"restart": "the server has jobs, so it was not restarted: do it when they are done"}
+    ways.manager.restart()
+    if _deps_manager.wait_until_back(ways.server.stats):
+        return {"restarted": True}
+    return needed | {"restart": "the server was told to restart and has not come back yet"}
+
+
+def _busy(server: Any) -> bool:
+    try:
+        answer = server.get_json("prompt")
+        return bool(answer["exec_info"]["queue_remaining"])
+    except (SkillError, KeyError, TypeError):
+        return True
+
+
+def _second_look(
+    args: argparse.Namespace, document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """What is missing now, asked anew of a server object that remembers nothing."""
+    with _deps_survey.asked(args) as asked:
+        checks = [_recheck(asked, spec) for spec in args.workflows]
+        problems = asked.stock.problems
+    document["counts"] = _deps_report.summary(checks)
+    verdict = _deps_report.verdict(checks)
+    if verdict == PRESENT:
+        return {"status": "success", "message": "everything that is needed is there now"} | document
+    document["still_missing"] = [
+        {"kind": item.kind} | _deps_report.entry(item, spec)
+        for checked, spec in zip(checks, args.workflows, strict=True)
+        for item in checked.of(MISSING)
+    ]
+    if verdict != MISSING:
+        raise _deps_survey.unknown(document, problems)
+    raise _incomplete(document, steps, outcomes)
+
+
+def _recheck(asked: Asked, spec: str) -> Check:
+    return _deps_survey.examine(_deps_survey.read(spec, asked), asked, sources=False)
+
+
+def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
+    failed = [outcome for outcome in outcomes if not outcome.done]
+    left = len(document["still_missing"])
+    message = f"{left} thing(s) are still missing"
+    if not failed and document.get("restart_needed"):
+        return SkillError(
+            f"{message}; the server must be restarted first", code="restart_needed", exit=Exit.FAILED, status="partial",
+            hint=document["restart"], **document,
+        )  # fmt: skip
+    refused = [
+        outcome for outcome in failed if outcome.error is not None and outcome.error.exit == Exit.REFUSED
+    ]
+    if failed and len(refused) == len(failed):
+        return SkillError(
+            f"{message}: {refused[0].message}", code="refused", status="partial",
+            hint=refused[0].error.hint if refused[0].error else None, **document,
+        )  # fmt: skip
+    consents = sorted({step.consent for step in steps if step.consent})
+    if not failed and consents:
+        return SkillError(
+            f"{message}; some want a consent of their own", code="consent_needed", status="partial",
+            hint=f"these flags consent: {', '.join(consents)}", **document,
+        )  # fmt: skip
+    hint = "see outcomes for what failed" if failed else "see the plan for what blocks them"
+    return SkillError(message, code="incomplete", exit=Exit.FAILED, status="partial", hint=hint, **document)

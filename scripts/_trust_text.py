@@ -1,0 +1,123 @@
+"""Text in a workflow that is not what it seems: hidden characters, words to an agent, code, addresses. Pure, level 1."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import _deps_catalog
+
+MOST_READ = 100_000
+_AGENT = tuple(re.compile(pattern) for pattern in _deps_catalog.AGENT_WORDS)
+_TAGS = re.compile("[\U000e0020-\U000e007e]+")
+# Characters that show nothing: direction marks and overrides, zero-width ones, tags, variation selectors beyond emoji.
+_HIDDEN = re.compile(
+    "[\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_JOINERS = frozenset("\u200c\u200d")
+_CODE = re.compile(
+    r"(?m)^\s*(import\s+(os|sys|subprocess|socket|shutil|requests|ctypes|base64|urllib|builtins)\b|from\s+\w+(\.\w+)*\s+import\s)"
+    r"|__import__\s*\(|\b(eval|exec|compile)\s*\(|\bos\.(system|popen|remove|environ)\b|\bsubprocess\.\w+|\bopen\s*\([^)\n]{1,80},\s*['\"][wa]"
+    r"|\bglobals\s*\(\)|__(class|subclasses|globals|builtins)__|require\s*\(\s*['\"](child_process|fs)['\"]|\bshutil\.rmtree\b"
+)
+_URL = re.compile(r"(?i)\b(https?|ftp|file|s3|gs|ssh|git)://[^\s\"'<>()\[\]{}|\\^`]+")
+_PATH = re.compile(r"^(/[^/\s]|[A-Za-z]:[\\/]|\\\\[^\\]|~[/\\]|\$\{?HOME\b|%(USERPROFILE|APPDATA)%)")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Characters that a reader does not see: how many, which, and the text that tag characters spell."""
+
+    count: int
+    names: tuple[str, ...]
+    spells: str = ""
+
+
+def hidden_in(text: str) -> Hidden | None:
+    """What is hidden in a text, or None. Joiners between letters and in emoji are how some scripts are written."""
+    found = [
+        match.group()
+        for match in _HIDDEN.finditer(text)
+        if not (match.group() in _JOINERS and _joins(text, match.start()))
+    ]
+    found += _CONTROLS.findall(text)
+    if not found:
+        return None
+    kinds = sorted({f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" for char in found})
+    spells = "".join(chr(ord(char) - 0xE0000) for run in _TAGS.findall(text) for char in run)
+    return Hidden(len(found), tuple(kinds[:6]), spells[:300])
+
+
+def _joins(text: str, place: int) -> bool:
+    """Whether a joiner stands between two characters that take one: emoji, or letters beyond Latin."""
+    if not 0 < place < len(text) - 1:
+        return False
+    before, after = text[place - 1], text[place + 1]
+    return ord(before) > 0x2FF and ord(after) > 0x2FF and after not in _JOINERS
+
+
+def plain(text: str) -> str:
+    """The text as a model reads it: without hidden characters, look-alike widths folded, tags spelled out."""
+    spelled = _TAGS.sub(
+        lambda run: "".join(chr(ord(char) - 0xE0000) for char in run.group()), text[:MOST_READ]
+    )
+    return unicodedata.normalize("NFKC", _HIDDEN.sub("", spelled))
+
+
+def agent_words(text: str) -> str | None:
+    """The piece of a text that reads like an instruction to an agent, or None."""
+    read = plain(text)
+    for pattern in _AGENT:
+        match = pattern.search(read)
+        if match:
+            start = max(0, match.start() - 40)
+            return read[start : match.end() + 60].strip()
+    return None
+
+
+def code_in(text: str) -> str | None:
+    """The piece of a text that is program code which reaches outside, or None."""
+    match = _CODE.search(text[:MOST_READ])
+    return text[max(0, match.start() - 10) : match.end() + 60].strip() if match else None
+
+
+def addresses_in(text: str) -> Iterator[str]:
+    """The network addresses in a text."""
+    for match in _URL.finditer(text[:MOST_READ]):
+        yield match.group().rstrip(".,;:!?*_")
+
+
+def is_inside_address(url: str) -> bool:
+    """Whether an address means this machine, a private network, or a file of the server."""
+    import ipaddress
+
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        return True
+    if (
+        parts.scheme.lower() == "file"
+        or host == "localhost"
+        or host.endswith((".localhost", ".local", ".internal"))
+    ):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return bool(re.fullmatch(r"(0x[0-9a-f]+|\d+)(\.(0x[0-9a-f]+|\d+)){0,3}", host))
+
+
+def outside_path(text: str) -> str | None:
+    """Why a short text is a path that leads out of the server's own folders, or None."""
+    if len(text) > 400 or "\n" in text:
+        return None
+    if _PATH.match(text):
+        return "an absolute path"
+    parts = re.split(r"[/\\]", text)
+    return "a path that climbs out of its folder" if ".." in parts and len(parts) > 1 else None

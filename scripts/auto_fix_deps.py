@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "pillow>=10"]
+# ///
+"""Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
+
+Without --yes it prints the plan and changes nothing: what, from where, how large, by whom, and what stands against it.
+A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes.
+Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
+the environment and sent to their own host alone. An interrupted download goes on where it stopped.
+
+Examples:
+    python3 scripts/auto_fix_deps.py flow.json --dry-run
+    python3 scripts/auto_fix_deps.py flow.json --only models --models-dir ~/ComfyUI/models --yes
+    python3 scripts/auto_fix_deps.py flow.json --via manager --restart --yes
+
+Exit codes: 0 nothing is missing (any more), or the plan of --dry-run; 1 something is still missing; 2 misuse;
+3 the server does not answer; 4 refused (gated model, the Manager's security level); 7 --yes or another consent needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import _cli
+import _deps_mend
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument(
+        "workflows", nargs="+", metavar="WORKFLOW", help="what shall run: file, -, template:NAME …"
+    )
+    _cli.add_server_flags(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
+    parser.add_argument("--yes", action="store_true", help="the user has seen the plan and agrees to it")
+    parser.add_argument("--only", choices=["nodes", "models"], help="leave the other kind alone")
+    parser.add_argument(
+        "--via", choices=["auto", "comfy-cli", "manager"], default="auto",
+        help="who installs (default: comfy-cli here, else the server's Manager; models by our own download)",
+    )  # fmt: skip
+    parser.add_argument("--models-dir", metavar="DIR", help="ComfyUI's models folder (default: found out)")
+    parser.add_argument("--workspace", metavar="DIR", help="ComfyUI's own folder, for comfy-cli")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="HOST",
+        help="also download from this host, or this whole origin such as http://127.0.0.1:9000 (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="also download .ckpt .pt .pth .bin .pkl, which can run code",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="have the Manager restart the server after installing node packs",
+    )
+    _cli.add_quiet_flag(parser)
+    args = parser.parse_args(argv)
+    if args.dry_run and args.yes:
+        parser.error("--dry-run and --yes exclude each other")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    _cli.be_quiet(args.quiet)
+    return _cli.run(_deps_mend.mend, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
