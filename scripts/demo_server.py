@@ -12,6 +12,8 @@ Examples:
     python3 scripts/demo_server.py
     python3 scripts/demo_server.py --port 0 --step-time 0.2
     python3 scripts/demo_server.py --models checkpoints=my_model.safetensors
+    python3 scripts/demo_server.py --cloud --tier creator --cloud-option outputs_late=1
+    python3 scripts/demo_server.py --fault drop-socket:frames=5 --fault oom:node=KSampler,times=1
 
 One JSON line on stdout says when it listens and where. It runs until SIGTERM or Ctrl-C.
 
@@ -26,13 +28,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _demo import fault_list, model_lists, options
+from _demo import cloud_switches, fault_list, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=fault_list.table(),
+        epilog=f"{fault_list.table()}\n\n{cloud_switches.table()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -70,6 +72,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions"
     )
+    parser.add_argument("--cloud", action="store_true", help="play Comfy Cloud (v1 interface) instead")
+    parser.add_argument(
+        "--tier", choices=options.TIERS, default="standard", help="the cloud plan (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cloud-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a switch of the cloud double, see below",
+    )
+    parser.add_argument("--api-key", help="the key that the cloud double accepts (default: comfyui-demo-key)")
     parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="a fault, see below (repeatable)"
     )
@@ -95,6 +109,10 @@ def read_options(args: argparse.Namespace) -> options.Options:
         max_upload_given=args.max_upload_mb is not None,
         control=args.control,
         faults=tuple(args.fault),
+        cloud=args.cloud,
+        tier=args.tier,
+        cloud_options=cloud_switches.read_switches(args.cloud_option),
+        api_key=args.api_key,
         exit_with_parent=args.exit_with_parent,
     )
 

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from . import http_faults
+from .cloud_routes import CloudRoutes
 from .control import Control
 from .definitions import Definitions
-from .engine import Engine
+from .engine import Cache, Engine
 from .faults import Faults
 from .folders import Folders
 from .options import Options
@@ -51,15 +52,21 @@ class Demo:
         self.hub = Hub(self.faults, self.info.features)
         self.engine = Engine(options, self.folders, self.definitions, self.hub, self.faults)
         self.run_routes = RunRoutes(self)
+        self.file_routes = FileRoutes(self)
+        self.user_routes = UserRoutes(self)
         self.control = Control(self)
+        self.cloud = CloudRoutes(self) if options.cloud else None
+        self.hub.broadcast_all = options.cloud
         self.tasks: list[asyncio.Task[None]] = []
 
     def routes(self) -> list[Route]:
+        if self.cloud is not None:
+            return self.cloud.routes()
         found = [
             *self.run_routes.routes(),
             *self.info.routes(),
-            *FileRoutes(self).routes(),
-            *UserRoutes(self).routes(),
+            *self.file_routes.routes(),
+            *self.user_routes.routes(),
         ]
         if self.options.modern:
             found += JobRoutes(self).routes()
@@ -86,16 +93,15 @@ class Demo:
             self.faults.down_until = time.monotonic() + down
 
     def application(self) -> web.Application:
-        app = web.Application(
-            client_max_size=self.options.max_upload,
-            middlewares=[self.meddle, answer_crashes, cache_hints, guard_origin],
-        )
+        own = [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]
+        app = web.Application(client_max_size=self.options.max_upload, middlewares=[self.meddle, *own])
         for method, path, handler in self.routes():
             if method == "GET":
                 app.router.add_get(path, handler)
             else:
                 app.router.add_route(method, path, handler)
-        app.router.add_static("/", WEB)
+        if self.cloud is None:
+            app.router.add_static("/", WEB)
         app.on_startup.append(self.start)
         app.on_cleanup.append(self.stop)
         return app
@@ -117,12 +123,21 @@ class Demo:
         return answer
 
     async def start(self, _app: web.Application) -> None:
-        self.tasks = [asyncio.create_task(self.hub.deliver()), asyncio.create_task(self.engine.work())]
+        self.tasks = [asyncio.create_task(self.hub.deliver())]
+        if self.cloud is None:
+            self.tasks.append(asyncio.create_task(self.engine.work()))
+            return
+        await self.cloud.storage.start()
+        self.storage_url = self.cloud.storage.url
+        # Each worker has a cache of its own: runs that overlap must not empty each other's.
+        self.tasks += [asyncio.create_task(self.engine.work(Cache())) for _ in range(self.cloud.concurrency)]
 
     async def stop(self, _app: web.Application) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.cloud is not None:
+            await self.cloud.storage.stop()
 
 
 @web.middleware

@@ -94,6 +94,7 @@ class Engine:
         self.log: deque[dict[str, str]] = deque(maxlen=LOG_LINES)
         self.executions: deque[dict[str, Any]] = deque(maxlen=EXECUTIONS_KEPT)
         self.on_change: Callable[[str, Item, str], None] = lambda _event, _item, _status: None
+        self.dress: Callable[[Mapping[str, list[Any]] | None], Mapping[str, list[Any]] | None] = lambda ui: ui
         hub.queue_length = self.remaining
         hub.running_node = self.running_node
 

@@ -110,7 +110,10 @@ class Execution:
         self.engine = engine
         self.item = item
         self.cache = cache
-        self.client_id: str | None = item.extra_data.get("client_id")
+        # On the cloud every socket of the account gets everything, whoever submitted.
+        self.client_id: str | None = item.extra_data.get("client_id") or (
+            "cloud" if engine.options.cloud else None
+        )
         self.graph = Graph(item.prompt, engine.definitions)
         self.changed = engine.changed(self.graph)
         self.progress = Progress(item.prompt_id)
@@ -316,7 +319,7 @@ class Execution:
                     slot.extend(value)
                 else:
                     slot.append(value)
-        self._complete(order, node_id, Kept(slots, ui or None))
+        self._complete(order, node_id, Kept(slots, self.engine.dress(ui or None)))
 
     def _complete(self, order: Order, node_id: str, kept: Kept) -> None:
         self.cache.kept[self.graph.signature(node_id, self.changed)] = kept
