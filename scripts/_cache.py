@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "COMFYUI_SKILL_CACHE"
+import _places
+
 MOST_FILES = 64
 _off = False
 
@@ -28,18 +28,7 @@ def turn_off() -> None:
 
 def folder() -> Path | None:
     """The cache folder of this user (not made yet), or None when the cache is off."""
-    setting = os.environ.get(VARIABLE)
-    if _off or setting == "off":
-        return None
-    if setting:
-        return Path(setting)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = str(Path("~/Library/Caches").expanduser())
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return Path(base) / "comfyui-skill" if base else None
+    return None if _off else _places.cache_folder()
 
 
 def slug(text: str) -> str:

@@ -14,6 +14,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import _bytecode
+import _places
+
+_bytecode.keep_in(_places.cache_folder())
+
 DEFAULT_HOST = "http://127.0.0.1:8188"
 HIDDEN = "[hidden]"
 # Shorter values would blot out ordinary words wherever they happen to stand.
