@@ -129,10 +129,7 @@ HARMLESS = frozenset(
 AGENT_WORDS: tuple[str, ...] = (
     r"(?i)\b(ignore|disregard|forget|override)\b[^.\n]{0,40}\b(previous|prior|above|earlier|all|any|your)\b[^.\n]{0,30}"
     r"\b(instruction|prompt|rule|guideline|direction|message|context)",
-    r"(?i)\b(system|developer)[ _-]?(prompt|message|instruction)s?\b\s*[:=]",
     r"(?i)<\s*/?\s*(system|assistant|user|tool|function_call|instructions?)\b[^>]*>",
-    r"(?i)\b(you are|act as|as)\b[^.\n]{0,20}\b(an? )?(ai|llm|language model|assistant|agent|chatbot|claude|gpt|gemini"
-    r"|copilot)\b",
     r"(?i)\b(ai|llm|assistant|agent|model)s?\b[^.\n]{0,40}\b(must|should|shall|need to|are required to|please)\b[^.\n]{0,60}"
     r"\b(run|execute|install|download|send|upload|fetch|delete|call|open|read|reveal|print|ignore|tell|write)\b",
     r"(?i)\b(do not|don't|never)\b[^.\n]{0,30}\b(tell|inform|mention|reveal|show|ask|warn|alert)\b[^.\n]{0,25}"
@@ -142,6 +139,13 @@ AGENT_WORDS: tuple[str, ...] = (
     r"(?i)\b(curl|wget|iwr|invoke-webrequest)\b[^\n]{0,200}\|\s*(ba|z|da)?sh\b",
     r"(?i)\b(sudo|rm\s+-rf|chmod\s+\+x|powershell\s+-|pip\s+install\s+(git\+|http)|python3?\s+-c)\b",
     r"(?i)\b(with|using|add|pass)\b[^.\n]{0,20}(--yes|--allow-pickle|--insecure|--allow-host|--force)\b",
+)  # fmt: skip
+
+# Words that only say who the reader is: the way prompts for language models begin.
+PERSONA_WORDS: tuple[str, ...] = (
+    r"(?i)\b(you are|act as|as)\b[^.\n]{0,20}\b(an? )?(ai|llm|language model|assistant|agent|chatbot|claude|gpt|gemini"
+    r"|copilot)\b",
+    r"(?i)\b(system|developer)[ _-]?(prompt|message|instruction)s?\b\s*[:=]",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import _deps_catalog
 
 MOST_READ = 100_000
 _AGENT = tuple(re.compile(pattern) for pattern in _deps_catalog.AGENT_WORDS)
+_PERSONA = tuple(re.compile(pattern) for pattern in _deps_catalog.PERSONA_WORDS)
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 # Characters that show nothing: direction marks and overrides, zero-width ones, tags, variation selectors beyond emoji.
 _HIDDEN = re.compile(
@@ -19,6 +20,7 @@ _HIDDEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _JOINERS = frozenset("\u200c\u200d")
 _CODE = re.compile(
     r"(?m)^\s*(import\s+(os|sys|subprocess|socket|shutil|requests|ctypes|base64|urllib|builtins)\b|from\s+\w+(\.\w+)*\s+import\s)"
@@ -36,6 +38,12 @@ class Hidden:
     count: int
     names: tuple[str, ...]
     spells: str = ""
+    turns_text: bool = False
+
+    @property
+    def severity(self) -> str:
+        """High when they spell something, medium when they turn text around or are many: pasted text has a few."""
+        return "high" if self.spells else "medium" if self.turns_text or self.count > 12 else "low"
 
 
 def hidden_in(text: str) -> Hidden | None:
@@ -50,7 +58,8 @@ def hidden_in(text: str) -> Hidden | None:
         return None
     kinds = sorted({f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" for char in found})
     spells = "".join(chr(ord(char) - 0xE0000) for run in _TAGS.findall(text) for char in run)
-    return Hidden(len(found), tuple(kinds[:6]), spells[:300])
+    turns = any(char in _TURNING or _CONTROLS.match(char) for char in found)
+    return Hidden(len(found), tuple(kinds[:6]), spells[:300], turns)
 
 
 def _joins(text: str, place: int) -> bool:
@@ -69,14 +78,23 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", _HIDDEN.sub("", spelled))
 
 
-def agent_words(text: str) -> str | None:
+@dataclass(frozen=True)
+class AgentWords:
+    """A piece of text that addresses an agent. persona: it only says who the reader is ("you are an AI …")."""
+
+    text: str
+    persona: bool
+
+
+def agent_words(text: str) -> AgentWords | None:
     """The piece of a text that reads like an instruction to an agent, or None."""
     read = plain(text)
-    for pattern in _AGENT:
-        match = pattern.search(read)
-        if match:
-            start = max(0, match.start() - 40)
-            return read[start : match.end() + 60].strip()
+    for patterns, persona in ((_AGENT, False), (_PERSONA, True)):
+        for pattern in patterns:
+            match = pattern.search(read)
+            if match:
+                start = max(0, match.start() - 40)
+                return AgentWords(read[start : match.end() + 60].strip(), persona)
     return None
 
 
