@@ -6,7 +6,7 @@ are values. `to_editor` goes the other way, `diff` says in words how two graphs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,22 +18,14 @@ from _cli import SkillError
 from _editor_build import Build, Node, attach_unnamed, build
 from _editor_read import is_editor, read
 from _editor_resolve import Constant, LinkTo, Place, source_of
-from _editor_widgets import UNSET, Widget
+from _editor_values import Emission, apply_primitives, sendable, widget_inputs
+from _editor_widgets import UNSET
 
 __all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
 
 FRONTENDS = ("1.58", "1.35")
 MAX_DEPTH = 64
 MAX_PROMPT_NODES = 50_000
-# Nodes whose filename_prefix may hold %Node.widget% and %date:...%.
-_SAVERS = frozenset(
-    "SaveImage SaveVideo SaveAnimatedWEBP SaveWEBM SaveAudio SaveGLB SaveAnimatedPNG CLIPSave VAESave ModelSave"
-    " LoraSave SaveLatent".split()
-)
-_NEWER_SAVERS = frozenset(
-    "SaveImageAdvanced SaveSVGNode SaveAudioMP3 SaveAudioOpus SaveAudioAdvanced Save3DAdvanced SaveGaussianSplat"
-    " SavePointCloud".split()
-)
 
 
 @dataclass(frozen=True)
@@ -51,18 +43,6 @@ class Converted:
     models: list[dict[str, Any]] = field(default_factory=list)
     choices: list[dict[str, Any]] = field(default_factory=list)
     explanation: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class _Emission:
-    """What is gathered while the prompt is written."""
-
-    made: Build
-    now: datetime
-    seed: int | None
-    choose: Callable[[list[str]], str]
-    places: dict[str, tuple[Place, Node]] = field(default_factory=dict)
-    choices: list[dict[str, Any]] = field(default_factory=list)
 
 
 def convert(
@@ -103,12 +83,16 @@ def convert(
     _editor_promote.promote_all(made)
     if newest:
         _editor_promote.repair_combos(made)
-    emission = _Emission(made, now or datetime.now(), wildcard_seed, _editor_text.seeded_chooser(wildcard_seed))
+    emission = Emission(
+        made, now or datetime.now(), wildcard_seed, _editor_text.seeded_chooser(wildcard_seed)
+    )
     for place, node in _active(made):
         if len(emission.places) >= MAX_PROMPT_NODES:
-            raise SkillError(f"more than {MAX_PROMPT_NODES} nodes once the subgraphs are unfolded", code="cannot_convert")
+            raise SkillError(
+                f"more than {MAX_PROMPT_NODES} nodes once the subgraphs are unfolded", code="cannot_convert"
+            )
         emission.places[place.id_of(node)] = (place, node)
-    _apply_primitives(emission)
+    apply_primitives(emission)
     graph_out = _prompt(emission)
     explanation = []
     if explain:
@@ -159,7 +143,9 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
             continue
         if node.type in trail or len(trail) >= MAX_DEPTH:
             raise SkillError(
-                f"subgraph node {node.label} contains itself" if node.type in trail else f"subgraphs are nested deeper than {MAX_DEPTH}",
+                f"subgraph node {node.label} contains itself"
+                if node.type in trail
+                else f"subgraphs are nested deeper than {MAX_DEPTH}",
                 code="cannot_convert",
                 hint="open the workflow in the editor and take the inner copy out",
             )
@@ -171,14 +157,14 @@ def _standing(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
-def _prompt(emission: _Emission) -> dict[str, dict[str, Any]]:
+def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
     made = emission.made
     prompt: dict[str, dict[str, Any]] = {}
     for node_id, (place, node) in emission.places.items():
         if node.off or node.role not in ("node", "unknown"):
             continue
         _refuse_unreadable(made, node)
-        inputs = _widget_inputs(emission, node_id, node)
+        inputs = widget_inputs(emission, node_id, node)
         for number, slot in enumerate(node.inputs):
             found = source_of(made, place, node, number)
             if isinstance(found, LinkTo):
@@ -186,7 +172,7 @@ def _prompt(emission: _Emission) -> dict[str, dict[str, Any]]:
             elif isinstance(found, Constant):
                 inputs.pop(slot.name, None)
                 if found.value is not UNSET:
-                    inputs[slot.name] = _sendable(found.value)
+                    inputs[slot.name] = sendable(found.value)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":
             entry["class_type"] = node.type
@@ -213,73 +199,6 @@ def _refuse_unreadable(made: Build, node: Node) -> None:
         )
 
 
-def _widget_inputs(emission: _Emission, node_id: str, node: Node) -> dict[str, Any]:
-    inputs: dict[str, Any] = {}
-    for widget in node.widgets:
-        value = widget.value
-        if not widget.sent or value is UNSET or not widget.name:
-            continue
-        if _editor_packs.is_random_seed(node.type, value):
-            value = _drawn_seed(emission, node_id, node)
-        if widget.multiline:
-            value = _editor_text.text_field(value, newest=emission.made.newest)
-        if isinstance(value, str):
-            value = _worded(emission, node_id, node, widget, value)
-        inputs[widget.name] = _sendable(value, curve=widget.kind == "CURVE" and emission.made.newest)
-    return inputs
-
-
-def _drawn_seed(emission: _Emission, node_id: str, node: Node) -> int:
-    import random
-
-    seed = random.Random(f"{emission.seed}:{node_id}" if emission.seed is not None else None).randrange(1, 1125899906842624)
-    emission.choices.append({"node_id": node_id, "input": "seed", "chosen": seed})
-    emission.made.warn(f"node {node.label} draws a new seed at each run; this graph has {seed}")
-    return seed
-
-
-def _worded(emission: _Emission, node_id: str, node: Node, widget: Widget, text: str) -> str:
-    """A text with its dynamic prompt decided or its file name tokens filled in."""
-    if widget.spec is not None and widget.spec.options.get("dynamicPrompts") is True:
-        chosen: list[str] = []
-
-        def choose(options: list[str]) -> str:
-            pick = emission.choose(options)
-            if len(options) > 1:
-                chosen.append(pick)
-            return pick
-
-        text = _editor_text.resolve_choices(text, choose)
-        if chosen:
-            emission.choices.append({"node_id": node_id, "input": widget.name, "chosen": chosen, "text": text})
-        return text
-    savers = _SAVERS | _NEWER_SAVERS if emission.made.newest else _SAVERS
-    if widget.name == "filename_prefix" and node.type in savers:
-        return _editor_text.replace_tokens(text, lambda name, item: _value_by_name(emission, name, item), emission.now)
-    return text
-
-
-def _value_by_name(emission: _Emission, name: str, item: str) -> str | None:
-    """A widget's value as text, of the first node with this "Node name for S&R", else with this title."""
-    nodes = [node for graph in [emission.made.root, *emission.made.graphs.values()] for node in graph.nodes.values()]
-    found = [node for node in nodes if node.saved.properties.get("Node name for S&R", node.type) == name]
-    found = found or [node for node in nodes if node.title == name]
-    if not found:
-        return None
-    widget = found[0].widget(item)
-    promoted = next((entry for entry in found[0].promoted.values() if entry.name == item), None)
-    if widget is None and promoted is None:
-        return None
-    value = widget.value if widget is not None else promoted.value if promoted is not None else None
-    return _editor_text.js_string(None if value is UNSET else value)
-
-
-def _sendable(value: Any, *, curve: bool = False) -> Any:
-    if curve and value is not None:
-        return {"__type__": "CURVE", "__value__": value}
-    return {"__value__": value} if isinstance(value, list) else _editor_text.js_number(value)
-
-
 def _meta(node: Node) -> dict[str, Any]:
     meta: dict[str, Any] = {"title": node.title or node.type}
     for key in ("cnr_id", "aux_id", "ver"):
@@ -291,73 +210,7 @@ def _meta(node: Node) -> dict[str, Any]:
     return meta
 
 
-def _apply_primitives(emission: _Emission) -> None:
-    """Each PrimitiveNode writes its value into the widgets that its links lead to."""
-    made = emission.made
-    done: set[int] = set()
-    for _, node in emission.places.values():
-        if node.role == "primitive" and id(node) not in done:
-            done.add(id(node))
-    for graph in [made.root, *made.graphs.values()]:
-        for node in graph.nodes.values():
-            if id(node) in done:
-                _write_primitive(emission, graph, node)
-
-
-def _write_primitive(emission: _Emission, graph: Any, primitive: Node) -> None:
-    values = primitive.saved.values
-    if not isinstance(values, list) or not values:
-        return
-    value = values[0]
-    if isinstance(value, str) and value and primitive.saved.properties.get("Run widget replace on values") is True:
-        value = _editor_text.replace_tokens(value, lambda name, item: _value_by_name(emission, name, item), emission.now)
-    for node in graph.nodes.values():
-        for number, slot in enumerate(node.inputs):
-            if slot.link is None or slot.link.origin != primitive.id:
-                continue
-            _editor_promote.write_through(emission.made, graph, node, number, _rounded(emission.made, node, number, value))
-
-
-def _rounded(made: Build, node: Node, number: int, value: Any) -> Any:
-    """A primitive's number as the target widget rounds it."""
-    name = node.inputs[number].widget
-    widget = node.widget(name) if name else None
-    if widget is None or widget.spec is None or isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    return rounded(widget, value)
-
-
-def rounded(widget: Widget, value: float) -> Any:
-    """A number as an INT or FLOAT widget takes it: the nearest step, or `round` with the decimals of the step."""
-    import math
-
-    options = widget.spec.options if widget.spec is not None else {}
-    low, high = _number(options.get("min"), 0), _number(options.get("max"), 2048)
-    if not math.isfinite(value):
-        return None
-    if widget.kind == "INT":
-        value = min(max(value, low), high)
-        step = _number(options.get("step"), 1) or 1
-        if step == 1:
-            return _editor_text.js_round(value)
-        offset = math.fmod(low, step)
-        return _editor_text.js_number(_editor_text.js_round((value - offset) / step) * step + offset)
-    if widget.kind != "FLOAT":
-        return value
-    value = min(max(value, low), high)
-    step = _number(options.get("step"), 0.5) or 0.5
-    precision = max(0, -math.floor(math.log10(abs(step))))
-    unit = _number(options.get("round"), 0) or (10.0**-precision if precision and not options.get("round") else 0)
-    if not unit:
-        return _editor_text.js_number(value)
-    return _editor_text.js_number(_editor_text.to_fixed(_editor_text.js_round(value / unit) * unit, precision))
-
-
-def _number(value: Any, default: float) -> float:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else default
-
-
-def _missing(emission: _Emission) -> list[dict[str, Any]]:
+def _missing(emission: Emission) -> list[dict[str, Any]]:
     """Node types without definition, with the pack that the file says they come from."""
     found: dict[str, dict[str, Any]] = {}
     for node_id, (_, node) in emission.places.items():
@@ -372,7 +225,7 @@ def _missing(emission: _Emission) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _models(emission: _Emission) -> list[dict[str, Any]]:
+def _models(emission: Emission) -> list[dict[str, Any]]:
     """Model files that active nodes name in `properties.models`, once each."""
     found: list[dict[str, Any]] = []
     seen: set[tuple[str, str]] = set()
@@ -383,7 +236,11 @@ def _models(emission: _Emission) -> list[dict[str, Any]]:
         for model in models:
             if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
                 continue
-            entry = {key: model[key] for key in ("name", "url", "directory", "hash", "hash_type") if isinstance(model.get(key), str)}
+            entry = {
+                key: model[key]
+                for key in ("name", "url", "directory", "hash", "hash_type")
+                if isinstance(model.get(key), str)
+            }
             mark = (entry["name"], entry.get("directory", ""))
             if mark not in seen:
                 seen.add(mark)

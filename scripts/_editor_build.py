@@ -277,9 +277,9 @@ def _as_class(made: Build, node: Node) -> None:
         else:
             node.widgets = _editor_widgets.restore(defaults, values, newest=made.newest)
     for name, value in node.saved.overrides.items():
-        widget = node.widget(name)
-        if widget is not None:
-            _editor_widgets.set_value(node.widgets, widget, value, newest=made.newest)
+        inner = node.widget(name)
+        if inner is not None:
+            _editor_widgets.set_value(node.widgets, inner, value, newest=made.newest)
     _repair_values(made, node)
     declared = _editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
     node.inputs = _slots(node, declared)
@@ -289,8 +289,8 @@ def _repair_values(made: Build, node: Node) -> None:
     """What the editor mends right after loading."""
     for widget in node.widgets:
         if node.type in ("KSampler", "KSamplerAdvanced") and widget.name == "sampler_name":
-            if isinstance(widget.value, str) and widget.value.startswith("sample_"):
-                widget.value = widget.value[len("sample_") :]
+            name = widget.value
+            widget.value = name.removeprefix("sample_") if isinstance(name, str) else name
         if widget.spec is None:
             continue
         if (

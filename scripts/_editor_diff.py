@@ -70,9 +70,27 @@ def _node_changes(
     for key in [*was, *(key for key in now if key not in was)]:
         before, after = was.get(key, _NOTHING), now.get(key, _NOTHING)
         if before is _NOTHING:
-            found.append(_entry("input_added", node_id, old, f"{name}: {key} is now given: {_show(after, second)}", input=key, new=after))
+            found.append(
+                _entry(
+                    "input_added",
+                    node_id,
+                    old,
+                    f"{name}: {key} is now given: {_show(after, second)}",
+                    input=key,
+                    new=after,
+                )
+            )
         elif after is _NOTHING:
-            found.append(_entry("input_removed", node_id, old, f"{name}: {key} is no longer given (was {_show(before, None)})", input=key, old=before))
+            found.append(
+                _entry(
+                    "input_removed",
+                    node_id,
+                    old,
+                    f"{name}: {key} is no longer given (was {_show(before, None)})",
+                    input=key,
+                    old=before,
+                )
+            )
         elif is_link(before) or is_link(after):
             if not _same_link(before, after, pairs):
                 text = f"{name}: {key} came from {_show(before, None)}, now from {_show(after, second)}"
@@ -90,7 +108,14 @@ def _same_link(before: Any, after: Any, pairs: Mapping[str, str]) -> bool:
 
 
 def _entry(kind: str, node_id: str, node: Any, text: str, **details: Any) -> dict[str, Any]:
-    return {"kind": kind, "node_id": node_id, "class_type": _class(node), "title": _title(node), **details, "text": text}
+    return {
+        "kind": kind,
+        "node_id": node_id,
+        "class_type": _class(node),
+        "title": _title(node),
+        **details,
+        "text": text,
+    }
 
 
 def _show(value: Any, graph: Mapping[str, Any] | None) -> str:

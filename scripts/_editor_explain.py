@@ -28,14 +28,20 @@ def explain(
     found = [_instance(node) for node in made.root.instances]
     for node_id, (place, node) in places.items():
         text = _fate(node_id, node, prompt)
-        found.append({"kind": "node", "node_id": node_id, "class_type": node.type, "text": f"{node.label}: {text}"})
+        found.append(
+            {"kind": "node", "node_id": node_id, "class_type": node.type, "text": f"{node.label}: {text}"}
+        )
         if node_id in prompt:
             found.extend(_links(made, place, node, node_id, prompt))
     return found
 
 
 def _instance(node: Node) -> dict[str, Any]:
-    text = "muted or bypassed, so nothing inside it runs" if node.off else f"a subgraph: its nodes have ids {node.id}:…"
+    text = (
+        "muted or bypassed, so nothing inside it runs"
+        if node.off
+        else f"a subgraph: its nodes have ids {node.id}:…"
+    )
     return {"kind": "subgraph", "node_id": node.id, "class_type": node.type, "text": f"{node.label}: {text}"}
 
 
@@ -68,9 +74,17 @@ def _links(
         elif isinstance(found, Constant):
             text = "takes the value that the subgraph node shows"
         else:
-            via = "the subgraph's input" if slot.link.origin == INPUT_NODE else direct.label if direct else "a node that is gone"
+            via = (
+                "the subgraph's input"
+                if slot.link.origin == INPUT_NODE
+                else direct.label
+                if direct
+                else "a node that is gone"
+            )
             kept = slot.name in prompt[node_id]["inputs"]
-            text = f"is linked to {via}, behind which there is nothing; " + ("its own value is used" if kept else "it is left out")
+            text = f"is linked to {via}, behind which there is nothing; " + (
+                "its own value is used" if kept else "it is left out"
+            )
         yield {
             "kind": "input",
             "node_id": node_id,

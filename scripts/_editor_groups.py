@@ -43,9 +43,19 @@ def _body_of(saved: Saved, node: SavedNode) -> Mapping[str, Any] | None:
     return saved.group_nodes.get(node.type[len(prefix) :]) if prefix else None
 
 
-def _unfold(graph: SavedGraph, node: SavedNode, body: Mapping[str, Any], class_of: ClassOf, *, newest: bool) -> None:
-    inner = [made for number, raw in enumerate(_list(body.get("nodes"))) if (made := _inner_node(raw, number)) is not None]
-    rows = [row for row in _list(body.get("links")) if isinstance(row, list) and len(row) >= 4 and _are_places(row[:4], len(inner))]
+def _unfold(
+    graph: SavedGraph, node: SavedNode, body: Mapping[str, Any], class_of: ClassOf, *, newest: bool
+) -> None:
+    inner = [
+        made
+        for number, raw in enumerate(_list(body.get("nodes")))
+        if (made := _inner_node(raw, number)) is not None
+    ]
+    rows = [
+        row
+        for row in _list(body.get("links"))
+        if isinstance(row, list) and len(row) >= 4 and _are_places(row[:4], len(inner))
+    ]
     group = _outside(node, inner, rows, body, class_of)
     del graph.nodes[node.id]
     ids = _new_ids(graph, node, len(inner), newest=newest)
@@ -95,17 +105,26 @@ def _rewire(graph: SavedGraph, node: SavedNode, group: _Group, ids: list[str]) -
 def _new_ids(graph: SavedGraph, node: SavedNode, count: int, *, newest: bool) -> list[str]:
     if not newest:
         return [f"{node.id}:{number}" for number in range(count)]
-    used = [int(part) for name in [*graph.nodes, node.id] for part in name.split(":") if part.isascii() and part.isdigit() and len(part) < 16]
+    used = [
+        int(part)
+        for name in [*graph.nodes, node.id]
+        for part in name.split(":")
+        if part.isascii() and part.isdigit() and len(part) < 16
+    ]
     last = max(used, default=0)
     return [f"{last + count + 1}:{last + 1 + number}" for number in range(count)]
 
 
-def _outside(node: SavedNode, inner: list[SavedNode], rows: list[list[Any]], body: Mapping[str, Any], class_of: ClassOf) -> _Group:
+def _outside(
+    node: SavedNode, inner: list[SavedNode], rows: list[list[Any]], body: Mapping[str, Any], class_of: ClassOf
+) -> _Group:
     """Which inner inputs, widgets and outputs the group shows, in the order in which it showed them."""
     group = _Group()
     linked = {(row[2], row[3]) for row in rows}
     hidden_outputs = {(row[0], row[1]) for row in rows} - {
-        (entry[0], entry[1]) for entry in _list(body.get("external")) if isinstance(entry, list) and len(entry) > 1 and _is_hashable_place(entry)
+        (entry[0], entry[1])
+        for entry in _list(body.get("external"))
+        if isinstance(entry, list) and len(entry) > 1 and _is_hashable_place(entry)
     }
     values = list(node.values) if isinstance(node.values, list) else []
     seen: dict[str, int] = {}
@@ -139,7 +158,9 @@ def _outside(node: SavedNode, inner: list[SavedNode], rows: list[list[Any]], bod
     for number, name in later:
         place = next(at for at, slot in enumerate(inner[number].inputs) if slot.name == name)
         if (number, place) not in linked:
-            group.sockets.append((_outer_name(inner[number], name, _settings(body, number), seen), number, name))
+            group.sockets.append(
+                (_outer_name(inner[number], name, _settings(body, number), seen), number, name)
+            )
     return group
 
 

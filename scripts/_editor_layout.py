@@ -63,24 +63,33 @@ class _Box:
 
 def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
     """An editor file of an API-format graph, laid out in columns by depth, with a group round each stage."""
-    boxes = {str(node_id): _box(str(node_id), node, definitions or {}) for node_id, node in graph.items() if isinstance(node, Mapping)}
+    boxes = {
+        str(node_id): _box(str(node_id), node, definitions or {})
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping)
+    }
     links = _wire(boxes)
     _arrange(boxes)
     numbers = _file_ids(boxes)
-    nodes = [_node(box, numbers, order) for order, box in enumerate(sorted(boxes.values(), key=lambda box: (box.depth, box.place)))]
-    document = {
+    nodes = [
+        _node(box, numbers, order)
+        for order, box in enumerate(sorted(boxes.values(), key=lambda box: (box.depth, box.place)))
+    ]
+    return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(graph, sort_keys=True, default=str))),
         "revision": 0,
         "last_node_id": max([number for number in numbers.values() if isinstance(number, int)], default=0),
         "last_link_id": len(links),
         "nodes": nodes,
-        "links": [[number, numbers[origin], slot, numbers[target], place, kind] for number, origin, slot, target, place, kind in links],
+        "links": [
+            [number, numbers[origin], slot, numbers[target], place, kind]
+            for number, origin, slot, target, place, kind in links
+        ],
         "groups": _groups(boxes),
         "config": {},
         "extra": {},
         "version": 0.4,
     }
-    return document
 
 
 def is_link(value: Any) -> bool:
@@ -149,7 +158,9 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
         if socket.widget is None and (linked or "." not in socket.name or socket.name in box.inputs):
             box.slots.append({"name": socket.name, "type": socket.type, "link": None})
         elif socket.widget is not None and linked:
-            box.slots.append({"name": socket.name, "type": socket.type, "widget": {"name": socket.widget}, "link": None})
+            box.slots.append(
+                {"name": socket.name, "type": socket.type, "widget": {"name": socket.widget}, "link": None}
+            )
     for name, value in box.inputs.items():
         if name not in known and is_link(value):
             box.slots.append({"name": name, "type": "*", "link": None})
@@ -157,9 +168,17 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
 
 def _saved_form(widget: Widget, value: Any) -> Any:
     """A value as the file has it: lists without their wrapper, text guarded against dynamic prompts."""
-    if isinstance(value, Mapping) and "__value__" in value and (isinstance(value["__value__"], list) or value.get("__type__") == "CURVE"):
+    if (
+        isinstance(value, Mapping)
+        and "__value__" in value
+        and (isinstance(value["__value__"], list) or value.get("__type__") == "CURVE")
+    ):
         return value["__value__"]
-    if isinstance(value, str) and widget.spec is not None and widget.spec.options.get("dynamicPrompts") is True:
+    if (
+        isinstance(value, str)
+        and widget.spec is not None
+        and widget.spec.options.get("dynamicPrompts") is True
+    ):
         return guarded(value)
     return value
 
@@ -177,7 +196,9 @@ def guarded(text: str) -> str:
             following = text[place]
             place += 1
             # Two backslashes before a brace become one; the brace itself must then not open a choice.
-            out.append("\\\\" + {"{": "{\\{}"}.get(following, following) if following in "{}|" else "\\" + following)
+            out.append(
+                "\\\\" + {"{": "{\\{}"}.get(following, following) if following in "{}|" else "\\" + following
+            )
         elif char in "{}|":
             out.append("\\" + char)
         elif char in "/*" and out and out[-1].endswith("/"):
@@ -233,7 +254,11 @@ def _arrange(boxes: Mapping[str, _Box]) -> None:
     left = 0
     for depth in sorted(columns):
         column = columns[depth]
-        column.sort(key=lambda box: sum(boxes[name].place[1] for name in box.sources) / len(box.sources) if box.sources else 0)
+        column.sort(
+            key=lambda box: sum(boxes[name].place[1] for name in box.sources) / len(box.sources)
+            if box.sources
+            else 0
+        )
         top = 0
         for box in column:
             box.place = (left, top)
@@ -273,7 +298,10 @@ def _height(box: _Box) -> int:
 
 def _file_ids(boxes: Mapping[str, _Box]) -> dict[str, int | str]:
     """Ids as the editor writes them: numbers where the graph's id is one, else the text itself."""
-    return {name: int(name) if name.isascii() and name.isdigit() and str(int(name[:18])) == name else name for name in boxes}
+    return {
+        name: int(name) if name.isascii() and name.isdigit() and str(int(name[:18])) == name else name
+        for name in boxes
+    }
 
 
 def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> dict[str, Any]:
@@ -304,8 +332,12 @@ def _groups(boxes: Mapping[str, _Box]) -> list[dict[str, Any]]:
         return []
     stages: dict[str, list[_Box]] = {}
     for box in boxes.values():
-        stages.setdefault("Load" if box.depth == 0 else "Output" if box.depth == deepest else "Process", []).append(box)
-    return [_group(number, title, stages[title]) for number, title in enumerate(("Load", "Process", "Output"), 1)]
+        stages.setdefault(
+            "Load" if box.depth == 0 else "Output" if box.depth == deepest else "Process", []
+        ).append(box)
+    return [
+        _group(number, title, stages[title]) for number, title in enumerate(("Load", "Process", "Output"), 1)
+    ]
 
 
 def _group(number: int, title: str, boxes: Sequence[_Box]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Level 1, pure. 1.35 and 1.58 read the same file differently here; both ways are 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from _editor_build import Build, Graph, Input, Node, Promoted, inner_first
@@ -23,25 +23,26 @@ def promote_all(made: Build) -> None:
     """Give every instance its promoted widgets, inner graphs first, then apply what the file says of them."""
     position = {name: number for number, name in enumerate(made.saved.definitions)}
     for name in inner_first(made.saved):
-        _promote_graph(made, made.graphs[name], late=lambda kind, here=position[name]: position[kind] > here)
-    _promote_graph(made, made.root, late=lambda kind: False)
+        later = {kind for kind, number in position.items() if number > position[name]}
+        _promote_graph(made, made.graphs[name], set() if made.newest else later)
+    _promote_graph(made, made.root, set())
 
 
-def _promote_graph(made: Build, graph: Graph, late: Callable[[str], bool]) -> None:
-    """`late` tells whether a definition comes after this graph in the file."""
+def _promote_graph(made: Build, graph: Graph, late: set[str]) -> None:
+    """`late` are the definitions that come after this graph in the file, which 1.35 does not know yet."""
     for instance in graph.instances:
         definition = made.graphs[instance.type]
         for index in range(len(instance.inputs), len(definition.inputs)):
             instance.inputs.append(Input(*definition.inputs[index]))
         for index in range(len(definition.inputs)):
             _bind(definition, instance, index)
-        if not made.newest and late(instance.type):
+        if instance.type in late:
             _forget_late(instance)
             continue
         _restore(made, instance)
     for instance in graph.instances:
         entries = proxy_entries(instance)
-        if not entries or (not made.newest and late(instance.type)):
+        if not entries or instance.type in late:
             continue
         if made.newest:
             _apply_entries_158(made, instance, entries)
@@ -80,7 +81,9 @@ def _bind(definition: Graph, instance: Node, index: int) -> None:
             source = node.widget(name) if name else None
             inner_name = name or ""
         if source is not None:
-            instance.promoted[index] = Promoted(definition.inputs[index][0], source.value, source, node.id, inner_name)
+            instance.promoted[index] = Promoted(
+                definition.inputs[index][0], source.value, source, node.id, inner_name
+            )
             return
 
 
@@ -90,7 +93,7 @@ def _restore(made: Build, instance: Node) -> None:
     if not isinstance(values, list):
         return
     kept = _quarantined(instance) if made.newest else {}
-    for (_, promoted), value in zip(sorted(instance.promoted.items()), values):
+    for (_, promoted), value in zip(sorted(instance.promoted.items()), values, strict=False):
         _assign(made, promoted, kept.get(promoted.name, value))
     for promoted in list(instance.promoted.values())[len(values) :]:
         if promoted.name in kept:
@@ -123,7 +126,11 @@ def proxy_entries(instance: Node) -> list[tuple[str, str, str | None]]:
         return []
     entries: list[tuple[str, str, str | None]] = []
     for item in raw:
-        if not isinstance(item, list) or len(item) not in (2, 3) or not all(isinstance(part, str) for part in item):
+        if (
+            not isinstance(item, list)
+            or len(item) not in (2, 3)
+            or not all(isinstance(part, str) for part in item)
+        ):
             return []
         entries.append((item[0], item[1], item[2] if len(item) == 3 else None))
     return entries
@@ -138,7 +145,7 @@ def _apply_entries_135(made: Build, instance: Node, entries: list[tuple[str, str
             del instance.promoted[index]
     values = instance.saved.values
     by_name = {promoted.name: promoted for promoted in reversed(list(instance.promoted.values()))}
-    for (owner, name, _), value in zip(entries, values if isinstance(values, list) else []):
+    for (owner, name, _), value in zip(entries, values if isinstance(values, list) else [], strict=False):
         if owner == "-1" and value is not None and name in by_name:
             _assign(made, by_name[name], value)
 
@@ -155,7 +162,7 @@ def _apply_entries_158(made: Build, instance: Node, entries: list[tuple[str, str
     for position, (owner, name, inner) in enumerate(entries):
         value = values[position] if position < len(values) else UNSET
         name, inner = _plain_name(definition, owner, name, inner)
-        plans.append((owner, name, inner, value, _linked_input(made, instance, owner, name)))
+        plans.append((owner, name, inner, value, _linked_input(instance, owner, name)))
     for owner, name, inner, value, linked in plans:
         node = definition.nodes.get(owner)
         if linked is not None:
@@ -185,7 +192,7 @@ def _plain_name(definition: Graph, owner: str, name: str, inner: str | None) -> 
     return name, inner
 
 
-def _linked_input(made: Build, instance: Node, owner: str, name: str) -> int | None:
+def _linked_input(instance: Node, owner: str, name: str) -> int | None:
     """The instance input that already shows this inner widget."""
     for index, promoted in sorted(instance.promoted.items()):
         if promoted.inner_id == owner and promoted.inner_name == name:
@@ -195,7 +202,7 @@ def _linked_input(made: Build, instance: Node, owner: str, name: str) -> int | N
 
 def _promote_new(made: Build, instance: Node, node: Node, name: str, inner: str | None, value: Any) -> None:
     """Add an input to the definition for an inner widget that has none yet."""
-    linked = _linked_input(made, instance, node.id, name)
+    linked = _linked_input(instance, node.id, name)
     if linked is not None:
         if value is not UNSET:
             instance.promoted[linked].value = value
@@ -219,7 +226,9 @@ def _widget_slot(node: Node, name: str, inner: str | None) -> int | None:
             elif node.inputs[number].name == name or promoted.inner_name == name:
                 return number
         return None
-    return next((number for number, slot in enumerate(node.inputs) if slot.widget == name and node.widget(name)), None)
+    return next(
+        (number for number, slot in enumerate(node.inputs) if slot.widget == name and node.widget(name)), None
+    )
 
 
 def _promote_primitive(made: Build, instance: Node, primitive: Node, wanted: list[tuple[str, Any]]) -> None:
@@ -270,7 +279,9 @@ def _new_input(made: Build, definition: Graph, name: str, kind: str) -> int:
 
 def _connect(made: Build, definition: Graph, index: int, targets: list[tuple[Node, int]]) -> None:
     for node, number in targets:
-        link = Link(f"new:{index}:{node.id}:{number}", INPUT_NODE, index, node.id, number, definition.inputs[index][1])
+        link = Link(
+            f"new:{index}:{node.id}:{number}", INPUT_NODE, index, node.id, number, definition.inputs[index][1]
+        )
         definition.links[link.id] = link
         definition.input_links[index].append(link.id)
         node.inputs[number].link = link
@@ -289,11 +300,16 @@ def repair_combos(made: Build) -> None:
         for instance in graph.instances:
             for promoted in instance.promoted.values():
                 spec = promoted.widget.spec
-                if spec is not None and spec.type == "COMBO" and spec.choices and (promoted.value is None or promoted.value is UNSET):
+                if (
+                    spec is not None
+                    and spec.type == "COMBO"
+                    and spec.choices
+                    and (promoted.value is None or promoted.value is UNSET)
+                ):
                     promoted.value = spec.choices[0]
 
 
-def write_through(made: Build, graph: Graph, node: Node, number: int, value: Any) -> Any:
+def write_through(made: Build, node: Node, number: int, value: Any) -> Any:
     """Set the widget behind an input, on a node or promoted on an instance; gives what was set back, or UNSET."""
     if node.role == "instance":
         promoted = node.promoted.get(number)

@@ -112,7 +112,7 @@ def read(document: Any) -> Saved:
             code="not_editor_format",
             hint="an editor file has a list of nodes and a list of links; an API-format graph needs no conversion",
         )
-    definitions = {}
+    definitions: dict[str, SavedGraph] = {}
     for saved in _definitions(document):
         graph = _graph(saved)
         if graph.id:

@@ -54,7 +54,10 @@ def connects(first: str, second: str) -> bool:
     if first in ("", "*") or second in ("", "*") or first == second:
         return True
     wanted = second.lower().split(",")
-    return any(part in ("", "*") or part in wanted or "*" in wanted or "" in wanted for part in first.lower().split(","))
+    return any(
+        part in ("", "*") or part in wanted or "*" in wanted or "" in wanted
+        for part in first.lower().split(",")
+    )
 
 
 def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
@@ -70,7 +73,9 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
     return found
 
 
-def _follow(made: Build, place: Place, node: Node, slot: int) -> tuple[LinkTo | Constant | None, Promoted | None]:
+def _follow(
+    made: Build, place: Place, node: Node, slot: int
+) -> tuple[LinkTo | Constant | None, Promoted | None]:
     """The source, and the last promoted widget that was passed because its own input is linked."""
     crossed: Promoted | None = None
     kind: str | None = None
@@ -87,12 +92,13 @@ def _follow(made: Build, place: Place, node: Node, slot: int) -> tuple[LinkTo | 
             entry = node.inputs[slot]
             if entry.link is None:
                 return None, crossed
-            if entry.link.origin == INPUT_NODE and place.host is not None and place.parent is not None:
+            host = place.host
+            if entry.link.origin == INPUT_NODE and host is not None and place.parent is not None:
                 step = _out_of_subgraph(place, entry.link.origin_slot)
                 if not isinstance(step, Place):
                     return step, crossed
-                crossed = place.host.promoted.get(entry.link.origin_slot, crossed)
-                place, node, slot, kind = step, place.host, entry.link.origin_slot, None
+                crossed = host.promoted.get(entry.link.origin_slot, crossed)
+                place, node, slot, kind = step, host, entry.link.origin_slot, None
                 continue
             origin = place.graph.nodes.get(entry.link.origin)
             if origin is None:
@@ -182,12 +188,16 @@ def _bypass(node: Node, slot: int, kind: str) -> int | None:
     return None
 
 
-def _through_virtual(made: Build, place: Place, node: Node, slot: int) -> tuple[Place, Node, int, bool] | None:
+def _through_virtual(
+    made: Build, place: Place, node: Node, slot: int
+) -> tuple[Place, Node, int, bool] | None:
     """The input to follow behind a reroute or a Get node; the last value says whether it is an input."""
     if node.type in _editor_packs.GETTERS:
         found = _setter(place, node)
         if found is None:
-            made.warn(f"node {node.label} gets {_editor_packs.variable_name(node.saved)!r}, which no Set node keeps")
+            made.warn(
+                f"node {node.label} gets {_editor_packs.variable_name(node.saved)!r}, which no Set node keeps"
+            )
             return None
         return (*found, 0, True)
     if node.type in _editor_packs.SETTERS:

@@ -304,9 +304,9 @@ def saved_values(
         return listed
     compact = [value for index, value in enumerate(listed) if index >= len(widgets) or widgets[index].saved]
     if len(compact) == len(mask):
-        return [value for value, forced in zip(compact, mask) if not forced]
+        return [value for value, forced in zip(compact, mask, strict=True) if not forced]
     if len(listed) == len(mask):
-        return [value for value, forced in zip(listed, mask) if not forced]
+        return [value for value, forced in zip(listed, mask, strict=True) if not forced]
     return listed if is_list else []
 
 

@@ -54,16 +54,24 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="1.58",
         help="whose behaviour to follow (default: %(default)s, the newest)",
     )
-    parser.add_argument("--explain", action="store_true", help="say what became of every node and link of the file")
+    parser.add_argument(
+        "--explain", action="store_true", help="say what became of every node and link of the file"
+    )
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
-    parser.add_argument("--to-editor", action="store_true", help="the other way: lay out an API graph for the editor")
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ")
+    parser.add_argument(
+        "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
+    )
+    parser.add_argument(
+        "--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ"
+    )
     _node_definitions.add_flags(parser)
     args = parser.parse_args(argv)
     if bool(args.file) == bool(args.diff):
-        parser.error("give one FILE, or --diff A B" if not args.file else "--diff takes its two files, and no other")
+        parser.error(
+            "give one FILE, or --diff A B" if not args.file else "--diff takes its two files, and no other"
+        )
     if args.diff and (args.output or args.to_editor):
         parser.error("--diff prints its report; --output and --to-editor do not go with it")
     return args
@@ -110,19 +118,29 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
 
     loaded = _sources.load(args.file, server=known.server)
     if loaded.graph is None:
-        raise SkillError("this is an editor file already", hint="leave out --to-editor to convert it to API format")
+        raise SkillError(
+            "this is an editor file already", hint="leave out --to-editor to convert it to API format"
+        )
     definitions = known.all()
     editor = _editor_layout.to_editor(loaded.graph, definitions)
     unknown = sorted(
-        {str(node.get("class_type")) for node in loaded.graph.values() if node.get("class_type") not in (definitions or {})}
+        {
+            str(node.get("class_type"))
+            for node in loaded.graph.values()
+            if node.get("class_type") not in (definitions or {})
+        }
     )
     warnings = list(loaded.warnings)
     if unknown:
-        warnings.append(f"no definitions of {', '.join(unknown[:10])}: their slots are laid out as the graph names them")
+        warnings.append(
+            f"no definitions of {', '.join(unknown[:10])}: their slots are laid out as the graph names them"
+        )
     return editor, _report(args, loaded.origin, editor["nodes"], warnings, converted=True)
 
 
-def _report(args: argparse.Namespace, origin: str, nodes: Any, warnings: list[str], *, converted: bool) -> dict[str, Any]:
+def _report(
+    args: argparse.Namespace, origin: str, nodes: Any, warnings: list[str], *, converted: bool
+) -> dict[str, Any]:
     report: dict[str, Any] = {
         "status": "success",
         "workflow": origin,
@@ -174,7 +192,7 @@ def write_file(path: str, text: str) -> None:
     temporary = ""
     try:
         number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with open(number, "w", encoding="ascii", newline="\n") as file:
+        with os.fdopen(number, "w", encoding="ascii", newline="\n") as file:
             file.write(text)
         # A new file has the rights that the user's umask gives, not those of a secret.
         mask = os.umask(0)
@@ -246,7 +264,10 @@ def _say(report: Mapping[str, Any]) -> None:
         _cli.warn(f"warning: {warning}")
     for entry in report.get("missing_types", {}).get("items", []):
         pack = entry.get("cnr_id") or entry.get("aux_id")
-        _cli.warn(f"missing node type: {entry['class_type']}" + (f" (pack {pack} {entry.get('ver', '')})" if pack else ""))
+        _cli.warn(
+            f"missing node type: {entry['class_type']}"
+            + (f" (pack {pack} {entry.get('ver', '')})" if pack else "")
+        )
     for entry in report.get("choices", {}).get("items", []):
         _cli.warn(f"chosen for node {entry['node_id']}, {entry['input']}: {entry['chosen']}")
     for line in report.get("explanation", []):
