@@ -29,6 +29,9 @@ STUCK_LOOKS, STUCK_PAUSE_S = 3, 0.7
 LONG_RUN_S = 3600
 CLOCK_SKEW_S = 60
 SETUP = "bash scripts/comfyui_setup.sh"
+# Module -> the package that brings it.
+PACKAGES = {"requests": "requests", "websocket": "websocket-client", "PIL": "pillow"}
+INSTALL_PACKAGES = "python3 -m pip install -r requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,19 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
 def is_local(url: str) -> bool:
     """Whether the server is on this machine."""
     return (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+
+
+def packages() -> Check:
+    """The Python packages that the scripts use."""
+    from importlib.util import find_spec
+
+    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        # Without requests nothing can be asked; without the others some scripts do less.
+        say = fail if "requests" in missing else warn
+        message = f"this Python lacks {', '.join(missing)}"
+        return say("packages", message, INSTALL_PACKAGES, missing=missing, code="missing_package")
+    return ok("packages", "all there")
 
 
 def comfy_cli(url: str) -> Check:
@@ -164,9 +180,12 @@ def socket_opens(server: Dialect) -> Check:
     if not server.has_socket:
         return skipped("websocket", "API v2 reports progress by server-sent events instead")
     import uuid
+    from importlib.util import find_spec
 
     from _wire import Disconnected, Wire
 
+    if find_spec("websocket") is None:
+        return skipped("websocket", "the package websocket-client is missing")
     fix = "a proxy must pass WebSocket upgrades on; until then progress is polled"
     try:
         wire = Wire(server, uuid.uuid4().hex)

@@ -248,13 +248,13 @@ def run_health(wish: Wish) -> dict[str, Any]:
             health_words(wish), stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
         )
         told = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        checks = told["checks"]
+    except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired):
         return {
             "ran": False,
-            "why": "health_check.py needs the packages of requirements.txt",
+            "why": "it did not come to an end; it needs the packages of requirements.txt",
             "next": _cli.shell_words(health_words(wish)),
         }
-    checks = told.get("checks") if isinstance(told, dict) else None
     short = [
         {key: check[key] for key in ("name", "result", "message") if key in check}
         for check in (checks if isinstance(checks, list) else [])

@@ -57,7 +57,12 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     import _health
 
     _cli.be_quiet(args.quiet or args.json)
+    packages = _health.packages()
     host, around, checks = _health.choose(args.host)
+    if "requests" in packages.details.get("missing", ()):
+        return document(
+            host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
+        )
     server, problem = _health.reach(
         host,
         api=args.api,
@@ -67,17 +72,24 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         ca_bundle=args.ca_bundle,
         insecure=args.insecure,
     )
-    checks = [_health.comfy_cli(server.url if server else host_url(host)), *checks]
+    checks = [packages, _health.comfy_cli(server.url if server else host_url(host)), *checks]
     if server is None:
         assert problem is not None
         checks.append(_elsewhere(problem, around))
-        names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
-        checks += [_health.skipped(name, NEEDS_SERVER) for name in names]
+        checks += unasked(NEEDS_SERVER)
     else:
         checks += server_checks(server, args.workflow, smoke=args.smoke_test)
     for check in checks:
         _cli.note(f"{check.result:8}{check.name:18}{check.message}")
     return document(server.url if server else host_url(host), server, checks, around)
+
+
+def unasked(why: str) -> list[Check]:
+    """The checks that need a server, skipped."""
+    import _health
+
+    names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
+    return [_health.skipped(name, why) for name in names]
 
 
 def host_url(host: str) -> str:

@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from conftest import SCRIPTS
 from graphs import picture as picture_graph
 
 
@@ -142,7 +145,9 @@ def test_any_other_web_server_is_not_comfyui(check, other_server):
     row = by_name(report)["server"]
     assert row["result"] == "fail"
     assert "ComfyUI" in row["message"] or "HTTP 404" in row["message"]
-    assert all(row["result"] != "ok" for row in report["checks"] if row["name"] != "comfy_cli")
+    assert all(
+        row["result"] != "ok" for row in report["checks"] if row["name"] not in ("comfy_cli", "packages")
+    )
 
 
 def test_a_refused_key_is_told_apart_from_a_missing_server(check, demo):
@@ -246,3 +251,33 @@ def test_comfy_cli_is_found_with_its_version(check, run, demo):
     (folder / "comfy").chmod(0o755)
     row = by_name(check("--host", demo.url))["comfy_cli"]
     assert (row["result"], row["message"]) == ("ok", "comfy-cli 1.23.0")
+
+
+def test_missing_packages_are_told_with_the_command(run, demo):
+    """A Python with the standard library alone: isolated from the site packages of the one that runs the tests."""
+    words = [sys.executable, "-S", "-E", str(SCRIPTS / "health_check.py"), "--host", demo.url, "--json"]
+    if (
+        subprocess.run(
+            [sys.executable, "-S", "-E", "-c", "import requests"], capture_output=True, check=False
+        ).returncode
+        == 0
+    ):
+        pytest.skip("requests is part of this Python")
+    done = subprocess.run(words, cwd=run.folder, capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert by_name(report)["packages"]["fix"] == "python3 -m pip install -r requirements.txt"
+    assert by_name(report)["queue"]["result"] == "skipped"
+
+
+def test_the_usual_ports_are_tried_in_order(monkeypatch, demo):
+    import _health
+
+    port = int(demo.url.rsplit(":", 1)[1])
+    monkeypatch.setattr(_health, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
+    monkeypatch.delenv("COMFY_HOST", raising=False)
+    host, around, checks = _health.choose(None)
+    assert host == demo.url
+    assert [row["state"] for row in around] == ["free", "comfyui"]
+    assert checks[0].result == "warn"
+    assert f"--host {demo.url}" in str(checks[0].fix)
