@@ -6,11 +6,9 @@ value `off` (or --no-cache) turns it off.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,8 @@ def folder() -> Path | None:
 
 def slug(text: str) -> str:
     """A short file name for any text: readable start, then a digest."""
+    import hashlib
+
     start = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40]
     return f"{start}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}"
 
@@ -54,6 +54,8 @@ def keep(name: str, value: Any) -> None:
     root = folder()
     if root is None:
         return
+    import tempfile
+
     target = root / f"{name}.json"
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

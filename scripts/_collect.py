@@ -6,7 +6,6 @@ temporary name with flat memory, checked for length, and renamed when whole.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -236,7 +235,7 @@ class Collector:
             path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
-        digest = hashlib.sha256(data).hexdigest() if self.digests else None
+        digest = file_digest(path) if self.digests else None
         return Saved(path, output, len(data), digest, reused, path.name != target.name)
 
     def _target(self, output: OutputFile) -> Path:
@@ -258,6 +257,8 @@ class Collector:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for piece in iter(lambda: file.read(PIECE), b""):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -486,6 +485,8 @@ def pause_before(attempt: int, retry_after: str | None = None) -> float:
             return min(max(float(retry_after), 0.0), LONGEST_PAUSE)
         except ValueError:
             pass
+    import random
+
     return min(0.2 * 2 ** (attempt - 1), 5.0) * random.uniform(0.5, 1.0)
 
 

@@ -6,16 +6,17 @@ that something answers there.
 
 from __future__ import annotations
 
-import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import _cache
 import _cli
 import _common
-import _demo_host
 from _cli import SkillError
 from _dialect import Dialect
+
+if TYPE_CHECKING:
+    import argparse
 
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
@@ -52,6 +53,8 @@ def connect(
     """
     host = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
     if host == "demo":
+        import _demo_host
+
         return dialect(_demo_host.start(), _common.Access(), api if api != "auto" else "local", demo=True)
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
@@ -86,7 +89,12 @@ def _refuse_plain_http(url: str, access: _common.Access) -> None:
 
     parts = urlsplit(url)
     secret = access.key or any(word in name.lower() for name in access.headers for word in SECRET_HEADERS)
-    if parts.scheme == "https" or not secret or access.insecure or _common.is_this_machine(parts.hostname or ""):
+    if (
+        parts.scheme == "https"
+        or not secret
+        or access.insecure
+        or _common.is_this_machine(parts.hostname or "")
+    ):
         return
     raise SkillError(
         f"will not send a key over plain http to {url}",
@@ -104,7 +112,9 @@ def _from_name(url: str) -> str | None:
 
 def _probed(url: str, access: _common.Access) -> str:
     kept = (
-        None if _common.is_this_machine(url.split("//")[1].split(":")[0]) else _cache.recall(f"api/{_cache.slug(url)}")
+        None
+        if _common.is_this_machine(url.split("//")[1].split(":")[0])
+        else _cache.recall(f"api/{_cache.slug(url)}")
     )
     if kept in ("cloud", "v2"):
         return str(kept)

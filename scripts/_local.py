@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _common
-import _multipart
-import _refusals
 from _cli import SkillError
 from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, seconds
 
@@ -36,6 +34,8 @@ class Local(Dialect):
         """Post to /prompt under the prompt id that we chose."""
         response = self.post_once("prompt", self._body(submission))
         if response.status_code == 400:
+            import _refusals
+
             raise _refusals.rejection(_json(response), submission.graph)
         if response.status_code >= 400:
             raise self.failure(response)
@@ -149,6 +149,8 @@ class Local(Dialect):
         original: FileRef | None = None,
     ) -> FileRef:
         """Streamed multipart to /upload/image or /upload/mask."""
+        import _multipart
+
         fields = {"type": "input"}
         if subfolder:
             fields["subfolder"] = subfolder

@@ -9,14 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import _fill
+import _catalog
 import _graph
-import _inputs
 import _sources
 from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
+
+if TYPE_CHECKING:
+    import _fill
 
 # Classes of a plain ComfyUI that call no paid service. What is not listed here is looked up on the server.
 FREE_CLASSES = frozenset(
@@ -72,6 +74,13 @@ def prepare(
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
         notes += added
     settings, uploads, uploaded = _upload_inputs(graph, wishes, definitions, server, dry_run)
+    if not (settings or wishes.randomize_seed):
+        return Prepared(
+            graph, source, seeds_of(graph), notes=notes,
+            partner=partner_nodes(graph, definitions, server), video=_graph.is_video(graph, definitions),
+        )  # fmt: skip
+    import _fill
+
     filled = _fill.fill(
         graph, settings, definitions, validate=wishes.validate, force_links=wishes.force_links,
         randomize_seed=wishes.randomize_seed, uploaded=uploaded,
@@ -86,6 +95,16 @@ def prepare(
         partner_nodes(filled.graph, definitions, server),
         _graph.is_video(filled.graph, definitions),
     )
+
+
+def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
+    """Every seed that the graph holds, by address."""
+    return {
+        f"{node_id}.{name}": value
+        for node_id, node in _graph.each(graph)
+        for name, value in _graph.inputs_of(node).items()
+        if name in _catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
+    }
 
 
 def _definitions(
@@ -128,6 +147,8 @@ def _add_loras(
         except SkillError as error:
             if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
                 raise
+    import _fill
+
     made, notes = _fill.add_loras(graph, loras, known or None)
     return dict(made), list(notes)
 
@@ -150,6 +171,9 @@ def _upload_inputs(
     }
     if not candidates:
         return settings, [], set()
+    import _fill
+    import _inputs
+
     uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
     done: list[dict[str, Any]] = []
     targets = _fill.upload_targets(graph, candidates, definitions)

@@ -5,7 +5,6 @@ Level 2. Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cl
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -217,6 +216,8 @@ def _options(config: Any) -> list[str]:
 def nearest_first(value: Any, allowed: list[str]) -> list[str]:
     """The allowed values, those most like the given one first (case and folder aside)."""
     wanted = str(value).replace("\\", "/").rsplit("/", 1)[-1].lower()
+    import difflib
+
     close = difflib.get_close_matches(wanted, [item.lower() for item in allowed[:5000]], n=3, cutoff=0.5)
     rank = {name: index for index, name in enumerate(close)}
     return sorted(allowed, key=lambda item: rank.get(item.lower(), len(rank)))

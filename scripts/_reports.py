@@ -5,7 +5,6 @@ Level 3, below `_jobs` (which hands its values in).
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _collect
-import _diagnose
-import _refusals
 import _safe_names
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
@@ -85,6 +82,8 @@ def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, output_di
 def _dropped(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, Any]:
     if not node_errors:
         return {}
+    import _refusals
+
     return {"dropped": _refusals.node_problems(node_errors, graph)}
 
 
@@ -229,6 +228,8 @@ def _explain_command(job: Job) -> str:
 
 def failure(state: JobState, graph: Mapping[str, Any]) -> dict[str, Any]:
     """The report keys for a job that failed: which node, class and title, the exception, its last traceback lines."""
+    import _diagnose
+
     error = state.error or {}
     node_id = str(error.get("node_id") or "")
     node = graph.get(node_id.split(".")[0])
@@ -296,6 +297,7 @@ def _write_receipt(
 ) -> Path:
     """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
     import json
+    import platform
 
     import _graph
 

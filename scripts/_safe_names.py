@@ -5,10 +5,8 @@ Level 1. A name can come from anyone: it never leaves the folder it is meant for
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
-import secrets
 import unicodedata
 from pathlib import Path
 
@@ -79,7 +77,7 @@ def make_folder(path: Path) -> Path:
         raise SkillError(
             f"cannot make the folder {path}: {reason}", hint="give another --output-dir"
         ) from error
-    probe = path / f".{secrets.token_hex(6)}.part"
+    probe = path / f".{os.urandom(6).hex()}.part"
     try:
         probe.touch()
         probe.unlink()
@@ -92,7 +90,7 @@ def make_folder(path: Path) -> Path:
 
 def part_beside(target: Path) -> Path:
     """A temporary name in the folder of the final one, so that the last step is a rename."""
-    return target.parent / f".{secrets.token_hex(8)}.part"
+    return target.parent / f".{os.urandom(8).hex()}.part"
 
 
 def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
@@ -110,6 +108,8 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
         name = target if number == 0 else target.with_name(f"{target.stem} ({number}){target.suffix}")
         if _claimed(part, name):
             return name, False
+        import filecmp
+
         if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
             part.unlink()
             return name, True

@@ -5,7 +5,6 @@ Level 2. `read` gives a graph that can be run, converting editor files on the wa
 
 from __future__ import annotations
 
-import difflib
 import io
 import stat
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import _graph
-import _media_metadata
 from _cli import Exit, SkillError
 from _sources_json import not_json, parse, text_of
 
@@ -201,7 +199,7 @@ def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
         raise SkillError(
             f"{origin} is empty", code="empty", exit=Exit.MISUSE, hint="save or download the workflow again"
         )
-    kind = _media_metadata.kind_of(stream)
+    kind = None if _starts_as_json(stream) else _media_kind(stream)
     if kind is not None:
         return _from_media(stream, kind, f"{kind} {name}")
     if size > MAX_JSON:
@@ -214,6 +212,19 @@ def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
     return _unwrapped(value, origin, "json", notes)
 
 
+def _starts_as_json(stream: BinaryIO) -> bool:
+    """The usual case, told without loading the readers of all media kinds."""
+    start = stream.read(16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    stream.seek(0)
+    return start[:1] in (b"{", b"[")
+
+
+def _media_kind(stream: BinaryIO) -> str | None:
+    import _media_metadata
+
+    return _media_metadata.kind_of(stream)
+
+
 def _wide(data: bytes) -> bool:
     """UTF-16 or UTF-32, told by its mark or by nulls around the ASCII character with which a JSON text starts."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
@@ -223,6 +234,8 @@ def _wide(data: bytes) -> bool:
 
 
 def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
+    import _media_metadata
+
     if not _media_metadata.can_carry_workflow(kind):
         raise _no_workflow_inside(kind, origin, [])
     found = _media_metadata.embedded(stream, kind)
@@ -295,12 +308,16 @@ def _near_files(spec: str) -> str:
         beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
+    import difflib
+
     near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
     near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
     return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
 def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign: bool = False) -> SkillError:
+    import _media_metadata
+
     if problems:
         hint = f"{problems[0]}; save or download it again"
     elif foreign:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import _cli
 import _events
 from _cli import SkillError
 from _dialect import Dialect, JobState
-from _sse import EventStream, StreamEnded
 from _wire import Disconnected, Wire
+
+if TYPE_CHECKING:
+    from _sse import EventStream
 
 # With a live socket the records are only looked at when it has been quiet about a job for this long.
 CROSS_CHECK = 10.0
@@ -209,6 +211,8 @@ class Watcher:
             return
         watched = next(iter(self._watched.values()))
         if watched.phase in ("pending", "running"):
+            from _sse import EventStream
+
             prompt_id = watched.prompt_id
             self._stream = EventStream(prompt_id, lambda: self.server.open_events(prompt_id))
 
@@ -218,6 +222,8 @@ class Watcher:
             if wait > 0:
                 time.sleep(wait)
             return None
+        from _sse import StreamEnded
+
         try:
             frame = self._stream.receive(wait)
         except StreamEnded as ended:

@@ -237,16 +237,21 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
 
 
 def _wishes(args: argparse.Namespace) -> Any:
-    import _fill
     import _prepare
 
+    given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
+    if not (given or args.args):
+        # Reading names and values loads a dozen rooms that a plain run does not need.
+        return _prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed)
+    import _fill
+
     settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
-    for text in args.set:
-        name, value = _fill.parse_set(text)
-        settings[name] = value
-    files = [(*_fill.parse_set(text), "image") for text in args.input_image]
-    files += [(*_fill.parse_set(text), "mask") for text in args.input_mask]
-    files += [(*_fill.parse_set(text), "file") for text in args.input_file]
+    settings |= dict(_fill.parse_set(text) for text in args.set)
+    files = [
+        (*_fill.parse_set(text), kind)
+        for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
+        for text in texts
+    ]
     return _prepare.Wishes(
         settings,
         files,
