@@ -85,6 +85,8 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
     except SkillError as error:
         if error.exit == Exit.MISUSE:
             raise
+        if error.code == "not_offered":
+            return skipped(name, error.message)
         return failed_by(name, error)
 
 
@@ -160,6 +162,7 @@ def choose(host: str | None) -> tuple[str, list[dict[str, Any]], list[Check]]:
 def server_answers(server: Dialect) -> Check:
     """Really ComfyUI: version, device and memory."""
     if server.api == "v2":
+        server.list_jobs(1)
         return ok("server", f"{server.url} speaks Comfy API v2")
     told = _server_questions.stats(server)
     devices = told["devices"]
@@ -217,7 +220,7 @@ def has_model(server: Dialect) -> Check:
         try:
             counts[folder] = len(server.models(folder))
         except SkillError as error:
-            if error.exit == Exit.UNREACHABLE:
+            if error.exit == Exit.UNREACHABLE or error.code == "not_offered":
                 raise
             # The cloud answers so for an empty folder, too; anything else means that we do not know.
             counts[folder] = 0 if error.code == "folder_not_found" else None
@@ -311,13 +314,13 @@ def account_allows(server: Dialect) -> Check:
         if os.environ.get("COMFY_CLOUD_API_KEY"):
             return skipped("account", "a cloud key is set; check it with --host https://cloud.comfy.org")
         return skipped("account", "a server of one's own wants no account")
+    if server.api == "v2":
+        server.list_jobs(1)
+        return ok("account", "the key is accepted" if server.access.key else "the server wants no key")
     if not server.access.key and not server.access.headers:
         return fail(
             "account", "no key was given", "set COMFY_CLOUD_API_KEY, or use --api-key-file", code="refused"
         )
-    if server.api == "v2":
-        server.list_jobs(1)
-        return ok("account", "the key is accepted")
     server.get_json("user")
     try:
         billing = server.get_json("billing/status")

@@ -169,7 +169,7 @@ def answers(
             return "refused"
         if error.code == "not_found":
             # A missing folder is answered in words; a missing route with nothing.
-            return absent_is_empty and bool(error.details.get("server_said"))
+            return absent_is_empty and server.api != "v2" and bool(error.details.get("server_said"))
         if error.exit == Exit.UNREACHABLE:
             raise
         return False
@@ -349,5 +349,8 @@ def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = Fa
     """The workflows that somebody saved on the server."""
     import _sources_server
 
+    if server.api == "v2":
+        # Elsewhere a missing folder means that nothing was saved yet; here the route itself may be missing.
+        offered(server, "saved workflows", lambda: server.get_json("userdata", {"dir": "workflows/"}))
     names = offered(server, "saved workflows", lambda: _sources_server.saved_names(server))
     return about(server) | shortened(_matching(names, text), full)

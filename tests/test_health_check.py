@@ -281,3 +281,37 @@ def test_the_usual_ports_are_tried_in_order(monkeypatch, demo):
     assert [row["state"] for row in around] == ["free", "comfyui"]
     assert checks[0].result == "warn"
     assert f"--host {demo.url}" in str(checks[0].fix)
+
+
+def cloud_flags(server) -> list[str]:
+    return ["--host", server.url, "--api-key", "comfyui-demo-key"]
+
+
+def test_the_cloud_with_a_good_key(check, new_demo):
+    cloud = new_demo("--cloud", "--tier", "creator")
+    report = check(*cloud_flags(cloud), "--smoke-test")
+    rows = by_name(report)
+    assert report["api"] == "cloud"
+    assert (rows["account"]["result"], rows["account"]["jobs_at_once"]) == ("ok", 3)
+    assert rows["smoke_test"]["result"] == "ok"
+    assert rows["smoke_test_model"]["message"] == "it would use credits"
+    assert "comfyui-demo-key" not in json.dumps(report)
+
+
+@pytest.mark.parametrize("key", [None, "comfyui-wrong-key"])
+def test_the_cloud_without_a_good_key(check, new_demo, key):
+    cloud = new_demo("--cloud")
+    words = ["--host", cloud.url, *(["--api-key", key] if key else [])]
+    report = check(*words, "--smoke-test", exit_code=4)
+    rows = by_name(report)
+    assert (report["code"], rows["account"]["result"]) == ("refused", "fail")
+    assert rows["smoke_test"]["result"] == "skipped"
+    assert not [
+        entry for entry in cloud.log() if entry["path"].endswith("/prompt") and entry["method"] == "POST"
+    ]
+
+
+def test_the_cloud_with_a_plan_that_runs_nothing(check, new_demo):
+    cloud = new_demo("--cloud", "--tier", "free")
+    report = check(*cloud_flags(cloud), exit_code=4)
+    assert "FREE" in by_name(report)["account"]["message"]

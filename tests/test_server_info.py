@@ -225,3 +225,44 @@ def test_unreachable(run):
 def test_misuse(run, words):
     ran = run("server_info.py", *words)
     assert (ran.code, ran.json["code"]) == (2, "misuse")
+
+
+@pytest.fixture
+def cloud(new_demo):
+    return new_demo("--cloud")
+
+
+def test_the_cloud_answers_what_it_has(run, cloud):
+    def ask(*words):
+        ran = run("server_info.py", *words, "--host", cloud.url, "--api-key", "comfyui-demo-key")
+        assert "comfyui-demo-key" not in ran.out + ran.err
+        return ran
+
+    features = ask("features").json
+    assert (features["api"], features["own_prompt_ids"], features["cancel_by_id"]) == (
+        "cloud",
+        False,
+        "native",
+    )
+    assert features["jobs_at_once"] == 1
+    assert ask("stats").json["cloud_version"]
+    assert ask("models", "checkpoints").json["count"] > 0
+    assert ask("models").json["folders"]["diffusers"] == 0, "an empty folder is a 404 there, and still empty"
+    assert ask("models", "diffusers").json["items"] == []
+    assert ask("models", "nope").json["code"] == "folder_not_found"
+    assert ask("node", "KSampler").json["node"]["inputs"]
+    missing = ask("extensions")
+    assert (missing.code, missing.json["code"]) == (1, "not_offered")
+    assert missing.json["message"].startswith("Comfy Cloud does not offer")
+
+
+def test_a_cloud_upload_gives_the_hashed_name_to_use(run, cloud):
+    sent = picture(run.folder / "photo.png")
+    words = ["--host", cloud.url, "--api-key", "comfyui-demo-key"]
+    row = run("server_info.py", "upload", sent, *words).json["uploaded"][0]
+    assert row["renamed"] is True
+    assert row["value"] == row["name"] != "photo.png"
+    out = run.folder / "out"
+    got = run("server_info.py", "download", row["name"], "--type", "input", "--output-dir", out, *words)
+    assert got.code == 0, got.out
+    assert next(out.iterdir()).read_bytes() == sent.read_bytes()
