@@ -86,6 +86,7 @@ class Cloud(Dialect):
     looks = 12
     first_poll = 0.25
     slowest_poll = 4.0
+    cross_check = 4.0  # what is sent while a socket is away is lost for good, and the official client only polls
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)

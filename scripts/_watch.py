@@ -20,8 +20,6 @@ from _wire import Disconnected, Wire
 if TYPE_CHECKING:
     from _sse import EventStream
 
-# With a live socket the records are only looked at when it has been quiet about a job for this long.
-CROSS_CHECK = 10.0
 QUIET_BEFORE_PING = 10.0
 PING_PATIENCE = 10.0
 # `executing null` follows the end within a millisecond and says that the history is written.
@@ -146,7 +144,7 @@ class Watcher:
         """Follow a job from now on. `ours`: submitted under this watcher's client id, so that its frames come here."""
         now = time.monotonic()
         watched = _Watched(prompt_id, ours, seen=now, interval=self.server.first_poll)
-        watched.check_at = now + CROSS_CHECK if self.live and ours else now
+        watched.check_at = now + self.server.cross_check if self.live and ours else now
         self._watched[prompt_id] = watched
 
     def forget(self, prompt_id: str) -> None:
@@ -295,7 +293,7 @@ class Watcher:
             return []
         now = time.monotonic()
         watched.seen, watched.phase = now, "running"
-        watched.check_at = now + CROSS_CHECK
+        watched.check_at = now + self.server.cross_check
         output = _events.output_of(event) if event.type == "executed" else None
         if output is not None and event.node is not None:
             watched.outputs[event.node] = output
@@ -380,7 +378,7 @@ class Watcher:
     def _schedule(self, watched: _Watched) -> None:
         """When to look again: soon while an end is due or there is no socket, else rarely."""
         settled = self.live and watched.ours and watched.end_event is None and watched.unknown_since is None
-        slowest = CROSS_CHECK if settled else self.server.slowest_poll
+        slowest = self.server.cross_check if settled else self.server.slowest_poll
         watched.interval = slowest if settled else min(watched.interval * 1.5, slowest)
         watched.check_at = time.monotonic() + watched.interval
 
