@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _graph
 import _known
 from _cli import SkillError
 
@@ -85,7 +86,19 @@ def _offline(host: str | None) -> Definitions:
 
 def _bundled() -> Mapping[str, Any] | None:
     """The core nodes' definitions that come with this bundle, or None when it has none."""
-    return _known.from_file(str(_known.BUNDLED)) if _known.BUNDLED.is_file() else None
+    if not _known.BUNDLED.is_file():
+        return None
+    definitions = _known.from_file(str(_known.BUNDLED))
+    for class_type, definition in definitions.items():
+        for section in definition["input"].values():
+            for name, spec in section.items():
+                # Which model files there are, only a server knows.
+                if _graph.model_folder(class_type, name) and len(spec) > 1:
+                    section[name] = [
+                        spec[0],
+                        {key: value for key, value in spec[1].items() if key != "options"},
+                    ]
+    return definitions
 
 
 def _fixed(origin: str, value: Mapping[str, Any] | None, *, complete: bool) -> Definitions:

@@ -49,7 +49,7 @@ def test_only_what_was_asked_for_is_changed():
     before = copy.deepcopy(GRAPH)
     filled = fill({"prompt": "at night", "KSampler (hires).denoise": "0.4"})
 
-    assert GRAPH == before
+    assert before == GRAPH
     expected = copy.deepcopy(GRAPH)
     expected["6"]["inputs"]["text"] = "at night"
     expected["3"]["inputs"]["denoise"] = 0.4

@@ -1,0 +1,112 @@
+"""validate_workflow.py as a command, and its verdict beside that of a server that answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+DEFINITIONS = Path(__file__).parent / "data/graph/definitions.json"
+GRAPH = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Turn"}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+}
+
+
+def changed(**changes):
+    graph = copy.deepcopy(GRAPH)
+    for key, value in changes.items():
+        node_id, name = key.lstrip("n").split("__")
+        if name == "gone":
+            del graph[node_id]
+        elif name == "class":
+            graph[node_id]["class_type"] = value
+        else:
+            graph[node_id]["inputs"][name] = value
+    return graph
+
+
+def test_a_sound_workflow_is_exit_0(run, graph_file):
+    done = run("validate_workflow.py", graph_file(GRAPH), "--object-info", DEFINITIONS)
+
+    assert done.code == 0
+    assert done.json["status"] == "ok"
+    assert done.json["counts"] == {"error": 0, "warning": 0, "info": 0}
+    assert done.json["definitions"] == "file"
+
+
+def test_a_workflow_that_would_be_rejected_is_exit_6(run, graph_file):
+    done = run("validate_workflow.py", graph_file(changed(n1__width=0)), "--object-info", DEFINITIONS)
+
+    assert done.code == 6
+    assert done.json["status"] == "invalid"
+    (finding,) = done.json["findings"]["items"]
+    assert finding["code"] == "too_small"
+    assert (finding["node_id"], finding["input"], finding["severity"]) == ("1", "width", "error")
+    assert finding["fix"]
+
+
+def test_offline_says_what_it_could_not_check(run, graph_file):
+    graph = changed(n2__class="NobodyHasThis")
+    done = run("validate_workflow.py", graph_file(graph), "--offline")
+
+    assert done.code == 0
+    assert "NobodyHasThis" in done.out
+    assert done.json["findings"]["items"][-1]["code"] == "not_checked"
+
+
+@pytest.mark.parametrize("name", ["sdxl_txt2img.json", "flux_dev_txt2img.json", "wan_video_t2v.json"])
+def test_the_bundled_workflows_have_no_errors_offline(run, name):
+    path = Path(__file__).parent.parent / "workflows" / name
+    done = run("validate_workflow.py", path, "--offline")
+
+    assert done.code == 0, done.out
+
+
+CASES = {
+    "sound": GRAPH,
+    "number as text": changed(n1__width="64"),
+    "too small": changed(n1__width=0),
+    "no number": changed(n1__width="wide"),
+    "nothing": changed(n1__width=None),
+    "wrong type": changed(n3__images=["3", 0]),
+    "to nowhere": changed(n3__images=["9", 0]),
+    "no such slot": changed(n3__images=["1", 4]),
+    "from the end": changed(n3__images=["1", -1]),
+    "short link": changed(n3__images=["1"]),
+    "cycle": changed(n2__image=["2", 0]),
+    "unknown class": changed(n2__class="NoSuchClass"),
+    "no output": changed(n3__gone=True),
+    "extra input": changed(n1__extra=5),
+    "a node that nothing uses": {**GRAPH, "9": {"class_type": "EmptyImage", "inputs": {"width": -5}}},
+}
+
+
+def accepts(url: str, graph: dict) -> bool:
+    """Whether a server takes a graph whole: 200 and no errors about any node."""
+    body = json.dumps({"prompt": graph}).encode()
+    request = urllib.request.Request(f"{url}/prompt", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return not json.loads(answer.read())["node_errors"]
+    except urllib.error.HTTPError as error:
+        assert error.code in (400, 500)
+        return False
+
+
+@pytest.mark.parametrize("graph", CASES.values(), ids=CASES)
+def test_the_verdict_is_that_of_the_server(run, any_server, graph_file, graph):
+    done = run("validate_workflow.py", graph_file(graph), "--host", any_server)
+
+    assert done.code in (0, 6)
+    assert (done.code == 0) == accepts(any_server, graph), done.out
+
+
+def test_a_workflow_that_cannot_be_read_is_exit_2(run, tmp_path):
+    assert run("validate_workflow.py", tmp_path / "none.json", "--offline").code == 2
+    assert run("validate_workflow.py", tmp_path, "--offline").code == 2
