@@ -24,6 +24,8 @@ GIB = 1024**3
 # comfy launch and ComfyUI itself, then the Desktop app.
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
 SOCKET_LIMIT_S = 5.0
+# A server that computes may take seconds to answer.
+ANSWER_LIMIT_S = 10.0
 # A dead worker thread leaves HTTP alive and the queue still; three looks tell it from a job that is being taken.
 STUCK_LOOKS, STUCK_PAUSE_S = 3, 0.7
 LONG_RUN_S = 3600
@@ -400,6 +402,8 @@ def _host_words(server: Dialect) -> list[str]:
 
 def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
     """The server, or the check that says why there is none."""
+    if (mute := _mute(host)) is not None:
+        return None, mute
     try:
         server = _connect.connect(host, **options)
         return server, None
@@ -407,6 +411,22 @@ def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
         if error.exit == Exit.MISUSE or error.code == "consent_needed":
             raise
         return None, _unreached(host, error)
+
+
+def _mute(host: str) -> Check | None:
+    """The finding that something on this machine takes connections and says nothing; retries would only cost time."""
+    if host == "demo":
+        return None
+    parts = urlsplit(_common.normal_base(_common.split_user_info(host)[0]))
+    if parts.scheme != "http" or parts.hostname != "127.0.0.1":
+        return None
+    seen = _setup_run.look_at(parts.port or 80, ANSWER_LIMIT_S)
+    if not seen.mute:
+        return None
+    message = f"something listens on port {parts.port or 80}, but {seen.what}"
+    return fail(
+        "server", message, "if it is ComfyUI, it hangs: read its log and restart it", code="unreachable"
+    )
 
 
 def _unreached(host: str, error: SkillError) -> Check:

@@ -238,17 +238,18 @@ def termination_as_interrupt() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Port:
-    """What listens on a local port: `free`, `comfyui` (with its version) or `other`."""
+    """What listens on a local port: `free`, `comfyui` (with its version) or `other`; `mute`: it speaks no HTTP."""
 
     state: str
     version: str | None = None
     what: str | None = None
+    mute: bool = False
 
 
-def look_at(port: int) -> Port:
+def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     """Ask a local port what it is; only a server that answers /system_stats as ComfyUI does counts as one."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_LIMIT_S):
+        with socket.create_connection(("127.0.0.1", port), timeout=limit_s):
             pass
     except ConnectionRefusedError:
         return Port("free")
@@ -258,16 +259,16 @@ def look_at(port: int) -> Port:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"http://127.0.0.1:{port}/system_stats"
     try:
-        with opener.open(url, timeout=PROBE_LIMIT_S) as response:
+        with opener.open(url, timeout=limit_s) as response:
             told = json.loads(response.read(_STATS_LIMIT_BYTES))
     except urllib.error.HTTPError as error:
         return Port("other", what=f"a web server that answers {error.code}")
     except ValueError:
         return Port("other", what="a web server, but not ComfyUI")
     except http.client.HTTPException:
-        return Port("other", what="it does not speak HTTP")
+        return Port("other", what="it does not speak HTTP", mute=True)
     except OSError as error:
-        return Port("other", what=f"it does not answer as a web server does ({error})")
+        return Port("other", what=f"it does not answer as a web server does ({error})", mute=True)
     system = told.get("system") if isinstance(told, dict) else None
     if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
