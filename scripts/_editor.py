@@ -136,6 +136,7 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
                 trail.pop()
             continue
         place, node = entry
+        made.spend()
         if node.role != "instance":
             yield place, node
             continue

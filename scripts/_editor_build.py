@@ -12,6 +12,7 @@ from typing import Any
 import _editor_groups
 import _editor_packs
 import _editor_widgets
+from _cli import SkillError
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
 from _editor_widgets import UNSET, NodeClass, Socket, Widget
 
@@ -23,6 +24,8 @@ RENAMED = {
     "Load3DAnimation": "Load3D",
     "Preview3DAnimation": "Preview3D",
 }
+# The largest official template takes about 3,000.
+MAX_STEPS = 3_000_000
 _NOTES = frozenset({"Note", "MarkdownNote"})
 
 
@@ -116,6 +119,17 @@ class Build:
     graphs: dict[str, Graph] = field(default_factory=dict)
     root: Graph = field(default_factory=lambda: Graph(SavedGraph("", "")))
     warnings: list[str] = field(default_factory=list)
+    steps: int = 0
+
+    def spend(self) -> None:
+        """Count one step of following links. Raises SkillError when a file was made to never end."""
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise SkillError(
+                f"following the links of this file takes more than {MAX_STEPS} steps",
+                code="cannot_convert",
+                hint="real workflows take some thousands; this file is damaged or was made to stall",
+            )
 
     def warn(self, text: str) -> None:
         """Keep a warning once."""

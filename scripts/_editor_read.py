@@ -188,12 +188,12 @@ def _settle_competing_links(graph: SavedGraph) -> None:
             keeper, loser = link.id, first
             taken[place] = link.id
         dropped[loser] = keeper
-    for loser, keeper in dropped.items():
+    for loser in dropped:
         graph.links.pop(loser, None)
-        for node in graph.nodes.values():
-            for slot in node.inputs:
-                if slot.link == loser:
-                    slot.link = keeper
+    for node in graph.nodes.values() if dropped else ():
+        for slot in node.inputs:
+            if slot.link is not None:
+                slot.link = dropped.get(slot.link, slot.link)
 
 
 def node_of(raw: Any) -> SavedNode | None:

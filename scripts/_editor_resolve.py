@@ -82,6 +82,7 @@ def _follow(
     seen: set[tuple[int, str, int, bool]] = set()
     outward = True
     while True:
+        made.spend()
         key = (id(place.host), place.prefix + node.id, slot, outward)
         if key in seen:
             raise _circle(node)

@@ -20,6 +20,7 @@ _NOT_IN_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 LARGEST_EXACT = 2**53
 MAX_NESTED_CHOICES = 60
+DEEPEST_LIST = 200
 
 
 def js_number(value: Any) -> Any:
@@ -45,9 +46,9 @@ def js_number(value: Any) -> Any:
     return value
 
 
-def js_string(value: Any) -> str:
+def js_string(value: Any, depth: int = 0) -> str:
     """A value as a text field shows it: null is empty, lists are joined by commas."""
-    if value is None:
+    if value is None or depth > DEEPEST_LIST:
         return ""
     if isinstance(value, str):
         return value
@@ -57,7 +58,7 @@ def js_string(value: Any) -> str:
         number = js_number(value)
         return "" if number is None else str(number)
     if isinstance(value, list):
-        return ",".join(js_string(item) for item in value)
+        return ",".join(js_string(item, depth + 1) for item in value)
     return "[object Object]"
 
 
