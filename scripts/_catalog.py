@@ -106,7 +106,6 @@ ALIASES = {
     "frame_rate": "fps",
     "batch": "batch_size",
     "cfg_scale": "cfg",
-    "strength": "denoise",
 }
 
 # ---- roles of inputs ---------------------------------------------------------------------------------

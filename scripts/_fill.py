@@ -6,9 +6,7 @@ the server gave then come in as settings, with `uploaded` naming them so that no
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +19,10 @@ from _meaning import SIZED
 from _nodes import Definitions, Graph, inputs_of, link_of, literal, node_of, title_of
 from _parameter import Parameter
 from _params import ParameterSet, find
+from _settings import parse_args_json, parse_set, two_numbers
+from _specs import DYNAMIC_COMBO
+from _uploads import UploadTarget, painted_mask, upload_targets
 
-FORCED_SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
 
 
@@ -39,132 +39,6 @@ class Filled:
     seeds: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class UploadTarget:
-    """An input that takes a file, and the file's name as it was given.
-
-    kind: image, mask, video, audio or file. original: for a mask that belongs to a LoadImage, the value that the
-    input holds now: the picture whose transparency the mask becomes (`original_ref` of /upload/mask).
-    """
-
-    name: str
-    node_id: str
-    input: str
-    kind: str
-    value: Any
-    original: str | None = None
-
-
-# ---- reading the command line ------------------------------------------------------------------------
-
-
-def parse_set(text: str) -> tuple[str, str]:
-    """`KEY=VALUE` taken apart at the first `=`.
-
-    Raises:
-        SkillError: (exit 2, "bad_set") without a key or a `=`.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise SkillError(
-            f"--set wants NAME=VALUE, not {text[:80]!r}",
-            code="bad_set",
-            exit=Exit.MISUSE,
-            hint='for example --set prompt="a fox" --set 3.steps=30 --set "KSampler (hires).denoise=0.4"',
-        )
-    return key.strip(), value
-
-
-def parse_args_json(text: str) -> dict[str, Any]:
-    """The settings in the JSON text of `--args`: an object, or a list of such objects' `name`/`value` pairs.
-
-    Raises:
-        SkillError: (exit 2, "bad_args") when it is no JSON object, holds a key twice, or a number JSON has not.
-    """
-    try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except RecursionError:
-        raise _bad_args("it is nested too deeply") from None
-    except ValueError as error:
-        raise _bad_args(str(error)) from None
-    if not isinstance(value, dict):
-        raise _bad_args(f"it is a {type(value).__name__}, not an object")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"the key {key!r} stands there twice")
-        seen[key] = value
-    return seen
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
-
-
-def _bad_args(why: str) -> SkillError:
-    return SkillError(
-        f"--args is no JSON object: {why}",
-        code="bad_args",
-        exit=Exit.MISUSE,
-        hint="""for example --args '{"prompt": "a fox", "steps": 30}' or --args @settings.json""",
-    )
-
-
-# ---- uploads -----------------------------------------------------------------------------------------
-
-
-def upload_targets(
-    graph: Graph, settings: Mapping[str, Any], definitions: Definitions | None = None
-) -> list[UploadTarget]:
-    """The settings that name an input which takes files from the user, whatever their value.
-
-    The caller decides by the value (an existing local file?) whether to upload. `mask` means the picture
-    loader whose mask output is used when the graph has no loader for masks alone.
-
-    Raises:
-        SkillError: as `ParameterSet.resolve` does.
-    """
-    parameters = find(graph, definitions)
-    targets = []
-    for name, value in settings.items():
-        mask = _painted_mask(parameters, name)
-        for parameter in [mask] if mask else _resolve(parameters, name):
-            if parameter.upload is None:
-                continue
-            kind = "mask" if mask else parameter.upload
-            original = str(parameter.value) if mask else None
-            targets.append(UploadTarget(name, parameter.node_id, parameter.input, kind, value, original))
-    return targets
-
-
-def _painted_mask(parameters: ParameterSet, name: str) -> Parameter | None:
-    """For the name `mask`: the one LoadImage whose second output, its mask, is used."""
-    if name != "mask" or name in parameters.groups:
-        return None
-    used = {
-        link.node_id
-        for node in parameters.graph.values()
-        if isinstance(node, Mapping)
-        for value in inputs_of(node).values()
-        if (link := link_of(value)) is not None and link.slot == 1
-    }
-    loaders = [p for p in parameters if p.upload == "image" and p.node_id in used and p.input == "image"]
-    return loaders[0] if len(loaders) == 1 else None
-
-
-def _resolve(parameters: ParameterSet, name: str) -> list[Parameter]:
-    if name == "size" and "size" not in parameters.groups:
-        return []
-    return parameters.resolve(name)
-
-
-# ---- filling -----------------------------------------------------------------------------------------
 
 
 def fill(
@@ -188,11 +62,27 @@ def fill(
         SkillError: (exit 2) "unknown_parameter", "ambiguous_parameter", "is_linked", "wrong_type",
             "out_of_range", "not_in_list", "set_twice".
     """
-    parameters = find(graph, definitions)
+    return fill_found(
+        find(graph, definitions), settings, validate=validate, force_links=force_links,
+        randomize_seed=randomize_seed, uploaded=uploaded, rng=rng,
+    )  # fmt: skip
+
+
+def fill_found(
+    parameters: ParameterSet,
+    settings: Mapping[str, Any],
+    *,
+    validate: bool = True,
+    force_links: Collection[str] = frozenset(),
+    randomize_seed: bool = False,
+    uploaded: Collection[str] = frozenset(),
+    rng: random.Random | None = None,
+) -> Filled:
+    """`fill` for a graph whose parameters were found before: a batch fills one graph thousands of times."""
     work = _Filling(parameters, validate, frozenset(force_links), rng or random.SystemRandom())
     apart = _sizes_apart(settings, parameters)
     # A mask painted into a picture comes last: its upload is the picture itself, with the mask as transparency.
-    for name in sorted(apart, key=lambda name: name == "mask"):
+    for name in work.choices_first(sorted(apart, key=lambda name: name == "mask")):
         work.put(name, apart[name], fresh=name in uploaded)
     if randomize_seed:
         work.randomize_rest()
@@ -208,24 +98,9 @@ def _sizes_apart(settings: Mapping[str, Any], parameters: ParameterSet) -> dict[
         if name != "size":
             apart[name] = value
             continue
-        width, height = _two_numbers(value)
+        width, height = two_numbers(value)
         apart["width"], apart["height"] = width, height
     return apart
-
-
-def _two_numbers(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return value[0], value[1]
-    text = str(value).strip().strip("[]()")
-    match = FORCED_SIZE.fullmatch(text)
-    if match is None:
-        raise SkillError(
-            f"size wants WIDTHxHEIGHT, not {str(value)[:40]!r}",
-            code="wrong_type",
-            exit=Exit.MISUSE,
-            hint="for example --set size=1024x768",
-        )
-    return match.group(1), match.group(2)
 
 
 class _Filling:
@@ -247,12 +122,17 @@ class _Filling:
 
     def put(self, name: str, value: Any, *, fresh: bool) -> None:
         """Set what `name` means to `value`."""
-        mask = _painted_mask(self.parameters, name)
+        mask = painted_mask(self.parameters, name)
         if mask is not None:
             self.set_by.pop(mask.address, None)
         members = [mask] if mask else self.parameters.resolve(name)
         if len(members) > 1:
-            self.notes.append(f"{name} set {len(members)} inputs: {', '.join(m.address for m in members)}")
+            differed = len({repr(member.value) for member in members}) > 1 and members[0].role != "seed"
+            places = ", ".join(member.address for member in members)
+            self.notes.append(
+                f"{name} set {len(members)} inputs: {places}"
+                + (", which held different values" if differed else "")
+            )
         wants_seed = (
             isinstance(value, str | int)
             and not isinstance(value, bool)
@@ -265,6 +145,41 @@ class _Filling:
             self._put_one(name, member, value, fresh=fresh)
         if name in SIZED and len(members) == 1:
             self._tell_twins(name, members[0])
+
+    def choices_first(self, names: list[str]) -> list[str]:
+        """The settings' names, those first that decide which inputs a node has."""
+        return sorted(names, key=lambda name: not self._decides(name))
+
+    def _decides(self, name: str) -> bool:
+        try:
+            members = self.parameters.resolve(name)
+        except SkillError:
+            return False
+        return any(member.spec is not None and member.spec.type == DYNAMIC_COMBO for member in members)
+
+    def _lay_out(self, name: str, member: Parameter) -> None:
+        """Give a node the inputs of its new choice, at their defaults, and take those of the old one away."""
+        node = self._own_node(member.node_id)
+        book = self.parameters.book
+        start = f"{member.input}."
+        declared = {key: spec for key, spec in book.specs(node).items() if key.startswith(start)}
+        for key in [key for key in node["inputs"] if key.startswith(start) and key not in declared]:
+            self.changes.append(
+                {
+                    "name": name,
+                    "node_id": member.node_id,
+                    "input": key,
+                    "old": node["inputs"].pop(key),
+                    "new": None,
+                }
+            )
+        for key, spec in declared.items():
+            if key not in node["inputs"] and spec.is_widget and (default := spec.usual) is not None:
+                node["inputs"][key] = default
+                self.changes.append(
+                    {"name": name, "node_id": member.node_id, "input": key, "old": None, "new": default}
+                )
+        self.parameters = find(self.graph, book)
 
     def _tell_twins(self, name: str, changed: Parameter) -> None:
         """Say which other inputs held the same size and keep it."""
@@ -288,6 +203,8 @@ class _Filling:
         else:
             converted = convert(value, member, validate=self.validate)
         self._write(name, member, converted)
+        if member.spec is not None and member.spec.type == DYNAMIC_COMBO:
+            self._lay_out(name, member)
         if member.also:
             self.notes.append(f"{member.address} is also the {member.also[0]}: both changed")
 
@@ -382,6 +299,7 @@ __all__ = [
     "UploadTarget",
     "add_loras",
     "fill",
+    "fill_found",
     "parse_args_json",
     "parse_lora",
     "parse_set",

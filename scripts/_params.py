@@ -79,7 +79,7 @@ class ParameterSet:
             SkillError: exit 2; code "unknown_parameter" with the nearest names, or "ambiguous_parameter".
         """
         key = key.strip()
-        for look in (self._named, self._addressed, self._titled, self._plain_input):
+        for look in (self._named, self._addressed, self._titled, self._plain_input, self._unset_input):
             found = look(key)
             if found:
                 return found
@@ -144,6 +144,15 @@ class ParameterSet:
                 return found
             raise _ambiguous(key, found, f"{len(found)} nodes have an input {key!r}")
         return list(found)
+
+    def _unset_input(self, key: str) -> list[Parameter]:
+        """The one input of this name that a definition declares and the graph leaves out."""
+        found = []
+        for node_id, node in each(self.graph):
+            spec = self.book.specs(node).get(key)
+            if spec is not None and spec.is_widget and key not in inputs_of(node):
+                found.append(read_parameter(node_id, node, key, None, spec))
+        return found if len(found) == 1 else []
 
     def _unknown(self, key: str) -> SkillError:
         linked = self._linked_like(key)
@@ -212,13 +221,13 @@ def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
     )
 
 
-def find(graph: Graph, definitions: Definitions | None = None) -> ParameterSet:
+def find(graph: Graph, definitions: Definitions | Book | None = None) -> ParameterSet:
     """All parameters of a graph.
 
     Works without definitions (names and types then come from the catalog and from the values) and with a part
     of them; `.source` says which was used: "definitions" (all classes known), "catalog" (none) or "mixed".
     """
-    book = Book(definitions)
+    book = definitions if isinstance(definitions, Book) else Book(definitions)
     prompts = prompts_of(graph, book)
     consumers = consumers_of(graph)
     uses = uses_of(graph, book, consumers)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import _catalog
-from _nodes import Definitions, class_of, inputs_of
+from _nodes import Definitions, class_of, inputs_of, is_literal
 
 AUTOGROW = "COMFY_AUTOGROW_V3"
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -54,6 +54,15 @@ class InputSpec:
             if self.options.get(option):
                 return kind
         return None
+
+    @property
+    def usual(self) -> Any:
+        """The value that the editor puts in: the default, the first choice, or what is empty; None for sockets."""
+        if is_literal(self.options.get("default")) and self.options.get("default") is not None:
+            return self.options["default"]
+        if self.choices:
+            return self.choices[0]
+        return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(self.type)
 
     def number(self, option: str) -> int | float | None:
         """A numeric option (min, max, step), or None."""
@@ -153,7 +162,7 @@ class Book:
     """Node definitions, read once per class. Knows for each class whether it was there."""
 
     def __init__(self, definitions: Definitions | None) -> None:
-        self._definitions = definitions if isinstance(definitions, Mapping) else {}
+        self._definitions: Definitions = definitions if isinstance(definitions, Mapping) else {}
         self._static: dict[str, dict[str, InputSpec]] = {}
         self._dynamic: dict[str, bool] = {}
         self._outputs: dict[str, tuple[Any, ...]] = {}

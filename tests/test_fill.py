@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import _check
 import _fill
 from _cli import SkillError
 
@@ -271,6 +272,42 @@ def test_args_that_are_no_object_are_refused(text):
     with pytest.raises(SkillError) as caught:
         _fill.parse_args_json(text)
     assert caught.value.exit == 2
+
+
+RESIZE = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "ResizeImageMaskNode", "inputs": {
+        "input": ["1", 0], "resize_type": "scale dimensions", "resize_type.width": 8, "resize_type.height": 9,
+        "resize_type.crop": "center", "scale_method": "area"}},
+    "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+}  # fmt: skip
+
+
+def test_a_new_choice_brings_its_inputs_and_takes_the_old_ones_away():
+    settings = {"2.resize_type.longer_size": "640", "2.resize_type": "scale longer dimension"}
+    filled = fill(settings, graph=RESIZE)
+
+    assert filled.graph["2"]["inputs"] == {
+        "input": ["1", 0], "resize_type": "scale longer dimension", "resize_type.longer_size": 640, "scale_method": "area",
+    }  # fmt: skip
+    assert not [f for f in _check.findings(filled.graph, DEFINITIONS) if f.severity == "error"]
+    assert fill({"resize_type": "scale width"}, graph=RESIZE).graph["2"]["inputs"]["resize_type.width"] == 8
+    assert refusal({"resize_type": "scale sideways"}, graph=RESIZE).code == "not_in_list"
+
+
+def test_setting_texts_that_differed_is_said():
+    assert any(
+        "different values" in note for note in fill({"prompt": "x"}, graph={**GRAPH, **SECOND_PROMPT}).notes
+    )
+
+
+SECOND_PROMPT = {
+    "20": {"class_type": "CLIPTextEncode", "inputs": {"text": "a castle", "clip": ["1", 1]}},
+    "21": {
+        "class_type": "CFGGuider",
+        "inputs": {"model": ["1", 0], "positive": ["20", 0], "negative": ["7", 0], "cfg": 1.0},
+    },
+}
 
 
 # ---- uploads -----------------------------------------------------------------------------------------

@@ -342,6 +342,7 @@ def test_an_optional_input_that_is_left_out_can_be_addressed():
     found = _params.find(graph, DEFINITIONS).resolve("1.device")
 
     assert found[0].spec.choices == ("default", "cpu")
+    assert [p.address for p in _params.find(graph, DEFINITIONS).resolve("device")] == ["1.device"]
 
 
 @BOTH
