@@ -180,8 +180,10 @@ class Cloud(Dialect):
 
     def find_submitted(self, submission: Submission) -> str | None:
         """Recent jobs are asked for our mark; the list itself does not show it."""
-        since = self._sent.get(submission.prompt_id, time.time()) - CLOCK_SKEW
-        for job in self.list_jobs(20):
+        sent = self._sent.get(submission.prompt_id)
+        # A batch that was killed asks for what another process sent, at a time that is not known here.
+        since = -1.0 if sent is None else sent - CLOCK_SKEW
+        for job in self.list_jobs(20 if sent is not None else 100):
             if job.prompt_id in self._submitted or (job.created is not None and job.created < since):
                 continue
             try:

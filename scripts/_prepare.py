@@ -73,7 +73,8 @@ def prepare(
     if wishes.loras:
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
         notes += added
-    settings, uploads, uploaded = _upload_inputs(graph, wishes, definitions, server, dry_run)
+    uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
+    settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
         return Prepared(
             graph, source, seeds_of(graph), notes=notes,
@@ -153,12 +154,11 @@ def _add_loras(
     return dict(made), list(notes)
 
 
-def _upload_inputs(
+def upload_inputs(
     graph: Mapping[str, Any],
     wishes: Wishes,
     definitions: Mapping[str, Any] | None,
-    server: Dialect | None,
-    dry_run: bool,
+    uploader: _inputs.Uploader,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], set[str]]:
     """Settings with local files replaced by the server's names; what was uploaded; which settings that were."""
     settings = dict(wishes.settings)
@@ -174,7 +174,6 @@ def _upload_inputs(
     import _fill
     import _inputs
 
-    uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
     done: list[dict[str, Any]] = []
     targets = _fill.upload_targets(graph, candidates, definitions)
     fresh: set[str] = set()
@@ -251,4 +250,4 @@ def with_graph(prepared: Prepared, graph: Mapping[str, Any]) -> Prepared:
     return replace(prepared, graph=dict(graph))
 
 
-__all__ = ["Prepared", "Wishes", "annotated", "prepare", "partner_nodes", "used_models", "with_graph"]
+__all__ = ["Prepared", "Wishes", "annotated", "prepare", "partner_nodes", "upload_inputs", "used_models", "with_graph"]

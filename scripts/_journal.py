@@ -1,0 +1,247 @@
+"""The batch's memory on disk: `batch.jsonl`, one JSON object a line, appended and flushed as things happen.
+
+Level 1. The first line holds the whole plan; what follows says what became of each run. A torn last line (power
+loss, kill -9 in the middle of a write) is dropped and written over. A lock keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from _cli import Exit, SkillError
+
+NAME = "batch.jsonl"
+LOCK_NAME = ".batch.lock"
+# The disk is told to keep what was flushed this often (seconds), away from the thread that talks to the server.
+SYNC_PAUSE = 0.25
+MOST_LINE = 256 * 1024 * 1024
+
+
+class Lock:
+    """Held as long as this process works on a folder. The system drops it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
+        self._file: IO[str] = self._path.open("a+", encoding="utf-8")
+        if not self._take():
+            self._file.seek(0)
+            owner = self._file.read(200).strip() or "another process"
+            self._file.close()
+            raise SkillError(
+                f"{folder} is being worked on by {owner}",
+                code="locked",
+                exit=Exit.MISUSE,
+                hint="wait for it to end, or use another --output-dir",
+            )
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+
+    def _take(self) -> bool:
+        try:
+            import fcntl
+        except ImportError:
+            return self._take_on_windows()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # A file system without locks (some network disks): the note inside must do.
+            return not self._owner_lives()
+        return True
+
+    def _take_on_windows(self) -> bool:
+        import msvcrt
+
+        self._file.seek(1 << 20)  # beyond the text, so that the owner's name can still be read
+        try:
+            msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+
+    def _owner_lives(self) -> bool:
+        self._file.seek(0)
+        words = self._file.read(200).split()
+        if len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdigit():
+            return len(words) >= 4
+        try:
+            os.kill(int(words[1]), 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def release(self) -> None:
+        """Let others in; the file goes away."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        self._file.close()
+
+
+class Journal:
+    """Appends to a journal from any thread. Every line is flushed at once and soon forced to the disk."""
+
+    def __init__(self, path: Path, *, keep: int | None = None) -> None:
+        """`keep`: bytes of the existing file that are whole lines; what follows them is cut off."""
+        self.path = path
+        self._lock = threading.Lock()
+        if keep is not None:
+            with path.open("r+b") as file:
+                file.truncate(keep)
+        self._file = path.open("ab")
+        self._dirty = threading.Event()
+        self._closed = False
+        self._syncer = threading.Thread(target=self._sync, name="journal", daemon=True)
+        self._syncer.start()
+
+    def write(self, event: str, **facts: Any) -> None:
+        """One line: {"event": event, ...}."""
+        line = json.dumps({"event": event, **facts}, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            if self._closed:
+                return
+            self._file.write(line)
+            self._file.flush()
+        self._dirty.set()
+
+    def _sync(self) -> None:
+        while not self._closed:
+            self._dirty.wait()
+            self._dirty.clear()
+            with self._lock:
+                if self._closed:
+                    return
+                number = self._file.fileno()
+            with contextlib.suppress(OSError):
+                os.fsync(number)
+            threading.Event().wait(SYNC_PAUSE)
+
+    def close(self) -> None:
+        """Force everything to the disk and stop."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
+            self._file.close()
+        self._dirty.set()
+
+
+@dataclass
+class RunRecord:
+    """What the journal says of one run, the latest attempt counting."""
+
+    run: int
+    status: str = "planned"  # planned, submitted, finished (files still to come) or how it ended
+    attempt: int = 0
+    prompt_id: str | None = None
+    host: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Recorded:
+    """A whole journal: the plan line, the runs that are in it, and how much of the file is whole."""
+
+    plan: dict[str, Any]
+    runs: dict[int, RunRecord]
+    whole: int
+    torn: bool = False
+    seconds: float = 0.0
+
+
+def read(folder: Path) -> Recorded:
+    """What the journal of a folder holds. Raises SkillError (exit 2) when there is none, or it is not one of ours."""
+    path = folder / NAME
+    recorded: Recorded | None = None
+    try:
+        for line, end in _lines(path):
+            if recorded is None:
+                recorded = Recorded(_plan_of(line, path), {}, end)
+            elif line is None:
+                recorded.torn = True
+            else:
+                _take(recorded, line)
+                recorded.whole = end
+    except FileNotFoundError as error:
+        raise SkillError(
+            f"{folder} holds no batch ({NAME} is not there)", code="no_batch", exit=Exit.MISUSE,
+            hint="give the --output-dir of an earlier batch",
+        ) from error  # fmt: skip
+    except OSError as error:
+        raise SkillError(f"cannot read {path}: {error.strerror}") from error
+    if recorded is None:
+        raise _not_ours(path)
+    return recorded
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """(object, offset after it) of each line; None for what is torn or unreadable."""
+    end = 0
+    with path.open("rb") as file:
+        while line := file.readline(MOST_LINE):
+            end += len(line)
+            value = None
+            if line.endswith(b"\n"):
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = json.loads(line)
+            yield value if isinstance(value, dict) else None, end
+
+
+def _plan_of(line: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    if line is None or line.get("event") != "plan" or line.get("version") != 1:
+        raise _not_ours(path)
+    return line
+
+
+def _not_ours(path: Path) -> SkillError:
+    return SkillError(f"{path} is not the journal of a batch", code="no_batch", exit=Exit.MISUSE, hint="its first line must hold the plan")
+
+
+def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
+    """One line's meaning for the state of its run."""
+    event, number = line.get("event"), line.get("run")
+    if event == "end":
+        recorded.seconds += float(line.get("seconds") or 0.0)
+    if not isinstance(number, int) or isinstance(number, bool):
+        return
+    record = recorded.runs.setdefault(number, RunRecord(number))
+    if event == "submit":
+        record.status = "submitted"
+        record.attempt, record.prompt_id = int(line.get("attempt") or 1), line.get("prompt_id")
+        record.host, record.facts = line.get("host"), {"mark": line.get("prompt_id"), "seeds": line.get("seeds") or {}}
+        record.files = []
+    elif event == "accepted":
+        record.prompt_id = line.get("prompt_id") or record.prompt_id
+        record.facts["accepted"] = True
+    elif event == "finished":
+        record.status = "finished"
+        record.prompt_id = line.get("prompt_id") or record.prompt_id
+        record.facts |= {key: line[key] for key in line if key not in ("event", "run", "prompt_id")}
+    elif event == "downloaded":
+        record.status = str(line.get("status") or "success")
+        record.files = [item for item in line.get("files") or [] if isinstance(item, dict)]
+        record.facts |= {key: line[key] for key in line if key not in ("event", "run", "files")}
+    elif event == "failed":
+        record.status = str(line.get("status") or "error")
+        record.facts |= {key: line[key] for key in line if key not in ("event", "run")}
+    elif event in ("released", "lost", "again"):
+        # Cancelled by us, forgotten by the server, or to be tried once more: as if it had never been submitted.
+        record.status, record.attempt = "planned", int(line.get("attempt") or record.attempt)
+
+
+__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "read"]
