@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import _editor_packs
 import _editor_promote
 import _editor_text
 from _cli import SkillError
@@ -193,10 +192,6 @@ def _refuse_unreadable(made: Build, node: Node) -> None:
             code="cannot_convert",
             hint="give --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
             node={"id": node.id, "title": node.title, "type": node.type},
-        )
-    if node.type in _editor_packs.BROADCASTS:
-        made.warn(
-            f"node {node.label} sends its input to other nodes without links; such links are not in the converted graph"
         )
 
 

@@ -191,6 +191,7 @@ def _live_graph(made: Build, saved: SavedGraph) -> Graph:
             graph.instances.append(node)
     for node in graph.nodes.values():
         _attach_links(made, graph, node)
+    _editor_packs.attach_broadcasts(graph)
     graph.input_links = [_boundary_links(graph, index) for index in range(len(saved.inputs))]
     return graph
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from _editor_read import SavedNode
+from _cli import SkillError
+from _editor_read import Link, SavedNode
 from _editor_text import js_json, text_field
 from _editor_widgets import UNSET, NodeClass, Widget, set_value
 
 if TYPE_CHECKING:
-    from _editor_build import Node
+    from _editor_build import Graph, Node
 
 # KJNodes and Easy-Use: a Set node keeps its input under a name, Get nodes hand it out.
 SETTERS = {"SetNode": "GetNode", "easy setNode": "easy getNode"}
@@ -72,7 +73,7 @@ def widget_values(node: Node, node_class: NodeClass, defaults: list[Widget]) -> 
     """The widgets of a node whose pack saves them in its own way; None for the usual way."""
     values = node.saved.values
     if node.type == POWER_LORA_LOADER and isinstance(values, list):
-        return [*defaults, *power_loras(values)]
+        return [*defaults, *power_loras(node.saved, values)]
     if isinstance(values, Mapping) and not node_class.core:
         for widget in list(defaults):
             if widget.name in values and any(widget is other for other in defaults):
@@ -91,10 +92,17 @@ def widget_values(node: Node, node_class: NodeClass, defaults: list[Widget]) -> 
     return None
 
 
-def power_loras(values: Sequence[Any]) -> list[Widget]:
-    """The LoRA rows of rgthree's Power Lora Loader: every saved object that names a LoRA, as lora_1, lora_2 …"""
-    rows = [value for value in values if isinstance(value, Mapping) and "lora" in value]
-    return [Widget(f"lora_{number}", "lora", dict(row)) for number, row in enumerate(rows, 1)]
+def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
+    """The LoRA rows of rgthree's Power Lora Loader: every saved object that names a LoRA, as lora_1, lora_2 …
+
+    The second strength is sent only by nodes that show it.
+    """
+    rows = [dict(value) for value in values if isinstance(value, Mapping) and "lora" in value]
+    for row in rows:
+        second = row.pop("strengthTwo", None)
+        if saved.properties.get("Show Strengths") == "Separate Model & Clip":
+            row["strengthTwo"] = 1 if second is None else second
+    return [Widget(f"lora_{number}", "lora", row) for number, row in enumerate(rows, 1)]
 
 
 def known_values(saved: SavedNode) -> dict[str, Any] | None:
@@ -109,7 +117,7 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
     if not isinstance(values, list):
         return None
     if saved.type == POWER_LORA_LOADER:
-        return {widget.name: widget.value for widget in power_loras(values)}
+        return {widget.name: widget.value for widget in power_loras(saved, values)}
     named: dict[str, Any] = {}
     position = 0
     for slot in saved.inputs:
@@ -136,6 +144,51 @@ def widgets_of_unknown(saved: SavedNode, *, newest: bool) -> list[Widget]:
             value = js_json(value)
         made.append(Widget(name, "any", value))
     return made
+
+
+def attach_broadcasts(graph: Graph) -> None:
+    """Use Everywhere: its links, which the file lists apart, become links like others.
+
+    Raises:
+        SkillError: a broadcasting node is fed, and the file does not list where its value goes.
+    """
+    senders = [node for node in graph.nodes.values() if node.type in BROADCASTS and not node.off]
+    fed = [node for node in senders if any(slot.link is not None for slot in node.inputs)]
+    if graph.saved.broadcast_links is None:
+        if fed:
+            raise SkillError(
+                f"node {fed[0].label} sends its input to other nodes without links, and the file does not say to which",
+                code="cannot_convert",
+                hint="open it in the editor with Use Everywhere installed and convert its links to real ones, or save it"
+                " there again with a newer version of that pack",
+                node={"id": fed[0].id, "title": fed[0].title, "type": fed[0].type},
+            )
+        return
+    for number, row in enumerate(graph.saved.broadcast_links):
+        if isinstance(row, Mapping):
+            _attach_broadcast(graph, number, row)
+    for node in senders:
+        if node.role == "unknown":
+            # With its links drawn it does nothing more in a run.
+            node.role = "note"
+
+
+def _attach_broadcast(graph: Graph, number: int, row: Mapping[str, Any]) -> None:
+    target = graph.nodes.get(str(row.get("downstream")))
+    origin = str(row.get("upstream"))
+    slot, kind = row.get("upstream_slot"), str(row.get("type", "*"))
+    place = row.get("downstream_slot")
+    if target is None or origin not in graph.nodes or not isinstance(slot, int):
+        return
+    free = [at for at, entry in enumerate(target.inputs) if entry.link is None and entry.type in (kind, "*")]
+    if place not in free:
+        # The slot counts as the editor showed it; where it does not fit, the only input of the type is meant.
+        if len(free) != 1:
+            return
+        place = free[0]
+    link = Link(f"broadcast {number}", origin, slot, target.id, place, kind)
+    graph.links[link.id] = link
+    target.inputs[place].link = link
 
 
 def is_random_seed(node_type: str, value: Any) -> bool:

@@ -79,6 +79,8 @@ class SavedGraph:
     links: dict[str, Link] = field(default_factory=dict)
     inputs: list[Boundary] = field(default_factory=list)
     outputs: list[Boundary] = field(default_factory=list)
+    # Links that Use Everywhere drew in its own way, as it saves them; None when the file has no such list.
+    broadcast_links: list[Any] | None = None
 
 
 @dataclass
@@ -159,6 +161,9 @@ def _graph(saved: Mapping[str, Any]) -> SavedGraph:
             graph.links.setdefault(link.id, link)
     graph.inputs = [_boundary(raw) for raw in _list(saved.get("inputs")) if isinstance(raw, Mapping)]
     graph.outputs = [_boundary(raw) for raw in _list(saved.get("outputs")) if isinstance(raw, Mapping)]
+    extra = saved.get("extra")
+    broadcast = extra.get("ue_links") if isinstance(extra, Mapping) else None
+    graph.broadcast_links = broadcast if isinstance(broadcast, list) else None
     _settle_competing_links(graph)
     return graph
 

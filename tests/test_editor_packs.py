@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import _editor
 import pytest
-from _cli import SkillError
 from editor_files import DEFINITIONS, File, with_subgraph
+
+import _editor
+from _cli import SkillError
 
 
 def custom(name, required, output, **more):
@@ -101,14 +102,15 @@ def test_power_lora_loader_rows_become_numbered_inputs():
         20, "Power Lora Loader (rgthree)", values=rows, inputs="model:MODEL clip:CLIP", outputs="MODEL CLIP"
     )
     file.link(1, 0, 20, "model")
+    sent = [{key: value for key, value in row.items() if key != "strengthTwo"} for row in rows[2:4]]
     known = custom("Power Lora Loader (rgthree)", {}, ["MODEL", "CLIP"])
     known["Power Lora Loader (rgthree)"]["input"] = {
         "required": {},
         "optional": {"model": ["MODEL"], "clip": ["CLIP"]},
     }
-    assert inputs(file, 20, known) == {"lora_1": rows[2], "lora_2": rows[3], "model": ["1", 0]}
+    assert inputs(file, 20, known) == {"lora_1": sent[0], "lora_2": sent[1], "model": ["1", 0]}
     without = _editor.convert(file.document(), DEFINITIONS, without_server=True)
-    assert without.graph["20"]["inputs"]["lora_2"] == rows[3]
+    assert without.graph["20"]["inputs"]["lora_2"] == sent[1]
 
 
 def test_rgthrees_random_seed_is_drawn_and_reported():
@@ -173,3 +175,46 @@ def test_without_definitions_values_that_no_slot_names_are_refused():
     assert "--object-info" in caught.value.hint
     file[1]["mode"] = 4
     assert _editor.convert(file.document(), None).graph == {}
+
+
+def broadcasting(**extra):
+    file = File()
+    file[5]["inputs"][0]["link"] = None
+    file.links = [row for row in file.links if not (row[3] == 5 and row[4] == 0)]
+    file.node(20, "Anything Everywhere", inputs="anything:*", title="Model for all")
+    file.link(1, 0, 20, "anything")
+    file.extra = extra
+    return file
+
+
+def test_use_everywhere_links_that_the_file_lists_become_links():
+    row = {
+        "downstream": 5,
+        "downstream_slot": 0,
+        "upstream": "1",
+        "upstream_slot": 0,
+        "controller": 20,
+        "type": "MODEL",
+    }
+    made = _editor.convert(broadcasting(ue_links=[row]).document(), DEFINITIONS)
+    assert made.graph["5"]["inputs"]["model"] == ["1", 0]
+    assert "20" not in made.graph
+    assert made.missing_types == []
+    shifted = _editor.convert(broadcasting(ue_links=[row | {"downstream_slot": 3}]).document(), DEFINITIONS)
+    assert shifted.graph["5"]["inputs"]["model"] == ["1", 0]
+
+
+def test_use_everywhere_without_a_list_of_links_is_refused_by_name():
+    with pytest.raises(SkillError) as caught:
+        _editor.convert(broadcasting().document(), DEFINITIONS)
+    assert caught.value.code == "cannot_convert"
+    assert "Model for all" in caught.value.message
+    assert "Use Everywhere" in caught.value.hint
+
+
+def test_separate_strengths_are_sent_only_when_the_node_shows_them():
+    file = File()
+    row = {"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}
+    file.node(20, "Power Lora Loader (rgthree)", values=[row], **{"Show Strengths": "Separate Model & Clip"})
+    made = _editor.convert(file.document(), DEFINITIONS, without_server=True).graph
+    assert made["20"]["inputs"]["lora_1"] == row | {"strengthTwo": 1}

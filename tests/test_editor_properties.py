@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import json
 
+import pytest
+from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 import _editor
 import _editor_layout
 import _editor_text
 import _editor_widgets
-import pytest
 from _cli import SkillError
-from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

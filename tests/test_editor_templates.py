@@ -13,10 +13,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import _editor
 import pytest
-from _cli import SkillError
 from editor_files import CORE, DEFINITIONS
+
+import _editor
+from _cli import SkillError
 
 pytestmark = pytest.mark.slow
 DIGESTS = json.loads((Path(__file__).parent / "data" / "editor" / "template_digests.json").read_text("ascii"))
