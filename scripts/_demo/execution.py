@@ -217,16 +217,17 @@ class Execution:
         origin = self.graph.origin(node_id)
         cls = self.graph.node_class(node_id)
         player = implementation(cls.name)
-        lazy = self._lazy_needs(player, node_id)
-        if lazy:
-            for source in lazy:
-                order.link(source, node_id)
-            return True
         self.current = node_id
         self.progress.begin(node_id, origin.display, origin.parent, origin.real)
         self.send_progress()
         data = {"node": node_id, "display_node": origin.display, "prompt_id": self.item.prompt_id}
         self.send("executing", data)
+        lazy = self._lazy_needs(player, node_id)
+        if lazy:
+            # It begins again, with the same frames, when what it asked for is there.
+            for source in lazy:
+                order.link(source, node_id)
+            return True
         values: dict[str, list[Any]] = {}
         try:
             await self.engine.faults.before_node(node_id, cls.name, lambda: self.item.stop)

@@ -19,11 +19,11 @@ def each(images: Images, work: Callable[[Image], Image]) -> Images:
     return Images(tuple(work(frame) for frame in images.frames))
 
 
-def need_images(value: Any, name: str) -> Images:
+def need_images(value: Any, _name: str) -> Images:
     """The value, if it is pictures. A literal passes validation and fails here, as on the real server."""
     if isinstance(value, Images):
         return value
-    raise NodeFailure("AttributeError", f"'{type(value).__name__}' object has no attribute 'shape' ({name})")
+    raise NodeFailure("AttributeError", f"'{type(value).__name__}' object has no attribute 'shape'")
 
 
 def resampling(method: str) -> Any:
@@ -287,6 +287,8 @@ def pad(
 @node("GetImageSize")
 def size_of(call: Any, image: Images) -> tuple[int, int, int]:
     image = need_images(image, "image")
+    text = f"width: {image.width}, height: {image.height}\n batch size: {len(image.frames)}"
+    call.engine.hub.send_text(call.node_id, text, call.run.client_id)
     return image.width, image.height, len(image.frames)
 
 
