@@ -44,6 +44,7 @@ class Comfy:
         self.polls_left = 0
         self.queue_remaining = 0
         self.refuse_packs = False
+        self.page_for_all = False
         self.faults: dict[str, int] = {}
         self.seen: list[tuple[str, str, Any]] = []
         self.restarts = 0
@@ -141,7 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._manager(method, path, query, body) if comfy.shape != "none" else None
         if found is None and method == "GET":
             found = self._comfy(path, query)
-        if found is None:
+        if found is None and comfy.page_for_all:
+            self._send(200, b"<!doctype html><title>x</title>", "text/html")
+        elif found is None:
             self._send(404 if method == "GET" else 405, b"", None)
         elif isinstance(found, int):
             self._send(found, b"", None)

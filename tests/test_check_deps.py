@@ -330,6 +330,7 @@ def test_something_missing_beats_something_unknown(check: Checker) -> None:
 
 
 def test_an_html_page_for_every_address_is_no_manager(check: Checker) -> None:
+    check.comfy.page_for_all = True
     flow = graph(**{"9": {"class_type": "Nope", "inputs": {}}})
     assert "manager" not in check(flow, code=1)["server"]
 
