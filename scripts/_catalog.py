@@ -21,7 +21,6 @@ FRIENDLY_NAMES = {
     "num_inference_steps": "steps",
     "num_steps": "steps",
     "frame_rate": "fps",
-    "force_rate": "fps",
     "num_frames": "length",
     "video_frames": "length",
     "frames": "length",
@@ -48,7 +47,15 @@ VALUE_INPUTS = frozenset(
      "Text", "a", "int_value", "float_value"}
 )  # fmt: skip
 # Widgets of the editor that the server does not know.
-FRONTEND_INPUTS = frozenset({"control_after_generate", "control_before_generate", "upload"})
+FRONTEND_INPUTS = frozenset(
+    {
+        "control_after_generate",
+        "control_before_generate",
+        "upload",
+        "PowerLoraLoaderHeaderWidget",
+        "➕ Add Lora",
+    }
+)
 # Input names that say nothing about their meaning.
 MEANINGLESS = frozenset(
     {"value", "a", "b", "c", "x", "y", "any", "input", "anything", "string", "text", "number"}
@@ -119,7 +126,14 @@ ROLES = {
     "scheduler": "sampling", "guidance": "sampling", "shift": "sampling", "strength": "sampling",
     "strength_model": "sampling", "strength_clip": "sampling", "start_at_step": "sampling", "end_at_step": "sampling",
     "max_shift": "sampling", "base_shift": "sampling", "fps": "video", "crf": "video", "format": "output",
-    "filename_prefix": "output", "image": "image", "mask": "mask", "video": "video_file", "audio": "audio_file",
+    "loop_count": "video", "pingpong": "video", "frame_load_cap": "video", "skip_first_frames": "video",
+    "select_every_nth": "video", "force_rate": "video", "context_length": "video", "context_overlap": "video",
+    "motion_scale": "video", "clip_skip": "sampling", "stop_at_clip_layer": "sampling",
+    "weight": "strength", "weight_type": "strength", "start_at": "strength", "end_at": "strength",
+    "start_percent": "strength", "end_percent": "strength", "lora_model_strength": "strength",
+    "lora_clip_strength": "strength", "guide_size": "size", "upscale_by": "size", "scale_by": "size",
+    "save_prefix": "output", "filename_prefix": "output",
+    "image": "image", "mask": "mask", "video": "video_file", "audio": "audio_file",
 }  # fmt: skip
 
 # Input names that choose a model file: input -> model folder.
@@ -179,7 +193,7 @@ MODEL_FOLDERS_BY_CLASS = {
 }  # fmt: skip
 # Values of model inputs that are no file on the server's disk.
 NOT_A_FILE = frozenset(
-    {"None", "none", "NONE", "", "auto", "automatic", "default", "pixel_space", "Baked VAE", "baked VAE", "taesd",
+    {"None", "none", "NONE", "", "auto", "automatic", "default", "pixel_space", "Baked VAE", "baked VAE", "Default", "taesd",
      "taesdxl", "taesd3", "taef1", "taehv", "lighttaew2_2", "lighttaew2_1", "lighttaehy1_5", "taew2_1", "taew2_2",
      "taehv1_5"}
 )  # fmt: skip
@@ -228,6 +242,8 @@ OUTPUT_CLASSES = frozenset(
         "PreviewAny", "SaveImageWebsocket", "Save3D", "VHS_VideoCombine", "VHS_SaveImageSequence", "Image Save",
         "Image Comparer (rgthree)", "Display Any (rgthree)", "easy showAnything", "easy imageSave",
         "easy imagePreview", "ShowText|pysssss", "ADE_AnimateDiffCombine", "Display Int (rgthree)",
+        "easy kSampler", "easy fullkSampler", "easy kSamplerTiled", "easy kSamplerInpainting", "easy cascadeKSampler",
+        "KSampler (Efficient)", "KSampler Adv. (Efficient)", "KSampler SDXL (Eff.)",
         "PreviewBridge", "ImageSender", "SaveText|pysssss", "easy saveText", "easy saveImageLazy",
     }
 )  # fmt: skip
@@ -240,6 +256,14 @@ PREVIEW_CLASSES = frozenset(
         "Preview3D",
         "PreviewAny",
         "easy imagePreview",
+        "easy kSampler",
+        "easy fullkSampler",
+        "easy kSamplerTiled",
+        "easy kSamplerInpainting",
+        "easy cascadeKSampler",
+        "KSampler (Efficient)",
+        "KSampler Adv. (Efficient)",
+        "KSampler SDXL (Eff.)",
         "PreviewBridge",
     }
 )
@@ -280,7 +304,7 @@ PICTURE_LATENTS = frozenset({"EmptyLatentImage", "EmptySD3LatentImage"})
 PASS_THROUGH = frozenset(
     {"Reroute", "Reroute (rgthree)", "ReroutePrimitive|pysssss", "Any Switch (rgthree)", "easy anythingIndexSwitch",
      "PreviewAny", "Display Any (rgthree)", "ShowText|pysssss", "easy showAnything", "ImpactSwitch", "GetNode",
-     "SetNode", "Context (rgthree)", "Context Big (rgthree)", "Context Switch (rgthree)"}
+     "SetNode"}
 )  # fmt: skip
 # class -> (input that chooses, {its value: the input that is passed on})
 SWITCHES: dict[str, tuple[str, dict[bool, str]]] = {

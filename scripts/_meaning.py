@@ -206,4 +206,7 @@ def _agreed(meanings: list[Use], node: Mapping[str, Any]) -> Use | None:
         return Use(plain, telling[0].role, secondary)
     title = given_title(node)
     own = slug(title) if title and title != class_of(node) else ""
-    return Use(own or "_".join(sorted(plains)[:3]), telling[0].role, secondary=False)
+    roles = {use.role for use in telling}
+    return Use(
+        own or "_".join(sorted(plains)[:3]), telling[0].role if len(roles) == 1 else None, secondary=False
+    )

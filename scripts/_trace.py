@@ -159,23 +159,33 @@ class _Tracer:
             return [chosen] if link_of(chosen) else []
         entries = self._conditioning_inputs(node)
         if entries:
-            return self._through(node, link, entries)
+            return self._through(node, link, entries, role)
         texts = self._texts(node, link.node_id)
         if texts:
+            sides = {_text_role(place.input) for place in texts}
             for place in texts:
-                self.prompts.roles.setdefault(place, set()).add(role)
+                # A loader with fields for both prompts tells by its fields, not by its outputs.
+                own = _text_role(place.input) if {POSITIVE, NEGATIVE} <= sides else None
+                self.prompts.roles.setdefault(place, set()).add(own or role)
             return []
         return [further for _, further in _open_links(node, self.book)]
 
-    def _through(self, node: Mapping[str, Any], link: Link, entries: list[tuple[str, Link]]) -> list[Link]:
+    def _through(
+        self, node: Mapping[str, Any], link: Link, entries: list[tuple[str, Link]], role: str
+    ) -> list[Link]:
         """The inputs behind one output of a node that passes conditioning on."""
         sides = {polarity(name) for name, _ in entries}
         if not {POSITIVE, NEGATIVE} <= sides:
             return [further for _, further in entries]
         name = self.book.output_name(class_of(node), link.slot)
-        side = polarity(name) if name else {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
-        if side is None:
-            return [further for _, further in entries]
+        side = (
+            polarity(name)
+            if name
+            else {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
+            if len(entries) == 2 and not _is_bundle(node)
+            else None
+        )
+        side = side or role  # a bundle of many outputs hands each side on as it came
         return [further for name, further in entries if polarity(name) in (side, None)]
 
     def _texts(self, node: Mapping[str, Any], node_id: str) -> list[TextPlace]:
@@ -197,6 +207,11 @@ class _Tracer:
                 self.prompts.pieces.update(places)
             self._sources[link] = places
         return self._sources[link]
+
+
+def _is_bundle(node: Mapping[str, Any]) -> bool:
+    """Whether a node takes model and prompts together, as context and pipe nodes do: its slots tell no sides."""
+    return "model" in inputs_of(node) and "clip" in inputs_of(node)
 
 
 def chosen_branch(node: Mapping[str, Any]) -> Link | None:

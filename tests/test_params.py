@@ -395,14 +395,45 @@ def test_files_are_found_by_what_they_feed():
         ({"1": node("Seed (rgthree)", seed=4)}, {"seed": "1.seed"}),
         (
             {"1": node("VHS_LoadVideo", video="clip.mp4", force_rate=0)},
-            {"video": "1.video", "fps": "1.force_rate"},
+            {"video": "1.video", "force_rate": "1.force_rate"},
         ),
         (
             {"1": node("WanVideoTextEncode", positive_prompt="a fox", negative_prompt="bad", t5=["2", 0])},
             {"prompt": "1.positive_prompt", "negative_prompt": "1.negative_prompt"},
         ),
+        (
+            {
+                "1": node("Efficient Loader", ckpt_name="a.safetensors", positive="a fox", negative="bad"),
+                "2": node("KSampler (Efficient)", seed=4, positive=["1", 1], negative=["1", 2]),
+            },
+            {
+                "ckpt_name": "1.ckpt_name",
+                "prompt": "1.positive",
+                "negative_prompt": "1.negative",
+                "seed": "2.seed",
+            },
+        ),
+        (
+            {
+                "6": encode("a fox"),
+                "7": encode("bad"),
+                "10": node(
+                    "Context Big (rgthree)",
+                    model=["1", 0],
+                    clip=["1", 1],
+                    positive=["6", 0],
+                    negative=["7", 0],
+                    steps=["12", 0],
+                ),
+                "12": node("PrimitiveInt", value=25),
+                "3": node(
+                    "KSampler", positive=["10", 4], negative=["10", 5], seed=["10", 8], steps=["10", 9]
+                ),
+            },
+            {"prompt": "6.text", "negative_prompt": "7.text", "steps": "12.value"},
+        ),
     ],
-    ids=["easy-use", "rgthree", "video helper", "wan wrapper"],
+    ids=["easy-use", "rgthree", "video helper", "wan wrapper", "efficiency", "context"],
 )
 def test_packs_that_nobody_described_are_named_by_the_catalog(graph, names):
     assert named(graph, None) == names
