@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Definitions:
     """Where node definitions come from.
 
-    origin: "server", "file", "cache" (what was last seen of that server), "bundled" (core nodes only) or "none".
+    origin: "server", "file", "inventory", "cache" (what was last seen of that server), "bundled" (core nodes only) or "none".
     complete: they hold every class that the server has. all: fetches them. of: fetches those of some classes.
     """
 
@@ -45,6 +45,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ask no server: cached definitions, else those of the core nodes",
     )
+    group.add_argument(
+        "--inventory",
+        metavar="FILE",
+        help="what check_deps.py --save-inventory wrote of a server; no server is asked",
+    )
     _cli.add_server_flags(parser)
     _cli.add_quiet_flag(parser)
 
@@ -56,12 +61,13 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     with --offline. Raises SkillError (exit 2) for contradicting flags, (3) for a named server out of reach.
     """
     _cli.be_quiet(args.quiet)
-    if args.object_info and (args.offline or args.host):
-        raise SkillError("--object-info asks no server", hint="leave out --host and --offline")
-    if args.offline and args.host == "demo":
-        raise SkillError("--offline asks no server", hint="leave out --host demo")
+    _refuse_contradictions(args)
     if args.object_info:
         return _fixed("file", _known.from_file(args.object_info), complete=True)
+    if args.inventory:
+        import _inventory
+
+        return _fixed("inventory", _inventory.load(args.inventory).all_definitions(), complete=True)
     if args.offline:
         return _offline(args.host)
     import _connect
@@ -73,7 +79,33 @@ def from_flags(args: argparse.Namespace) -> Definitions:
             raise
         _cli.note("no server answers; working from what is known without one")
         return _offline(args.host)
-    return Definitions("server", True, server, lambda: _known.definitions(server), server.definitions)
+    return Definitions(
+        "server", True, server, lambda: _known.definitions(server), lambda classes: _some(server, classes)
+    )
+
+
+def _refuse_contradictions(args: argparse.Namespace) -> None:
+    given = [
+        flag
+        for flag, value in (("--object-info", args.object_info), ("--inventory", args.inventory))
+        if value
+    ]
+    given += ["--offline"] if args.offline else []
+    if len(given) > 1:
+        raise SkillError(f"{given[0]} and {given[1]} contradict each other", hint="give one of them")
+    # With --offline an address still says whose cached definitions are meant.
+    if given and args.host and (given != ["--offline"] or args.host == "demo"):
+        raise SkillError(f"{given[0]} asks no server", hint="leave out --host")
+
+
+def _some(server: Dialect, classes: Sequence[str]) -> Mapping[str, Any] | None:
+    """The definitions of these classes; None from a server that gives none."""
+    try:
+        return server.definitions(classes)
+    except SkillError as error:
+        if error.code in ("refused", "unreachable"):
+            raise
+        return None
 
 
 def _offline(host: str | None) -> Definitions:

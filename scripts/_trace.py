@@ -178,13 +178,9 @@ class _Tracer:
         if not {POSITIVE, NEGATIVE} <= sides:
             return [further for _, further in entries]
         name = self.book.output_name(class_of(node), link.slot)
-        side = (
-            polarity(name)
-            if name
-            else {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
-            if len(entries) == 2 and not _is_bundle(node)
-            else None
-        )
+        side = polarity(name) if name else None
+        if name is None and not _is_bundle(node):
+            side = {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
         side = side or role  # a bundle of many outputs hands each side on as it came
         return [further for name, further in entries if polarity(name) in (side, None)]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+
+import _check
 
 DEFINITIONS = Path(__file__).parent / "data/graph/definitions.json"
 GRAPH = {
@@ -99,12 +102,39 @@ def accepts(url: str, graph: dict) -> bool:
         return False
 
 
-@pytest.mark.parametrize("graph", CASES.values(), ids=CASES)
-def test_the_verdict_is_that_of_the_server(run, any_server, graph_file, graph):
-    done = run("validate_workflow.py", graph_file(graph), "--host", any_server)
+@functools.cache
+def definitions_of(url: str) -> dict:
+    with urllib.request.urlopen(f"{url}/object_info", timeout=60) as answer:
+        return json.loads(answer.read())
 
-    assert done.code in (0, 6)
-    assert (done.code == 0) == accepts(any_server, graph), done.out
+
+@pytest.mark.parametrize("graph", CASES.values(), ids=CASES)
+def test_the_verdict_is_that_of_the_server(any_server, graph):
+    found = _check.findings(graph, definitions_of(any_server))
+
+    assert _check.rejected(found) != accepts(any_server, graph), [finding.message for finding in found]
+
+
+def test_the_command_asks_the_server(run, demo, graph_file):
+    done = run("validate_workflow.py", graph_file(CASES["to nowhere"]), "--host", demo.url)
+
+    assert done.code == 6
+    assert done.json["definitions"] == "server"
+    assert done.json["findings"]["items"][0]["code"] == "link_to_nowhere"
+    assert not [entry for entry in demo.log() if entry["method"] == "POST"]
+
+
+def test_an_inventory_stands_in_for_its_server(run, demo, graph_file, tmp_path):
+    taken = run(
+        "check_deps.py", graph_file(GRAPH), "--host", demo.url, "--save-inventory", tmp_path / "stock.json"
+    )
+    assert taken.code == 0, taken.out
+    done = run(
+        "validate_workflow.py", graph_file(changed(n1__width=0)), "--inventory", tmp_path / "stock.json"
+    )
+
+    assert done.code == 6
+    assert done.json["definitions"] == "inventory"
 
 
 def test_a_workflow_that_cannot_be_read_is_exit_2(run, tmp_path):
