@@ -42,7 +42,13 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         renamed = _renamed(checks, args.workflows)
         if renamed:
             document["use_instead"] = renamed
-        _stop_or_go(args, steps, document)
+        if args.dry_run:
+            doable = sum(1 for step in steps if step.how)
+            return {
+                "status": "dry_run",
+                "message": f"a plan of {doable} step(s); nothing was changed",
+            } | document
+        _require_consent(args.yes, steps, document)
         outcomes = _install.carry_out(steps, ways)
         document["outcomes"] = [outcome.to_json() for outcome in outcomes]
         document |= _restart(args, ways, outcomes)
@@ -75,15 +81,10 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
     return found
 
 
-def _stop_or_go(args: argparse.Namespace, steps: Sequence[Step], document: dict[str, Any]) -> None:
+def _require_consent(yes: bool, steps: Sequence[Step], document: dict[str, Any]) -> None:
     """Ends here, with the plan, unless there is something to do and the user has agreed to it."""
     doable = [step for step in steps if step.how]
     consents = sorted({step.consent for step in steps if step.consent})
-    if args.dry_run:
-        raise SkillError(
-            f"a plan of {len(doable)} step(s); nothing was changed", code="dry_run", exit=Exit.DONE, status="dry_run",
-            **document,
-        )  # fmt: skip
     if not doable:
         raise SkillError(
             "nothing can be installed: see what blocks each step of the plan",
@@ -92,7 +93,7 @@ def _stop_or_go(args: argparse.Namespace, steps: Sequence[Step], document: dict[
             hint=f"these flags consent: {', '.join(consents)}" if consents else "see the plan",
             **document,
         )
-    if not args.yes:
+    if not yes:
         raise SkillError(
             f"{len(doable)} step(s) would be done; nothing was changed", code="consent_needed",
             hint="show the plan to the user, then run again with --yes", **document,

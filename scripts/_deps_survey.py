@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import io
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +108,8 @@ class Workflow:
 def read(spec: str, asked: Asked) -> Workflow:
     """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
     server = None if isinstance(asked.server, (Nobody, _inventory.Inventory)) else asked.server
-    loaded = _sources.load(spec, server=server)
+    stdin = io.BytesIO(_standard_input()) if spec == "-" else None
+    loaded = _sources.load(spec, stdin=stdin, server=server)
     models = list(_sources.declared_models(loaded.editor)) if loaded.editor else []
     if loaded.graph is not None:
         return Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings))
@@ -122,6 +126,12 @@ def read(spec: str, asked: Asked) -> Workflow:
         note = f"it could not be converted ({error.message}); classes and file names were read off the file as it is"
         return Workflow(spec, graph, loaded.editor, models, [*loaded.warnings, note], rough=True)
     return Workflow(spec, made.graph, loaded.editor, models, [*loaded.warnings, *made.warnings])
+
+
+@functools.lru_cache(maxsize=1)
+def _standard_input() -> bytes:
+    """Standard input, read once: a second look reads the workflow again."""
+    return sys.stdin.buffer.read(_sources.MAX_JSON + 1)
 
 
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:

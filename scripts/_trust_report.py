@@ -80,7 +80,7 @@ def _graph_of(
     assert loaded.editor is not None
     try:
         made = _editor.convert(loaded.editor, definitions)
-        return made.graph, []
+        return {**made.graph, **_deps_editor.switched_off(loaded.editor)}, []
     except SkillError as error:
         note = f"it could not be converted ({error.message}); it was read as it is"
         return _deps_editor.rough_graph(loaded.editor, everything=True), [note]

@@ -57,9 +57,13 @@ def hidden_in(text: str) -> Hidden | None:
     if not found:
         return None
     kinds = sorted({f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" for char in found})
-    spells = "".join(chr(ord(char) - 0xE0000) for run in _TAGS.findall(text) for char in run)
+    spells = "".join(_spelled(run) for run in _TAGS.findall(text))
     turns = any(char in _TURNING or _CONTROLS.match(char) for char in found)
     return Hidden(len(found), tuple(kinds[:6]), spells[:300], turns)
+
+
+def _spelled(tags: str) -> str:
+    return "".join(chr(ord(char) - 0xE0000) for char in tags)
 
 
 def _joins(text: str, place: int) -> bool:
@@ -72,9 +76,7 @@ def _joins(text: str, place: int) -> bool:
 
 def plain(text: str) -> str:
     """The text as a model reads it: without hidden characters, look-alike widths folded, tags spelled out."""
-    spelled = _TAGS.sub(
-        lambda run: "".join(chr(ord(char) - 0xE0000) for char in run.group()), text[:MOST_READ]
-    )
+    spelled = _TAGS.sub(lambda run: f" {_spelled(run.group())} ", text[:MOST_READ])
     return unicodedata.normalize("NFKC", _HIDDEN.sub("", spelled))
 
 

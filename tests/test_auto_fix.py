@@ -77,12 +77,22 @@ class Stage:
             "inputs": [], "outputs": [], "widgets_values": [name],
             "properties": {"models": [{"name": name, "url": url, "directory": directory, **more}]},
         }  # fmt: skip
-        return {"nodes": [loader], "links": [], "last_node_id": 1, "last_link_id": 0, "version": 0.4, "extra": {}, "groups": []}
+        return {
+            "nodes": [loader],
+            "links": [],
+            "last_node_id": 1,
+            "last_link_id": 0,
+            "version": 0.4,
+            "extra": {},
+            "groups": [],
+        }
 
     def __call__(self, flow: Any, *words: object, code: int | None = None) -> dict[str, Any]:
         path = self.folder / "flow.json"
         path.write_text(json.dumps(flow))
-        env = {"PATH": self.path, "HF_TOKEN": "", "CIVITAI_API_TOKEN": "", **self.env}
+        # Nothing but loopback can be reached: loopback sessions take no proxy.
+        dead = "http://127.0.0.1:9"
+        env = {"PATH": self.path, "HF_TOKEN": "", "CIVITAI_API_TOKEN": "", "HTTPS_PROXY": dead, **self.env}
         ran = self._run("auto_fix_deps.py", path, "--host", self.comfy.url, *words, env=env)
         if code is not None:
             assert ran.code == code, ran.out + ran.err
@@ -102,7 +112,9 @@ def stage(tmp_path: Path, run: Any) -> Iterator[Stage]:
 
 
 def video_flow(stage: Stage) -> dict[str, Any]:
-    stage.comfy.packs["comfyui-videohelpersuite"] = {"VHS_VideoCombine": node({"images": ["IMAGE"]}, output=True, module="custom_nodes.vhs")}
+    stage.comfy.packs["comfyui-videohelpersuite"] = {
+        "VHS_VideoCombine": node({"images": ["IMAGE"]}, output=True, module="custom_nodes.vhs")
+    }
     return stage.flow(**{"9": {"class_type": "VHS_VideoCombine", "inputs": {"images": ["1", 0]}}})
 
 
@@ -141,7 +153,11 @@ def test_yes_and_dry_run_exclude_each_other(stage: Stage) -> None:
 
 def test_a_pack_by_comfy_cli_with_its_exact_words_and_without_keys(stage: Stage) -> None:
     stage.with_comfy_cli()
-    stage.env = {"HF_TOKEN": "hf_very_secret", "CIVITAI_API_TOKEN": "civ_very_secret", "COMFY_CLOUD_API_KEY": "cloud_very_secret"}
+    stage.env = {
+        "HF_TOKEN": "hf_very_secret",
+        "CIVITAI_API_TOKEN": "civ_very_secret",
+        "COMFY_CLOUD_API_KEY": "cloud_very_secret",
+    }
     document = stage(video_flow(stage), "--yes", code=1)
     assert document["code"] == "restart_needed"
     (call,) = [call for call in stage.calls() if "install" in call["words"]]
@@ -171,7 +187,9 @@ def test_a_pack_by_the_manager_with_a_restart(stage: Stage, shape: str) -> None:
     assert document["restarted"] is True
     assert stage.comfy.installed == {"comfyui-videohelpersuite"}
     assert stage.comfy.restarts == 1
-    orders = [body for method, path, body in stage.comfy.seen if method == "POST" and "queue/" in path and body]
+    orders = [
+        body for method, path, body in stage.comfy.seen if method == "POST" and "queue/" in path and body
+    ]
     order = orders[0]
     order = order["params"] if shape == "v4" else order["install"][0] if shape == "v4-legacy" else order
     assert order["id"] == "comfyui-videohelpersuite"
@@ -216,7 +234,9 @@ def test_the_pack_of_a_class_comes_from_the_managers_mapping(stage: Stage) -> No
 def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> None:
     stage.comfy.shape = "v3"
     stage.comfy.mappings = {"https://github.com/who/what": [["NewNode"], {}]}
-    document = stage(stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1)
+    document = stage(
+        stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
+    )
     (step,) = document["plan"]
     assert "not in the registry" in step["blocked"]
     assert not [1 for method, _, _ in stage.comfy.seen if method == "POST"]
@@ -225,7 +245,9 @@ def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> 
 def test_several_packs_for_one_class_are_in_doubt(stage: Stage) -> None:
     stage.comfy.shape = "v3"
     stage.comfy.mappings = {"pack-a": [["NewNode"], {}], "pack-b": [["NewNode"], {}]}
-    document = stage(stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1)
+    document = stage(
+        stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
+    )
     assert "several packs" in document["plan"][0]["blocked"]
 
 
@@ -233,7 +255,15 @@ def test_a_workflow_that_names_another_pack_than_all_others_is_in_doubt(stage: S
     stage.comfy.shape = "v3"
     stage.comfy.mappings = {"honest-pack": [["NewNode"], {}]}
     flow = stage.editor("base.safetensors", "https://huggingface.co/a/b/resolve/main/base.safetensors")
-    flow["nodes"].append({**flow["nodes"][0], "id": 2, "type": "NewNode", "properties": {"cnr_id": "evil-pack"}, "widgets_values": []})
+    flow["nodes"].append(
+        {
+            **flow["nodes"][0],
+            "id": 2,
+            "type": "NewNode",
+            "properties": {"cnr_id": "evil-pack"},
+            "widgets_values": [],
+        }
+    )
     document = stage(flow, "--yes", code=1)
     assert "honest-pack" in document["plan"][0]["blocked"]
     assert stage.comfy.installed == set()
@@ -251,7 +281,12 @@ def test_a_pack_that_is_installed_but_did_not_load_is_not_installed_again(stage:
 
 def test_a_model_is_downloaded_checked_and_found_by_the_server(stage: Stage) -> None:
     body = stage.host.files["/new.safetensors"] = safetensors(100_000)
-    flow = stage.editor("SD/new.safetensors", f"{stage.host.url}/new.safetensors", hash=hashlib.sha256(body).hexdigest(), hash_type="SHA256")
+    flow = stage.editor(
+        "SD/new.safetensors",
+        f"{stage.host.url}/new.safetensors",
+        hash=hashlib.sha256(body).hexdigest(),
+        hash_type="SHA256",
+    )
     flow["nodes"][0]["properties"]["models"][0]["name"] = "new.safetensors"
     document = stage(flow, "--yes", "--allow-host", stage.host.url, code=0)
     assert document["status"] == "success"
@@ -278,7 +313,16 @@ def test_a_pickle_wants_its_own_consent(stage: Stage) -> None:
     stage(flow, *words, "--allow-pickle", code=0)
 
 
-@pytest.mark.parametrize("name", ["../../evil.safetensors", "/etc/evil.safetensors", "C:\\evil.safetensors", "a/../../b.safetensors", "-rf.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil.safetensors",
+        "/etc/evil.safetensors",
+        "C:\\evil.safetensors",
+        "a/../../b.safetensors",
+        "-rf.safetensors",
+    ],
+)
 def test_a_name_that_leads_out_of_the_models_folder_is_not_written(stage: Stage, name: str) -> None:
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     stage.host.files[f"/{base}"] = safetensors()
@@ -291,14 +335,26 @@ def test_a_name_that_leads_out_of_the_models_folder_is_not_written(stage: Stage,
 
 def test_a_gated_model_is_exit_4_with_the_reason(stage: Stage) -> None:
     stage.host.status["/new.safetensors"] = 401
-    document = stage(stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"), "--yes", "--allow-host", stage.host.url, code=4)
+    document = stage(
+        stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"),
+        "--yes",
+        "--allow-host",
+        stage.host.url,
+        code=4,
+    )
     assert document["code"] == "refused"
     assert "gate" in document["plan"][0]
 
 
 def test_a_corrupt_download_is_not_a_success(stage: Stage) -> None:
     stage.host.files["/new.safetensors"] = b"<html>no</html>" * 10
-    document = stage(stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"), "--yes", "--allow-host", stage.host.url, code=1)
+    document = stage(
+        stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"),
+        "--yes",
+        "--allow-host",
+        stage.host.url,
+        code=1,
+    )
     assert document["outcomes"][0]["code"] == "corrupt"
     assert document["still_missing"][0]["name"] == "new.safetensors"
     assert [path.name for path in (stage.comfy.models / "checkpoints").iterdir()] == ["base.safetensors"]
@@ -308,7 +364,12 @@ def test_a_model_by_comfy_cli_is_checked_afterwards(stage: Stage) -> None:
     stage.with_comfy_cli()
     body = safetensors(5000)
     (stage.folder / "body").write_bytes(body)
-    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors", hash=hashlib.sha256(body).hexdigest(), hash_type="sha256")
+    flow = stage.editor(
+        "new.safetensors",
+        f"{stage.host.url}/new.safetensors",
+        hash=hashlib.sha256(body).hexdigest(),
+        hash_type="sha256",
+    )
     words = ("--yes", "--via", "comfy-cli", "--allow-host", stage.host.url)
     stage(flow, *words, code=0)
     (call,) = [call for call in stage.calls() if "download" in call["words"]]
@@ -338,16 +399,40 @@ def test_comfy_cli_sees_the_token_of_the_models_host_alone(stage: Stage) -> None
 @pytest.mark.parametrize("shape", ["v3", "v4-legacy"])
 def test_a_model_by_the_manager_is_an_entry_of_its_own_list(stage: Stage, shape: str) -> None:
     url = f"{stage.host.url}/new.safetensors"
-    entry = {"filename": "new.safetensors", "url": url, "save_path": "checkpoints", "name": "N", "type": "checkpoint", "base": "SD"}
+    entry = {
+        "filename": "new.safetensors",
+        "url": url,
+        "save_path": "checkpoints",
+        "name": "N",
+        "type": "checkpoint",
+        "base": "SD",
+    }
     stage.comfy.shape, stage.comfy.model_list = shape, [entry]
-    stage.comfy.fetch = lambda models, what: (models / what["save_path"] / what["filename"]).write_bytes(safetensors())
-    document = stage(stage.flow(**{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "new.safetensors"}}}), "--yes", "--via", "manager", "--allow-host", stage.host.url, code=0)
+    stage.comfy.fetch = lambda models, what: (models / what["save_path"] / what["filename"]).write_bytes(
+        safetensors()
+    )
+    document = stage(
+        stage.flow(
+            **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "new.safetensors"}}}
+        ),
+        "--yes",
+        "--via",
+        "manager",
+        "--allow-host",
+        stage.host.url,
+        code=0,
+    )
     assert document["outcomes"][0]["done"] is True
     assert document["outcomes"][0]["checked"] == []
 
 
 def test_the_managers_address_must_be_allowed_too(stage: Stage) -> None:
-    entry = {"filename": "new.safetensors", "url": "https://evil.example/new.safetensors", "save_path": "checkpoints", "base": "SD"}
+    entry = {
+        "filename": "new.safetensors",
+        "url": "https://evil.example/new.safetensors",
+        "save_path": "checkpoints",
+        "base": "SD",
+    }
     stage.comfy.shape, stage.comfy.model_list = "v3", [entry]
     flow = stage.editor("new.safetensors", "https://huggingface.co/a/b/resolve/main/new.safetensors")
     document = stage(flow, "--dry-run", "--via", "manager", code=0)
@@ -358,21 +443,41 @@ def test_only_leaves_the_other_kind_alone(stage: Stage) -> None:
     stage.with_comfy_cli()
     stage.host.files["/new.safetensors"] = safetensors()
     flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
-    flow["nodes"].append({**flow["nodes"][0], "id": 2, "type": "NewNode", "properties": {"cnr_id": "new-pack"}, "widgets_values": []})
+    flow["nodes"].append(
+        {
+            **flow["nodes"][0],
+            "id": 2,
+            "type": "NewNode",
+            "properties": {"cnr_id": "new-pack"},
+            "widgets_values": [],
+        }
+    )
     for only, kind in (("nodes", "pack"), ("models", "model")):
         plan = stage(flow, "--dry-run", "--only", only, "--allow-host", stage.host.url, code=0)["plan"]
         assert [step["kind"] for step in plan] == [kind]
 
 
 def test_a_name_that_only_differs_is_not_downloaded(stage: Stage) -> None:
-    flow = stage.flow(**{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "old/base.safetensors"}}})
+    flow = stage.flow(
+        **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "old/base.safetensors"}}}
+    )
     document = stage(flow, "--yes", code=1)
     assert document["plan"] == []
     assert document["use_instead"][0]["use_instead"] == "base.safetensors"
 
 
+def test_a_workflow_from_standard_input_is_looked_at_twice(stage: Stage, run: Any) -> None:
+    stage.host.files["/new.safetensors"] = safetensors()
+    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
+    words = ("-", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url)
+    ran = run("auto_fix_deps.py", *words, stdin=json.dumps(flow))
+    assert ran.code == 0, ran.out
+
+
 def test_a_models_folder_that_is_not_there_is_misuse(stage: Stage) -> None:
-    flow = stage.flow(**{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}}})
+    flow = stage.flow(
+        **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}}}
+    )
     stage(flow, "--models-dir", stage.folder / "none", code=2)
 
 

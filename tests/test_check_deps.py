@@ -11,6 +11,8 @@ import pytest
 from manager_server import Comfy, node
 from model_host import safetensors
 
+import check_deps
+
 URL = "https://huggingface.co/org/repo/resolve/main"
 
 
@@ -35,17 +37,30 @@ def graph(ckpt: str = "SDXL/base.safetensors", **more: Any) -> dict[str, Any]:
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": ckpt}},
         "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox", "clip": ["1", 1]}},
-        "3": {"class_type": "KSampler", "inputs": {"sampler_name": "euler", "seed": 1, "model": ["1", 0], "positive": ["2", 0]}},
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {"sampler_name": "euler", "seed": 1, "model": ["1", 0], "positive": ["2", 0]},
+        },
         "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},
     } | more
 
 
 def editor(*nodes: dict[str, Any]) -> dict[str, Any]:
     """An editor file with one loader and a SaveImage that it feeds."""
-    return {"nodes": list(nodes), "links": [], "last_node_id": 9, "last_link_id": 0, "version": 0.4, "extra": {}, "groups": []}
+    return {
+        "nodes": list(nodes),
+        "links": [],
+        "last_node_id": 9,
+        "last_link_id": 0,
+        "version": 0.4,
+        "extra": {},
+        "groups": [],
+    }
 
 
-def saved(kind: str, ident: int, *values: Any, properties: dict[str, Any] | None = None, mode: int = 0) -> dict[str, Any]:
+def saved(
+    kind: str, ident: int, *values: Any, properties: dict[str, Any] | None = None, mode: int = 0
+) -> dict[str, Any]:
     return {
         "id": ident, "type": kind, "pos": [0, 0], "size": [1, 1], "flags": {}, "order": 0, "mode": mode, "inputs": [],
         "outputs": [], "properties": properties or {}, "widgets_values": list(values),
@@ -53,21 +68,25 @@ def saved(kind: str, ident: int, *values: Any, properties: dict[str, Any] | None
 
 
 class Checker:
-    def __init__(self, run: Any, comfy: Comfy, folder: Path) -> None:
-        self.run, self.comfy, self.folder = run, comfy, folder
+    """Runs the script's own main against the server and gives its document."""
+
+    def __init__(self, capture: Any, comfy: Comfy, folder: Path) -> None:
+        self.capture, self.comfy, self.folder = capture, comfy, folder
 
     def __call__(self, workflow: Any, *words: object, code: int | None = None) -> dict[str, Any]:
         path = self.folder / "flow.json"
         path.write_text(json.dumps(workflow), encoding="utf-8")
-        ran = self.run("check_deps.py", path, "--host", self.comfy.url, *words)
+        exit_code = check_deps.main([str(path), "--host", self.comfy.url, *map(str, words)])
+        out = self.capture.readouterr().out
         if code is not None:
-            assert ran.code == code, ran.out
-        return {**ran.json, "exit": ran.code}
+            assert exit_code == code, out
+        return json.loads(out)
 
 
 @pytest.fixture
-def check(run: Any, comfy: Comfy, tmp_path: Path) -> Checker:
-    return Checker(run, comfy, tmp_path)
+def check(capsys: Any, comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checker:
+    monkeypatch.setenv("COMFYUI_SKILL_CACHE", str(tmp_path / "cache"))
+    return Checker(capsys, comfy, tmp_path)
 
 
 def one(document: dict[str, Any], kind: str, status: str) -> dict[str, Any]:
@@ -92,7 +111,9 @@ def test_all_present(check: Checker) -> None:
         ("base.ckpt", "another file type", False),
     ],
 )
-def test_a_name_written_otherwise_is_named_with_what_to_set(check: Checker, written: str, how: str, sure: bool) -> None:
+def test_a_name_written_otherwise_is_named_with_what_to_set(
+    check: Checker, written: str, how: str, sure: bool
+) -> None:
     entry = one(check(graph(written), code=1), "models", "missing")
     assert (entry["use_instead"], entry["how"], entry["sure"]) == ("SDXL/base.safetensors", how, sure)
     assert entry["set"].endswith("--set 1.ckpt_name=SDXL/base.safetensors")
@@ -105,7 +126,10 @@ def test_several_candidates_are_not_sure(check: Checker) -> None:
 
 
 def test_repair_writes_the_sure_ones_and_leaves_the_others(check: Checker, tmp_path: Path) -> None:
-    lora = {"class_type": "LoraLoader", "inputs": {"lora_name": "fine-fp8.safetensors", "model": ["1", 0], "clip": ["1", 1]}}
+    lora = {
+        "class_type": "LoraLoader",
+        "inputs": {"lora_name": "fine-fp8.safetensors", "model": ["1", 0], "clip": ["1", 1]},
+    }
     flow = graph("base.safetensors", **{"5": lora})
     flow["3"]["inputs"]["model"] = ["5", 0]
     document = check(flow, "--repair", tmp_path / "out.json")
@@ -149,7 +173,9 @@ def test_a_value_outside_its_list_is_missing(check: Checker) -> None:
 
 
 def test_nodes_that_feed_no_output_are_not_looked_at(check: Checker) -> None:
-    flow = graph(**{"9": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "nowhere.safetensors"}}})
+    flow = graph(
+        **{"9": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "nowhere.safetensors"}}}
+    )
     document = check(flow, code=0)
     assert document["workflows"][0]["not_looked_at"]["nodes"]["items"] == ["9"]
 
@@ -180,13 +206,17 @@ def test_a_claim_that_is_no_registry_id_is_never_in_a_command(check: Checker, cl
 
 
 def test_a_repository_is_shown_and_not_installed(check: Checker) -> None:
-    entry = one(check(editor(saved("SomeNode", 1, properties={"aux_id": "who/what"})), code=1), "nodes", "missing")
+    entry = one(
+        check(editor(saved("SomeNode", 1, properties={"aux_id": "who/what"})), code=1), "nodes", "missing"
+    )
     assert entry["repository"] == "https://github.com/who/what"
     assert "fix_command" not in entry
 
 
 def test_a_core_class_that_is_missing_means_an_old_server(check: Checker) -> None:
-    entry = one(check(editor(saved("NewNode", 1, properties={"cnr_id": "comfy-core"})), code=1), "nodes", "missing")
+    entry = one(
+        check(editor(saved("NewNode", 1, properties={"cnr_id": "comfy-core"})), code=1), "nodes", "missing"
+    )
     assert "update" in entry["fix"]
     assert entry["fix_command"] == "comfy update comfy"
 
@@ -195,8 +225,18 @@ def test_a_core_class_that_is_missing_means_an_old_server(check: Checker) -> Non
 
 
 def test_the_workflows_own_metadata_comes_first(check: Checker) -> None:
-    models = [{"name": "new.safetensors", "url": f"{URL}/new.safetensors", "directory": "checkpoints", "hash": "A" * 64, "hash_type": "SHA256"}]
-    check.comfy.templates["t"] = editor(saved("X", 1, properties={"models": [{**models[0], "url": f"{URL}/template.safetensors"}]}))
+    models = [
+        {
+            "name": "new.safetensors",
+            "url": f"{URL}/new.safetensors",
+            "directory": "checkpoints",
+            "hash": "A" * 64,
+            "hash_type": "SHA256",
+        }
+    ]
+    check.comfy.templates["t"] = editor(
+        saved("X", 1, properties={"models": [{**models[0], "url": f"{URL}/template.safetensors"}]})
+    )
     flow = editor(saved("CheckpointLoaderSimple", 1, "new.safetensors", properties={"models": models}))
     get = one(check(flow, code=1), "models", "missing")["get"]
     assert get["url"] == f"{URL}/new.safetensors"
@@ -222,22 +262,42 @@ def test_a_file_of_another_folder_is_not_taken(check: Checker) -> None:
 
 def test_the_managers_list(check: Checker) -> None:
     check.comfy.shape = "v3"
-    check.comfy.model_list = [{"filename": "new.safetensors", "url": f"{URL}/new.safetensors", "save_path": "checkpoints/SD", "name": "N"}]
+    check.comfy.model_list = [
+        {
+            "filename": "new.safetensors",
+            "url": f"{URL}/new.safetensors",
+            "save_path": "checkpoints/SD",
+            "name": "N",
+        }
+    ]
     found = one(check(graph("new.safetensors"), code=1), "models", "missing")
     assert found["get"]["source"] == "ComfyUI-Manager's model list"
 
 
 def test_a_note_is_a_suggestion_without_a_command(check: Checker) -> None:
     note = saved("MarkdownNote", 2, f"get [it]({URL}/new.safetensors).")
-    found = one(check(editor(saved("CheckpointLoaderSimple", 1, "new.safetensors"), note), code=1), "models", "missing")
+    found = one(
+        check(editor(saved("CheckpointLoaderSimple", 1, "new.safetensors"), note), code=1),
+        "models",
+        "missing",
+    )
     assert found["get"]["suggestion"] is True
     assert "fix_command" not in found
     assert "next" not in found
 
 
 def test_an_address_on_another_host_is_marked_and_not_in_a_command(check: Checker) -> None:
-    models = [{"name": "new.safetensors", "url": "https://evil.example/new.safetensors", "directory": "checkpoints"}]
-    found = one(check(editor(saved("CheckpointLoaderSimple", 1, "new.safetensors", properties={"models": models})), code=1), "models", "missing")
+    models = [
+        {"name": "new.safetensors", "url": "https://evil.example/new.safetensors", "directory": "checkpoints"}
+    ]
+    found = one(
+        check(
+            editor(saved("CheckpointLoaderSimple", 1, "new.safetensors", properties={"models": models})),
+            code=1,
+        ),
+        "models",
+        "missing",
+    )
     assert found["get"]["host_allowed"] is False
     assert "fix_command" not in found
 
@@ -248,13 +308,17 @@ def test_an_address_on_another_host_is_marked_and_not_in_a_command(check: Checke
 def test_embeddings_in_prompts(check: Checker) -> None:
     check.comfy.embeddings = ["easynegative"]
     flow = graph()
-    flow["2"]["inputs"]["text"] = "ugly, (embedding:easynegative:1.2), embedding:easynegative.pt, embedding:badhands"
+    flow["2"]["inputs"]["text"] = (
+        "ugly, (embedding:easynegative:1.2), embedding:easynegative.pt, embedding:badhands"
+    )
     embeddings = check(flow, code=1)["workflows"][0]["embeddings"]
     assert embeddings["present"] == ["easynegative", "easynegative.pt"]
     assert [entry["name"] for entry in embeddings["missing"]] == ["badhands"]
 
 
-@pytest.mark.parametrize(("image", "code"), [("example.png", 0), ("sub/there.png", 0), ("nope.png", 1), ("sub/nope.png", 1)])
+@pytest.mark.parametrize(
+    ("image", "code"), [("example.png", 0), ("sub/there.png", 0), ("nope.png", 1), ("sub/nope.png", 1)]
+)
 def test_input_files(check: Checker, image: str, code: int) -> None:
     check.comfy.inputs.append("sub/there.png")
     flow = graph(**{"6": {"class_type": "LoadImage", "inputs": {"image": image}}})
@@ -291,7 +355,9 @@ def test_without_definitions_three_folder_answers_are_three_sentences(check: Che
 
 
 def test_a_folder_of_a_missing_pack_leaves_its_model_unknown(check: Checker) -> None:
-    flow = graph(**{"7": {"class_type": "IPAdapterModelLoader", "inputs": {"ipadapter_file": "x.safetensors"}}})
+    flow = graph(
+        **{"7": {"class_type": "IPAdapterModelLoader", "inputs": {"ipadapter_file": "x.safetensors"}}}
+    )
     document = check(flow, code=1)
     assert "missing pack" in one(document, "models", "unknown")["reason"]
     assert document["workflows"][0]["models"]["missing"] == []
@@ -348,7 +414,12 @@ def test_one_unreadable_file_does_not_hide_the_others(run: Any, comfy: Comfy, tm
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("x.json",), ("a.json", "b.json", "--repair", "o.json"), ("--save-inventory", "a", "--inventory", "b")],
+    [
+        (),
+        ("x.json",),
+        ("a.json", "b.json", "--repair", "o.json"),
+        ("--save-inventory", "a", "--inventory", "b"),
+    ],
 )
 def test_misuse(run: Any, words: tuple[str, ...]) -> None:
     assert run("check_deps.py", *words).code == 2

@@ -1,0 +1,169 @@
+"""Inventories: what a server had, in one file that answers for it later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import _inventory
+from _cli import SkillError
+
+LOADER = {
+    "input": {"required": {"ckpt_name": [["a.safetensors"], {}]}},
+    "output": ["MODEL"],
+    "python_module": "nodes",
+}
+SAVER = {
+    "input": {"required": {"images": ["IMAGE"]}},
+    "output": [],
+    "output_node": True,
+    "python_module": "nodes",
+}
+FLOW = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+}
+
+
+def document(**more: Any) -> dict[str, Any]:
+    return {
+        "format": _inventory.FORMAT, "version": _inventory.VERSION, "api": "local",
+        "definitions": {"CheckpointLoaderSimple": LOADER, "SaveImage": SAVER}, "models": {"checkpoints": ["a.safetensors"]},
+        "embeddings": ["e"], "system": {"system": {"comfyui_version": "0.8.0"}, "devices": []},
+    } | more  # fmt: skip
+
+
+def written(folder: Path, value: Any) -> Path:
+    path = folder / "inventory.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_it_is_taken_from_a_server_and_answers_like_it(run: Any, demo: Any, tmp_path: Path) -> None:
+    saved = run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url)
+    assert saved.code == 0
+    assert saved.json["inventory"]["definitions"] == len(demo.get("/object_info"))
+    inventory = _inventory.load(tmp_path / "one.json")
+    assert inventory.definitions(["KSampler", "Nope"]).keys() == {"KSampler"}
+    assert inventory.definitions() == demo.get("/object_info")
+    for folder in inventory.model_folders():
+        assert inventory.models(folder) == sorted(demo.get(f"/models/{folder}"))
+    assert inventory.embeddings() == sorted(demo.get("/embeddings"))
+    assert (
+        inventory.stats()["system"]["comfyui_version"]
+        == demo.get("/system_stats")["system"]["comfyui_version"]
+    )
+
+
+def test_two_inventories_of_one_server_are_the_same_file(run: Any, demo: Any, tmp_path: Path) -> None:
+    for name in ("one.json", "two.json"):
+        assert run("check_deps.py", "--save-inventory", name, "--host", demo.url).code == 0
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert demo.url.encode() not in (tmp_path / "one.json").read_bytes()
+
+
+def test_a_check_against_an_inventory_asks_nobody(run: Any, demo: Any, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    assert run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url).code == 0
+    demo.post("/demo/log/clear")
+    ran = run(
+        "check_deps.py",
+        root / "workflows" / "sd15_txt2img.json",
+        "--inventory",
+        "one.json",
+        env={"COMFY_HOST": demo.url},
+    )
+    assert ran.code == 0
+    assert [entry for entry in demo.log() if not entry["path"].startswith("/demo/")] == []
+
+
+def test_a_check_finds_what_is_not_in_it(run: Any, tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        document(
+            definitions={
+                "SaveImage": SAVER,
+                "CheckpointLoaderSimple": {**LOADER, "input": {"required": {"ckpt_name": [[], {}]}}},
+            },
+            models={"checkpoints": []},
+        ),
+    )
+    (tmp_path / "f.json").write_text(json.dumps(FLOW))
+    ran = run("check_deps.py", "f.json", "--inventory", "inventory.json")
+    assert ran.code == 1
+    assert "is empty" in ran.json["workflows"][0]["models"]["missing"][0]["reason"]
+
+
+def test_what_was_refused_stays_refused_and_is_not_empty(run: Any, tmp_path: Path) -> None:
+    flow = {**FLOW, "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "embedding:e"}}}
+    flow["2"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "x": ["3", 0]}}
+    definitions = {
+        "CheckpointLoaderSimple": LOADER,
+        "SaveImage": SAVER,
+        "CLIPTextEncode": {**SAVER, "output_node": False, "input": {"required": {"text": ["STRING", {}]}}},
+    }
+    value = document(definitions=definitions, not_had={"embeddings": "refused"})
+    del value["embeddings"]
+    written(tmp_path, value)
+    (tmp_path / "f.json").write_text(json.dumps(flow))
+    ran = run("check_deps.py", "f.json", "--inventory", "inventory.json")
+    assert ran.code == 4
+    assert ran.json["counts"]["unknown"] == 1
+
+
+def test_a_part_that_could_not_be_listed_is_named_when_it_is_taken(run: Any, tmp_path: Path) -> None:
+    from manager_server import Comfy
+
+    comfy = Comfy(tmp_path / "models")
+    comfy.faults["models/loras"] = 403
+    try:
+        ran = run("check_deps.py", "--save-inventory", "one.json", "--host", comfy.url)
+    finally:
+        comfy.stop()
+    assert ran.json["inventory"]["not_had"] == {"models/loras": "refused"}
+    with pytest.raises(SkillError) as caught:
+        _inventory.load(tmp_path / "one.json").models("loras")
+    assert caught.value.code == "refused"
+    assert _inventory.load(tmp_path / "one.json").models("vae") == []
+
+
+def test_an_unknown_folder_is_no_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(SkillError) as caught:
+        _inventory.load(written(tmp_path, document())).models("nope")
+    assert caught.value.code == "folder_not_found"
+
+
+def test_saved_definitions_alone_are_taken_and_know_no_models(tmp_path: Path) -> None:
+    inventory = _inventory.load(written(tmp_path, {"CheckpointLoaderSimple": LOADER}))
+    assert inventory.definitions(["CheckpointLoaderSimple"])
+    with pytest.raises(SkillError):
+        inventory.models("checkpoints")
+
+
+@pytest.mark.parametrize("value", [[], {}, {"a": 1}, "x", {"format": "comfyui-inventory", "version": 99}])
+def test_other_files_are_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(SkillError) as caught:
+        _inventory.load(written(tmp_path, value))
+    assert caught.value.exit == 2
+
+
+def test_a_missing_file_and_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SkillError):
+        _inventory.load(tmp_path / "none.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(SkillError):
+        _inventory.load(tmp_path / "x.json")
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SkillError):
+        _inventory.save(document(), tmp_path / "none" / "x.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_writes_no_inventory(run: Any, tmp_path: Path) -> None:
+    assert run("check_deps.py", "--save-inventory", "one.json", "--host", "http://127.0.0.1:9").code == 3
+    assert not (tmp_path / "one.json").exists()
