@@ -245,13 +245,19 @@ def _listed_value(
 
 def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
     """A file that is not listed: certainly missing when it stands in the top folder and is of a listed type."""
-    text = value if isinstance(value, str) else ""
+    text = value if isinstance(value, str) else None
     # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
-    elsewhere = text == "" or "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
+    elsewhere = text is not None and (
+        not text or "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
+    )
     severity = WARNING if elsewhere else ERROR
-    said = "cannot be looked up here" if text else "is no file, and the run fails"
-    if severity == ERROR:
-        said = "is not on the server"
+    said = (
+        "is not on the server"
+        if not elsewhere
+        else "cannot be looked up here"
+        if text
+        else "is no file: the run fails"
+    )
     fix = f"upload it (--input-image {node_id}.{name}=FILE)" + (
         f", or use: {', '.join(near)}" if near else ""
     )

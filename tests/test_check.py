@@ -95,6 +95,25 @@ def test_one_encoder_for_both_sides_is_fine_without_guidance():
     assert codes(image(n3__negative=["6", 0], n3__cfg=1.0)) == {("info", "dead_branch", None)}
 
 
+@pytest.mark.parametrize(
+    ("value", "severity"),
+    [
+        ("gone.png", "error"),
+        (7, "error"),
+        (True, "error"),
+        ("sub/x.png", "warning"),
+        ("x.png [output]", "warning"),
+        ("", "warning"),
+    ],
+)
+def test_a_file_that_cannot_be_looked_up_is_no_error(value, severity):
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": value}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    assert codes(graph) == {(severity, "file_missing", "1")}
+
+
 def test_a_false_as_text_is_told():
     graph = {
         "1": {"class_type": "PrimitiveBoolean", "inputs": {"value": "false"}},
