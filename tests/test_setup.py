@@ -77,7 +77,7 @@ STATS = {"system": {"comfyui_version": "0.8.0"}, "devices": [{"name": "cpu", "ty
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = json.dumps(STATS).encode() if self.path == "/system_stats" else b"<html>hello</html>"
-        if len(sys.argv) > 2: body = b"<html>hello</html>"
+        if len(sys.argv) > 2: body = sys.argv[2].encode()
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *words): pass
@@ -377,9 +377,10 @@ def test_no_pip_at_all_is_told_with_the_way_out(box):
     assert len(report["attempts"]) == 2
 
 
-def test_a_port_taken_by_something_else(box):
+@pytest.mark.parametrize("body", ["<html>hello</html>", '{"devices": []}', '{"system": {}}', "[]", "null"])
+def test_a_port_taken_by_something_else(box, body):
     box.comfy()
-    box.serve("html")
+    box.serve(body)
     report = box.run(exit_code=1)
     assert report["code"] == "port_taken"
     assert "not ComfyUI" in report["message"]
@@ -437,6 +438,7 @@ def test_ctrl_c_leaves_nothing_that_the_next_run_trips_over(box, number, moment)
     assert json.loads(out)["code"] == "interrupted"
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+    assert box.workspace.exists() is (moment == "hang in pip"), "half a clone is taken away at once"
     box.mode("")
     assert box.run()["status"] == "ok"
 
