@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import struct
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +118,9 @@ def _ogg_page(flags: int, position: int, number: int, packets: Sequence[bytes]) 
 # MP4 with Motion JPEG: VLC, mpv and ffmpeg play it (browsers do not).
 
 
-def write_mp4(path: Path, frames: Sequence[Image], rate: float) -> None:
+def write_mp4(
+    path: Path, frames: Sequence[Image], rate: float, metadata: Mapping[str, Any] | None = None
+) -> None:
     pictures = [_jpeg(frame) for frame in frames]
     width, height = frames[0].size
     scale = 1000
@@ -129,7 +132,9 @@ def write_mp4(path: Path, frames: Sequence[Image], rate: float) -> None:
         offsets.append(start)
         start += len(picture)
     body = _box(b"mdat", b"".join(pictures))
-    movie = _movie(width, height, scale, each, [len(picture) for picture in pictures], offsets)
+    movie = _movie(
+        width, height, scale, each, [len(picture) for picture in pictures], offsets, _tags(metadata or {})
+    )
     path.write_bytes(head + body + movie)
 
 
@@ -151,7 +156,9 @@ def _full(kind: bytes, flags: int, *parts: bytes) -> bytes:
 MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
-def _movie(width: int, height: int, scale: int, each: int, sizes: list[int], offsets: list[int]) -> bytes:
+def _movie(
+    width: int, height: int, scale: int, each: int, sizes: list[int], offsets: list[int], tags: bytes
+) -> bytes:
     count, length = len(sizes), each * len(sizes)
     header = _full(
         b"mvhd",
@@ -196,13 +203,29 @@ def _movie(width: int, height: int, scale: int, each: int, sizes: list[int], off
         _full(b"hdlr", 0, struct.pack(">I4s12x", 0, b"vide"), b"demo\0"),
         info,
     )
-    return _box(b"moov", header, _box(b"trak", track, media))
+    return _box(b"moov", header, _box(b"trak", track, media), tags)
+
+
+def _tags(metadata: Mapping[str, Any]) -> bytes:
+    """Names and JSON texts in the `mdta` form, where players and ComfyUI look for prompt and workflow."""
+    if not metadata:
+        return b""
+    handler = _full(b"hdlr", 0, struct.pack(">I4s12x", 0, b"mdta"), b"\0")
+    names = [_box(b"mdta", name.encode()) for name in metadata]
+    texts = [
+        _box(struct.pack(">I", number), _box(b"data", struct.pack(">II", 1, 0), json.dumps(value).encode()))
+        for number, value in enumerate(metadata.values(), 1)
+    ]
+    keys = _full(b"keys", 0, struct.pack(">I", len(names)), *names)
+    return _full(b"meta", 0, handler, keys, _box(b"ilst", *texts))
 
 
 # WebM with VP8: the picture inside a lossy WebP file is a VP8 key frame.
 
 
-def write_webm(path: Path, frames: Sequence[Image], rate: float) -> None:
+def write_webm(
+    path: Path, frames: Sequence[Image], rate: float, metadata: Mapping[str, Any] | None = None
+) -> None:
     width, height = frames[0].size
     each = 1000.0 / max(rate, 0.01)
     blocks = []
@@ -228,7 +251,20 @@ def write_webm(path: Path, frames: Sequence[Image], rate: float) -> None:
         _uint(0x4287, 2),
         _uint(0x4285, 2),
     )
-    path.write_bytes(kind + _ebml(0x18538067, info, _ebml(0x1654AE6B, track), *blocks))
+    path.write_bytes(
+        kind + _ebml(0x18538067, info, _ebml(0x1654AE6B, track), _simple_tags(metadata or {}), *blocks)
+    )
+
+
+def _simple_tags(metadata: Mapping[str, Any]) -> bytes:
+    """Matroska tags; their names are upper case by custom."""
+    if not metadata:
+        return b""
+    pairs = [
+        _ebml(0x67C8, _text(0x45A3, name.upper()), _text(0x4487, json.dumps(value)))
+        for name, value in metadata.items()
+    ]
+    return _ebml(0x1254C367, _ebml(0x7373, _ebml(0x63C0), *pairs))
 
 
 def _cluster(time: int, data: bytes) -> bytes:

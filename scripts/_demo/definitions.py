@@ -53,6 +53,8 @@ FILES_OF_CLASS_INPUT: Mapping[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("LoadVideo", "file"): ("input", VIDEO_SUFFIXES),
     ("VHS_LoadVideo", "video"): ("input", VIDEO_SUFFIXES),
     ("LoadLatent", "latent"): ("input", (".latent",)),
+    ("OpenAIInputFiles", "file"): ("input", (".pdf", ".txt")),
+    ("GeminiInputFiles", "file"): ("input", (".pdf", ".txt")),
 }
 
 

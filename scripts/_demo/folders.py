@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os.path
+import os
 import re
 import shutil
 import struct
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KINDS = ("output", "input", "temp")
+PREFIX = "comfy-demo-"
 COUNTER = re.compile(r"^(?P<prefix>.*)_(?P<number>\d+)_?\.[^.]*$", re.DOTALL)
 
 
@@ -33,7 +34,8 @@ class Folders:
 
     @classmethod
     def make(cls, output: Path | None = None, given_input: Path | None = None) -> Folders:
-        made = Path(tempfile.mkdtemp(prefix="comfy-demo-"))
+        _remove_orphans()
+        made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         folders = cls(
             output=(output or made / "output").resolve(),
             input=(given_input or made / "input").resolve(),
@@ -117,6 +119,28 @@ class Folders:
         return sorted(
             path.name for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()
         )
+
+
+def _remove_orphans() -> None:
+    """Remove the folders of demo servers that were killed and could not do it themselves."""
+    if os.name != "posix":
+        # Asking whether a process lives would end it on Windows.
+        return
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = path.name.removeprefix(PREFIX).partition("-")[0]
+        if not number.isdigit() or _lives(int(number)):
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _normal(path: Path) -> str:

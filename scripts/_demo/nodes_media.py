@@ -56,7 +56,7 @@ def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, co
 def save_webm(call: Any, images: Images, filename_prefix: str, codec: str, fps: float, crf: float) -> Result:
     images = need_images(images, "images")
     path, item = _new(call, "output", filename_prefix, ".webm", images.width, images.height)
-    containers.write_webm(path, images.frames, fps)
+    containers.write_webm(path, images.frames, fps, call.metadata)
     return Result(ui={"images": [item], "animated": [True]})
 
 
@@ -98,7 +98,7 @@ def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec:
             "AttributeError", f"'{type(video).__name__}' object has no attribute 'get_dimensions'"
         )
     path, item = _new(call, "output", filename_prefix, ".mp4", video.images.width, video.images.height)
-    containers.write_mp4(path, video.images.frames, video.rate)
+    containers.write_mp4(path, video.images.frames, video.rate, call.metadata)
     return Result(ui={"images": [item], "animated": [True]})
 
 
@@ -124,7 +124,7 @@ def combine(
     still, file = f"{name}_{counter:05}.png", f"{name}_{counter:05}{suffix}"
     write_png(frames[0], folder / still, call.metadata, 4)
     if suffix == ".mp4":
-        containers.write_mp4(folder / file, frames, frame_rate)
+        containers.write_mp4(folder / file, frames, frame_rate, call.metadata)
     else:
         frames[0].save(
             folder / file,

@@ -330,11 +330,11 @@ def _target(kind: str, width: int, height: int, sub: dict[str, Any]) -> tuple[in
 
 
 @node("AdjustBrightness", "AdjustContrast", heavy=True)
-def adjust(call: Any, image: Images, factor: float) -> Images:
+def adjust(call: Any, images: Images, factor: float) -> Images:
     from PIL import ImageEnhance
 
     kind = ImageEnhance.Brightness if call.cls.name == "AdjustBrightness" else ImageEnhance.Contrast
-    return each(need_images(image, "image"), lambda frame: kind(frame).enhance(factor))
+    return each(need_images(images, "images"), lambda frame: kind(frame).enhance(factor))
 
 
 @node("ImageUpscaleWithModel", heavy=True)
