@@ -44,6 +44,8 @@ STATUSES: dict[str, tuple[str, str | None]] = {
     # On their way to an end, not there yet.
     **dict.fromkeys(("erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
 }  # fmt: skip
+ACTIVE, FINISHED = "pending,in_progress", "completed,failed,cancelled"
+MOST_LISTED = 1000
 MOST_UPLOAD = 50 * 1024 * 1024
 MOST_EDGE = 16384
 MOST_PIXELS = 67_108_864
@@ -187,7 +189,7 @@ class Cloud(Dialect):
         sent = self._sent.get(submission.prompt_id)
         # A batch that was killed asks for what another process sent, at a time that is not known here.
         since = -1.0 if sent is None else sent - CLOCK_SKEW
-        for job in self.list_jobs(20 if sent is not None else 100):
+        for job in self._listed(20 if sent is not None else 100):
             if job.prompt_id in self._submitted or (job.created is not None and job.created < since):
                 continue
             try:
@@ -272,25 +274,33 @@ class Cloud(Dialect):
         return bool(isinstance(answer, Mapping) and answer.get("cancelled"))
 
     def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
-        """GET /api/jobs: running, then pending in the order of creation, then finished ones, newest first."""
+        """GET /api/jobs: running, then pending in the order of creation, then up to `limit` finished ones, newest first."""
+        active = self._listed(MOST_LISTED, ACTIVE)
+        rows = [row for row in active if row.phase == "running"]
+        rows += [row for row in reversed(active) if row.phase == "pending"]
+        if finished and limit > 0:
+            seen = {row.prompt_id for row in rows}
+            rows += [
+                row
+                for row in self._listed(limit, FINISHED)
+                if row.phase == "done" and row.prompt_id not in seen
+            ]
+        return rows
+
+    def _listed(self, limit: int, statuses: str | None = None) -> list[JobSummary]:
+        """One page of the account's jobs, newest first."""
         params: dict[str, Any] = {
-            "limit": max(1, min(limit, 1000)),
+            "limit": max(1, min(limit, MOST_LISTED)),
             "sort_by": "create_time",
             "sort_order": "desc",
         }
-        if not finished:
-            params["status"] = "pending,in_progress"
+        if statuses:
+            params["status"] = statuses
         answer = self.get_json("jobs", params)
         listed = answer.get("jobs") if isinstance(answer, Mapping) else None
-        rows = [
+        return [
             _row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)
         ]
-        waiting = [row for row in reversed(rows) if row.phase == "pending"]
-        return (
-            [row for row in rows if row.phase == "running"]
-            + waiting
-            + [row for row in rows if row.phase == "done"]
-        )
 
     # --- files
     def upload(

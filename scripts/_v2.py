@@ -320,7 +320,10 @@ class V2(Dialect):
 
     def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
         """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""
-        rows = [_v2_records.row(job) for job in self._listed({"limit": max(1, min(limit, MOST_LISTED))})]
+        params: dict[str, Any] = {"limit": max(1, min(limit, MOST_LISTED)) if finished else MOST_LISTED}
+        if not finished and self.surface == "proxy":
+            params["status"] = "queued,running,canceling"
+        rows = [_v2_records.row(job) for job in self._listed(params)]
         running = [row for row in rows if row.phase == "running"]
         waiting = [row for row in reversed(rows) if row.phase == "pending"]
         waiting.sort(key=lambda row: row.position if row.position is not None else 1 << 30)

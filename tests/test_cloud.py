@@ -308,7 +308,7 @@ def test_an_html_503_on_the_way_is_survived_by_reads(cloud: Start) -> None:
     demo.fault({"name": "status", "route": "/jobs", "code": 503, "body": "html", "times": 2})
 
     assert server.list_jobs() == []
-    assert len([entry for entry in demo.log() if entry["path"] == "/api/jobs"]) == 3
+    assert len([entry for entry in demo.log() if entry["path"] == "/api/jobs"]) == 4
 
 
 @pytest.mark.parametrize("fault", ["answer-lost", "502-after"])

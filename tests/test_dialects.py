@@ -307,6 +307,17 @@ def test_the_list_has_active_jobs_first_and_finished_ones_newest_first(server: D
     server.cancel(active)
 
 
+def test_active_jobs_are_all_listed_without_asking_for_finished_ones(server: Dialect) -> None:
+    finished = server.submit(submission(graphs.picture())).prompt_id
+    follow(server, [finished])
+    active = {server.submit(submission(graphs.sleeper(20))).prompt_id for _ in range(4)}
+    until(lambda: {row.prompt_id for row in server.list_jobs(0, finished=False)} >= active)
+
+    assert finished not in {row.prompt_id for row in server.list_jobs(0, finished=False)}
+    for prompt_id in active:
+        server.cancel(prompt_id)
+
+
 def test_a_lost_answer_makes_no_second_job(place: Place, server: Dialect) -> None:
     before = len(server.list_jobs(50))
     place.behind.fault({"name": "answer-lost", "route": "/prompt"})
