@@ -77,7 +77,9 @@ class Saved:
         if self.reused:
             row["reused"] = True
         if self.renamed:
-            row["server_name"] = _cli.clean(self.output.ref.display_name or self.output.ref.filename, 200)
+            row["server_name"] = _cli.clean(_plain_name(self.output.ref), 200)
+        if self.bytes == 0:
+            row["note"] = "the file is empty on the server too"
         return row
 
 
@@ -176,12 +178,14 @@ class Collector:
         flat: bool = False,
         overwrite: bool = False,
         digests: bool = False,
+        patience: float = 10.0,
     ) -> None:
         self.server = server
         self.root = root
         self.flat = flat
         self.overwrite = overwrite
         self.digests = digests
+        self.patience = patience
         self._taken: set[str] = set()
 
     def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
@@ -218,12 +222,12 @@ class Collector:
         target = self._target(output)
         part = _safe_names.part_beside(target)
         try:
-            size = _download(self.server, output.ref, part)
+            size = _download(self.server, output.ref, part, self.patience)
             digest = file_digest(part) if self.digests else None
             path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
-        return Saved(path, output, size, digest, reused, path.name != target.name)
+        return Saved(path, output, size, digest, reused, path.name != _plain_name(output.ref))
 
     def save_bytes(self, name: str, data: bytes, node_id: str, key: str) -> Saved:
         """Save a picture that came through the socket instead of the disk."""
@@ -241,7 +245,7 @@ class Collector:
     def _target(self, output: OutputFile) -> Path:
         """The wished-for path; two outputs of one run never share one, not even by case."""
         ref = output.ref
-        name = _safe_names.safe_name(re.split(r"[/\\]", ref.display_name or ref.filename)[-1])
+        name = _safe_names.safe_name(re.split(r"[/\\]", _plain_name(ref))[-1])
         # Where a display name exists the subfolder is decoration (the cloud's).
         segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
         folder = _safe_names.folder_inside(self.root, segments)
@@ -255,6 +259,11 @@ class Collector:
         return folder / chosen
 
 
+def _plain_name(ref: FileRef) -> str:
+    """The name that people know the file by."""
+    return ref.display_name or ref.filename
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     import hashlib
@@ -266,19 +275,28 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(server: Dialect, ref: FileRef, part: Path) -> int:
-    """The file's bytes into `part`, resumed where the server has ranges; the number of bytes."""
+def _download(server: Dialect, ref: FileRef, part: Path, patience: float) -> int:
+    """The file's bytes into `part`, resumed where the server has ranges; the number of bytes.
+
+    A server that is out of reach is waited for as long as `patience` seconds.
+    """
     validator: str | None = None
-    offset = 0
+    offset, expected, attempt = 0, None, 0
+    give_up = time.monotonic() + patience
     with part.open("wb") as file:
-        for attempt in range(1, ATTEMPTS + 1):
+        while True:
+            attempt += 1
             try:
                 response = server.open_file(ref, offset=offset, validator=validator)
             except SkillError as error:
-                if attempt == ATTEMPTS or not error.retryable:
+                tries_left = attempt < ATTEMPTS or (
+                    error.code == "unreachable" and time.monotonic() < give_up
+                )
+                if not error.retryable or not tries_left:
                     raise _no_longer_there(error) from error
-                time.sleep(_common.pause_before(attempt))
+                time.sleep(_common.pause_before(min(attempt, 4)))
                 continue
+            before = offset
             with response:
                 offset = _start(response, file, offset)
                 validator = _validator(response)
@@ -286,15 +304,21 @@ def _download(server: Dialect, ref: FileRef, part: Path) -> int:
                 offset, whole = _copy(response, file, offset)
             if whole and expected in (None, offset):
                 return offset
+            if offset > before and validator is not None:
+                attempt, give_up = 0, time.monotonic() + patience  # it moves: the count is for standing still
+            elif attempt >= ATTEMPTS:
+                raise _cut_short(offset, expected)
             if validator is None:
                 offset = _rewind(file)
-            time.sleep(_common.pause_before(attempt))
-    raise SkillError(
-        f"the file kept arriving cut short ({offset} bytes of {expected if expected is not None else 'an unknown number'})",
-        code="download_failed",
-        exit=Exit.FAILED,
+            time.sleep(_common.pause_before(max(attempt, 1)))
+
+
+def _cut_short(offset: int, expected: int | None) -> SkillError:
+    whole = "an unknown number" if expected is None else expected
+    return SkillError(
+        f"the file kept arriving cut short ({offset} bytes of {whole})", code="download_failed", exit=Exit.FAILED,
         retryable=True,
-    )
+    )  # fmt: skip
 
 
 def _no_longer_there(error: SkillError) -> SkillError:

@@ -254,7 +254,12 @@ class Server:
             try:
                 response = self._send(method, url, timeout, options, bare)
             except SkillError as error:
-                if attempt == tries or not error.retryable or error.code == "unreachable_refused":
+                # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly.
+                if (
+                    attempt == tries
+                    or not error.retryable
+                    or error.details.get("reason") == "connection_refused"
+                ):
                     raise
                 _pause(attempt, None)
                 continue
@@ -314,7 +319,10 @@ class Server:
                 retryable=True,
                 hint="it may be busy; try again",
             )
-        return unreachable(where)
+        failure = unreachable(where)
+        if never_connected(error):
+            failure.details["reason"] = "connection_refused"
+        return failure
 
     def _moved(self, response: requests.Response) -> SkillError:
         target = _cli.clean(response.headers.get("Location", ""), 200).split("?")[0]
@@ -355,6 +363,7 @@ class Server:
         if status == 404:
             return SkillError(
                 f"{self.url} has no {route} (HTTP 404)", code="not_found", exit=_cli.Exit.FAILED, server_said=said,
+                hint="is the address right (host, port, base path), and is it ComfyUI?",
                 http_status=status,
             )  # fmt: skip
         code = "busy" if status in RETRIED_STATUSES else "server_error" if status >= 500 else "bad_request"

@@ -122,7 +122,9 @@ class Dialect(_common.Server, abc.ABC):
     grace = 2.0  # how long a job may be unknown before it counts as lost
     first_poll = 0.05  # seconds before a job's record is looked at again; grows to `slowest_poll`
     slowest_poll = 2.0
-    cross_check = 10.0  # with a live socket a record is looked at when the socket was quiet about it for so long
+    cross_check = (
+        10.0  # with a live socket a record is looked at when the socket was quiet about it for so long
+    )
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # so many answers "no such job" make it sure
 
@@ -181,7 +183,7 @@ class Dialect(_common.Server, abc.ABC):
             "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
         )
 
-    def has_file(self, ref: FileRef, size: int) -> bool:  # noqa: ARG002
+    def has_file(self, ref: FileRef, size: int | None = None) -> bool:  # noqa: ARG002
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
         return False
 

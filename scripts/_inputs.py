@@ -5,6 +5,7 @@ Level 3. Pillow is imported only when a picture must be looked into.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from _dialect import Dialect, FileRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from _fill import UploadTarget
+    from _uploads import UploadTarget
 
 PICTURE_KINDS = frozenset({"image", "mask"})
 
@@ -97,10 +98,12 @@ class Uploader:
                 return self._send(made)
             size = self._size_of(original)
             _alpha_mask(path, size, self.invert_mask).save(made)
-            digest = _collect.file_digest(made)
-            name = hashed_name(made.name, digest)
-            if self.dry_run or self.server is None:
-                return FileRef(name, "", "input")
+            # What the server stores is picture and mask together, so the name is made of both.
+            both = f"{_collect.file_digest(made)} {original.type}/{original.subfolder}/{original.filename}"
+            name = hashed_name(made.name, hashlib.sha256(both.encode()).hexdigest())
+            ref = FileRef(name, "", "input")
+            if self.dry_run or self.server is None or (self.server.own_ids and self.server.has_file(ref)):
+                return ref
             return self.server.upload(made, name=name, kind="mask", original=original)
 
     def _size_of(self, original: FileRef) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ import _cli
 import _events
 import _reports
 import _safe_names
+import _submit
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
 from _prepare import Prepared
@@ -88,7 +89,13 @@ def new_submission(prepared: Prepared, options: Options) -> Submission:
 
 def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
     """Submit and return at once: the report with the prompt id and the command that waits for it."""
-    accepted = server.submit(new_submission(prepared, options))
+    submission = new_submission(prepared, options)
+    _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
+    if unheard := _reports.socket_nodes(prepared.graph):
+        _cli.warn(
+            f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
+        )
+    accepted = _submit.submit(server, submission)
     _announce(accepted.prompt_id)
     return _reports.submitted(server, accepted, prepared, options.output_dir)
 
@@ -99,8 +106,9 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
     watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
     progress = Progress(prepared.graph, quiet=options.quiet)
     try:
+        _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
         watcher.open()
-        job = _submit(server, submission, options)
+        job = _submitted(server, submission, options)
         watcher.watch(job.prompt_id)
         if job.accepted.node_errors and options.strict:
             return _refuse_partial(job, prepared)
@@ -129,10 +137,10 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     return _reports.finished(job, state, None, options, progress, missed_frames=False)
 
 
-def _submit(server: Dialect, submission: Submission, options: Options) -> Job:
+def _submitted(server: Dialect, submission: Submission, options: Options) -> Job:
     """Submit; a Ctrl-C or SIGTERM in the middle must not leave a job behind that nobody knows of."""
     try:
-        accepted = server.submit(submission)
+        accepted = _submit.submit(server, submission)
     except (KeyboardInterrupt, Terminated) as stop:
         found = server.find_submitted(submission)
         if found is None:
@@ -224,9 +232,7 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
 
 def _sends_through_socket(graph: Mapping[str, Any], node: str | None) -> bool:
     """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
-    entry = graph.get((node or "").split(".")[0])
-    class_type = str(entry.get("class_type")) if isinstance(entry, Mapping) else ""
-    return "websocket" in class_type.lower()
+    return (node or "").split(".")[0] in _reports.socket_nodes(graph)
 
 
 def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:

@@ -174,7 +174,7 @@ class Local(Dialect):
             )
         return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
 
-    def has_file(self, ref: FileRef, size: int) -> bool:
+    def has_file(self, ref: FileRef, size: int | None = None) -> bool:
         """Whether the server has this file with this many bytes."""
         try:
             answer = self.request("HEAD", "view", params=ref.json(), attempts=1)
@@ -182,7 +182,7 @@ class Local(Dialect):
             if error.code == "unreachable":
                 raise
             return False
-        return answer.headers.get("Content-Length") == str(size)
+        return size is None or answer.headers.get("Content-Length") == str(size)
 
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
         """GET /view as a stream, from `offset` on when the file is still the one with this validator."""

@@ -5,20 +5,19 @@ Level 3. Nothing is submitted here; with `dry_run` nothing is sent at all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _catalog
 import _graph
+import _placing
 import _sources
 from _cli import Exit, SkillError
-from _dialect import Dialect, FileRef
+from _dialect import Dialect
 
 if TYPE_CHECKING:
-    import _fill
+    import _inputs
 
 # Classes of a plain ComfyUI that call no paid service. What is not listed here is looked up on the server.
 FREE_CLASSES = frozenset(
@@ -73,8 +72,14 @@ def prepare(
     if wishes.loras:
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
         notes += added
-    uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
-    settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
+    settings: dict[str, Any] = dict(wishes.settings)
+    uploads: list[dict[str, Any]] = []
+    uploaded: set[str] = set()
+    if _placing.wants_upload(wishes.settings, wishes.files):
+        import _inputs
+
+        uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
+        settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
         return Prepared(
             graph, source, seeds_of(graph), notes=notes,
@@ -160,84 +165,9 @@ def upload_inputs(
     definitions: Mapping[str, Any] | None,
     uploader: _inputs.Uploader,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], set[str]]:
-    """Settings with local files replaced by the server's names; what was uploaded; which settings that were."""
-    settings = dict(wishes.settings)
-    asked = {name: (path, kind) for name, path, kind in wishes.files}
-    if both := sorted(asked.keys() & settings.keys()):
-        raise SkillError(f"{both[0]!r} is given both as a value and as a file", hint="leave one of them out")
-    candidates = {name: path for name, (path, _) in asked.items()}
-    candidates |= {
-        name: value for name, value in settings.items() if isinstance(value, str) and _may_be_file(value)
-    }
-    if not candidates:
-        return settings, [], set()
-    import _fill
-    import _inputs
-
-    done: list[dict[str, Any]] = []
-    targets = _fill.upload_targets(graph, candidates, definitions)
-    fresh: set[str] = set()
-    for target in sorted(targets, key=lambda item: item.kind == "mask"):
-        forced = target.name in asked
-        if not forced and not _is_local_file(str(target.value)) and not _is_job_output(str(target.value)):
-            continue
-        kind = asked[target.name][1] if forced and asked[target.name][1] == "mask" else target.kind
-        value, row = uploader.value_for(
-            str(target.value), kind, target, _picture_of(target, graph, settings, fresh)
-        )
-        settings[target.name] = value
-        fresh.add(target.name)
-        done.append(row)
-    _refuse_lost_files(asked, fresh)
-    return settings, done, fresh
-
-
-def _picture_of(
-    target: _fill.UploadTarget, graph: Mapping[str, Any], settings: Mapping[str, Any], fresh: set[str]
-) -> FileRef | None:
-    """The picture whose transparency an uploaded mask becomes: the one just uploaded, else what the node names."""
-    if target.original is None:
-        return None
-    node = graph.get(target.node_id)
-    current = node["inputs"].get(target.input) if isinstance(node, Mapping) else None
-    for name in (f"{target.node_id}.{target.input}", "image", target.name):
-        if name in fresh and isinstance(settings.get(name), str):
-            current = settings[name]
-            break
-    return annotated(str(current)) if isinstance(current, str) else None
-
-
-def annotated(value: str) -> FileRef:
-    """The file that a loader's value names: `sub/name.png [output]` -> its folder and type."""
-    match = re.fullmatch(r"(.*?)(?: \[(input|output|temp)\])?", value, re.S)
-    assert match is not None
-    folder, _, name = match[1].rpartition("/")
-    return FileRef(name, folder, match[2] or "input")
-
-
-def _refuse_lost_files(asked: Mapping[str, tuple[str, str]], fresh: set[str]) -> None:
-    for name, (path, _) in asked.items():
-        if name not in fresh:
-            raise SkillError(
-                f"{name!r} takes no uploaded file",
-                code="not_an_upload",
-                hint=f"see scripts/extract_schema.py for the inputs that take files; {path} was not sent",
-            )
-
-
-def _may_be_file(value: str) -> bool:
-    return _is_job_output(value) or _is_local_file(value)
-
-
-def _is_job_output(value: str) -> bool:
-    return value.startswith("output:")
-
-
-def _is_local_file(value: str) -> bool:
-    try:
-        return 0 < len(value) < 4096 and Path(value).is_file()
-    except (OSError, ValueError):
-        return False
+    """Settings with local files replaced by the server's names, the rows that report them, the addresses they set."""
+    placed = _placing.place(graph, wishes.settings, wishes.files, definitions, uploader)
+    return placed.settings, placed.rows, placed.fresh
 
 
 def used_models(prepared: Prepared) -> list[str]:
@@ -248,6 +178,3 @@ def used_models(prepared: Prepared) -> list[str]:
 def with_graph(prepared: Prepared, graph: Mapping[str, Any]) -> Prepared:
     """The same with another graph."""
     return replace(prepared, graph=dict(graph))
-
-
-__all__ = ["Prepared", "Wishes", "annotated", "prepare", "partner_nodes", "upload_inputs", "used_models", "with_graph"]

@@ -41,7 +41,8 @@ class Progress:
         """The part of the run that is done, by nodes and the running node's steps."""
         value, most = self._step
         within = min(value / most, 1.0) if most > 0 and self._node is not None else 0.0
-        return min((len(self._done | self.cached) + within) / self.total, 1.0)
+        # Nodes that expand into others are counted as they come; only the end itself is 100 %.
+        return min((len((self._done | self.cached) & self._names.keys()) + within) / self.total, 0.99)
 
     @property
     def elapsed(self) -> float:
@@ -86,7 +87,8 @@ class Progress:
                 or self._names.get(event.node)
                 or f"node {event.node}"
             )
-            self._say(f"[{len(self._done | self.cached) + 1}/{self.total}] {name}", name)
+            count = min(len((self._done | self.cached) & self._names.keys()) + 1, self.total)
+            self._say(f"[{count}/{self.total}] {name}", name)
 
     def _on_progress(self, event: _events.Event) -> None:
         self._take_step(_events.number(event.data.get("value")), _events.number(event.data.get("max")))

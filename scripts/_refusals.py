@@ -15,6 +15,7 @@ from _cli import Exit, SkillError
 
 MOST_ALLOWED = 12
 SAID = 300
+CLOSE_ENOUGH = 0.84
 
 # Cloud `error.type` -> our sentence and whether waiting helps. Plan refusals come as 402 now and as 429 from older servers.
 REFUSALS: dict[str, tuple[str, str]] = {
@@ -192,8 +193,23 @@ def _explain(
             {},
         )
     if kind == "custom_validation_failed":
-        return f"{where}: {said}", f"for a file: upload it with --input-file {target}=PATH", {}
+        if "file" in said.lower():
+            return f"{where}: {said}", f"upload it with --input-file {target}=PATH", {}
+        return f"{where}: {said}", f"--set {target}=VALUE that the node accepts", {}
     return f"{where}: {name or 'its inputs'}: {said}", "correct this node", {}
+
+
+def _replacement(target: str, value: Any, allowed: list[str]) -> str:
+    """A value to set instead only when it is nearly the same; a missing model is not replaced by just any other."""
+    import difflib
+
+    given = str(value).replace("\\", "/").rsplit("/", 1)[-1].casefold()
+    first = allowed[0].replace("\\", "/").rsplit("/", 1)[-1].casefold() if allowed else ""
+    if allowed and difflib.SequenceMatcher(None, given, first).ratio() >= CLOSE_ENOUGH:
+        return f"--set {target}={allowed[0]}"
+    if re.search(r"\.(safetensors|sft|gguf|ckpt|pth?|bin|onnx)$", given):
+        return "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
+    return f"choose one of `allowed` with --set {target}=VALUE"
 
 
 def _short(value: Any) -> str:

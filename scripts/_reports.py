@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _progress import Progress
 
 TRACE_LINES = 12
+LONG_TEXT = 2_000
 SAID = 600
 
 
@@ -114,15 +115,19 @@ def finished(
         flat=options.flat,
         overwrite=options.overwrite,
         digests=options.receipt,
+        patience=options.patience,
     )
     seconds = round(time.monotonic() - job.submitted, 3)
     saved = _socket_pictures(job, collector)
     fetched, failed = collector.fetch_all(_collect.files_of(state.outputs, previews=options.include_previews))
     saved += fetched
-    texts = _collect.texts_of(state.outputs)
-    document = _verdict(job, state, failed)
+    texts = _short_texts(_collect.texts_of(state.outputs), collector, job.prompt_id)
+    missed = missed_pictures(job, state, missed_frames)
+    document = _verdict(job, state, failed, missed, options)
     document |= head(job.server, job.prompt_id)
     document |= {"seconds": seconds, **_times(state)}
+    if saved:
+        document["download_seconds"] = round(time.monotonic() - job.submitted - seconds, 3)
     document["outputs"] = [item.json() for item in saved]
     if texts:
         document["texts"] = texts
@@ -138,8 +143,8 @@ def finished(
     if job.previews:
         document["previews"] = _cli.cap([str(path) for path in job.previews], 20)
     document |= about(prepared)
-    if state.outcome == "success" and not saved and not failed:
-        document["message"] = _why_no_files(state, texts, job, missed_frames)
+    if state.outcome == "success" and not saved and not failed and not missed:
+        document["message"] = _why_no_files(state, texts, job)
     if options.receipt and state.done:
         document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
     return document
@@ -161,7 +166,43 @@ def _times(state: JobState) -> dict[str, Any]:
     return {"execution_seconds": round(max(state.ended - state.started, 0.0), 3)}
 
 
-def _verdict(job: Job, state: JobState, failed: list[_collect.Failed]) -> dict[str, Any]:
+def missed_pictures(job: Job, state: JobState, missed_frames: bool) -> list[str]:
+    """Nodes whose pictures went through a socket while none of ours was open: the server keeps no copy."""
+    if state.outcome != "success" or not (missed_frames or not job.ours):
+        return []
+    seen = {node for node, _ in job.socket_images}
+    return [node for node in socket_nodes(job.graph) if node not in seen]
+
+
+def socket_nodes(graph: Mapping[str, Any]) -> list[str]:
+    """The ids of nodes that send their pictures through the socket alone (SaveImageWebsocket and its like)."""
+    return [
+        str(node_id)
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping) and "websocket" in str(node.get("class_type")).lower()
+    ]
+
+
+def _short_texts(
+    texts: list[dict[str, str]], collector: _collect.Collector, prompt_id: str
+) -> list[dict[str, Any]]:
+    """Long texts go to a file; the document keeps their beginning."""
+    short: list[dict[str, Any]] = []
+    for index, item in enumerate(texts, 1):
+        row: dict[str, Any] = dict(item)
+        if len(item["text"]) > LONG_TEXT:
+            name = f"{prompt_id[:8]}_node{item['node_id']}_{index:02d}.txt"
+            saved = collector.save_bytes(
+                name, item["text"].encode("utf-8", "replace"), item["node_id"], item["key"]
+            )
+            row |= {"text": _cli.clean(item["text"], LONG_TEXT), "file": str(saved.path)}
+        short.append(row)
+    return short
+
+
+def _verdict(
+    job: Job, state: JobState, failed: list[_collect.Failed], missed: list[str], options: Options
+) -> dict[str, Any]:
     """status, and for all but a clean success also code, message, hint, retryable."""
     if job.interrupted:
         return _interrupted(state)
@@ -177,16 +218,11 @@ def _verdict(job: Job, state: JobState, failed: list[_collect.Failed]) -> dict[s
     if state.outcome == "error":
         return failure(state, job.graph) | {"next": [_explain_command(job)]}
     if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        message = f"the run succeeded, but {failed[0].json()['filename']}{more} could not be downloaded"
-        again = (
-            {"next": [f"curl -fOJ {_cli.shell_words([failed[0].url])}"]}
-            if not job.server.credentials()
-            else {}
-        )
-        return (
-            _words("partial", "download_failed", message, "run with --resume PROMPT_ID to fetch it again")
-            | again
+        return _incomplete(job, failed, options)
+    if missed:
+        message = f"the pictures of node {missed[0]} went through a socket that was not ours; the server keeps no copy"
+        return _words(
+            "partial", "missed_pictures", message, "run it again and wait for it with the WebSocket on"
         )
     if job.accepted.node_errors:
         message = "part of the graph failed validation and was dropped by the server; the rest ran"
@@ -194,6 +230,24 @@ def _verdict(job: Job, state: JobState, failed: list[_collect.Failed]) -> dict[s
             "partial", "dropped_nodes", message, "correct the nodes under `dropped`, or use --strict"
         )
     return {"status": "success"}
+
+
+def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> dict[str, Any]:
+    """Some files could not be fetched; asking again only helps where the server may still have them."""
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    first = failed[0]
+    message = f"the run succeeded, but {first.json()['filename']}{more} could not be downloaded: {first.error.message}"
+    if all(item.error.code in ("not_found", "refused", "bad_request") for item in failed):
+        return _words(
+            "partial",
+            "download_failed",
+            message,
+            "the server does not hand these files out; see failed_downloads",
+        )
+    words = _words(
+        "partial", "download_failed", message, "fetch them again when the server answers", retryable=True
+    )
+    return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
 
 
 def _words(status: str, code: str, message: str, hint: str, *, retryable: bool = False) -> dict[str, Any]:
@@ -263,28 +317,30 @@ def failure(state: JobState, graph: Mapping[str, Any]) -> dict[str, Any]:
             "title": title,
             "exception_type": exception,
             "server_said": said,
-            "traceback": [_cli.clean(line, 300) for line in lines[-TRACE_LINES:]],
+            "traceback": [_cli.clean(line, 300) for line in last_frames(lines)],
         },
     }
 
 
-def _why_no_files(state: JobState, texts: list[dict[str, str]], job: Job, missed_frames: bool) -> str:
+def last_frames(lines: list[str]) -> list[str]:
+    """The innermost whole frames of a traceback, without the lines of carets; last frame last."""
+    plain = [line for line in lines if line.strip(" ^~")]
+    kept = plain[-TRACE_LINES:]
+    starts = [index for index, line in enumerate(kept) if line.lstrip().startswith("File ")]
+    return kept[starts[0] :] if starts and len(plain) > len(kept) else kept
+
+
+def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str:
     """Why a success brought no file."""
     if temporary := _collect.temporary_count(state.outputs):
         return f"only {temporary} temporary preview(s) were made; --include-previews downloads them"
     if texts:
         return "the workflow put out text only; see `texts`"
-    if missed_frames and any(
-        "websocket" in str(node.get("class_type")).lower() for node in _nodes(job.graph)
-    ):
-        return "the pictures went through a socket that was not open; run again without --no-ws"
+    if job.server.api == "v2":
+        return "the server lists no files; texts and some kinds of files are not part of API v2"
     if not state.outputs:
         return "the server reports no outputs: nothing was reached, or all was cached by a run that kept no record"
     return "the output nodes reported nothing that is a file or a text"
-
-
-def _nodes(graph: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [node for node in graph.values() if isinstance(node, Mapping)]
 
 
 def _write_receipt(

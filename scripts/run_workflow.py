@@ -246,7 +246,7 @@ def _wishes(args: argparse.Namespace) -> Any:
     import _fill
 
     settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
-    settings |= dict(_fill.parse_set(text) for text in args.set)
+    settings |= _once([_fill.parse_set(text) for text in args.set])
     files = [
         (*_fill.parse_set(text), kind)
         for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
@@ -261,6 +261,14 @@ def _wishes(args: argparse.Namespace) -> Any:
         args.randomize_seed,
         args.invert_mask,
     )
+
+
+def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """--set pairs by name; the same name twice is a slip that must not be settled silently."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SkillError(f"--set gives {twice[0]!r} twice", hint="leave one of them out")
+    return dict(pairs)
 
 
 def _args_text(given: str) -> str:
