@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RATE = 16_000
 LONGEST = 60.0
 FLAC_BLOCK = 4096
+VENDOR = b"demo server, no model"
 
 
 def tone(seconds: float, recipe: str) -> bytes:
@@ -40,7 +41,15 @@ def write_wav(path: Path, seconds: float, recipe: str) -> None:
 # FLAC: every block verbatim, which is valid and needs no prediction.
 
 
-def write_flac(path: Path, seconds: float, recipe: str) -> None:
+def comments(metadata: Mapping[str, Any] | None) -> bytes:
+    """A Vorbis comment block: the maker, then NAME=JSON for each entry."""
+    texts = [f"{name}={json.dumps(value)}".encode() for name, value in (metadata or {}).items()]
+    parts = [VENDOR, *texts]
+    lengths = [struct.pack("<I", len(part)) + part for part in parts]
+    return lengths[0] + struct.pack("<I", len(texts)) + b"".join(lengths[1:])
+
+
+def write_flac(path: Path, seconds: float, recipe: str, metadata: Mapping[str, Any] | None = None) -> None:
     samples = tone(seconds, recipe)
     count = len(samples) // 2
     values = struct.unpack(f"<{count}h", samples)
@@ -48,7 +57,9 @@ def write_flac(path: Path, seconds: float, recipe: str) -> None:
     bits = (RATE << 44) | (0 << 41) | (15 << 36) | count
     stream += struct.pack(">Q", bits) + bytes(16)
     with path.open("wb") as file:
-        file.write(b"fLaC" + struct.pack(">B", 0x80) + struct.pack(">I", len(stream))[1:] + stream)
+        said = comments(metadata)
+        file.write(b"fLaC\x00" + struct.pack(">I", len(stream))[1:] + stream)
+        file.write(b"\x84" + struct.pack(">I", len(said))[1:] + said)
         for number, start in enumerate(range(0, count, FLAC_BLOCK)):
             file.write(_flac_frame(number, values[start : start + FLAC_BLOCK]))
 
@@ -87,28 +98,61 @@ def _crc(data: bytes, width: int, polynomial: int) -> int:
 # MP3 and Opus need an encoder for sound, not for silence.
 
 
-def write_mp3_silence(path: Path, seconds: float) -> None:
+def write_mp3_silence(path: Path, seconds: float, metadata: Mapping[str, Any] | None = None) -> None:
     """MPEG-1 Layer III at 44.1 kHz, 128 kbit/s mono: frames without any data decode to silence."""
     frame = b"\xff\xfb\x90\xc4" + bytes(413)
-    path.write_bytes(frame * max(1, math.ceil(min(seconds, LONGEST) * 44_100 / 1152)))
+    path.write_bytes(_id3(metadata) + frame * max(1, math.ceil(min(seconds, LONGEST) * 44_100 / 1152)))
 
 
-def write_opus_silence(path: Path, seconds: float) -> None:
+def _id3(metadata: Mapping[str, Any] | None) -> bytes:
+    """An ID3v2.4 tag with a TXXX frame (UTF-8) for each entry."""
+    frames = b""
+    for name, value in (metadata or {}).items():
+        body = b"\x03" + name.encode() + b"\0" + json.dumps(value).encode() + b"\0"
+        frames += b"TXXX" + _seven_bits(len(body)) + b"\0\0" + body
+    return b"ID3\x04\0\0" + _seven_bits(len(frames)) + frames if frames else b""
+
+
+def _seven_bits(number: int) -> bytes:
+    return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+def write_opus_silence(path: Path, seconds: float, metadata: Mapping[str, Any] | None = None) -> None:
     """Ogg Opus, mono, in 20 ms packets that hold silence."""
     packets = max(1, math.ceil(min(seconds, LONGEST) * 50))
     head = b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, 48_000, 0, 0)
-    vendor = b"demo server"
-    tags = b"OpusTags" + struct.pack("<I", len(vendor)) + vendor + struct.pack("<I", 0)
-    pages = [_ogg_page(2, 0, 0, [head]), _ogg_page(0, 0, 1, [tags])]
+    tags = b"OpusTags" + comments(metadata)
+    pages = [_ogg_page(2, 0, 0, [head]), *_ogg_packet(tags)]
+    first = len(pages)
     for number, start in enumerate(range(0, packets, 50)):
         size = min(50, packets - start)
         last = start + size >= packets
-        pages.append(_ogg_page(4 if last else 0, (start + size) * 960, number + 2, [b"\xf8\xff\xfe"] * size))
+        pages.append(
+            _ogg_page(4 if last else 0, (start + size) * 960, number + first, [b"\xf8\xff\xfe"] * size)
+        )
     path.write_bytes(b"".join(pages))
 
 
-def _ogg_page(flags: int, position: int, number: int, packets: Sequence[bytes]) -> bytes:
+def _ogg_packet(packet: bytes) -> list[bytes]:
+    """One packet of any length, over as many pages as it needs (255 pieces of 255 bytes each)."""
+    room = 255 * 255
+    pieces = [packet[start : start + room] for start in range(0, len(packet), room)] or [b""]
+    if len(pieces[-1]) == room:
+        pieces.append(b"")
+    pages = []
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        pages.append(_ogg_page(1 if number else 0, 0 if last else -1, number + 1, [piece], open_end=not last))
+    return pages
+
+
+def _ogg_page(
+    flags: int, position: int, number: int, packets: Sequence[bytes], open_end: bool = False
+) -> bytes:
     lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes((len(packet) % 255,)) for packet in packets)
+    if open_end:
+        # The packet goes on: 255 full pieces, and none that ends it.
+        lacing = lacing[:-1]
     head = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, position, 0x64656D6F, number, 0, len(lacing)) + lacing
     page = head + b"".join(packets)
     crc = _crc(page, 32, 0x04C11DB7)

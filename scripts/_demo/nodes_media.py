@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,41 @@ def animated_webp(
     images = need_images(images, "images")
     path, item = _new(call, "output", filename_prefix, ".webp", images.width, images.height)
     first, *rest = images.frames
+    exif = first.getexif()
+    # The camera's model holds the prompt; the tags below it hold the rest: so the real node writes it.
+    for tag, (key, value) in zip((0x0110, 0x010F, 0x010E, 0x010D), call.metadata.items(), strict=False):
+        exif[tag] = f"{key}:{json.dumps(value)}"
     how: dict[str, Any] = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / max(fps, 0.01)), loop=0, **how)
-    return Result(ui={"images": [item], "animated": [len(images.frames) != 1]})
-
-
-@node("SaveAnimatedPNG", heavy=True)
-def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, compress_level: int) -> Result:
-    images = need_images(images, "images")
-    path, item = _new(call, "output", filename_prefix, ".png", images.width, images.height)
-    first, *rest = images.frames
     first.save(
         path,
         save_all=True,
         append_images=rest,
         duration=round(1000 / max(fps, 0.01)),
-        compress_level=compress_level,
+        loop=0,
+        exif=exif,
+        **how,
+    )
+    return Result(ui={"images": [item], "animated": [len(images.frames) != 1]})
+
+
+@node("SaveAnimatedPNG", heavy=True)
+def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, compress_level: int) -> Result:
+    from PIL.PngImagePlugin import PngInfo
+
+    images = need_images(images, "images")
+    path, item = _new(call, "output", filename_prefix, ".png", images.width, images.height)
+    first, *rest = images.frames
+    info = PngInfo()
+    for key, value in call.metadata.items():
+        # The real node writes a chunk of its own here, not a text chunk.
+        info.add(
+            b"comf",
+            key.encode("latin-1", "replace") + b"\0" + json.dumps(value).encode("latin-1"),
+            after_idat=True,
+        )
+    speed = round(1000 / max(fps, 0.01))
+    first.save(
+        path, save_all=True, append_images=rest, duration=speed, compress_level=compress_level, pnginfo=info
     )
     return Result(ui={"images": [item], "animated": [True]})
 
@@ -167,11 +187,11 @@ def save_audio(call: Any, audio: Sound, filename_prefix: str = "audio/ComfyUI", 
         filename_prefix = f"ComfyUI_temp_{call.engine.temp_letters(call.node_id, name)}"
     path, item = _new(call, kind, filename_prefix, suffix)
     if suffix == ".mp3":
-        containers.write_mp3_silence(path, audio.seconds)
+        containers.write_mp3_silence(path, audio.seconds, call.metadata)
     elif suffix == ".opus":
-        containers.write_opus_silence(path, audio.seconds)
+        containers.write_opus_silence(path, audio.seconds, call.metadata)
     else:
-        containers.write_flac(path, audio.seconds, audio.recipe)
+        containers.write_flac(path, audio.seconds, audio.recipe, call.metadata)
     return Result(ui={"audio": [item]})
 
 
