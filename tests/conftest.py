@@ -18,6 +18,11 @@ SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--run-paid: the live cloud tests may run one tiny job, which costs credits."""
+    parser.addoption("--run-paid", action="store_true", help="let the live cloud test run one tiny paid job")
+
+
 class Demo:
     """One demo server process; `url` is its address."""
 
