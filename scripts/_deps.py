@@ -66,6 +66,7 @@ class Check:
 
     items: tuple[Item, ...]
     idle: tuple[str, ...] = ()
+    loose: tuple[tuple[str, Use], ...] = ()
     not_asked: tuple[str, ...] = field(default=())
 
     def of(self, status: str) -> list[Item]:
@@ -84,7 +85,7 @@ def check(graph: Mapping[str, Any], stock: Stock) -> Check:
     items += [_embedding(name, uses, stock) for name, uses in needs.embeddings.items()]
     items += [_file(need, stock) for need in needs.files]
     items += [_value(need) for need in needs.values]
-    return Check(tuple(items), needs.idle)
+    return Check(tuple(items), needs.idle, needs.loose)
 
 
 def _nodes(needs: Needs, definitions: Mapping[str, Any] | None, stock: Stock) -> list[Item]:

@@ -65,7 +65,10 @@ class ValueNeed:
 
 @dataclass(frozen=True)
 class Needs:
-    """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at."""
+    """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at.
+
+    loose: file names in free text inputs, of which no definition says that the node reads them.
+    """
 
     classes: Mapping[str, tuple[str, ...]]
     models: tuple[ModelNeed, ...] = ()
@@ -73,6 +76,7 @@ class Needs:
     files: tuple[FileNeed, ...] = ()
     values: tuple[ValueNeed, ...] = ()
     idle: tuple[str, ...] = ()
+    loose: tuple[tuple[str, Use], ...] = ()
 
 
 def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -109,6 +113,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
         tuple(FileNeed(key[0], key[1], reading.listed[key], tuple(uses)) for key, uses in reading.files.items()),
         tuple(reading.values),
         tuple(idle),
+        tuple(reading.loose),
     )  # fmt: skip
 
 
@@ -137,6 +142,7 @@ class _Reading:
         self.files: dict[tuple[str, str], list[Use]] = {}
         self.listed: dict[tuple[str, str], tuple[str, ...] | None] = {}
         self.values: list[ValueNeed] = []
+        self.loose: list[tuple[str, Use]] = []
 
     def node(self, node_id: str, node: Mapping[str, Any]) -> None:
         class_type = class_of(node)
@@ -154,6 +160,9 @@ class _Reading:
                     self._choice(one, spec.choices, use)
             elif (node_id, name) in self.by_table and not upload:
                 known = self.by_table[node_id, name]
+                if known.folder is None and spec is not None:
+                    self.loose.append((known.name, use))
+                    continue
                 self._model(known.name, known.folder, None, replace(use, plain=isinstance(value, str)))
 
     def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:

@@ -36,6 +36,13 @@ def report(checked: Check, workflow: str) -> dict[str, Any]:
             "reason": "these nodes feed no output, so the server does not look at their inputs",
             "nodes": _cli.cap(checked.idle, 20),
         }
+    if checked.loose:
+        document["not_checked"] = {
+            "reason": "file names in free text inputs: no definition says whether the node reads, writes or fetches them",
+            "names": [
+                {"name": _cli.clean(name, MOST_NAMED), "at": use.address} for name, use in checked.loose[:20]
+            ],
+        }
     if checked.not_asked:
         document["sources_not_asked"] = list(checked.not_asked)
     return document

@@ -180,6 +180,13 @@ def test_nodes_that_feed_no_output_are_not_looked_at(check: Checker) -> None:
     assert document["workflows"][0]["not_looked_at"]["nodes"]["items"] == ["9"]
 
 
+def test_a_file_name_in_a_free_text_input_is_named_and_not_judged(check: Checker) -> None:
+    check.comfy.packs["p"] = {"Writer": node({"path": ["STRING", {}]}, output=True)}
+    check.comfy.loaded.add("p")
+    document = check(graph(**{"7": {"class_type": "Writer", "inputs": {"path": "big.bin"}}}), code=0)
+    assert document["workflows"][0]["not_checked"]["names"] == [{"name": "big.bin", "at": "7.path"}]
+
+
 # --- nodes
 
 
