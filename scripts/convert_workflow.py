@@ -220,6 +220,10 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     text = _cli.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
     if args.output is None:
         return text, report
+    if Path(args.file).exists() and Path(args.output).exists() and Path(args.file).samefile(args.output):
+        raise SkillError(
+            "--output names the file that is converted; the original would be lost", hint="give another name"
+        )
     write_file(args.output, text)
     return None, report | {"file": args.output}
 

@@ -200,6 +200,7 @@ def test_an_api_graph_is_passed_on_with_a_word(folder):
         (("plain.json", "--to-editor", "--offline"), "editor file already"),
         (("plain.json", "--offline", "--output", "no/such/folder/x.json"), "cannot write"),
         (("plain.json", "--offline", "--output", "."), "is a folder"),
+        (("plain.json", "--offline", "--output", "./plain.json"), "the original would be lost"),
         (("plain.json", "--object-info", "plain.json"), "no node definitions"),
     ],
 )

@@ -155,6 +155,21 @@ def test_values_older_than_the_seed_control_shift_as_they_do_in_the_editor(front
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("name", "options", "takes_two"),
+    [("seed", {}, True), ("noise_seed", {}, True), ("seed", {"control_after_generate": False}, False), ("other", {}, False),
+     ("other", {"control_after_generate": True}, True)],
+)  # fmt: skip
+def test_a_seed_has_a_control_unless_its_definition_says_otherwise(frontend, name, options, takes_two):
+    known = {
+        "Noise": {"input": {"required": {name: ["INT", options], "amount": ["FLOAT", {}]}}, "output": []}
+    }
+    file = File(empty=True)
+    file.node(1, "Noise", values=[5, "fixed", 0.5] if takes_two else [5, 0.5])
+    assert inputs(file, 1, frontend, definitions=known) == {name: 5, "amount": 0.5}
+
+
+@BOTH
 def test_a_text_field_makes_a_string_of_anything(frontend):
     file = File()
     file[2]["widgets_values"] = [["a", ["b", None], True]]
@@ -561,6 +576,25 @@ def test_a_bypassed_node_without_a_matching_input_leaves_the_input_out(frontend)
 
 
 @BOTH
+def test_an_input_of_exactly_the_type_goes_before_one_that_also_takes_it(frontend):
+    known = {
+        "Mixed": {
+            "input": {"required": {"any": ["IMAGE,MASK"], "image": ["IMAGE"]}},
+            "output": ["INT", "INT", "IMAGE"],
+        },
+        "Show": {"input": {"required": {"image": ["IMAGE"]}}, "output": []},
+    }
+    file = File()
+    file.node(8, "Mixed", inputs="any:IMAGE,MASK image:IMAGE", outputs="INT INT IMAGE", mode=4)
+    file.node(9, "Show", inputs="image:IMAGE")
+    file.node(10, "EmptyImage", values=[8, 8, 1, 0], outputs="IMAGE")
+    file.link(10, 0, 8, "any")
+    file.link(6, 0, 8, "image")
+    file.link(8, 2, 9, "image")
+    assert inputs(file, 9, frontend, definitions=DEFINITIONS | known)["image"] == ["6", 0]
+
+
+@BOTH
 def test_a_wildcard_input_takes_the_input_at_the_outputs_place(frontend):
     file = File()
     file.node(8, "PreviewAny", inputs="source:*")
@@ -660,6 +694,12 @@ def test_null_under_a_name_is_applied_by_1_58_and_skipped_by_1_35():
     assert inputs(file, "10:5", "1.58")["steps"] is None
     assert inputs(file, "10:2", "1.35")["text"] == ""
     assert inputs(file, "10:5", "1.35")["seed"] == 5
+
+
+def test_1_35_keeps_the_value_by_position_where_the_one_by_name_is_null():
+    file = with_subgraph([None, "outer", 22], (("-1", "seed"), ("-1", "text"), ("-1", "steps")))
+    assert inputs(file, "10:5", "1.35")["seed"] == "outer"
+    assert inputs(file, "10:2", "1.35")["text"] == "outer"
 
 
 @BOTH
