@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _common
-import _connect
 import graphs
 import pytest
+from conftest import Ran, Runner
+
+import _common
+import _connect
 from _cli import SkillError
 from _dialect import Dialect
-from conftest import Ran, Runner
 
 KEY = os.environ.get("COMFY_CLOUD_API_KEY")
 HOST = "https://cloud.comfy.org"
@@ -108,7 +109,7 @@ def test_the_account_is_read_as_far_as_it_is_told(v1: Dialect) -> None:
     account = v1.account()
 
     assert isinstance(account, dict)
-    assert not {key for key in account} - {"plan", "credits", "free_tier", "most_at_once"}
+    assert not set(account) - {"plan", "credits", "free_tier", "most_at_once"}
 
 
 def test_a_wrong_key_is_refused() -> None:
