@@ -164,17 +164,21 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     said = {name: answers[name].text for name in asked}
     memory = system_of.memory(here, said)
     gpus = find_gpus(here, said, memory["usable"])
-    best = max(gpus, key=lambda gpu: _hardware_verdict.worth(gpu, memory["usable"]), default=None)
+    seen = [gpu for gpu in gpus if not _hardware_verdict.is_hidden(gpu)]
+    best = max(seen, key=lambda gpu: _hardware_verdict.worth(gpu, memory["usable"]), default=None)
     if best is not None and best.vendor == "other":
         best = None
     disk, python = system_of.disk(folder), system_of.python()
     rosetta = here.system == "Darwin" and said["sysctl translated"].strip() == "1"
     installed = (folder / "main.py").is_file()
-    verdict = _hardware_verdict.judge(here, best, memory, disk, python, rosetta, installed)
+    verdict = _hardware_verdict.judge(
+        here, best, memory, disk, python, rosetta, installed, hidden=len(seen) < len(gpus)
+    )
     flags = _hardware_verdict.install_flags(here, best, verdict)
     report = _report(here, verdict, best, gpus, memory, flags)
     report["system"] |= {"rosetta": rosetta}
-    report |= {"disk": disk, "python": python, "installed": installed, "tools": _tools(answers)}
+    space = {"workspace": disk["workspace"], "free_gb": _gb(disk["free"]), "total_gb": _gb(disk["total"])}
+    report |= {"disk": space, "python": python, "installed": installed, "tools": _tools(answers)}
     if pytorch:
         report["pytorch"] = _pytorch(answers["pytorch"], asked["pytorch"][0])
     if here.simulated:

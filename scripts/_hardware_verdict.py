@@ -39,6 +39,16 @@ def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
     return gpu.memory
 
 
+def is_hidden(gpu: Gpu) -> bool:
+    """Whether an environment variable keeps this GPU from every program (only lists of plain numbers are read)."""
+    chosen = os.environ.get(
+        {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}.get(gpu.vendor, "")
+    )
+    if chosen is None or not re.fullmatch(r"-1|[\d, ]*", chosen):
+        return False
+    return str(gpu.index) not in [number.strip() for number in chosen.split(",")]
+
+
 def worth(gpu: Gpu, memory: int | None) -> tuple[bool, bool, int, int]:
     """Sort key: known vendor, not integrated, memory, vendor preference; the greatest is the best GPU."""
     preference = {"nvidia": 3, "apple": 3, "amd": 2, "intel": 1}.get(gpu.vendor, 0)
@@ -67,8 +77,10 @@ def _at_most(found: Verdict, ceiling: str, reason: str) -> Verdict:
     return replace(found, verdict=verdict, reasons=[*found.reasons, reason])
 
 
-def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None) -> Verdict:
+def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None, hidden: bool = False) -> Verdict:
     """The verdict that follows from the best GPU alone."""
+    if gpu is None and hidden:
+        return Verdict("cloud", ["CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES hides every GPU (unset it)"])
     if gpu is None or gpu.vendor == "other":
         return Verdict(
             "cloud",
@@ -120,10 +132,11 @@ def judge(
     python: Mapping[str, Any],
     rosetta: bool,
     installed: bool,
+    hidden: bool = False,
 ) -> Verdict:
     """The whole verdict: GPU, system memory, disk and Python."""
     usable = memory["usable"]
-    found = judge_gpu(here, best, usable)
+    found = judge_gpu(here, best, usable, hidden)
     blockers, notes = [], list(found.notes)
     if usable is not None and here.system != "Darwin":
         ram = usable / GIB * _hardware_models.NOMINAL
@@ -152,8 +165,6 @@ def judge(
         )
     if system_of.is_wsl(here):
         notes.append("WSL2: memory and disk are Windows' share for Linux (.wslconfig changes it)")
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") and best and best.vendor == "nvidia":
-        found = _at_most(found, "cloud", "CUDA_VISIBLE_DEVICES hides every GPU (unset it)")
     return replace(found, blockers=blockers, notes=notes)
 
 

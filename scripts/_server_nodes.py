@@ -95,7 +95,8 @@ def _row(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
         "class": name,
         "title": _cli.clean(definition.get("display_name") or name, 120),
         "category": _cli.clean(definition.get("category") or "", 120),
-        "outputs": _outputs(definition),
+        # One line of JSON instead of one for each type: rows are read by the dozen.
+        "outputs": _cli.clean(", ".join(_outputs(definition)), 120),
     }
     for flag in ("output_node", "deprecated", "experimental", "api_node"):
         if definition.get(flag):

@@ -210,7 +210,7 @@ def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[
     """The node classes that match; see `_server_nodes.search`."""
     definitions = server.definitions()
     found = _server_nodes.search(definitions, **wanted)
-    return about(server) | {"classes": len(definitions), **shortened(found, full)}
+    return about(server) | {"classes": len(definitions), **shortened(found, full, 30)}
 
 
 def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, A
     }
     row["category"] = _cli.clean(group.get("title") or "", 80)
     if isinstance(entry.get("models"), list) and entry["models"]:
-        row["models"] = [_cli.clean(model, 60) for model in entry["models"][:6]]
+        row["models"] = _cli.clean(", ".join(str(model) for model in entry["models"]), 120)
     if entry.get("description"):
         row["server_description"] = _cli.clean(entry["description"], 160)
     if entry.get("openSource") is False:

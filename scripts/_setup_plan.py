@@ -196,7 +196,8 @@ def objections(wish: Wish, found: Found) -> list[SkillError]:
                 hint=f"use --port {other}" if other else "use another --port",
             )
         )
-    if found.hardware["verdict"] == "cloud" and not wish.force:
+    new = found.installed in ("none", "begun")
+    if new and found.hardware["verdict"] == "cloud" and not wish.force:
         reasons.append(
             SkillError(
                 f"this machine is not for local work: {found.hardware['reasons'][-1]}",
@@ -205,7 +206,7 @@ def objections(wish: Wish, found: Found) -> list[SkillError]:
                 flag="--force",
             )
         )
-    if found.hardware["blockers"] and not wish.force:
+    if new and found.hardware["blockers"] and not wish.force:
         reasons.append(
             SkillError(
                 found.hardware["blockers"][0],
@@ -221,7 +222,7 @@ def objections(wish: Wish, found: Found) -> list[SkillError]:
                 hint="choose another --workspace",
             )
         )
-    if found.installed in ("none", "begun") and not shutil.which("git"):
+    if new and not shutil.which("git"):
         reasons.append(
             SkillError(
                 "git is not installed, and comfy-cli fetches ComfyUI with it",

@@ -168,6 +168,14 @@ def test_hidden_gpus_are_no_gpus(machine):
     assert "CUDA_VISIBLE_DEVICES" in machine.check(exit_code=1)["message"]
 
 
+def test_only_visible_gpus_count(machine):
+    nvidia(machine, "two_cards_other_order.csv")
+    machine.environment["CUDA_VISIBLE_DEVICES"] = "0"
+    report = machine.check()
+    assert report["best_gpu"]["name"] == "NVIDIA GeForce RTX 3060"
+    assert len(report["gpus"]) == 2
+
+
 @pytest.mark.parametrize(
     ("tool", "answers", "name", "gb"),
     [

@@ -246,6 +246,14 @@ def test_an_installed_server_is_only_started(box):
     assert (box.workspace / "main.py").read_text() == "# mine"
 
 
+def test_starting_what_is_installed_needs_no_force(box):
+    box.comfy()
+    (box.bin / "nvidia-smi").unlink()
+    (box.workspace / "comfy").mkdir(parents=True)
+    (box.workspace / "main.py").write_text("")
+    assert box.run()["launched"] is True
+
+
 def test_status_and_stop(box):
     box.comfy()
     assert box.run("status", exit_code=1)["code"] == "not_running"
