@@ -1,0 +1,110 @@
+"""The flags that say what to change in a workflow, and the wishes they make; the same in every command that runs one.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from _cli import SkillError
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The value flags (--set, --args, --input-image, --lora …)."""
+    group = parser.add_argument_group("values")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="set one input (repeatable)"
+    )
+    group.add_argument("--args", metavar="JSON|@FILE", help="set many inputs from a JSON object")
+    group.add_argument(
+        "--input-image",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload a picture for an input",
+    )
+    group.add_argument(
+        "--input-mask",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload a mask (white: the area to change)",
+    )
+    group.add_argument(
+        "--input-file",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="upload any file: video, audio, 3D",
+    )
+    group.add_argument("--invert-mask", action="store_true", help="black is the area to change")
+    group.add_argument(
+        "--randomize-seed", action="store_true", help="fresh values for every seed that is not set"
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME[:STRENGTH[:CLIP]]",
+        help="add a LoRA to the graph (repeatable)",
+    )
+    group.add_argument(
+        "--force-link",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT",
+        help="let a value replace this input's link",
+    )
+    group.add_argument(
+        "--no-validate", action="store_true", help="send values that the node definitions do not allow"
+    )
+
+
+def wishes(args: argparse.Namespace) -> Any:
+    """The `_prepare.Wishes` in parsed flags. Raises SkillError (exit 2)."""
+    import _prepare
+
+    given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
+    if not (given or args.args):
+        # Reading names and values loads a dozen rooms that a plain run does not need.
+        return _prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed)
+    import _fill
+
+    settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
+    settings |= _once([_fill.parse_set(text) for text in args.set])
+    files = [
+        (*_fill.parse_set(text), kind)
+        for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
+        for text in texts
+    ]
+    return _prepare.Wishes(
+        settings,
+        files,
+        args.lora,
+        frozenset(args.force_link),
+        not args.no_validate,
+        args.randomize_seed,
+        args.invert_mask,
+    )
+
+
+def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """--set pairs by name; the same name twice is a slip that must not be settled silently."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SkillError(f"--set gives {twice[0]!r} twice", hint="leave one of them out")
+    return dict(pairs)
+
+
+def _args_text(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SkillError(
+            f"cannot read {given[1:]}", hint="--args @FILE wants a JSON file in UTF-8"
+        ) from error
