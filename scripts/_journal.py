@@ -161,6 +161,7 @@ class Recorded:
     runs: dict[int, RunRecord]
     whole: int
     torn: bool = False
+    clean: bool = False  # the last session wrote its end: nothing is missing
     seconds: float = 0.0
 
 
@@ -209,12 +210,14 @@ def _plan_of(line: dict[str, Any] | None, path: Path) -> dict[str, Any]:
 
 
 def _not_ours(path: Path) -> SkillError:
-    return SkillError(f"{path} is not the journal of a batch", code="no_batch", exit=Exit.MISUSE, hint="its first line must hold the plan")
+    hint = "its first line must hold the plan"
+    return SkillError(f"{path} is not the journal of a batch", code="no_batch", exit=Exit.MISUSE, hint=hint)
 
 
 def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     """One line's meaning for the state of its run."""
     event, number = line.get("event"), line.get("run")
+    recorded.clean = event == "end"
     if event == "end":
         recorded.seconds += float(line.get("seconds") or 0.0)
     if not isinstance(number, int) or isinstance(number, bool):
@@ -239,7 +242,7 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     elif event == "failed":
         record.status = str(line.get("status") or "error")
         record.facts |= {key: line[key] for key in line if key not in ("event", "run")}
-    elif event in ("released", "lost", "again"):
+    elif event in ("released", "lost", "again", "moved"):
         # Cancelled by us, forgotten by the server, or to be tried once more: as if it had never been submitted.
         record.status, record.attempt = "planned", int(line.get("attempt") or record.attempt)
 

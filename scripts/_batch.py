@@ -1,0 +1,270 @@
+"""The middle of a batch: which run goes to which server next, what has become of all of them, when it is over.
+
+Level 3. One lane (thread) for each server takes runs from here and reports back; a few threads fetch files; the main
+thread waits, shows progress and gets the signals. Only runs under way are held in memory; the rest is in the journal.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+from _batch_fill import Recipe
+from _journal import Journal, RunRecord
+from _plan import OUTPUT_COLUMN
+
+if TYPE_CHECKING:
+    from _batch_lane import Lane
+    from _jobs import Options
+
+MOST_LOST = 3
+MOST_FAILURES_KEPT = 200
+# So many rejected runs and no other end mean that the graph itself is at fault.
+HOPELESS = 20
+# A run on a slower server is moved to an idle one when it takes so many times the usual, and at least so long.
+SLOW_FACTOR = 4.0
+SLOW_LEAST = 20.0
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server."""
+
+    folder: Path
+    run: Options
+    retries: int = 0
+    stop_on_error: bool = False
+    run_timeout: float | None = None
+    parallel: int | None = None
+    name: str | None = None
+    retry_failed: bool = False
+
+
+@dataclass
+class Todo:
+    """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
+
+    run: int
+    attempt: int = 1
+    prompt_id: str | None = None
+    accepted: bool = False
+    host: str | None = None
+    lost: int = 0
+    freed: bool = False
+    look: bool = False
+    end: dict[str, Any] | None = None  # how it ended, when only its files are missing
+    barred: frozenset[str] = frozenset()
+
+
+@dataclass
+class Tally:
+    """Counts, and the failures that the report names."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    earlier: int = 0
+    files: int = 0
+    size: int = 0
+    moved: int = 0
+    retried: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def settled(self) -> int:
+        """How many runs have come to an end in this session."""
+        return sum(self.ends.values())
+
+
+class Batch:
+    """The shared state of a batch. Lanes and fetchers call it from their own threads."""
+
+    def __init__(
+        self, recipe: Recipe, options: BatchOptions, journal: Journal, recorded: dict[int, RunRecord], *, look: int = 0
+    ) -> None:
+        """`recorded`: what an earlier session left. `look`: so many runs after the last recorded one may be on a
+        server although the journal does not say so (a power cut)."""
+        self.recipe = recipe
+        self.options = options
+        self.journal = journal
+        self.lanes: list[Lane] = []
+        self.tally = Tally()
+        self.started = time.monotonic()
+        self.stopping: str | None = None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
+        self.failure: _cli.SkillError | None = None
+        self.seconds: deque[float] = deque(maxlen=50)
+        self._changed = threading.Condition()
+        self._waiting: deque[Todo] = deque()
+        self._settled: set[int] = set()
+        self._known: set[int] = set(recorded)
+        self._sort(recorded)
+        self._look_until = max(recorded, default=-1) + look if look else -1
+        self._fresh = self._unrecorded()
+        self._out = 0  # runs taken and not yet ended or put back
+        self.to_do = recipe.plan.count - self.tally.earlier
+
+    def _sort(self, recorded: dict[int, RunRecord]) -> None:
+        """What an earlier session left: finished ones are done, submitted ones are looked up, others run."""
+        for run, record in sorted(recorded.items()):
+            if record.status in ("planned", "submitted", "finished", "download_failed"):
+                self._waiting.append(_again(record))
+            elif record.status != "success" and self.options.retry_failed:
+                self._waiting.append(Todo(run, record.attempt + 1))
+            else:
+                self.tally.earlier += 1
+                if record.status != "success":
+                    self.tally.ends[f"earlier_{record.status}"] += 0
+                    self._remember(run, record.status, record.facts, record.host, earlier=True)
+
+    def _unrecorded(self) -> Iterator[Todo]:
+        for run in range(self.recipe.plan.count):
+            if run not in self._known:
+                yield Todo(run, look=run <= self._look_until)
+
+    # --- for lanes
+    def prompt_id(self, run: int, attempt: int) -> str:
+        """The id of a run's attempt: the same in every session, so that a lost line does not lose the job."""
+        return str(uuid.uuid5(uuid.UUID(self.recipe.plan.key), f"{run}:{attempt}"))
+
+    def take(self, lane: Lane) -> Todo | None:
+        """The next run for this lane, or None when there is nothing for it at the moment."""
+        with self._changed:
+            if self.stopping:
+                return None
+            for at, todo in enumerate(self._waiting):
+                if self._fits(todo, lane):
+                    del self._waiting[at]
+                    self._out += 1
+                    return todo
+            todo = next(self._fresh, None)
+            if todo is not None:
+                self._out += 1
+            return todo
+
+    def _fits(self, todo: Todo, lane: Lane) -> bool:
+        if todo.host is not None and todo.prompt_id is not None and todo.host != lane.url:
+            # It may be on that server; another one takes it only when that one is not (or no longer) part of this.
+            return not any(other.url == todo.host and other.hopeful for other in self.lanes)
+        return lane.url not in todo.barred or not any(
+            other.url not in todo.barred and other.hopeful for other in self.lanes
+        )
+
+    def put_back(self, todo: Todo) -> None:
+        """A run that has to be submitted (again) by whichever lane comes first."""
+        with self._changed:
+            self._waiting.append(todo)
+            self._out -= 1
+            self._changed.notify_all()
+
+    def settle(self, run: int, status: str, facts: dict[str, Any], host: str | None, files: list[dict[str, Any]]) -> None:
+        """A run has come to its end, files and all."""
+        with self._changed:
+            self._out -= 1
+            if run in self._settled:
+                return
+            self._settled.add(run)
+            self.tally.ends[status] += 1
+            self.tally.files += len(files)
+            self.tally.size += sum(int(item.get("bytes") or 0) for item in files)
+            if status != "success":
+                self._remember(run, status, facts, host)
+                self._weigh_failure(status)
+            self._changed.notify_all()
+
+    def _remember(self, run: int, status: str, facts: dict[str, Any], host: str | None, *, earlier: bool = False) -> None:
+        if len(self.tally.failures) >= MOST_FAILURES_KEPT:
+            return
+        row = {"run": run, "status": status, "values": self.values(run)}
+        row |= {key: facts[key] for key in ("code", "message", "hint", "server_said", "prompt_id") if facts.get(key)}
+        if host:
+            row["host"] = host
+        self.tally.failures.append(row)
+        if not earlier:
+            _cli.warn(f"run {run} {status}: {facts.get('message') or facts.get('code') or 'see the journal'}")
+
+    def _weigh_failure(self, status: str) -> None:
+        if self.options.stop_on_error and self.stopping is None:
+            self.stopping = "failed"
+        rejected = self.tally.ends["rejected"]
+        if rejected == HOPELESS and rejected == self.tally.settled and status == "rejected":
+            self.stopping = self.stopping or "hopeless"
+
+    def values(self, run: int) -> dict[str, Any]:
+        """What a run sets, without the name of its files."""
+        return {name: value for name, value in self.recipe.plan.values(run).items() if name != OUTPUT_COLUMN}
+
+    def stop(self, why: str, failure: _cli.SkillError | None = None) -> None:
+        """Take nothing new; lanes cancel what is theirs (except when `abandoned`: then they leave it)."""
+        with self._changed:
+            self.stopping = self.stopping or why
+            self.failure = self.failure or failure
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until something changes, at most so long."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def wake(self) -> None:
+        """Something has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether every run has ended, or there is no lane left that could do anything."""
+        with self._changed:
+            if self.tally.settled >= self.to_do:
+                return True
+            return not any(lane.is_alive() for lane in self.lanes) and (self.stopping is not None or not self._out)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has ended."""
+        return self.tally.settled >= self.to_do
+
+    @property
+    def usual(self) -> float | None:
+        """Median seconds that a run executes, None while unknown."""
+        known = sorted(self.seconds)
+        return known[len(known) // 2] if known else None
+
+    def help_out(self, idle: Lane) -> None:
+        """An idle lane asks for work that waits (or crawls) elsewhere; that lane gives it back when it can."""
+        with self._changed:
+            if self._waiting or self.stopping:
+                return
+            others = [lane for lane in self.lanes if lane is not idle and lane.flights]
+            for lane in others:
+                if lane.silent_for() > self.options.run.patience:
+                    lane.seize(idle)
+                    return
+            mine = idle.seconds_each or self.usual
+            victim = max(others, key=lambda lane: lane.backlog(), default=None)
+            if victim is None or mine is None or victim.wanted:
+                return
+            if victim.backlog() > 1.5 * mine and victim.last_waiting():
+                victim.wanted.add(victim.last_waiting() or "")
+            else:
+                self._ask_for_slow(victim)
+
+    def _ask_for_slow(self, victim: Lane) -> None:
+        usual = self.usual
+        if usual is None:
+            return
+        crawling = victim.running_longer_than(max(SLOW_FACTOR * usual, SLOW_LEAST))
+        if crawling:
+            victim.wanted.add(crawling)
+
+
+def _again(record: RunRecord) -> Todo:
+    if record.status == "planned":
+        return Todo(record.run, record.attempt + 1)
+    end = record.facts if record.status in ("finished", "download_failed") else None
+    accepted = bool(record.facts.get("accepted"))
+    return Todo(record.run, max(record.attempt, 1), record.prompt_id, accepted, record.host, end=end)

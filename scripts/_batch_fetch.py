@@ -1,0 +1,207 @@
+"""Files of finished runs, fetched by a few threads while the servers go on, and the names they get.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _collect
+import _events
+import _safe_names
+from _cli import SkillError
+from _dialect import Dialect, FileRef
+from _plan import OUTPUT_COLUMN
+
+if TYPE_CHECKING:
+    from _batch import Batch
+
+FETCHERS = 3
+MOST_TEXT = 4000
+MOST_VALUE = 60
+_FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+
+
+@dataclass(frozen=True)
+class Haul:
+    """The end of one run: how it ended, and what is to be fetched."""
+
+    run: int
+    server: Dialect
+    status: str
+    facts: dict[str, Any]
+    outputs: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    pictures: list[tuple[str, _events.Preview]] = field(default_factory=list)
+
+
+class Names:
+    """Where a run's files go: `run_0007/` with the server's names, or names made from the run's values."""
+
+    def __init__(self, batch: Batch) -> None:
+        plan = batch.recipe.plan
+        self._plan = plan
+        self._folder = batch.options.folder
+        self._template = batch.options.name
+        self._digits = max(4, len(str(max(plan.count - 1, 0))))
+
+    def base(self, run: int, seeds: Mapping[str, int]) -> str | None:
+        """The flat name (without suffix) of a run's files, or None when it has a folder of its own."""
+        values = self._plan.values(run)
+        if values.get(OUTPUT_COLUMN):
+            return _safe_names.safe_name(_without_suffix(str(values[OUTPUT_COLUMN])))
+        if self._template is None:
+            return None
+        return _safe_names.safe_name(made_name(self._template, run, values, seeds))
+
+    def folder(self, run: int) -> Path:
+        """The folder of a run that has one."""
+        return self._folder / f"run_{run:0{self._digits}d}"
+
+
+def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping[str, int]) -> str:
+    """`{index:04d}_{seed}_{cfg}` filled in; only names and plain number formats, nothing is evaluated.
+
+    Raises SkillError (exit 2) for an unknown field or a format that does not fit.
+    """
+    known: dict[str, Any] = {**seeds, **values, "index": run, "number": run + 1}
+    if "seed" not in known and seeds:
+        known["seed"] = next(iter(seeds.values()))
+
+    def fill(match: re.Match[str]) -> str:
+        name, form = match[1], match[2] or ""
+        if name not in known:
+            raise SkillError(f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}")
+        value = known[name]
+        if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
+            raise SkillError(f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}")
+        try:
+            text = format(_number(value) if form else value, form)
+        except (ValueError, TypeError) as error:
+            raise SkillError(f"--name: {{{name}:{form}}} does not fit {_cli.clean(value, 40)!r}") from error
+        return _safe_names.safe_name(text)[:MOST_VALUE]
+
+    return _FIELD.sub(fill, template)
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _without_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.lower() in _collect.TYPE_BY_SUFFIX else name
+
+
+class Fetchers:
+    """A few threads that bring the files home, write the journal's last line of a run and settle it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.names = Names(batch)
+        self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True) for number in range(FETCHERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, haul: Haul) -> None:
+        """Fetch this when a thread is free."""
+        self._queue.put(haul)
+
+    def close(self) -> None:
+        """Let the threads end when all is fetched, and wait for that."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.2)
+
+    def _work(self) -> None:
+        while (haul := self._queue.get()) is not None:
+            try:
+                self._bring(haul)
+            except OSError as error:
+                # The disk does not take the journal or the files any more: going on would lose results.
+                said = error.strerror or type(error).__name__
+                self.batch.stop("disk", SkillError(f"cannot write into the output folder: {said}", code="system_error"))
+
+    def _bring(self, haul: Haul) -> None:
+        saved, failed = self._files(haul)
+        facts = dict(haul.facts)
+        status = haul.status
+        if failed and status == "success":
+            status = "download_failed"
+            first = failed[0]
+            facts |= {"code": first.error.code, "message": f"could not fetch {first.json()['filename']}: {first.error.message}"}
+        rows = [self._row(item) for item in saved]
+        texts = _collect.texts_of(haul.outputs)
+        if texts:
+            facts["texts"] = [{**item, "text": item["text"][:MOST_TEXT]} for item in texts[:20]]
+        self.batch.journal.write("downloaded", run=haul.run, **{**facts, "status": status}, files=rows)
+        self.batch.settle(haul.run, status, facts, haul.server.url, rows)
+
+    def _row(self, item: _collect.Saved) -> dict[str, Any]:
+        row = item.json()
+        row["file"] = item.path.relative_to(self.batch.options.folder).as_posix()
+        return row
+
+    def _files(self, haul: Haul) -> tuple[list[_collect.Saved], list[_collect.Failed]]:
+        options = self.batch.options
+        outputs = _collect.files_of(haul.outputs, previews=options.run.include_previews)
+        if not outputs and not haul.pictures:
+            return [], []
+        base = self.names.base(haul.run, haul.seeds)
+        root = options.folder if base is not None else self.names.folder(haul.run)
+        root.mkdir(parents=True, exist_ok=True)
+        collector = _collect.Collector(
+            haul.server, root, flat=base is not None or options.run.flat, patience=options.run.patience
+        )
+        several = len(outputs) + len(haul.pictures) > 1
+        saved, failed = [], []
+        for number, (node, frame) in enumerate(haul.pictures, 1):
+            name = _named(f"node{node}_{number:02d}{frame.suffix}", base, number, several)
+            saved.append(collector.save_bytes(name, frame.image, node, "socket"))
+        for number, output in enumerate(outputs, len(haul.pictures) + 1):
+            wanted = _named(output.ref.display_name or output.ref.filename, base, number, several)
+            renamed = output if base is None else replace(output, ref=replace(output.ref, display_name=wanted))
+            try:
+                saved.append(collector.fetch(renamed))
+            except SkillError as error:
+                failed.append(_collect.Failed(output, collector.address(output.ref), error))
+        return saved, failed
+
+
+def _named(original: str, base: str | None, number: int, several: bool) -> str:
+    if base is None:
+        return original
+    suffix = Path(_safe_names.safe_name(original)).suffix
+    return f"{base}_{number}{suffix}" if several else f"{base}{suffix}"
+
+
+def refs_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs as the journal keeps them: enough to fetch every file again when the history is gone."""
+    return {
+        str(node): {key: value for key, value in output.items() if isinstance(value, (list, tuple, str))}
+        for node, output in outputs.items()
+        if isinstance(output, Mapping)
+    }
+
+
+__all__ = ["Fetchers", "FileRef", "Haul", "Names", "made_name", "refs_of"]

@@ -1,0 +1,144 @@
+"""Graphs for the runs of a batch on one server: parameters are found once, then each run's values are put in.
+
+Level 3. Uploads go to the server at hand, once for each content.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import _fill
+import _graph
+import _inputs
+import _params
+import _prepare
+import _sources
+from _cli import Exit, SkillError
+from _dialect import Dialect
+from _plan import OUTPUT_COLUMN, Plan
+
+# So many values of an axis are looked at before the first run; the others when their turn comes.
+MOST_CHECKED = 2000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all runs of a batch share: the workflow, the constant wishes, and the plan."""
+
+    source: _sources.Source
+    wishes: _prepare.Wishes
+    plan: Plan
+
+    def constant(self) -> _prepare.Wishes:
+        """The wishes that do not vary; fresh seeds are drawn for each run instead."""
+        return replace(self.wishes, randomize_seed=False)
+
+
+class Filler:
+    """Fills the graph for one server. Raises SkillError (exit 2) from the start when a constant does not fit."""
+
+    def __init__(self, recipe: Recipe, server: Dialect | None, *, dry_run: bool = False) -> None:
+        self.recipe = recipe
+        self.server = server
+        self.dry_run = dry_run
+        self.prepared = _prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
+        self.definitions = self._definitions()
+        self.parameters = _params.find(self.prepared.graph, self.definitions)
+        self._uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=recipe.wishes.invert_mask)
+        self._fixed = {(item["node_id"], item["input"]) for item in self.prepared.changes}
+        self._file_names = self._names_that_take_files()
+
+    def _definitions(self) -> Mapping[str, Any] | None:
+        if self.server is None:
+            return None
+        classes = sorted({_graph.class_of(node) for _, node in _graph.each(self.prepared.graph)})
+        try:
+            found = self.server.definitions(classes)
+        except SkillError as error:
+            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
+                raise
+            return None
+        return {name: found[name] for name in classes if name in found}
+
+    def _names_that_take_files(self) -> frozenset[str]:
+        names = [name for name in self.recipe.plan.names if name != OUTPUT_COLUMN]
+        return frozenset(name for name in names if self.takes_files(name))
+
+    def takes_files(self, name: str) -> bool:
+        """Whether this name sets an input that takes files."""
+        if name == "mask":
+            return True
+        if name == "size":
+            return False
+        return any(parameter.upload for parameter in self.parameters.resolve(name))
+
+    def missing_classes(self) -> list[str]:
+        """Node classes of the graph that this server lacks; empty when it cannot be asked."""
+        if self.definitions is None:
+            return []
+        classes = {_graph.class_of(node) for _, node in _graph.each(self.prepared.graph)}
+        return sorted(classes - self.definitions.keys())
+
+    def fill(self, run: int) -> _fill.Filled:
+        """The graph of one run. Raises SkillError for values that this server does not take."""
+        return self.fill_values(self.recipe.plan.values(run), run)
+
+    def fill_values(self, values: Mapping[str, Any], run: int) -> _fill.Filled:
+        """The graph with these values; `run` decides its fresh seeds, the same on every resume."""
+        settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
+        uploaded: set[str] = set()
+        if self._file_names & settings.keys():
+            wishes = replace(self.recipe.constant(), settings=settings, files=())
+            settings, _, uploaded = _prepare.upload_inputs(
+                self.prepared.graph, wishes, self.definitions, self._uploader
+            )
+        filled = _fill.fill_found(
+            self.parameters,
+            settings,
+            validate=self.recipe.wishes.validate,
+            force_links=self.recipe.wishes.force_links,
+            randomize_seed=self.recipe.wishes.randomize_seed,
+            uploaded=uploaded,
+            rng=random.Random(self.recipe.plan.number("seeds", run)),
+        )
+        self._refuse_overlap(filled)
+        return filled
+
+    def _refuse_overlap(self, filled: _fill.Filled) -> None:
+        for change in filled.changes:
+            if (change["node_id"], change["input"]) in self._fixed and change["name"] in self.recipe.plan.names:
+                raise SkillError(
+                    f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
+                    exit=Exit.MISUSE, hint="leave one of them out",
+                )  # fmt: skip
+
+    def check(self) -> list[str]:
+        """Try the values of every axis (the first thousands of each), so that nothing is sent when one is wrong.
+
+        Returns notes worth telling. Raises SkillError naming the axis and the place in it.
+        """
+        plan, notes = self.recipe.plan, []
+        first = plan.values(0)
+        trial = Filler.__new__(Filler)
+        trial.__dict__ = self.__dict__ | {"_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)}
+        notes += trial.fill_values(first, 0).notes
+        for axis in plan.axes:
+            length = min(len(axis), plan.count) if len(plan.axes) == 1 and not plan.shuffled else len(axis)
+            steps = [*range(min(length, MOST_CHECKED)), *([length - 1] if length > MOST_CHECKED else [])]
+            for step in steps if axis.names else []:
+                try:
+                    trial.fill_values(first | axis.at(step), 0)
+                except SkillError as error:
+                    place = f"{axis.kind} value {step + 1}" if axis.kind != "table" else f"table row {step + 1}"
+                    error.details.setdefault("at", place)
+                    raise
+        return notes
+
+    def file_in(self, values: Mapping[str, Any]) -> list[Path]:
+        """The local files that these values name for inputs that take files."""
+        given = [Path(str(value)) for name, value in values.items() if name in self._file_names]
+        return [path for path in given if path.is_file()]

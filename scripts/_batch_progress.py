@@ -1,0 +1,92 @@
+"""Progress of a batch on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere.
+
+Level 3. Drawn by the main thread; nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import _cli
+
+if TYPE_CHECKING:
+    from _batch import Batch
+
+LINE_PAUSE = 5.0
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{postfix}]"
+
+
+class BatchProgress:
+    """Shows how far a batch is."""
+
+    def __init__(self, batch: Batch, *, quiet: bool) -> None:
+        self._batch = batch
+        self._quiet = quiet
+        self._terminal = not quiet and sys.stderr.isatty()
+        self._bar: Any = None
+        self._last_line = time.monotonic()
+        self._shown = 0
+
+    def show(self) -> None:
+        """Draw, or print a line when the last one is some seconds old and something has ended since."""
+        if self._quiet:
+            return
+        if self._terminal:
+            self._draw()
+            return
+        now = time.monotonic()
+        done = self._batch.tally.settled
+        if now - self._last_line >= LINE_PAUSE and done != self._shown:
+            self._last_line, self._shown = now, done
+            _cli.note(f"{done} of {self._batch.to_do} runs{self._failed()}, {self._left()} left")
+
+    def _failed(self) -> str:
+        failed = self._batch.tally.settled - self._batch.tally.ends["success"]
+        return f" ({failed} failed)" if failed else ""
+
+    def _left(self) -> str:
+        left = remaining(self._batch)
+        return "unknown time" if left is None else spoken(left)
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._batch.to_do, bar_format=BAR, leave=False, file=sys.stderr, dynamic_ncols=True
+            )
+        rate = speed(self._batch)
+        doing = next((lane.doing for lane in self._batch.lanes if lane.doing), "")
+        self._bar.n = self._batch.tally.settled
+        self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
+        pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
+        self._bar.set_postfix_str(_cli.redact(_cli.clean(f"{self._left()}{pace}  {doing}", 80)), refresh=False)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def speed(batch: Batch) -> float:
+    """Runs a second in this session so far."""
+    elapsed = time.monotonic() - batch.started
+    return batch.tally.settled / elapsed if elapsed > 0 else 0.0
+
+
+def remaining(batch: Batch) -> float | None:
+    """Seconds that are left at this pace, None before the first end."""
+    rate = speed(batch)
+    return (batch.to_do - batch.tally.settled) / rate if rate else None
+
+
+def spoken(seconds: float) -> str:
+    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,197 @@
+"""A batch from its first run to its report: starts the lanes, waits, takes the signals, sums up.
+
+Level 3, the top of the batch rooms; values in, a report dict out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import _batch_setup
+import _cli
+import _reports
+from _batch import Batch, BatchOptions
+from _batch_fetch import Fetchers
+from _batch_fill import Filler, Recipe
+from _batch_lane import Lane
+from _batch_progress import BatchProgress
+from _journal import Journal, RunRecord
+from _signals import Terminated
+
+MOST_SHOWN = 20
+FRAME = 0.25
+# After Ctrl-C: so long for running nodes to notice and for files under way to arrive.
+STOP_PATIENCE = 30.0
+
+
+def run(
+    recipe: Recipe,
+    ready: Sequence[Filler],
+    options: BatchOptions,
+    journal: Journal,
+    recorded: Mapping[int, RunRecord],
+    *,
+    look: int = 0,
+) -> dict[str, Any]:
+    """Run what is left of a plan; the report without the pictures of it."""
+    batch = Batch(recipe, options, journal, dict(recorded), look=look)
+    fetchers = Fetchers(batch)
+    servers = [filler.server for filler in ready if filler.server is not None]
+    batch.lanes = [Lane(batch, server, filler, fetchers) for server, filler in zip(servers, ready, strict=True)]
+    progress = BatchProgress(batch, quiet=options.run.quiet)
+    try:
+        for lane in batch.lanes:
+            lane.start()
+        _wait(batch, progress)
+        fetchers.close()
+    except KeyboardInterrupt:
+        progress.close()
+        _stop(batch, fetchers)
+    except Terminated:
+        # The caller's time is up: jobs stay on the servers, and the journal knows them.
+        batch.stop("abandoned")
+        return _terminated(batch)
+    finally:
+        progress.close()
+    seconds = time.monotonic() - batch.started
+    journal.write("end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends))
+    _batch_setup.remember_times(recipe.source.graph, list(batch.seconds))
+    return report(batch, seconds)
+
+
+def _wait(batch: Batch, progress: BatchProgress) -> None:
+    while not batch.over:
+        batch.wait(FRAME)
+        progress.show()
+
+
+def _stop(batch: Batch, fetchers: Fetchers) -> None:
+    """Ctrl-C: lanes cancel what is theirs, files under way arrive. A second Ctrl-C stops waiting for that."""
+    _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
+    batch.stop("interrupted")
+    give_up = time.monotonic() + STOP_PATIENCE
+    try:
+        while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
+            batch.wait(FRAME)
+        fetchers.close()
+    except (KeyboardInterrupt, Terminated):
+        _cli.warn("not waiting any longer; --resume picks up what is left")
+
+
+def resume_command(batch: Batch) -> str:
+    """The command that goes on with this batch. Keys are not repeated in it."""
+    return resume_words(batch.options.folder, [lane.server for lane in batch.lanes])
+
+
+def resume_words(folder: Path, servers: Sequence[Any]) -> str:
+    words: list[object] = ["--resume", folder]
+    for server in servers:
+        words += ["--host", "demo" if server.demo else server.url]
+    if servers and servers[0].api != "local":
+        words += ["--api", servers[0].api]
+    return _reports.command("run_batch.py", *words)
+
+
+def _terminated(batch: Batch) -> dict[str, Any]:
+    flying = [prompt_id for lane in batch.lanes for prompt_id in list(lane.flights)]
+    return {
+        "status": "timeout",
+        "code": "still_running",
+        "message": f"told to stop; {len(flying)} submitted runs go on",
+        "hint": "go on with --resume; finished runs are not repeated",
+        "retryable": False,
+        "next": [resume_command(batch)],
+        **_counts(batch),
+        "prompt_ids": _cli.cap(flying, MOST_SHOWN),
+        "output_dir": str(batch.options.folder),
+    }
+
+
+def _counts(batch: Batch) -> dict[str, Any]:
+    ends = {name: count for name, count in batch.tally.ends.items() if count}
+    succeeded = ends.pop("success", 0)
+    document = {
+        "runs": batch.recipe.plan.count,
+        "succeeded": succeeded,
+        "failed": sum(ends.values()),
+        "not_run": max(batch.to_do - batch.tally.settled, 0),
+    }
+    if batch.tally.earlier:
+        document["done_before"] = batch.tally.earlier
+    return document
+
+
+def report(batch: Batch, seconds: float) -> dict[str, Any]:
+    """The JSON document: verdict, counts, failures, servers, where everything is."""
+    tally = batch.tally
+    document = _verdict(batch)
+    document |= _counts(batch)
+    document |= {"seconds": round(seconds, 3), "files": tally.files, "bytes": tally.size}
+    if tally.settled and seconds > 0:
+        document["runs_per_second"] = round(tally.settled / seconds, 3)
+    for key, value in (("moved", tally.moved), ("retried", tally.retried)):
+        if value:
+            document[key] = value
+    if tally.failures:
+        document["failures"] = _cli.cap(sorted(tally.failures, key=lambda row: row["run"]), MOST_SHOWN)
+    document["hosts"] = [_host(lane) for lane in batch.lanes]
+    if any(lane.server.demo for lane in batch.lanes):
+        document["demo"] = True
+        document["demo_note"] = "made by the demo server: not generated results, never show them as such"
+    document["output_dir"] = str(batch.options.folder)
+    document["journal"] = str(batch.journal.path)
+    return document
+
+
+def _host(lane: Lane) -> dict[str, Any]:
+    row: dict[str, Any] = {"host": lane.url, "api": lane.server.api, "runs": lane.ended}
+    if lane.seconds_each is not None:
+        row["seconds_each"] = round(lane.seconds_each, 3)
+    if lane.failure is not None:
+        row["problem"] = lane.failure.message
+    elif lane.away:
+        row["problem"] = "went away and did not come back"
+    return row
+
+
+def _verdict(batch: Batch) -> dict[str, Any]:
+    """status, and for all but a full success also code, message, hint, retryable, next."""
+    tally = batch.tally
+    failed = tally.settled - tally.ends["success"] + len([row for row in tally.failures if row["run"] is None])
+    earlier_failures = sum(1 for name in tally.ends if name.startswith("earlier_"))
+    if batch.complete and not failed and not earlier_failures:
+        return {"status": "success"}
+    again = [resume_command(batch)]
+    if batch.stopping == "interrupted":
+        return _words("cancelled", "interrupted", "interrupted by the user; what was finished is here", again, True)
+    if batch.failure is not None and not batch.complete:
+        error = batch.failure
+        code = error.code if error.code != "unreachable" else "server_gone"
+        status = "refused" if batch.stopping == "refused" else "partial"
+        words = _words(status, code, f"stopped: {error.message}", again, error.retryable)
+        return words | {"hint": error.hint or "put it right, then go on with --resume"} | error.details
+    if batch.stopping == "failed":
+        return _words("partial", "stopped_on_error", "stopped at the first failure (--stop-on-error)", again)
+    if tally.ends["rejected"] and tally.ends["rejected"] == tally.settled and not tally.earlier:
+        first = tally.failures[0] if tally.failures else {}
+        words = _words("rejected", "rejected", str(first.get("message") or "the server rejected every run"), [])
+        return words | {"hint": first.get("hint") or "correct the workflow; scripts/validate_workflow.py helps"}
+    retry = [f"{again[0]} --retry-failed"]
+    if not batch.complete:
+        return _words("partial", "unfinished", "not every run came to an end", again, True)
+    count = failed or sum(row["status"] != "success" for row in tally.failures)
+    return _words("partial", "runs_failed", f"{count} of {batch.recipe.plan.count} runs did not succeed", retry)
+
+
+def _words(status: str, code: str, message: str, commands: list[str], retryable: bool = False) -> dict[str, Any]:
+    document = {"status": status, "code": code, "message": message, "retryable": retryable}
+    document["hint"] = "see failures; " + (
+        "--resume goes on, --retry-failed runs the failed ones again" if commands else "nothing was run"
+    )
+    return document | ({"next": commands} if commands else {})
+
+
+__all__ = ["report", "resume_command", "resume_words", "run"]

@@ -1,0 +1,228 @@
+"""Before the first run of a batch: the servers, what they lack, consent, the plan line, an estimate.
+
+Level 3. Everything that can be refused is refused here; nothing has been sent yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import _cache
+import _cli
+import _graph
+import _sources
+from _batch_fill import Filler, Recipe
+from _cli import Exit, SkillError
+from _dialect import Dialect
+from _plan import OUTPUT_COLUMN, Plan
+from _prepare import Wishes
+
+# So many runs on a paid service are a try; more are a bill.
+FEW_PAID_RUNS = 5
+LOOKED_AT = 8
+MOST_TIMES = 20
+
+
+def hosts_of(given: Sequence[str] | None) -> list[str | None]:
+    """The addresses that --host names, each once; `@FILE` holds one a line. [None] for the default server."""
+    hosts: list[str | None] = []
+    for text in given or []:
+        if not text.startswith("@"):
+            hosts.append(text)
+            continue
+        try:
+            lines = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SkillError(f"cannot read {_cli.clean(text[1:], 200)}", hint="--host @FILE wants one address a line") from error
+        hosts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return list(dict.fromkeys(hosts)) or [None]
+
+
+def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], list[str]]:
+    """A filler for each server that can run this graph, and notes about those that cannot.
+
+    Raises SkillError when none can: `rejected` naming what is missing, or what the only server said.
+    """
+    able, notes, first_error = [], [], None
+    for server in servers:
+        try:
+            filler = Filler(recipe, server)
+            missing = filler.missing_classes()
+            if missing:
+                raise _lacks(server, missing)
+            if not able:
+                notes += filler.check()
+            elif len(servers) > 1:
+                filler.check()
+        except SkillError as error:
+            if len(servers) == 1:
+                raise
+            first_error = first_error or error
+            notes.append(f"{server.url} takes no part: {error.message}")
+            _cli.warn(notes[-1])
+            continue
+        able.append(filler)
+    if not able:
+        assert first_error is not None
+        raise first_error
+    return able, notes
+
+
+def _lacks(server: Dialect, missing: list[str]) -> SkillError:
+    return SkillError(
+        f"{server.url} lacks node classes of this workflow: {', '.join(missing[:6])}", code="rejected",
+        exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see which node packs they belong to",
+        missing_nodes=missing[:50],
+    )  # fmt: skip
+
+
+def need_consent(plan: Plan, ready: Sequence[Filler], *, yes_spend: bool, max_runs: int) -> None:
+    """Raises SkillError (exit 7) for paid nodes, for many runs on a paid service, and for more runs than allowed."""
+    if plan.count > max_runs:
+        raise SkillError(
+            f"this plan has {plan.count} runs, more than --max-runs {max_runs}", code="consent_needed",
+            hint=f"take a part with --limit, or agree with --max-runs {plan.count}", flag=f"--max-runs {plan.count}",
+            runs=plan.count,
+        )  # fmt: skip
+    if yes_spend:
+        return
+    partner = sorted({node for filler in ready for node in filler.prepared.partner})
+    if partner:
+        graph = ready[0].prepared.graph
+        classes = sorted({str(graph[node]["class_type"]) for node in partner if node in graph})
+        raise SkillError(
+            f"{plan.count} runs would each call partner nodes that cost credits: {', '.join(classes)[:200]}",
+            code="consent_needed", hint="ask the user, then add --yes-spend", flag="--yes-spend",
+            partner_nodes=partner, runs=plan.count,
+        )  # fmt: skip
+    paid = [filler.server.url for filler in ready if filler.server is not None and is_paid(filler.server)]
+    if paid and plan.count > FEW_PAID_RUNS:
+        raise SkillError(
+            f"{plan.count} runs on {paid[0]} cost credits", code="consent_needed",
+            hint="ask the user, then add --yes-spend", flag="--yes-spend", runs=plan.count,
+        )  # fmt: skip
+
+
+def is_paid(server: Dialect) -> bool:
+    """Whether runs on this server cost credits by themselves: the cloud and deployments, not a proxy at home."""
+    if server.api == "cloud":
+        return True
+    return server.api == "v2" and getattr(server, "surface", "") in ("cloud", "deployment")
+
+
+def plan_line(recipe: Recipe, name: str | None) -> dict[str, Any]:
+    """The first line of the journal: all that --resume and --report need, and no key."""
+    source, wishes = recipe.source, recipe.wishes
+    return {
+        "version": 1,
+        "made": round(time.time(), 3),
+        "plan": recipe.plan.to_json(),
+        "count": recipe.plan.count,
+        "workflow": {
+            "origin": source.origin,
+            "graph": source.graph,
+            "editor": source.editor,
+            "digest": digest_of(source.graph),
+        },
+        "wishes": {
+            "settings": dict(wishes.settings),
+            "files": [list(item) for item in wishes.files],
+            "loras": list(wishes.loras),
+            "force_links": sorted(wishes.force_links),
+            "validate": wishes.validate,
+            "randomize_seed": wishes.randomize_seed,
+            "invert_mask": wishes.invert_mask,
+        },
+        "name": name,
+    }
+
+
+def recipe_from(line: Mapping[str, Any]) -> Recipe:
+    """The recipe that a plan line holds. Raises SkillError (exit 2) when it has been tampered with."""
+    try:
+        workflow, wishes = line["workflow"], line["wishes"]
+        graph = workflow["graph"]
+        if digest_of(graph) != workflow["digest"]:
+            raise ValueError("the graph does not have its digest")
+        source = _sources.Source(graph, workflow.get("editor"), str(workflow["origin"]), False, [], [], [])
+        files = [(str(name), str(path), str(kind)) for name, path, kind in wishes["files"]]
+        kept = Wishes(
+            dict(wishes["settings"]), files, list(wishes["loras"]), frozenset(wishes["force_links"]),
+            bool(wishes["validate"]), bool(wishes["randomize_seed"]), bool(wishes["invert_mask"]),
+        )  # fmt: skip
+        return Recipe(source, kept, Plan.from_json(line["plan"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SkillError(
+            f"the plan in the journal cannot be read ({_cli.clean(error, 100)})", code="no_batch", exit=Exit.MISUSE,
+            hint="it was changed by hand or by a newer version; start a new batch",
+        ) from error  # fmt: skip
+
+
+def digest_of(graph: Any) -> str:
+    """A digest of a graph that does not depend on the order of keys."""
+    return hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_changed(line: Mapping[str, Any], now: _sources.Source) -> None:
+    """Raises SkillError (exit 2) when the workflow is no longer the one that the batch began with."""
+    if digest_of(now.graph) != line["workflow"]["digest"]:
+        raise SkillError(
+            f"the workflow ({now.origin}) has changed since this batch began", code="workflow_changed",
+            exit=Exit.MISUSE, hint="start a new batch in another --output-dir, or put the old workflow back",
+        )  # fmt: skip
+
+
+def signature(graph: Mapping[str, Any]) -> str:
+    """What graphs that differ only in their values share."""
+    shape = sorted((node_id, _graph.class_of(node)) for node_id, node in _graph.each(graph))
+    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:24]
+
+
+def remember_times(graph: Mapping[str, Any], seconds: Sequence[float]) -> None:
+    """Keep how long runs of such a graph took, for the next estimate."""
+    if seconds:
+        _cache.keep(f"times/{signature(graph)}", [round(value, 3) for value in list(seconds)[-MOST_TIMES:]])
+
+
+def usual_seconds(graph: Mapping[str, Any], server: Dialect | None) -> float | None:
+    """Median seconds of earlier runs of such a graph: remembered ones, else those in the server's history."""
+    kept = _cache.recall(f"times/{signature(graph)}")
+    times = [float(value) for value in kept if isinstance(value, (int, float))] if isinstance(kept, list) else []
+    if not times and server is not None:
+        times = _times_on(server, signature(graph))
+    return statistics.median(times) if times else None
+
+
+def _times_on(server: Dialect, wanted: str) -> list[float]:
+    times = []
+    try:
+        for job in server.list_jobs(LOOKED_AT):
+            if job.phase != "done" or job.outcome != "success":
+                continue
+            state = server.state(job.prompt_id)
+            if state.graph and state.started and state.ended and signature(state.graph) == wanted:
+                times.append(state.ended - state.started)
+    except SkillError:
+        return times
+    return times
+
+
+def shown_values(plan: Plan, most: int) -> list[dict[str, Any]]:
+    """The first runs of a plan, for people."""
+    return [{"run": run, **_short(plan.values(run))} for run in range(min(most, plan.count))]
+
+
+def _short(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _cli.clean(value, 200) if isinstance(value, str) else value for name, value in values.items()}
+
+
+__all__ = [
+    "OUTPUT_COLUMN", "fillers", "hosts_of", "need_consent", "plan_line", "recipe_from", "refuse_changed",
+    "remember_times", "shown_values", "signature", "usual_seconds",
+]  # fmt: skip
