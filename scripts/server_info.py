@@ -132,12 +132,12 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
-    import _prepare
+    import _placing
     import _server_files
     from _dialect import FileRef
 
     if args.question == "upload":
-        original = _prepare.annotated(args.original) if args.original else None
+        original = _placing.annotated(args.original) if args.original else None
         return _server_files.upload(
             server,
             args.files,
