@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections.abc import Callable
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 _COMMENTS = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
@@ -74,6 +72,8 @@ def js_round(value: float) -> int:
 
 def to_fixed(value: float, digits: int) -> float:
     """A number with so many decimals, as toFixed prints it: exact halves go away from zero."""
+    from decimal import ROUND_HALF_UP, Context, Decimal
+
     step = Decimal(1).scaleb(-min(max(digits, 0), 100))
     return float(Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=500)))
 
@@ -142,7 +142,16 @@ def _options(text: str, place: int) -> tuple[list[str], int]:
 
 def seeded_chooser(seed: int | None) -> Callable[[list[str]], str]:
     """Picks alternatives; the same seed always picks the same ones."""
-    return random.Random(seed).choice
+    source: list[Any] = []
+
+    def choose(options: list[str]) -> str:
+        if not source:
+            import random
+
+            source.append(random.Random(seed))
+        return str(source[0].choice(options))
+
+    return choose
 
 
 def replace_tokens(text: str, value_of: Callable[[str, str], str | None], now: datetime) -> str:

@@ -6,7 +6,6 @@ Level 1, pure: time and randomness are part of the `Emission`.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +29,10 @@ _NEWER_SAVERS = frozenset(
 )
 
 
+# Widgets whose value the browser makes when the graph is queued.
+_CAPTURED = frozenset({"LOAD_3D", "WEBCAM"})
+
+
 @dataclass
 class Emission:
     """What is gathered while the prompt is written."""
@@ -48,6 +51,10 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
         value = widget.value
         if not widget.sent or value is UNSET or not widget.name:
             continue
+        if widget.kind in _CAPTURED and not isinstance(value, dict):
+            emission.made.warn(
+                f"node {node.label} takes its {widget.name} in the browser at each run; the graph lacks it"
+            )
         if _editor_packs.is_random_seed(node.type, value):
             value = _drawn_seed(emission, node_id, node)
         if widget.multiline:
@@ -59,6 +66,8 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
 
 
 def _drawn_seed(emission: Emission, node_id: str, node: Node) -> int:
+    import random
+
     seed = random.Random(f"{emission.seed}:{node_id}" if emission.seed is not None else None).randrange(
         1, 1125899906842624
     )

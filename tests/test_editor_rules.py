@@ -228,6 +228,7 @@ def test_the_buttons_of_a_3d_view_take_their_places():
     file.node(8, "Load3D", values=["toy.glb", "upload3dmodel", "uploadExtraResources", "clear", "", 512, 256])
     made = inputs(file, 8)
     assert (made["model_file"], made["width"], made["height"]) == ("toy.glb", 512, 256)
+    assert any("in the browser" in warning for warning in converted(file).warnings)
 
 
 @BOTH
