@@ -29,7 +29,7 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
 
 def _check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
     """The server silently ignores a target that is no output node of the graph."""
-    outputs = [node.node_id for node in _graph.outputs_of(graph, server.definitions(classes_of(graph)))]
+    outputs = [node.node_id for node in _graph.outputs_of(graph, _definitions(server, graph))]
     for target in targets:
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
@@ -39,6 +39,16 @@ def _check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> Non
                 exit=Exit.MISUSE,
                 hint=f"output nodes: {', '.join(outputs) or 'none'}",
             )
+
+
+def _definitions(server: Dialect, graph: Graph) -> dict[str, Any] | None:
+    """The definitions of the graph's classes; None where the server offers none (API v2): then the tables must do."""
+    try:
+        return server.definitions(classes_of(graph))
+    except SkillError as error:
+        if error.code != "not_offered":
+            raise
+        return None
 
 
 def classes_of(graph: Graph) -> list[str]:
