@@ -85,9 +85,9 @@ def test_the_slowest_template_takes_less_than_50_ms():
     def best_of(document):
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             _editor.convert(document, DEFINITIONS)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
     slowest = max((best_of(document), name) for name, document in templates())
