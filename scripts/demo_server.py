@@ -28,16 +28,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _cli
 from _demo import cloud_switches, fault_list, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"{fault_list.table()}\n\n{cloud_switches.table()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = _cli.parser(__doc__)
+    parser.epilog = f"{fault_list.table()}\n\n{cloud_switches.table()}"
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
@@ -127,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         chosen = read_options(args)
     except ValueError as error:
-        return fail("misuse", str(error), 2)
+        return fail("misuse", str(error), 2, hint="python3 scripts/demo_server.py --help lists all of them")
     import asyncio
 
     from _demo import application

@@ -112,7 +112,6 @@ def test_local_paths_are_bare_404(plain_cloud: Cloud, path: str) -> None:
 def test_a_run_from_submit_to_signed_file(plain_cloud: Cloud) -> None:
     job_id = plain_cloud.submit(PICTURE, prompt_id="mine", number=-5)
     assert uuid.UUID(job_id)
-    assert plain_cloud.get(f"/api/jobs/{job_id}").status_code == 404
     job = plain_cloud.ended(job_id)
     assert job["status"] == "completed" and job["create_time"] > 1e12
     item = job["outputs"]["2"]["images"][0]
@@ -126,6 +125,15 @@ def test_a_run_from_submit_to_signed_file(plain_cloud: Cloud) -> None:
     assert requests.get(place.replace("Signature=", "Signature=0"), timeout=5).status_code == 403
     seen = plain_cloud.server.get("/demo/storage")["requests"]
     assert [entry["credentials"] for entry in seen[-3:]] == [[], ["X-API-Key"], []]
+
+
+def test_a_new_job_is_unknown_for_a_moment(cloud_with: Any) -> None:
+    cloud = cloud_with("appear_ms=1500")
+    began = time.monotonic()
+    job_id = cloud.submit(PICTURE)
+    first = cloud.get(f"/api/jobs/{job_id}").status_code
+    assert first == 404 or time.monotonic() - began > 1.5
+    assert cloud.ended(job_id)["status"] == "completed" and time.monotonic() - began > 1.4
 
 
 def test_failed_and_cancelled_jobs(plain_cloud: Cloud) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .cloud_jobs import ENDED, Job, Jobs, rfc3339
+from .cloud_answers import refusal, typed
+from .cloud_file_routes import MAX_BYTES, CloudFileRoutes
+from .cloud_job_routes import CloudJobRoutes
+from .cloud_jobs import ENDED, Jobs
 from .cloud_storage import Storage
 from .cloud_switches import CAP_SECONDS, CONCURRENCY
 from .routes import Handler, Route, empty, read_json
-from .routes_files import _channel_png
 from .validation import Unhandled
 
 if TYPE_CHECKING:
@@ -40,9 +39,8 @@ TEXTS = {
     "PARTNER_NODE_PAYMENT_REQUIRED": "Partner nodes need credits.",
     "MODEL_PAYMENT_REQUIRED": "This model needs a paid plan.",
 }
+DEFAULT_KEY = "comfyui-demo-key"
 THROTTLING = ("QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "bare")
-MAX_BYTES, MAX_EDGE, MAX_PIXELS = 50 * 1024 * 1024, 16_384, 67_108_864
-STATES = ("pending", "in_progress", "completed", "failed", "cancelled")
 
 
 class CloudRoutes:
@@ -54,6 +52,8 @@ class CloudRoutes:
         self.switches = dict(demo.options.cloud_options)
         self.jobs = Jobs(demo.engine, self.switches)
         self.storage = Storage(demo.options.host, float(self.switches["view_expires"]))
+        self.job_routes = CloudJobRoutes(demo.engine, self.jobs, self.switches)
+        self.file_routes = CloudFileRoutes(demo, self.jobs, self.storage, self.switches)
         self.refused = 0
         self.count = 0
 
@@ -66,22 +66,8 @@ class CloudRoutes:
         found: list[Route] = [
             ("GET", "/prompt", self.demo.run_routes.get_prompt),
             ("POST", "/prompt", self.submit),
-            ("GET", "/jobs", self.list_jobs),
-            ("POST", "/jobs/cancel", self.cancel_many),
-            ("GET", "/jobs/{id}", self.get_job),
-            ("GET", "/jobs/{id}/assets", self.job_assets),
-            ("POST", "/jobs/{id}/cancel", self.cancel),
-            ("GET", "/job/{id}/status", self.old_status),
-            ("GET", "/queue", self.get_queue),
-            ("POST", "/queue", self.post_queue),
-            ("POST", "/interrupt", self.interrupt),
             ("POST", "/free", self.nothing_done),
-            ("GET", "/history_v2", self.history),
-            ("GET", "/history_v2/{id}", self.history_of),
             ("POST", "/history", self.demo.run_routes.post_history),
-            ("GET", "/view", self.view),
-            ("POST", "/upload/image", self.upload),
-            ("POST", "/upload/mask", self.upload),
             ("GET", "/object_info", info.object_info),
             ("GET", "/experiment/models", info.experiment_models),
             ("GET", "/experiment/models/{folder}", self.models_of),
@@ -99,8 +85,9 @@ class CloudRoutes:
             ("POST", "/userdata/{file}", user.post_file),
             ("DELETE", "/userdata/{file}", user.delete_file),
         ]
+        found += self.job_routes.routes() + self.file_routes.routes()
         named = [(method, f"/api{path}", handler) for method, path, handler in found]
-        named += [("GET", "/view", self.view), ("GET", "/ws", self.demo.socket)]
+        named += [("GET", "/view", self.file_routes.view), ("GET", "/ws", self.demo.socket)]
         if self.demo.options.control:
             named += [*self.demo.control.routes(), ("GET", "/demo/storage", self.storage_log)]
         return named
@@ -217,232 +204,8 @@ class CloudRoutes:
             return
         job.capped = job.item.stop = True
 
-    # jobs
-
-    def _job(self, request: web.Request) -> Job | None:
-        return self.jobs.visible(request.match_info["id"])
-
-    async def list_jobs(self, request: web.Request) -> web.Response:
-        query = request.rel_url.query
-        wanted = [word for word in query.get("status", "").split(",") if word]
-        if any(word not in STATES for word in wanted):
-            return refusal(400, "INVALID_STATUS", f"status must be of {', '.join(STATES)}")
-        try:
-            limit = min(1000, max(1, int(query.get("limit", "100"))))
-            offset = int(query.get("after") or query.get("offset") or 0)
-        except ValueError:
-            return refusal(400, "INVALID_CURSOR", "malformed cursor")
-        found = [job for job in self.jobs.jobs.values() if self.jobs.visible(job.id) is not None]
-        found = [job for job in found if not wanted or self.jobs.state(job) in wanted]
-        if query.get("sort_order", "desc") == "desc":
-            found.reverse()
-        page = found[offset : offset + limit]
-        more = offset + len(page) < len(found)
-        pagination: dict[str, Any] = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
-        if more:
-            pagination["next_cursor"] = str(offset + len(page))
-        return web.json_response({"jobs": [self.jobs.brief(job) for job in page], "pagination": pagination})
-
-    async def get_job(self, request: web.Request) -> web.Response:
-        if not is_uuid(request.match_info["id"]):
-            return refusal(400, "INVALID_ID", "not a job id")
-        job = self._job(request)
-        return (
-            refusal(404, "NOT_FOUND", "Job not found")
-            if job is None
-            else web.json_response(self.jobs.full(job))
-        )
-
-    async def old_status(self, request: web.Request) -> web.Response:
-        job = self._job(request)
-        if job is None:
-            return refusal(404, "NOT_FOUND", "Job not found")
-        error = self.jobs.error(job)
-        raw = self.jobs.raw(job)
-        failed = raw in ("error", "lost", "non_retryable_error", "retryable_error")
-        message = (json.dumps(error) if error is not None else f"job ended: {raw}") if failed else None
-        answer = {
-            "id": job.id,
-            "status": raw,
-            "created_at": rfc3339(job.created),
-            "updated_at": rfc3339(job.ended or job.started or job.created),
-            "last_state_update": rfc3339(job.ended or job.started or job.created),
-            "assigned_inference": "demo" if job.started else None,
-            "error_message": message,
-        }
-        return web.json_response(answer)
-
-    async def job_assets(self, request: web.Request) -> web.Response:
-        job = self._job(request)
-        if job is None:
-            return refusal(404, "NOT_FOUND", "Job not found")
-        assets = [
-            {
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{job.id}/{node}/{key}/{index}")),
-                "name": item.get("display_name") or item["filename"],
-                "created_at": rfc3339(job.ended),
-                "hash": item["filename"],
-                "node_id": node,
-                "output_key": key,
-                "output_index": index,
-            }
-            for node, output in job.entry.get("outputs", {}).items()
-            for key, items in output.items()
-            for index, item in enumerate(items)
-            if isinstance(item, dict) and "filename" in item
-        ]
-        pagination = {"offset": 0, "limit": 500, "total": len(assets), "has_more": False}
-        return web.json_response({"job_id": job.id, "assets": assets, "pagination": pagination})
-
-    async def cancel(self, request: web.Request) -> web.Response:
-        if not is_uuid(request.match_info["id"]):
-            return refusal(400, "INVALID_ID", "not a job id")
-        job = self.jobs.jobs.get(request.match_info["id"])
-        if job is None:
-            return refusal(404, "NOT_FOUND", "Job not found")
-        return web.json_response({"cancelled": self.jobs.cancel(job)})
-
-    async def cancel_many(self, request: web.Request) -> web.Response:
-        body = await read_json(request)
-        ids = body.get("job_ids") if isinstance(body, dict) else None
-        if not isinstance(ids, list) or not ids or not all(is_uuid(job_id) for job_id in ids):
-            return refusal(400, "INVALID_ID", "job_ids must be job ids")
-        if any(job_id not in self.jobs.jobs for job_id in ids):
-            return refusal(404, "NOT_FOUND", "Job not found")
-        return web.json_response(
-            {"cancelled": [job_id for job_id in ids if self.jobs.cancel(self.jobs.jobs[job_id])]}
-        )
-
-    async def get_queue(self, _request: web.Request) -> web.Response:
-        running, pending = list(self.engine.running.values()), sorted(self.engine.pending)
-        rows = [
-            [place + 1, item.prompt_id, item.prompt, item.outputs, {"create_time": item.created}]
-            for place, item in enumerate([*running, *pending])
-        ]
-        return web.json_response(
-            {"queue_running": rows[: len(running)], "queue_pending": rows[len(running) :]}
-        )
-
-    async def post_queue(self, request: web.Request) -> web.Response:
-        body = await read_json(request)
-        if not isinstance(body, dict) or body.keys() - {"delete", "clear"}:
-            return refusal(400, "INVALID_REQUEST", "only delete and clear are known")
-        deleted = []
-        if body.get("clear"):
-            for job in [job for job in self.jobs.active() if job.state == "pending"]:
-                self.jobs.cancel(job)
-        for job_id in body.get("delete") or []:
-            known = self.jobs.jobs.get(str(job_id))
-            if known is not None and self.jobs.cancel(known):
-                deleted.append(known.id)
-        return web.json_response({"deleted": deleted, "cleared": bool(body.get("clear"))})
-
-    async def interrupt(self, _request: web.Request) -> web.Response:
-        running = [job for job in self.jobs.active() if job.state == "in_progress"]
-        for job in running if self.switches["interrupt"] == "all" else running[:1]:
-            self.jobs.cancel(job)
-        return empty()
-
     async def nothing_done(self, _request: web.Request) -> web.Response:
         return empty()
-
-    # history
-
-    def _recorded(self) -> list[Job]:
-        return [
-            job
-            for job in self.jobs.jobs.values()
-            if job.started is not None and self.jobs.visible(job.id) is not None
-        ]
-
-    def _record(self, job: Job, brief: bool) -> dict[str, Any]:
-        prompt = {"priority": 0, "prompt_id": job.id, "extra_data": dict(job.item.extra_data)}
-        if not brief:
-            prompt |= {"prompt": job.item.prompt, "outputs_to_execute": job.item.outputs}
-        return {
-            "prompt": prompt,
-            "outputs": job.entry.get("outputs", {}),
-            "status": job.entry.get("status", {}),
-            "meta": job.entry.get("meta", {}),
-        }
-
-    async def history(self, request: web.Request) -> web.Response:
-        query = request.rel_url.query
-        try:
-            most, offset = int(query.get("max_items", "100")), int(query.get("offset", "0"))
-        except ValueError:
-            return refusal(400, "INVALID_REQUEST", "max_items and offset are numbers")
-        jobs = self._recorded()[::-1][offset : offset + most]
-        rows = [
-            {"prompt_id": job.id, "create_time": self.jobs.clock(job.created), **self._record(job, True)}
-            for job in jobs
-        ]
-        return web.json_response({"history": rows})
-
-    async def history_of(self, request: web.Request) -> web.Response:
-        job = self._job(request)
-        if job is None or job.started is None:
-            return refusal(404, "NOT_FOUND", "Job not found")
-        return web.json_response({job.id: self._record(job, False)})
-
-    # files
-
-    async def view(self, request: web.Request) -> web.StreamResponse:
-        self.demo.faults.moment("view")
-        query = request.rel_url.query
-        name = query.get("filename", "")
-        if not name:
-            return refusal(400, "INVALID_REQUEST", "filename is required")
-        path = self._find(name, query)
-        if path is None:
-            return refusal(404, "NOT_FOUND", "File not found")
-        if query.get("channel") in ("rgb", "a", "alpha"):
-            channel = "rgb" if query["channel"] == "rgb" else "a"
-            return web.Response(
-                body=await asyncio.to_thread(_channel_png, path, channel), content_type="image/png"
-            )
-        if "res" in query:
-            return web.Response(
-                body=await asyncio.to_thread(_thumbnail, path, query["res"]), content_type="image/jpeg"
-            )
-        if self.switches["view"] == "direct":
-            return web.FileResponse(path)
-        known = name if name in self.jobs.files else self.jobs.known_as(path)
-        return web.Response(status=302, headers={"Location": self.storage.sign(path, known)})
-
-    def _find(self, name: str, query: Any) -> Path | None:
-        if name in self.jobs.files:
-            return self.jobs.files[name]
-        path, _ = self.demo.file_routes.find(query)
-        return path
-
-    async def upload(self, request: web.Request) -> web.Response:
-        self.demo.faults.moment("upload")
-        fields = await request.post()
-        picture = fields.get("image")
-        if picture is None or isinstance(picture, (str, bytes, bytearray)):
-            return refusal(400, "INVALID_REQUEST", "no file")
-        data = await asyncio.to_thread(picture.file.read)
-        problem = await asyncio.to_thread(_too_large, data)
-        if problem:
-            return refusal(400, "INVALID_FILE", problem)
-        kind = str(fields.get("type", "output"))
-        base = self.demo.folders.of(kind) or self.demo.folders.input
-        temporary = base / f".{uuid.uuid4().hex}{Path(picture.filename).suffix}"
-        temporary.write_bytes(data)
-        known = self.jobs.known_as(temporary)
-        temporary.replace(base / known)
-        self.jobs.files[known] = base / known
-        answer: dict[str, Any] = {"name": known, "subfolder": str(fields.get("subfolder", "")), "type": kind}
-        if request.path.endswith("mask"):
-            related = {"mask": known, "paint": None, "painted": None}
-            answer["metadata"] = {
-                "is_mask": True,
-                "original_hash": "",
-                "mask_type": "painted_masked",
-                "related_files": related,
-            }
-        return web.json_response(answer)
 
     async def storage_log(self, _request: web.Request) -> web.Response:
         return web.json_response({"url": self.storage.url, "requests": list(self.storage.seen)})
@@ -505,52 +268,3 @@ class CloudRoutes:
             for path in found
         ]
         return web.json_response(rows)
-
-
-DEFAULT_KEY = "comfyui-demo-key"
-
-
-def is_uuid(text: Any) -> bool:
-    try:
-        uuid.UUID(str(text))
-    except ValueError:
-        return False
-    return True
-
-
-def refusal(status: int, code: str, message: str) -> web.Response:
-    """The error body of most endpoints."""
-    return web.json_response({"code": code, "message": message}, status=status)
-
-
-def typed(status: int, kind: str, message: str) -> web.Response:
-    """The error body of the submit."""
-    return web.json_response({"error": {"type": kind, "message": message}, "node_errors": {}}, status=status)
-
-
-def _too_large(data: bytes) -> str:
-    """Why a picture is refused, or nothing."""
-    from PIL import Image as pil
-
-    try:
-        with pil.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-    except (OSError, ValueError, SyntaxError):
-        return ""
-    if len(data) > MAX_BYTES:
-        return "The file is larger than 50 MB"
-    if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
-        return f"The picture has too many pixels: {width} x {height}"
-    return ""
-
-
-def _thumbnail(path: Path, edge: str) -> bytes:
-    from PIL import Image as pil
-
-    with pil.open(path) as opened:
-        picture = opened.convert("RGB")
-    size = int(edge) if edge.isdigit() and int(edge) > 0 else 512
-    picture.thumbnail((size, size))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG")
-    return buffer.getvalue()

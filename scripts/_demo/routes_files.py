@@ -113,7 +113,7 @@ class FileRoutes:
         return web.Response(body=body, content_type=f"image/{form}", headers=headers)
 
     async def _channel(self, path: Path, channel: str) -> web.Response:
-        body = await asyncio.to_thread(_channel_png, path, channel)
+        body = await asyncio.to_thread(channel_png, path, channel)
         headers = {"Content-Disposition": f'filename="{path.name}"'}
         return web.Response(body=body, content_type="image/png", headers=headers)
 
@@ -224,7 +224,7 @@ def _encode(path: Path, form: str, level: int, channel: str) -> bytes:
     return buffer.getvalue()
 
 
-def _channel_png(path: Path, channel: str) -> bytes:
+def channel_png(path: Path, channel: str) -> bytes:
     from PIL import Image as pil
 
     picture = _open(path)
