@@ -7,7 +7,8 @@ that something answers there.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import _cache
 import _cli
@@ -18,6 +19,8 @@ from _dialect import Dialect
 if TYPE_CHECKING:
     import argparse
 
+# What the demo server accepts when it plays the cloud.
+DEMO_KEY = "comfyui-demo-key"
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
 
@@ -53,9 +56,7 @@ def connect(
     """
     host = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
     if host == "demo":
-        import _demo_host
-
-        return dialect(_demo_host.start(), _common.Access(), api if api != "auto" else "local", demo=True)
+        return _demo(api)
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
     key = _common.read_key(api_key, api_key_file, url)
@@ -63,9 +64,30 @@ def connect(
     _refuse_plain_http(url, access)
     if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
+    why = f"--api {api} was given"
     if api == "auto":
-        api = _from_name(url) or (_probed(url, access) if probe else "local")
-    return dialect(url, access, api)
+        api, why = _found_out(url, access, probe)
+    server = dialect(url, access, api)
+    server.why = why
+    return server
+
+
+def _demo(api: str) -> Dialect:
+    """The built-in server for this one call; with `cloud` it plays Comfy Cloud."""
+    import _demo_host
+
+    if api == "v2":
+        raise SkillError(
+            "the demo server does not speak Comfy API v2",
+            hint="leave --api out, or --api cloud for a played cloud",
+        )
+    cloud = api == "cloud"
+    url = _demo_host.start(["--cloud", "--tier", "creator"] if cloud else None)
+    server = dialect(
+        url, _common.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
+    )
+    server.why = "the built-in demo server"
+    return server
 
 
 def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -> Dialect:
@@ -85,8 +107,6 @@ def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -
 
 def _refuse_plain_http(url: str, access: _common.Access) -> None:
     """A key does not travel unencrypted to another machine, unless the user says --insecure."""
-    from urllib.parse import urlsplit
-
     parts = urlsplit(url)
     secret = access.key or any(word in name.lower() for name in access.headers for word in SECRET_HEADERS)
     if (
@@ -103,28 +123,29 @@ def _refuse_plain_http(url: str, access: _common.Access) -> None:
     )
 
 
-def _from_name(url: str) -> str | None:
-    """The protocol that a host name gives away: the service speaks v1 (and v2), deployments v2 alone."""
-    if not _common.is_cloud_host(url):
-        return None
-    return "cloud" if url.endswith("//" + _common.CLOUD_HOST) else "v2"
-
-
-def _probed(url: str, access: _common.Access) -> str:
-    kept = (
-        None
-        if _common.is_this_machine(url.split("//")[1].split(":")[0])
-        else _cache.recall(f"api/{_cache.slug(url)}")
-    )
+def _found_out(url: str, access: _common.Access, ask: bool) -> tuple[str, str]:
+    """The protocol and why: by the host's name, by what an earlier call found, or by asking."""
+    if _common.is_cloud_host(url):
+        if url.endswith("//" + _common.CLOUD_HOST):
+            return (
+                "cloud",
+                "the host is Comfy Cloud (v1 has all that the scripts need; --api v2 is there too)",
+            )
+        return "v2", "the host is a deployment or workspace address, which speak API v2 alone"
+    if not ask:
+        return "local", "not asked: taken for a ComfyUI server"
+    remembered = f"api/{_cache.slug(url)}"
+    near = _common.is_this_machine(urlsplit(url).hostname or "")
+    kept = None if near else _cache.recall(remembered)
     if kept in ("cloud", "v2"):
-        return str(kept)
-    found = probe(url, access)["api"]
-    if found != "local":
-        _cache.keep(f"api/{_cache.slug(url)}", found)
-    return str(found)
+        return str(kept), "found out by an earlier call (--api overrides it)"
+    found = probe(url, access)
+    if found["api"] != "local" and not near:
+        _cache.keep(remembered, found["api"])
+    return found["api"], found["why"]
 
 
-def probe(url: str, access: _common.Access) -> dict[str, Any]:
+def probe(url: str, access: _common.Access) -> dict[str, str]:
     """Which protocol a server speaks, and by what it was recognised: {"api", "why"}.
 
     Raises SkillError `unreachable`, `refused`, or `not_comfyui` when nothing known answers.

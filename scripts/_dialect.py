@@ -115,6 +115,7 @@ class Dialect(_common.Server, abc.ABC):
     """A server and its protocol. Failures are SkillErrors; answers are the values above."""
 
     api = "local"
+    why = ""  # how this protocol was chosen
     own_ids = True  # the client chooses the prompt id
     has_socket = True  # a WebSocket reports progress
     client_frames = True  # the socket carries only our own runs' frames

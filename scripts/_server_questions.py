@@ -118,6 +118,7 @@ def features(server: Dialect) -> dict[str, Any]:
     jobs_api = server.api != "local" or answers(server, "api/jobs", {"limit": 1})
     native_cancel = server.api != "local" or has_cancel_route(server)
     return about(server) | {
+        "chosen_because": server.why,
         "jobs_api": jobs_api,
         "own_prompt_ids": server.own_ids,
         "websocket": server.has_socket,
