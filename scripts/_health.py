@@ -94,7 +94,7 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
 
 def is_local(url: str) -> bool:
     """Whether the server is on this machine."""
-    return (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+    return _common.is_this_machine(urlsplit(url).hostname or "")
 
 
 def packages() -> Check:

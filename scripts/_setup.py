@@ -154,7 +154,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
     """
     _cli.note(f"starting ComfyUI on {wish.url}")
     offset = log.size()
-    remember(launched={"port": wish.port, "workspace": str(wish.workspace)})
+    remember(launched={"port": wish.port, "workspace": str(wish.workspace), "comfy": list(comfy.words)})
     process = _setup_run.start([*comfy.words, *launch_words(wish, found)], log, _setup_cli.environment(comfy))
     begun = time.monotonic()
     code = _setup_run.finish(
@@ -294,6 +294,21 @@ def status(wish: Wish) -> dict[str, Any]:
     }
 
 
+def _launcher(launched: object) -> Comfy | None:
+    """The comfy-cli to stop with: an installed one, else the words that the launch was made with (uvx)."""
+    if (found := _setup_cli.find()) is not None:
+        return found
+    words = launched.get("comfy") if isinstance(launched, dict) else None
+    if (
+        isinstance(words, list)
+        and words
+        and all(isinstance(word, str) for word in words)
+        and shutil.which(words[0])
+    ):
+        return Comfy(tuple(words), "unknown", "as it was launched")
+    return None
+
+
 def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
     """Stop the server that setup launched on this port; another's server is left alone.
 
@@ -309,19 +324,21 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
             "port": port.state,
         }
     launched = remembered().get("launched")
-    comfy = _setup_cli.find()
-    by_hand = _cli.shell_words([*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)])
+    comfy = _launcher(launched)
     if not isinstance(launched, dict) or launched.get("port") != wish.port:
         raise SkillError(
             f"the server on port {wish.port} was not started by this setup",
             code="not_ours",
             hint="stop it where it was started, or, if it is yours to stop, with the command in next",
-            next=[by_hand],
+            next=[
+                _cli.shell_words([*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)])
+            ],
         )
     if comfy is None:
         raise SkillError(
             "comfy-cli, which started the server, is gone", code="cannot_start", hint="run setup again"
         )
+    by_hand = _cli.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
     words = [*comfy.words, "--skip-prompt", "stop"]
     if dry_run:
         return {"status": "dry_run", "plan": [_cli.shell_words(words)], "url": wish.url}

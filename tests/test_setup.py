@@ -338,6 +338,16 @@ def test_a_pipx_that_fails_gives_way_to_uv(box):
     assert attempts[1]["with"] == "uv tool"
 
 
+def test_uvx_alone_will_do(box):
+    box.comfy(box.home / "store")
+    box.program("uvx", f'#!/bin/sh\nshift 3\nexec {box.home}/store/comfy "$@"\n')
+    report = box.run()
+    assert report["attempts"] == [{"with": "uvx", "worked": True}]
+    assert report["comfy_cli"]["program"].endswith("uvx --from comfy-cli comfy")
+    assert box.run("stop")["stopped"] is True
+    assert not answers(box.port)
+
+
 FAKE_PIP = r"""
 import pathlib, sys
 home = pathlib.Path(__import__("os").environ["HOME"])
