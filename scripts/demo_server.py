@@ -60,6 +60,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE|FOLDER=NAMES",
         help="model lists: a JSON file, or FOLDER=name,name (repeatable)",
     )
+    parser.add_argument(
+        "--definitions",
+        type=Path,
+        metavar="FILE",
+        help="more node definitions, as /object_info shows them (they are played)",
+    )
     parser.add_argument("--output-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument("--input-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument(
@@ -99,6 +105,7 @@ def read_options(args: argparse.Namespace) -> options.Options:
         step_time=args.step_time,
         latency=args.latency,
         models=model_lists.read_models(args.models),
+        definitions=read_definitions(args.definitions),
         output_dir=args.output_dir,
         input_dir=args.input_dir,
         history_size=args.history_size,
@@ -112,6 +119,22 @@ def read_options(args: argparse.Namespace) -> options.Options:
         api_key=args.api_key,
         exit_with_parent=args.exit_with_parent,
     )
+
+
+def read_definitions(path: Path | None) -> dict[str, Any]:
+    """Class type to definition. Raises ValueError with a sentence."""
+    if path is None:
+        return {}
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--definitions {path}: not a readable JSON file ({error})") from error
+    entries = loaded.values() if isinstance(loaded, dict) else [None]
+    if not all(isinstance(entry, dict) and {"input", "output"} <= entry.keys() for entry in entries):
+        raise ValueError(
+            f"--definitions {path}: the file must hold an object of definitions, each with input and output"
+        )
+    return dict(loaded)
 
 
 def fail(code: str, message: str, exit_code: int, **more: Any) -> int:

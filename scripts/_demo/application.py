@@ -238,7 +238,7 @@ def _stop_event(options: Options) -> asyncio.Event:
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while os.read(sys.stdin.fileno(), 65536):
+        while sys.stdin is not None and os.read(sys.stdin.fileno(), 65536):
             pass
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)

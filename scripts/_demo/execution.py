@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import generic
+from .call import Call, as_result, invoke, printed, stack_lines
 from .definitions import NodeClass
 from .graph import Graph, Order, is_link
-from .node_table import Implementation, Interrupted, NodeFailure, Result, call_arguments, implementation
+from .node_table import Implementation, Interrupted, NodeFailure, Result, implementation
 from .progress import Progress
 from .validation import live_inputs
-from .values import Blocked, Images, Latent
+from .values import Blocked
 
 if TYPE_CHECKING:
     from .engine import Cache, Engine, Item
@@ -33,7 +32,6 @@ NODE_ERRORS = (
     TypeError,
     ValueError,
 )
-HEAVY_PIXELS = 250_000
 # So long may nodes run before others (HTTP, sockets) get their turn.
 LONGEST_TURN = 0.005
 
@@ -58,49 +56,6 @@ class Outcome:
     meta: dict[str, Any] = field(default_factory=dict)
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     success: bool = True
-
-
-class Call:
-    """What a node's function may know and do."""
-
-    def __init__(self, run: Execution, node_id: str, cls: NodeClass) -> None:
-        self.run = run
-        self.node_id = node_id
-        self.cls = cls
-        self.engine = run.engine
-        self.folders = run.engine.folders
-        self.options = run.engine.options
-        self.prompt = run.graph.nodes
-        self.extra_data = run.item.extra_data
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What saved pictures carry: the prompt, and whatever `extra_pnginfo` holds."""
-        extra = self.extra_data.get("extra_pnginfo")
-        return {"prompt": self.run.item.prompt, **(extra if isinstance(extra, dict) else {})}
-
-    def secret(self, name: str) -> str | None:
-        return self.run.item.secrets.get(name)
-
-    async def wait(self, seconds: float) -> None:
-        """Let time pass. Zero still lets other work go on."""
-        await asyncio.sleep(max(0.0, seconds))
-
-    async def progress(
-        self, value: float, maximum: float, preview: Any = None, form: str = "JPEG", size: int = 256
-    ) -> None:
-        """Report a step, perhaps with a picture. Raises Interrupted when the run is to stop."""
-        self.check_interrupt()
-        await self.run.report_step(self.node_id, value, maximum, preview, form, size)
-
-    def watched(self) -> bool:
-        """Whether anybody would see a preview."""
-        sockets = self.engine.hub.sockets
-        return self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
-
-    def check_interrupt(self) -> None:
-        """Raises Interrupted when the run is to stop."""
-        self.run.check_interrupt()
 
 
 class Execution:
@@ -136,6 +91,9 @@ class Execution:
             self.engine.hub.send(event, data, self.client_id)
 
     def send_progress(self) -> None:
+        if self.engine.options.cloud:
+            for node_id, entry in self.progress.nodes.items():
+                entry["class_type"] = self.graph.nodes[node_id]["class_type"]
         self.engine.hub.send("progress_state", self.progress.message(), self.client_id)
 
     async def report_step(
@@ -286,7 +244,7 @@ class Execution:
         call = Call(self, node_id, cls)
         function = player.function if player is not None else generic.play
         if player is not None and player.takes_lists:
-            return [_as_result(await _invoke(player, function, call, dict(values)), cls)]
+            return [as_result(await invoke(player, function, call, dict(values)), cls)]
         count = max((len(value) for value in values.values()), default=1)
         results: list[Result | Blocked] = []
         for index in range(count):
@@ -295,7 +253,7 @@ class Execution:
             if blocked is not None:
                 results.append(blocked)
                 continue
-            results.append(_as_result(await _invoke(player, function, call, arguments), cls))
+            results.append(as_result(await invoke(player, function, call, arguments), cls))
         return results
 
     def _store(self, order: Order, node_id: str, cls: NodeClass, results: list[Result | Blocked]) -> None:
@@ -410,8 +368,8 @@ class Execution:
             "executed": list(self.executed),
             "exception_message": f"{error}\n",
             "exception_type": kind,
-            "traceback": _stack(name),
-            "current_inputs": {key: [_printed(item) for item in value] for key, value in values.items()},
+            "traceback": stack_lines(name),
+            "current_inputs": {key: [printed(item) for item in value] for key, value in values.items()},
             "current_outputs": list(self.graph.nodes),
         }
         self.message("execution_error", data)
@@ -430,50 +388,3 @@ class Execution:
             "current_outputs": [],
         }
         self.send("execution_error", data)
-
-
-async def _invoke(player: Implementation | None, function: Any, call: Call, arguments: dict[str, Any]) -> Any:
-    words = call_arguments(arguments)
-    if inspect.iscoroutinefunction(function):
-        return await function(call, **words)
-    if player is None or not player.heavy or _pixels(arguments) < HEAVY_PIXELS:
-        return function(call, **words)
-    return await asyncio.to_thread(function, call, **words)
-
-
-def _pixels(arguments: Mapping[str, Any]) -> int:
-    """About how many pixels a call works on."""
-    total = 0
-    for value in arguments.values():
-        if isinstance(value, Images):
-            total += value.pixels
-        elif isinstance(value, Latent):
-            total += value.width * value.height * value.batch * value.frames
-    width, height = arguments.get("width"), arguments.get("height")
-    if isinstance(width, int) and isinstance(height, int):
-        total += width * height
-    return total
-
-
-def _as_result(answer: Any, cls: NodeClass) -> Result | Blocked:
-    if isinstance(answer, (Result, Blocked)):
-        return answer
-    if answer is None:
-        return Result()
-    if isinstance(answer, tuple):
-        return Result(answer)
-    return Result((answer,))
-
-
-def _printed(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, dict)):
-        return json.loads(json.dumps(value, default=str))
-    return str(value)
-
-
-def _stack(name: str) -> list[str]:
-    places = ("execute", "get_output_data", "_async_map_node_over_list", "process_inputs")
-    lines = [f'  File "/demo/execution.py", line 1, in {place}\n    (demo)\n' for place in places]
-    return [*lines, f'  File "/demo/nodes.py", line 1, in {name}\n    (demo)\n']

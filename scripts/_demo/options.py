@@ -34,7 +34,6 @@ class Options:
     control: bool = False
     faults: tuple[str, ...] = ()
     exit_with_parent: bool = False
-    verbose: bool = False
 
     @property
     def modern(self) -> bool:
