@@ -52,6 +52,7 @@ MOST_PIXELS = 67_108_864
 # The cloud's clock and ours may differ when a lost job is looked for by its time.
 CLOCK_SKEW = 300.0
 OUTPUTS_PATIENCE = 6.0
+PRUNED_PATIENCE = 3.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
@@ -174,15 +175,26 @@ class Cloud(Dialect):
             raise _refusals.rejection(answer, submission.graph)
         if response.status_code >= 400:
             raise self.failure(response)
-        # A 200 may still be a rejection here: an `error` key or non-empty node_errors.
-        if not isinstance(answer, Mapping) or answer.get("error") or answer.get("node_errors"):
+        if not isinstance(answer, Mapping) or answer.get("error"):
             known = _refusals.refusal(kind, _common.error_text(response))
             raise known or _refusals.rejection(answer, submission.graph)
         prompt_id = answer.get("prompt_id")
         if not isinstance(prompt_id, str):
             raise SkillError(f"{self.url} named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED)
+        errors = answer.get("node_errors")
+        if errors and not self._runs_anyway(prompt_id):
+            raise _refusals.rejection(answer, submission.graph)
         self._submitted[prompt_id] = time.monotonic()
-        return Accepted(prompt_id)
+        return Accepted(prompt_id, errors if isinstance(errors, Mapping) else {})
+
+    def _runs_anyway(self, prompt_id: str) -> bool:
+        """A 200 with node_errors: the official client calls it a rejection, but a valid rest of the graph may run (and cost)."""
+        give_up = time.monotonic() + PRUNED_PATIENCE
+        while time.monotonic() < give_up:
+            if self.state(prompt_id).phase != "unknown":
+                return True
+            time.sleep(0.25)
+        return self.cancel(prompt_id)
 
     def find_submitted(self, submission: Submission) -> str | None:
         """Recent jobs are asked for our mark; the list itself does not show it."""

@@ -142,12 +142,23 @@ def finished(
         document["cached_nodes"] = len(progress.cached)
     if job.previews:
         document["previews"] = _cli.cap([str(path) for path in job.previews], 20)
-    document |= about(prepared)
+    document |= about(prepared) | _account(job.server, prepared)
     if state.outcome == "success" and not saved and not failed and not missed:
         document["message"] = _why_no_files(state, texts, job)
     if options.receipt and state.done:
         document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
     return document
+
+
+def _account(server: Dialect, prepared: Prepared | None) -> dict[str, Any]:
+    """After a run with partner nodes: plan and credits that are left, where the server tells them."""
+    if prepared is None or not prepared.partner:
+        return {}
+    try:
+        account = server.account()
+    except SkillError:
+        return {}
+    return {"account": account} if account else {}
 
 
 def _socket_pictures(job: Job, collector: _collect.Collector) -> list[_collect.Saved]:
@@ -213,7 +224,8 @@ def _verdict(
             "cancelled",
             "cancelled",
             "the job was stopped or removed by someone else",
-            "run it again if wanted",
+            "run it again if wanted" if job.server.api == "local" else
+            "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
         return failure(state, job.graph) | {"next": [_explain_command(job)]}

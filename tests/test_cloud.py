@@ -302,6 +302,45 @@ def test_a_200_that_holds_node_errors_is_a_rejection(run: Runner, cloud: Start, 
     assert done.json["node_errors"][0]["node_id"] == "8"
 
 
+def test_a_200_with_node_errors_whose_rest_runs_is_a_partial_success(
+    run: Runner, cloud: Start, graph_file: Any
+) -> None:
+    graph = graphs.picture() | {
+        "8": {"class_type": "EmptyImage", "inputs": {"width": 0, "height": 8, "batch_size": 1, "color": 0}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "x"}},
+    }
+
+    done = ran(run, cloud(node_errors="prune", appear_ms=500), graph_file(graph))
+
+    assert (done.code, done.json["status"], done.json["code"]) == (1, "partial", "dropped_nodes"), done.out
+    assert [item["node_id"] for item in done.json["outputs"]] == ["2"]
+    assert done.json["dropped"][0]["node_id"] == "8"
+
+
+def test_partner_nodes_need_consent_and_then_report_what_is_left(
+    run: Runner, cloud: Start, graph_file: Any
+) -> None:
+    demo = cloud()
+    definitions = client(demo).all_definitions()
+    names = sorted(name for name, item in definitions.items() if item.get("api_node"))
+    partner = "DemoPartner" if "DemoPartner" in names else names[0]
+    path = graph_file(
+        graphs.picture() | {"9": {"class_type": partner, "inputs": {}, "_meta": {"title": "Paid"}}}
+    )
+
+    asked = ran(run, demo, path)
+    done = ran(run, demo, path, "--yes-spend", "--partner-key", "comfyui-partner-0123")
+
+    assert (asked.code, asked.json["code"], asked.json["flag"]) == (7, "consent_needed", "--yes-spend")
+    assert asked.json["partner_nodes"] == ["9"]
+    assert submits(demo) == 1
+    assert "comfyui-partner-0123" not in done.out + done.err
+    (sent,) = [entry["json"] for entry in demo.log() if entry["path"] == "/api/prompt"]
+    assert sent["extra_data"]["api_key_comfy_org"] == "comfyui-partner-0123"
+    if done.code in (0, 1):
+        assert done.json["account"]["credits"]["credits"] > 0
+
+
 def test_an_html_503_on_the_way_is_survived_by_reads(cloud: Start) -> None:
     demo = cloud()
     server = client(demo)
