@@ -115,9 +115,14 @@ class PackFinder:
             if len(with_ids) > 1:
                 names = ", ".join(sorted({str(pack.id) for pack in with_ids})[:5])
                 return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
-            return mapped[0]
         table = _catalog.NODE_PACKAGES.get(class_type)
-        return Pack(table, "the bundle's table of common packs") if table else None
+        if table:
+            # A Manager that could not reach the registry knows repositories alone.
+            near = mapped[0] if mapped else None
+            return Pack(
+                table, "the bundle's table of common packs", None, near and near.repository, near and near.title
+            )
+        return mapped[0] if mapped else None
 
     def _weighed(self, claim: Pack, class_type: str, mapped: list[Pack]) -> Pack:
         """The workflow's claim, in doubt when others who know the class name other packs only."""

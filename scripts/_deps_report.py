@@ -129,7 +129,7 @@ def _fix_node(item: Item) -> dict[str, Any]:
         return {"fix_command": _cli.shell_words(["comfy", "node", "install", pack.id])}
     if pack.repository:
         return {
-            "fix": "it is not in the registry: read the repository, then install it by hand if you trust it"
+            "fix": "no registry id is known: read the repository, then install it by hand if you trust it"
         }
     return {}
 

@@ -135,7 +135,7 @@ def _pack_step(item: Item, ways: Ways) -> Step:
             facts=facts,
         )
     if not pack.installable or pack.id is None:
-        reason = pack.doubt or "it is not in the registry, and addresses from a workflow are not installed"
+        reason = pack.doubt or "no registry id is known for it, and repositories are not installed from their address"
         return Step("pack", pack.id or item.name, None, reason, facts=facts)
     how, blocked = _pack_way(ways)
     return Step("pack", pack.id, how, blocked, facts=facts)

@@ -238,8 +238,26 @@ def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> 
         stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
     )
     (step,) = document["plan"]
-    assert "not in the registry" in step["blocked"]
+    assert "no registry id" in step["blocked"]
     assert not [1 for method, _, _ in stage.comfy.seen if method == "POST"]
+
+
+def test_a_manager_without_the_registry_leaves_the_tables_id(stage: Stage) -> None:
+    stage.comfy.shape = "v4"
+    flow = video_flow(stage)
+    stage.comfy.mappings = {"https://github.com/Kosinkadink/ComfyUI-VideoHelperSuite": [["VHS_VideoCombine"], {}]}
+    (step,) = stage(flow, code=7)["plan"]
+    assert (step["name"], step["how"]) == ("comfyui-videohelpersuite", "manager")
+    assert step["repository"].endswith("VideoHelperSuite")
+
+
+def test_a_note_s_address_blocks_the_step_for_a_person(stage: Stage) -> None:
+    url = "https://huggingface.co/a/b/resolve/main/new.safetensors"
+    flow = stage.editor("new.safetensors", url)
+    flow["nodes"][0]["properties"] = {}
+    flow["nodes"].append({**flow["nodes"][0], "id": 2, "type": "Note", "widgets_values": [f"get {url}"]})
+    (step,) = stage(flow, "--yes", code=1)["plan"]
+    assert "a person must look" in step["blocked"]
 
 
 def test_several_packs_for_one_class_are_in_doubt(stage: Stage) -> None:

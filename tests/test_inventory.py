@@ -62,6 +62,8 @@ def test_two_inventories_of_one_server_are_the_same_file(run: Any, demo: Any, tm
     for name in ("one.json", "two.json"):
         assert run("check_deps.py", "--save-inventory", name, "--host", demo.url).code == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    keys = list(json.loads((tmp_path / "one.json").read_text()))
+    assert keys == sorted(keys)
     assert demo.url.encode() not in (tmp_path / "one.json").read_bytes()
 
 
