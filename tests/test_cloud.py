@@ -321,24 +321,33 @@ def test_partner_nodes_need_consent_and_then_report_what_is_left(
     run: Runner, cloud: Start, graph_file: Any
 ) -> None:
     demo = cloud()
-    definitions = client(demo).all_definitions()
-    names = sorted(name for name, item in definitions.items() if item.get("api_node"))
-    partner = "DemoPartner" if "DemoPartner" in names else names[0]
-    path = graph_file(
-        graphs.picture() | {"9": {"class_type": partner, "inputs": {}, "_meta": {"title": "Paid"}}}
-    )
+    node = {"class_type": "Flux2ProImageNode", "inputs": {"prompt": "a fox", "width": 256, "height": 256, "seed": 1,
+            "prompt_upsampling": False}}  # fmt: skip
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "paid"}}
+    path = graph_file({"1": node, "2": save})
 
     asked = ran(run, demo, path)
     done = ran(run, demo, path, "--yes-spend", "--partner-key", "comfyui-partner-0123")
 
     assert (asked.code, asked.json["code"], asked.json["flag"]) == (7, "consent_needed", "--yes-spend")
-    assert asked.json["partner_nodes"] == ["9"]
+    assert asked.json["partner_nodes"] == ["1"]
     assert submits(demo) == 1
     assert "comfyui-partner-0123" not in done.out + done.err
     (sent,) = [entry["json"] for entry in demo.log() if entry["path"] == "/api/prompt"]
     assert sent["extra_data"]["api_key_comfy_org"] == "comfyui-partner-0123"
-    if done.code in (0, 1):
-        assert done.json["account"]["credits"]["credits"] > 0
+    assert done.code == 0, done.out
+    assert done.json["account"]["credits"]["credits"] > 0
+
+
+def test_a_partner_node_without_a_key_says_who_must_pay(run: Runner, cloud: Start, graph_file: Any) -> None:
+    node = {"class_type": "Flux2ProImageNode", "inputs": {"prompt": "a fox", "width": 256, "height": 256, "seed": 1,
+            "prompt_upsampling": False}}  # fmt: skip
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "paid"}}
+
+    done = ran(run, cloud(), graph_file({"1": node, "2": save}), "--yes-spend")
+
+    assert (done.code, done.json["code"]) == (1, "partner_login"), done.out
+    assert "--partner-key" in done.json["hint"]
 
 
 def test_an_html_503_on_the_way_is_survived_by_reads(cloud: Start) -> None:
