@@ -222,6 +222,11 @@ class Cloud(Dialect):
         try:
             answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
         except SkillError as error:
+            if error.details.get("http_status") == 400:
+                raise SkillError(
+                    f"{_cli.clean(prompt_id, 80)!r} is not a job id of the cloud",
+                    hint="its ids are lower-case UUIDs",
+                ) from error
             if error.code != "not_found":
                 raise
             young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace

@@ -389,6 +389,15 @@ def _jobs(demo: Demo) -> list[dict[str, Any]]:
     return jobs
 
 
+def test_an_id_of_another_kind_is_misuse_at_once(run: Runner, cloud: Start) -> None:
+    demo = cloud()
+    (run.folder / "key").write_text(KEY)
+
+    done = run("run_workflow.py", "--resume", "my job", "--host", demo.url, "--api", "cloud", "--api-key-file", "key")
+
+    assert (done.code, done.json["code"]) == (2, "misuse"), done.out
+
+
 # --- cancel
 
 
