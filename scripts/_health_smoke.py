@@ -11,7 +11,7 @@ from typing import Any
 import _cli
 from _cli import SkillError
 from _dialect import Dialect, JobState, Submission
-from _health import Check, fail, ok, skipped, warn
+from _health_findings import Check, fail, ok, skipped, warn
 
 # Loading a large checkpoint from a slow disk takes a minute; a queue of others may be ahead.
 LIMIT_S = 120.0

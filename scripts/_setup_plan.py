@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,72 +165,70 @@ def needs_comfy(found: Found) -> bool:
 
 def objections(wish: Wish, found: Found) -> list[SkillError]:
     """Why the work must not begin, the gravest first; each names the way out."""
-    reasons = []
-    if wish.model and not wish.yes and needs_model(found):
-        url, size = MODELS[wish.model]
-        reasons.append(
-            SkillError(
-                f"--model {wish.model} downloads {size:g} GB from {url.split('/')[2]}",
-                code="consent_needed",
-                hint="add --yes to agree; mind the model's licence",
-                flag="--yes",
-                url=url,
-            )
+    running = found.port.state == "comfyui"
+    rest = () if running else (*_of_port(wish, found), *_of_installation(wish, found))
+    return [*_of_model(wish, found), *rest]
+
+
+def _of_model(wish: Wish, found: Found) -> Iterator[SkillError]:
+    if wish.model is None or not needs_model(found):
+        return
+    url, size = MODELS[wish.model]
+    if not wish.yes:
+        yield SkillError(
+            f"--model {wish.model} downloads {size:g} GB from {url.split('/')[2]}",
+            code="consent_needed",
+            hint="add --yes to agree; mind the model's licence",
+            flag="--yes",
+            url=url,
         )
-    if found.port.state == "comfyui":
-        if needs_model(found) and found.installed != "whole":
-            reasons.append(
-                SkillError(
-                    f"no ComfyUI at {wish.workspace} to put the model into, although a server runs on port {wish.port}",
-                    code="workspace_missing",
-                    hint="say with --workspace where that server lies",
-                )
-            )
-        return reasons
+    if found.port.state == "comfyui" and found.installed != "whole":
+        yield SkillError(
+            f"no ComfyUI at {wish.workspace} to put the model into, although a server runs on port {wish.port}",
+            code="workspace_missing",
+            hint="say with --workspace where that server lies",
+        )
+
+
+def _of_port(wish: Wish, found: Found) -> Iterator[SkillError]:
     if found.port.state == "other":
         other = _setup_run.free_port(wish.port)
-        reasons.append(
-            SkillError(
-                f"port {wish.port} is taken by something else: {found.port.what}",
-                code="port_taken",
-                hint=f"use --port {other}" if other else "use another --port",
-            )
+        yield SkillError(
+            f"port {wish.port} is taken by something else: {found.port.what}",
+            code="port_taken",
+            hint=f"use --port {other}" if other else "use another --port",
         )
-    new = found.installed in ("none", "begun")
-    if new and found.hardware["verdict"] == "cloud" and not wish.force:
-        reasons.append(
-            SkillError(
-                f"this machine is not for local work: {found.hardware['reasons'][-1]}",
-                code="consent_needed",
-                hint="use Comfy Cloud, or install all the same with --force",
-                flag="--force",
-            )
+
+
+def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
+    """What speaks against installing; an installed ComfyUI is started whatever the hardware."""
+    if found.installed == "whole":
+        return
+    if found.hardware["verdict"] == "cloud" and not wish.force:
+        yield SkillError(
+            f"this machine is not for local work: {found.hardware['reasons'][-1]}",
+            code="consent_needed",
+            hint="use Comfy Cloud, or install all the same with --force",
+            flag="--force",
         )
-    if new and found.hardware["blockers"] and not wish.force:
-        reasons.append(
-            SkillError(
-                found.hardware["blockers"][0],
-                code="fix_first",
-                hint="put it right, or go on all the same with --force",
-            )
+    if found.hardware["blockers"] and not wish.force:
+        yield SkillError(
+            found.hardware["blockers"][0],
+            code="fix_first",
+            hint="put it right, or go on all the same with --force",
         )
     if found.installed == "foreign":
-        reasons.append(
-            SkillError(
-                f"{wish.workspace} exists and is not ComfyUI",
-                code="workspace_taken",
-                hint="choose another --workspace",
-            )
+        yield SkillError(
+            f"{wish.workspace} exists and is not ComfyUI",
+            code="workspace_taken",
+            hint="choose another --workspace",
         )
-    if new and not shutil.which("git"):
-        reasons.append(
-            SkillError(
-                "git is not installed, and comfy-cli fetches ComfyUI with it",
-                code="git_missing",
-                hint="Debian and Ubuntu: sudo apt install git; macOS: xcode-select --install; Windows: winget install Git.Git",
-            )
+    if not shutil.which("git"):
+        yield SkillError(
+            "git is not installed, and comfy-cli fetches ComfyUI with it",
+            code="git_missing",
+            hint="Debian and Ubuntu: sudo apt install git; macOS: xcode-select --install; Windows: winget install Git.Git",
         )
-    return reasons
 
 
 def device_flags(wish: Wish, found: Found) -> list[str]:

@@ -31,7 +31,7 @@ import _cli
 
 if TYPE_CHECKING:
     from _dialect import Dialect
-    from _health import Check
+    from _health_findings import Check
 
 NEEDS_SERVER = "no server answers"
 
@@ -54,16 +54,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _health
+    import _health_reach
 
     _cli.be_quiet(args.quiet or args.json)
-    packages = _health.packages()
-    host, around, checks = _health.choose(args.host)
+    packages = _health_reach.packages()
+    host, around, checks = _health_reach.choose(args.host)
     if "requests" in packages.details.get("missing", ()):
         return document(
             host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
         )
-    server, problem = _health.reach(
+    server, problem = _health_reach.reach(
         host,
         api=args.api,
         api_key=args.api_key,
@@ -72,7 +72,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         ca_bundle=args.ca_bundle,
         insecure=args.insecure,
     )
-    checks = [packages, _health.comfy_cli(server.url if server else host_url(host)), *checks]
+    checks = [packages, _health_reach.comfy_cli(server.url if server else host_url(host)), *checks]
     if server is None:
         assert problem is not None
         checks.append(_elsewhere(problem, around))
@@ -86,10 +86,10 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 def unasked(why: str) -> list[Check]:
     """The checks that need a server, skipped."""
-    import _health
+    import _health_findings
 
     names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
-    return [_health.skipped(name, why) for name in names]
+    return [_health_findings.skipped(name, why) for name in names]
 
 
 def host_url(host: str) -> str:
@@ -114,6 +114,7 @@ def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
 def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list[Check]:
     """All checks that ask the server, in order."""
     import _health
+    import _health_findings
     import _health_smoke
 
     asked: list[tuple[str, Callable[[], Check]]] = [
@@ -129,7 +130,7 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
     ]
     if workflow is not None:
         asked.append(("workflow", lambda: _health.workflow_runs(server, workflow)))
-    checks = [_health.guarded(name, check) for name, check in asked]
+    checks = [_health_findings.guarded(name, check) for name, check in asked]
     if smoke:
         stuck = next(
             (check for check in checks if check.name in ("queue", "account") and check.result == "fail"), None
@@ -139,9 +140,9 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
             ("smoke_test_model", _health_smoke.with_checkpoint),
         ):
             if stuck is not None:
-                checks.append(_health.skipped(name, f"{stuck.name}: {stuck.message}"))
+                checks.append(_health_findings.skipped(name, f"{stuck.name}: {stuck.message}"))
             else:
-                checks.append(_health.guarded(name, partial(run, server)))
+                checks.append(_health_findings.guarded(name, partial(run, server)))
     return checks
 
 

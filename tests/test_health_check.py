@@ -279,12 +279,12 @@ def test_missing_packages_are_told_with_the_command(run, demo):
 
 
 def test_the_usual_ports_are_tried_in_order(monkeypatch, demo):
-    import _health
+    import _health_reach
 
     port = int(demo.url.rsplit(":", 1)[1])
-    monkeypatch.setattr(_health, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
+    monkeypatch.setattr(_health_reach, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
     monkeypatch.delenv("COMFY_HOST", raising=False)
-    host, around, checks = _health.choose(None)
+    host, around, checks = _health_reach.choose(None)
     assert host == demo.url
     assert [row["state"] for row in around] == ["free", "comfyui"]
     assert checks[0].result == "warn"
