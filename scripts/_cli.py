@@ -268,8 +268,11 @@ def exit_code(document: Mapping[str, Any]) -> Exit:
     return EXIT_BY_STATUS.get(str(document.get("status")), Exit.FAILED)
 
 
-def run(report: Callable[..., Mapping[str, Any]], *args: Any, **kwargs: Any) -> int:
-    """Call a report function, print its document (or its failure's) and return the exit code."""
+def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = False, **kwargs: Any) -> int:
+    """Call a report function, print its document (or its failure's) and return the exit code.
+
+    `as_line`: the document is the last of several JSON Lines.
+    """
     try:
         document = report(*args, **kwargs)
         code = exit_code(document)
@@ -292,7 +295,10 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, **kwargs: Any) -> 
         code = Exit.MISUSE
     except Exception as error:  # noqa: BLE001  (the last resort: stdout holds one JSON document whatever happens)
         document, code = _our_fault(error), Exit.FAILED
-    emit(document)
+    if as_line:
+        emit_line({"type": "result", **document})
+    else:
+        emit(document)
     return int(code)
 
 

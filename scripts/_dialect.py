@@ -109,6 +109,7 @@ class JobSummary:
     mark: str | None = None
     client_id: str | None = None
     title: str | None = None
+    graph: Graph | None = None
 
 
 class Dialect(_common.Server, abc.ABC):

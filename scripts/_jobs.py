@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import _cli
 import _events
+import _ours
 import _reports
 import _safe_names
 import _submit
+import _timing
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
 from _prepare import Prepared
@@ -27,6 +29,8 @@ from _watch import Ended, Update, Watcher
 # A first warning for a job that runs this long; videos take longer. It then doubles.
 LONG_RUN = 600.0
 LONG_VIDEO_RUN = 1800.0
+# An estimate below this is over before it is read.
+WORTH_SAYING = 3.0
 # An interrupt takes effect at the next step; a silent long node finishes first.
 CANCEL_PATIENCE = 8.0
 
@@ -52,6 +56,7 @@ class Options:
     targets: Sequence[str] | None = None
     partner_key: str | None = None
     patience: float = 30.0
+    retry_oom: bool = False
 
 
 @dataclass
@@ -96,15 +101,40 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
             f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
         )
     accepted = _submit.submit(server, submission)
-    _announce(accepted.prompt_id)
+    _announce(server, accepted.prompt_id)
     return _reports.submitted(server, accepted, prepared, options.output_dir)
 
 
 def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
-    """Submit, follow to the end, download: the whole report. Raises SkillError when nothing ran."""
+    """Submit, follow to the end, download: the whole report. Raises SkillError when nothing ran.
+
+    With `retry_oom`, a run that ended for memory is tried once more after the server's models and cache are freed,
+    never one that costs credits.
+    """
+    report = _run_once(server, prepared, options)
+    if report.get("code") != "out_of_memory":
+        return report
+    import _memory
+
+    report["proposals"] = _memory.proposals(prepared.graph, server)
+    if not options.retry_oom or prepared.partner or server.api != "local":
+        return report
+    _cli.warn("out of memory: freeing the server's models and cache, then trying once more")
+    server.post_json("free", {"unload_models": True, "free_memory": True})
+    again = _run_once(server, prepared, replace(options, prompt_id=None))
+    again["retried"] = {"after": "out_of_memory", "first_prompt_id": report["prompt_id"]}
+    if again.get("code") == "out_of_memory":
+        again["proposals"] = report["proposals"]
+    return again
+
+
+def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
     submission = new_submission(prepared, options)
     watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
     progress = Progress(prepared.graph, quiet=options.quiet)
+    expected = _timing.estimate(server.url, prepared.graph)
+    if expected is not None and expected.seconds >= WORTH_SAYING:
+        _cli.note(f"{expected.words()}, from {expected.runs} earlier run(s)")
     try:
         _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
         watcher.open()
@@ -112,11 +142,25 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
         watcher.watch(job.prompt_id)
         if job.accepted.node_errors and options.strict:
             return _refuse_partial(job, prepared)
-        state = _follow(watcher, job, progress, options, prepared.video)
+        state = _follow(watcher, job, progress, options, _first_warning(expected, prepared.video))
     finally:
         progress.close()
         watcher.close()
-    return _reports.finished(job, state, prepared, options, progress, watcher.missed_frames)
+    report = _reports.finished(job, state, prepared, options, progress, watcher.missed_frames)
+    if expected is not None:
+        report["estimate"] = expected.to_json()
+    if state.outcome == "success":
+        seconds = report.get("execution_seconds", report["seconds"])
+        _timing.record(
+            server.url, job.prompt_id, prepared.graph, seconds, progress.node_seconds, len(progress.cached)
+        )
+    return report
+
+
+def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
+    """After how many seconds a running job is worth a warning: later when it is known to take long."""
+    usual = LONG_VIDEO_RUN if video else LONG_RUN
+    return usual if expected is None else max(usual, expected.high * 1.5)
 
 
 def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
@@ -129,7 +173,7 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
         if not state.done:
             watcher.open()
             watcher.watch(prompt_id, ours=False)
-            state = _follow(watcher, job, progress, options, video=False)
+            state = _follow(watcher, job, progress, options, LONG_RUN)
     finally:
         progress.close()
         watcher.close()
@@ -145,7 +189,7 @@ def _submitted(server: Dialect, submission: Submission, options: Options) -> Job
         found = server.find_submitted(submission)
         if found is None:
             raise
-        _announce(found)
+        _announce(server, found)
         job = Job(server, found, submission.graph, Accepted(found), time.monotonic())
         if isinstance(stop, Terminated):
             raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
@@ -154,13 +198,14 @@ def _submitted(server: Dialect, submission: Submission, options: Options) -> Job
         job.interrupted = True
         server.cancel(found)
         return job
-    _announce(accepted.prompt_id)
+    _announce(server, accepted.prompt_id)
     return Job(server, accepted.prompt_id, submission.graph, accepted, time.monotonic())
 
 
-def _announce(prompt_id: str) -> None:
+def _announce(server: Dialect, prompt_id: str) -> None:
     """On stderr at once and also with --quiet: even kill -9 must not lose the id."""
     _cli.warn(f"prompt id {prompt_id}")
+    _ours.remember(server.url, prompt_id)
 
 
 def _refuse_partial(job: Job, prepared: Prepared) -> dict[str, Any]:
@@ -169,10 +214,10 @@ def _refuse_partial(job: Job, prepared: Prepared) -> dict[str, Any]:
     return _reports.strict_rejection(job, prepared)
 
 
-def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, video: bool) -> JobState:
+def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, warn_after: float) -> JobState:
     """The job's last state. Ctrl-C cancels it (or leaves it, when asked to); a second Ctrl-C stops waiting for that."""
     try:
-        return _wait(watcher, job, progress, options, video)
+        return _wait(watcher, job, progress, options, warn_after)
     except KeyboardInterrupt:
         if options.detach_on_interrupt or not job.ours:
             raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
@@ -186,9 +231,8 @@ def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, vi
         raise
 
 
-def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, video: bool) -> JobState:
+def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, warn_after: float) -> JobState:
     deadline = None if options.timeout is None else job.submitted + options.timeout
-    warn_after = LONG_VIDEO_RUN if video else LONG_RUN
     if job.interrupted:
         return _await_cancelled(watcher, job, progress, options)
     while True:

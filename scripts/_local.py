@@ -221,6 +221,7 @@ def _summary(item: list[Any], phase: str, position: int) -> JobSummary:
         created=seconds(extra.get("create_time")),
         client_id=str(extra["client_id"]) if extra.get("client_id") is not None else None,
         title=f"{len(graph)} nodes",
+        graph=graph,
     )
 
 

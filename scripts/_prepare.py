@@ -6,7 +6,7 @@ Level 3. Nothing is submitted here; with `dry_run` nothing is sent at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import _catalog
@@ -43,6 +43,7 @@ class Wishes:
     validate: bool = True
     randomize_seed: bool = False
     invert_mask: bool = False
+    tiled_vae: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ def prepare(
     """
     graph = dict(source.graph)
     notes: list[str] = []
+    if wishes.tiled_vae:
+        graph, said = _decoding_in_tiles(graph)
+        notes.append(said)
     definitions = _definitions(graph, wishes, server)
     if wishes.loras:
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
@@ -175,6 +179,11 @@ def used_models(prepared: Prepared) -> list[str]:
     return sorted({use.name for use in _graph.models_in(prepared.graph)})
 
 
-def with_graph(prepared: Prepared, graph: Mapping[str, Any]) -> Prepared:
-    """The same with another graph."""
-    return replace(prepared, graph=dict(graph))
+def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The graph with each VAEDecode made a VAEDecodeTiled, and the note that says so."""
+    import _memory
+
+    made, changed = _memory.with_tiled_decode(graph)
+    if not changed:
+        return made, "--tiled-vae: there is no VAEDecode in this graph"
+    return made, f"decodes in tiles: node {', '.join(changed)}"

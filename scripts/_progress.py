@@ -14,6 +14,7 @@ import _cli
 import _events
 
 LINE_PAUSE = 2.0
+WAITING = "waiting to start"
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
 
 
@@ -23,7 +24,7 @@ class Progress:
     def __init__(self, graph: Mapping[str, Any], *, quiet: bool = False) -> None:
         self.started = time.monotonic()
         self.total = max(len(graph), 1)
-        self.doing = "waiting to start"
+        self.doing = WAITING
         self.cached: set[str] = set()
         self.node_seconds: dict[str, float] = {}
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
@@ -43,6 +44,16 @@ class Progress:
         within = min(value / most, 1.0) if most > 0 and self._node is not None else 0.0
         # Nodes that expand into others are counted as they come; only the end itself is 100 %.
         return min((len((self._done | self.cached) & self._names.keys()) + within) / self.total, 0.99)
+
+    @property
+    def step(self) -> tuple[float, float]:
+        """The running node's step and how many there are; (0, 0) when it tells none."""
+        return self._step
+
+    def learn(self, graph: Mapping[str, Any]) -> None:
+        """The graph, where it becomes known only later."""
+        self.total = max(len(graph), 1)
+        self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
 
     @property
     def elapsed(self) -> float:

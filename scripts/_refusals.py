@@ -161,11 +161,7 @@ def _explain(
     target = f"{node_id}.{name}"
     if kind == "value_not_in_list":
         allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
-        fix = (
-            f"--set {target}={allowed[0]}"
-            if allowed
-            else "run scripts/check_deps.py: the file may be missing"
-        )
+        fix = _replacement(target, extra.get("received_value"), allowed)
         more = {"allowed": _cli.clean_tree(_cli.cap(allowed, MOST_ALLOWED), 200)} if allowed else {}
         return f"{where}: {name} = {got} is not one of the server's values", _cli.clean(fix, 200), more
     if kind in ("value_smaller_than_min", "value_bigger_than_max"):

@@ -40,6 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PATH",
         help="upload any file: video, audio, 3D",
     )
+    group.add_argument("--tiled-vae", action="store_true", help="decode in tiles: slower, far less memory")
     group.add_argument("--invert-mask", action="store_true", help="black is the area to change")
     group.add_argument(
         "--randomize-seed", action="store_true", help="fresh values for every seed that is not set"
@@ -70,7 +71,7 @@ def wishes(args: argparse.Namespace) -> Any:
     given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
     if not (given or args.args):
         # Reading names and values loads a dozen rooms that a plain run does not need.
-        return _prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed)
+        return _prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
     import _fill
 
     settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
@@ -88,6 +89,7 @@ def wishes(args: argparse.Namespace) -> Any:
         not args.no_validate,
         args.randomize_seed,
         args.invert_mask,
+        args.tiled_vae,
     )
 
 

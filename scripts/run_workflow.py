@@ -59,6 +59,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument(
+        "--retry-oom",
+        action="store_true",
+        help="after an out-of-memory failure free the server's memory and try once more",
+    )
+    group.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="neither use nor keep timings and definitions on this computer",
+    )
+    group.add_argument(
         "--dry-run", action="store_true", help="everything up to the submit; prints the final graph"
     )
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
@@ -135,6 +145,10 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
 
     _signals.listen()
     _cli.be_quiet(args.quiet)
+    if args.no_cache:
+        import _cache
+
+        _cache.turn_off()
     output_dir = Path(args.output_dir).expanduser().absolute()
     try:
         if args.resume:
@@ -212,6 +226,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
         targets=args.only,
         partner_key=partner_key,
         patience=args.reconnect_time,
+        retry_oom=args.retry_oom,
     )
 
 

@@ -1,0 +1,303 @@
+"""The queue, the history and the server's memory, looked at and changed with care.
+
+Level 3. What hits jobs of others asks for consent; every change is confirmed by looking again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _job_report
+import _ours
+import _timing
+from _cli import Exit, SkillError
+from _dialect import Dialect, JobSummary
+from _reports import head
+
+MOST_ROWS = 50
+CONFIRM_PATIENCE = 6.0
+
+
+def queue_rows(server: Dialect) -> list[JobSummary]:
+    """Running, then waiting jobs in the order in which they will run."""
+    return [job for job in server.list_jobs(1000, finished=False) if job.phase != "done"]
+
+
+def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
+    """What runs and waits, in true order, ours marked, with waiting times where the server tells them."""
+    ours = _ours.known(server.url)
+    rows = []
+    for job in queue_rows(server):
+        shown = _job_report.row(job, ours)
+        if job.created is not None:
+            shown["waiting_seconds"] = round(max(time.time() - job.created, 0.0), 1)
+        rows.append(shown)
+    running = sum(row["state"] == "running" for row in rows)
+    return {
+        "status": "ok",
+        **head(server),
+        "running": running,
+        "pending": len(rows) - running,
+        "ours": sum(bool(row.get("ours")) for row in rows),
+        "jobs": _cli.cap(rows, most),
+    }
+
+
+def _need_consent(foreign: int, yes: bool, flag: str, what: str) -> None:
+    if foreign and not yes:
+        raise SkillError(
+            f"{what} would hit {foreign} job(s) that were not submitted from here",
+            code="consent_needed",
+            hint=f"ask the user, then add {flag}",
+            flag=flag,
+            foreign=foreign,
+        )
+
+
+def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
+    """Cancel these jobs and no others, and confirm that they are gone. Exit 1 when one could not be stopped."""
+    ours = _ours.known(server.url)
+    here = {job.prompt_id: job for job in queue_rows(server)}
+    foreign = [prompt_id for prompt_id in ids if prompt_id in here and prompt_id not in ours]
+    _need_consent(len(foreign), yes, "--yes", "cancel")
+    results = []
+    for prompt_id in ids:
+        was = here[prompt_id].phase if prompt_id in here else None
+        hit = server.cancel(prompt_id)
+        results.append(
+            {
+                "prompt_id": _cli.clean(prompt_id, 100),
+                "was": was,
+                "result": _confirmed(server, prompt_id, hit),
+            }
+        )
+    failed = [item for item in results if item["result"] not in ("cancelled", "removed", "already_ended")]
+    document: dict[str, Any] = {"status": "ok", **head(server), "jobs": results}
+    if failed:
+        document |= {
+            "status": "error",
+            "code": "not_cancelled" if failed[0]["result"] == "still_running" else "not_found",
+            "message": f"{failed[0]['prompt_id']}: {str(failed[0]['result']).replace('_', ' ')}",
+            "hint": "a node that reports no progress finishes first; look again with manage_queue.py list",
+        }
+    return document
+
+
+def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
+    """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`."""
+    give_up, pause = time.monotonic() + CONFIRM_PATIENCE, 0.05
+    while True:
+        state = server.state(prompt_id)
+        if state.done:
+            return "cancelled" if state.outcome == "cancelled" else "already_ended"
+        if state.phase == "unknown":
+            return "removed" if hit else "not_found"
+        if not hit or time.monotonic() > give_up:
+            return "still_running"
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+
+
+def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dict[str, Any]:
+    """Take waiting jobs out of the queue: ours, or everybody's with `all_users` (and `yes`)."""
+    ours = _ours.known(server.url)
+    waiting = [job for job in queue_rows(server) if job.phase == "pending"]
+    mine = [job for job in waiting if job.prompt_id in ours]
+    if not all_users:
+        for job in mine:
+            server.cancel(job.prompt_id)
+    else:
+        _need_consent(len(waiting) - len(mine), yes, "--yes", "clear --all-users")
+        for job in waiting:
+            server.cancel(job.prompt_id)
+    gone = waiting if all_users else mine
+    left = {job.prompt_id for job in queue_rows(server)}
+    kept = len(waiting) - len(gone)
+    document: dict[str, Any] = {
+        "status": "ok", **head(server), "removed": sum(job.prompt_id not in left for job in gone), "kept_foreign": kept
+    }  # fmt: skip
+    if kept:
+        document["hint"] = f"{kept} waiting job(s) were not submitted from here; --all-users removes them too"
+    return document
+
+
+def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
+    """Let a waiting job of a ComfyUI server go first: it is taken out and put in again before the others."""
+    if server.api != "local":
+        raise SkillError("this server orders its queue itself", code="not_available", exit=Exit.FAILED)
+    answer = server.get_json("queue")
+    pending = answer.get("queue_pending") if isinstance(answer, Mapping) else None
+    item = next(
+        (item for item in pending or [] if isinstance(item, list) and len(item) > 4 and item[1] == prompt_id),
+        None,
+    )
+    if item is None:
+        raise SkillError(f"{prompt_id} is not waiting in the queue", code="not_found", exit=Exit.FAILED)
+    lowest = min(
+        item[0] for item in pending or [] if isinstance(item, list) and isinstance(item[0], (int, float))
+    )
+    extra = dict(item[3]) if isinstance(item[3], Mapping) else {}
+    body = {
+        "prompt": item[2], "prompt_id": prompt_id, "number": lowest - 1, "extra_data": extra,
+        "client_id": extra.get("client_id"), "partial_execution_targets": item[4],
+    }  # fmt: skip
+    # Out first: the same id twice in the queue would run twice.
+    server.post_json("queue", {"delete": [prompt_id]})
+    if server.state(prompt_id).phase != "unknown":
+        raise SkillError(f"{prompt_id} has just started", code="already_running", exit=Exit.FAILED)
+    server.post_json("prompt", {key: value for key, value in body.items() if value is not None})
+    places = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
+    return {
+        "status": "ok",
+        **head(server, prompt_id),
+        "position": places.index(prompt_id) + 1 if prompt_id in places else 0,
+    }
+
+
+def history(server: Dialect, most: int) -> dict[str, Any]:
+    """Finished jobs, newest first."""
+    ours = _ours.known(server.url)
+    rows = [_job_report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
+    return {"status": "ok", **head(server), "jobs": _cli.cap(rows, most)}
+
+
+def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
+    """Forget finished jobs; their files stay."""
+    foreign = [prompt_id for prompt_id in ids if prompt_id not in _ours.known(server.url)]
+    _need_consent(len(foreign), yes, "--yes", "history-delete")
+    known = [prompt_id for prompt_id in ids if server.state(prompt_id).done]
+    server.post_json("history", {"delete": list(known)})
+    missing = [prompt_id for prompt_id in ids if prompt_id not in known]
+    document: dict[str, Any] = {"status": "ok", **head(server), "deleted": known}
+    if missing:
+        document |= {
+            "status": "error",
+            "code": "not_found",
+            "message": "not in the history",
+            "missing": missing,
+            "retryable": False,
+        }
+    return document
+
+
+def history_clear(server: Dialect, *, yes: bool = False) -> dict[str, Any]:
+    """Forget all finished jobs; always asks, since it is everybody's."""
+    if not yes:
+        raise SkillError(
+            "this forgets the finished jobs of everybody on this server (files stay)", code="consent_needed",
+            hint="ask the user, then add --yes", flag="--yes",
+        )  # fmt: skip
+    server.post_json("history", {"clear": True})
+    return {
+        "status": "ok",
+        **head(server),
+        "left": len([job for job in server.list_jobs(5) if job.phase == "done"]),
+    }
+
+
+def free(server: Dialect, *, models: bool, memory: bool) -> dict[str, Any]:
+    """Unload models and empty the node cache; the server does it between two runs."""
+    if server.api != "local":
+        raise SkillError("this server manages its memory itself", code="not_available", exit=Exit.FAILED)
+    server.post_json("free", {"unload_models": models, "free_memory": memory})
+    busy = len(queue_rows(server))
+    document: dict[str, Any] = {
+        "status": "ok",
+        **head(server),
+        "unload_models": models,
+        "free_memory": memory,
+    }
+    if busy:
+        document["message"] = f"it takes effect when the running job has ended ({busy} in the queue)"
+    return document
+
+
+def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) -> dict[str, Any]:
+    """The job list with filters: `pending`, `running`, `success`, `error`, `cancelled`."""
+    ours = _ours.known(server.url)
+    found = [
+        job for job in server.list_jobs(most + offset) if not states or (job.outcome or job.phase) in states
+    ]
+    rows = [_job_report.row(job, ours) for job in found[offset : offset + most]]
+    return {"status": "ok", **head(server), "jobs": {"count": len(found), "items": rows}}
+
+
+def wait(
+    server: Dialect, ids: Sequence[str], output_dir: Path, *, timeout: float | None, quiet: bool
+) -> dict[str, Any]:
+    """Wait for several jobs of any process and download each as it ends; every outcome is told apart."""
+    import uuid
+
+    import _jobs
+    import _reports
+    from _dialect import Accepted
+    from _progress import Progress
+    from _watch import Ended, Watcher
+
+    options = _jobs.Options(output_dir, timeout=timeout, quiet=quiet)
+    watcher = Watcher(server, uuid.uuid4().hex)
+    give_up = None if timeout is None else time.monotonic() + timeout
+    results: dict[str, dict[str, Any]] = {}
+    try:
+        watcher.open()
+        for prompt_id in dict.fromkeys(ids):
+            watcher.watch(prompt_id, ours=False)
+        while watcher.watching and (give_up is None or time.monotonic() < give_up):
+            for item in watcher.updates(
+                1.0 if give_up is None else min(1.0, max(give_up - time.monotonic(), 0.0))
+            ):
+                if isinstance(item, Ended):
+                    state = item.state
+                    graph = state.graph or {}
+                    job = _jobs.Job(
+                        server,
+                        state.prompt_id,
+                        graph,
+                        Accepted(state.prompt_id),
+                        time.monotonic(),
+                        ours=False,
+                    )
+                    results[state.prompt_id] = _reports.finished(
+                        job, state, None, options, Progress(graph, quiet=True), missed_frames=False
+                    )
+                    _cli.note(f"{state.prompt_id}: {results[state.prompt_id]['status']}")
+    finally:
+        watcher.close()
+    return _waited(server, list(dict.fromkeys(ids)), results, output_dir)
+
+
+def _waited(
+    server: Dialect, ids: list[str], results: Mapping[str, dict[str, Any]], output_dir: Path
+) -> dict[str, Any]:
+    left = [prompt_id for prompt_id in ids if prompt_id not in results]
+    document: dict[str, Any] = {
+        "status": "success",
+        **head(server),
+        "jobs": [results[key] for key in ids if key in results],
+    }
+    if left:
+        from _reports import command
+
+        words = ["wait", *left, "--output-dir", output_dir, "--host", server.url]
+        return document | {
+            "status": "timeout", "code": "still_running", "message": f"{len(left)} job(s) have not ended yet",
+            "waiting": left, "retryable": False, "hint": "wait for them by id; do not submit them again",
+            "next": [command("manage_queue.py", *words)],
+        }  # fmt: skip
+    bad = [item for item in document["jobs"] if item["status"] != "success"]
+    if bad:
+        document |= {
+            "status": "partial", "code": str(bad[0].get("code")), "retryable": False,
+            "message": f"{len(bad)} of {len(ids)} job(s) did not succeed", "hint": "see each job's status",
+        }  # fmt: skip
+    return document
+
+
+def estimate_words(server: Dialect, graph: Mapping[str, Any]) -> str | None:
+    """What is known of how long a graph takes here, in words."""
+    known = _timing.estimate(server.url, graph)
+    return known.words() if known else None

@@ -1,0 +1,223 @@
+"""What happened to a job, for someone who must fix it.
+
+Level 3. Everything the server tells is cleaned and capped; inputs that may hold secrets are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+import _collect
+import _diagnose
+import _graph
+import _memory
+import _timing
+from _cli import Exit, SkillError
+from _dialect import Dialect, JobState, JobSummary
+from _reports import command, head, last_frames
+
+SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
+MOST_VALUE = 300
+MOST_NODES = 60
+
+
+def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str, Any]:
+    """The whole report on one job. Raises SkillError (exit 1, `lost`) when the server has no trace of it."""
+    state = server.state(prompt_id)
+    if state.phase == "unknown":
+        raise SkillError(
+            "the server has no trace of this prompt id: it is wrong, or the server was restarted since",
+            code="lost",
+            exit=Exit.FAILED,
+            status="lost",
+            hint="list what it knows with --list",
+            prompt_id=prompt_id,
+        )
+    if not state.done:
+        return _unfinished(server, state)
+    document: dict[str, Any] = {"status": state.outcome, **head(server, prompt_id), **_times(state)}
+    if state.outcome == "error":
+        document |= {"code": "execution_error"} | _failure(server, state, full)
+    elif state.outcome == "cancelled":
+        document |= {
+            "code": "cancelled",
+            "message": "the job was interrupted before its end",
+            "hint": "run it again if wanted",
+        }
+    files = _collect.files_of(state.outputs, previews=True)
+    document["outputs"] = [
+        {"filename": _cli.clean(item.ref.filename, 200), "node_id": item.node_id, "type": item.kind}
+        for item in files[:40]
+    ]
+    document["nodes"] = _node_times(server, state)
+    document["messages"] = [_cli.clean(item[0], 60) for item in state.messages if item]
+    return document
+
+
+def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
+    words = (
+        "it is running"
+        if state.phase == "running"
+        else f"it waits in the queue, place {state.position or 'unknown'}"
+    )
+    return {
+        "status": "running",
+        "code": "still_running",
+        "message": f"the job has not ended: {words}",
+        "hint": "wait for it by its id; do not submit it again",
+        **head(server, state.prompt_id),
+        "next": [command("manage_queue.py", "wait", state.prompt_id, "--host", server.url)],
+    }
+
+
+def _times(state: JobState) -> dict[str, Any]:
+    if state.started is None or state.ended is None:
+        return {}
+    return {
+        "execution_seconds": round(max(state.ended - state.started, 0.0), 3),
+        "ended_at": int(state.ended),
+    }
+
+
+def _node_times(server: Dialect, state: JobState) -> dict[str, Any]:
+    """Seconds per node where our own tools watched the run, the slowest first."""
+    known = _timing.nodes_of(server.url, state.prompt_id)
+    graph = state.graph or {}
+    rows = [
+        {"node_id": node, "class_type": _class(graph, node), "seconds": seconds}
+        for node, seconds in sorted(known.items(), key=lambda item: -item[1])
+    ]
+    return _cli.cap(rows, MOST_NODES)
+
+
+def _class(graph: Mapping[str, Any], node_id: str) -> str:
+    node = graph.get(node_id.split(".")[0])
+    return _cli.clean(node.get("class_type") or "", 80) if isinstance(node, Mapping) else ""
+
+
+def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
+    error, graph = state.error or {}, state.graph or {}
+    node_id = _cli.clean(error.get("node_id") or "", 60)
+    node = graph.get(node_id.split(".")[0])
+    node = node if isinstance(node, Mapping) else {}
+    meta = node.get("_meta")
+    said = _cli.clean(error.get("exception_message") or error.get("message") or "", 2_000).strip()
+    exception = _cli.clean(error.get("exception_type") or "", 120)
+    found = _diagnose.diagnose(exception, said)
+    lines = [line for text in error.get("traceback") or [] for line in str(text).rstrip().splitlines()]
+    shown = lines if full else last_frames(lines)
+    title = _cli.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
+    class_type = _cli.clean(
+        error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
+    )
+    where = f"node {node_id} ({title or class_type})" if node_id else "the server"
+    document: dict[str, Any] = {
+        "code": found.code,
+        "message": f"{where} failed: {found.cause}",
+        "hint": found.hint,
+        "retryable": False,
+        "node": {
+            "node_id": node_id,
+            "class_type": class_type,
+            "title": title,
+            "inputs": _inputs(server, node, error),
+        },
+        "error": {
+            "exception_type": exception,
+            "server_said": said,
+            # The innermost frame first: that is where it broke.
+            "traceback": [_cli.clean(line, 400) for line in _innermost_first(shown)],
+        },
+    }
+    if found.code == "out_of_memory":
+        document["proposals"] = _memory.proposals(graph, server)
+    return document
+
+
+def _innermost_first(lines: list[str]) -> list[str]:
+    """Frames in reverse order, each frame's own lines kept in theirs."""
+    frames: list[list[str]] = []
+    for line in lines:
+        if line.lstrip().startswith("File ") or not frames:
+            frames.append([])
+        frames[-1].append(line)
+    return [line for frame in reversed(frames) for line in frame]
+
+
+def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs the node had: from the graph, and locally from the error; on the cloud the latter may hold secrets."""
+    shown = {name: _value(name, value) for name, value in _graph.inputs_of(node).items()}
+    current = error.get("current_inputs")
+    if server.api == "local" and isinstance(current, Mapping):
+        for name, value in current.items():
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            if str(name) not in shown or isinstance(shown[str(name)], dict):
+                shown[str(name)] = _value(str(name), value)
+    return {_cli.clean(name, 80): value for name, value in list(shown.items())[:40]}
+
+
+def _value(name: str, value: Any) -> Any:
+    if SECRET_NAME.search(name):
+        return _cli.HIDDEN
+    link = _graph.link_of(value)
+    if link is not None:
+        return {"from_node": _cli.clean(link.node_id, 60), "output": link.slot}
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    return _cli.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
+
+
+def listing(server: Dialect, count: int) -> dict[str, Any]:
+    """The latest jobs with status and duration, newest first; running and waiting ones before them."""
+    rows = [row(job) for job in server.list_jobs(count)]
+    return {"status": "ok", **head(server), "jobs": _cli.cap(rows, max(count, 1))}
+
+
+def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
+    """One job as lists show it."""
+    shown: dict[str, Any] = {"prompt_id": _cli.clean(job.prompt_id, 100), "state": job.outcome or job.phase}
+    if job.position:
+        shown["position"] = job.position
+    if job.started is not None and job.ended is not None:
+        shown["seconds"] = round(max(job.ended - job.started, 0.0), 3)
+    if job.created is not None:
+        shown["created"] = int(job.created)
+    if job.outputs_count is not None:
+        shown["outputs"] = job.outputs_count
+    if job.title:
+        shown["title"] = _cli.clean(job.title, 80)
+    if ours is not None and (job.client_id in ours or job.prompt_id in ours):
+        shown["ours"] = True
+    return shown
+
+
+def latest(server: Dialect) -> str:
+    """The prompt id of the job that ended last. Raises SkillError (exit 1) when there is none."""
+    for job in server.list_jobs(1):
+        if job.phase == "done":
+            return job.prompt_id
+    raise SkillError(
+        "the server remembers no finished job",
+        code="no_jobs",
+        exit=Exit.FAILED,
+        hint="it may have been restarted",
+    )
+
+
+def server_lines(server: Dialect, count: int) -> dict[str, Any]:
+    """The server's own recent log lines, cleaned. Raises SkillError where it has none to give."""
+    if server.api != "local":
+        raise SkillError(
+            "only a ComfyUI server of your own shows its log", code="not_available", exit=Exit.FAILED
+        )
+    answer = server.get_json("internal/logs/raw")
+    entries = answer.get("entries") if isinstance(answer, Mapping) else None
+    if not isinstance(entries, list):
+        raise SkillError(f"{server.url} did not answer with log lines", code="bad_answer", exit=Exit.FAILED)
+    text = "".join(str(entry.get("m", "")) for entry in entries if isinstance(entry, Mapping))
+    lines = [_cli.clean(line, 500) for line in text.splitlines() if line.strip()]
+    return {"status": "ok", **head(server), "count": len(lines), "server_said": lines[-count:]}

@@ -1,0 +1,128 @@
+"""A run that ended for lack of memory: what this very graph could do with less.
+
+Level 2. Proposals are `--set` texts that can be copied; nothing is changed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import _graph
+from _cli import SkillError
+from _dialect import Dialect
+
+# Below these a picture is of no use; steps are what the model families' latents are divided into.
+SMALLEST_EDGE = 256
+EDGE_STEP = 64
+FEWEST_FRAMES = 17
+
+
+def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[dict[str, str]]:
+    """Concrete changes for this graph, the least painful first: [{"set"|"flag", "why"}]."""
+    found: list[dict[str, str]] = []
+    for node_id, node in _graph.each(graph):
+        inputs = _graph.inputs_of(node)
+        found += _smaller_batch(node_id, inputs)
+        found += _fewer_frames(node_id, inputs)
+        found += _lower_precision(node_id, _graph.class_of(node), inputs, server)
+    if any(_graph.class_of(node) == "VAEDecode" for _, node in _graph.each(graph)):
+        found.insert(
+            0, {"flag": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"}
+        )
+    for node_id, node in _graph.each(graph):
+        found += _smaller_size(node_id, _graph.inputs_of(node))
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _smaller_batch(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    batch = _whole(inputs.get("batch_size"))
+    if batch is None or batch < 2:
+        return []
+    return [
+        {
+            "set": f"{node_id}.batch_size=1",
+            "why": f"one picture at a time instead of {batch}; repeat with run_batch.py",
+        }
+    ]
+
+
+def _fewer_frames(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    name = next((name for name in ("length", "num_frames", "frames") if _whole(inputs.get(name))), None)
+    frames = _whole(inputs.get(name)) if name else None
+    if frames is None or frames <= FEWEST_FRAMES:
+        return []
+    # Video models count frames as 4 n + 1 or 8 n + 1; a number of the second kind suits both.
+    fewer = max((frames * 6 // 10) // 8 * 8 + 1, FEWEST_FRAMES)
+    return [{"set": f"{node_id}.{name}={fewer}", "why": f"{fewer} frames instead of {frames}"}]
+
+
+def _smaller_size(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    width, height = _whole(inputs.get("width")), _whole(inputs.get("height"))
+    if width is None or height is None or min(width, height) <= SMALLEST_EDGE:
+        return []
+    smaller = [max(edge * 3 // 4 // EDGE_STEP * EDGE_STEP, SMALLEST_EDGE) for edge in (width, height)]
+    words = f"--set {node_id}.height={smaller[1]}"
+    return [
+        {
+            "set": f"{node_id}.width={smaller[0]}",
+            "and": words,
+            "why": f"{smaller[0]} x {smaller[1]} instead of {width} x {height}",
+        }
+    ]
+
+
+def _lower_precision(
+    node_id: str, class_type: str, inputs: Mapping[str, Any], server: Dialect | None
+) -> list[dict[str, str]]:
+    """An fp8 file of the same model when it is installed, else the loader's own fp8 switch."""
+    for name, folder in (
+        ("unet_name", "diffusion_models"),
+        ("ckpt_name", "checkpoints"),
+        ("clip_name", "text_encoders"),
+    ):
+        current = inputs.get(name)
+        if not isinstance(current, str) or "fp8" in current.lower():
+            continue
+        stem = (
+            current.rsplit("/", 1)[-1]
+            .lower()
+            .split(".")[0]
+            .replace("_fp16", "")
+            .replace("-fp16", "")
+            .replace("_bf16", "")
+        )
+        for other in _installed(server, folder):
+            if "fp8" in other.lower() and other.rsplit("/", 1)[-1].lower().startswith(stem):
+                return [
+                    {"set": f"{node_id}.{name}={other}", "why": "the fp8 file of the same model is installed"}
+                ]
+    if class_type == "UNETLoader" and inputs.get("weight_dtype") == "default":
+        return [
+            {"set": f"{node_id}.weight_dtype=fp8_e4m3fn", "why": "load the model in 8 bits: half the memory"}
+        ]
+    return []
+
+
+def _installed(server: Dialect | None, folder: str) -> list[str]:
+    if server is None:
+        return []
+    try:
+        return server.models(folder)
+    except SkillError:
+        return []
+
+
+def with_tiled_decode(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The graph with each VAEDecode made a VAEDecodeTiled, and the ids that were changed."""
+    changed = [node_id for node_id, node in _graph.each(graph) if _graph.class_of(node) == "VAEDecode"]
+    made = dict(graph)
+    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    for node_id in changed:
+        node = dict(graph[node_id])
+        made[node_id] = node | {"class_type": "VAEDecodeTiled", "inputs": {**tiles, **node.get("inputs", {})}}
+    return made, changed

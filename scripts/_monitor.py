@@ -1,0 +1,246 @@
+"""A live view of jobs: attach, look, leave; the jobs and their submitters never notice.
+
+Level 3. The monitor has a client id of its own. Frames of a run go to the client that submitted it, so what others'
+runs do is learnt from the frames that the server broadcasts, the queue and the history.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import _cli
+import _collect
+import _events
+import _reports
+import _safe_names
+import _timing
+from _cli import SkillError
+from _dialect import Dialect, JobState, JobSummary
+from _progress import WAITING, Progress
+from _watch import Ended, Update, Watcher
+
+# Looking at the whole queue costs a request; changes come as `status` frames anyway.
+LOOK_PAUSE = 0.5
+SLOW_LOOK = 5.0
+# Jobs further back have nothing to show but their place.
+MOST_WAITING = 3
+
+
+@dataclass
+class Shown:
+    """One job in the view."""
+
+    prompt_id: str
+    state: str
+    progress: Progress
+    position: int | None = None
+    estimate: _timing.Estimate | None = None
+    since: float = field(default_factory=time.monotonic)
+    previews: int = 0
+
+    @property
+    def doing(self) -> str:
+        """What it does now; frames of others' runs go to their submitters, so often only that it runs."""
+        quiet = self.state == "running" and self.progress.doing == WAITING
+        return "running" if quiet else self.progress.doing
+
+    def row(self) -> dict[str, Any]:
+        """The job as one JSON object."""
+        row: dict[str, Any] = {
+            "prompt_id": self.prompt_id,
+            "state": self.state,
+            "share": round(self.progress.share, 3),
+            "doing": self.doing,
+            "elapsed_seconds": round(time.monotonic() - self.since, 1),
+        }
+        if self.position:
+            row["position"] = self.position
+        if self.progress.cached:
+            row["cached_nodes"] = len(self.progress.cached)
+        if self.estimate is not None:
+            row["estimate"] = self.estimate.words()
+        return row
+
+
+class View(Protocol):
+    """Where the monitor shows what it learns."""
+
+    def frame(self, frame: _events.Frame) -> None:
+        """Any frame of the socket that concerns what is watched."""
+
+    def preview(self, job: Shown, path: Path, size: int) -> None:
+        """A preview picture was saved."""
+
+    def change(self, jobs: Mapping[str, Shown], queue_remaining: int | None) -> None:
+        """Something about the shown jobs has changed."""
+
+    def ended(self, job: Shown, outcome: dict[str, Any]) -> None:
+        """A job has ended."""
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+
+
+class Monitor:
+    """Follows given jobs, or everything that runs. `run` returns the closing report."""
+
+    def __init__(
+        self,
+        server: Dialect,
+        view: View,
+        ids: Sequence[str],
+        *,
+        previews: Path | None = None,
+        use_socket: bool = True,
+    ) -> None:
+        self.server = server
+        self.view = view
+        self.ids = list(dict.fromkeys(ids))
+        self.previews = previews
+        self.jobs: dict[str, Shown] = {}
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.watcher = Watcher(server, uuid.uuid4().hex, use_socket=use_socket)
+        self.watcher.tap = self._tap
+        self._look_at = 0.0
+        self._queue_changed = False
+
+    def run(self, *, follow: bool, timeout: float | None) -> dict[str, Any]:
+        """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
+        give_up = None if timeout is None else time.monotonic() + timeout
+        try:
+            self.watcher.open()
+            for prompt_id in self.ids:
+                self._show(JobSummary(prompt_id, "pending"))
+            while True:
+                self._look()
+                if not follow and not self.jobs:
+                    return self._report()
+                wait = 0.5 if give_up is None else min(0.5, give_up - time.monotonic())
+                if wait <= 0:
+                    return self._report(timed_out=bool(self.jobs))
+                for item in self.watcher.updates(wait):
+                    self._take(item)
+        finally:
+            self.view.close()
+            self.watcher.close()
+
+    def _tap(self, frame: _events.Frame) -> None:
+        if isinstance(frame, _events.Event) and frame.type == "status":
+            self._queue_changed = True
+        owner = getattr(frame, "prompt_id", None)
+        if owner is None or not self.ids or owner in self.ids:
+            self.view.frame(frame)
+
+    def _look(self) -> None:
+        """What is in the queue now: new jobs are shown, places are brought up to date."""
+        now = time.monotonic()
+        if now < self._look_at and not (
+            self._queue_changed and now >= self._look_at - SLOW_LOOK + LOOK_PAUSE
+        ):
+            return
+        self._queue_changed, self._look_at = False, now + SLOW_LOOK
+        try:
+            listed = self.server.list_jobs(1000, finished=False)
+        except SkillError as error:
+            if error.exit == _cli.Exit.REFUSED:
+                raise
+            return
+        waiting = 0
+        for job in listed:
+            waiting += job.phase == "pending"
+            wanted = (
+                job.prompt_id in self.ids if self.ids else job.phase == "running" or waiting <= MOST_WAITING
+            )
+            if wanted:
+                self._show(job)
+        self.view.change(self.jobs, self.watcher.queue_remaining)
+
+    def _show(self, job: JobSummary) -> None:
+        if job.prompt_id in self.outcomes:
+            return
+        shown = self.jobs.get(job.prompt_id)
+        if shown is None:
+            shown = Shown(job.prompt_id, job.phase, Progress(job.graph or {}, quiet=True))
+            self.jobs[job.prompt_id] = shown
+            self.watcher.watch(job.prompt_id, ours=False)
+        if job.graph is not None and shown.estimate is None:
+            shown.progress.learn(job.graph)
+            shown.estimate = _timing.estimate(self.server.url, job.graph)
+        if job.phase == "running" and shown.state != "running":
+            shown.since = time.monotonic()
+        shown.state, shown.position = job.phase, job.position
+
+    def _take(self, item: Update | Ended) -> None:
+        if isinstance(item, Ended):
+            self._end(item.state)
+            return
+        shown = self.jobs.get(item.prompt_id)
+        if shown is None:
+            return
+        if isinstance(item.frame, _events.Preview):
+            self._save(shown, item.frame)
+            return
+        if isinstance(item.frame, _events.Event):
+            if item.frame.type == "job_pending":
+                shown.position = item.frame.data.get("position")
+            else:
+                shown.state = "running"
+            shown.progress.on(item.frame)
+        self.view.change(self.jobs, self.watcher.queue_remaining)
+
+    def _save(self, shown: Shown, frame: _events.Preview) -> None:
+        """Named by prompt, node and step."""
+        if self.previews is None:
+            return
+        step = int(shown.progress.step[0])
+        name = (
+            f"{shown.prompt_id[:8]}_node{frame.node or 'x'}_step{step:04d}_{shown.previews:04d}{frame.suffix}"
+        )
+        shown.previews += 1
+        path = self.previews / _safe_names.safe_name(name)
+        path.write_bytes(frame.image)
+        self.view.preview(shown, path, len(frame.image))
+
+    def _end(self, state: JobState) -> None:
+        shown = self.jobs.pop(state.prompt_id, None)
+        if shown is None:
+            return
+        status = "lost" if state.phase == "unknown" else str(state.outcome)
+        outcome: dict[str, Any] = {"prompt_id": state.prompt_id, "status": status}
+        if state.started is not None and state.ended is not None:
+            outcome["execution_seconds"] = round(max(state.ended - state.started, 0.0), 3)
+        files = _collect.files_of(state.outputs, previews=True)
+        outcome["outputs"] = [_cli.clean(item.ref.filename, 200) for item in files[:20]]
+        if status == "error":
+            failed = _reports.failure(state, state.graph or {})
+            outcome |= {key: failed[key] for key in ("code", "message", "hint")}
+        self.outcomes[state.prompt_id] = outcome
+        self.view.ended(shown, outcome)
+
+    def _report(self, *, timed_out: bool = False) -> dict[str, Any]:
+        """The closing document: the outcome of what was watched decides the exit code."""
+        jobs = [*self.outcomes.values(), *(shown.row() for shown in self.jobs.values())]
+        document: dict[str, Any] = {"status": "ok", **_reports.head(self.server), "jobs": _cli.cap(jobs, 100)}
+        bad = [item for item in self.outcomes.values() if item["status"] != "success"]
+        if self.ids and bad:
+            first = bad[0]
+            document |= {
+                "status": first["status"],
+                "code": first.get("code", first["status"]),
+                "retryable": False,
+            }
+            document["message"] = first.get("message") or f"{first['prompt_id']}: {first['status']}"
+            document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
+        elif timed_out and self.ids:
+            document |= {
+                "status": "timeout", "code": "still_running", "message": "not finished in the given time; the jobs go on",
+                "retryable": False, "hint": "watch them again; nothing was changed",
+            }  # fmt: skip
+        elif self.ids:
+            document["status"] = "success"
+        return document

@@ -1,0 +1,44 @@
+"""Which jobs on a server are ours: the prompt ids that this user's commands have submitted.
+
+Level 2. An append-only file per server in the cache folder; the newest few thousand ids are kept.
+"""
+
+from __future__ import annotations
+
+import os
+
+import _cache
+
+MOST_BYTES = 200_000
+
+
+def remember(url: str, prompt_id: str) -> None:
+    """Note a submitted job; never a reason to fail."""
+    root = _cache.folder()
+    if root is None or "\n" in prompt_id or len(prompt_id) > 200:
+        return
+    path = root / "ours" / f"{_cache.slug(url)}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            kept = path.read_text(encoding="utf-8").splitlines()[-1000:]
+            path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        # One short O_APPEND write is whole even when several commands run at once.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, f"{prompt_id}\n".encode())
+        finally:
+            os.close(handle)
+    except OSError:
+        return
+
+
+def known(url: str) -> set[str]:
+    """The prompt ids that were submitted from here."""
+    root = _cache.folder()
+    if root is None:
+        return set()
+    try:
+        return set((root / "ours" / f"{_cache.slug(url)}.txt").read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return set()

@@ -1,0 +1,119 @@
+"""How long graphs took before, and so how long one will take: a small memory per server and graph shape.
+
+Level 2. Kept in the user's cache folder, bounded, deletable; without it nothing but the estimate is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import _cache
+
+MOST_RUNS = 12
+# Inputs that decide how long a node works; other values (prompts, seeds, names of files) do not shape a graph.
+SIZES = frozenset(
+    "width height length batch_size steps num_frames frames seconds duration upscale_by scale_by megapixels denoise "
+    "sampler_name ckpt_name unet_name model_name".split()
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a run will probably take: the median of earlier ones, and their spread."""
+
+    seconds: float
+    low: float
+    high: float
+    runs: int
+
+    def words(self) -> str:
+        """`about 6 min (5 to 7)`."""
+        unit, size = (60.0, "min") if self.seconds >= 90 else (1.0, "s")
+        low, middle, high = (
+            round(value / unit, 0 if value / unit >= 3 else 1)
+            for value in (self.low, self.seconds, self.high)
+        )
+        spread = f" ({low:g} to {high:g})" if low != high else ""
+        return f"about {middle:g} {size}{spread}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As reports show it."""
+        return {
+            "seconds": round(self.seconds, 2),
+            "low": round(self.low, 2),
+            "high": round(self.high, 2),
+            "runs": self.runs,
+        }
+
+
+def shape(graph: Mapping[str, Any]) -> str:
+    """A digest of what decides a graph's run time: its classes, links and sizes."""
+    parts = []
+    for node_id in sorted(graph, key=str):
+        node = graph[node_id]
+        if not isinstance(node, Mapping):
+            continue
+        inputs = node.get("inputs")
+        inputs = inputs if isinstance(inputs, Mapping) else {}
+        kept = {name: value for name, value in inputs.items() if isinstance(value, list) or name in SIZES}
+        parts.append([str(node_id), str(node.get("class_type")), kept])
+    return _cache.slug(json.dumps(parts, sort_keys=True, default=str))
+
+
+def _name(url: str, graph: Mapping[str, Any]) -> str:
+    return f"timings/{_cache.slug(url)}-{shape(graph)[-12:]}"
+
+
+def record(
+    url: str,
+    prompt_id: str,
+    graph: Mapping[str, Any],
+    seconds: float,
+    nodes: Mapping[str, float],
+    cached: int,
+) -> None:
+    """Remember a finished run. `nodes`: seconds per node id where they are known."""
+    row: dict[str, Any] = {"seconds": round(seconds, 3), "cached": cached, "at": int(time.time())}
+    row["nodes"] = {node: round(value, 3) for node, value in nodes.items()}
+    kept = _cache.recall(_name(url, graph))
+    runs = kept.get("runs") if isinstance(kept, dict) else None
+    _cache.keep(_name(url, graph), {"runs": [*(runs if isinstance(runs, list) else []), row][-MOST_RUNS:]})
+    _cache.keep(f"runs/{_cache.slug(f'{url} {prompt_id}')}", row)
+
+
+def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
+    """What a whole run of this graph will take, from earlier ones of the same shape on this server, or None."""
+    kept = _cache.recall(_name(url, graph))
+    runs = kept.get("runs") if isinstance(kept, dict) else None
+    rows = [row for row in runs if _is_row(row)] if isinstance(runs, list) else []
+    # A run that found parts cached says less; it counts only when there is nothing better.
+    whole = [row for row in rows if row["cached"] == 0] or rows
+    seconds = sorted(float(row["seconds"]) for row in whole)
+    if not seconds:
+        return None
+    if len(seconds) < 4:
+        return Estimate(statistics.median(seconds), seconds[0], seconds[-1], len(seconds))
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return Estimate(middle, low, high, len(seconds))
+
+
+def nodes_of(url: str, prompt_id: str) -> dict[str, float]:
+    """Seconds per node of one finished run that this user's own tools have watched, else empty."""
+    kept = _cache.recall(f"runs/{_cache.slug(f'{url} {prompt_id}')}")
+    nodes = kept.get("nodes") if isinstance(kept, dict) else None
+    if not isinstance(nodes, dict):
+        return {}
+    return {str(node): float(value) for node, value in nodes.items() if isinstance(value, (int, float))}
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("seconds"), (int, float))
+        and isinstance(row.get("cached"), int)
+    )

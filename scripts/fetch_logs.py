@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "aiohttp>=3.9,<4", "pillow>=10.1,<13"]
+# ///
+"""Say what happened to a job: outcome, failing node with its inputs, cause, what to try.
+
+Examples:
+    python3 scripts/fetch_logs.py PROMPT_ID
+    python3 scripts/fetch_logs.py --last --full
+    python3 scripts/fetch_logs.py --list 20
+    python3 scripts/fetch_logs.py --server --lines 50
+
+Exit codes: 0 the job succeeded (or the list was read), 1 it failed, was cancelled or is lost, 2 misuse,
+3 no server, 4 refused, 5 it is still running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import _cli
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID", help="the job")
+    parser.add_argument("--last", action="store_true", help="the job that ended last")
+    parser.add_argument(
+        "--list", type=int, nargs="?", const=20, metavar="N", help="the latest N jobs (default 20)"
+    )
+    parser.add_argument("--server", action="store_true", help="the server's own recent log lines")
+    parser.add_argument(
+        "--lines", type=int, default=100, metavar="N", help="how many log lines (default: %(default)s)"
+    )
+    parser.add_argument("--full", action="store_true", help="the whole traceback")
+    _cli.add_server_flags(parser)
+    args = parser.parse_args(argv)
+    if sum((args.prompt_id is not None, args.last, args.list is not None, args.server)) != 1:
+        parser.error("give one of PROMPT_ID, --last, --list, --server")
+    if args.lines < 1 or (args.list is not None and args.list < 1):
+        parser.error("a count must be at least 1")
+    return args
+
+
+def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    import _connect
+    import _job_report
+
+    server = _connect.connect_from(args)
+    if args.server:
+        return _job_report.server_lines(server, args.lines)
+    if args.list is not None:
+        return _job_report.listing(server, args.list)
+    return _job_report.explain(server, args.prompt_id or _job_report.latest(server), full=args.full)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(fetch_logs, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

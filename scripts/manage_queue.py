@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "tqdm>=4.66,<5", "aiohttp>=3.9,<4", "pillow>=10.1,<13"]
+# ///
+"""See and change the queue, the history and the server's memory.
+
+Examples:
+    python3 scripts/manage_queue.py list
+    python3 scripts/manage_queue.py cancel PROMPT_ID
+    python3 scripts/manage_queue.py wait PROMPT_ID PROMPT_ID --output-dir out
+    python3 scripts/manage_queue.py free --models --memory
+
+Exit codes: 0 done, 1 not found or not done, 2 misuse, 3 no server, 4 refused, 5 still running (wait), 7 needs consent
+(jobs of others would be hit; the JSON names the flag).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import _cli
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = _command(commands, "list", "running and waiting jobs in the order in which they will run")
+    listing.add_argument("--max", type=_count, default=50, metavar="N", help="rows (default: %(default)s)")
+    cancel = _command(commands, "cancel", "stop jobs: running ones are interrupted, waiting ones removed")
+    cancel.add_argument("ids", nargs="+", metavar="PROMPT_ID")
+    cancel.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
+    clear = _command(commands, "clear", "remove our waiting jobs from the queue")
+    clear.add_argument("--all-users", action="store_true", help="everybody's waiting jobs")
+    clear.add_argument("--yes", action="store_true", help="consent to hit jobs of others")
+    front = _command(commands, "move-front", "let a waiting job go first (own ComfyUI servers)")
+    front.add_argument("id", metavar="PROMPT_ID")
+    history = _command(commands, "history", "finished jobs, newest first")
+    history.add_argument("--max", type=_count, default=20, metavar="N", help="rows (default: %(default)s)")
+    delete = _command(commands, "history-delete", "forget finished jobs (files stay)")
+    delete.add_argument("ids", nargs="+", metavar="PROMPT_ID")
+    delete.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
+    wipe = _command(commands, "history-clear", "forget all finished jobs (files stay)")
+    wipe.add_argument("--yes", action="store_true", help="consent: they are everybody's")
+    free = _command(commands, "free", "unload models, empty the cache (own ComfyUI servers)")
+    free.add_argument("--models", action="store_true", help="unload models (default: both)")
+    free.add_argument("--memory", action="store_true", help="empty the node cache (default: both)")
+    jobs = _command(commands, "jobs", "all jobs with filters")
+    jobs.add_argument(
+        "--status",
+        action="append",
+        choices=["pending", "running", "success", "error", "cancelled"],
+        default=[],
+    )
+    jobs.add_argument("--max", type=_count, default=50, metavar="N", help="rows (default: %(default)s)")
+    jobs.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N")
+    wait = _command(commands, "wait", "wait for jobs of any process and download their results")
+    wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
+    wait.add_argument(
+        "--output-dir", default="outputs", metavar="DIR", help="where files go (default: %(default)s)"
+    )
+    wait.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="stop waiting after this time (default: never)"
+    )
+    return parser.parse_args(argv)
+
+
+def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=words, allow_abbrev=False
+    )
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
+    import _connect
+    import _control
+
+    _cli.be_quiet(args.quiet)
+    server = _connect.connect_from(args)
+    if args.command == "wait":
+        import _safe_names
+
+        folder = _safe_names.make_folder(Path(args.output_dir).expanduser().absolute())
+        return _control.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
+    actions = {
+        "list": lambda: _control.show(server, args.max),
+        "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes),
+        "clear": lambda: _control.clear(server, all_users=args.all_users, yes=args.yes),
+        "move-front": lambda: _control.move_front(server, args.id),
+        "history": lambda: _control.history(server, args.max),
+        "history-delete": lambda: _control.history_delete(server, args.ids, yes=args.yes),
+        "history-clear": lambda: _control.history_clear(server, yes=args.yes),
+        "free": lambda: _control.free(
+            server, models=args.models or not args.memory, memory=args.memory or not args.models
+        ),
+        "jobs": lambda: _control.jobs(server, states=args.status, most=args.max, offset=args.offset),
+    }
+    return actions[args.command]()
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(manage_queue, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

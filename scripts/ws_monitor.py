@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "tqdm>=4.66,<5", "aiohttp>=3.9,<4", "pillow>=10.1,<13"]
+# ///
+"""Watch jobs live, whoever submitted them. Attach and leave at any time; nothing is disturbed.
+
+Without --prompt-id everything that runs is shown until the queue is empty (--follow: until Ctrl-C).
+
+Examples:
+    python3 scripts/ws_monitor.py
+    python3 scripts/ws_monitor.py --prompt-id PROMPT_ID --timeout 600
+    python3 scripts/ws_monitor.py --all --follow --json
+    python3 scripts/ws_monitor.py --prompt-id PROMPT_ID --previews seen
+
+The view goes to stderr and one JSON document to stdout at the end; with --json, JSON Lines on stdout instead.
+Exit codes: 0 the watched jobs succeeded (or the queue is empty), 1 one failed, was cancelled or is lost, 2 misuse,
+3 no server, 4 refused, 5 not finished when the time was up, 130 interrupted (the jobs go on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import _cli
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = _cli.parser(__doc__)
+    parser.add_argument(
+        "--prompt-id", action="append", default=[], metavar="ID", help="watch this job (repeatable)"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="watch everything that runs (the default without --prompt-id)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line on stdout: every message, cleaned"
+    )
+    parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop watching after this time")
+    parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
+    parser.add_argument(
+        "--ws",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="use the WebSocket, else poll (default: --ws)",
+    )
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
+    args = parser.parse_args(argv)
+    if args.all and args.prompt_id:
+        parser.error("give --all or --prompt-id")
+    if args.timeout is not None and not args.timeout > 0:
+        parser.error("--timeout must be positive")
+    return args
+
+
+def watch(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script ends with."""
+    import _connect
+    import _monitor
+    import _monitor_views
+    import _safe_names
+
+    _cli.be_quiet(args.quiet)
+    previews = _safe_names.make_folder(Path(args.previews).expanduser()) if args.previews else None
+    server = _connect.connect_from(args)
+    if args.json:
+        view: _monitor.View = _monitor_views.JsonLines()
+    elif sys.stderr.isatty() and not args.quiet:
+        view = _monitor_views.Block()
+    else:
+        view = _monitor_views.Lines()
+    monitor = _monitor.Monitor(server, view, args.prompt_id, previews=previews, use_socket=args.ws)
+    return monitor.run(follow=args.follow, timeout=args.timeout)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    return _cli.run(watch, args, as_line=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

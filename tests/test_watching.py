@@ -1,0 +1,413 @@
+"""Watching, explaining and controlling jobs: ws_monitor, fetch_logs, manage_queue, retries and estimates."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Ran, Runner
+from test_run import in_queue, occupy, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
+
+
+def submit(server: Demo, graph: Any, client: str | None = "somebody") -> str:
+    body = {"prompt": graph} | ({"client_id": client} if client else {})
+    prompt_id: str = server.post("/prompt", body)["prompt_id"]
+    return prompt_id
+
+
+def finished(server: Demo, graph: Any) -> str:
+    prompt_id = submit(server, graph)
+    wait_for(lambda: server.get(f"/history/{prompt_id}"))
+    return prompt_id
+
+
+def lines(ran: Ran) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+def test_the_monitor_tells_the_outcome_of_anothers_job(run: Runner, demo: Demo) -> None:
+    good = submit(demo, graphs.sleeper(0.4))
+    ran = run("ws_monitor.py", "--prompt-id", good, "--host", demo.url, timeout=20)
+    assert (ran.code, ran.json["status"]) == (0, "success")
+    bad = submit(demo, graphs.failing())
+    ran = run("ws_monitor.py", "--prompt-id", bad, "--host", demo.url, timeout=20)
+    assert (ran.code, ran.json["status"]) == (1, "error")
+    assert "The weak one" in ran.json["message"]
+
+
+def test_a_job_that_has_ended_or_never_was_does_not_keep_the_monitor(run: Runner, demo: Demo) -> None:
+    ended = finished(demo, graphs.picture())
+    assert run("ws_monitor.py", "--prompt-id", ended, "--host", demo.url, timeout=15).code == 0
+    ran = run("ws_monitor.py", "--prompt-id", "no-such-job", "--host", demo.url, timeout=15)
+    assert (ran.code, ran.json["status"]) == (1, "lost")
+
+
+def test_all_that_runs_is_seen_though_others_submitted_it(run: Runner, demo: Demo) -> None:
+    ids = {submit(demo, graphs.sleeper(0.3), client) for client in ("a", "b", None)}
+    ran = run("ws_monitor.py", "--all", "--host", demo.url, timeout=20)
+    assert ran.code == 0
+    assert {job["prompt_id"] for job in ran.json["jobs"]["items"]} == ids
+    assert {job["status"] for job in ran.json["jobs"]["items"]} == {"success"}
+
+
+def test_json_lines_carry_every_message_cleaned(run: Runner, demo: Demo) -> None:
+    # Frames of a run without a client id go to every socket.
+    graph = graphs.sleeper(0.6, steps=4)
+    prompt_id = submit(demo, graph, client=None)
+    ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--json", "--host", demo.url, timeout=20)
+    rows = lines(ran)
+    kinds = {row["type"] for row in rows}
+    assert {"status", "progress", "progress_state", "job", "ended", "result"} <= kinds
+    assert rows[-1]["type"] == "result" and rows[-1]["status"] == "success"
+    assert ran.out.isascii()
+    steps = [row["data"]["value"] for row in rows if row["type"] == "progress"]
+    assert steps == sorted(steps) and steps[-1] == 4
+
+
+def test_other_peoples_prompts_are_left_out(run: Runner, demo: Demo) -> None:
+    mine = submit(demo, graphs.sleeper(0.5), client=None)
+    other = submit(demo, graphs.sleeper(0.2), client=None)
+    ran = run("ws_monitor.py", "--prompt-id", mine, "--json", "--host", demo.url, timeout=20)
+    assert other not in ran.out
+
+
+def test_previews_are_saved_with_node_step_and_right_suffix(run: Runner, demo: Demo) -> None:
+    graph = {
+        "5": {
+            "class_type": "DemoPreview",
+            "inputs": {"format": "PNG", "steps": 30, "max_size": 64, "seed": time.time_ns()},
+        },
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "p"}},
+    }
+    blocker = occupy(demo, 1.0)
+    prompt_id = submit(demo, graph, client=None)
+    ran = run(
+        "ws_monitor.py",
+        "--prompt-id",
+        prompt_id,
+        "--json",
+        "--previews",
+        "seen",
+        "--host",
+        demo.url,
+        timeout=20,
+    )
+    saved = [row for row in lines(ran) if row["type"] == "preview_saved"]
+    assert saved and blocker
+    for row in saved:
+        assert "_node5_step" in row["file"] and row["file"].endswith(".png")
+        assert (run.folder / row["file"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_time_is_up_and_the_job_goes_on(run: Runner, demo: Demo) -> None:
+    prompt_id = submit(demo, graphs.sleeper(4))
+    started = time.monotonic()
+    ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--timeout", "1", "--host", demo.url)
+    assert time.monotonic() - started < 3
+    assert (ran.code, ran.json["code"]) == (5, "still_running")
+    in_queue(demo, prompt_id)
+
+
+def test_ctrl_c_leaves_the_job_alone(run: Runner, demo: Demo) -> None:
+    prompt_id = submit(demo, graphs.sleeper(2))
+    process = run.start("ws_monitor.py", "--prompt-id", prompt_id, "--host", demo.url)
+    wait_for(lambda: any(entry["path"] == "/ws" for entry in demo.log()))
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert json.loads(out)["status"] == "cancelled"
+    in_queue(demo, prompt_id)
+
+
+def test_the_monitor_does_not_disturb_the_submitter(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = run.start(
+        "run_workflow.py",
+        graph_file(graphs.sleeper(1.5)),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--prompt-id",
+        "watched",
+    )
+    in_queue(demo, "watched")
+    monitor = run("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url, timeout=20)
+    out, err = process.communicate(timeout=20)
+    assert (monitor.code, process.returncode) == (0, 0), err
+    assert "connection lost" not in err
+    assert len(json.loads(out)["outputs"]) == 1
+
+
+def test_without_a_server_the_monitor_says_so(run: Runner) -> None:
+    ran = run("ws_monitor.py", "--host", "127.0.0.1:9")
+    assert (ran.code, ran.json["code"]) == (3, "unreachable")
+
+
+def test_a_failure_is_explained_with_node_inputs_and_next_steps(run: Runner, demo: Demo) -> None:
+    prompt_id = finished(demo, graphs.failing("OOM", "no room"))
+    ran = run("fetch_logs.py", prompt_id, "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (1, "out_of_memory")
+    assert ran.json["node"]["title"] == "The weak one"
+    assert ran.json["node"]["inputs"]["message"] == "no room"
+    assert ran.json["node"]["inputs"]["image"] == {"from_node": "1", "output": 0}
+    assert ran.json["error"]["traceback"]
+
+
+def test_secrets_and_huge_values_are_left_out(run: Runner, demo: Demo) -> None:
+    graph = graphs.failing()
+    graph["7"]["inputs"] |= {
+        "api_key": "canary-key-123",
+        "auth_token": "canary-token-456",
+        "note": "x" * 5000,
+    }
+    prompt_id = finished(demo, graph)
+    ran = run("fetch_logs.py", prompt_id, "--host", demo.url)
+    assert "canary" not in ran.out
+    assert "x" * 400 not in ran.out
+
+
+def test_last_and_list(run: Runner, demo: Demo) -> None:
+    first, second = finished(demo, graphs.picture()), finished(demo, graphs.failing())
+    assert run("fetch_logs.py", "--last", "--host", demo.url).json["prompt_id"] == second
+    rows = run("fetch_logs.py", "--list", "5", "--host", demo.url).json["jobs"]["items"]
+    assert [row["prompt_id"] for row in rows] == [second, first]
+    assert [row["state"] for row in rows] == ["error", "success"]
+
+
+def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
+    running = occupy(demo, 3)
+    ran = run("fetch_logs.py", running, "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (5, "still_running")
+    ran = run("fetch_logs.py", "no-such-job", "--host", demo.url)
+    assert (ran.code, ran.json["status"]) == (1, "lost")
+
+
+def test_the_servers_own_log_lines(run: Runner, any_server: str) -> None:
+    ran = run("fetch_logs.py", "--server", "--lines", "5", "--host", any_server)
+    assert ran.code == 0
+    assert 0 < len(ran.json["server_said"]) <= 5
+
+
+@pytest.mark.parametrize("words", [[], ["a", "--last"], ["--lines", "0", "--server"], ["--list", "-1"]])
+def test_fetch_logs_misuse(run: Runner, demo: Demo, words: list[str]) -> None:
+    assert run("fetch_logs.py", *words, "--host", demo.url).code == 2
+
+
+def test_node_times_are_told_where_we_watched(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.sleeper(0.4)), "--host", demo.url)
+    nodes = run("fetch_logs.py", ran.json["prompt_id"], "--host", demo.url).json["nodes"]["items"]
+    assert nodes[0]["class_type"] == "DemoSleep"
+    assert 0.3 < nodes[0]["seconds"] < 3
+
+
+def test_the_list_is_in_true_order_and_marks_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
+    running = occupy(demo, 5)
+    others = [submit(demo, graphs.picture()) for _ in range(4)]
+    ours = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait", "--front"
+    ).json["prompt_id"]
+    listed = run("manage_queue.py", "list", "--host", demo.url).json
+    rows = listed["jobs"]["items"]
+    assert [row["prompt_id"] for row in rows] == [running, ours, *others]
+    assert [row["prompt_id"] for row in rows if row.get("ours")] == [ours]
+    assert (listed["running"], listed["pending"], listed["ours"]) == (1, 5, 1)
+
+
+def test_cancel_hits_what_was_named_and_asks_for_others(run: Runner, demo: Demo, graph_file: Any) -> None:
+    running, waiting = occupy(demo, 8), submit(demo, graphs.picture())
+    ours = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait").json[
+        "prompt_id"
+    ]
+    mine = run("manage_queue.py", "cancel", ours, "--host", demo.url)
+    assert (mine.code, mine.json["jobs"][0]["result"]) == (0, "removed")
+    refused = run("manage_queue.py", "cancel", running, "--host", demo.url)
+    assert (refused.code, refused.json["flag"]) == (7, "--yes")
+    done = run("manage_queue.py", "cancel", running, "--yes", "--host", demo.url)
+    assert (done.code, done.json["jobs"][0]["result"]) == (0, "cancelled")
+    assert wait_for(lambda: demo.get(f"/history/{waiting}"))[waiting]["status"]["status_str"] == "success"
+
+
+def test_cancelling_what_is_not_there_is_no_success(run: Runner, demo: Demo) -> None:
+    ran = run("manage_queue.py", "cancel", "nobody", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (1, "not_found")
+
+
+def test_clear_takes_ours_and_asks_before_it_takes_all(run: Runner, demo: Demo, graph_file: Any) -> None:
+    occupy(demo, 8)
+    foreign = submit(demo, graphs.picture())
+    run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait")
+    ran = run("manage_queue.py", "clear", "--host", demo.url)
+    assert (ran.code, ran.json["removed"], ran.json["kept_foreign"]) == (0, 1, 1)
+    assert demo.get("/queue")["queue_pending"][0][1] == foreign
+    assert run("manage_queue.py", "clear", "--all-users", "--host", demo.url).code == 7
+    assert run("manage_queue.py", "clear", "--all-users", "--yes", "--host", demo.url).json["removed"] == 1
+    assert demo.get("/queue")["queue_pending"] == []
+
+
+def test_a_waiting_job_moves_to_the_front_and_runs_once(run: Runner, demo: Demo) -> None:
+    running = occupy(demo, 2)
+    first, second = submit(demo, graphs.picture()), submit(demo, graphs.picture())
+    ran = run("manage_queue.py", "move-front", second, "--host", demo.url)
+    assert (ran.code, ran.json["position"]) == (0, 1)
+    wait_for(lambda: demo.get(f"/history/{first}"))
+    order = [entry for entry in demo.get("/history") if entry in (running, first, second)]
+    assert order == [running, second, first]
+    assert run("manage_queue.py", "move-front", second, "--host", demo.url).code == 1
+
+
+def test_history_rows_and_their_deletion(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ours = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url).json["prompt_id"]
+    foreign = finished(demo, graphs.picture())
+    rows = run("manage_queue.py", "history", "--max", "5", "--host", demo.url).json["jobs"]["items"]
+    assert [(row["prompt_id"], row.get("ours", False)) for row in rows] == [(foreign, False), (ours, True)]
+    assert run("manage_queue.py", "history-delete", ours, "--host", demo.url).code == 0
+    assert run("manage_queue.py", "history-delete", foreign, "--host", demo.url).code == 7
+    assert run("manage_queue.py", "history-clear", "--host", demo.url).code == 7
+    assert run("manage_queue.py", "history-clear", "--yes", "--host", demo.url).json["left"] == 0
+    assert demo.get("/history") == {}
+
+
+def test_free_asks_the_server_for_what_was_said(run: Runner, demo: Demo) -> None:
+    assert run("manage_queue.py", "free", "--models", "--host", demo.url).code == 0
+    (entry,) = [entry for entry in demo.log() if entry["path"] == "/free"]
+    assert entry["json"] == {"unload_models": True, "free_memory": False}
+
+
+def test_jobs_are_filtered(run: Runner, demo: Demo) -> None:
+    finished(demo, graphs.picture())
+    failed = finished(demo, graphs.failing())
+    ran = run("manage_queue.py", "jobs", "--status", "error", "--host", demo.url)
+    assert [row["prompt_id"] for row in ran.json["jobs"]["items"]] == [failed]
+
+
+def test_wait_for_several_jobs_tells_each_outcome(run: Runner, demo: Demo) -> None:
+    good, bad = submit(demo, graphs.sleeper(0.5)), submit(demo, graphs.failing())
+    ran = run(
+        "manage_queue.py",
+        "wait",
+        good,
+        bad,
+        "no-such-job",
+        "--output-dir",
+        "out",
+        "--host",
+        demo.url,
+        timeout=30,
+    )
+    assert (ran.code, ran.json["status"]) == (1, "partial")
+    outcome = {job["prompt_id"]: job["status"] for job in ran.json["jobs"]}
+    assert outcome == {good: "success", bad: "error", "no-such-job": "lost"}
+    assert len(list((run.folder / "out").iterdir())) == 2
+
+
+def test_wait_that_runs_out_of_time(run: Runner, demo: Demo) -> None:
+    prompt_id = occupy(demo, 4)
+    ran = run("manage_queue.py", "wait", prompt_id, "--timeout", "0.5", "--host", demo.url)
+    assert (ran.code, ran.json["waiting"]) == (5, [prompt_id])
+
+
+def test_out_of_memory_is_tried_once_more_after_freeing(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.failing("OOM")
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--retry-oom")
+    assert (ran.code, ran.json["code"]) == (1, "out_of_memory")
+    assert ran.json["retried"]["first_prompt_id"] != ran.json["prompt_id"]
+    paths = [entry["path"] for entry in demo.log() if entry["method"] == "POST"]
+    assert paths.count("/prompt") == 2 and paths.count("/free") == 1
+    assert paths.index("/free") > paths.index("/prompt")
+
+
+def test_without_the_flag_nothing_is_repeated(run: Runner, demo: Demo, graph_file: Any) -> None:
+    run("run_workflow.py", graph_file(graphs.failing("OOM")), "--host", demo.url)
+    assert [entry["path"] for entry in demo.log() if entry["method"] == "POST"].count("/prompt") == 1
+
+
+def test_proposals_are_made_for_this_graph() -> None:
+    import _memory
+
+    graph = {
+        "1": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": "flux1-dev.safetensors", "weight_dtype": "default"},
+        },
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 768, "batch_size": 4}},
+        "3": {"class_type": "VAEDecode", "inputs": {"samples": ["2", 0], "vae": ["1", 0]}},
+        "4": {
+            "class_type": "EmptyHunyuanLatentVideo",
+            "inputs": {"width": 256, "height": 256, "length": 81, "batch_size": 1},
+        },
+    }
+    said = [item.get("set") or item.get("flag") for item in _memory.proposals(graph)]
+    assert said[0] == "--tiled-vae"
+    assert {"1.weight_dtype=fp8_e4m3fn", "2.batch_size=1", "2.width=768", "4.length=49"} <= set(said)
+
+
+def test_tiled_decoding_swaps_the_node(run: Runner, demo: Demo) -> None:
+    from conftest import ROOT
+
+    ran = run(
+        "run_workflow.py",
+        ROOT / "workflows/sd15_txt2img.json",
+        "--tiled-vae",
+        "--dry-run",
+        "--host",
+        demo.url,
+    )
+    classes = [node["class_type"] for node in ran.json["graph"].values()]
+    assert "VAEDecodeTiled" in classes and "VAEDecode" not in classes
+
+
+def test_a_second_run_knows_how_long_the_first_took(run: Runner, demo: Demo, graph_file: Any) -> None:
+    first = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=1)), "--host", demo.url)
+    assert "estimate" not in first.json
+    second = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=2)), "--host", demo.url)
+    assert 0.3 < second.json["estimate"]["seconds"] < 3
+    third = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=3)), "--host", demo.url, "--no-cache")
+    assert "estimate" not in third.json
+
+
+def test_estimates_in_words() -> None:
+    from _timing import Estimate
+
+    assert Estimate(360, 300, 420, 4).words() == "about 6 min (5 to 7)"
+    assert Estimate(12.4, 12.4, 12.4, 1).words() == "about 12 s"
+
+
+@pytest.mark.parametrize(
+    ("exception", "message", "code"),
+    [
+        ("torch.OutOfMemoryError", "Allocation on device 0 would exceed allowed memory.", "out_of_memory"),
+        (
+            "RuntimeError",
+            "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)",
+            "family_mismatch",
+        ),
+        (
+            "RuntimeError",
+            "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint",
+            "wrong_loader",
+        ),
+        ("PIL.UnidentifiedImageError", "cannot identify image file", "bad_image"),
+        (
+            "safetensors_rust.SafetensorError",
+            "Error while deserializing header: HeaderTooLarge",
+            "broken_model",
+        ),
+        ("ModuleNotFoundError", "No module named 'insightface'", "import_failure"),
+        ("Exception", "Unauthorized: Please login first to use this node.", "partner_login"),
+        ("InsufficientFundsError", "", "no_credits"),
+        ("FileNotFoundError", "Model in folder 'checkpoints' not found", "missing_file"),
+        ("ZeroDivisionError", "division by zero", "execution_error"),
+    ],
+)
+def test_known_failures_are_told_apart(exception: str, message: str, code: str) -> None:
+    import _diagnose
+
+    assert _diagnose.diagnose(exception, message).code == code
