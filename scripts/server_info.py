@@ -77,10 +77,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
         one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     _add_file_questions(question)
+    _cli.add_server_flags(parser)
+    _cli.add_quiet_flag(parser)
     for added in questions.choices.values():
-        _cli.add_server_flags(added)
-        _cli.add_quiet_flag(added)
+        _repeat_flags(added)
     return parser.parse_args(argv)
+
+
+def _repeat_flags(question: argparse.ArgumentParser) -> None:
+    """The server flags after the question, too; one that is not given there must not undo one given before."""
+    own = set(question._actions)
+    _cli.add_server_flags(question)
+    _cli.add_quiet_flag(question)
+    for action in question._actions:
+        if action not in own:
+            action.default = argparse.SUPPRESS
 
 
 def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> None:
