@@ -185,7 +185,10 @@ class Manager:
         return accepted
 
     def install_model(self, entry: Mapping[str, Any], *, patience: float = 3600.0) -> str:
-        """Have the server download one model; `installed` or why not. `entry`: name, type, base, save_path, filename, url."""
+        """Have the server download one model: `installed`, `unconfirmed` (no record is kept), or why not.
+
+        `entry`: name, type, base, save_path, filename, url, as its model list has them.
+        """
         before = self._idle()
         ui_id = f"{self._client}-model"
         order = {**entry, "ui_id": ui_id, "client_id": self._client}
@@ -198,13 +201,13 @@ class Manager:
         self._start()
         self._wait(before, 1, patience)
         said = self._task_result(ui_id)
-        return (
-            "installed" if said in (None, "success", "skip") else f"the Manager said: {_cli.clean(said, 200)}"
-        )
+        if said is None:
+            return "unconfirmed"
+        return "installed" if said in ("success", "skip") else f"the Manager said: {_cli.clean(said, 200)}"
 
     def _idle(self) -> int:
         status = self.status()
-        if status.get("is_processing"):
+        if _working(status):
             raise SkillError(
                 "the Manager is working on other installs", code="busy", exit=Exit.FAILED, retryable=True,
                 hint="wait until it has finished, then run this again",
@@ -238,8 +241,8 @@ class Manager:
             done = status.get("done_count")
             finished = isinstance(done, int) and done - before >= ordered
             # The worker may not have begun yet, and the legacy queue forgets its counts when it ends.
-            idle = 0 if status.get("is_processing") else idle + 1
-            if not status.get("is_processing") and (finished or idle >= 3):
+            idle = 0 if _working(status) else idle + 1
+            if idle and (finished or idle >= 3):
                 return
             _cli.note(
                 f"Manager: {done if isinstance(done, int) else '?'} of {status.get('total_count', '?')} done"
@@ -291,6 +294,13 @@ class Manager:
                 ) from error  # fmt: skip
             raise
         return self.server.json_of(response) if response.content.strip().startswith((b"{", b"[")) else None
+
+
+def _working(status: Mapping[str, Any]) -> bool:
+    """Whether tasks wait or run. Version 4's worker counts as processing for seconds after its last task."""
+    if isinstance(status.get("pending_count"), int):
+        return bool(status["pending_count"] or status.get("in_progress_count"))
+    return bool(status.get("is_processing"))
 
 
 def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:

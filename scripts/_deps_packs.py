@@ -120,7 +120,11 @@ class PackFinder:
             # A Manager that could not reach the registry knows repositories alone.
             near = mapped[0] if mapped else None
             return Pack(
-                table, "the bundle's table of common packs", None, near and near.repository, near and near.title
+                table,
+                "the bundle's table of common packs",
+                None,
+                near and near.repository,
+                near and near.title,
             )
         return mapped[0] if mapped else None
 

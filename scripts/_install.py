@@ -135,7 +135,10 @@ def _pack_step(item: Item, ways: Ways) -> Step:
             facts=facts,
         )
     if not pack.installable or pack.id is None:
-        reason = pack.doubt or "no registry id is known for it, and repositories are not installed from their address"
+        reason = (
+            pack.doubt
+            or "no registry id is known for it, and repositories are not installed from their address"
+        )
         return Step("pack", pack.id or item.name, None, reason, facts=facts)
     how, blocked = _pack_way(ways)
     return Step("pack", pack.id, how, blocked, facts=facts)
@@ -387,10 +390,24 @@ def _download_by_manager(step: Step, ways: Ways) -> Outcome:
     if order is None:
         raise SkillError("the Manager no longer knows the file", code="not_found", exit=Exit.FAILED)
     said = ways.manager.install_model(order)
-    done = said == "installed"
-    facts = (
-        {"checked": [], "note": "the server downloaded it; hash and form were not checked from here"}
-        if done
-        else {}
+    listed = said in ("installed", "unconfirmed") and _is_listed(step, ways)
+    if said == "unconfirmed" and not listed:
+        return Outcome(
+            step, False, "the Manager has finished, and the server lists no such file: see its log"
+        )
+    done = said in ("installed", "unconfirmed")
+    note = "the server downloaded it; hash and form were not checked from here"
+    return Outcome(
+        step,
+        done,
+        "the Manager downloaded it" if done else said,
+        facts={"checked": [], "note": note} if done else {},
     )
-    return Outcome(step, done, "the Manager downloaded it" if done else said, facts=facts)
+
+
+def _is_listed(step: Step, ways: Ways) -> bool:
+    """Whether the server now lists the file. Raises SkillError when it cannot be asked."""
+    folder, _, name = str(step.relative).partition("/")
+    return any(
+        listed.replace("\\", "/").endswith(name.rpartition("/")[2]) for listed in ways.server.models(folder)
+    )

@@ -15,7 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
-def node(inputs: dict[str, Any], *, output: bool = False, module: str = "nodes", returns: tuple[str, ...] = ()) -> dict[str, Any]:
+def node(
+    inputs: dict[str, Any], *, output: bool = False, module: str = "nodes", returns: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """A definition as /object_info gives it."""
     return {
         "input": {"required": inputs}, "output": list(returns), "output_node": output, "python_module": module,
@@ -28,7 +30,15 @@ class Comfy:
 
     def __init__(self, models: Path, shape: str = "none") -> None:
         self.models, self.shape = models, shape
-        self.folders = ["checkpoints", "loras", "vae", "diffusion_models", "text_encoders", "upscale_models", "controlnet"]
+        self.folders = [
+            "checkpoints",
+            "loras",
+            "vae",
+            "diffusion_models",
+            "text_encoders",
+            "upscale_models",
+            "controlnet",
+        ]
         self.inputs: list[str] = ["example.png"]
         self.embeddings: list[str] = []
         self.packs: dict[str, dict[str, Any]] = {}
@@ -70,13 +80,27 @@ class Comfy:
 
     def definitions(self) -> dict[str, Any]:
         found = {
-            "CheckpointLoaderSimple": node({"ckpt_name": [self.files("checkpoints"), {}]}, returns=("MODEL", "CLIP", "VAE")),
-            "LoraLoader": node({"lora_name": ["COMBO", {"options": self.files("loras")}], "model": ["MODEL"], "clip": ["CLIP"]}),
+            "CheckpointLoaderSimple": node(
+                {"ckpt_name": [self.files("checkpoints"), {}]}, returns=("MODEL", "CLIP", "VAE")
+            ),
+            "LoraLoader": node(
+                {
+                    "lora_name": ["COMBO", {"options": self.files("loras")}],
+                    "model": ["MODEL"],
+                    "clip": ["CLIP"],
+                }
+            ),
             "CLIPTextEncode": node({"text": ["STRING", {"multiline": True}], "clip": ["CLIP"]}),
-            "LoadImage": node({"image": [list(self.inputs), {"image_upload": True}]}, returns=("IMAGE", "MASK")),
+            "LoadImage": node(
+                {"image": [list(self.inputs), {"image_upload": True}]}, returns=("IMAGE", "MASK")
+            ),
             "KSampler": node({"sampler_name": [["euler", "dpmpp_2m"], {}], "seed": ["INT", {"default": 0}]}),
-            "SaveImage": node({"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "x"}]}, output=True),
-            "StrangeLoader": node({"weights": [self.files("upscale_models"), {}]}, module="custom_nodes.strange"),
+            "SaveImage": node(
+                {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "x"}]}, output=True
+            ),
+            "StrangeLoader": node(
+                {"weights": [self.files("upscale_models"), {}]}, module="custom_nodes.strange"
+            ),
         }
         for pack in self.loaded:
             found.update(self.packs[pack])
@@ -98,7 +122,11 @@ class Comfy:
             elif self.fetch is not None:
                 self.fetch(self.models, what)
             self.done += 1
-            self.history[what["ui_id"]] = {"ui_id": what["ui_id"], "result": said, "status": {"status_str": said, "completed": True, "messages": []}}
+            self.history[what["ui_id"]] = {
+                "ui_id": what["ui_id"],
+                "result": said,
+                "status": {"status_str": said, "completed": True, "messages": []},
+            }
         self.waiting = []
         self.polls_left = 1
 
@@ -160,7 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
             return {"supports_preview_metadata": True, "max_upload_size": 1000}
         if path == "system_stats":
             argv = ["main.py", "--base-directory", str(comfy.models.parent)]
-            return {"system": {"os": "linux", "comfyui_version": "0.8.0", "python_version": "3.11", "argv": argv}, "devices": []}
+            return {
+                "system": {"os": "linux", "comfyui_version": "0.8.0", "python_version": "3.11", "argv": argv},
+                "devices": [],
+            }
         if path == "prompt":
             return {"exec_info": {"queue_remaining": comfy.queue_remaining}}
         if head == "object_info":
@@ -200,7 +231,14 @@ class _Handler(BaseHTTPRequestHandler):
             comfy.polls_left = max(0, comfy.polls_left - 1)
             # The legacy queue forgets its counts with its last batch.
             done = 0 if comfy.shape == "v4-legacy" and not busy else comfy.done
-            return {"total_count": done, "done_count": done, "in_progress_count": int(busy), "is_processing": busy}
+            return {
+                "total_count": done,
+                "done_count": done,
+                "in_progress_count": int(busy),
+                **({"pending_count": 0} if comfy.shape == "v4" else {}),
+                # Version 4's worker waits a while for more before it ends.
+                "is_processing": busy or comfy.shape == "v4",
+            }
         if route == "manager/queue/history" and comfy.shape == "v4":
             return {"history": comfy.history.get(query.get("ui_id", ""))}
         return self._order(method, route, body)
@@ -217,7 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
             comfy.order(body["kind"], body["params"], body["ui_id"])
             return 200
         if route == "manager/queue/install_model" and method == "POST" and comfy.shape != "v4-legacy":
-            if comfy.shape == "v4" and not {"client_id", "ui_id", "name", "type", "url", "filename"} <= body.keys():
+            if (
+                comfy.shape == "v4"
+                and not {"client_id", "ui_id", "name", "type", "url", "filename"} <= body.keys()
+            ):
                 return 400
             comfy.order("install-model", body, body["ui_id"])
             return 200
@@ -230,7 +271,9 @@ class _Handler(BaseHTTPRequestHandler):
             comfy.work()
             return {"failed": failed}
         if route == "manager/queue/start" and comfy.shape != "v4-legacy":
-            if method != ("GET" if comfy.shape == "v3" else "POST") or form.startswith(("text/", "multipart/")):
+            if method != ("GET" if comfy.shape == "v3" else "POST") or form.startswith(
+                ("text/", "multipart/")
+            ):
                 return 405
             comfy.work()
             return 200

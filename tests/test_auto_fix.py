@@ -245,7 +245,9 @@ def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> 
 def test_a_manager_without_the_registry_leaves_the_tables_id(stage: Stage) -> None:
     stage.comfy.shape = "v4"
     flow = video_flow(stage)
-    stage.comfy.mappings = {"https://github.com/Kosinkadink/ComfyUI-VideoHelperSuite": [["VHS_VideoCombine"], {}]}
+    stage.comfy.mappings = {
+        "https://github.com/Kosinkadink/ComfyUI-VideoHelperSuite": [["VHS_VideoCombine"], {}]
+    }
     (step,) = stage(flow, code=7)["plan"]
     assert (step["name"], step["how"]) == ("comfyui-videohelpersuite", "manager")
     assert step["repository"].endswith("VideoHelperSuite")
@@ -442,6 +444,25 @@ def test_a_model_by_the_manager_is_an_entry_of_its_own_list(stage: Stage, shape:
     )
     assert document["outcomes"][0]["done"] is True
     assert document["outcomes"][0]["checked"] == []
+
+
+@pytest.mark.parametrize("shape", ["v3", "v4-legacy"])
+def test_a_manager_that_ends_without_the_file_is_no_success(stage: Stage, shape: str) -> None:
+    url = f"{stage.host.url}/new.safetensors"
+    entry = {
+        "filename": "new.safetensors",
+        "url": url,
+        "save_path": "checkpoints",
+        "name": "N",
+        "type": "c",
+        "base": "SD",
+    }
+    stage.comfy.shape, stage.comfy.model_list = shape, [entry]
+    flow = stage.flow(
+        **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "new.safetensors"}}}
+    )
+    document = stage(flow, "--yes", "--via", "manager", "--allow-host", stage.host.url, code=1)
+    assert document["outcomes"][0]["done"] is False
 
 
 def test_the_managers_address_must_be_allowed_too(stage: Stage) -> None:
