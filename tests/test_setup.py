@@ -385,7 +385,7 @@ def test_an_externally_managed_python_gets_a_virtual_environment(box):
     report = box.run(**pip(box))
     assert [attempt["with"] for attempt in report["attempts"]] == ["pip --user", "virtual environment"]
     assert "PEP 668" in report["attempts"][0]["why"]
-    assert str(box.home / ".local/state/comfyui-setup/comfy-cli-venv") in report["comfy_cli"]["program"]
+    assert "comfyui-setup/comfy-cli-venv" in report["comfy_cli"]["program"]
 
 
 def test_no_pip_at_all_is_told_with_the_way_out(box):
@@ -537,6 +537,25 @@ def test_the_shell_wrapper_without_a_python_says_so_in_json(box):
     words = ["/bin/sh", str(SCRIPTS / "comfyui_setup.sh"), "--dry-run"]
     done = subprocess.run(words, env={"PATH": str(box.bin)}, capture_output=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, "python_missing")
+
+
+def test_the_powershell_wrapper_hands_everything_over(box):
+    pwsh = shutil.which("pwsh")
+    if pwsh is None:
+        pytest.skip("PowerShell is not installed")
+    box.program("python3", f'#!/bin/sh\nexec {BASE_PYTHON} "$@"\n')
+    environment = {"PATH": str(box.bin), "HOME": str(box.home), **box.environment}
+    words = [
+        pwsh,
+        "-NoProfile",
+        "-File",
+        str(SCRIPTS / "comfyui_setup.ps1"),
+        "status",
+        "--port",
+        str(box.port),
+    ]
+    done = subprocess.run(words, env=environment, cwd=box.home, capture_output=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, "not_running")
 
 
 def test_the_shell_wrapper_passes_shellcheck():
