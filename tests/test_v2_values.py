@@ -215,6 +215,13 @@ def test_a_frame_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatc
     assert list(_sse.parse(endless())) == []
 
 
+def test_a_frame_of_endless_lines_is_dropped_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sse, "MOST_FRAME", 1000)
+    stream = "event: log\n" + "data: 0123456789\n" * 500 + "\nevent: status\ndata: {}\n\n"
+
+    assert parsed(stream) == [("status", "{}")]
+
+
 def test_progress_becomes_an_event_that_names_its_node() -> None:
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "5", "step": 3, "steps": 20}
 
