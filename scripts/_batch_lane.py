@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import _cli
 import _collect
 import _events
+import _graph
 import _jobs
 import _refusals
 import _reports
@@ -85,6 +86,8 @@ class Lane(threading.Thread):
         self.client_id = client_id
         run = batch.options.run
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
+        outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
+        self._output_nodes = frozenset(node.node_id for node in outputs)
         self._sockets = any("websocket" in str(node.get("class_type")).lower() for node in filler.prepared.graph.values())
 
     # --- the thread
@@ -241,7 +244,7 @@ class Lane(threading.Thread):
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight
-        self.watcher.watch(accepted.prompt_id)
+        self.watcher.watch(accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes)
 
     def _not_submitted(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """What a failed submit means: for the run alone, for the server, or only for now."""

@@ -63,7 +63,9 @@ class _Watched:
     end_seen: float = 0.0
     unknown_since: float | None = None
     outputs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    suffices: frozenset[str] = frozenset()  # with results of these nodes over an unbroken socket no record is needed
+    suffices: frozenset[str] = (
+        frozenset()
+    )  # with results of these nodes over an unbroken socket no record is needed
     started: float | None = None
 
 
@@ -304,6 +306,9 @@ class Watcher:
             # After a reconnect `executing` comes without a prompt id: it is the run that was current.
             self._current = event.prompt_id or self._current
             self._current_node = event.node
+        elif event.type == "progress":
+            # All that is broadcast of a run without a client id; the preview that follows belongs to it.
+            self._current, self._current_node = event.prompt_id or self._current, event.node
         watched = self._watched.get(event.prompt_id or "")
         if watched is None:
             return []
@@ -451,5 +456,11 @@ def _state_from_event(watched: _Watched) -> JobState:
     error = watched.end_event.data if outcome != "success" else None
     ended = seconds(watched.end_event.data.get("timestamp"))
     return JobState(
-        watched.prompt_id, "done", outcome, outputs=watched.outputs, error=error, started=watched.started, ended=ended
+        watched.prompt_id,
+        "done",
+        outcome,
+        outputs=watched.outputs,
+        error=error,
+        started=watched.started,
+        ended=ended,
     )
