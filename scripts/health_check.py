@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "pillow>=10.1,<13"]
+# dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
 """What works, what does not, and what to do next: one look at the whole installation.
 

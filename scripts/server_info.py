@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13"]
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
 """Ask a server what it is, what it has and what it can do; save its workflows, send and fetch files.
 
