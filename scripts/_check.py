@@ -161,20 +161,20 @@ def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
 def _too_deep(graph: Graph, live: set[str]) -> list[Finding]:
     """A graph without cycles whose longest chain is more than the server's own check can follow."""
     depth: dict[str, int] = {}
+    entered: set[str] = set()
     for start in live:
         trail = [start]
         while trail:
             node_id = trail[-1]
             if node_id in depth:
                 trail.pop()
-                continue
-            waiting = [source for source in _sources(graph, node_id, live) if source not in depth]
-            if waiting:
-                trail.extend(waiting)
-            else:
-                below = [depth[source] for source in _sources(graph, node_id, live)]
+            elif node_id in entered:
+                below = [depth.get(source, 0) for source in _sources(graph, node_id, live)]
                 depth[node_id] = 1 + max(below, default=0)
                 trail.pop()
+            else:
+                entered.add(node_id)
+                trail.extend(source for source in _sources(graph, node_id, live) if source not in entered)
     longest = max(depth.values(), default=0)
     if longest <= _DEEPEST_CHAIN:
         return []
