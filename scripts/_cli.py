@@ -213,7 +213,8 @@ def warn(text: str) -> None:
 
 
 def _stderr(text: str) -> None:
-    line = redact(clean(text))
+    # A server's text of several lines would look like several of ours.
+    line = " ".join(redact(clean(text)).split("\n"))
     encoding = getattr(sys.stderr, "encoding", None) or "ascii"
     try:
         sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -307,7 +308,7 @@ def _our_fault(error: Exception) -> dict[str, Any]:
     import traceback
 
     if os.environ.get("COMFYUI_SKILL_DEBUG"):
-        _stderr("".join(traceback.format_exception(error)))
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown place"  # noqa: PTH119
     return SkillError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +187,7 @@ class Collector:
         self.digests = digests
         self.patience = patience
         self._taken: set[str] = set()
+        self._stopped = False
 
     def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
         """Fetch a few at once; what fails is reported beside what arrived. Order as given."""
@@ -196,7 +197,13 @@ class Collector:
             from concurrent.futures import ThreadPoolExecutor
 
             with ThreadPoolExecutor(min(AT_ONCE, len(outputs))) as pool:
-                results = list(pool.map(self._try, outputs))
+                try:
+                    results = list(pool.map(self._try, outputs))
+                except BaseException:
+                    # Ctrl-C and SIGTERM: the other downloads end at their next piece, not at their last.
+                    self._stopped = True
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
         return [item for item in results if isinstance(item, Saved)], [
             item for item in results if isinstance(item, Failed)
         ]
@@ -222,7 +229,7 @@ class Collector:
         target = self._target(output)
         part = _safe_names.part_beside(target)
         try:
-            size = _download(self.server, output.ref, part, self.patience)
+            size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
             digest = file_digest(part) if self.digests else None
             path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
@@ -275,7 +282,7 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(server: Dialect, ref: FileRef, part: Path, patience: float) -> int:
+def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stopped: Callable[[], bool]) -> int:
     """The file's bytes into `part`, resumed where the server has ranges; the number of bytes.
 
     A server that is out of reach is waited for as long as `patience` seconds.
@@ -301,7 +308,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float) -> int
                 offset = _start(response, file, offset)
                 validator = _validator(response)
                 expected = _expected(response, offset)
-                offset, whole = _copy(response, file, offset)
+                offset, whole = _copy(response, file, offset, stopped)
             if whole and expected in (None, offset):
                 return offset
             if offset > before and validator is not None:
@@ -364,13 +371,17 @@ def _expected(response: requests.Response, offset: int) -> int | None:
     return offset + int(length)
 
 
-def _copy(response: requests.Response, file: Any, offset: int) -> tuple[int, bool]:
+def _copy(
+    response: requests.Response, file: Any, offset: int, stopped: Callable[[], bool]
+) -> tuple[int, bool]:
     """Copy what arrives: the new offset, and whether the body ended in good order."""
     import requests
     import urllib3
 
     pieces = _common.stream(response, PIECE)
     while True:
+        if stopped():
+            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
         try:
             piece = next(pieces, b"")
         except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError):

@@ -20,6 +20,10 @@ from _reports import head
 
 MOST_ROWS = 50
 CONFIRM_PATIENCE = 6.0
+HINTS = {
+    "still_running": "a node that reports no progress finishes first; look again with manage_queue.py list",
+    "not_found": "it is neither in the queue nor in the history: removed before, or a wrong id",
+}
 
 
 def queue_rows(server: Dialect) -> list[JobSummary]:
@@ -82,7 +86,7 @@ def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[st
             "status": "error",
             "code": "not_cancelled" if failed[0]["result"] == "still_running" else "not_found",
             "message": f"{failed[0]['prompt_id']}: {str(failed[0]['result']).replace('_', ' ')}",
-            "hint": "a node that reports no progress finishes first; look again with manage_queue.py list",
+            "hint": HINTS.get(str(failed[0]["result"]), "see manage_queue.py list"),
         }
     return document
 

@@ -155,7 +155,10 @@ def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) 
         for name, value in current.items():
             if isinstance(value, list) and len(value) == 1:
                 value = value[0]
-            if str(name) not in shown or isinstance(shown[str(name)], dict):
+            link = shown.get(str(name))
+            if isinstance(link, dict):
+                shown[str(name)] = link | {"value": _value(str(name), value)}
+            elif str(name) not in shown:
                 shown[str(name)] = _value(str(name), value)
     return {_cli.clean(name, 80): value for name, value in list(shown.items())[:40]}
 

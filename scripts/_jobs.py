@@ -33,6 +33,8 @@ LONG_VIDEO_RUN = 1800.0
 WORTH_SAYING = 3.0
 # An interrupt takes effect at the next step; a silent long node finishes first.
 CANCEL_PATIENCE = 8.0
+WAIT_HINT = "wait for it by its prompt id; do not submit it again"
+FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     finally:
         progress.close()
         watcher.close()
-    report = _reports.finished(job, state, prepared, options, progress, watcher.missed_frames)
+    report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
     if expected is not None:
         report["estimate"] = expected.to_json()
     if state.outcome == "success":
@@ -178,7 +180,25 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
         progress.close()
         watcher.close()
     job.graph = state.graph or job.graph
-    return _reports.finished(job, state, None, options, progress, missed_frames=False)
+    return _collected(job, state, None, options, progress, missed_frames=False)
+
+
+def _collected(
+    job: Job,
+    state: JobState,
+    prepared: Prepared | None,
+    options: Options,
+    progress: Progress,
+    missed_frames: bool,
+) -> dict[str, Any]:
+    """Download and report. Who stops us here must learn that the job itself has ended."""
+    words = "while its results were downloaded; the job itself had ended"
+    try:
+        return _reports.finished(job, state, prepared, options, progress, missed_frames)
+    except KeyboardInterrupt:
+        raise _left_running(job, options, f"interrupted {words}", "interrupted", FETCH_HINT) from None
+    except Terminated:
+        raise _left_running(job, options, f"told to stop {words}", "still_running", FETCH_HINT) from None
 
 
 def _submitted(server: Dialect, submission: Submission, options: Options) -> Job:
@@ -321,14 +341,14 @@ def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Op
     return JobState(job.prompt_id, "running")
 
 
-def _left_running(job: Job, options: Options, message: str, code: str) -> SkillError:
+def _left_running(job: Job, options: Options, message: str, code: str, hint: str = WAIT_HINT) -> SkillError:
     """We stop, the job does not: how to get back to it."""
     return SkillError(
         message,
         code=code,
         status="timeout" if code == "still_running" else "running",
         retryable=False,
-        hint="wait for it by its prompt id; do not submit it again",
+        hint=hint,
         next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
         prompt_id=job.prompt_id,
         host=job.server.url,

@@ -187,7 +187,7 @@ class Monitor:
             return
         if isinstance(item.frame, _events.Event):
             if item.frame.type == "job_pending":
-                shown.position = item.frame.data.get("position")
+                shown.position = item.frame.data.get("position") or shown.position
             else:
                 shown.state = "running"
             shown.progress.on(item.frame)

@@ -126,8 +126,9 @@ class Progress:
             self._line(self.doing)
 
     def _on_pending(self, event: _events.Event) -> None:
-        position = event.data.get("position")
-        words = f"waiting in the queue, place {position}"
+        position, remaining = event.data.get("position"), event.data.get("queue_remaining")
+        where = f", place {position}" if position else f" ({remaining} jobs in it)" if remaining else ""
+        words = f"waiting in the queue{where}"
         if words != self.doing:
             self._say(words, words)
 

@@ -65,6 +65,8 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
         ]
     if prepared.uploads:
         document["uploads"] = list(prepared.uploads)
+    if source.missing_types:
+        document["missing_types"] = [_cli.clean_tree(item, 200) for item in source.missing_types]
     if prepared.partner:
         document["partner_nodes"] = list(prepared.partner)
     if notes := [*source.warnings, *prepared.notes]:
@@ -224,8 +226,9 @@ def _verdict(
             "cancelled",
             "cancelled",
             "the job was stopped or removed by someone else",
-            "run it again if wanted" if job.server.api == "local" else
-            "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
+            "run it again if wanted"
+            if job.server.api == "local"
+            else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
         return failure(state, job.graph) | {"next": [_explain_command(job)]}
@@ -256,9 +259,13 @@ def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> di
             message,
             "the server does not hand these files out; see failed_downloads",
         )
-    words = _words(
-        "partial", "download_failed", message, "fetch them again when the server answers", retryable=True
+    disk = all(item.error.code == "system_error" for item in failed)
+    hint = (
+        "check the output folder and the disk, then fetch them again"
+        if disk
+        else "fetch them again when the server answers"
     )
+    words = _words("partial", "download_failed", message, hint, retryable=True)
     return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
 
 

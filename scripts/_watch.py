@@ -20,8 +20,8 @@ from _wire import Disconnected, Wire
 if TYPE_CHECKING:
     from _sse import EventStream
 
-QUIET_BEFORE_PING = 10.0
-PING_PATIENCE = 10.0
+QUIET_BEFORE_PING = 5.0
+PING_PATIENCE = 5.0
 # `executing null` follows the end within a millisecond and says that the history is written.
 HISTORY_LAG = 0.15
 # After the end event the history must appear; when it never does (someone cleared it) the events must do.
@@ -30,6 +30,9 @@ RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # A socket that opens and never sends the greeting is of no use.
 GREETING_PATIENCE = 3.0
 TICK = 0.5
+FIRST_LOOK = 1.0
+# A job that was seen waiting, on a server that has not restarted: gone means removed.
+REMOVED_GRACE = 0.5
 # What a server-sent event becomes (see `_sse`).
 STREAM_EVENTS = frozenset({"job_progress", "job_status", "job_output"})
 
@@ -158,7 +161,8 @@ class Watcher:
         watched = _Watched(prompt_id, ours, seen=now, interval=self.server.first_poll)
         if self.live and ours and self.server.client_frames:
             watched.suffices = output_nodes
-        watched.check_at = now + self.server.cross_check if self.live and ours else now
+        # With a socket the first look is only to say that it waits, when nothing has been heard by then.
+        watched.check_at = now + FIRST_LOOK if self.live and ours else now
         self._watched[prompt_id] = watched
 
     def forget(self, prompt_id: str) -> None:
@@ -427,9 +431,9 @@ class Watcher:
                     watched.prompt_id, _events.Event("job_progress", watched.prompt_id, data=state.progress)
                 )
             ]
-        if state.phase == "pending" and state.position:
-            position = {"position": state.position}
-            return [Update(watched.prompt_id, _events.Event("job_pending", watched.prompt_id, data=position))]
+        if state.phase == "pending":
+            place = {"position": state.position, "queue_remaining": self.queue_remaining}
+            return [Update(watched.prompt_id, _events.Event("job_pending", watched.prompt_id, data=place))]
         return []
 
     def _weigh_unknown(self, watched: _Watched, state: JobState) -> list[Update | Ended]:
@@ -437,10 +441,13 @@ class Watcher:
         now = time.monotonic()
         if watched.unknown_since is None:
             watched.unknown_since, watched.interval = now, self.server.first_poll
-        if now - watched.unknown_since < self.server.grace:
+        removed = watched.phase == "pending" and not self.restarts_possible
+        if now - watched.unknown_since < (
+            min(REMOVED_GRACE, self.server.grace) if removed else self.server.grace
+        ):
             self._schedule(watched)
             return []
-        if watched.phase == "pending" and not self.restarts_possible:
+        if removed:
             return [self._end(watched, replace(state, phase="done", outcome="cancelled"))]
         return [self._end(watched, state)]
 

@@ -185,6 +185,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
         _save_graph(Path(args.save_workflow), prepared.graph)
     if args.dry_run:
         return _dry_run(server, prepared, args)
+    _need_known_nodes(prepared, server, args.workflow)
     _need_consent(prepared, args)
     options = _options(args, output_dir)
     return (
@@ -227,6 +228,24 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
         partner_key=partner_key,
         patience=args.reconnect_time,
         retry_oom=args.retry_oom,
+    )
+
+
+def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
+    """Nodes that the server lacks could not be converted; what would be sent is no graph."""
+    missing = prepared.source.missing_types
+    if not missing:
+        return
+    import _reports
+
+    classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
+    raise SkillError(
+        f"the server lacks {len(classes)} node class(es) of this workflow: {', '.join(classes)[:300]}",
+        code="rejected",
+        status="rejected",
+        hint="install their packs (check_deps.py names them), then run it again",
+        next=[_reports.command("check_deps.py", workflow, "--host", server.url)],
+        missing_types=[_cli.clean_tree(item, 200) for item in missing],
     )
 
 

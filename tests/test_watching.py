@@ -50,7 +50,7 @@ def test_a_job_that_has_ended_or_never_was_does_not_keep_the_monitor(run: Runner
 
 
 def test_all_that_runs_is_seen_though_others_submitted_it(run: Runner, demo: Demo) -> None:
-    ids = {submit(demo, graphs.sleeper(0.3), client) for client in ("a", "b", None)}
+    ids = {submit(demo, graphs.sleeper(1.2), client) for client in ("a", "b", None)}
     ran = run("ws_monitor.py", "--all", "--host", demo.url, timeout=20)
     assert ran.code == 0
     assert {job["prompt_id"] for job in ran.json["jobs"]["items"]} == ids
@@ -59,6 +59,7 @@ def test_all_that_runs_is_seen_though_others_submitted_it(run: Runner, demo: Dem
 
 def test_json_lines_carry_every_message_cleaned(run: Runner, demo: Demo) -> None:
     # Frames of a run without a client id go to every socket.
+    occupy(demo, 2)
     graph = graphs.sleeper(0.6, steps=4)
     prompt_id = submit(demo, graph, client=None)
     ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--json", "--host", demo.url, timeout=20)
@@ -86,7 +87,7 @@ def test_previews_are_saved_with_node_step_and_right_suffix(run: Runner, demo: D
         },
         "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "p"}},
     }
-    blocker = occupy(demo, 1.0)
+    occupy(demo, 2.5)
     prompt_id = submit(demo, graph, client=None)
     ran = run(
         "ws_monitor.py",
@@ -100,7 +101,7 @@ def test_previews_are_saved_with_node_step_and_right_suffix(run: Runner, demo: D
         timeout=20,
     )
     saved = [row for row in lines(ran) if row["type"] == "preview_saved"]
-    assert saved and blocker
+    assert saved
     for row in saved:
         assert "_node5_step" in row["file"] and row["file"].endswith(".png")
         assert (run.folder / row["file"]).read_bytes().startswith(b"\x89PNG")
@@ -157,7 +158,8 @@ def test_a_failure_is_explained_with_node_inputs_and_next_steps(run: Runner, dem
     assert (ran.code, ran.json["code"]) == (1, "out_of_memory")
     assert ran.json["node"]["title"] == "The weak one"
     assert ran.json["node"]["inputs"]["message"] == "no room"
-    assert ran.json["node"]["inputs"]["image"] == {"from_node": "1", "output": 0}
+    image = ran.json["node"]["inputs"]["image"]
+    assert (image["from_node"], image["output"]) == ("1", 0)
     assert ran.json["error"]["traceback"]
 
 
@@ -183,7 +185,7 @@ def test_last_and_list(run: Runner, demo: Demo) -> None:
 
 
 def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
-    running = occupy(demo, 3)
+    running = occupy(demo, 25)
     ran = run("fetch_logs.py", running, "--host", demo.url)
     assert (ran.code, ran.json["code"]) == (5, "still_running")
     ran = run("fetch_logs.py", "no-such-job", "--host", demo.url)
@@ -209,7 +211,7 @@ def test_node_times_are_told_where_we_watched(run: Runner, demo: Demo, graph_fil
 
 
 def test_the_list_is_in_true_order_and_marks_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
-    running = occupy(demo, 5)
+    running = occupy(demo, 25)
     others = [submit(demo, graphs.picture()) for _ in range(4)]
     ours = run(
         "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait", "--front"
@@ -222,7 +224,7 @@ def test_the_list_is_in_true_order_and_marks_ours(run: Runner, demo: Demo, graph
 
 
 def test_cancel_hits_what_was_named_and_asks_for_others(run: Runner, demo: Demo, graph_file: Any) -> None:
-    running, waiting = occupy(demo, 8), submit(demo, graphs.picture())
+    running, waiting = occupy(demo, 25), submit(demo, graphs.picture())
     ours = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait").json[
         "prompt_id"
     ]
@@ -241,7 +243,7 @@ def test_cancelling_what_is_not_there_is_no_success(run: Runner, demo: Demo) -> 
 
 
 def test_clear_takes_ours_and_asks_before_it_takes_all(run: Runner, demo: Demo, graph_file: Any) -> None:
-    occupy(demo, 8)
+    occupy(demo, 25)
     foreign = submit(demo, graphs.picture())
     run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait")
     ran = run("manage_queue.py", "clear", "--host", demo.url)
@@ -253,11 +255,11 @@ def test_clear_takes_ours_and_asks_before_it_takes_all(run: Runner, demo: Demo, 
 
 
 def test_a_waiting_job_moves_to_the_front_and_runs_once(run: Runner, demo: Demo) -> None:
-    running = occupy(demo, 2)
+    running = occupy(demo, 5)
     first, second = submit(demo, graphs.picture()), submit(demo, graphs.picture())
     ran = run("manage_queue.py", "move-front", second, "--host", demo.url)
     assert (ran.code, ran.json["position"]) == (0, 1)
-    wait_for(lambda: demo.get(f"/history/{first}"))
+    wait_for(lambda: demo.get(f"/history/{first}"), 15)
     order = [entry for entry in demo.get("/history") if entry in (running, first, second)]
     assert order == [running, second, first]
     assert run("manage_queue.py", "move-front", second, "--host", demo.url).code == 1
@@ -309,7 +311,7 @@ def test_wait_for_several_jobs_tells_each_outcome(run: Runner, demo: Demo) -> No
 
 
 def test_wait_that_runs_out_of_time(run: Runner, demo: Demo) -> None:
-    prompt_id = occupy(demo, 4)
+    prompt_id = occupy(demo, 25)
     ran = run("manage_queue.py", "wait", prompt_id, "--timeout", "0.5", "--host", demo.url)
     assert (ran.code, ran.json["waiting"]) == (5, [prompt_id])
 
