@@ -699,3 +699,100 @@ def test_previews_are_saved_when_asked_for(run: Runner, demo: Demo, graph_file: 
 def test_only_runs_one_output(run: Runner, any_server: str, graph_file: Any) -> None:
     ran = run("run_workflow.py", graph_file(graphs.two_pictures()), "--host", any_server, "--only", "4")
     assert [item["node_id"] for item in ran.json["outputs"]] == ["4"]
+
+
+def test_being_stopped_while_downloading_does_not_lose_the_job(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    graph = {
+        "1": {
+            "class_type": "DemoBigFile",
+            "inputs": {
+                "size_mb": 3000,
+                "filename": "big.bin",
+                "subfolder": "",
+                "sparse": True,
+                "seed": time.time_ns() % 9999,
+            },
+        }
+    }
+    for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, 5)):
+        ours = f"ours-{time.time_ns()}"
+        process = run.start(
+            "run_workflow.py",
+            "--prompt-id",
+            ours,
+            graph_file(graph),
+            "--host",
+            demo.url,
+            "--output-dir",
+            "out",
+        )
+        wait_for(lambda: any(path.stat().st_size > 1_000_000 for path in run.folder.glob("out/.*.part")), 20)
+        process.send_signal(stop)
+        out, _ = process.communicate(timeout=15)
+        report = json.loads(out)
+        assert process.returncode == code
+        assert report["prompt_id"] == ours and report["retryable"] is False
+        assert ours in report["next"][0]
+        assert list((run.folder / "out").iterdir()) == []
+
+
+def test_a_taken_prompt_id_and_outputs_that_do_not_exist_are_misuse(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    workflow = graph_file(graphs.picture())
+    assert run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice").code == 0
+    again = run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice", "--no-ws")
+    assert (again.code, again.json["code"]) == (2, "prompt_id_taken")
+    for node in ("99", "1"):
+        ran = run("run_workflow.py", workflow, "--host", demo.url, "--only", "2", "--only", node)
+        assert (ran.code, ran.json["code"]) == (2, "no_such_output_node")
+    assert len(posts(demo, "/prompt")) == 1
+
+
+def test_pictures_that_nobody_listened_for_are_missed_not_done(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    graph = graphs.picture()
+    graph["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--no-ws")
+    assert (ran.code, ran.json["code"]) == (1, "missed_pictures")
+
+
+def test_all_missing_classes_are_named_at_once(run: Runner, any_server: str, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["5"] = {"class_type": "NoSuchNodeA", "inputs": {}}
+    graph["6"] = {"class_type": "NoSuchNodeB", "inputs": {}}
+    ran = run("run_workflow.py", graph_file(graph), "--host", any_server)
+    assert ran.code == 6
+    assert {item["class_type"] for item in ran.json["node_errors"]} == {"NoSuchNodeA", "NoSuchNodeB"}
+
+
+def test_a_mask_goes_to_its_picture_whichever_name_is_used(
+    run: Runner, any_server: str, graph_file: Any, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "photo.png")
+    mask = Image.new("L", (40, 20), 0)
+    mask.paste(255, (10, 5, 20, 15))
+    mask.save(tmp_path / "mask.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+        "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 1]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mask"}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "photo"}},
+    }
+    for name in ("mask", "image"):
+        ran = run(
+            "run_workflow.py", graph_file(graph), "--host", any_server, "--output-dir", f"out-{name}",
+            "--input-image", f"image={tmp_path / 'photo.png'}", "--input-mask", f"{name}={tmp_path / 'mask.png'}",
+        )  # fmt: skip
+        assert ran.code == 0, ran.out
+        files = {item["node_id"]: item["file"] for item in ran.json["outputs"]}
+        with Image.open(files["3"]) as seen:
+            gray = seen.convert("L")
+            assert (gray.getpixel((15, 10)), gray.getpixel((2, 2))) == (255, 0)
+        with Image.open(files["4"]) as seen:
+            assert seen.convert("RGB").getpixel((2, 2))[0] > 250
