@@ -11,7 +11,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -123,14 +126,21 @@ class Demo:
         return answer
 
     async def start(self, _app: web.Application) -> None:
-        self.tasks = [asyncio.create_task(self.hub.deliver())]
+        self.begin(self.hub.deliver())
         if self.cloud is None:
-            self.tasks.append(asyncio.create_task(self.engine.work()))
+            self.begin(self.engine.work())
             return
         await self.cloud.storage.start()
         self.storage_url = self.cloud.storage.url
-        # Each worker has a cache of its own: runs that overlap must not empty each other's.
-        self.tasks += [asyncio.create_task(self.engine.work(Cache())) for _ in range(self.cloud.concurrency)]
+        for _ in range(self.cloud.concurrency):
+            # Each worker has a cache of its own: runs that overlap must not empty each other's.
+            self.begin(self.engine.work(Cache()))
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; if it dies, say so at once (a server without its worker looks alive)."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_say_why)
+        self.tasks.append(task)
 
     async def stop(self, _app: web.Application) -> None:
         for task in self.tasks:
@@ -138,6 +148,11 @@ class Demo:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.cloud is not None:
             await self.cloud.storage.stop()
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        traceback.print_exception(task.exception())
 
 
 @web.middleware

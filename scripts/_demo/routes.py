@@ -19,7 +19,7 @@ async def read_json(request: web.Request) -> Any:
     text = await request.text()
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unhandled("the body is not JSON") from error
 
 

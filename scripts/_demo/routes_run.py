@@ -90,6 +90,9 @@ class RunRoutes:
         extra = dict(extra)
         if "client_id" in body:
             extra["client_id"] = body["client_id"]
+        if extra.get("client_id") is not None and not isinstance(extra["client_id"], (str, int)):
+            # The real server accepts this and dies of it.
+            raise Unhandled("client_id is not a name")
         secrets = {key: str(extra.pop(key)) for key in SECRETS if key in extra}
         if self.demo.options.modern:
             extra["create_time"] = now_ms()

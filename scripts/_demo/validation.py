@@ -6,6 +6,7 @@ feed no output are not looked at, and outputs that fail are dropped while the re
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,9 @@ from .folders import Folders
 
 CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONGEST_LIST_SHOWN = 20
-DEPTH = 900
+# The real server follows chains of about two thousand nodes; each level is two calls here.
+DEPTH = 2000
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 3 * DEPTH))
 
 
 class Unhandled(Exception):
@@ -55,11 +58,19 @@ def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list
         problem = _class_problem(node_id, node, definitions)
         if problem is not None:
             return Verdict(error=problem)
-        if definitions.node(node["class_type"]).output_node and (targets is None or node_id in targets):
+        if definitions.node(node["class_type"]).output_node and _wanted(node_id, targets):
             outputs.append(node_id)
     if not outputs:
         return Verdict(error=top_error("prompt_no_outputs", "Prompt has no outputs"))
     return _Pass(nodes, definitions, folders).outputs(outputs)
+
+
+def _wanted(node_id: str, targets: Any) -> bool:
+    if targets is None:
+        return True
+    if not isinstance(targets, (list, dict, str)):
+        raise Unhandled("partial_execution_targets is not a list")
+    return node_id in targets
 
 
 def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> dict[str, Any] | None:
