@@ -69,6 +69,7 @@ class Tally:
 
     ends: Counter[str] = field(default_factory=Counter)
     earlier: int = 0
+    earlier_failed: int = 0
     files: int = 0
     size: int = 0
     moved: int = 0
@@ -85,7 +86,13 @@ class Batch:
     """The shared state of a batch. Lanes and fetchers call it from their own threads."""
 
     def __init__(
-        self, recipe: Recipe, options: BatchOptions, journal: Journal, recorded: dict[int, RunRecord], *, look: int = 0
+        self,
+        recipe: Recipe,
+        options: BatchOptions,
+        journal: Journal,
+        recorded: dict[int, RunRecord],
+        *,
+        look: int = 0,
     ) -> None:
         """`recorded`: what an earlier session left. `look`: so many runs after the last recorded one may be on a
         server although the journal does not say so (a power cut)."""
@@ -95,7 +102,9 @@ class Batch:
         self.lanes: list[Lane] = []
         self.tally = Tally()
         self.started = time.monotonic()
-        self.stopping: str | None = None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
+        self.stopping: str | None = (
+            None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
+        )
         self.failure: _cli.SkillError | None = None
         self.seconds: deque[float] = deque(maxlen=50)
         self._changed = threading.Condition()
@@ -118,7 +127,7 @@ class Batch:
             else:
                 self.tally.earlier += 1
                 if record.status != "success":
-                    self.tally.ends[f"earlier_{record.status}"] += 0
+                    self.tally.earlier_failed += 1
                     self._remember(run, record.status, record.facts, record.host, earlier=True)
 
     def _unrecorded(self) -> Iterator[Todo]:
@@ -141,10 +150,10 @@ class Batch:
                     del self._waiting[at]
                     self._out += 1
                     return todo
-            todo = next(self._fresh, None)
-            if todo is not None:
+            fresh = next(self._fresh, None)
+            if fresh is not None:
                 self._out += 1
-            return todo
+            return fresh
 
     def _fits(self, todo: Todo, lane: Lane) -> bool:
         if todo.host is not None and todo.prompt_id is not None and todo.host != lane.url:
@@ -161,7 +170,9 @@ class Batch:
             self._out -= 1
             self._changed.notify_all()
 
-    def settle(self, run: int, status: str, facts: dict[str, Any], host: str | None, files: list[dict[str, Any]]) -> None:
+    def settle(
+        self, run: int, status: str, facts: dict[str, Any], host: str | None, files: list[dict[str, Any]]
+    ) -> None:
         """A run has come to its end, files and all."""
         with self._changed:
             self._out -= 1
@@ -176,11 +187,17 @@ class Batch:
                 self._weigh_failure(status)
             self._changed.notify_all()
 
-    def _remember(self, run: int, status: str, facts: dict[str, Any], host: str | None, *, earlier: bool = False) -> None:
+    def _remember(
+        self, run: int, status: str, facts: dict[str, Any], host: str | None, *, earlier: bool = False
+    ) -> None:
         if len(self.tally.failures) >= MOST_FAILURES_KEPT:
             return
         row = {"run": run, "status": status, "values": self.values(run)}
-        row |= {key: facts[key] for key in ("code", "message", "hint", "server_said", "prompt_id") if facts.get(key)}
+        row |= {
+            key: facts[key]
+            for key in ("code", "message", "hint", "server_said", "prompt_id")
+            if facts.get(key)
+        }
         if host:
             row["host"] = host
         self.tally.failures.append(row)
@@ -221,7 +238,9 @@ class Batch:
         with self._changed:
             if self.tally.settled >= self.to_do:
                 return True
-            return not any(lane.is_alive() for lane in self.lanes) and (self.stopping is not None or not self._out)
+            return not any(lane.is_alive() for lane in self.lanes) and (
+                self.stopping is not None or not self._out
+            )
 
     @property
     def complete(self) -> bool:

@@ -79,10 +79,14 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
     def fill(match: re.Match[str]) -> str:
         name, form = match[1], match[2] or ""
         if name not in known:
-            raise SkillError(f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}")
+            raise SkillError(
+                f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}"
+            )
         value = known[name]
         if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
-            raise SkillError(f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}")
+            raise SkillError(
+                f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}"
+            )
         try:
             text = format(_number(value) if form else value, form)
         except (ValueError, TypeError) as error:
@@ -116,7 +120,8 @@ class Fetchers:
         self.names = Names(batch)
         self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True) for number in range(FETCHERS)
+            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True)
+            for number in range(FETCHERS)
         ]
         for thread in self._threads:
             thread.start()
@@ -140,7 +145,9 @@ class Fetchers:
             except OSError as error:
                 # The disk does not take the journal or the files any more: going on would lose results.
                 said = error.strerror or type(error).__name__
-                self.batch.stop("disk", SkillError(f"cannot write into the output folder: {said}", code="system_error"))
+                self.batch.stop(
+                    "disk", SkillError(f"cannot write into the output folder: {said}", code="system_error")
+                )
 
     def _bring(self, haul: Haul) -> None:
         saved, failed = self._files(haul)
@@ -149,7 +156,10 @@ class Fetchers:
         if failed and status == "success":
             status = "download_failed"
             first = failed[0]
-            facts |= {"code": first.error.code, "message": f"could not fetch {first.json()['filename']}: {first.error.message}"}
+            facts |= {
+                "code": first.error.code,
+                "message": f"could not fetch {first.json()['filename']}: {first.error.message}",
+            }
         rows = [self._row(item) for item in saved]
         texts = _collect.texts_of(haul.outputs)
         if texts:
@@ -180,7 +190,9 @@ class Fetchers:
             saved.append(collector.save_bytes(name, frame.image, node, "socket"))
         for number, output in enumerate(outputs, len(haul.pictures) + 1):
             wanted = _named(output.ref.display_name or output.ref.filename, base, number, several)
-            renamed = output if base is None else replace(output, ref=replace(output.ref, display_name=wanted))
+            renamed = (
+                output if base is None else replace(output, ref=replace(output.ref, display_name=wanted))
+            )
             try:
                 saved.append(collector.fetch(renamed))
             except SkillError as error:

@@ -110,7 +110,9 @@ class Filler:
 
     def _refuse_overlap(self, filled: _fill.Filled) -> None:
         for change in filled.changes:
-            if (change["node_id"], change["input"]) in self._fixed and change["name"] in self.recipe.plan.names:
+            if (change["node_id"], change["input"]) in self._fixed and change[
+                "name"
+            ] in self.recipe.plan.names:
                 raise SkillError(
                     f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
                     exit=Exit.MISUSE, hint="leave one of them out",
@@ -124,7 +126,9 @@ class Filler:
         plan, notes = self.recipe.plan, []
         first = plan.values(0)
         trial = Filler.__new__(Filler)
-        trial.__dict__ = self.__dict__ | {"_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)}
+        trial.__dict__ = self.__dict__ | {
+            "_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)
+        }
         notes += trial.fill_values(first, 0).notes
         for axis in plan.axes:
             length = min(len(axis), plan.count) if len(plan.axes) == 1 and not plan.shuffled else len(axis)
@@ -133,7 +137,9 @@ class Filler:
                 try:
                     trial.fill_values(first | axis.at(step), 0)
                 except SkillError as error:
-                    place = f"{axis.kind} value {step + 1}" if axis.kind != "table" else f"table row {step + 1}"
+                    place = (
+                        f"{axis.kind} value {step + 1}" if axis.kind != "table" else f"table row {step + 1}"
+                    )
                     error.details.setdefault("at", place)
                     raise
         return notes

@@ -88,7 +88,9 @@ class Lane(threading.Thread):
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
         outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
         self._output_nodes = frozenset(node.node_id for node in outputs)
-        self._sockets = any("websocket" in str(node.get("class_type")).lower() for node in filler.prepared.graph.values())
+        self._sockets = any(
+            "websocket" in str(node.get("class_type")).lower() for node in filler.prepared.graph.values()
+        )
 
     # --- the thread
     def run(self) -> None:
@@ -103,7 +105,9 @@ class Lane(threading.Thread):
             self._end_with(SkillError(f"the system said: {error.strerror or error}", code="system_error"))
             self.batch.stop("disk", self.failure)
         except Exception as error:
-            self._end_with(SkillError(f"a fault in this tool ({type(error).__name__})", code="internal_error"))
+            self._end_with(
+                SkillError(f"a fault in this tool ({type(error).__name__})", code="internal_error")
+            )
             raise
         finally:
             self.hopeful = False
@@ -233,7 +237,9 @@ class Lane(threading.Thread):
         if todo.prompt_id is not None and (self.server.own_ids or todo.accepted):
             attempt += 1  # that id has been used up
         prompt_id = self.batch.prompt_id(todo.run, attempt)
-        flight.todo = todo = replace(todo, attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False)
+        flight.todo = todo = replace(
+            todo, attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False
+        )
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
@@ -244,7 +250,9 @@ class Lane(threading.Thread):
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight
-        self.watcher.watch(accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes)
+        self.watcher.watch(
+            accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes
+        )
 
     def _not_submitted(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """What a failed submit means: for the run alone, for the server, or only for now."""
@@ -327,7 +335,11 @@ class Lane(threading.Thread):
                 flight.started = time.monotonic()
             if frame.type == "progress":
                 value, most = _events.number(frame.data.get("value")), _events.number(frame.data.get("max"))
-                self.doing = f"run {flight.todo.run}: step {value:g} of {most:g}" if most > 1 else f"run {flight.todo.run}"
+                self.doing = (
+                    f"run {flight.todo.run}: step {value:g} of {most:g}"
+                    if most > 1
+                    else f"run {flight.todo.run}"
+                )
 
     def _check_times(self) -> None:
         """Cancel what has executed longer than --run-timeout allows."""
@@ -361,7 +373,11 @@ class Lane(threading.Thread):
         if state.outcome == "error":
             told = _reports.failure(state, flight.graph)
             said = told["error"]["server_said"]
-            facts |= {"code": told["code"], "message": f"{told['message']}: {said}"[:600], "hint": told["hint"]}
+            facts |= {
+                "code": told["code"],
+                "message": f"{told['message']}: {said}"[:600],
+                "hint": told["hint"],
+            }
             self._failed(flight, told["code"], "error", facts, state)
         elif state.outcome == "cancelled":
             facts |= {"code": "cancelled", "message": "stopped or removed by someone else"}
@@ -372,7 +388,10 @@ class Lane(threading.Thread):
             facts |= {"code": "dropped_nodes", "message": f"part of the graph failed validation: {said}"}
             self._hand_over(flight, "partial", facts, state)
         elif self._sockets and self._missed_pictures(flight, state):
-            facts |= {"code": "missed_images", "message": "its pictures went through a socket while nobody listened"}
+            facts |= {
+                "code": "missed_images",
+                "message": "its pictures went through a socket while nobody listened",
+            }
             self._failed(flight, "missed_images", "error", facts, state)
         else:
             self._hand_over(flight, "success", facts, state)
@@ -389,31 +408,45 @@ class Lane(threading.Thread):
         elif flight.started is not None:
             seconds = time.monotonic() - flight.started
         if seconds is not None and state.outcome == "success":
-            self.seconds_each = seconds if self.seconds_each is None else 0.8 * self.seconds_each + 0.2 * seconds
+            self.seconds_each = (
+                seconds if self.seconds_each is None else 0.8 * self.seconds_each + 0.2 * seconds
+            )
             self.batch.seconds.append(seconds)
         return seconds
 
     def _lost(self, todo: Todo) -> None:
         """The server was restarted or its queue cleared: the run is submitted again, but not for ever."""
         if todo.lost + 1 >= MOST_LOST:
-            self._fail(todo, "lost", {"code": "lost", "message": f"the server lost this run {MOST_LOST} times"})
+            self._fail(
+                todo, "lost", {"code": "lost", "message": f"the server lost this run {MOST_LOST} times"}
+            )
             return
         self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
         again = replace(todo, attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
         self.batch.put_back(again)
 
-    def _failed(self, flight: Flight, code: str, status: str, facts: dict[str, Any], state: JobState | None) -> None:
+    def _failed(
+        self, flight: Flight, code: str, status: str, facts: dict[str, Any], state: JobState | None
+    ) -> None:
         """A failed run: once more when that may help and --retries allows it, else its end."""
         todo = flight.todo
-        if code in TRANSIENT and todo.attempt - todo.lost <= self.batch.options.retries and not self.batch.stopping:
+        if (
+            code in TRANSIENT
+            and todo.attempt - todo.lost <= self.batch.options.retries
+            and not self.batch.stopping
+        ):
             if code == "out_of_memory":
                 if todo.freed:
                     return self._give_up(flight, status, facts, state)
                 self._free_memory()
             _cli.note(f"run {todo.run} failed ({code}); trying it again")
             self.batch.tally.retried += 1
-            self.batch.journal.write("again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message"))
-            again = replace(todo, attempt=todo.attempt + 1, prompt_id=None, host=None, freed=code == "out_of_memory")
+            self.batch.journal.write(
+                "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
+            )
+            again = replace(
+                todo, attempt=todo.attempt + 1, prompt_id=None, host=None, freed=code == "out_of_memory"
+            )
             self.batch.put_back(again)
             return None
         return self._give_up(flight, status, facts, state)
@@ -445,11 +478,17 @@ class Lane(threading.Thread):
         """A run that ended in an earlier session, its files still on the server."""
         kept = ("prompt_id", "host", "seconds", "code", "message", "hint")
         status = str(end.get("end") or "success")
-        facts = {key: end[key] for key in kept if key in end and not (status == "success" and key in ("code", "message"))}
+        facts = {
+            key: end[key]
+            for key in kept
+            if key in end and not (status == "success" and key in ("code", "message"))
+        }
         facts.setdefault("prompt_id", todo.prompt_id)
         outputs = end.get("outputs")
         seeds = end.get("seeds") or {}
-        self.fetchers.add(Haul(todo.run, self.server, status, facts, outputs if isinstance(outputs, dict) else {}, seeds))
+        self.fetchers.add(
+            Haul(todo.run, self.server, status, facts, outputs if isinstance(outputs, dict) else {}, seeds)
+        )
 
     # --- giving runs back
     def backlog(self) -> float:
@@ -490,10 +529,17 @@ class Lane(threading.Thread):
             self._move(prompt_id, flight.todo)
 
     def _move(self, prompt_id: str, todo: Todo) -> None:
-        self.batch.journal.write("moved", run=todo.run, attempt=todo.attempt, prompt_id=prompt_id, **{"from": self.url})
+        self.batch.journal.write(
+            "moved", run=todo.run, attempt=todo.attempt, prompt_id=prompt_id, **{"from": self.url}
+        )
         self.batch.tally.moved += 1
         moved = replace(
-            todo, attempt=todo.attempt + 1, prompt_id=None, host=None, accepted=False, barred=todo.barred | {self.url}
+            todo,
+            attempt=todo.attempt + 1,
+            prompt_id=None,
+            host=None,
+            accepted=False,
+            barred=todo.barred | {self.url},
         )
         self.batch.put_back(moved)
 
@@ -507,7 +553,9 @@ class Lane(threading.Thread):
     def _give_away(self, error: SkillError) -> None:
         """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
         if self.flights:
-            _cli.warn(f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers")
+            _cli.warn(
+                f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers"
+            )
         for prompt_id, flight in list(self.flights.items()):
             self._drop(prompt_id)
             self.left_behind.add(prompt_id)

@@ -62,7 +62,9 @@ class BatchProgress:
         self._bar.n = self._batch.tally.settled
         self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
         pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
-        self._bar.set_postfix_str(_cli.redact(_cli.clean(f"{self._left()}{pace}  {doing}", 80)), refresh=False)
+        self._bar.set_postfix_str(
+            _cli.redact(_cli.clean(f"{self._left()}{pace}  {doing}", 80)), refresh=False
+        )
         self._bar.refresh()
 
     def close(self) -> None:

@@ -40,7 +40,9 @@ def run(
     batch = Batch(recipe, options, journal, dict(recorded), look=look)
     fetchers = Fetchers(batch)
     servers = [filler.server for filler in ready if filler.server is not None]
-    batch.lanes = [Lane(batch, server, filler, fetchers) for server, filler in zip(servers, ready, strict=True)]
+    batch.lanes = [
+        Lane(batch, server, filler, fetchers) for server, filler in zip(servers, ready, strict=True)
+    ]
     progress = BatchProgress(batch, quiet=options.run.quiet)
     try:
         for lane in batch.lanes:
@@ -57,7 +59,9 @@ def run(
     finally:
         progress.close()
     seconds = time.monotonic() - batch.started
-    journal.write("end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends))
+    journal.write(
+        "end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends)
+    )
     _batch_setup.remember_times(recipe.source.graph, list(batch.seconds))
     return report(batch, seconds)
 
@@ -121,6 +125,8 @@ def _counts(batch: Batch) -> dict[str, Any]:
     }
     if batch.tally.earlier:
         document["done_before"] = batch.tally.earlier
+    if batch.tally.earlier_failed:
+        document["failed_before"] = batch.tally.earlier_failed
     return document
 
 
@@ -160,13 +166,14 @@ def _host(lane: Lane) -> dict[str, Any]:
 def _verdict(batch: Batch) -> dict[str, Any]:
     """status, and for all but a full success also code, message, hint, retryable, next."""
     tally = batch.tally
-    failed = tally.settled - tally.ends["success"] + len([row for row in tally.failures if row["run"] is None])
-    earlier_failures = sum(1 for name in tally.ends if name.startswith("earlier_"))
-    if batch.complete and not failed and not earlier_failures:
+    failed = tally.settled - tally.ends["success"] + tally.earlier_failed
+    if batch.complete and not failed:
         return {"status": "success"}
     again = [resume_command(batch)]
     if batch.stopping == "interrupted":
-        return _words("cancelled", "interrupted", "interrupted by the user; what was finished is here", again, True)
+        return _words(
+            "cancelled", "interrupted", "interrupted by the user; what was finished is here", again, True
+        )
     if batch.failure is not None and not batch.complete:
         error = batch.failure
         code = error.code if error.code != "unreachable" else "server_gone"
@@ -177,16 +184,23 @@ def _verdict(batch: Batch) -> dict[str, Any]:
         return _words("partial", "stopped_on_error", "stopped at the first failure (--stop-on-error)", again)
     if tally.ends["rejected"] and tally.ends["rejected"] == tally.settled and not tally.earlier:
         first = tally.failures[0] if tally.failures else {}
-        words = _words("rejected", "rejected", str(first.get("message") or "the server rejected every run"), [])
-        return words | {"hint": first.get("hint") or "correct the workflow; scripts/validate_workflow.py helps"}
+        words = _words(
+            "rejected", "rejected", str(first.get("message") or "the server rejected every run"), []
+        )
+        return words | {
+            "hint": first.get("hint") or "correct the workflow; scripts/validate_workflow.py helps"
+        }
     retry = [f"{again[0]} --retry-failed"]
     if not batch.complete:
         return _words("partial", "unfinished", "not every run came to an end", again, True)
-    count = failed or sum(row["status"] != "success" for row in tally.failures)
-    return _words("partial", "runs_failed", f"{count} of {batch.recipe.plan.count} runs did not succeed", retry)
+    return _words(
+        "partial", "runs_failed", f"{failed} of {batch.recipe.plan.count} runs did not succeed", retry
+    )
 
 
-def _words(status: str, code: str, message: str, commands: list[str], retryable: bool = False) -> dict[str, Any]:
+def _words(
+    status: str, code: str, message: str, commands: list[str], retryable: bool = False
+) -> dict[str, Any]:
     document = {"status": status, "code": code, "message": message, "retryable": retryable}
     document["hint"] = "see failures; " + (
         "--resume goes on, --retry-failed runs the failed ones again" if commands else "nothing was run"

@@ -39,7 +39,9 @@ def hosts_of(given: Sequence[str] | None) -> list[str | None]:
         try:
             lines = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SkillError(f"cannot read {_cli.clean(text[1:], 200)}", hint="--host @FILE wants one address a line") from error
+            raise SkillError(
+                f"cannot read {_cli.clean(text[1:], 200)}", hint="--host @FILE wants one address a line"
+            ) from error
         hosts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return list(dict.fromkeys(hosts)) or [None]
 
@@ -49,7 +51,9 @@ def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], l
 
     Raises SkillError when none can: `rejected` naming what is missing, or what the only server said.
     """
-    able, notes, first_error = [], [], None
+    able: list[Filler] = []
+    notes: list[str] = []
+    first_error: SkillError | None = None
     for server in servers:
         try:
             filler = Filler(recipe, server)
@@ -193,7 +197,9 @@ def remember_times(graph: Mapping[str, Any], seconds: Sequence[float]) -> None:
 def usual_seconds(graph: Mapping[str, Any], server: Dialect | None) -> float | None:
     """Median seconds of earlier runs of such a graph: remembered ones, else those in the server's history."""
     kept = _cache.recall(f"times/{signature(graph)}")
-    times = [float(value) for value in kept if isinstance(value, (int, float))] if isinstance(kept, list) else []
+    times = (
+        [float(value) for value in kept if isinstance(value, (int, float))] if isinstance(kept, list) else []
+    )
     if not times and server is not None:
         times = _times_on(server, signature(graph))
     return statistics.median(times) if times else None
@@ -219,7 +225,9 @@ def shown_values(plan: Plan, most: int) -> list[dict[str, Any]]:
 
 
 def _short(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _cli.clean(value, 200) if isinstance(value, str) else value for name, value in values.items()}
+    return {
+        name: _cli.clean(value, 200) if isinstance(value, str) else value for name, value in values.items()
+    }
 
 
 __all__ = [

@@ -226,7 +226,10 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     if event == "submit":
         record.status = "submitted"
         record.attempt, record.prompt_id = int(line.get("attempt") or 1), line.get("prompt_id")
-        record.host, record.facts = line.get("host"), {"mark": line.get("prompt_id"), "seeds": line.get("seeds") or {}}
+        record.host, record.facts = (
+            line.get("host"),
+            {"mark": line.get("prompt_id"), "seeds": line.get("seeds") or {}},
+        )
         record.files = []
     elif event == "accepted":
         record.prompt_id = line.get("prompt_id") or record.prompt_id

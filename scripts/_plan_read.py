@@ -71,7 +71,9 @@ def _values_of(name: str, words: str, flag: str) -> Sequence[Any]:
         return steps
     values = [word.strip() for word in words.split(",")]
     if not words.strip() or not all(values):
-        raise SkillError(f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\'')
+        raise SkillError(
+            f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\''
+        )
     return values
 
 
@@ -97,7 +99,9 @@ def _steps(name: str, words: str, flag: str) -> Steps | None:
         if match[3] is None and stop <= start:
             return None
         if step == 0 or (stop - start) * step < 0:
-            raise SkillError(f"{flag} {name}={words.strip()} never arrives", hint="START:STOP:STEP, for example 10:50:10")
+            raise SkillError(
+                f"{flag} {name}={words.strip()} never arrives", hint="START:STOP:STEP, for example 10:50:10"
+            )
         if (stop - start) / step >= MOST_STEPS:
             raise SkillError(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
     except InvalidOperation as error:
@@ -115,7 +119,9 @@ def table(path: str) -> Axis:
         rows = _csv_rows(text, path, "\t" if ending == ".tsv" else ",")
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows or not [name for name in names if name != OUTPUT_COLUMN]:
-        raise SkillError(f"{path} has no rows to run", hint="a header line with parameter names, then a row for each run")
+        raise SkillError(
+            f"{path} has no rows to run", hint="a header line with parameter names, then a row for each run"
+        )
     return Axis("table", tuple(names), [[row.get(name) for name in names] for row in rows])
 
 
@@ -124,7 +130,9 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise SkillError(f"{path} line {reader.line_num} is no CSV: {error}", hint="check the quotes") from error
+        raise SkillError(
+            f"{path} line {reader.line_num} is no CSV: {error}", hint="check the quotes"
+        ) from error
     if not lines:
         return []
     header = [cell.strip() for cell in lines[0][1]]
@@ -163,7 +171,9 @@ def files(folder: str, into: str, *, recursive: bool) -> Axis:
     """A run for each picture, video, sound or model file of a folder, in natural order of the names."""
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise SkillError(f"{folder} is not a folder", hint="--input-dir wants the folder with the input files")
+        raise SkillError(
+            f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
+        )
     found = root.rglob("*") if recursive else root.iterdir()
     paths = [path for path in found if path.suffix.lower().lstrip(".") in MEDIA and _visible(path, root)]
     if not paths:
@@ -178,7 +188,11 @@ def _visible(path: Path, root: Path) -> bool:
 
 
 def _natural(text: str) -> list[tuple[bool, Any]]:
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", text.casefold()) if part]
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else part)
+        for part in re.split(r"(\d+)", text.casefold())
+        if part
+    ]
 
 
 def seeds(count: int, start: int | None) -> Axis:
@@ -205,7 +219,9 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SkillError(f"{where}: no JSON ({_cli.clean(error, 120)})", hint="check quotes and commas") from error
+        raise SkillError(
+            f"{where}: no JSON ({_cli.clean(error, 120)})", hint="check quotes and commas"
+        ) from error
 
 
 def _text_of(path: Path, flag: str) -> str:
@@ -213,4 +229,6 @@ def _text_of(path: Path, flag: str) -> str:
         return path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise SkillError(f"cannot read {_cli.clean(path, 200)}: {said}", hint=f"{flag} wants a text file") from error
+        raise SkillError(
+            f"cannot read {_cli.clean(path, 200)}: {said}", hint=f"{flag} wants a text file"
+        ) from error

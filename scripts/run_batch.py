@@ -71,20 +71,36 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
-    group.add_argument("--count", type=_whole, metavar="N", help="N runs; seeds count up unless --randomize-seed")
-    group.add_argument("--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)")
+    group.add_argument(
+        "--count", type=_whole, metavar="N", help="N runs; seeds count up unless --randomize-seed"
+    )
+    group.add_argument(
+        "--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)"
+    )
     group.add_argument(
         "--sweep", action="append", default=[], metavar="NAME=A,B,C",
         help="every value with every other: NAME=a,b,c, NAME=START:STOP:STEP, a JSON object of lists, or @FILE",
     )  # fmt: skip
     group.add_argument(
-        "--zip", action="append", default=[], metavar="NAME=A,B,C", help="lists that go in parallel (same forms)"
+        "--zip",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="lists that go in parallel (same forms)",
     )
-    group.add_argument("--table", metavar="FILE", help=".csv or .jsonl: a row, a run; column `output` names the files")
+    group.add_argument(
+        "--table", metavar="FILE", help=".csv or .jsonl: a row, a run; column `output` names the files"
+    )
     group.add_argument("--prompts", metavar="FILE", help="text file: a line, a prompt")
-    group.add_argument("--prompts-into", metavar="NAME", default="prompt", help="what they set (default: %(default)s)")
-    group.add_argument("--input-dir", metavar="DIR", help="a run for each picture, video or sound in a folder")
-    group.add_argument("--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)")
+    group.add_argument(
+        "--prompts-into", metavar="NAME", default="prompt", help="what they set (default: %(default)s)"
+    )
+    group.add_argument(
+        "--input-dir", metavar="DIR", help="a run for each picture, video or sound in a folder"
+    )
+    group.add_argument(
+        "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
+    )
     group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
     group.add_argument("--limit", type=_whole, metavar="N", help="only the first N runs of the plan")
     group.add_argument("--shuffle", action="store_true", help="in random order (with --limit: a random part)")
@@ -92,21 +108,33 @@ def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument("--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
+    )
     group.add_argument(
         "--parallel", type=_whole, metavar="N",
         help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
     )  # fmt: skip
-    group.add_argument("--retries", type=_natural, default=0, metavar="N", help="try transient failures N times more")
+    group.add_argument(
+        "--retries", type=_natural, default=0, metavar="N", help="try transient failures N times more"
+    )
     group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
     group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
-    group.add_argument("--run-timeout", type=_positive, metavar="SECONDS", help="cancel a run that executes longer")
     group.add_argument(
-        "--max-runs", type=_whole, default=MOST_RUNS, metavar="N", help="refuse larger plans (default: %(default)s)"
+        "--run-timeout", type=_positive, metavar="SECONDS", help="cancel a run that executes longer"
+    )
+    group.add_argument(
+        "--max-runs",
+        type=_whole,
+        default=MOST_RUNS,
+        metavar="N",
+        help="refuse larger plans (default: %(default)s)",
     )
     group.add_argument("--yes-spend", action="store_true", help="consent to runs that cost credits")
     group.add_argument(
-        "--partner-key", metavar="KEY", help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)"
+        "--partner-key",
+        metavar="KEY",
+        help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
     )
     group.add_argument(
         "--reconnect-time", type=_positive, default=60.0, metavar="SECONDS",
@@ -121,10 +149,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--name", metavar="TEMPLATE", help="flat file names such as '{index:04d}_{seed}_{cfg}' (default: run_0000/…)"
+        "--name",
+        metavar="TEMPLATE",
+        help="flat file names such as '{index:04d}_{seed}_{cfg}' (default: run_0000/…)",
     )
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
-    group.add_argument("--no-report", action="store_true", help="make no index.html, contact sheet and results.csv")
+    group.add_argument(
+        "--no-report", action="store_true", help="make no index.html, contact sheet and results.csv"
+    )
 
 
 def _whole(text: str) -> int:
@@ -236,7 +268,8 @@ def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
     _plan_read.check_names(axes, constants)
     if not axes and not args.count:
         raise SkillError(
-            "nothing to vary", hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help"
+            "nothing to vary",
+            hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
         )
     return axes
 
@@ -427,7 +460,14 @@ def _options(args: argparse.Namespace, folder: Path) -> Any:
         patience=args.reconnect_time,
     )  # fmt: skip
     return _batch.BatchOptions(
-        folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed
+        folder,
+        run,
+        args.retries,
+        args.stop_on_error,
+        args.run_timeout,
+        args.parallel,
+        args.name,
+        args.retry_failed,
     )
 
 

@@ -1,0 +1,34 @@
+"""The pages of a batch: index.html, contact_sheet.png and results.csv, made from the journal alone.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import _batch_results
+import _safe_names
+
+
+def write(folder: Path) -> dict[str, Any]:
+    """Write all three into the folder; their paths for the JSON document. Raises SkillError or OSError."""
+    import _contact_sheet
+    import _gallery
+
+    results = _batch_results.read(folder)
+    counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
+    document: dict[str, Any] = {"run_states": counts}
+    for name, key, make in (
+        ("results.csv", "results_csv", _batch_results.table),
+        ("index.html", "index_html", _gallery.page),
+    ):
+        _safe_names.write_whole(folder / name, make(results))
+        document[key] = str(folder / name)
+    sheets = _contact_sheet.write(results)
+    if sheets:
+        document["contact_sheet"] = str(sheets[0])
+    if len(sheets) > 1:
+        document["contact_sheets"] = [str(path) for path in sheets]
+    return document

@@ -1,0 +1,160 @@
+"""What became of a batch, row by row, from its journal alone; and the table for spreadsheets.
+
+Level 3. No server is asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _journal
+from _plan import OUTPUT_COLUMN, Plan
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. `steps`: where it stands on each axis. `files` as the journal lists them, relative to the folder."""
+
+    run: int
+    steps: tuple[int, ...]
+    values: dict[str, Any]
+    status: str
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    host: str | None = None
+    prompt_id: str | None = None
+    attempt: int = 0
+    files: Sequence[Mapping[str, Any]] = ()
+    texts: Sequence[Mapping[str, Any]] = ()
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A batch that was read back. `demo`: made by the demo server."""
+
+    folder: Path
+    plan: Plan
+    origin: str
+    made: float
+    demo: bool
+    rows: list[Row]
+
+    def count(self, status: str) -> int:
+        """How many runs ended so."""
+        return sum(row.status == status for row in self.rows)
+
+
+def read(folder: Path) -> Results:
+    """The results in a folder. Raises SkillError (exit 2) when it holds no batch."""
+    import _batch_setup
+
+    recorded = _journal.read(folder)
+    recipe = _batch_setup.recipe_from(recorded.plan)
+    plan = recipe.plan
+    rows = [_row(plan, run, recorded.runs.get(run)) for run in range(plan.count)]
+    hosts = recorded.plan.get("hosts")
+    demo = isinstance(hosts, list) and "demo" in hosts
+    return Results(folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows)
+
+
+def _row(plan: Plan, run: int, record: _journal.RunRecord | None) -> Row:
+    values = {name: value for name, value in plan.values(run).items() if name != OUTPUT_COLUMN}
+    if record is None:
+        return Row(run, plan.steps(run), values, "not_run")
+    facts = record.facts
+    status = "not_run" if record.status in ("planned", "submitted") else record.status
+    failed = status not in ("success", "not_run", "finished")
+    seeds = facts.get("seeds")
+    seconds = facts.get("seconds")
+    texts = facts.get("texts")
+    return Row(
+        run,
+        plan.steps(run),
+        values,
+        "not_fetched" if status == "finished" else status,
+        seeds if isinstance(seeds, dict) else {},
+        float(seconds) if isinstance(seconds, (int, float)) else None,
+        record.host,
+        record.prompt_id,
+        record.attempt,
+        record.files,
+        texts if isinstance(texts, list) else (),
+        str(facts.get("code")) if failed and facts.get("code") else None,
+        str(facts.get("message")) if failed and facts.get("message") else None,
+    )
+
+
+def seed_of(row: Row) -> int | None:
+    """The run's seed, when all its seeds are one number."""
+    seeds = set(row.seeds.values())
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+def short(value: Any, limit: int = 200) -> str:
+    """A value as people read it, on one line."""
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return " ".join(_cli.clean(value, limit).split())
+
+
+def table(results: Results) -> bytes:
+    """results.csv: one row per run; texts that a spreadsheet would take for a formula are quoted."""
+    names = list(dict.fromkeys(name for name in results.plan.names if name != OUTPUT_COLUMN))
+    addresses = list(dict.fromkeys(address for row in results.rows for address in row.seeds))
+    single = len({seed_of(row) is None for row in results.rows if row.seeds} - {False}) == 0
+    seed_columns = (["seed"] if addresses and "seed" not in names else []) if single else addresses
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            "run",
+            *names,
+            *seed_columns,
+            "status",
+            "seconds",
+            "files",
+            "host",
+            "prompt_id",
+            "attempts",
+            "code",
+            "message",
+        ]
+    )
+    for row in results.rows:
+        seeds = [seed_of(row) if column == "seed" else row.seeds.get(column) for column in seed_columns]
+        files = ";".join(str(item.get("file")) for item in row.files)
+        cells = [
+            row.run, *(row.values.get(name) for name in names), *seeds, row.status, row.seconds, files, row.host,
+            row.prompt_id, row.attempt or None, row.code, row.message,
+        ]  # fmt: skip
+        writer.writerow([_cell(cell) for cell in cells])
+    return _cli.redact(out.getvalue()).encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = _cli.clean(value)
+    if text.startswith(FORMULA_STARTS) and not _is_number(text):
+        return f"'{text}"
+    return text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
