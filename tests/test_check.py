@@ -119,7 +119,8 @@ def test_a_false_as_text_is_told():
         "1": {"class_type": "PrimitiveBoolean", "inputs": {"value": "false"}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
-    assert ("warning", "value_changed", "1") in codes(graph)
+    (found,) = [f for f in _check.findings(graph, DEFINITIONS) if f.code == "value_changed"]
+    assert "'false' for true" in found.message
 
 
 def test_a_lora_that_nothing_uses_is_told_from_other_dead_ends():

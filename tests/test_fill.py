@@ -348,6 +348,16 @@ def test_a_mask_for_a_loaded_picture_names_its_original():
     )
 
 
+def test_a_picture_whose_mask_nobody_uses_takes_no_mask():
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    }
+    with pytest.raises(SkillError) as caught:
+        _fill.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
+    assert caught.value.code == "unknown_parameter"
+
+
 def test_the_mask_wins_over_the_picture_that_it_is_painted_into():
     for settings in ({"image": "p.png", "mask": "pm.png"}, {"mask": "pm.png", "image": "p.png"}):
         filled = _fill.fill(PAINTED, settings, DEFINITIONS, uploaded={"image", "mask"})
