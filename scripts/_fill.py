@@ -216,11 +216,15 @@ class _Filling:
         came = f"node {link.node_id} ({title_of(source)})" if link and source is not None else "another node"
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
         hint = f"set {', '.join(better[:4])} instead, or " if better else ""
+        if member.spec is not None and not member.spec.is_widget:
+            hint += f"link another node that gives {member.spec.type}: a plain value cannot stand there"
+        else:
+            hint += f"give --force-link {member.address} to cut the link"
         raise SkillError(
             f"{member.address} gets its value through a link from {came}",
             code="is_linked",
             exit=Exit.MISUSE,
-            hint=f"{hint}give --force-link {member.address} to cut the link",
+            hint=hint,
             address=member.address,
         )
 

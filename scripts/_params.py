@@ -186,7 +186,8 @@ class ParameterSet:
 
     def nearest(self, key: str, count: int = 6) -> list[str]:
         """The names most like a wrong one, likeliest first."""
-        return nearest(key, [*self.names(), *(parameter.address for parameter in self.parameters)], count)
+        addresses = [parameter.address for parameter in self.parameters] if "." in key else []
+        return nearest(key, [*self.names(), *addresses], count)
 
     def to_json(self, *, all_inputs: bool = True) -> dict[str, Any]:
         """`parameters` (those with a known meaning first in node order), `groups`, and what the names rest on."""
