@@ -221,6 +221,28 @@ def test_a_batch_of_twenty_with_three_in_flight(server: Dialect) -> None:
     assert all(state.outputs for state in ended.values())
 
 
+def test_the_batch_command_makes_twenty_pictures(run: Runner, place: Place, graph_file: Any) -> None:
+    graph = graphs.sleeper(0.02, steps=2)
+
+    done = run(
+        "run_batch.py",
+        graph_file(graph),
+        "--count",
+        20,
+        "--parallel",
+        3,
+        "--yes-spend",
+        *place.words(run.folder),
+    )
+
+    assert (done.code, done.json["succeeded"], done.json["files"]) == (0, 20, 20), done.out
+    posts = [
+        entry for entry in place.behind.log() if (entry["method"], entry["path"][-7:]) == ("POST", "/prompt")
+    ]
+    assert len(posts) == 20
+    assert len(list((run.folder / "out").rglob("*.png"))) >= 20
+
+
 def test_upload(run: Runner, place: Place, graph_file: Any) -> None:
     from PIL import Image
 
