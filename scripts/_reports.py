@@ -375,6 +375,7 @@ def _write_receipt(
     import platform
 
     import _graph
+    import _model_facts
 
     receipt = {
         "receipt": 1,
@@ -382,13 +383,14 @@ def _write_receipt(
         "status": document["status"],
         "host": job.server.url,
         "api": job.server.api,
-        "server": _server_facts(job.server),
+        "server": server_facts(job.server),
         "workflow": prepared.source.origin if prepared is not None else None,
         "graph": job.graph,
         "seeds": prepared.seeds if prepared is not None else {},
         "parameters": document.get("set", []),
         "uploads": document.get("uploads", []),
         "models": sorted({use.name for use in _graph.models_in(dict(job.graph))}),
+        "model_files": _model_facts.model_facts(job.server, job.graph),
         "files": [
             {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()} for item in saved
         ],
@@ -404,7 +406,7 @@ def _write_receipt(
     return path
 
 
-def _server_facts(server: Dialect) -> dict[str, Any]:
+def server_facts(server: Dialect) -> dict[str, Any]:
     """Version and device, as far as the server tells; never a reason to fail."""
     try:
         stats = server.stats()

@@ -13,6 +13,7 @@ Examples:
     python3 scripts/run_workflow.py workflows/sdxl_txt2img.json --set prompt="a red fox" --set seed=-1 --output-dir out
     python3 scripts/run_workflow.py picture.png --args '{"steps": 30}' --output-dir out
     python3 scripts/run_workflow.py --resume PROMPT_ID --output-dir out
+    python3 scripts/run_workflow.py --reproduce out/PROMPT_ID.json --output-dir again
 
 Prints one JSON document; progress goes to stderr.
 Exit codes: 0 done, 1 failed or partial, 2 misuse (nothing sent), 3 no server (nothing submitted), 4 refused,
@@ -40,6 +41,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--resume", metavar="PROMPT_ID", help="wait for this job and download its results instead"
     )
     parser.add_argument(
+        "--reproduce", metavar="RECEIPT", help="run a receipt (see --receipt) again and compare the results"
+    )
+    parser.add_argument(
         "--output-dir", metavar="DIR", default="outputs", help="where files go (default: %(default)s)"
     )
     _value_flags.add(parser)
@@ -51,8 +55,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.workflow and args.workflow_flag:
         parser.error("give the workflow once, as an argument or with --workflow")
     args.workflow = args.workflow or args.workflow_flag
-    if bool(args.workflow) == bool(args.resume):
-        parser.error("give a workflow, or --resume PROMPT_ID")
+    if [bool(args.workflow), bool(args.resume), bool(args.reproduce)].count(True) != 1:
+        parser.error("give a workflow, --resume PROMPT_ID or --reproduce RECEIPT")
     return args
 
 
@@ -154,7 +158,7 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
         if args.resume:
             _safe_names.make_folder(output_dir)
             return _jobs.resume(_connect.connect_from(args), args.resume, _options(args, output_dir))
-        return _run(args, output_dir)
+        return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
     except _signals.Terminated:
         return {
             "status": "cancelled",
@@ -191,6 +195,30 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     return (
         _jobs.submit_only(server, prepared, options) if args.no_wait else _jobs.run(server, prepared, options)
     )
+
+
+def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
+    """--reproduce: the graph of a receipt, run again as it is, and what came out beside what came out then."""
+    from dataclasses import replace
+
+    import _connect
+    import _jobs
+    import _reproduce
+    import _safe_names
+
+    if args.set or args.args or args.input_image or args.input_mask or args.input_file or args.lora:
+        raise SkillError(
+            "--reproduce runs the receipt as it is: leave the values out", hint="to change it, run the picture itself"
+        )
+    receipt = _reproduce.load(Path(args.reproduce).expanduser())
+    server = _connect.connect_from(args)
+    prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
+    if args.dry_run:
+        return _dry_run(server, prepared, args) | {"differences": _reproduce.differences(receipt, server)}
+    _need_consent(prepared, args)
+    _safe_names.make_folder(output_dir)
+    options = replace(_options(args, output_dir), receipt=True)
+    return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
 
 
 def _read(args: argparse.Namespace, server: Any) -> Any:

@@ -1,0 +1,67 @@
+"""What tells one model file from another of the same name, as far as a server says: its size, and a hash it carries.
+
+Level 3. Sizes come from /experiment/models (0.8 and later), hashes from the file's own metadata; neither is a reason
+to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import _cli
+import _common
+import _graph
+from _cli import SkillError
+from _dialect import Dialect
+
+HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash", "sha256")
+MOST_MODELS = 40
+
+
+def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The model files that a graph names: [{name, folder, bytes, hash}], the last two where the server tells them."""
+    uses = {(use.name, use.folder): None for use in _graph.models_in(graph)}
+    listed: dict[str, dict[str, Any]] = {}
+    rows = []
+    for name, folder in list(uses)[:MOST_MODELS]:
+        row: dict[str, Any] = {"name": _cli.clean(name, 300), "folder": folder}
+        if folder and server.api == "local":
+            if folder not in listed:
+                listed[folder] = _sizes(server, folder)
+            row |= listed[folder].get(name.replace("\\", "/"), {})
+            row |= _hash(server, folder, name)
+        rows.append(row)
+    return rows
+
+
+def _sizes(server: Dialect, folder: str) -> dict[str, Any]:
+    try:
+        answer = server.get_json(f"experiment/models/{_common.quoted(folder)}", attempts=1)
+    except SkillError:
+        return {}
+    found = {}
+    for item in answer if isinstance(answer, list) else []:
+        if (
+            isinstance(item, Mapping)
+            and isinstance(item.get("name"), str)
+            and isinstance(item.get("size"), int)
+        ):
+            found[item["name"].replace("\\", "/")] = {"bytes": item["size"]}
+    return found
+
+
+def _hash(server: Dialect, folder: str, name: str) -> dict[str, str]:
+    if not name.endswith(".safetensors"):
+        return {}
+    try:
+        answer = server.get_json(
+            f"view_metadata/{_common.quoted(folder)}", {"filename": name}, attempts=1, timeout=15
+        )
+    except SkillError:
+        return {}
+    for key in HASH_KEYS:
+        value = answer.get(key) if isinstance(answer, Mapping) else None
+        if isinstance(value, str) and value:
+            return {"hash": _cli.clean(value, 100)}
+    return {}

@@ -1,0 +1,277 @@
+"""Run a receipt again and say whether the same came out, and when not, what is different.
+
+Level 3, above `_jobs`. A receipt is read as data: the server comes from the flags, never from the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _collect
+import _graph
+import _model_facts
+import _prepare
+import _reports
+import _sources
+from _cli import Exit, SkillError
+from _dialect import Dialect
+
+MOST_RECEIPT = 256 * 1024 * 1024
+FACTS = {
+    "comfyui_version": "ComfyUI version",
+    "pytorch_version": "PyTorch version",
+    "python_version": "Python version",
+    "os": "system",
+    "devices": "device",
+}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A receipt as it was read. `folder`: where its files were saved, relative names in it mean that."""
+
+    path: Path
+    folder: Path
+    graph: dict[str, Any]
+    document: Mapping[str, Any]
+
+    @property
+    def files(self) -> list[Mapping[str, Any]]:
+        """The files that the first run made."""
+        listed = self.document.get("files")
+        return [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+
+
+def load(path: Path) -> Receipt:
+    """The receipt in a file. Raises SkillError (exit 2) when it is none."""
+    try:
+        if path.stat().st_size > MOST_RECEIPT:
+            raise _no_receipt(path, "it is too large")
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or "it is no JSON"
+        raise _no_receipt(path, said) from error
+    if not isinstance(document, dict) or document.get("receipt") != 1:
+        raise _no_receipt(path, "it has another form")
+    unwrapped = _graph.unwrap(document.get("graph"))
+    if unwrapped.graph is None:
+        raise _no_receipt(path, "it holds no graph")
+    return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)
+
+
+def _no_receipt(path: Path, why: str) -> SkillError:
+    return SkillError(
+        f"{_cli.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
+        hint="run_workflow.py --receipt writes one: PROMPT_ID.json in the output folder",
+    )  # fmt: skip
+
+
+def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _prepare.Prepared:
+    """The receipt's graph with its input files on this server. Raises SkillError `rejected` for missing nodes."""
+    missing = _missing_nodes(receipt, server)
+    if missing:
+        raise SkillError(
+            f"{server.url} lacks node classes of this receipt: {', '.join(missing[:6])}", code="rejected",
+            exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see their node packs",
+            missing_nodes=missing, differences=differences(receipt, server),
+        )  # fmt: skip
+    source = _sources.Source(receipt.graph, None, f"receipt {receipt.path.name}", False, [], [], [])
+    files = [(row["name"], row["file"], row.get("kind") or "file") for row in _uploads(receipt)]
+    return _prepare.prepare(source, _prepare.Wishes(files=files), server, dry_run=dry_run)
+
+
+def _uploads(receipt: Receipt) -> list[dict[str, str]]:
+    """The input files of the first run that are still on this machine; the others may still be on the server."""
+    listed = receipt.document.get("uploads")
+    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    return [
+        row
+        for row in rows
+        if isinstance(row.get("name"), str)
+        and isinstance(row.get("file"), str)
+        and Path(row["file"]).is_file()
+    ]
+
+
+def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
+    classes = sorted({_graph.class_of(node) for _, node in _graph.each(receipt.graph)})
+    try:
+        return [name for name in classes if name not in server.definitions(classes)]
+    except SkillError as error:
+        if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
+            raise
+        return []
+
+
+def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run and compare: the run's document with `reproduced`, `files_compared` and, when it differs, `differences`.
+
+    `run` runs the prepared graph and makes digests of what it downloads (a receipt of its own).
+    """
+    try:
+        document = run()
+    except SkillError as error:
+        error.details.setdefault("differences", differences(receipt, server))
+        raise
+    if document.get("status") != "success":
+        return document | {"reproduced": False, "differences": differences(receipt, server)}
+    compared = compare(receipt, document)
+    same = all(row["same"] for row in compared) and _texts_of(receipt.document) == _texts_of(document)
+    document |= {"receipt_used": str(receipt.path), "reproduced": same, "files_compared": compared}
+    cached = document.get("cached_nodes")
+    if isinstance(cached, int) and cached >= len(receipt.graph) - _outputs(receipt.graph):
+        document["note"] = (
+            "the server answered from its cache: nothing was computed again (restart it for a real test)"
+        )
+    if same:
+        return document
+    found = differences(receipt, server)
+    document |= {
+        "status": "different",
+        "code": "not_reproduced",
+        "message": _sentence(compared, found),
+        "retryable": False,
+        "hint": "see differences" if found else
+        "nothing known differs: attention kernels, drivers or custom nodes can make runs differ by a little",
+        "differences": found,
+    }  # fmt: skip
+    return document
+
+
+def _outputs(graph: Mapping[str, Any]) -> int:
+    return len(_graph.outputs_of(graph))
+
+
+def _sentence(compared: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> str:
+    different = [row for row in compared if not row["same"]]
+    words = (
+        f"{len(different)} of {len(compared)} files are not the same"
+        if different
+        else "the texts are not the same"
+    )
+    return words + (f"; {found[0]['what']} differs" if found else "")
+
+
+def _texts_of(document: Mapping[str, Any]) -> list[str]:
+    listed = document.get("texts")
+    return (
+        [str(item.get("text")) for item in listed if isinstance(item, Mapping)]
+        if isinstance(listed, list)
+        else []
+    )
+
+
+def compare(receipt: Receipt, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files of both runs side by side, by node and order: [{file, was, same, ...}]."""
+    old, new = _by_place(receipt.files), _by_place(document.get("outputs") or [])
+    rows = []
+    for place in sorted(old.keys() | new.keys()):
+        before, after = old.get(place), new.get(place)
+        if before is None or after is None:
+            which = after or before or {}
+            missing = "made only now" if before is None else "not made this time"
+            rows.append({"file": which.get("file"), "node_id": place[0], "same": False, "why": missing})
+            continue
+        rows.append(_compare_one(receipt, before, after) | {"node_id": place[0]})
+    return rows
+
+
+def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    counted: dict[str, int] = {}
+    placed = {}
+    for item in files:
+        node_id = str(item.get("node_id"))
+        number = counted.get(node_id, 0)
+        counted[node_id] = number + 1
+        placed[node_id, number] = item
+    return placed
+
+
+def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": after.get("file"), "was": before.get("file")}
+    digest = after.get("sha256") or _collect.file_digest(Path(str(after["file"])))
+    if digest == before.get("sha256"):
+        return row | {"same": True}
+    difference = _pixels(_first_file(receipt, before), Path(str(after["file"])))
+    if difference is None:
+        return row | {"same": False, "why": "other bytes"}
+    if difference == 0:
+        return row | {"same": True, "why": "other bytes, every pixel the same"}
+    return row | {"same": False, "why": "other pixels", "largest_difference": difference}
+
+
+def _first_file(receipt: Receipt, before: Mapping[str, Any]) -> Path:
+    """The first run's file, if it is still where it was saved and still what it was."""
+    path = receipt.folder / str(before.get("file"))
+    inside = path.resolve().is_relative_to(receipt.folder.resolve())
+    return path if inside else receipt.folder / "outside"
+
+
+def _pixels(one: Path, two: Path) -> int | None:
+    """The largest difference of any channel of any pixel (0 to 255); None when they cannot be compared."""
+    if not (one.is_file() and two.is_file()):
+        return None
+    from PIL import Image, ImageChops
+
+    try:
+        with Image.open(one) as first, Image.open(two) as second:
+            if first.size != second.size or getattr(first, "n_frames", 1) > 1:
+                return None
+            bands = ImageChops.difference(first.convert("RGBA"), second.convert("RGBA")).getextrema()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return max(int(band[1]) for band in bands if isinstance(band, tuple))
+
+
+def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
+    """What is known to be different now: [{what, was, now}]; versions, device, models, input files."""
+    rows = []
+    if receipt.document.get("api") not in (None, server.api):
+        rows.append(
+            {"what": "kind of server", "was": _cli.clean(receipt.document["api"], 40), "now": server.api}
+        )
+    was = receipt.document.get("server")
+    now = _reports.server_facts(server)
+    for key, what in FACTS.items():
+        before = was.get(key) if isinstance(was, Mapping) else None
+        if before and now.get(key) and before != now[key]:
+            rows.append({"what": what, "was": _cli.clean_tree(before, 120), "now": now[key]})
+    return rows + _model_differences(receipt, server) + _input_differences(receipt)
+
+
+def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
+    listed = receipt.document.get("model_files")
+    before = (
+        {(row.get("name"), row.get("folder")): row for row in listed if isinstance(row, dict)}
+        if isinstance(listed, list)
+        else {}
+    )
+    rows = []
+    for row in _model_facts.model_facts(server, receipt.graph):
+        old = before.get((row["name"], row["folder"]), {})
+        for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
+            if old.get(key) and row.get(key) and old[key] != row[key]:
+                rows.append(
+                    {"what": f"{what} {row['name']}", "was": _cli.clean(old[key], 100), "now": row[key]}
+                )
+        if old.get("bytes") and "bytes" not in row and server.api == "local":
+            rows.append({"what": f"model {row['name']}", "was": "there", "now": "not on the server"})
+    return rows
+
+
+def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
+    import _inputs
+
+    rows = []
+    for row in _uploads(receipt):
+        path = Path(row["file"])
+        if row.get("kind") == "mask" or not isinstance(row.get("as"), str):
+            continue
+        if _inputs.hashed_name(path.name, _collect.file_digest(path)) != row["as"] and "-" in row["as"]:
+            rows.append({"what": f"input file {path.name}", "was": row["as"], "now": "another content"})
+    return rows
