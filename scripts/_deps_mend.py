@@ -13,11 +13,13 @@ import _deps_place
 import _deps_report
 import _deps_survey
 import _install
+import _install_plan
 from _cli import Exit, SkillError
 from _deps import MISSING, PRESENT, Check
 from _deps_hosts import AllowedHosts
 from _deps_survey import Asked
-from _install import Outcome, Step, Ways
+from _install import Outcome
+from _install_plan import Step, Ways
 
 
 def mend(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,9 +37,9 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
             problems = asked.stock.problems
             raise _deps_survey.unknown(document, problems)
         ways = _ways(args, asked, allowed)
-        steps = _install.plan(checks, ways, args.only)
+        steps = _install_plan.plan(checks, ways, args.only)
         document["plan"] = [step.to_json() for step in steps]
-        document["totals"] = _install.totals(steps, ways)
+        document["totals"] = _install_plan.totals(steps, ways)
         document["by"] = _by(ways)
         renamed = _renamed(checks, args.workflows)
         if renamed:
@@ -64,6 +66,7 @@ def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways
     folder = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
     return Ways(
         args.via, asked.server, asked.find_manager(), folder, workspace, allowed, args.allow_pickle,
+        _deps_place.comfy_acts_here(asked.server, args.workspace),
     )  # fmt: skip
 
 

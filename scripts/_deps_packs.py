@@ -123,8 +123,8 @@ class PackFinder:
                 table,
                 "the bundle's table of common packs",
                 None,
-                near and near.repository,
-                near and near.title,
+                near.repository if near else None,
+                near.title if near else None,
             )
         return mapped[0] if mapped else None
 

@@ -43,6 +43,18 @@ def is_here(server: Any) -> bool:
     return getattr(server, "api", "") == "local" and is_loopback(urlsplit(str(server.url)).hostname or "")
 
 
+def comfy_acts_here(server: Any, workspace: str | None) -> bool:
+    """Whether comfy-cli is there and its workspace may be this server's installation, as far as both tell."""
+    if _deps_comfy.program() is None or getattr(server, "api", "") != "local":
+        return False
+    if workspace:
+        return True
+    if not is_here(server):
+        return False
+    folder, models = _deps_comfy.workspace(), _of_server(server)
+    return folder is not None and (models is None or models.resolve() == (folder / "models").resolve())
+
+
 def _of_server(server: Any) -> Path | None:
     """From the command line that a server of this machine reports: --base-directory, else where main.py lies."""
     try:

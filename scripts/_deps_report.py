@@ -17,8 +17,8 @@ MOST_NAMED = 200
 _PLURAL = {"node": "nodes", "model": "models", "embedding": "embeddings", "file": "files", "value": "values"}
 
 
-def report(checked: Check, workflow: str) -> dict[str, Any]:
-    """The report on one workflow; lists of one kind each, present things by name alone."""
+def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
+    """The report on one workflow; lists of one kind each. fixed: nothing can be added to this server."""
     document: dict[str, Any] = {
         "counts": {status: len(checked.of(status)) for status in (PRESENT, MISSING, UNKNOWN)}
     }
@@ -28,8 +28,8 @@ def report(checked: Check, workflow: str) -> dict[str, Any]:
             continue
         document[_PLURAL[kind]] = {
             PRESENT: sorted({_cli.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}),
-            MISSING: [entry(item, workflow) for item in items if item.status == MISSING],
-            UNKNOWN: [entry(item, workflow) for item in items if item.status == UNKNOWN],
+            MISSING: [entry(item, workflow, fixed=fixed) for item in items if item.status == MISSING],
+            UNKNOWN: [entry(item, workflow, fixed=fixed) for item in items if item.status == UNKNOWN],
         }
     if checked.idle:
         document["not_looked_at"] = {
@@ -48,7 +48,7 @@ def report(checked: Check, workflow: str) -> dict[str, Any]:
     return document
 
 
-def entry(item: Item, workflow: str) -> dict[str, Any]:
+def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
     """One missing or unknown thing with all that is known of it."""
     facts: dict[str, Any] = {
         "name": _cli.clean(item.name, MOST_NAMED),
@@ -69,8 +69,7 @@ def entry(item: Item, workflow: str) -> dict[str, Any]:
         facts["get"] = item.origin.to_json() | ({} if may_fetch(item.origin.url) else {"host_allowed": False})
     if item.pack is not None:
         facts |= item.pack.to_json()
-    facts |= _fix(item)
-    return facts
+    return facts if fixed and item.kind != "file" else facts | _fix(item)
 
 
 def _use(use: Use) -> dict[str, str]:

@@ -137,6 +137,8 @@ def _standard_input() -> bytes:
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     """The check of one workflow, with places to get what is missing."""
     checked = _deps.check(workflow.graph, asked.stock)
+    # A service's nodes and models are fixed: where they could be had helps nobody there.
+    sources = sources and asked.server.api == "local"
     if not sources or not (checked.of(_deps.MISSING) or checked.of(_deps.UNKNOWN)):
         return checked
     manager = asked.find_manager() if checked.of(_deps.MISSING) else None
@@ -177,7 +179,7 @@ def survey(
             continue
         checked = examine(workflow, asked, sources=sources)
         checks.append(checked)
-        reports.append(_one(workflow, checked))
+        reports.append(_one(workflow, checked, fixed=asked.server.api != "local"))
         if repair:
             reports[-1] |= _repair(workflow, checked, Path(repair))
     document: dict[str, Any] = {
@@ -200,11 +202,11 @@ def survey(
     return _concluded(document, _deps_report.verdict(checks), asked)
 
 
-def _one(workflow: Workflow, checked: Check) -> dict[str, Any]:
+def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
     verdict = _deps_report.verdict([checked])
     document: dict[str, Any] = {"workflow": _cli.clean(workflow.spec, 300)}
     document["status"] = "ok" if verdict == _deps.PRESENT else verdict
-    document |= _deps_report.report(checked, workflow.spec)
+    document |= _deps_report.report(checked, workflow.spec, fixed=fixed)
     if workflow.warnings:
         document["warnings"] = _cli.clean_tree(workflow.warnings[:20], 400)
     return document
@@ -220,6 +222,8 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
     if verdict == _deps.MISSING:
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
         hint = "auto_fix_deps.py shows a plan for what can be fetched; names to replace are under use_instead"
+        if asked.server.api != "local":
+            hint = "the service's nodes and models are fixed: choose other ones (use_instead, similar)"
         return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
     raise unknown(document, asked.stock.problems)
 

@@ -6,17 +6,13 @@ declared one, and the one that huggingface.co states for large files) and its fo
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import _cli
 import _common
@@ -26,6 +22,7 @@ import _deps_origin
 import _deps_report
 from _cli import Exit, SkillError
 from _deps_hosts import AllowedHosts
+from _fetch_part import Part, Wanted, stated_hash
 
 if TYPE_CHECKING:
     import requests
@@ -59,16 +56,6 @@ class Fetched:
     resumed_at: int = 0
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to fetch and where to put it."""
-
-    url: str
-    target: Path
-    sha256: str | None = None
-    allow_pickle: bool = False
-
-
 def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
     """Size, hash and gate of a file, as far as its host says; never raises for what the host does."""
     import requests
@@ -85,7 +72,7 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
             return Facts(gate=_gate(url, response.status_code).message)
         if response.status_code >= 400:
             return Facts(problem=f"its host answers HTTP {response.status_code}")
-        return Facts(_stated_size(response), _stated_hash(response))
+        return Facts(_stated_size(response), stated_hash(response))
 
 
 def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
@@ -107,103 +94,14 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
             hint="move it away to download it again",
         )  # fmt: skip
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
-    part = _Part(wanted)
+    part = Part(wanted)
     with _deps_hosts.session_for(wanted.url, allowed) as session, part.opened():
         resumed_at = part.size
         _transfer(session, wanted, part)
         return _finish(wanted, part, resumed_at)
 
 
-class _Part:
-    """The unfinished file and the note beside it that says what it is a part of."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.path = wanted.target.with_name(wanted.target.name + ".part")
-        self.note = wanted.target.with_name(wanted.target.name + ".part.json")
-        self.total: int | None = None
-        self.stated_sha256: str | None = None
-        self.etag: str | None = None
-        self.size = 0
-        self.digest = hashlib.sha256()
-        self._file: IO[bytes] | None = None
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Open for appending, alone; an unfinished file of another address or without a validator starts anew."""
-        with self.path.open("ab+") as file:
-            _lock(file, self.wanted.target)
-            self._file = file
-            kept = self._kept_note()
-            if kept is None:
-                self.restart()
-            else:
-                self.etag = kept
-                self._hash_what_is_there()
-            yield
-
-    def _kept_note(self) -> str | None:
-        try:
-            kept = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
-            return None
-        return kept["etag"] if isinstance(kept.get("etag"), str) else None
-
-    def _hash_what_is_there(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        while piece := self._file.read(PIECE):
-            self.digest.update(piece)
-            self.size += len(piece)
-
-    def restart(self) -> None:
-        """Begin with the first byte."""
-        assert self._file is not None
-        self._file.truncate(0)
-        self.size, self.digest, self.etag = 0, hashlib.sha256(), None
-
-    def remember(self, response: requests.Response) -> None:
-        """Note the validator with which the rest may be asked for; weak ones do not serve."""
-        etag = response.headers.get("ETag")
-        self.etag = etag if etag and not etag.startswith("W/") else None
-        self.stated_sha256 = _stated_hash(response) or self.stated_sha256
-        if self.etag:
-            self.note.write_text(json.dumps({"url": self.wanted.url, "etag": self.etag}), encoding="utf-8")
-
-    def add(self, piece: bytes) -> None:
-        assert self._file is not None
-        self._file.write(piece)
-        self.digest.update(piece)
-        self.size += len(piece)
-
-    def flush(self) -> None:
-        assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def drop(self) -> None:
-        """Remove what can be of no use: the next try begins anew."""
-        self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
-
-
-def _lock(file: IO[bytes], target: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows keeps others from renaming an open file, so the second process fails at its end
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise SkillError(
-            f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
-            hint="wait for it",
-        ) from error  # fmt: skip
-
-
-def _transfer(session: SecureSession, wanted: Wanted, part: _Part) -> None:
+def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
     """Bring the part to its full size; a broken connection goes on from the last byte, as long as bytes arrive."""
     failures, furthest = 0, part.size
     while True:
@@ -228,7 +126,7 @@ class _Again(Exception):
     """This answer was of no use, but another try may be."""
 
 
-def _one_answer(session: SecureSession, wanted: Wanted, part: _Part) -> bool:
+def _one_answer(session: SecureSession, wanted: Wanted, part: Part) -> bool:
     """Ask for the rest and take in what comes. True when the file is whole."""
     import requests
 
@@ -260,7 +158,7 @@ def _one_answer(session: SecureSession, wanted: Wanted, part: _Part) -> bool:
     return part.size == part.total
 
 
-def _accept(response: requests.Response, wanted: Wanted, part: _Part) -> None:
+def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
     """Judge an answer's head: where its bytes belong, or why there are none."""
     status = response.status_code
     if status == 416:
@@ -303,7 +201,7 @@ def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
     return int(match.group(1)), int(match.group(3)) if match.group(3) != "*" else None
 
 
-def _check_space(folder: Path, part: _Part) -> None:
+def _check_space(folder: Path, part: Part) -> None:
     free = shutil.disk_usage(folder).free
     needed = (part.total - part.size if part.total is not None else 0) + SPARE_BYTES
     if free < needed:
@@ -313,7 +211,7 @@ def _check_space(folder: Path, part: _Part) -> None:
         )  # fmt: skip
 
 
-def _take_in(response: requests.Response, wanted: Wanted, part: _Part) -> None:
+def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
     said = time.monotonic()
     for count, piece in enumerate(_pieces(response)):
         if part.size == 0:
@@ -335,7 +233,7 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
     return response.iter_content(PIECE)
 
 
-def _finish(wanted: Wanted, part: _Part, resumed_at: int) -> Fetched:
+def _finish(wanted: Wanted, part: Part, resumed_at: int) -> Fetched:
     """Check what arrived and give it its name."""
     part.flush()
     digest = part.digest.hexdigest()
@@ -415,15 +313,6 @@ def _gate(url: str, status: int) -> SkillError:
         hint = f"accept its terms at {page or 'its page'}, then set {variables[0]} to a token of that account"
     details: dict[str, Any] = {"page": page} if page else {}
     return SkillError(message, code="refused", exit=Exit.REFUSED, hint=hint, http_status=status, **details)
-
-
-def _stated_hash(response: requests.Response) -> str | None:
-    """The SHA-256 that huggingface.co states for a large file on the answer that redirects to its storage."""
-    for answer in [*response.history, response]:
-        linked = answer.headers.get("X-Linked-Etag", "").strip().strip('"').lower()
-        if re.fullmatch(r"[0-9a-f]{64}", linked):
-            return linked
-    return None
 
 
 def _stated_size(response: requests.Response) -> int | None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["requests>=2.31,<3", "pillow>=10"]
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
 """Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=["nodes", "models"], help="leave the other kind alone")
     parser.add_argument(
         "--via", choices=["auto", "comfy-cli", "manager"], default="auto",
-        help="who installs (default: comfy-cli here, else the server's Manager; models by our own download)",
+        help="who installs packs (default: the server's Manager, else comfy-cli); models are downloaded by this script",
     )  # fmt: skip
     parser.add_argument("--models-dir", metavar="DIR", help="ComfyUI's models folder (default: found out)")
     parser.add_argument("--workspace", metavar="DIR", help="ComfyUI's own folder, for comfy-cli")

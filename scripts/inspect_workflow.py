@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["requests>=2.31,<3", "pillow>=10"]
+# dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
 """Report what a stranger's workflow may do, before anybody runs it. Nothing is run, sent or installed.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -27,6 +28,7 @@ class ModelHost:
         self.kinds: dict[str, str] = {}
         self.etags: dict[str, str | None] = {}
         self.cut: dict[str, list[int]] = {}
+        self.stall: dict[str, int] = {}
         self.ranges = True
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         host = self
@@ -93,6 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
         if cuts:
             self.wfile.write(part[: cuts.pop(0)])
             self.close_connection = True
+            return
+        if path in host.stall:
+            self.wfile.write(part[: host.stall[path]])
+            self.wfile.flush()
+            self.close_connection = True
+            for _ in range(200):
+                if path not in host.stall:
+                    return
+                time.sleep(0.1)
             return
         self.wfile.write(part)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,16 @@ def test_a_pack_by_comfy_cli_with_its_exact_words_and_without_keys(stage: Stage)
     assert "secret" not in stage.output
     assert (stage.folder / "base/custom_nodes/comfyui-videohelpersuite").is_dir()
     assert document["still_missing"][0]["name"] == "VHS_VideoCombine"
+
+
+def test_comfy_cli_of_another_installation_is_not_used(stage: Stage) -> None:
+    stage.with_comfy_cli()
+    (stage.folder / "other").mkdir()
+    program = stage.folder / "bin" / "comfy"
+    program.write_text(program.read_text().replace('str(home / "base")', 'str(home / "other")'))
+    document = stage(video_flow(stage), "--yes", code=1)
+    assert "neither" in document["plan"][0]["blocked"]
+    assert not [call for call in stage.calls() if "install" in call["words"]]
 
 
 def test_a_failing_comfy_cli_is_reported_with_its_words_cleaned(stage: Stage) -> None:
@@ -518,6 +530,32 @@ def test_a_models_folder_that_is_not_there_is_misuse(stage: Stage) -> None:
         **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}}}
     )
     stage(flow, "--models-dir", stage.folder / "none", code=2)
+
+
+def test_an_interrupted_download_is_kept_and_goes_on(stage: Stage, run: Any, tmp_path: Path) -> None:
+    body = stage.host.files["/new.safetensors"] = safetensors(3_000_000)
+    # The host sends two megabytes and then nothing for a long time.
+    stage.host.stall["/new.safetensors"] = 2_200_000
+    (tmp_path / "flow.json").write_text(
+        json.dumps(stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"))
+    )
+    words = ("flow.json", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url)
+    part = stage.comfy.models / "checkpoints/new.safetensors.part"
+    process = run.start("auto_fix_deps.py", *words)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 500_000):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["code"] == "interrupted"
+    assert "Traceback" not in err
+    assert part.stat().st_size > 500_000
+    stage.host.stall.clear()
+    ran = run("auto_fix_deps.py", *words)
+    assert ran.code == 0
+    assert ran.json["outcomes"][0]["resumed_at"] > 500_000
+    assert (stage.comfy.models / "checkpoints/new.safetensors").read_bytes() == body
 
 
 def test_a_dead_server_is_exit_3(stage: Stage, run: Any, tmp_path: Path) -> None:

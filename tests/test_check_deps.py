@@ -441,3 +441,27 @@ def test_the_demo_server_has_what_the_bundled_workflow_needs(run: Any, demo: Any
 def test_control_characters_of_a_workflow_do_not_reach_the_terminal(check: Checker) -> None:
     document = check(graph("\u001b]0;pwned\u0007evil\u202e.safetensors"), code=1)
     assert one(document, "models", "missing")["name"] == "evil.safetensors"
+
+
+def test_a_service_is_not_told_how_to_install_anything(run: Any, new_demo: Any, tmp_path: Path) -> None:
+    cloud = new_demo("--cloud")
+    flow = graph(
+        "sd_xl_base_9.0.safetensors", **{"9": {"class_type": "VHS_Nope", "inputs": {"images": ["3", 0]}}}
+    )
+    (tmp_path / "f.json").write_text(json.dumps(flow))
+    words = ("--host", cloud.url, "--api", "cloud", "--api-key", "comfyui-demo-key")
+    ran = run("check_deps.py", "f.json", *words)
+    assert ran.code == 1
+    assert "next" not in ran.json
+    assert "fixed" in ran.json["hint"]
+    assert run("auto_fix_deps.py", "f.json", *words, "--yes").json["code"] == "blocked"
+
+
+def test_the_free_tier_is_refused_and_not_missing(run: Any, new_demo: Any, tmp_path: Path) -> None:
+    cloud = new_demo("--cloud", "--tier", "free")
+    (tmp_path / "f.json").write_text(json.dumps(graph("v1-5-pruned-emaonly-fp16.safetensors")))
+    ran = run(
+        "check_deps.py", "f.json", "--host", cloud.url, "--api", "cloud", "--api-key", "comfyui-demo-key"
+    )
+    assert ran.code == 4
+    assert ran.json["counts"] == {"present": 1, "missing": 0, "unknown": 4}

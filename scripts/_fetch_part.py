@@ -1,0 +1,128 @@
+"""A file that is still arriving: its bytes so far, where they are from, and how to ask for the rest. Level 3."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from _cli import Exit, SkillError
+
+if TYPE_CHECKING:
+    import requests
+
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to fetch and where to put it."""
+
+    url: str
+    target: Path
+    sha256: str | None = None
+    allow_pickle: bool = False
+
+
+class Part:
+    """The unfinished file and the note beside it that says what it is a part of."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.path = wanted.target.with_name(wanted.target.name + ".part")
+        self.note = wanted.target.with_name(wanted.target.name + ".part.json")
+        self.total: int | None = None
+        self.stated_sha256: str | None = None
+        self.etag: str | None = None
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self._file: IO[bytes] | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open for appending, alone; an unfinished file of another address or without a validator starts anew."""
+        with self.path.open("ab+") as file:
+            _lock(file, self.wanted.target)
+            self._file = file
+            kept = self._kept_note()
+            if kept is None:
+                self.restart()
+            else:
+                self.etag = kept
+                self._hash_what_is_there()
+            yield
+
+    def _kept_note(self) -> str | None:
+        try:
+            kept = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
+            return None
+        return kept["etag"] if isinstance(kept.get("etag"), str) else None
+
+    def _hash_what_is_there(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        while piece := self._file.read(PIECE):
+            self.digest.update(piece)
+            self.size += len(piece)
+
+    def restart(self) -> None:
+        """Begin with the first byte."""
+        assert self._file is not None
+        self._file.truncate(0)
+        self.size, self.digest, self.etag = 0, hashlib.sha256(), None
+
+    def remember(self, response: requests.Response) -> None:
+        """Note the validator with which the rest may be asked for; weak ones do not serve."""
+        etag = response.headers.get("ETag")
+        self.etag = etag if etag and not etag.startswith("W/") else None
+        self.stated_sha256 = stated_hash(response) or self.stated_sha256
+        if self.etag:
+            self.note.write_text(json.dumps({"url": self.wanted.url, "etag": self.etag}), encoding="utf-8")
+
+    def add(self, piece: bytes) -> None:
+        assert self._file is not None
+        self._file.write(piece)
+        self.digest.update(piece)
+        self.size += len(piece)
+
+    def flush(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def drop(self) -> None:
+        """Remove what can be of no use: the next try begins anew."""
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows keeps others from renaming an open file, so the second process fails at its end
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise SkillError(
+            f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
+            hint="wait for it",
+        ) from error  # fmt: skip
+
+
+def stated_hash(response: requests.Response) -> str | None:
+    """The SHA-256 that huggingface.co states for a large file on the answer that redirects to its storage."""
+    for answer in [*response.history, response]:
+        linked = answer.headers.get("X-Linked-Etag", "").strip().strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", linked):
+            return linked
+    return None

@@ -1,0 +1,251 @@
+"""What could be installed for a set of checks, from where, by whom, and what stands against it. Level 3.
+
+Registry ids alone are installed, downloads come from allowed hosts alone; nothing is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import _cli
+import _deps_manager
+import _deps_place
+import _deps_report
+import _fetch_model
+from _cli import SkillError
+from _deps import MISSING, Check, Item
+from _deps_hosts import AllowedHosts
+
+COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do. blocked: why it is not done; consent: the flag that would unblock it. facts: for the report."""
+
+    kind: str
+    name: str
+    how: str | None
+    blocked: str | None = None
+    consent: str | None = None
+    relative: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    facts: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The step for a report."""
+        shown = {
+            "kind": self.kind, "name": _cli.clean(self.name, 200), "how": self.how, "blocked": self.blocked,
+            "consent": self.consent, "path": f"models/{self.relative}" if self.relative else None, "url": self.url,
+            "sha256": self.sha256, "bytes": self.bytes,
+        }  # fmt: skip
+        return {key: value for key, value in shown.items() if value is not None} | dict(self.facts or {})
+
+
+@dataclass(frozen=True)
+class Ways:
+    """By which ways something can be installed in this call. comfy: comfy-cli is there and acts on this installation."""
+
+    via: str
+    server: Any
+    manager: _deps_manager.Manager | None
+    models_folder: Path | None
+    workspace: Path | None
+    allowed: AllowedHosts
+    allow_pickle: bool = False
+    comfy: bool = False
+
+
+def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[Step]:
+    """The steps that would bring what is missing, each pack and file once; packs come first."""
+    missing = [item for checked in checks for item in checked.of(MISSING)]
+    steps: dict[tuple[str, str], Step] = {}
+    if only != "models":
+        for item in missing:
+            if item.kind == "node":
+                step = _pack_step(item, ways)
+                steps.setdefault((step.kind, step.name), step)
+    if only != "nodes":
+        for item in missing:
+            if item.kind in ("model", "embedding") and not item.fixed_by_name:
+                step = _model_step(item, ways)
+                steps.setdefault((step.kind, step.relative or step.name), step)
+    return _looked_up(list(steps.values()), ways)
+
+
+def _pack_step(item: Item, ways: Ways) -> Step:
+    pack = item.pack
+    facts = {"for_class": _cli.clean(item.name, 120)} | (pack.to_json() if pack else {})
+    if pack is None:
+        return Step("pack", item.name, None, "no source names the pack of this class", facts=facts)
+    if pack.core:
+        return Step(
+            "pack",
+            "ComfyUI",
+            None,
+            "the class belongs to ComfyUI itself: update it (comfy update comfy)",
+            facts=facts,
+        )
+    if item.installed_but_absent:
+        return Step(
+            "pack",
+            pack.id or item.name,
+            None,
+            "it is installed already: restart the server or see its log",
+            facts=facts,
+        )
+    if not pack.installable or pack.id is None:
+        reason = (
+            pack.doubt
+            or "no registry id is known for it, and repositories are not installed from their address"
+        )
+        return Step("pack", pack.id or item.name, None, reason, facts=facts)
+    how, blocked = _pack_way(ways)
+    return Step("pack", pack.id, how, blocked, facts=facts)
+
+
+def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
+    if ways.server.api != "local":
+        return None, "the service's node packs are fixed: only a server of one's own can be extended"
+    # The Manager surely installs into this server; comfy-cli into whatever its workspace is.
+    if ways.via in ("auto", MANAGER) and ways.manager is not None:
+        return MANAGER, None
+    if ways.via in ("auto", COMFY) and ways.comfy:
+        return COMFY, None
+    if ways.via == COMFY:
+        return (
+            None,
+            "comfy-cli is not on PATH, or its workspace is not this server's installation (then give --workspace)",
+        )
+    if ways.via == MANAGER:
+        return None, "the server has no ComfyUI-Manager that answers"
+    return (
+        None,
+        "neither the server's Manager nor comfy-cli (with this server's installation as its workspace) is at hand",
+    )
+
+
+def _model_step(item: Item, ways: Ways) -> Step:
+    origin = item.origin
+    facts: dict[str, Any] = {"folder": item.folder} if item.folder else {}
+    if origin is None:
+        return Step("model", item.name, None, "no source names an address", facts=facts)
+    facts |= {"source": origin.source} | ({"licence": origin.licence} if origin.licence else {})
+    step = Step(
+        "model", item.name, None, url=origin.url, sha256=origin.sha256, bytes=origin.bytes, facts=facts
+    )
+    if origin.suggestion:
+        return replace(
+            step, blocked="its address stands in a note of the workflow: a person must look at it first"
+        )
+    place = ("embeddings", origin.name) if item.kind == "embedding" else item.target
+    if place is None:
+        return replace(step, blocked="which model folder it belongs to is not known")
+    try:
+        step = replace(step, relative=_deps_place.target(*place))
+    except SkillError as error:
+        return replace(step, blocked=error.message)
+    reason = ways.allowed.refusal(origin.url)
+    if reason is not None:
+        host = urlsplit(origin.url).hostname or "HOST"
+        return replace(
+            step,
+            blocked=f"its address is not used: {reason}",
+            consent=f"--allow-host {_cli.clean(host, 100)}",
+        )
+    if _deps_report.is_pickle(item.name) and not ways.allow_pickle:
+        blocked = "files of this type can run code when they are loaded"
+        return replace(step, blocked=blocked, consent="--allow-pickle")
+    how, blocked_by = _model_way(ways, step)
+    step = replace(step, how=how, blocked=blocked_by)
+    order = manager_order(ways, step) if how == MANAGER else None
+    # The Manager downloads from the address in its own list, so that is the one to show.
+    return replace(step, url=str(order["url"]), sha256=None) if order is not None else step
+
+
+def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
+    if ways.server.api != "local":
+        return None, "the service's models are fixed: only a server of one's own can be extended"
+    if ways.via == "auto" and ways.models_folder is not None:
+        if (ways.models_folder / (step.relative or "")).exists():
+            return (
+                None,
+                "a file of that name is in the models folder, but the server does not list it: restart it, or see its paths",
+            )
+        return DOWNLOAD, None
+    if ways.via == COMFY:
+        if not ways.comfy:
+            return (
+                None,
+                "comfy-cli is not on PATH, or its workspace is not this server's installation (then give --workspace)",
+            )
+        return COMFY, None
+    if ways.manager is not None and manager_order(ways, step) is not None:
+        return MANAGER, None
+    if ways.manager is not None and ways.via == MANAGER:
+        return None, "the Manager's list does not hold this file, and it takes no other"
+    if ways.via == MANAGER:
+        return None, "the server has no ComfyUI-Manager that answers"
+    return None, "where the server keeps its models is not known: give --models-dir"
+
+
+def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
+    """What the Manager is told to download: an entry of its own list; version 4 without a list takes any."""
+    assert ways.manager is not None and step.relative is not None
+    folder, _, filename = step.relative.rpartition("/")
+    if ways.manager.shape == _deps_manager.V4:
+        base = {"name": filename, "type": folder.split("/")[0], "base": "", "save_path": folder}
+        return {**base, "filename": filename, "url": step.url}
+    try:
+        entry = _deps_place.manager_entry(ways.manager.model_list(), folder, filename)
+    except SkillError:
+        return None
+    # Its list may give another address for the name: then that one must be allowed too.
+    if entry is None or ways.allowed.refusal(str(entry.get("url"))) is not None:
+        return None
+    return entry
+
+
+def _looked_up(steps: list[Step], ways: Ways) -> list[Step]:
+    """Size, hash and gate of every download, as the hosts say; asked at once."""
+    wanted = [step for step in steps if step.kind == "model" and step.how is not None and step.url]
+    if not wanted:
+        return steps
+    with ThreadPoolExecutor(4) as pool:
+        found = dict(
+            zip(
+                map(id, wanted),
+                pool.map(lambda step: _fetch_model.look(str(step.url), ways.allowed), wanted),
+                strict=True,
+            )
+        )
+    return [_with_facts(step, found[id(step)]) if id(step) in found else step for step in steps]
+
+
+def _with_facts(step: Step, facts: _fetch_model.Facts) -> Step:
+    more: dict[str, Any] = dict(step.facts or {})
+    if facts.gate:
+        more["gate"] = facts.gate
+    if facts.problem:
+        more["not_looked_at"] = facts.problem
+    return replace(step, bytes=facts.bytes or step.bytes, sha256=step.sha256 or facts.sha256, facts=more)
+
+
+def totals(steps: Iterable[Step], ways: Ways) -> dict[str, Any]:
+    """The sum of the known sizes and the free space at the target."""
+    downloads = [step for step in steps if step.kind == "model" and step.how is not None]
+    document: dict[str, Any] = {"bytes": sum(step.bytes or 0 for step in downloads)}
+    unknown = sum(1 for step in downloads if step.bytes is None)
+    if unknown:
+        document["sizes_unknown"] = unknown
+    if ways.models_folder is not None:
+        document["models_folder"] = str(ways.models_folder)
+        document["free_bytes"] = _deps_place.free_bytes(ways.models_folder)
+    return document
