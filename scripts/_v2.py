@@ -86,7 +86,13 @@ class V2(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed errors in plain words; without the envelope the status decides."""
-        return _v2_refusals.failure(self.url, response) or super().failure(response)
+        known = _v2_refusals.failure(self.url, response)
+        if known is not None:
+            return known
+        path = urlsplit(response.url).path
+        if response.status_code == 404 and "/api/v2/" not in path:
+            return _not_offered(self.url, path, code="not_found")
+        return super().failure(response)
 
     # --- submit
     def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
@@ -443,10 +449,10 @@ def _only(graph: Graph, targets: Sequence[str] | None) -> Graph:
     return {node_id: node for node_id, node in graph.items() if node_id in kept}
 
 
-def _not_offered(url: str, what: str) -> SkillError:
+def _not_offered(url: str, what: str, code: str = "not_offered") -> SkillError:
     return SkillError(
         f"{url} speaks Comfy API v2, which does not offer {what}",
-        code="not_offered",
+        code=code,
         exit=Exit.FAILED,
         hint="for a proxy, ask the ComfyUI behind it (its own address as --host)",
     )

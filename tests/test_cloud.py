@@ -389,6 +389,17 @@ def _jobs(demo: Demo) -> list[dict[str, Any]]:
     return jobs
 
 
+def test_history_is_deleted_under_its_old_name(cloud: Start) -> None:
+    demo = cloud()
+    server = client(demo)
+    prompt_id = server.submit(submission()).prompt_id
+    follow(server, prompt_id)
+
+    server.post_json("history", {"delete": [prompt_id]})
+
+    assert [entry["path"] for entry in demo.log() if entry["method"] == "POST"][-1] == "/api/history"
+
+
 def test_an_id_of_another_kind_is_misuse_at_once(run: Runner, cloud: Start) -> None:
     demo = cloud()
     (run.folder / "key").write_text(KEY)

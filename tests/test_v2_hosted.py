@@ -449,6 +449,14 @@ def test_what_v2_lacks_is_said_plainly(hosted: Hosted, ask: str) -> None:
     assert hosted.seen == []
 
 
+def test_a_route_of_comfyui_is_not_part_of_v2(hosted: Hosted) -> None:
+    with pytest.raises(SkillError) as caught:
+        client(hosted).get_json("queue")
+
+    assert caught.value.code == "not_found"
+    assert "API v2" in caught.value.message
+
+
 def test_a_job_list_that_is_not_offered_points_to_v1(hosted: Hosted) -> None:
     with pytest.raises(SkillError) as caught:
         client(hosted, "cloud").list_jobs()
