@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import _fill
@@ -66,9 +65,9 @@ class Filler:
 
     def _names_that_take_files(self) -> frozenset[str]:
         names = [name for name in self.recipe.plan.names if name != OUTPUT_COLUMN]
-        return frozenset(name for name in names if self.takes_files(name))
+        return frozenset(name for name in names if self._takes_files(name))
 
-    def takes_files(self, name: str) -> bool:
+    def _takes_files(self, name: str) -> bool:
         """Whether this name sets an input that takes files."""
         if name == "mask":
             return True
@@ -124,6 +123,7 @@ class Filler:
         Returns notes worth telling. Raises SkillError naming the axis and the place in it.
         """
         plan, notes = self.recipe.plan, []
+        self._refuse_lost_files()
         first = plan.values(0)
         trial = Filler.__new__(Filler)
         trial.__dict__ = self.__dict__ | {
@@ -144,7 +144,11 @@ class Filler:
                     raise
         return notes
 
-    def file_in(self, values: Mapping[str, Any]) -> list[Path]:
-        """The local files that these values name for inputs that take files."""
-        given = [Path(str(value)) for name, value in values.items() if name in self._file_names]
-        return [path for path in given if path.is_file()]
+    def _refuse_lost_files(self) -> None:
+        """A folder of files must go into an input that takes files."""
+        for axis in self.recipe.plan.axes:
+            if axis.kind == "files" and axis.names[0] not in self._file_names:
+                raise SkillError(
+                    f"{axis.names[0]!r} takes no uploaded file", code="not_an_upload", exit=Exit.MISUSE,
+                    hint="--into names the input; scripts/extract_schema.py shows which inputs take files",
+                )  # fmt: skip

@@ -208,7 +208,6 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
     recipe = _batch_fill.Recipe(source, wishes, plan)
     ready, notes = _batch_setup.fillers(recipe, servers)
-    _check_files(recipe, ready[0])
     _check_name(args.name, ready[0])
     if args.dry_run:
         return _dry_run(recipe, ready, notes)
@@ -332,16 +331,6 @@ def _read(args: argparse.Namespace, server: Dialect) -> Any:
     return _sources.read(
         args.workflow, server=server, definitions=lambda: _known.definitions(server, server.url)
     )
-
-
-def _check_files(recipe: Recipe, filler: Filler) -> None:
-    """--input-dir must go into an input that takes files."""
-    for axis in recipe.plan.axes:
-        if axis.kind == "files" and not filler.takes_files(axis.names[0]):
-            raise SkillError(
-                f"{axis.names[0]!r} takes no uploaded file", code="not_an_upload", exit=_cli.Exit.MISUSE,
-                hint="--into names the input; scripts/extract_schema.py shows which inputs take files",
-            )  # fmt: skip
 
 
 def _check_name(template: str | None, filler: Filler) -> None:

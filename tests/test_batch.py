@@ -1,0 +1,404 @@
+"""run_batch.py as a user meets it: what it runs, what it makes, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
+
+
+def posts(demo: Demo) -> list[dict[str, Any]]:
+    """The graphs that were submitted."""
+    found = [entry for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"]
+    return [entry["json"] for entry in found]
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "batch.jsonl").read_text().splitlines()]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_becomes_files_pages_and_one_document(run: Runner, any_server: str, graph_file: Any) -> None:
+    color = graphs.picture()["1"]["inputs"]["color"]
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out",
+        "--sweep", "width=16,24,32", "--sweep", f"1.color={color}:{color + 1}:1",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    out = run.folder / "out"
+    assert (ran.json["status"], ran.json["runs"], ran.json["succeeded"], ran.json["files"]) == (
+        "success",
+        6,
+        6,
+        6,
+    )
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        f"run_{at:04d}" for at in range(6)
+    ]
+    from PIL import Image
+
+    sizes = []
+    for at in range(6):
+        (path,) = (out / f"run_{at:04d}").iterdir()
+        with Image.open(path) as picture:
+            sizes.append(picture.size[0])
+    assert sizes == [16, 16, 24, 24, 32, 32]
+    for key in ("index_html", "contact_sheet", "results_csv", "journal"):
+        assert Path(ran.json[key]).is_file()
+    assert [row["width"] for row in rows_of(out)] == ["16", "16", "24", "24", "32", "32"]
+    assert not list(out.rglob("*.part")) and not (out / ".batch.lock").exists()
+
+
+def test_every_run_is_submitted_once_under_its_own_id(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.picture())
+    ran = run(
+        "run_batch.py",
+        workflow,
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--sweep",
+        "1.color=1:30:1",
+        "--no-report",
+    )
+    assert ran.code == 0
+    sent = posts(demo)
+    assert [item["prompt"]["1"]["inputs"]["color"] for item in sent] == list(range(1, 31))
+    assert len({item["prompt_id"] for item in sent}) == 30
+    assert len({item["client_id"] for item in sent}) == 1
+
+
+def test_the_intent_is_in_the_journal_before_the_end(run: Runner, demo: Demo, graph_file: Any) -> None:
+    run("run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 2)
+    lines = journal(run.folder / "out")
+    assert lines[0]["event"] == "plan" and lines[-1]["event"] == "end"
+    for number in (0, 1):
+        events = [line["event"] for line in lines if line.get("run") == number]
+        assert events == ["submit", "finished", "downloaded"]
+    assert {line["prompt_id"] for line in lines if line["event"] == "submit"} == {
+        item["prompt_id"] for item in posts(demo)
+    }
+
+
+def test_counted_runs_get_counted_seeds(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.sleeper(0.0, 1, seed=500))
+    ran = run("run_batch.py", workflow, "--host", demo.url, "--output-dir", "out", "--count", 3)
+    assert ran.code == 0
+    assert [item["prompt"]["1"]["inputs"]["seed"] for item in posts(demo)] == [500, 501, 502]
+    run("run_batch.py", workflow, "--host", demo.url, "--output-dir", "two", "--count", 2, "--seed-start", 7)
+    assert [item["prompt"]["1"]["inputs"]["seed"] for item in posts(demo)][3:] == [7, 8]
+    assert [row["seed"] for row in rows_of(run.folder / "two")] == ["7", "8"]
+
+
+def test_random_seeds_differ_and_are_written_down(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.sleeper(0.0, 1, seed=500))
+    ran = run(
+        "run_batch.py", workflow, "--host", demo.url, "--output-dir", "out", "--count", 4, "--randomize-seed"
+    )
+    assert ran.code == 0
+    sent = [str(item["prompt"]["1"]["inputs"]["seed"]) for item in posts(demo)]
+    assert len(set(sent)) == 4
+    assert [row["seed"] for row in rows_of(run.folder / "out")] == sent
+
+
+def test_names_are_made_of_values_safely(run: Runner, demo: Demo, graph_file: Any) -> None:
+    table = run.folder / "t.csv"
+    table.write_text("filename_prefix,width\nx/..y:z,16\n=evil,17\n")
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--table", table,
+        "--name", "{index:03d}_{width:.1f}_{filename_prefix}",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    names = sorted(path.name for path in (run.folder / "out").glob("0*.png"))
+    assert names == ["000_16.0_x_..y_z.png", "001_17.0_=evil.png"]
+    assert [row["filename_prefix"] for row in rows_of(run.folder / "out")] == ["x/..y:z", "'=evil"]
+
+
+def test_a_table_names_its_files(run: Runner, demo: Demo, graph_file: Any) -> None:
+    table = run.folder / "t.jsonl"
+    table.write_text('{"width": 16, "output": "small.png"}\n{"width": 32, "output": "big"}\n')
+    ran = run(
+        "run_batch.py",
+        graph_file(graphs.two_pictures()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--table",
+        table,
+    )
+    assert ran.code == 0, ran.out
+    names = {path.name for path in (run.folder / "out").glob("*.png")} - {"contact_sheet.png"}
+    assert names == {"small_1.png", "small_2.png", "big_1.png", "big_2.png"}
+
+
+def test_each_picture_of_a_folder_is_uploaded_and_run(run: Runner, demo: Demo, graph_file: Any) -> None:
+    from PIL import Image
+
+    (run.folder / "in").mkdir()
+    for number, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (8, 8), color).save(run.folder / "in" / f"p{number}.png")
+    ran = run(
+        "run_batch.py", graph_file(graphs.photo()), "--host", demo.url, "--output-dir", "out", "--input-dir", "in",
+        "--name", "{index}",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    inverted = []
+    for number in range(3):
+        with Image.open(run.folder / "out" / f"{number}.png") as picture:
+            inverted.append(picture.convert("RGB").getpixel((0, 0)))
+    assert inverted == [(0, 255, 255), (255, 127, 255), (255, 255, 0)]
+
+
+def test_a_folder_needs_an_input_that_takes_files(run: Runner, demo: Demo, graph_file: Any) -> None:
+    (run.folder / "in").mkdir()
+    (run.folder / "in" / "p.png").write_bytes(b"x")
+    ran = run(
+        "run_batch.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--input-dir",
+        "in",
+        "--into",
+        "width",
+    )
+    assert (ran.code, ran.json["code"]) == (2, "not_an_upload")
+
+
+def test_failures_are_listed_and_the_rest_goes_on(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("fail:node=2,kind=ValueError,message=<b>no</b>\x1b[31m,times=2")
+    ran = run(
+        "run_batch.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--sweep",
+        "1.color=1:6:1",
+    )
+    assert (ran.code, ran.json["status"], ran.json["code"]) == (1, "partial", "runs_failed")
+    assert (ran.json["succeeded"], ran.json["failed"], ran.json["failures"]["count"]) == (4, 2, 2)
+    first = ran.json["failures"]["items"][0]
+    assert first["status"] == "error" and "<b>no</b>" in first["message"] and "\x1b" not in ran.err
+    assert "--retry-failed" in ran.json["next"][0]
+    again = run("run_batch.py", "--resume", "out", "--retry-failed")
+    assert again.code == 0, again.out
+    assert len(posts(demo)) == 8
+    assert {row["status"] for row in rows_of(run.folder / "out")} == {"success"}
+
+
+def test_stop_on_error_stops(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("fail:node=2,kind=ValueError,message=no,times=1")
+    ran = run(
+        "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=1)), "--host", demo.url, "--output-dir", "out",
+        "--count", 30, "--stop-on-error",
+    )  # fmt: skip
+    assert (ran.code, ran.json["code"]) == (1, "stopped_on_error")
+    assert ran.json["failed"] == 1 and ran.json["not_run"] >= 25
+    queue = demo.get("/queue")
+    assert queue["queue_pending"] == [] and queue["queue_running"] == []
+
+
+def test_out_of_memory_frees_the_server_once_and_tries_again(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    demo.fault({"name": "oom", "node": "EmptyImage", "times": 1})
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--sweep",
+        "1.color=1:3:1", "--retries", 2,
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    assert ran.json["retried"] == 1
+    freed = [entry for entry in demo.log() if entry["path"] == "/free"]
+    assert len(freed) == 1
+
+
+def test_what_cannot_pass_is_not_tried_again(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("fail:node=2,kind=ValueError,message=no,times=1")
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--sweep",
+        "1.color=1:3:1", "--retries", 3,
+    )  # fmt: skip
+    assert ran.code == 1 and len(posts(demo)) == 3
+
+
+def test_a_run_that_takes_too_long_is_cancelled(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_batch.py", graph_file(graphs.sleeper(0.05, 2, seed=1)), "--host", demo.url, "--output-dir", "out",
+        "--sweep", "seconds=0.05,30,0.06", "--run-timeout", 1,
+    )  # fmt: skip
+    assert ran.code == 1
+    assert [row["status"] for row in rows_of(run.folder / "out")] == ["success", "timed_out", "success"]
+
+
+def test_the_dry_run_sends_nothing_and_estimates_from_history(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    workflow = graph_file(graphs.sleeper(0.3, 2, seed=1))
+    plain = run("run_batch.py", workflow, "--host", demo.url, "--sweep", "seed=1:100:1", "--dry-run")
+    assert plain.code == 0 and plain.json["status"] == "dry_run"
+    assert (plain.json["runs"], plain.json["first_runs"][1]) == (100, {"run": 1, "seed": 2})
+    assert "estimate" not in plain.json and posts(demo) == []
+    demo.post("/prompt", {"prompt": graphs.sleeper(0.3, 2, seed=9)})
+    import time
+
+    while not demo.get("/history"):
+        time.sleep(0.05)
+    later = run("run_batch.py", workflow, "--host", demo.url, "--sweep", "seed=1:100:1", "--dry-run")
+    assert 25 < later.json["estimate"]["seconds"] < 60
+    assert not (run.folder / "batches").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "nothing to vary"),
+        (["--sweep", "nosuch=1,2"], 2, "nosuch"),
+        (["--sweep", "width=16,wide"], 2, "width"),
+        (["--sweep", "width=16,24", "--zip", "width=1,2"], 2, "width"),
+        (["--sweep", "width=16,24", "--set", "1.width=5"], 2, "width"),
+        (["--count", "0"], 2, "--count"),
+        (["--count", "3", "--max-runs", "2"], 7, "--max-runs"),
+        (["--count", "2", "--name", "{nosuch}"], 2, "nosuch"),
+        (["--count", "2", "--name", "{index.__class__}"], 2, "__class__"),
+        (["--table", "nothere.csv"], 2, "nothere.csv"),
+        (["--sweep", "width=16,24", "--host", "@nothere"], 2, "nothere"),
+    ],
+)
+def test_misuse_is_one_sentence_and_nothing_is_sent(
+    run: Runner, demo: Demo, graph_file: Any, words: list[str], code: int, said: str
+) -> None:
+    host = [] if "--host" in words else ["--host", demo.url]
+    ran = run("run_batch.py", graph_file(graphs.picture()), "--output-dir", "out", *host, *words)
+    assert ran.code == code, ran.out
+    assert said in ran.out
+    assert posts(demo) == [] and not (run.folder / "out" / "batch.jsonl").exists()
+
+
+def test_a_used_folder_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:
+    words = (
+        "run_batch.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--count",
+        1,
+    )
+    assert run(*words).code == 0
+    second = run(*words)
+    assert (second.code, second.json["code"]) == (2, "folder_in_use")
+    assert "--resume" in second.json["next"][0]
+
+
+def test_no_server_is_exit_3_and_leaves_nothing(run: Runner, graph_file: Any) -> None:
+    ran = run("run_batch.py", graph_file(graphs.picture()), "--host", "http://127.0.0.1:9", "--count", 2)
+    assert ran.code == 3 and not (run.folder / "batches").exists()
+
+
+def test_paid_nodes_and_many_cloud_runs_need_consent(
+    run: Runner, demo: Demo, new_demo: Any, graph_file: Any
+) -> None:
+    paid = graphs.picture()
+    paid["1"] = {"class_type": "DemoPartner", "inputs": {"prompt": "a fox", "seed": 1}}
+    ran = run("run_batch.py", graph_file(paid), "--host", demo.url, "--count", 2, "--output-dir", "paid")
+    assert (ran.code, ran.json["flag"]) == (7, "--yes-spend")
+    assert posts(demo) == []
+    cloud = new_demo("--cloud", "--api-key", "comfyui-test-key")
+    words = [
+        "--host",
+        cloud.url,
+        "--api-key",
+        "comfyui-test-key",
+        "--sweep",
+        "1.color=1:8:1",
+        "--output-dir",
+        "out",
+    ]
+    ran = run("run_batch.py", graph_file(graphs.picture()), *words)
+    assert (ran.code, ran.json["code"], ran.json["flag"]) == (7, "consent_needed", "--yes-spend")
+    ran = run("run_batch.py", graph_file(graphs.picture()), *words, "--yes-spend")
+    assert ran.code == 0, ran.out
+    assert ran.json["files"] == 8
+
+
+def test_the_report_is_made_again_from_the_journal_alone(run: Runner, demo: Demo, graph_file: Any) -> None:
+    run(
+        "run_batch.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--count",
+        2,
+        "--no-report",
+    )
+    out = run.folder / "out"
+    assert not (out / "index.html").exists()
+    demo.log()
+    before = len(demo.log())
+    ran = run("run_batch.py", "--report", "out")
+    assert ran.code == 0 and (out / "index.html").exists() and (out / "contact_sheet.png").exists()
+    assert len(demo.log()) <= before + 1
+    assert run("run_batch.py", "--report", "nothere").code == 2
+
+
+def test_pictures_sent_through_the_socket_are_saved(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    ran = run(
+        "run_batch.py",
+        graph_file(graph),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--sweep",
+        "1.color=1:3:1",
+    )
+    assert ran.code == 0, ran.out
+    assert ran.json["files"] == 3
+    for number in range(3):
+        (path,) = (run.folder / "out" / f"run_{number:04d}").iterdir()
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_polling_does_as_well(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--sweep",
+        "1.color=1:5:1", "--no-ws",
+    )  # fmt: skip
+    assert ran.code == 0 and ran.json["files"] == 5
+
+
+def test_texts_are_kept(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_batch.py",
+        graph_file(graphs.text("x")),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--sweep",
+        "text=a,b",
+    )
+    assert ran.code == 0
+    ends = [line for line in journal(run.folder / "out") if line["event"] == "downloaded"]
+    assert sorted(line["texts"][0]["text"] for line in ends) == ["a", "b"]
