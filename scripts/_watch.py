@@ -30,6 +30,7 @@ RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # A socket that opens and never sends the greeting is of no use.
 GREETING_PATIENCE = 3.0
 TICK = 0.5
+SLOWEST_REOPENING = 15.0
 FIRST_LOOK = 1.0
 # A job that was seen waiting, on a server that has not restarted: gone means removed.
 REMOVED_GRACE = 0.5
@@ -92,6 +93,7 @@ class Watcher:
         self._wire: Wire | None = None
         self._stream: EventStream | None = None
         self._stream_at: float | None = 0.0 if use_socket else None
+        self._stream_ends = 0
         self._reconnects = 0
         self._reconnect_at = 0.0
         self._outage_since: float | None = None
@@ -244,7 +246,10 @@ class Watcher:
             frame = self._stream.receive(wait)
         except StreamEnded as ended:
             self._stream = None
-            self._stream_at = None if ended.again is None else time.monotonic() + ended.again
+            # A server that ends every stream at once is not asked ten times a second.
+            pause = None if ended.again is None else min(ended.again * 2**self._stream_ends, SLOWEST_REOPENING)
+            self._stream_at = None if pause is None else time.monotonic() + pause
+            self._stream_ends = min(self._stream_ends + 1, 10)
             self._check_all_now()
             return None
         return frame

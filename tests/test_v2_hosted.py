@@ -329,6 +329,20 @@ def test_without_streaming_the_record_is_enough_and_asked_for_once(hosted: Hoste
     assert len([item for item in hosted.seen if item.path.endswith("/events")]) == 1
 
 
+def test_a_stream_that_ends_at_once_is_not_opened_again_and_again(hosted: Hosted) -> None:
+    hosted.events, hosted.script = [], ["running"]
+    server = client(hosted)
+    watcher = Watcher(server, "c")
+    watcher.watch(server.submit(submission()).prompt_id)
+
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        watcher.updates(0.2)
+    watcher.close()
+
+    assert 2 <= len([item for item in hosted.seen if item.path.endswith("/events")]) <= 6
+
+
 def test_progress_in_the_record_is_passed_on(hosted: Hosted) -> None:
     hosted.script = ["running", "running", "succeeded"]
     hosted.more = {"progress": {"value": 0.25, "nodes_done": 1, "nodes_total": 4}}
