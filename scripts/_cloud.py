@@ -119,10 +119,12 @@ class Cloud(Dialect):
         return headers
 
     def socket_url(self, client_id: str) -> str:
-        """`/ws` with the key as `token`: never printed."""
+        """`/ws` with the key (or a session's token from --header) as `token`: never printed."""
         query = {"clientId": client_id}
-        if self.access.key:
-            query["token"] = self.access.key
+        kind, _, session = self.access.headers.get("Authorization", "").partition(" ")
+        token = self.access.key or (session.strip() if kind.lower() == "bearer" else "")
+        if token:
+            query["token"] = token
         return re.sub("^http", "ws", self.url) + "/ws?" + urlencode(query)
 
     def failure(self, response: requests.Response) -> SkillError:

@@ -489,14 +489,28 @@ def _pause(attempt: int, retry_after: str | None) -> None:
 
 def pause_before(attempt: int, retry_after: str | None = None) -> float:
     """Seconds to wait before the next attempt: what the server asked for, else exponential with jitter."""
-    if retry_after:
-        try:
-            return min(max(float(retry_after), 0.0), LONGEST_PAUSE)
-        except ValueError:
-            pass
+    wait = retry_seconds(retry_after)
+    if wait is not None:
+        return min(wait, LONGEST_PAUSE)
     import random
 
     return min(0.2 * 2 ** (attempt - 1), 5.0) * random.uniform(0.5, 1.0)
+
+
+def retry_seconds(retry_after: str | None) -> float | None:
+    """The seconds in a Retry-After header, which may also hold a date; None where it says nothing that can be read."""
+    if not retry_after:
+        return None
+    try:
+        wait = float(retry_after)
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            wait = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(wait, 0.0) if wait == wait else None
 
 
 def parse_headers(lines: list[str]) -> dict[str, str]:

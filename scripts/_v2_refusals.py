@@ -99,11 +99,8 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
 
 def retry_after(response: requests.Response) -> float | None:
     """The seconds in a Retry-After, at most a minute; None where it says nothing we can read."""
-    try:
-        wait = float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-    return min(wait, 60.0) if wait >= 0 else None
+    wait = _common.retry_seconds(response.headers.get("Retry-After"))
+    return None if wait is None else min(wait, 60.0)
 
 
 def rejection(response: requests.Response, graph: Mapping[str, Any]) -> SkillError | None:

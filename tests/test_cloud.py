@@ -113,6 +113,21 @@ def test_the_key_travels_as_x_api_key(run: Runner, cloud: Start, graph_file: Any
     assert all("x-api-key" in names and "authorization" not in names for names in headers)
 
 
+@pytest.mark.parametrize(
+    ("access", "token"),
+    [
+        (_common.Access(key="k-1"), "k-1"),
+        (_common.Access({"Authorization": "Bearer s-1"}), "s-1"),
+        (_common.Access({"Authorization": "Basic s-1"}), None),
+        (_common.Access(), None),
+    ],
+)
+def test_the_socket_gets_key_or_session_as_its_token(access: _common.Access, token: str | None) -> None:
+    query = parse_qs(urlsplit(Cloud("https://cloud.comfy.org", access).socket_url("c")).query)
+
+    assert query.get("token") == ([token] if token else None)
+
+
 def test_auto_finds_the_cloud_by_its_statistics(run: Runner, cloud: Start, graph_file: Any) -> None:
     demo = cloud()
     (run.folder / "key").write_text(KEY)
@@ -404,7 +419,9 @@ def test_an_id_of_another_kind_is_misuse_at_once(run: Runner, cloud: Start) -> N
     demo = cloud()
     (run.folder / "key").write_text(KEY)
 
-    done = run("run_workflow.py", "--resume", "my job", "--host", demo.url, "--api", "cloud", "--api-key-file", "key")
+    done = run(
+        "run_workflow.py", "--resume", "my job", "--host", demo.url, "--api", "cloud", "--api-key-file", "key"
+    )
 
     assert (done.code, done.json["code"]) == (2, "misuse"), done.out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
 import threading
 import time
@@ -171,6 +172,28 @@ def test_a_full_queue_is_waited_for_as_long_as_the_server_asks(hosted: Hosted) -
 
     assert time.monotonic() - began >= 1
     assert len(hosted.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("-4", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("soon", None),
+        ("nan", None),
+        (None, None),
+    ],
+)
+def test_retry_after_in_each_of_its_forms(header: str | None, seconds: float | None) -> None:
+    assert _common.retry_seconds(header) == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    then = email.utils.formatdate(time.time() + 20, usegmt=True)
+
+    assert 15 < (_common.retry_seconds(then) or 0) <= 20
 
 
 def test_a_queue_that_stays_full_is_reported_as_such(hosted: Hosted) -> None:
