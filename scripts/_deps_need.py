@@ -172,7 +172,7 @@ class _Reading:
         lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
         if isinstance(value, str) and (names_a_file or (value not in choices and (lists_files or folder))):
             self._model(value, folder, texts, use)
-        elif choices and value not in choices and value is not None:
+        elif choices and value not in choices:
             self.values.append(ValueNeed(value, choices, (use,)))
 
     def _model(self, name: str, folder: str | None, choices: tuple[str, ...] | None, use: Use) -> None:

@@ -27,6 +27,7 @@ import _inventory
 import _sources
 from _cli import Exit, SkillError
 from _deps import Check
+from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
 
 
@@ -112,7 +113,7 @@ def read(spec: str, asked: Asked) -> Workflow:
     loaded = _sources.load(spec, stdin=stdin, server=server)
     models = list(_sources.declared_models(loaded.editor)) if loaded.editor else []
     if loaded.graph is not None:
-        return Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings))
+        return _with_nodes(Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings)))
     assert loaded.editor is not None
     import _editor
 
@@ -125,7 +126,17 @@ def read(spec: str, asked: Asked) -> Workflow:
             raise
         note = f"it could not be converted ({error.message}); classes and file names were read off the file as it is"
         return Workflow(spec, graph, loaded.editor, models, [*loaded.warnings, note], rough=True)
-    return Workflow(spec, made.graph, loaded.editor, models, [*loaded.warnings, *made.warnings])
+    return _with_nodes(Workflow(spec, made.graph, loaded.editor, models, [*loaded.warnings, *made.warnings]))
+
+
+def _with_nodes(workflow: Workflow) -> Workflow:
+    """The same workflow. Raises SkillError (exit 2) when nothing in it would run: that is not "all present"."""
+    if not classes_of(workflow.graph):
+        raise SkillError(
+            f"{_cli.clean(workflow.spec, 200)} has no node that would run", code="empty", exit=Exit.MISUSE,
+            hint="are all its nodes muted or notes?",
+        )  # fmt: skip
+    return workflow
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ declared one, and the one that huggingface.co states for large files) and its fo
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -22,7 +23,7 @@ import _deps_origin
 import _deps_report
 from _cli import Exit, SkillError
 from _deps_hosts import AllowedHosts
-from _fetch_part import Part, Wanted, stated_hash
+from _fetch_part import Part, Wanted, refuse_existing, stated_hash
 
 if TYPE_CHECKING:
     import requests
@@ -88,17 +89,20 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
             f"{wanted.target.name} is of a type that can run code when it is loaded", code="consent_needed",
             exit=Exit.UNSAFE, hint="look for a .safetensors file; if you trust the source, add --allow-pickle",
         )  # fmt: skip
-    if wanted.target.exists():
-        raise SkillError(
-            f"{wanted.target} is there already; nothing was downloaded", code="already_there", exit=Exit.FAILED,
-            hint="move it away to download it again",
-        )  # fmt: skip
+    refuse_existing(wanted.target)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
     part = Part(wanted)
-    with _deps_hosts.session_for(wanted.url, allowed) as session, part.opened():
-        resumed_at = part.size
-        _transfer(session, wanted, part)
-        return _finish(wanted, part, resumed_at)
+    with _deps_hosts.session_for(wanted.url, allowed) as session:
+        with part.opened():
+            resumed_at = part.size
+            _transfer(session, wanted, part)
+            checked = _checked(wanted, part)
+            # Under the lock where there is one; Windows renames no open file.
+            if os.name != "nt":
+                part.take_name()
+        if os.name == "nt":
+            part.take_name()
+    return Fetched(wanted.target, part.size, part.digest.hexdigest(), checked, resumed_at)
 
 
 def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
@@ -233,8 +237,8 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
     return response.iter_content(PIECE)
 
 
-def _finish(wanted: Wanted, part: Part, resumed_at: int) -> Fetched:
-    """Check what arrived and give it its name."""
+def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
+    """What was compared of a file that has arrived. Raises SkillError `corrupt` when it is not what it should be."""
     part.flush()
     digest = part.digest.hexdigest()
     checked = ["size"] if part.total is not None else []
@@ -248,11 +252,7 @@ def _finish(wanted: Wanted, part: Part, resumed_at: int) -> Fetched:
     if wrong:
         part.drop()
         raise _corrupt(wanted, wrong)
-    if wanted.target.exists():
-        raise SkillError(f"{wanted.target} appeared meanwhile", code="already_there", exit=Exit.FAILED)
-    part.path.replace(wanted.target)
-    part.note.unlink(missing_ok=True)
-    return Fetched(wanted.target, part.size, digest, (*checked, "form"), resumed_at)
+    return (*checked, "form")
 
 
 def _corrupt(wanted: Wanted, why: str) -> SkillError:

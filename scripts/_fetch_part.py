@@ -42,21 +42,32 @@ class Part:
         self.etag: str | None = None
         self.size = 0
         self.digest = hashlib.sha256()
+        self.useless = self.named = False
         self._file: IO[bytes] | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Open for appending, alone; an unfinished file of another address or without a validator starts anew."""
-        with self.path.open("ab+") as file:
-            _lock(file, self.wanted.target)
-            self._file = file
-            kept = self._kept_note()
-            if kept is None:
-                self.restart()
-            else:
-                self.etag = kept
-                self._hash_what_is_there()
-            yield
+        """Open for appending, alone; an unfinished file of another address or without a validator starts anew.
+
+        Afterwards what holds nothing, or nothing of use, is removed.
+        """
+        try:
+            with self.path.open("ab+") as file:
+                _lock(file, self.wanted.target)
+                # Whoever held the lock before may have given this very file its final name.
+                refuse_existing(self.wanted.target)
+                self._file = file
+                kept = self._kept_note()
+                if kept is None:
+                    self.restart()
+                else:
+                    self.etag = kept
+                    self._hash_what_is_there()
+                yield
+        finally:
+            if self._file is not None and not self.named and (self.useless or self.size == 0):
+                self.path.unlink(missing_ok=True)
+                self.note.unlink(missing_ok=True)
 
     def _kept_note(self) -> str | None:
         try:
@@ -100,16 +111,31 @@ class Part:
         os.fsync(self._file.fileno())
 
     def drop(self) -> None:
-        """Remove what can be of no use: the next try begins anew."""
-        self.path.unlink(missing_ok=True)
+        """What is there can be of no use: it is removed, and the next try begins anew."""
+        self.useless = True
+
+    def take_name(self) -> None:
+        """Give the file its final name."""
+        refuse_existing(self.wanted.target)
+        self.path.replace(self.wanted.target)
+        self.named = True
         self.note.unlink(missing_ok=True)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises SkillError when the file is there: none is ever replaced."""
+    if target.exists():
+        raise SkillError(
+            f"{target} is there already; nothing was replaced", code="already_there", exit=Exit.FAILED,
+            hint="move it away to download it again",
+        )  # fmt: skip
 
 
 def _lock(file: IO[bytes], target: Path) -> None:
     try:
         import fcntl
     except ImportError:
-        return  # Windows keeps others from renaming an open file, so the second process fails at its end
+        return  # Windows does not rename a file that another has open, so one of two fails at its end
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -228,6 +228,10 @@ def test_a_core_class_that_is_missing_means_an_old_server(check: Checker) -> Non
     assert entry["fix_command"] == "comfy update comfy"
 
 
+def test_a_workflow_in_which_nothing_would_run_is_not_all_present(check: Checker) -> None:
+    assert check(editor(saved("KSampler", 1, mode=2)), code=2)["code"] == "empty"
+
+
 # --- where to get models
 
 

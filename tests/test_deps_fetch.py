@@ -89,7 +89,9 @@ def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Pa
     assert (tmp_path / "m.safetensors").read_bytes() == body
 
 
-def test_without_a_validator_a_cut_download_starts_anew_and_gives_up_in_the_end(host: ModelHost, tmp_path: Path) -> None:
+def test_without_a_validator_a_cut_download_starts_anew_and_gives_up_in_the_end(
+    host: ModelHost, tmp_path: Path
+) -> None:
     host.files["/m.safetensors"] = safetensors(3_000_000)
     host.etags["/m.safetensors"] = None
     host.cut["/m.safetensors"] = [2_000_000] * 50
@@ -131,7 +133,9 @@ def test_the_hash_that_the_host_states_is_checked_too(host: ModelHost, tmp_path:
         (b"", "empty"),
     ],
 )
-def test_what_is_no_safetensors_file_is_not_kept(host: ModelHost, tmp_path: Path, body: bytes, word: str) -> None:
+def test_what_is_no_safetensors_file_is_not_kept(
+    host: ModelHost, tmp_path: Path, body: bytes, word: str
+) -> None:
     host.files["/m.safetensors"] = body
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
@@ -155,6 +159,7 @@ def test_a_gate_is_explained_and_not_retried(host: ModelHost, tmp_path: Path, st
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.exit == _cli.Exit.REFUSED
     assert len(host.seen) == 1
+    assert left_over(tmp_path) == []
 
 
 def test_the_gate_of_huggingface_names_page_and_variable() -> None:
@@ -197,7 +202,7 @@ def test_a_full_disk_is_seen_before_the_download(
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.code == "disk_full"
-    assert (tmp_path / "m.safetensors.part").stat().st_size == 0
+    assert left_over(tmp_path) == []
 
 
 class _Disk:
@@ -309,9 +314,17 @@ def test_a_bad_allow_host_is_misuse(text: str) -> None:
         ("https://huggingface.co/a", "https://cas-bridge.xethub.hf.co:8443/x", False),
         ("https://huggingface.co/a", "https://b2.civitai.com/x", False),
         ("https://civitai.com/a", "https://b2.civitai.com/x", True),
-        ("https://civitai.com/a", "https://civitai-delivery-worker-prod.5ac0.r2.cloudflarestorage.com/x", True),
+        (
+            "https://civitai.com/a",
+            "https://civitai-delivery-worker-prod.5ac0.r2.cloudflarestorage.com/x",
+            True,
+        ),
         ("https://civitai.com/a", "https://other.5ac0.r2.cloudflarestorage.com/x", False),
-        ("https://github.com/a/b/releases/download/v/x", "https://release-assets.githubusercontent.com/x", True),
+        (
+            "https://github.com/a/b/releases/download/v/x",
+            "https://release-assets.githubusercontent.com/x",
+            True,
+        ),
         ("https://github.com/a/b/releases/download/v/x", "https://raw.githubusercontent.com/x", False),
         ("https://huggingface.co/a", "https://127.0.0.1/x", False),
     ],
@@ -325,7 +338,12 @@ def test_tokens_go_to_their_own_host_over_https_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("CIVITAI_API_TOKEN", "civ_secret_value")
     assert _deps_hosts.token_for("https://huggingface.co/x") == "hf_secret_value"
     assert _deps_hosts.token_for("https://civitai.com/x") == "civ_secret_value"
-    for url in ("http://huggingface.co/x", "https://huggingface.co:444/x", "https://cdn.hf.co/x", "https://evil.example/x"):
+    for url in (
+        "http://huggingface.co/x",
+        "https://huggingface.co:444/x",
+        "https://cdn.hf.co/x",
+        "https://evil.example/x",
+    ):
         assert _deps_hosts.token_for(url) is None
     assert "hf_secret_value" not in _cli.redact("a hf_secret_value b")
 
@@ -339,7 +357,9 @@ def test_a_token_is_not_on_requests_to_other_hosts(
     assert all("authorization" not in headers for _, _, headers in host.seen)
 
 
-def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import requests
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
