@@ -49,7 +49,9 @@ def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
     """Send a file unless the server has its bytes already; the reference to put into the graph."""
     digest = content_digest(path)
     known = _by_digest(server, digest, name) if digest else None
-    return _ref(server, known or _send(server, path, f"{subfolder}/{name}" if subfolder else name), name)
+    return _ref(
+        server, known or _send(server, path, f"{subfolder}/{name}" if subfolder else name, digest), name
+    )
 
 
 def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
@@ -64,9 +66,11 @@ def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
     return answer if isinstance(answer, Mapping) and answer.get("id") else None
 
 
-def _send(server: V2, path: Path, file_path: str) -> Mapping[str, Any]:
+def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping[str, Any]:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     fields = {"content_type": kind, "file_path": file_path, "tags": "input"}
+    if digest is not None:
+        fields["expected_hash"] = digest
     with _multipart.body(fields, "file", path, path.name) as body:
         response = server.request(
             "POST", ASSETS, data=body, headers={"Content-Type": body.content_type}, timeout=600

@@ -121,7 +121,8 @@ class Cloud(Dialect):
     def socket_url(self, client_id: str) -> str:
         """`/ws` with the key (or a session's token from --header) as `token`: never printed."""
         query = {"clientId": client_id}
-        kind, _, session = self.access.headers.get("Authorization", "").partition(" ")
+        headers = {name.lower(): value for name, value in self.access.headers.items()}
+        kind, _, session = headers.get("authorization", "").partition(" ")
         token = self.access.key or (session.strip() if kind.lower() == "bearer" else "")
         if token:
             query["token"] = token

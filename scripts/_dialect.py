@@ -87,6 +87,7 @@ class JobState:
     messages: Sequence[Any] = ()
     progress: Mapping[str, Any] | None = None
     word: str = ""  # the server's own word for it
+    logs: str = ""  # the run's log where the server keeps one with the job
 
     @property
     def done(self) -> bool:

@@ -22,6 +22,7 @@ from _reports import command, head, last_frames
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
 MOST_VALUE = 300
 MOST_NODES = 60
+MOST_LOG = 4000
 
 
 def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str, Any]:
@@ -49,11 +50,15 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
         }
     files = _collect.files_of(state.outputs, previews=True)
     document["outputs"] = [
-        {"filename": _cli.clean(item.ref.filename, 200), "node_id": item.node_id, "type": item.kind}
+        {"filename": _cli.clean(item.ref.display_name or item.ref.filename, 200), "node_id": item.node_id, "type": item.kind}
         for item in files[:40]
     ]
     document["nodes"] = _node_times(server, state)
     document["messages"] = [_cli.clean(item[0], 60) for item in state.messages if item]
+    if state.logs:
+        # Deployments keep a run's log with the job; its end is what explains a failure.
+        text = _cli.clean(state.logs)
+        document["server_logs"] = text if full or len(text) <= MOST_LOG else f"… {text[-MOST_LOG:]}"
     return document
 
 

@@ -51,6 +51,7 @@ def state_of(prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str]
         ended=when(job.get("completed_at")),
         progress=_progress(job.get("progress")) if phase == "running" else None,
         word=word,
+        logs=_log_text(job.get("logs")),
     )
 
 
@@ -77,6 +78,12 @@ def _error(error: Any) -> Mapping[str, Any] | None:
         "exception_message": str(error.get("message") or "the server gave no reason"),
         "traceback": trace if isinstance(trace, list) else [trace] if isinstance(trace, str) else [],
     }
+
+
+def _log_text(logs: Any) -> str:
+    """The log of a finished run on a deployment; elsewhere absent."""
+    text = logs.get("text") if isinstance(logs, Mapping) else None
+    return text if isinstance(text, str) else ""
 
 
 def _progress(progress: Any) -> Mapping[str, Any] | None:

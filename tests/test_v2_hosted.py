@@ -394,6 +394,18 @@ def test_a_failure_names_node_and_class(run: Runner, hosted: Hosted, graph_file:
     assert ran.json["error"]["server_said"] == "boom"
 
 
+def test_the_log_that_a_deployment_keeps_is_shown(run: Runner, hosted: Hosted) -> None:
+    hosted.script = ["failed"]
+    hosted.more = {"logs": {"text": "x" * 9000 + "\x1b[31mthe end", "truncated": False}}
+    prompt_id = client(hosted).submit(submission()).prompt_id
+
+    done = run("fetch_logs.py", prompt_id, "--host", hosted.url, "--api", "v2")
+
+    assert done.json["server_logs"].endswith("the end")
+    assert "\x1b" not in done.json["server_logs"]
+    assert len(done.json["server_logs"]) < 5000
+
+
 def test_cancel_waits_for_the_word(hosted: Hosted) -> None:
     hosted.script = ["running"]
     server = client(hosted)
@@ -449,8 +461,11 @@ def test_bytes_that_the_server_has_are_not_sent_again(hosted: Hosted, tmp_path: 
     server = client(hosted)
 
     ref = server.upload(path)
+    (tmp_path / "other.png").write_bytes(b"other bytes")
+    server.upload(tmp_path / "other.png")
 
-    assert not hosted.calls("POST", "/api/v2/assets")
+    (sent,) = hosted.calls("POST", "/api/v2/assets")
+    assert blake3.blake3(b"other bytes").hexdigest().encode() in sent.body
     assert server.input_value(ref) == {
         "__type": "core/ASSET",
         "info": {"id": "known", "file_path": "photo.png"},
