@@ -1,0 +1,310 @@
+"""Batches that are stopped, killed, cut off: nothing runs twice because of us, nothing is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
+
+
+def wait_for(condition: Any, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not come true in time")
+
+
+def submitted(demo: Demo) -> list[dict[str, Any]]:
+    found = [entry for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"]
+    return [entry["json"] for entry in found]
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    path = folder / "batch.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [item for item in map(json.loads, lines) if item["event"] == name]
+
+
+def begin(
+    run: Runner, demo: Demo, graph_file: Any, count: int, *words: object, nap: float = 0.1
+) -> subprocess.Popen[str]:
+    workflow = graph_file(graphs.sleeper(nap, 2, seed=100))
+    return run.start(
+        "run_batch.py",
+        workflow,
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--count",
+        count,
+        "--no-report",
+        *words,
+    )
+
+
+def done(run: Runner, count: int) -> Any:
+    return lambda: len(events(run.folder / "out", "downloaded")) >= count
+
+
+def all_there(run: Runner, count: int) -> None:
+    """Every run has its one file, whole."""
+    for number in range(count):
+        files = list((run.folder / "out" / f"run_{number:04d}").iterdir())
+        assert len(files) == 1 and files[0].read_bytes().endswith(b"IEND\xaeB`\x82"), number
+
+
+def seeds_run(demo: Demo) -> Counter[int]:
+    """How often each seed really finished on the server."""
+    entries = demo.get("/history").values()
+    good = [entry for entry in entries if entry["status"]["status_str"] == "success"]
+    return Counter(entry["prompt"][2]["1"]["inputs"]["seed"] for entry in good)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_kill_9_and_resume_runs_nothing_twice_and_misses_nothing(
+    run: Runner, demo: Demo, graph_file: Any, after: int
+) -> None:
+    process = begin(run, demo, graph_file, 12)
+    wait_for(done(run, after) if after else lambda: submitted(demo))
+    process.kill()
+    process.communicate()
+    known = len(events(run.folder / "out", "downloaded"))
+    resumed = run("run_batch.py", "--resume", "out")
+    assert resumed.code == 0, resumed.out
+    assert resumed.json["done_before"] == known if known else "done_before" not in resumed.json
+    assert seeds_run(demo) == Counter(range(100, 112))
+    all_there(run, 12)
+
+
+def test_runs_that_finished_while_nobody_watched_are_downloaded(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = begin(run, demo, graph_file, 4)
+    wait_for(lambda: len(submitted(demo)) == 4)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: len(demo.get("/history")) == 4)
+    assert run("run_batch.py", "--resume", "out").code == 0
+    assert len(submitted(demo)) == 4
+    all_there(run, 4)
+
+
+def test_a_torn_last_line_is_survived(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 6)
+    wait_for(done(run, 2))
+    process.kill()
+    process.communicate()
+    with (run.folder / "out" / "batch.jsonl").open("ab") as file:
+        file.write(b'{"event":"finished","run":5,"prom')
+    resumed = run("run_batch.py", "--resume", "out")
+    assert resumed.code == 0, resumed.out
+    for line in (run.folder / "out" / "batch.jsonl").read_text().splitlines():
+        json.loads(line)
+    assert seeds_run(demo) == Counter(range(100, 106))
+    all_there(run, 6)
+
+
+def test_lines_lost_to_a_power_cut_do_not_run_anything_twice(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = begin(run, demo, graph_file, 8, nap=0.2)
+    wait_for(lambda: len(submitted(demo)) >= 4)
+    process.kill()
+    process.communicate()
+    path = run.folder / "out" / "batch.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]))  # the plan and the first submit reached the disk, the rest did not
+    assert run("run_batch.py", "--resume", "out").code == 0
+    assert seeds_run(demo) == Counter(range(100, 108))
+    all_there(run, 8)
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = begin(run, demo, graph_file, 40)
+    wait_for(done(run, 1))
+    second = run("run_batch.py", "--resume", "out")
+    assert (second.code, second.json["code"]) == (2, "locked")
+    assert str(process.pid) in second.json["message"]
+    process.kill()
+    process.communicate()
+    assert (run.folder / "out" / ".batch.lock").exists()
+    stopped = run.start("run_batch.py", "--resume", "out", "--no-report")
+    wait_for(done(run, 5))
+    stopped.send_signal(signal.SIGINT)
+    assert json.loads(stopped.communicate(timeout=30)[0])["code"] == "interrupted"
+
+
+def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 30)
+    wait_for(done(run, 2))
+    foreign = demo.post("/prompt", {"prompt": graphs.sleeper(0.2, 2), "client_id": "other"})["prompt_id"]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    document = json.loads(out)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert (document["status"], document["code"]) == ("cancelled", "interrupted")
+    assert document["succeeded"] >= 2 and document["succeeded"] + document["not_run"] == 30
+    assert "--resume" in document["next"][0]
+    waiting = [item[1] for key in ("queue_running", "queue_pending") for item in demo.get("/queue")[key]]
+    assert set(waiting) <= {foreign}
+    wait_for(lambda: foreign in demo.get("/history"))
+    resumed = run("run_batch.py", "--resume", "out", "--no-report")
+    assert resumed.code == 0, resumed.out
+    mine = seeds_run(demo)
+    assert all(mine[seed] == 1 for seed in range(100, 130))
+    all_there(run, 30)
+
+
+def test_sigterm_answers_at_once_and_leaves_the_jobs(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 6, nap=0.5)
+    wait_for(done(run, 1))
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=10)
+    assert time.monotonic() - asked < 1.5
+    document = json.loads(out)
+    assert process.returncode == 5 and document["code"] == "still_running" and "Traceback" not in err
+    assert document["prompt_ids"]["count"] >= 1
+    assert run("run_batch.py", "--resume", "out").code == 0
+    assert seeds_run(demo) == Counter(range(100, 106))
+
+
+def test_a_restarted_server_gets_its_lost_runs_again(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 10)
+    wait_for(done(run, 3))
+    demo.fault("restart:at=start,down=300")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    all_there(run, 10)
+
+
+def test_a_server_that_goes_away_ends_with_what_is_there_and_resumes_elsewhere(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    first = new_demo("--step-time", "0.005")
+    process = begin(run, first, graph_file, 20, "--reconnect-time", 2)
+    wait_for(done(run, 3))
+    first.stop()
+    out, err = process.communicate(timeout=60)
+    document = json.loads(out)
+    assert process.returncode == 1 and document["code"] == "server_gone", out
+    assert document["succeeded"] >= 3 and "Traceback" not in err
+    second = new_demo("--step-time", "0.005")
+    resumed = run("run_batch.py", "--resume", "out", "--host", second.url)
+    assert resumed.code == 0, resumed.out
+    all_there(run, 20)
+
+
+def test_a_changed_workflow_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 20)
+    wait_for(done(run, 1))
+    process.kill()
+    process.communicate()
+    graph_file(graphs.sleeper(0.05, 2, seed=7))
+    before = len(submitted(demo))
+    ran = run("run_batch.py", "--resume", "out")
+    assert (ran.code, ran.json["code"]) == (2, "workflow_changed")
+    assert len(submitted(demo)) == before
+    (run.folder / "graph.json").unlink()
+    assert run("run_batch.py", "--resume", "out").code == 0
+
+
+def test_resuming_a_complete_batch_does_nothing(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 3)
+    process.communicate(timeout=30)
+    before = len(submitted(demo))
+    ran = run("run_batch.py", "--resume", "out")
+    assert ran.code == 0 and ran.json["done_before"] == 3
+    assert len(submitted(demo)) == before
+
+
+def test_a_lost_answer_to_a_submit_is_not_a_second_run(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("answer-lost:times=3")
+    process = begin(run, demo, graph_file, 6)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert seeds_run(demo) == Counter(range(100, 106))
+
+
+def test_a_dropped_socket_loses_nothing(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("drop-socket:frames=9,times=3")
+    process = begin(run, demo, graph_file, 10)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert seeds_run(demo) == Counter(range(100, 110))
+    all_there(run, 10)
+
+
+def test_files_that_could_not_be_fetched_are_fetched_by_resume(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    demo.fault("status:route=/view,code=500,times=1")
+    process = begin(run, demo, graph_file, 3)
+    out, _ = process.communicate(timeout=60)
+    demo.fault()
+    assert process.returncode == 1, out
+    assert json.loads(out)["failures"]["items"][0]["status"] == "download_failed"
+    ran = run("run_batch.py", "--resume", "out")
+    assert ran.code == 0, ran.out
+    assert len(submitted(demo)) == 3
+    all_there(run, 3)
+
+
+def test_the_journal_holds_no_key(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    key = "comfyui-canary-key-424242"
+    cloud = new_demo("--cloud", "--api-key", key)
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", cloud.url, "--output-dir", "out", "--count", 2,
+        "--api-key", key,
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    for path in (run.folder / "out").rglob("*"):
+        assert path.is_dir() or key.encode() not in path.read_bytes()
+    assert key not in ran.out + ran.err
+
+
+def test_a_killed_cloud_batch_finds_its_paid_jobs_again(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    cloud = new_demo("--cloud", "--api-key", "comfyui-test-key", "--step-time", "0.005")
+    workflow = graph_file(graphs.sleeper(0.3, 2, seed=100))
+    words = ["--host", cloud.url, "--api-key", "comfyui-test-key"]
+    process = run.start("run_batch.py", workflow, "--output-dir", "out", "--count", 4, "--no-report", *words)
+    wait_for(lambda: events(run.folder / "out", "submit"))
+    time.sleep(0.15)
+    process.kill()
+    process.communicate()
+    ran = run("run_batch.py", "--resume", "out", *words)
+    assert ran.code == 0, ran.out
+    sent = [entry for entry in cloud.log() if entry["method"] == "POST" and entry["path"] == "/api/prompt"]
+    assert len(sent) == 4
+
+
+def test_memory_and_the_lock_file_are_given_back(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.picture(size=8))
+    process = run.start(
+        "run_batch.py", workflow, "--host", demo.url, "--output-dir", "out", "--sweep", "1.color=1:9000000:1", "--limit",
+        150, "--no-report", "--quiet",
+    )  # fmt: skip
+    assert process.stdout is not None
+    document = json.loads(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0 and document["succeeded"] == 150
+    megabytes = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    assert megabytes < 90
+    assert not (run.folder / "out" / ".batch.lock").exists()
