@@ -59,6 +59,18 @@ _WRITE = "writes files where the workflow says"
 _READ = "reads files where the workflow says"
 _SEND = "sends data to a service on the network"
 _PICKLE = "loads a file type that can run code"
+_DELETE = "moves or deletes files"
+# What a class may do -> (stable code, severity).
+RISK_KINDS: dict[str, tuple[str, str]] = {
+    _EVAL: ("runs_code", "high"),
+    _SHELL: ("runs_programs", "high"),
+    _SEND: ("sends_data", "high"),
+    _DELETE: ("deletes_files", "high"),
+    _FETCH: ("fetches_addresses", "medium"),
+    _WRITE: ("writes_files", "medium"),
+    _READ: ("reads_files", "medium"),
+    _PICKLE: ("loads_pickles", "medium"),
+}
 RISKS: dict[str, str] = {
     **dict.fromkeys(
         ("PythonExec", "Python Exec", "ExecutePython", "RunPython", "PythonScript", "easy pythonScript", "AnyPython",
@@ -75,7 +87,7 @@ RISKS: dict[str, str] = {
         ("LoadImageFromUrl", "LoadImageFromURL", "Load Image From Url", "LoadImageUrl", "Image Load From URL",
          "LoadImageByUrl //Inspire", "LoadImagesFromURL", "LoadVideoFromUrl", "VHS_LoadVideoPath", "VHS_LoadImagesPath",
          "VHS_LoadAudio", "JWImageLoadRGBFromURL", "UtilLoadImageFromUrl", "HTTP Request", "HttpRequest", "Get Request Node",
-         "Post Request Node", "RESTApiNode", "ImageFromURL", "DownloadAndLoadFlorence2Model", "easy loadImageBase64"),
+         "Post Request Node", "RESTApiNode", "ImageFromURL", "DownloadAndLoadFlorence2Model"),
         _FETCH,
     ),
     **dict.fromkeys(
@@ -107,7 +119,7 @@ RISK_WORDS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(?i)(delete|remove|unlink|erase)[ _-]?(file|folder|dir)|\brmtree\b|(move|copy|rename)[ _-]?file",
-        "moves or deletes files",
+        _DELETE,
     ),
     (r"(?i)(save|write|append)[ _-]?(text|string|file|csv|json)|to[ _-]?(path|file)\b", _WRITE),
     (

@@ -25,15 +25,6 @@ from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, tit
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
-_RISK_LEVELS = {
-    "runs": HIGH,
-    "sends": HIGH,
-    "writes": MEDIUM,
-    "moves": HIGH,
-    "fetches": MEDIUM,
-    "reads": MEDIUM,
-    "loads": MEDIUM,
-}
 _RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in _deps_catalog.RISK_WORDS)
 _CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
 QUOTE = 200
@@ -100,22 +91,17 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
             guessed = True
         if what is None:
             continue
-        severity = _RISK_LEVELS.get(what.split()[0], MEDIUM)
+        code, severity = _deps_catalog.RISK_KINDS[what]
         how = "by its name, " if guessed else ""
         message = f"{how}{_cli.clean(class_type, 120)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
-            _code_of(what),
+            code,
             message,
             node_ids[0],
             class_type,
             facts={"node_ids": list(node_ids[:10])},
         )
-
-
-def _code_of(what: str) -> str:
-    verb, noun = what.split()[:2]
-    return f"{verb}_{noun}"
 
 
 def _spaced(name: str) -> str:

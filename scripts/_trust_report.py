@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
         "origin": _cli.clean(loaded.origin, 300),
         "nodes": sum(1 for _ in each(graph)),
         "classes": len(classes_of(graph)),
+        "bytes": len(json.dumps(graph, default=str)),
         "counts": counts,
         "findings": _cli.cap([worry.to_json() for worry in found], MOST_FINDINGS),
         "judged_with": "the server's node definitions"

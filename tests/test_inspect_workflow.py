@@ -98,7 +98,7 @@ def test_the_bundled_workflows_need_no_look(path: Path) -> None:
         ("MyShellCommand", "runs_programs", "high"),
         ("LoadImageFromURL", "fetches_addresses", "medium"),
         ("Fetch Url Node", "fetches_addresses", "medium"),
-        ("DeleteFile", "moves_or", "high"),
+        ("DeleteFile", "deletes_files", "high"),
         ("SaveTextFile", "writes_files", "medium"),
         ("SendToTelegram", "sends_data", "high"),
     ],
