@@ -50,7 +50,11 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
         }
     files = _collect.files_of(state.outputs, previews=True)
     document["outputs"] = [
-        {"filename": _cli.clean(item.ref.display_name or item.ref.filename, 200), "node_id": item.node_id, "type": item.kind}
+        {
+            "filename": _cli.clean(item.ref.display_name or item.ref.filename, 200),
+            "node_id": item.node_id,
+            "type": item.kind,
+        }
         for item in files[:40]
     ]
     document["nodes"] = _node_times(server, state)

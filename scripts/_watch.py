@@ -247,7 +247,9 @@ class Watcher:
         except StreamEnded as ended:
             self._stream = None
             # A server that ends every stream at once is not asked ten times a second.
-            pause = None if ended.again is None else min(ended.again * 2**self._stream_ends, SLOWEST_REOPENING)
+            pause = (
+                None if ended.again is None else min(ended.again * 2**self._stream_ends, SLOWEST_REOPENING)
+            )
             self._stream_at = None if pause is None else time.monotonic() + pause
             self._stream_ends = min(self._stream_ends + 1, 10)
             self._check_all_now()

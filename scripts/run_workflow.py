@@ -208,7 +208,8 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
 
     if args.set or args.args or args.input_image or args.input_mask or args.input_file or args.lora:
         raise SkillError(
-            "--reproduce runs the receipt as it is: leave the values out", hint="to change it, run the picture itself"
+            "--reproduce runs the receipt as it is: leave the values out",
+            hint="to change it, run the picture itself",
         )
     receipt = _reproduce.load(Path(args.reproduce).expanduser())
     server = _connect.connect_from(args)
