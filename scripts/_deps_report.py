@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import _catalog
 import _cli
 import _deps_catalog
+import _deps_place
+from _cli import SkillError
 from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item
 from _deps_need import Use
 
@@ -138,7 +140,11 @@ def download_command(item: Item) -> list[str] | None:
     target, origin = _target(item), item.origin
     if target is None or origin is None or origin.suggestion or not may_fetch(origin.url):
         return None
-    folder, filename = target
+    try:
+        folder, _, filename = _deps_place.target(*target).rpartition("/")
+    except SkillError:
+        # A name that climbs out of the models folder is no name for a command.
+        return None
     return [
         "comfy", "model", "download", f"--url={origin.url}", f"--relative-path=models/{folder}", f"--filename={filename}",
     ]  # fmt: skip

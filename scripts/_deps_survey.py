@@ -263,6 +263,8 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
             "the workflow could not be converted, so no repaired copy can be written",
             hint="give a server that answers, or the workflow in API format",
         )
+    if target.exists() and Path(workflow.spec).exists() and target.samefile(workflow.spec):
+        raise SkillError("--repair would replace the workflow itself", hint="give another file for the copy")
     graph, changes = _deps.repaired(workflow.graph, checked)
     write_json(target, graph)
     return {"repaired": {"file": str(target), "changes": changes}}

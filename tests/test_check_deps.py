@@ -313,6 +313,20 @@ def test_an_address_on_another_host_is_marked_and_not_in_a_command(check: Checke
     assert "fix_command" not in found
 
 
+@pytest.mark.parametrize("folder", ["", "../../", "/etc/", "a/../../"])
+def test_a_command_never_leads_out_of_the_models_folder(check: Checker, folder: str) -> None:
+    models = [{"name": "new.safetensors", "url": f"{URL}/new.safetensors", "directory": "checkpoints"}]
+    flow = editor(
+        saved("CheckpointLoaderSimple", 1, f"{folder}new.safetensors", properties={"models": models})
+    )
+    assert ("fix_command" in one(check(flow, code=1), "models", "missing")) is (folder == "")
+
+
+def test_a_repair_never_replaces_the_workflow_itself(check: Checker, tmp_path: Path) -> None:
+    assert check(graph("base.safetensors"), "--repair", tmp_path / "flow.json", code=2)["status"] == "error"
+    assert json.loads((tmp_path / "flow.json").read_text()) == graph("base.safetensors")
+
+
 # --- embeddings and files
 
 
