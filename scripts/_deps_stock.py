@@ -6,14 +6,15 @@ and a refusal. Every question is asked once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import _catalog
 import _deps_catalog
 from _cli import SkillError
 
+T = TypeVar("T")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
 
 
@@ -57,6 +58,7 @@ class Stock:
         self._definitions: dict[str, Any] = {}
         self._asked: set[str] = set()
         self.definitions_problem: SkillError | None = None
+        self._silent: SkillError | None = None
 
     def definitions(self, classes: Iterable[str]) -> dict[str, Any] | None:
         """The definitions of these classes that the server has; None when it could not be asked."""
@@ -65,7 +67,7 @@ class Stock:
             return None
         if wanted:
             try:
-                self._definitions.update(self.server.definitions(wanted))
+                self._definitions.update(self._ask(lambda: self.server.definitions(wanted)))
             except SkillError as error:
                 self._note(error)
                 self.definitions_problem = error
@@ -78,7 +80,7 @@ class Stock:
         if self.definitions_problem is not None:
             return None
         try:
-            self._definitions = self.server.definitions(None)
+            self._definitions = self._ask(lambda: self.server.definitions(None))
         except SkillError as error:
             self._note(error)
             self.definitions_problem = error
@@ -105,7 +107,7 @@ class Stock:
 
     def _ask_folder(self, name: str) -> Listing:
         try:
-            names = self.server.models(name)
+            names = self._ask(lambda: self.server.models(name))
         except SkillError as error:
             if error.code == "folder_not_found":
                 return Listing(name, NO_FOLDER, (), f"the server knows no model folder {name!r}")
@@ -147,7 +149,7 @@ class Stock:
         """The embeddings' names without suffix, or None when they could not be had."""
         if self._embeddings is None:
             try:
-                self._embeddings = (self.server.embeddings(), None)
+                self._embeddings = (self._ask(self.server.embeddings), None)
             except SkillError as error:
                 self._note(error)
                 self._embeddings = (None, error)
@@ -163,7 +165,7 @@ class Stock:
         if open_file is None:
             return None, "it could not be asked"
         try:
-            response = open_file(_reference(value))
+            response = self._ask(lambda: open_file(_reference(value)))
         except SkillError as error:
             if error.code in ("not_found", "bad_request"):
                 return False, "the server has no such file"
@@ -178,8 +180,20 @@ class Stock:
         response.close()
         return True, ""
 
+    def _ask(self, question: Callable[[], T]) -> T:
+        """The answer; once the server has stopped answering, the same failure at once instead of another time-out."""
+        if self._silent is not None:
+            raise self._silent
+        try:
+            return question()
+        except SkillError as error:
+            if error.code == "unreachable":
+                self._silent = error
+            raise
+
     def _note(self, error: SkillError) -> None:
-        self.problems.append(error)
+        if error not in self.problems:
+            self.problems.append(error)
 
 
 def _reference(value: str) -> Any:

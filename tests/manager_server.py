@@ -6,6 +6,7 @@ Node packs are installed into `installed` and loaded at a restart; models are fi
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,6 +56,7 @@ class Comfy:
         self.queue_remaining = 0
         self.refuse_packs = False
         self.page_for_all = False
+        self.dies_at: str | None = None
         self.faults: dict[str, int] = {}
         self.seen: list[tuple[str, str, Any]] = []
         self.restarts = 0
@@ -163,6 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = raw.decode("latin-1")
         path = unquote(parts.path).removeprefix("/api").strip("/")
         comfy.seen.append((method, path, body))
+        if comfy.dies_at and path.startswith(comfy.dies_at):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         fault = comfy.faults.get(path) or comfy.faults.get("*")
         if fault:
             self._send(fault, b"no", "text/plain")

@@ -412,6 +412,17 @@ def test_a_time_out_in_the_middle_is_unknown_too(check: Checker) -> None:
     assert document["status"] == "unknown"
 
 
+def test_a_server_that_stops_answering_is_not_asked_again_and_again(check: Checker) -> None:
+    # It dies with the first question about nodes; each further question would be another time-out.
+    check.comfy.dies_at = "object_info"
+    flow = graph(**{"7": {"class_type": "LoraLoader", "inputs": {"lora_name": "x.safetensors"}}})
+    flow["2"]["inputs"]["text"] = "embedding:y"
+    document = check(flow, code=3)
+    assert document["counts"] == {"present": 0, "missing": 0, "unknown": 8}
+    asked = [path for _, path, _ in check.comfy.seen]
+    assert not [path for path in asked if path.startswith(("models/", "embeddings"))]
+
+
 def test_something_missing_beats_something_unknown(check: Checker) -> None:
     check.comfy.faults["embeddings"] = 403
     flow = graph("nowhere.safetensors")
