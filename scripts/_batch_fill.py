@@ -5,6 +5,7 @@ Level 3. Uploads go to the server at hand, once for each content.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -117,23 +118,39 @@ class Filler:
                     exit=Exit.MISUSE, hint="leave one of them out",
                 )  # fmt: skip
 
-    def check(self) -> list[str]:
-        """Try the values of every axis (the first thousands of each), so that nothing is sent when one is wrong.
+    def lacks(self) -> str | None:
+        """What keeps this server from running the graph at all: a node class or a file of a list; None when nothing."""
+        missing = self.missing_classes()
+        if missing:
+            return f"it lacks node classes: {', '.join(missing[:6])}"
+        if self.definitions is None:
+            return None
+        import _check
 
-        Returns notes worth telling. Raises SkillError naming the axis and the place in it.
-        """
-        plan, notes = self.recipe.plan, []
-        self._refuse_lost_files()
-        first = plan.values(0)
-        trial = Filler.__new__(Filler)
-        trial.__dict__ = self.__dict__ | {
-            "_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)
+        varied = {
+            (parameter.node_id, parameter.input)
+            for name in self.recipe.plan.names
+            if name not in (OUTPUT_COLUMN, "size")
+            for parameter in self.parameters.resolve(name)
         }
-        notes += trial.fill_values(first, 0).notes
-        for axis in plan.axes:
-            length = min(len(axis), plan.count) if len(plan.axes) == 1 and not plan.shuffled else len(axis)
-            steps = [*range(min(length, MOST_CHECKED)), *([length - 1] if length > MOST_CHECKED else [])]
-            for step in steps if axis.names else []:
+        for finding in _check.findings(self.prepared.graph, self.definitions, complete=False):
+            place = (finding.node_id, finding.input)
+            if finding.severity == "error" and finding.code == "not_in_list" and place not in varied:
+                return finding.message
+        return None
+
+    def check(self) -> list[str]:
+        """What is worth telling of the first run. Raises SkillError when a folder goes where no file is taken."""
+        self._refuse_lost_files()
+        return list(self._trial().fill_values(self.recipe.plan.values(0), 0).notes)
+
+    def bad_values(self) -> dict[tuple[int, int], SkillError]:
+        """The values (axis, step) that this server does not take, among the first thousands of each axis."""
+        plan = self.recipe.plan
+        trial, first = self._trial(), plan.values(0)
+        bad = {}
+        for number, axis in enumerate(plan.axes):
+            for step in self._steps_to_check(number) if axis.names else []:
                 try:
                     trial.fill_values(first | axis.at(step), 0)
                 except SkillError as error:
@@ -141,8 +158,24 @@ class Filler:
                         f"{axis.kind} value {step + 1}" if axis.kind != "table" else f"table row {step + 1}"
                     )
                     error.details.setdefault("at", place)
-                    raise
-        return notes
+                    bad[number, step] = error
+        return bad
+
+    def _steps_to_check(self, number: int) -> list[int]:
+        """The first steps of an axis that this plan reaches, and the last one."""
+        plan = self.recipe.plan
+        axis = plan.axes[number]
+        below = math.prod(len(other) for other in plan.axes[number + 1 :])
+        reached = len(axis) if plan.shuffled else min(len(axis), (plan.count - 1) // below + 1)
+        return [*range(min(reached, MOST_CHECKED)), *([reached - 1] if reached > MOST_CHECKED else [])]
+
+    def _trial(self) -> Filler:
+        """The same with nothing uploaded, to try values."""
+        trial = Filler.__new__(Filler)
+        trial.__dict__ = self.__dict__ | {
+            "_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)
+        }
+        return trial
 
     def _refuse_lost_files(self) -> None:
         """A folder of files must go into an input that takes files."""

@@ -49,7 +49,8 @@ def hosts_of(given: Sequence[str] | None) -> list[str | None]:
 def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], list[str]]:
     """A filler for each server that can run this graph, and notes about those that cannot.
 
-    Raises SkillError when none can: `rejected` naming what is missing, or what the only server said.
+    A value that only some servers take (a model that one of them has) is left to those. Raises SkillError when a
+    value fits nowhere, or no server can run the graph: then `rejected`, naming what is missing.
     """
     able: list[Filler] = []
     notes: list[str] = []
@@ -57,13 +58,11 @@ def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], l
     for server in servers:
         try:
             filler = Filler(recipe, server)
-            missing = filler.missing_classes()
-            if missing:
+            why = filler.lacks() if len(servers) > 1 else None
+            if missing := filler.missing_classes():
                 raise _lacks(server, missing)
-            if not able:
-                notes += filler.check()
-            elif len(servers) > 1:
-                filler.check()
+            if why:
+                raise SkillError(why, code="rejected", exit=Exit.REJECTED, status="rejected")
         except SkillError as error:
             if len(servers) == 1:
                 raise
@@ -75,7 +74,23 @@ def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], l
     if not able:
         assert first_error is not None
         raise first_error
-    return able, notes
+    bad = [filler.bad_values() for filler in able]
+    nowhere = set(bad[0]).intersection(*bad[1:])
+    if nowhere:
+        raise bad[0][min(nowhere)]
+    return able, notes + _first_notes(able)
+
+
+def _first_notes(able: Sequence[Filler]) -> list[str]:
+    """Notes of the first run from a server that takes its values."""
+    last: SkillError | None = None
+    for filler in able:
+        try:
+            return filler.check()
+        except SkillError as error:
+            last = error
+    assert last is not None
+    raise last
 
 
 def _lacks(server: Dialect, missing: list[str]) -> SkillError:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from _plan import OUTPUT_COLUMN
 MOST_VALUE = 2000
 # A grid with more cells than this helps nobody; the list stays.
 MOST_CELLS = 4000
+MOST_STEPS = 200
 
 
 def page(results: Results) -> bytes:
@@ -95,7 +97,8 @@ def _axes(results: Results) -> list[dict[str, Any]]:
     for row in results.rows:
         for at, step in enumerate(row.steps):
             used[at].setdefault(step, "")
-    found = []
+    found: list[dict[str, Any]] = []
+    sizes: list[int] = []
     for at, axis in enumerate(results.plan.axes):
         if len(used[at]) < 2:
             continue
@@ -105,11 +108,8 @@ def _axes(results: Results) -> list[dict[str, Any]]:
             labels[step] = _text(", ".join(_label(value) for value in values.values()) or f"#{step}")
         name = _text(", ".join(name for name in axis.names if name != OUTPUT_COLUMN)) or "run"
         found.append({"at": at, "name": name, "steps": [[step, label] for step, label in labels.items()]})
-    cells = 1
-    for axis_row in found:
-        cells *= len(axis_row["steps"])
-    sizes = sorted((len(axis_row["steps"]) for axis_row in found), reverse=True)[:2]
-    return found if len(found) >= 2 and cells <= MOST_CELLS and max(sizes) <= 200 else []
+        sizes.append(len(labels))
+    return found if len(found) >= 2 and math.prod(sizes) <= MOST_CELLS and max(sizes) <= MOST_STEPS else []
 
 
 def _label(value: Any) -> str:

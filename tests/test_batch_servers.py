@@ -1,0 +1,206 @@
+"""A batch on several servers: work is shared, nothing is lost when one dies, crawls, hangs or lacks something."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
+
+
+def hosts_in(folder: Path) -> Counter[str]:
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return Counter(row["host"] for row in csv.DictReader(file))
+
+
+def finished(*servers: Demo) -> Counter[int]:
+    """How often each seed ended well, over all servers."""
+    good = [
+        entry
+        for server in servers
+        for entry in server.get("/history").values()
+        if entry["status"]["status_str"] == "success"
+    ]
+    return Counter(entry["prompt"][2]["1"]["inputs"]["seed"] for entry in good)
+
+
+def wait_for(condition: Any, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not come true in time")
+
+
+def downloaded(run: Runner, count: int) -> Any:
+    path = run.folder / "out" / "batch.jsonl"
+    return lambda: path.exists() and path.read_text().count('"event":"downloaded"') >= count
+
+
+def test_two_servers_share_the_work(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one, two = new_demo(), new_demo()
+    hosts = run.folder / "hosts.txt"
+    hosts.write_text(f"# my machines\n{one.url}\n\n{two.url}\n")
+    ran = run(
+        "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", f"@{hosts}", "--output-dir", "out",
+        "--count", 16,
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    shares = hosts_in(run.folder / "out")
+    assert set(shares) == {one.url, two.url} and min(shares.values()) >= 4
+    assert finished(one, two) == Counter(range(100, 116))
+    assert {row["host"]: row["runs"] for row in ran.json["hosts"]} == dict(shares)
+
+
+def test_a_server_that_dies_has_its_runs_moved(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one, two = new_demo(), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(0.15, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 20, "--reconnect-time", 1.5,
+    )  # fmt: skip
+    wait_for(downloaded(run, 4))
+    one.stop()
+    out, err = process.communicate(timeout=60)
+    document = json.loads(out)
+    assert process.returncode == 0, out
+    assert document["succeeded"] == 20 and document["moved"] >= 1
+    assert "Traceback" not in err
+    assert "problem" in next(row for row in document["hosts"] if row["host"] == one.url)
+
+
+def test_a_server_that_lacks_a_node_takes_no_part(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    only = run.folder / "only.json"
+    only.write_text(
+        json.dumps(
+            {
+                "OnlyHere": {
+                    "input": {"required": {"image": ["IMAGE"]}},
+                    "output": ["IMAGE"],
+                    "output_name": ["IMAGE"],
+                }
+            }
+        )
+    )
+    one, two = new_demo(), new_demo("--definitions", str(only))
+    graph = graphs.picture()
+    graph["5"] = {"class_type": "OnlyHere", "inputs": {"image": ["1", 0]}}
+    graph["2"]["inputs"]["images"] = ["5", 0]
+    ran = run(
+        "run_batch.py", graph_file(graph), "--host", one.url, "--host", two.url, "--output-dir", "out", "--sweep",
+        "1.color=1:6:1",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    assert set(hosts_in(run.folder / "out")) == {two.url}
+    assert any(one.url in words and "OnlyHere" in words for words in ran.json["warnings"])
+    alone = run("run_batch.py", graph_file(graph), "--host", one.url, "--count", 2)
+    assert (alone.code, alone.json["missing_nodes"]) == (6, ["OnlyHere"])
+
+
+def loader(model: str) -> Any:
+    graph = graphs.picture()
+    graph["7"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": model}}
+    graph["8"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
+    graph["9"] = {"class_type": "VAEDecode", "inputs": {"samples": ["8", 0], "vae": ["7", 2]}}
+    graph["2"]["inputs"]["images"] = ["9", 0]
+    return graph
+
+
+def test_each_model_runs_where_it_is(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one, two = (
+        new_demo("--models", "checkpoints=a.safetensors"),
+        new_demo("--models", "checkpoints=b.safetensors"),
+    )
+    ran = run(
+        "run_batch.py", graph_file(loader("a.safetensors")), "--host", one.url, "--host", two.url, "--output-dir",
+        "out", "--sweep", "ckpt_name=a.safetensors,b.safetensors", "--sweep", "width=64,128",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    with (run.folder / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
+        places = {(row["ckpt_name"][0], row["host"]) for row in csv.DictReader(file)}
+    assert places == {("a", one.url), ("b", two.url)}
+    nowhere = run(
+        "run_batch.py", graph_file(loader("a.safetensors")), "--host", one.url, "--host", two.url, "--output-dir",
+        "no", "--sweep", "ckpt_name=a.safetensors,c.safetensors",
+    )  # fmt: skip
+    assert nowhere.code == 2 and "c.safetensors" in nowhere.out
+
+
+def test_a_server_without_the_model_takes_no_part(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one, two = (
+        new_demo("--models", "checkpoints=a.safetensors"),
+        new_demo("--models", "checkpoints=b.safetensors"),
+    )
+    ran = run(
+        "run_batch.py", graph_file(loader("b.safetensors")), "--host", one.url, "--host", two.url, "--output-dir",
+        "out", "--sweep", "width=64,128,192",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    assert set(hosts_in(run.folder / "out")) == {two.url}
+
+
+def test_a_crawling_server_loses_its_waiting_runs(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    slow, quick = new_demo(), new_demo()
+    slow.fault("slow-start:ms=3000")
+    began = time.monotonic()
+    ran = run(
+        "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", slow.url, "--host", quick.url,
+        "--output-dir", "out", "--count", 14, "--no-report",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    assert time.monotonic() - began < 9
+    assert finished(slow, quick) == Counter(range(100, 114))
+
+
+def test_a_server_that_answers_no_more_is_given_up(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one, two = new_demo(), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(0.2, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 12, "--reconnect-time", 2, "--no-report",
+    )  # fmt: skip
+    wait_for(downloaded(run, 2))
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    document = json.loads(out)
+    assert process.returncode == 0, out
+    assert document["succeeded"] == 12 and document["moved"] >= 1
+
+
+def test_a_server_that_comes_back_has_the_moved_runs_cancelled(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    one, two = new_demo(), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(0.6, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 16, "--reconnect-time", 1, "--no-report",
+    )  # fmt: skip
+    wait_for(downloaded(run, 2))
+    one.fault("down:ms=2500")
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out
+    queue = one.get("/queue")
+    assert queue["queue_running"] == [] and queue["queue_pending"] == []
+    assert json.loads(out)["succeeded"] == 16 and "is back" in err
+
+
+def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    one = new_demo()
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", "http://127.0.0.1:9", "--host", one.url,
+        "--output-dir", "out", "--sweep", "1.color=1:4:1", "--no-report",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    assert "127.0.0.1:9" in ran.err
