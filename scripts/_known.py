@@ -7,36 +7,98 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import _cache
 import _cli
 import _common
+import _graph
 from _cli import SkillError
 from _dialect import Dialect
 
 BUNDLED = Path(__file__).resolve().parent / "_core_definitions.json"
 
 
-def definitions(server: Dialect | None, host: str | None = None) -> Mapping[str, Any] | None:
-    """All node definitions of a server; when it cannot be asked, the cached ones of that address, else None."""
-    if server is not None:
+class Definitions:
+    """Node definitions and where they come from.
+
+    origin: "server", "file", "inventory", "cache" (what was last seen of that server), "bundled" (core nodes only) or
+    "none". complete: they hold every class that the server has, so that others are missing there and not just unknown
+    here. A server is only asked when they are wanted; one that gives none changes both to those of the next best place.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        value: Mapping[str, Any] | None = None,
+        *,
+        complete: bool = True,
+        server: Dialect | None = None,
+    ) -> None:
+        self.origin = origin
+        self.complete = complete
+        self.server = server
+        self._value = value
+
+    def all(self) -> Mapping[str, Any] | None:
+        """All of them, or None. Raises SkillError `refused` or `unreachable`."""
+        return self._asked(lambda server: server.all_definitions())
+
+    def of(self, classes: Sequence[str]) -> Mapping[str, Any] | None:
+        """At least those of some classes, or None. Raises SkillError `refused` or `unreachable`."""
+        return self._asked(lambda server: server.definitions(classes))
+
+    def _asked(self, question: Callable[[Dialect], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        if self.server is None or self.origin != "server":
+            return self._value
         try:
-            return server.all_definitions()
+            return question(self.server)
         except SkillError as error:
             if error.code in ("refused", "unreachable"):
                 raise
-            return cached(server.url)
+            instead = without_server(self.server.url)
+            self.origin, self.complete, self._value = instead.origin, instead.complete, instead._value
+            return self._value
+
+
+def of_server(server: Dialect) -> Definitions:
+    """The definitions of a server, fetched when they are wanted."""
+    return Definitions("server", server=server)
+
+
+def without_server(host: str | None = None) -> Definitions:
+    """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
     address = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
-    return cached(_common.normal_base(address)) if address != "demo" else None
+    kept = cached(_common.normal_base(address)) if address != "demo" else None
+    if kept:
+        return Definitions("cache", kept)
+    core = bundled()
+    return Definitions("bundled" if core else "none", core, complete=False)
 
 
 def cached(url: str) -> Mapping[str, Any] | None:
     """What was last seen of a server's definitions."""
     kept = _cache.recall(f"definitions/{_cache.slug(url)}")
     return kept if isinstance(kept, dict) else None
+
+
+def bundled() -> Mapping[str, Any] | None:
+    """The core nodes' definitions that come with this bundle, or None when it has none."""
+    if not BUNDLED.is_file():
+        return None
+    definitions = from_file(str(BUNDLED))
+    for class_type, definition in definitions.items():
+        for section in definition["input"].values():
+            for name, spec in section.items():
+                # Which model files there are, only a server knows.
+                if _graph.model_folder(class_type, name) and len(spec) > 1:
+                    section[name] = [
+                        spec[0],
+                        {key: value for key, value in spec[1].items() if key != "options"},
+                    ]
+    return definitions
 
 
 def from_file(path: str) -> dict[str, Any]:

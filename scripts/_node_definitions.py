@@ -1,35 +1,14 @@
-"""Node definitions for scripts that work with or without a server, and the flags that choose. Level 3."""
+"""The flags that say where node definitions come from, for scripts that work with or without a server. Level 3."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import _cli
-import _graph
 import _known
 from _cli import SkillError
-
-if TYPE_CHECKING:
-    from _dialect import Dialect
-
-
-@dataclass(frozen=True)
-class Definitions:
-    """Where node definitions come from.
-
-    origin: "server", "file", "inventory", "cache" (what was last seen of that server), "bundled" (core nodes only) or "none".
-    complete: they hold every class that the server has. all: fetches them. of: fetches those of some classes.
-    """
-
-    origin: str
-    complete: bool
-    server: Dialect | None
-    all: Callable[[], Mapping[str, Any] | None]
-    of: Callable[[Sequence[str]], Mapping[str, Any] | None]
+from _known import Definitions
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +42,13 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     _cli.be_quiet(args.quiet)
     _refuse_contradictions(args)
     if args.object_info:
-        return _fixed("file", _known.from_file(args.object_info), complete=True)
+        return Definitions("file", _known.from_file(args.object_info))
     if args.inventory:
         import _inventory
 
-        return _fixed("inventory", _inventory.load(args.inventory).all_definitions(), complete=True)
+        return Definitions("inventory", _inventory.load(args.inventory).all_definitions())
     if args.offline:
-        return _offline(args.host)
+        return _known.without_server(args.host)
     import _connect
 
     try:
@@ -78,10 +57,8 @@ def from_flags(args: argparse.Namespace) -> Definitions:
         if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
             raise
         _cli.note("no server answers; working from what is known without one")
-        return _offline(args.host)
-    return Definitions(
-        "server", True, server, lambda: _known.definitions(server), lambda classes: _some(server, classes)
-    )
+        return _known.without_server(args.host)
+    return _known.of_server(server)
 
 
 def _refuse_contradictions(args: argparse.Namespace) -> None:
@@ -96,42 +73,3 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     # With --offline an address still says whose cached definitions are meant.
     if given and args.host and (given != ["--offline"] or args.host == "demo"):
         raise SkillError(f"{given[0]} asks no server", hint="leave out --host")
-
-
-def _some(server: Dialect, classes: Sequence[str]) -> Mapping[str, Any] | None:
-    """The definitions of these classes; None from a server that gives none."""
-    try:
-        return server.definitions(classes)
-    except SkillError as error:
-        if error.code in ("refused", "unreachable"):
-            raise
-        return None
-
-
-def _offline(host: str | None) -> Definitions:
-    cached = _known.definitions(None, host)
-    if cached:
-        return _fixed("cache", cached, complete=True)
-    bundled = _bundled()
-    return _fixed("bundled" if bundled else "none", bundled, complete=False)
-
-
-def _bundled() -> Mapping[str, Any] | None:
-    """The core nodes' definitions that come with this bundle, or None when it has none."""
-    if not _known.BUNDLED.is_file():
-        return None
-    definitions = _known.from_file(str(_known.BUNDLED))
-    for class_type, definition in definitions.items():
-        for section in definition["input"].values():
-            for name, spec in section.items():
-                # Which model files there are, only a server knows.
-                if _graph.model_folder(class_type, name) and len(spec) > 1:
-                    section[name] = [
-                        spec[0],
-                        {key: value for key, value in spec[1].items() if key != "options"},
-                    ]
-    return definitions
-
-
-def _fixed(origin: str, value: Mapping[str, Any] | None, *, complete: bool) -> Definitions:
-    return Definitions(origin, complete, None, lambda: value, lambda _classes: value)

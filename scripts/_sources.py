@@ -70,13 +70,14 @@ def read(
     definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
     frontend: str = "1.58",
     wildcard_seed: int | None = None,
-    complete: bool = True,
+    complete: bool | Callable[[], bool] = True,
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
     graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
-    `complete` says that they hold all classes of a server, so that others are missing there and not just unknown here.
+    `complete` (asked after it, when it is a function) says that they hold all classes of a server, so that others are
+    missing there and not just unknown here.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -91,13 +92,14 @@ def read(
     import _editor
 
     assert loaded.editor is not None
+    found = definitions()
     try:
         made = _editor.convert(
             loaded.editor,
-            definitions(),
+            found,
             frontend=frontend,
             wildcard_seed=wildcard_seed,
-            without_server=not complete,
+            without_server=not (complete() if callable(complete) else complete),
         )
     except SkillError as error:
         error.details.setdefault("origin", loaded.origin)

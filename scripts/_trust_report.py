@@ -68,7 +68,7 @@ def _message(worst: str, counts: Mapping[str, int]) -> str:
 def _definitions(server: Any) -> tuple[Mapping[str, Any] | None, bool]:
     if server is not None:
         return server.definitions(None), True
-    return (_known.from_file(str(_known.BUNDLED)) if _known.BUNDLED.is_file() else None), False
+    return _known.bundled(), False
 
 
 def _graph_of(

@@ -37,7 +37,7 @@ import _cli
 from _cli import SkillError
 
 if TYPE_CHECKING:
-    from _node_definitions import Definitions
+    from _known import Definitions
 
 MOST = 50
 
@@ -89,11 +89,13 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
     if loaded.graph is not None:
         warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
+    definitions = known.all()
     made = _editor.convert(
         loaded.editor,
-        known.all(),
+        definitions,
         frontend=args.frontend,
         wildcard_seed=args.seed_wildcards,
+        without_server=not known.complete,
         explain=args.explain,
     )
     report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
@@ -163,6 +165,7 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
             spec,
             server=known.server,
             definitions=known.all,
+            complete=lambda: known.complete,
             frontend=args.frontend,
             wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
         )

@@ -56,7 +56,9 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     import _sources
 
     known = _node_definitions.from_flags(args)
-    source = _sources.read(args.workflow, server=known.server, definitions=known.all)
+    source = _sources.read(
+        args.workflow, server=known.server, definitions=known.all, complete=lambda: known.complete
+    )
     classes = sorted({_graph.class_of(node) for _, node in _graph.each(source.graph)})
     definitions = known.of(classes) if classes else None
     document: dict[str, Any] = {

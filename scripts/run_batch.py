@@ -328,8 +328,9 @@ def _read(args: argparse.Namespace, server: Dialect) -> Any:
     import _known
     import _sources
 
+    known = _known.of_server(server)
     return _sources.read(
-        args.workflow, server=server, definitions=lambda: _known.definitions(server, server.url)
+        args.workflow, server=server, definitions=known.all, complete=lambda: known.complete
     )
 
 

@@ -226,8 +226,9 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
     import _known
     import _sources
 
+    known = _known.of_server(server) if server is not None else _known.without_server(args.host)
     return _sources.read(
-        args.workflow, server=server, definitions=lambda: _known.definitions(server, args.host)
+        args.workflow, server=server, definitions=known.all, complete=lambda: known.complete
     )
 
 

@@ -52,7 +52,9 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     import _sources
 
     known = _node_definitions.from_flags(args)
-    source = _sources.read(args.workflow, server=known.server, definitions=known.all)
+    source = _sources.read(
+        args.workflow, server=known.server, definitions=known.all, complete=lambda: known.complete
+    )
     definitions = known.all()
     found = _check.findings(
         source.graph, definitions, complete=known.complete, replacements=_replacements(known.server)
