@@ -76,7 +76,7 @@ def _graph_of(
 ) -> tuple[dict[str, Any], list[str]]:
     """The graph of an API file, and of an editor file all its nodes: also those that a conversion would leave out."""
     if loaded.graph is not None:
-        return loaded.graph, []
+        return {**loaded.graph, **_only_in_editor(loaded)}, []
     import _editor
 
     assert loaded.editor is not None
@@ -86,3 +86,12 @@ def _graph_of(
     except SkillError as error:
         note = f"it could not be converted ({error.message}); it was read as it is"
         return _deps_editor.rough_graph(loaded.editor, everything=True), [note]
+
+
+def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
+    """Nodes of classes that only the editor workflow beside the graph has: whoever opens the file there gets those."""
+    if loaded.editor is None or loaded.graph is None:
+        return {}
+    known = classes_of(loaded.graph)
+    rough = _deps_editor.rough_graph(loaded.editor, everything=True)
+    return {f"{node_id} (editor)": node for node_id, node in rough.items() if node["class_type"] not in known}

@@ -10,8 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import check_deps
 import pytest
+
+import check_deps
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("sd15_txt2img", "sdxl_lora", "flux_dev_txt2img", "upscale_4x", "wan_video_t2v", "sdxl_controlnet")

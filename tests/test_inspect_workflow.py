@@ -247,6 +247,15 @@ def test_nodes_that_are_switched_off_are_looked_at_too(look: Inspector) -> None:
     assert findings(look(flow, code=1), "runs_code")
 
 
+def test_an_editor_workflow_beside_a_harmless_graph_is_judged_too(look: Inspector) -> None:
+    beside = editor("hello")
+    beside["nodes"].append(
+        {**beside["nodes"][-1], "id": 50, "type": "PythonExec", "widgets_values": ["import os"]}
+    )
+    document = look({"prompt": graph(), "workflow": beside}, code=1)
+    assert findings(document, "runs_code")[0]["node_ids"] == ["50 (editor)"]
+
+
 def test_a_saved_credential_is_named_and_not_shown(look: Inspector) -> None:
     document = look({"prompt": graph(), "extra_data": {"my_api_key": "sk-very-secret-value"}})
     assert findings(document, "credential")[0]["names"] == ["my_api_key"]
