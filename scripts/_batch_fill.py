@@ -51,6 +51,7 @@ class Filler:
         self._uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=recipe.wishes.invert_mask)
         self._fixed = {(item["node_id"], item["input"]) for item in self.prepared.changes}
         self._file_names = self._names_that_take_files()
+        self._refuse_lost_files()
 
     def _definitions(self) -> Mapping[str, Any] | None:
         if self.server is None:
@@ -140,8 +141,7 @@ class Filler:
         return None
 
     def check(self) -> list[str]:
-        """What is worth telling of the first run. Raises SkillError when a folder goes where no file is taken."""
-        self._refuse_lost_files()
+        """What is worth telling of the first run."""
         return list(self._trial().fill_values(self.recipe.plan.values(0), 0).notes)
 
     def bad_values(self) -> dict[tuple[int, int], SkillError]:

@@ -23,7 +23,7 @@ HEIGHT = 1600
 MARGIN = 8
 HEAD = 30
 MOST_PAGES = 12
-MOST_COLUMNS = 8
+MOST_COLUMNS = 10
 SMALLEST = 3
 INK, PAPER, QUIET, BAD, BOX = "#1c1e21", "#ffffff", "#5b6168", "#a3201d", "#eceef1"
 LINE = 17
@@ -167,11 +167,15 @@ def _badge(draw: ImageDraw.ImageDraw, font: Any, left: int, top: int, words: str
 
 
 def _columns(results: Results, count: int) -> list[int]:
-    """Numbers of columns to try: the last axis's steps when that makes a grid one can read, else few to many."""
+    """Numbers of columns to try until all fits on one page; the last axis's steps first, so that columns mean something."""
+    if count <= SMALLEST:
+        return [SMALLEST]
+    plain = list(range(4, MOST_COLUMNS + 1))
     axes = [axis for axis in results.plan.axes if len(axis) > 1]
-    if len(axes) >= 2 and not results.plan.shuffled and SMALLEST <= len(axes[-1]) <= MOST_COLUMNS:
-        return [len(axes[-1])]
-    return [SMALLEST] if count <= 3 else list(range(4, MOST_COLUMNS + 1))
+    if len(axes) < 2 or results.plan.shuffled or not SMALLEST <= len(axes[-1]) <= MOST_COLUMNS:
+        return plain
+    steps = len(axes[-1])
+    return [*range(steps, MOST_COLUMNS + 1, steps), *plain, steps]
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,233 @@
+"""The pages of a batch, looked at with a real browser where one is installed, and by their parts where none is."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import _contact_sheet
+import _gallery
+from _batch_results import Results, Row, read, table
+from _plan import Axis, Plan
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+HOSTILE = '"><img src=x onerror="document.title=\'owned\'"></script><script>document.title="owned"</script>\u202e\x1b[31m'
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+
+def results(
+    folder: Path, *, rows: int = 2, columns: int = 3, pages: int = 1, hostile: bool = False
+) -> Results:
+    """A finished sweep with a picture for each run but the last, which failed."""
+    axes = (
+        Axis("sweep", ("sampler",), [f"s{at}" for at in range(pages)]),
+        Axis("sweep", ("prompt",), [HOSTILE if hostile else f"prompt {at}" for at in range(rows)]),
+        Axis("sweep", ("cfg",), [at + 0.5 for at in range(columns)]),
+    )
+    plan = Plan(axes, "key")
+    made = []
+    for run in range(plan.count):
+        name = f"run_{run:04d}/a b#{run}?%.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        color = (40 * run % 256, 90, 255 - 30 * run % 256)
+        Image.new("RGB", (60 + 20 * (run % 2), 40), color).save(folder / name)
+        item = {
+            "file": name,
+            "type": "image",
+            "filename": HOSTILE if hostile else Path(name).name,
+            "bytes": 10,
+        }
+        good = run < plan.count - 1
+        made.append(
+            Row(
+                run, plan.steps(run), plan.values(run), "success" if good else "error", {"3.seed": run}, 1.5 + run, "http://x",
+                f"id{run}", 1, [item] if good else [], [{"text": HOSTILE}] if hostile else [],
+                None if good else "out_of_memory", None if good else (HOSTILE if hostile else "no memory"),
+            )
+        )  # fmt: skip
+    return Results(folder, plan, HOSTILE if hostile else "file flow.json", 1.8e9, True, made)
+
+
+def write(folder: Path, made: Results) -> Path:
+    path = folder / "index.html"
+    path.write_bytes(_gallery.page(made))
+    return path
+
+
+def browse(folder: Path, url: str, *words: str) -> str:
+    """The page's DOM after its script has run."""
+    assert BROWSER is not None
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", *words, url,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert "Uncaught" not in done.stderr and "Refused to" not in done.stderr, done.stderr[-800:]
+    return done.stdout
+
+
+@needs_browser
+def test_the_grid_has_a_row_and_a_column_for_each_value(tmp_path: Path) -> None:
+    path = write(tmp_path, results(tmp_path, pages=2))
+    dom = browse(tmp_path, path.as_uri(), "--dump-dom", "--enable-logging=stderr")
+    assert len(re.findall(r'<th scope="row">', dom)) == 2
+    assert re.findall(r'<th scope="col">([^<]*)<', dom) == ["0.5", "1.5", "2.5"]
+    assert len(re.findall(r"<img ", dom)) == 6  # the first page of the third axis
+    assert "sampler" in dom and "12 of 12 runs" in dom
+    assert "not generated results" in dom
+
+
+@needs_browser
+def test_the_list_shows_every_run_its_values_and_its_failure(tmp_path: Path) -> None:
+    path = write(tmp_path, results(tmp_path))
+    dom = browse(tmp_path, f"{path.as_uri()}#list", "--dump-dom", "--enable-logging=stderr")
+    assert len(re.findall(r"<article ", dom)) == 6
+    assert len(re.findall(r"<img ", dom)) == 5
+    assert "error: no memory" in dom
+    links = {html.unescape(link) for link in re.findall(r'<a href="([^"]*)"', dom)}
+    assert "run_0000/a%20b%230%3F%25.png" in links
+
+
+@needs_browser
+def test_pictures_really_load_from_disk(tmp_path: Path) -> None:
+    path = write(tmp_path, results(tmp_path))
+    shot = tmp_path / "shot.png"
+    browse(
+        tmp_path,
+        f"{path.as_uri()}#list",
+        f"--screenshot={shot}",
+        "--window-size=1200,900",
+        "--hide-scrollbars",
+    )
+    with Image.open(shot) as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert (0, 90, 255) in colors and (80, 90, 195) in colors
+
+
+@needs_browser
+@pytest.mark.parametrize("view", ["#grid", "#list"])
+def test_hostile_texts_stay_texts(tmp_path: Path, view: str) -> None:
+    path = write(tmp_path, results(tmp_path, hostile=True))
+    dom = browse(tmp_path, path.as_uri() + view, "--dump-dom", "--enable-logging=stderr")
+    title = re.search(r"<title>(.*?)</title>", dom, re.S)
+    assert title and title[1] != "owned"
+    assert 'src="x"' not in dom
+    assert "\u202e" not in dom and "\x1b" not in dom
+    assert dom.count("<script") == 2
+
+
+@needs_browser
+def test_it_fits_a_phone_and_follows_dark_mode(tmp_path: Path) -> None:
+    path = write(tmp_path, results(tmp_path, columns=6))
+    backgrounds = {}
+    for mode, words in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
+        shot = tmp_path / f"{mode}.png"
+        frame = tmp_path / "phone.html"
+        frame.write_text(
+            f'<body style="margin:0"><iframe src="{path.name}" style="width:380px;height:800px;border:0"></iframe>'
+        )
+        browse(
+            tmp_path,
+            frame.as_uri(),
+            f"--screenshot={shot}",
+            "--window-size=520,820",
+            "--hide-scrollbars",
+            *words,
+        )
+        with Image.open(shot) as picture:
+            backgrounds[mode] = picture.convert("RGB").getpixel((4, 4))
+    assert backgrounds["light"] == (255, 255, 255)
+    assert max(backgrounds["dark"]) < 60
+    probe = tmp_path / "probe.html"
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text())
+    measure = "document.title = document.documentElement.scrollWidth - window.innerWidth"
+    page = page.replace("</body>", f"<script>{measure}</script></body>")
+    probe.write_text(page)
+    for view in ("#grid", "#list"):
+        dom = browse(tmp_path, probe.as_uri() + view, "--dump-dom", "--window-size=500,800")
+        wide = re.search(r"<title>(.*?)</title>", dom)
+        assert wide and int(wide[1]) <= 0, "the page is wider than the window"
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = _gallery.page(results(tmp_path, hostile=True)).decode()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    data = re.search(r'<script type="application/json" id=data>(.*?)</script>', page, re.S)
+    assert data and len(json.loads(data[1])["runs"]) == 6
+    assert page.count("</script>") == 2
+
+
+def test_the_contact_sheet_shows_every_run_on_few_pages(tmp_path: Path) -> None:
+    made = results(tmp_path, rows=8, columns=5)
+    (sheet,) = _contact_sheet.write(made)
+    with Image.open(sheet) as picture:
+        assert max(picture.size) <= 1600
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24) or []}
+    for run in range(39):
+        assert (40 * run % 256, 90, 255 - 30 * run % 256) in colors, run
+    assert (0xA3, 0x20, 0x1D) in colors  # the failure's frame
+
+
+def test_many_runs_make_several_sheets_and_old_ones_go(tmp_path: Path) -> None:
+    made = results(tmp_path, rows=20, columns=9)
+    sheets = _contact_sheet.write(made)
+    assert len(sheets) > 2 and [path.name for path in sheets][:2] == [
+        "contact_sheet.png",
+        "contact_sheet_2.png",
+    ]
+    small = Results(made.folder, made.plan, made.origin, made.made, False, made.rows[:3])
+    assert _contact_sheet.write(small) == [tmp_path / "contact_sheet.png"]
+    assert sorted(path.name for path in tmp_path.glob("contact_sheet*")) == ["contact_sheet.png"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "text", "outside"])
+def test_a_picture_that_cannot_be_read_is_no_obstacle(tmp_path: Path, damage: str) -> None:
+    made = results(tmp_path, columns=2)
+    path = tmp_path / str(made.rows[0].files[0]["file"])
+    if damage == "gone":
+        path.unlink()
+    elif damage == "outside":
+        made.rows[0].files[0]["file"] = "../../etc/passwd"  # type: ignore[index]
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"<html>")
+    assert len(_contact_sheet.write(made)) == 1
+
+
+def test_the_table_has_a_row_for_each_run_and_no_formulas(tmp_path: Path) -> None:
+    made = results(tmp_path, rows=1)
+    made.rows[0].values["prompt"] = "=HYPERLINK(1)"
+    made.rows[1].values["prompt"] = "-5"
+    lines = table(made).decode().splitlines()
+    assert lines[0] == "run,sampler,prompt,cfg,seed,status,seconds,files,host,prompt_id,attempts,code,message"
+    assert lines[1].startswith("0,s0,'=HYPERLINK(1),0.5,0,success,1.5,run_0000/")
+    assert lines[2].startswith("1,s0,-5,1.5,1,success")
+    assert lines[3].endswith(",out_of_memory,no memory")
+
+
+def test_the_whole_way_from_a_journal(run: Any, demo: Any, graph_file: Any) -> None:
+    import graphs
+
+    graph = graphs.picture()
+    graph["1"]["inputs"]["color"] = 5
+    ran = run(
+        "run_batch.py", graph_file(graph), "--host", demo.url, "--output-dir", "out", "--sweep", "width=16,24",
+        "--sweep", "height=16,24",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    again = read(run.folder / "out")
+    assert [row.steps for row in again.rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert all(row.status == "success" and row.files for row in again.rows)
+    assert sys.getsizeof((run.folder / "out" / "index.html").read_bytes()) < 40_000
