@@ -305,6 +305,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
                 continue
             before = offset
             with response:
+                _refuse_page(response, ref)
                 offset = _start(response, file, offset)
                 validator = _validator(response)
                 expected = _expected(response, offset)
@@ -318,6 +319,18 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             if validator is None:
                 offset = _rewind(file)
             time.sleep(_common.pause_before(max(attempt, 1)))
+
+
+def _refuse_page(response: requests.Response, ref: FileRef) -> None:
+    """A proxy's login or error page may come with 200; it is not the picture."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    wanted = kind_of(ref.display_name or ref.filename, ref.content_type)
+    if kind in ("text/html", "application/json") and wanted in ("image", "video", "audio", "3d"):
+        raise SkillError(
+            f"the server sent {'a web page' if kind == 'text/html' else 'JSON'} instead of the file",
+            code="bad_answer",
+            exit=Exit.FAILED,
+        )
 
 
 def _cut_short(offset: int, expected: int | None) -> SkillError:

@@ -34,9 +34,12 @@ READ_TIMEOUT = 60.0
 ATTEMPTS = 4
 LONGEST_PAUSE = 30.0
 RETRIED_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+STATUS_HINTS = {
+    "busy": "the server, or a proxy before it, is busy or starting: wait a little and try again",
+    "server_error": "see server_said, and the server's own log (fetch_logs.py --server)",
+    "bad_request": "see server_said; is the address ComfyUI itself, not a proxy that lacks this route?",
+}
 SAID_LIMIT = 600
-# One JSON answer is never larger; node definitions of big installations are about 50 MB.
-MOST_JSON_BYTES = 512 * 1024 * 1024
 
 # Cloud v1 renames these local routes (its fact sheet, "Local ComfyUI vs cloud"); everything else keeps its name.
 CLOUD_ROUTES = {"history": "history_v2", "models": "experiment/models"}
@@ -165,10 +168,17 @@ class Access:
 class AnswerLost(Exception):
     """A request may have been carried out, but its answer did not arrive (time-out, reset, gateway fault)."""
 
-    def __init__(self, why: str, status: int | None = None, retry_after: str | None = None) -> None:
+    def __init__(
+        self,
+        why: str,
+        status: int | None = None,
+        retry_after: str | None = None,
+        failure: SkillError | None = None,
+    ) -> None:
         super().__init__(why)
         self.status = status
         self.retry_after = retry_after
+        self.failure = failure  # what to say when it turns out that nothing was carried out
 
 
 class Server:
@@ -294,9 +304,11 @@ class Server:
         """The sentence for a request that got no answer."""
         import requests
 
-        from _session import RefusedRedirect
+        from _session import RefusedRedirect, TooLarge
 
         where = self.url
+        if isinstance(error, TooLarge):
+            return SkillError(f"{where}: {error}", code="bad_answer", exit=_cli.Exit.FAILED)
         if isinstance(error, RefusedRedirect):
             return SkillError(
                 f"refused to follow {where}: {error}", code="unsafe_redirect", exit=_cli.Exit.FAILED
@@ -372,6 +384,7 @@ class Server:
             code=code,
             exit=_cli.Exit.FAILED,
             retryable=status in RETRIED_STATUSES,
+            hint=STATUS_HINTS[code],
             server_said=said,
             http_status=status,
         )
@@ -405,10 +418,12 @@ class Server:
     ) -> requests.Response:
         """Post JSON exactly once and return whatever came back, 400s included.
 
-        Raises AnswerLost when the server may have carried it out (reset, time-out after sending, 5xx of a gateway),
-        SkillError `unreachable` when it surely got nothing.
+        Raises AnswerLost when the server may have carried it out (reset, time-out after sending, 5xx of a gateway,
+        a 2xx that is not JSON), SkillError `unreachable` when it surely got nothing.
         """
         import requests
+
+        from _session import RefusedRedirect
 
         try:
             response = self.session.post(
@@ -417,7 +432,8 @@ class Server:
             )  # fmt: skip
         except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
             raise self._network_failure(error) from error
-        except requests.exceptions.InvalidURL as error:
+        except (requests.exceptions.InvalidURL, RefusedRedirect) as error:
+            # A redirect means that it was not carried out here, and it is followed nowhere.
             raise self._network_failure(error) from error
         except (
             requests.ConnectionError,
@@ -431,6 +447,12 @@ class Server:
             raise self._moved(response)
         if response.status_code >= 500 or response.status_code == 408:
             raise AnswerLost(f"HTTP {response.status_code}: {error_text(response)}", response.status_code)
+        if response.status_code < 300:
+            try:
+                self.json_of(response)
+            except SkillError as error:
+                # A body cut short on the way, or a login page: only the job list can tell which.
+                raise AnswerLost(error.message, response.status_code, failure=error) from error
         return response
 
 

@@ -305,7 +305,7 @@ class Dialect(_common.Server, abc.ABC):
                 throttled = lost.status == 429 and time.monotonic() < give_up
                 again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
                 if not throttled and (attempt > 1 or not again):
-                    raise _submit_failed(lost, sure=self.own_ids) from lost
+                    raise lost.failure or _submit_failed(lost, sure=self.own_ids) from lost
                 time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
 
     def _look_for(self, submission: Submission, patience: float, lost: _common.AnswerLost) -> str | None:

@@ -37,6 +37,11 @@ class Local(Dialect):
             import _refusals
 
             raise _refusals.rejection(_json(response), submission.graph)
+        if response.status_code == 429:
+            # Not ComfyUI's own: a proxy's. It may be waited out like any other.
+            raise _common.AnswerLost(
+                f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
+            )
         if response.status_code >= 400:
             raise self.failure(response)
         answer = self.json_of(response)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TRACE_LINES = 12
 LONG_TEXT = 2_000
 SAID = 600
+# Asking again for such a file brings the same answer.
+FINAL_DOWNLOAD_FAILURES = frozenset(
+    {"not_found", "refused", "bad_request", "bad_answer", "unsafe_redirect", "redirect_loop"}
+)
 
 
 def command(script: str, *words: object) -> str:
@@ -252,7 +256,7 @@ def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> di
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     first = failed[0]
     message = f"the run succeeded, but {first.json()['filename']}{more} could not be downloaded: {first.error.message}"
-    if all(item.error.code in ("not_found", "refused", "bad_request") for item in failed):
+    if all(item.error.code in FINAL_DOWNLOAD_FAILURES for item in failed):
         return _words(
             "partial",
             "download_failed",

@@ -16,6 +16,8 @@ import requests
 from requests.adapters import HTTPAdapter
 
 MOST_REDIRECTS = 5
+# One answer that is not a download is never larger; node definitions of big installations are about 50 MB.
+MOST_BYTES = 512 * 1024 * 1024
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]
@@ -23,6 +25,10 @@ Origin = tuple[str, str, int]
 
 class RefusedRedirect(requests.RequestException):
     """The server pointed somewhere a download must not go (another scheme, a more private network)."""
+
+
+class TooLarge(requests.RequestException):
+    """An answer that would fill the memory."""
 
 
 def origin_of(url: str) -> Origin:
@@ -110,10 +116,30 @@ class SecureSession(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         # requests raises InvalidSchema for `Location: file:///…` before rebuild_auth is asked; both mean the same.
+        whole = not kwargs.get("stream")
         try:
-            return super().send(request, **kwargs)
+            response = super().send(request, **{**kwargs, "stream": True})
+            return _read_whole(response) if whole else response
         except requests.exceptions.InvalidSchema as error:
             raise RefusedRedirect("the server redirected to an address that is not http") from error
+        except ValueError as error:
+            # urlsplit's plain ValueError for `Location: http://[::1`; what requests itself raises is left as it is.
+            if isinstance(error, requests.RequestException):
+                raise
+            raise RefusedRedirect("the server redirected to something that is no address") from error
+
+
+def _read_whole(response: requests.Response) -> requests.Response:
+    """Read a body that is not streamed, as far as `MOST_BYTES`: also one that unpacks to far more than was sent."""
+    pieces, size = [], 0
+    for piece in response.iter_content(1 << 16):
+        size += len(piece)
+        if size > MOST_BYTES:
+            response.close()
+            raise TooLarge(f"the answer is larger than {MOST_BYTES >> 20} MB")
+        pieces.append(piece)
+    response._content = b"".join(pieces)
+    return response
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

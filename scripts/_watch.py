@@ -117,9 +117,7 @@ class Watcher:
         except Disconnected as error:
             self._drop_wire()
             self.missed_frames = True
-            if error.status in (400, 404, 405, 501):
-                self._use_socket = False
-            if error.status in (401, 403):
+            if error.mute or error.status in (400, 401, 403, 404, 405, 501):
                 self._use_socket = False
             _cli.warn(f"no live progress: {error}; polling instead")
 
@@ -139,7 +137,7 @@ class Watcher:
                 return
             if time.monotonic() >= give_up:
                 if self.server.client_frames:
-                    raise Disconnected("the socket opened but says nothing")
+                    raise Disconnected("the socket opened but says nothing", mute=True)
                 return
 
     def close(self) -> None:
@@ -284,7 +282,7 @@ class Watcher:
             pause = RECONNECT_PAUSES[min(self._reconnects, len(RECONNECT_PAUSES) - 1)]
             self._reconnects += 1
             self._reconnect_at = time.monotonic() + pause
-            if error.status in (400, 404, 405, 501):
+            if error.mute or error.status in (400, 404, 405, 501):
                 self._use_socket = False
 
     def _check_all_now(self) -> None:
@@ -333,8 +331,11 @@ class Watcher:
             watched.started = seconds(event.data.get("timestamp"))
         if event.end is not None:
             watched.end_event, watched.end_seen = event, now
+        finished = event.type == "executing" and event.node is None
+        if finished and watched.end_event is None:
+            # The end's own frame was lost on the way; the record knows how it ended.
+            watched.check_at = now
         if watched.end_event is not None:
-            finished = event.type == "executing" and event.node is None
             told = bool(watched.suffices) and watched.outputs.keys() >= watched.suffices
             if finished and told and watched.end_event.end == "success":
                 return [Update(watched.prompt_id, event), self._end(watched, _state_from_event(watched))]

@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from _dialect import Dialect
 
 CONNECT_TIMEOUT = 10.0
+WORDS = {
+    "WebSocketConnectionClosedException": "the connection was cut",
+    "WebSocketTimeoutException": "no answer in time",
+    "ConnectionResetError": "the connection was cut",
+    "ConnectionRefusedError": "nothing listens there",
+    "BrokenPipeError": "the connection was cut",
+    "TimeoutError": "no answer in time",
+}
 CLIENT_FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
 class Disconnected(Exception):
-    """The socket could not be opened or has ended. `status`: HTTP status of a refused handshake, if any."""
+    """The socket could not be opened or has ended. `status`: HTTP status of a refused handshake, if any.
 
-    def __init__(self, why: str, status: int | None = None) -> None:
+    `mute`: the server lets us in and says nothing; trying again would only cost the same time again.
+    """
+
+    def __init__(self, why: str, status: int | None = None, *, mute: bool = False) -> None:
         super().__init__(why)
         self.status = status
+        self.mute = mute
 
 
 class Wire:
@@ -51,13 +63,14 @@ class Wire:
                 f"the server refused the socket (HTTP {error.status_code})", error.status_code
             ) from None
         except (websocket.WebSocketException, OSError, ValueError) as error:
-            raise Disconnected(_cli.clean(type(error).__name__)) from None
+            mute = isinstance(error, (websocket.WebSocketTimeoutException, TimeoutError))
+            raise Disconnected(_in_words(error), mute=mute) from None
         self.heard = time.monotonic()
         self._pinged = 0.0
         try:
             self._socket.send(json.dumps(CLIENT_FLAGS))
         except (websocket.WebSocketException, OSError) as error:
-            raise Disconnected(type(error).__name__) from None
+            raise Disconnected(_in_words(error)) from None
 
     def receive(self, timeout: float) -> _events.Frame | None:
         """The next frame as a value, or None when none came in time. Raises Disconnected at the end."""
@@ -68,7 +81,7 @@ class Wire:
         except library.WebSocketTimeoutException:
             return None
         except (library.WebSocketException, OSError, ValueError) as error:
-            raise Disconnected(type(error).__name__) from None
+            raise Disconnected(_in_words(error)) from None
         self.heard = time.monotonic()
         if opcode == library.ABNF.OPCODE_TEXT:
             return _events.parse_text(data)
@@ -90,7 +103,7 @@ class Wire:
         try:
             self._socket.ping()
         except (self._library.WebSocketException, OSError) as error:
-            raise Disconnected(type(error).__name__) from None
+            raise Disconnected(_in_words(error)) from None
         self._pinged = now
 
     def close(self) -> None:
@@ -99,6 +112,12 @@ class Wire:
             self._socket.close(timeout=0)
         except (self._library.WebSocketException, OSError, ValueError):
             return
+
+
+def _in_words(error: Exception) -> str:
+    """The cause without the address, which may hold a token."""
+    name = type(error).__name__
+    return WORDS.get(name, _cli.clean(name))
 
 
 def _tls(server: Dialect) -> dict[str, Any] | None:
