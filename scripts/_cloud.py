@@ -14,14 +14,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import _cli
 import _cloud_account
+import _cloud_refusals
 import _common
 import _multipart
 import _refusals
 from _cli import SkillError
+from _cloud_records import STATUSES, error_of, row
 from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
 from _local import state_from_history
 
@@ -29,21 +31,6 @@ if TYPE_CHECKING:
     import requests
 
 
-# Every status word the sources name -> (phase, outcome). An unknown word means that the job is still going.
-STATUSES: dict[str, tuple[str, str | None]] = {
-    **dict.fromkeys(
-        ("pending", "waiting_to_dispatch", "submitted", "queued_limited", "queued_waiting", "allocated", "preparing",
-         "pending_execution"), ("pending", None),
-    ),
-    **dict.fromkeys(("in_progress", "executing", "executed"), ("running", None)),
-    **dict.fromkeys(("completed", "success"), ("done", "success")),
-    **dict.fromkeys(
-        ("failed", "error", "non_retryable_error", "retryable_error", "lost"), ("done", "error")
-    ),
-    **dict.fromkeys(("cancelled", "canceled"), ("done", "cancelled")),
-    # On their way to an end, not there yet.
-    **dict.fromkeys(("erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
-}  # fmt: skip
 ACTIVE, FINISHED = "pending,in_progress", "completed,failed,cancelled"
 MOST_LISTED = 1000
 MOST_UPLOAD = 50 * 1024 * 1024
@@ -56,27 +43,6 @@ PRUNED_PATIENCE = 3.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
-# Refusals without a type that we know: every one is an answer about the account, never about the server's contents.
-_STATUS_SENTENCES = {
-    401: (
-        "refused", _cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
-        "set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site (it starts with comfyui-)",
-    ),
-    402: (
-        "refused", _cli.Exit.REFUSED, "the account's plan or credits do not allow this",
-        "add credits or take a plan with API access (Standard and higher)",
-    ),
-    403: (
-        "refused", _cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
-        "the free tier has no API access; Standard and higher plans do",
-    ),
-    413: (
-        "too_large", _cli.Exit.REJECTED, "the request is larger than the cloud takes",
-        "pictures may have 50 MB; send large inputs as files, not inside the workflow",
-    ),
-}  # fmt: skip
-
-
 class Cloud(Dialect):
     """Comfy Cloud v1."""
 
@@ -85,15 +51,13 @@ class Cloud(Dialect):
     client_frames = False
     chooses_front = False
     grace = 30.0  # how long a job may be unknown after its submit; no source gives a time
-    resends = (
-        False  # no idempotency key, and every run is paid for: a submit of unknown fate stays a single one
-    )
+    # No idempotency key, and every run is paid for: a submit of unknown fate stays a single one.
+    resends = False
     looks = 12
     first_poll = 0.25
     slowest_poll = 4.0
-    cross_check = (
-        4.0  # what is sent while a socket is away is lost for good, and the official client only polls
-    )
+    # What is sent while a socket is away is lost for good, and the official client only polls.
+    cross_check = 4.0
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
@@ -130,32 +94,7 @@ class Cloud(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed refusals get their own sentence (402 now, 429 from older servers, 403 for policies)."""
-        if _session_origin(response.url) != _session_origin(self.url):
-            return _storage_failure(response)
-        body = _body(response)
-        kind = _error_type(body)
-        said = _common.error_text(response)
-        status = response.status_code
-        known = _refusals.refusal(kind, said, http_status=status, **_policy_details(body))
-        if known is not None:
-            return known
-        if kind in _refusals.FULL_QUEUE:
-            return SkillError(
-                "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
-                exit=_cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
-                http_status=status, server_said=said,
-            )  # fmt: skip
-        if status in _STATUS_SENTENCES:
-            code, exit_code, message, hint = _STATUS_SENTENCES[status]
-            return SkillError(
-                f"{message} (HTTP {status} on {urlsplit(response.url).path})",
-                code=code,
-                exit=exit_code,
-                hint=hint,
-                http_status=status,
-                server_said=said,
-            )
-        return super().failure(response)
+        return _cloud_refusals.failure(self.url, response) or super().failure(response)
 
     # --- jobs
     def submit_once(self, submission: Submission) -> Accepted:
@@ -170,8 +109,8 @@ class Cloud(Dialect):
             body["partial_execution_targets"] = list(submission.targets)
         self._sent.setdefault(submission.prompt_id, time.time())
         response = self.post_once("prompt", body)
-        answer = _body(response)
-        kind = _error_type(answer)
+        answer = _cloud_refusals.body_of(response)
+        kind = _cloud_refusals.type_of(answer)
         if (
             response.status_code == 429
             and _refusals.refusal(kind, "") is None
@@ -262,7 +201,7 @@ class Cloud(Dialect):
             phase,
             outcome,
             outputs=outputs if isinstance(outputs, Mapping) else {},
-            error=_error_of(answer) if outcome == "error" else None,
+            error=error_of(answer) if outcome == "error" else None,
             started=seconds(answer.get("execution_start_time")),
             ended=seconds(answer.get("execution_end_time")),
             graph=graph if isinstance(graph, Mapping) else None,
@@ -325,7 +264,7 @@ class Cloud(Dialect):
         answer = self.get_json("jobs", params)
         listed = answer.get("jobs") if isinstance(answer, Mapping) else None
         return [
-            _row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)
+            row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)
         ]
 
     # --- files
@@ -422,81 +361,3 @@ class Cloud(Dialect):
     def account(self) -> dict[str, Any]:
         """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
         return _cloud_account.report(self)
-
-
-def _session_origin(url: str) -> tuple[str, str, int]:
-    from _session import origin_of
-
-    return origin_of(url)
-
-
-def _storage_failure(response: requests.Response) -> SkillError:
-    """An answer of the storage behind /api/view; its refusals say nothing about the account."""
-    status = response.status_code
-    gone = status in (404, 410)
-    return SkillError(
-        "the file is no longer in the cloud's storage" if gone else
-        f"the cloud's storage did not give the file (HTTP {status}); its signed address may have expired",
-        code="not_found" if gone else "download_failed",
-        exit=_cli.Exit.FAILED,
-        retryable=not gone,
-        hint="fetch it again: a fresh address is made each time",
-        http_status=status,
-        server_said=_common.error_text(response),
-    )  # fmt: skip
-
-
-def _policy_details(body: Any) -> dict[str, Any]:
-    """Which node classes and providers a workspace's policy blocks, where the refusal names them."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    error = error if isinstance(error, Mapping) else {}
-    return {
-        key: _cli.clean_tree(error[key][:20], 120)
-        for key in ("class_types", "providers")
-        if isinstance(error.get(key), list)
-    }
-
-
-def _error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The failure, whether it comes as an object, as JSON in a string, or as plain words. No inputs: they may be secret."""
-    error = answer.get("execution_error")
-    if not isinstance(error, Mapping):
-        said = answer.get("error_message")
-        try:
-            error = json.loads(said) if isinstance(said, str) else None
-        except (ValueError, RecursionError):
-            error = None
-        if not isinstance(error, Mapping):
-            error = {
-                "exception_message": said if isinstance(said, str) and said else "the cloud gave no reason"
-            }
-    return {key: value for key, value in error.items() if key not in ("current_inputs", "current_outputs")}
-
-
-def _body(response: requests.Response) -> Any:
-    try:
-        return json.loads(response.content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error_type(body: Any) -> str:
-    """`error.type` of a refusal, or the `code` of the other error shape."""
-    if not isinstance(body, Mapping):
-        return ""
-    error = body.get("error")
-    return str((error.get("type") if isinstance(error, Mapping) else None) or body.get("code") or "")
-
-
-def _row(job: Mapping[str, Any]) -> JobSummary:
-    phase, outcome = STATUSES.get(str(job.get("status")).lower(), ("running", None))
-    count = job.get("outputs_count")
-    return JobSummary(
-        str(job["id"]),
-        phase,
-        outcome,
-        created=seconds(job.get("create_time")),
-        started=seconds(job.get("execution_start_time")),
-        ended=seconds(job.get("execution_end_time")),
-        outputs_count=count if isinstance(count, int) else None,
-    )

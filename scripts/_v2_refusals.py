@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _cloud_refusals
 import _common
 import _refusals
 from _cli import Exit, SkillError
@@ -55,6 +56,9 @@ def envelope(response: requests.Response) -> Mapping[str, Any]:
 
 def failure(url: str, response: requests.Response) -> SkillError | None:
     """The SkillError for a typed error, with `http_status` and `retry_after` among its details; None when untyped."""
+    elsewhere = _cloud_refusals.storage_failure(url, response)
+    if elsewhere is not None:
+        return elsewhere
     error = envelope(response)
     kind = str(error.get("code") or "")
     details: dict[str, Any] = {"http_status": response.status_code}

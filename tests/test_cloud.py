@@ -19,7 +19,8 @@ import _cloud_account
 import _collect
 import _common
 from _cli import SkillError
-from _cloud import STATUSES, Cloud
+from _cloud import Cloud
+from _cloud_records import STATUSES
 from _dialect import Submission
 from _watch import Ended, Watcher
 

@@ -436,6 +436,19 @@ def test_a_body_cut_short_is_resumed_where_it_broke_off(
     assert len(offsets) == 3
 
 
+def test_a_storage_that_refuses_says_nothing_about_the_key(
+    hosted: Hosted, storage: Storage, tmp_path: Path
+) -> None:
+    storage.refuse = 403
+    server = client(hosted, key=KEY)
+    (state,), _ = followed(server, [server.submit(submission()).prompt_id])
+
+    _, failed = _collect.Collector(server, tmp_path).fetch_all(_collect.files_of(state.outputs))
+
+    assert failed[0].error.code == "download_failed"
+    assert "key" not in f"{failed[0].error.message} {failed[0].error.hint}"
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "http://169.254.169.254/latest/"])
 def test_a_download_does_not_follow_to_places_it_must_not_go(
     hosted: Hosted, storage: Storage, tmp_path: Path, target: str

@@ -157,9 +157,17 @@ class Storage(Double):
     def __init__(self, content: bytes = PICTURE) -> None:
         self.content = content
         self.cut: list[int] = []  # lengths at which the next bodies break off
+        self.refuse = 0  # a status for every request
         super().__init__()
 
     def answer(self, handler: BaseHTTPRequestHandler, request: Seen) -> None:
+        if self.refuse:
+            return send(
+                handler,
+                self.refuse,
+                b"<Error><Code>ExpiredToken</Code></Error>",
+                {"Content-Type": "text/xml"},
+            )
         start = int(request.headers.get("range", "bytes=0-")[6:].split("-")[0])
         whole = self.content[start:]
         handler.send_response(206 if start else 200)
@@ -176,6 +184,7 @@ class Storage(Double):
             hang_up(handler)
         else:
             handler.wfile.write(whole)
+        return None
 
 
 class Hosted(Double):
