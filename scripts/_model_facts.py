@@ -20,7 +20,10 @@ MOST_MODELS = 40
 
 
 def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The model files that a graph names: [{name, folder, bytes, hash}], the last two where the server tells them."""
+    """The model files that a graph names: [{name, folder, bytes, hash}], the last two where the server tells them.
+
+    `missing`: True for a file that is not in the server's list of that folder.
+    """
     uses = {(use.name, use.folder): None for use in _graph.models_in(graph)}
     listed: dict[str, dict[str, Any]] = {}
     rows = []
@@ -29,7 +32,8 @@ def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any
         if folder and server.api == "local":
             if folder not in listed:
                 listed[folder] = _sizes(server, folder)
-            row |= listed[folder].get(name.replace("\\", "/"), {})
+            known = listed[folder]
+            row |= known.get(name.replace("\\", "/"), {"missing": True} if known else {})
             row |= _hash(server, folder, name)
         rows.append(row)
     return rows

@@ -259,7 +259,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
                 rows.append(
                     {"what": f"{what} {row['name']}", "was": _cli.clean(old[key], 100), "now": row[key]}
                 )
-        if old.get("bytes") and "bytes" not in row and server.api == "local":
+        if row.get("missing") and not old.get("missing"):
             rows.append({"what": f"model {row['name']}", "was": "there", "now": "not on the server"})
     return rows
 

@@ -1,0 +1,118 @@
+"""run_workflow.py --reproduce: a receipt run again, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+
+def receipt_of(run: Runner, demo: Demo, workflow: Path, *words: object) -> Path:
+    ran = run("run_workflow.py", workflow, "--host", demo.url, "--output-dir", "first", "--receipt", *words)
+    assert ran.code == 0, ran.out
+    return Path(ran.json["receipt"])
+
+
+def test_the_same_files_come_out(run: Runner, any_server: str, graph_file: Any) -> None:
+    first = run(
+        "run_workflow.py",
+        graph_file(graphs.two_pictures()),
+        "--host",
+        any_server,
+        "--output-dir",
+        "first",
+        "--receipt",
+    )
+    again = run(
+        "run_workflow.py", "--reproduce", first.json["receipt"], "--host", any_server, "--output-dir", "again"
+    )
+    assert again.code == 0, again.out
+    assert (again.json["status"], again.json["reproduced"]) == ("success", True)
+    assert [row["same"] for row in again.json["files_compared"]] == [True, True]
+
+
+def test_other_files_are_said_to_be_other_and_why(run: Runner, new_demo: Any, graph_file: Any) -> None:
+    graph = graphs.picture(color=5)
+    old, new = new_demo("--version", "0.3.64"), new_demo()
+    path = receipt_of(run, old, graph_file(graph))
+    receipt = json.loads(path.read_text())
+    receipt["graph"]["1"]["inputs"]["color"] = 250  # as if the server made another picture of the same graph
+    path.write_text(json.dumps(receipt))
+    again = run("run_workflow.py", "--reproduce", path, "--host", new.url, "--output-dir", "again")
+    assert (again.code, again.json["status"], again.json["code"]) == (1, "different", "not_reproduced")
+    assert again.json["reproduced"] is False
+    (row,) = again.json["files_compared"]
+    assert (row["same"], row["why"], row["largest_difference"]) == (False, "other pixels", 245)
+    assert {"what": "ComfyUI version", "was": "0.3.64", "now": "0.8.0"} in again.json["differences"]
+
+
+def test_the_same_pixels_in_another_file_are_the_same(run: Runner, demo: Demo, graph_file: Any) -> None:
+    path = receipt_of(run, demo, graph_file(graphs.picture()))
+    receipt = json.loads(path.read_text())
+    receipt["files"][0]["sha256"] = "0" * 64  # as of a file with other metadata
+    path.write_text(json.dumps(receipt))
+    again = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "again")
+    assert again.code == 0, again.out
+    assert again.json["files_compared"][0]["why"] == "other bytes, every pixel the same"
+
+
+def test_input_files_are_sent_again(run: Runner, demo: Demo, graph_file: Any) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (9, 9), "teal").save(run.folder / "p.png")
+    path = receipt_of(run, demo, graph_file(graphs.photo()), "--input-image", f"image={run.folder / 'p.png'}")
+    demo.post("/demo/reset")
+    again = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "again")
+    assert again.code == 0 and again.json["reproduced"] is True, again.out
+    Image.new("RGB", (9, 9), "pink").save(run.folder / "p.png")
+    changed = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "third")
+    assert changed.code == 1
+    assert any("p.png" in row["what"] for row in changed.json["differences"])
+
+
+def test_a_missing_node_is_named_and_nothing_is_sent(run: Runner, demo: Demo, graph_file: Any) -> None:
+    path = receipt_of(run, demo, graph_file(graphs.picture()))
+    receipt = json.loads(path.read_text())
+    receipt["graph"]["9"] = {"class_type": "GoneNode", "inputs": {}}
+    path.write_text(json.dumps(receipt))
+    before = len(demo.log())
+    again = run("run_workflow.py", "--reproduce", path, "--host", demo.url)
+    assert (again.code, again.json["missing_nodes"]) == (6, ["GoneNode"])
+    assert not [
+        entry for entry in demo.log()[before:] if entry["method"] == "POST" and entry["path"] == "/prompt"
+    ]
+
+
+def test_a_model_of_another_size_is_named(
+    run: Runner, demo: Demo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import _local
+    import _reproduce
+
+    graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}}}
+    path = tmp_path / "r.json"
+    files = [{"name": "a.safetensors", "folder": "checkpoints", "bytes": 100, "hash": "aa"}]
+    path.write_text(
+        json.dumps({"receipt": 1, "graph": graph, "model_files": files, "server": {"os": "amiga"}})
+    )
+    server = _local.Local(demo.url)
+    found = {row["what"]: row for row in _reproduce.differences(_reproduce.load(path), server)}
+    assert found["system"]["was"] == "amiga"
+    assert found["model a.safetensors"] == {
+        "what": "model a.safetensors",
+        "was": "there",
+        "now": "not on the server",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt": 1}', '{"receipt": 1, "graph": 5}', "\xff"])
+def test_what_is_no_receipt_is_misuse(run: Runner, text: str) -> None:
+    (run.folder / "r.json").write_bytes(text.encode("latin-1"))
+    ran = run("run_workflow.py", "--reproduce", "r.json", "--host", "http://127.0.0.1:9")
+    assert ran.code == 2 and ran.json["status"] == "error"
+    assert run("run_workflow.py", "--reproduce", "nothere.json").code == 2
+    assert run("run_workflow.py", "--reproduce", "r.json", "--set", "a=1").code == 2
