@@ -16,11 +16,17 @@ from typing import Any, NoReturn
 
 import _bytecode
 import _places
+from _signals import Terminated
 
 _bytecode.keep_in(_places.cache_folder())
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
 HIDDEN = "[hidden]"
+# What `import NAME` of a missing package means to pip; the last three come with requests.
+PACKAGES = {
+    "requests": "requests", "websocket": "websocket-client", "tqdm": "tqdm", "PIL": "pillow", "aiohttp": "aiohttp",
+    "urllib3": "requests", "certifi": "requests", "idna": "requests",
+}  # fmt: skip
 # Shorter values would blot out ordinary words wherever they happen to stand.
 SHORTEST_SECRET = 4
 
@@ -242,13 +248,22 @@ def _printable(value: Any, verbatim: bool = False) -> Any:
 
 def emit(document: Mapping[str, Any]) -> None:
     """Print the one JSON document: ASCII, cleaned, redacted. A closed pipe is not an error of ours."""
-    text = json.dumps(_printable(document), ensure_ascii=True, indent=2, allow_nan=False)
-    write_out(text + "\n")
+    write_out(_json_text(document, indent=2))
 
 
 def emit_line(document: Mapping[str, Any]) -> None:
     """One JSON object on one line, for the commands that print JSON Lines."""
-    write_out(json.dumps(_printable(document), ensure_ascii=True, allow_nan=False) + "\n")
+    write_out(_json_text(document))
+
+
+def _json_text(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """The document as JSON; a server's answer can be nested more deeply than anything can print."""
+    try:
+        value = json.dumps(_printable(document), ensure_ascii=True, indent=indent, allow_nan=False)
+    except RecursionError:
+        short = SkillError("the answer is nested too deeply to be shown", code="bad_answer").document()
+        value = json.dumps(short | {"code": document.get("code") or "bad_answer"}, indent=indent)
+    return value + "\n"
 
 
 def write_out(text: str) -> None:
@@ -274,6 +289,18 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = Fa
 
     `as_line`: the document is the last of several JSON Lines.
     """
+    document, code = outcome(report, *args, **kwargs)
+    if as_line:
+        emit_line({"type": "result", **document})
+    else:
+        emit(document)
+    return int(code)
+
+
+def outcome(
+    report: Callable[..., Mapping[str, Any]], *args: Any, **kwargs: Any
+) -> tuple[Mapping[str, Any], Exit]:
+    """A report function's document (or its failure's) and the exit code; whatever happens, it is one document."""
     try:
         document = report(*args, **kwargs)
         code = exit_code(document)
@@ -287,8 +314,18 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = Fa
             "retryable": True,
         }
         code = Exit.INTERRUPTED
+    except Terminated:
+        document = {
+            "status": "cancelled",
+            "code": "terminated",
+            "message": "told to stop before the end",
+            "retryable": True,
+        }
+        code = Exit.FAILED
     except OSError as error:
         document, code = _os_failure(error).document(), Exit.FAILED
+    except ModuleNotFoundError as error:
+        document, code = missing_package(error), Exit.FAILED
     except RecursionError:
         document = SkillError(
             "the input is nested too deeply", hint="check the file: real workflows are flat"
@@ -296,11 +333,24 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = Fa
         code = Exit.MISUSE
     except Exception as error:  # noqa: BLE001  (the last resort: stdout holds one JSON document whatever happens)
         document, code = _our_fault(error), Exit.FAILED
-    if as_line:
-        emit_line({"type": "result", **document})
-    else:
-        emit(document)
-    return int(code)
+    return document, code
+
+
+def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
+    """A package that this command needs is not installed for this Python."""
+    package = PACKAGES.get((error.name or "").partition(".")[0])
+    if package is None:
+        return _our_fault(error)
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+    listed = os.path.join(os.path.dirname(here), "requirements.txt")  # noqa: PTH118, PTH120
+    wanted = ["-r", listed] if os.path.exists(listed) else [package]  # noqa: PTH110
+    return SkillError(
+        f"this needs the Python package {package}, which is not installed for {sys.executable or 'this Python'}",
+        code="missing_package",
+        hint="python3 -m pip install -r requirements.txt (or run the script with `uv run`, which brings them along)",
+        next=[shell_words([sys.executable or "python3", "-m", "pip", "install", *wanted])],
+        package=package,
+    ).document()
 
 
 def _our_fault(error: Exception) -> dict[str, Any]:
@@ -328,10 +378,15 @@ def _os_failure(error: OSError) -> SkillError:
     )
 
 
+_SECRET_FLAG = re.compile(r"(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I)
+
+
 class _Parser(argparse.ArgumentParser):
     """Misuse is answered like every other failure: one JSON document, exit 2."""
 
     def error(self, message: str) -> NoReturn:
+        # `--apikey VALUE`: the slip must not print the key.
+        message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
         usage = " ".join(self.format_usage().split())
         emit(SkillError(message, hint=f"{usage}  (see --help)").document())
         self.exit(Exit.MISUSE)

@@ -15,10 +15,12 @@ class Terminated(BaseException):
 
 
 def listen() -> None:
-    """Raise Terminated in the main thread on SIGTERM and SIGHUP from now on."""
-    signal.signal(signal.SIGTERM, _terminate)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _terminate)
+    """Raise Terminated in the main thread on SIGTERM, SIGHUP and (Windows) Ctrl-Break from now on."""
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        # What nohup lets us ignore stays ignored.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -231,37 +231,24 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     return None, report | {"file": args.output}
 
 
-class _Failure:
-    """Keeps what went wrong in its block, so that `_cli.run` can report it."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    def __enter__(self) -> _Failure:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        self.error = error if isinstance(error, (Exception, KeyboardInterrupt)) else None
-        return self.error is not None
-
-    def again(self) -> Mapping[str, Any]:
-        """Raise it once more."""
-        assert self.error is not None
-        raise self.error
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.output or args.diff:
         return _cli.run(lambda: produce(args)[1])
     # Success prints the graph instead of a document; every failure is still a document.
-    failure = _Failure()
-    with failure:
-        text, report = produce(args)
-    if failure.error is not None:
-        return _cli.run(failure.again)
-    _say(report)
-    _cli.write_out(text or "")
+    printed: list[str] = []
+
+    def report() -> Mapping[str, Any]:
+        text, document = produce(args)
+        printed.append(text or "")
+        return document
+
+    document, code = _cli.outcome(report)
+    if not printed:
+        _cli.emit(document)
+        return int(code)
+    _say(document)
+    _cli.write_out(printed[0])
     return int(_cli.Exit.DONE)
 
 

@@ -150,8 +150,11 @@ def main(argv: list[str] | None = None) -> int:
         return fail("misuse", str(error), 2, hint="python3 scripts/demo_server.py --help lists all of them")
     import asyncio
 
-    from _demo import application
-
+    try:
+        from _demo import application
+    except ModuleNotFoundError as error:
+        _cli.emit_line(_cli.missing_package(error))
+        return int(_cli.Exit.FAILED)
     try:
         asyncio.run(application.serve(chosen))
     except OSError as error:

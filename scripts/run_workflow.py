@@ -154,18 +154,10 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
 
         _cache.turn_off()
     output_dir = Path(args.output_dir).expanduser().absolute()
-    try:
-        if args.resume:
-            _safe_names.make_folder(output_dir)
-            return _jobs.resume(_connect.connect_from(args), args.resume, _options(args, output_dir))
-        return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
-    except _signals.Terminated:
-        return {
-            "status": "cancelled",
-            "code": "terminated",
-            "message": "told to stop before the submit",
-            "retryable": True,
-        }
+    if args.resume:
+        _safe_names.make_folder(output_dir)
+        return _jobs.resume(_connect.connect_from(args), args.resume, _options(args, output_dir))
+    return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
 
 
 def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
@@ -227,9 +219,7 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
     import _sources
 
     known = _known.of_server(server) if server is not None else _known.without_server(args.host)
-    return _sources.read(
-        args.workflow, server=server, definitions=known.all, complete=lambda: known.complete
-    )
+    return _sources.read(args.workflow, server=server, definitions=known.all, complete=lambda: known.complete)
 
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:

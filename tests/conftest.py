@@ -67,13 +67,15 @@ class Demo:
         self.post("/demo/faults", list(faults))
 
     def stop(self) -> None:
-        """End it."""
-        if self.process.poll() is None:
+        """End it: it goes by itself, with its folders, when its standard input closes."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait(timeout=10)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+            self.process.wait(timeout=10)
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="session")

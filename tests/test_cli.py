@@ -1,0 +1,114 @@
+"""What every command shares: one document whatever happens, signals, missing packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import SCRIPTS, Demo, Runner
+from test_run import in_queue, wait_for
+
+import _cli
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+def without_packages(tmp_path: Path, script: str, *words: str) -> dict[str, Any]:
+    """The document of a script under an interpreter that sees no installed package (-S: no site-packages)."""
+    environment = {"PATH": os.environ["PATH"], "COMFYUI_SKILL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-S", str(SCRIPTS / script), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "package"),
+    [
+        ("server_info.py", ("features", "--host", "127.0.0.1:1"), "requests"),
+        ("convert_workflow.py", ("template:any", "--host", "127.0.0.1:1"), "requests"),
+        ("server_info.py", ("features", "--host", "demo"), "aiohttp"),
+        ("demo_server.py", ("--port", "0"), "aiohttp"),
+    ],
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, script: str, words: tuple[str, ...], package: str
+) -> None:
+    document = without_packages(tmp_path, script, *words)
+    assert (document["code"], document["package"]) == ("missing_package", package)
+    assert "pip install -r requirements.txt" in document["hint"]
+    assert "requirements.txt" in document["next"][0]
+
+
+def test_a_module_of_ours_that_is_missing_is_our_fault() -> None:
+    def report() -> dict[str, Any]:
+        import _no_such_room  # type: ignore[import-not-found]  # noqa: F401
+
+        return {}
+
+    document, code = _cli.outcome(report)
+    assert (document["code"], code) == ("internal_error", 1)
+
+
+def test_what_is_nested_too_deeply_is_still_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    deep: Any = "end"
+    for _ in range(5_000):
+        deep = [deep]
+    assert _cli.run(lambda: {"status": "ok", "deep": deep}) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "error"
+
+
+@pytest.mark.parametrize("slip", [("--apikey", "sk-verysecret"), ("--key=sk-verysecret",)])
+def test_a_misspelt_key_flag_does_not_print_the_key(run: Runner, slip: tuple[str, ...]) -> None:
+    ran = run("server_info.py", "features", *slip)
+    assert ran.code == 2
+    assert slip[0].partition("=")[0] in ran.json["message"]
+    assert "verysecret" not in ran.out + ran.err
+
+
+@POSIX
+def test_ctrl_c_in_a_terminal_reaches_us_before_the_demo_server(run: Runner, graph_file: Any) -> None:
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(30)), "--host", "demo", "--output-dir", "out", "--receipt",
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "nap" in line:
+            break
+    # As a terminal does it: every process of the group gets the signal.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130, err
+    report = json.loads(out)
+    assert (report["status"], report["message"]) == (
+        "cancelled",
+        "interrupted by the user; the job was stopped",
+    )
+
+
+@POSIX
+def test_nohup_is_respected(run: Runner, demo: Demo, graph_file: Any) -> None:
+    def ignore_hangup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    ours = "nohup-job"
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(1)), "--host", demo.url, "--prompt-id", ours,
+        "--output-dir", "out", preexec_fn=ignore_hangup,
+    )  # fmt: skip
+    in_queue(demo, ours)
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert json.loads(out)["status"] == "success"
+    assert wait_for(lambda: demo.get(f"/history/{ours}"))
