@@ -46,12 +46,9 @@ def _sizes(server: Dialect, folder: str) -> dict[str, Any]:
         return {}
     found = {}
     for item in answer if isinstance(answer, list) else []:
-        if (
-            isinstance(item, Mapping)
-            and isinstance(item.get("name"), str)
-            and isinstance(item.get("size"), int)
-        ):
-            found[item["name"].replace("\\", "/")] = {"bytes": item["size"]}
+        if isinstance(item, Mapping) and isinstance(item.get("name"), str):
+            size = item.get("size")
+            found[item["name"].replace("\\", "/")] = {"bytes": size} if isinstance(size, int) else {}
     return found
 
 
