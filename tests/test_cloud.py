@@ -175,6 +175,34 @@ def test_a_run_survives_the_clouds_timing(
     assert submits(demo) == 1
 
 
+def test_outputs_that_the_record_lacks_come_from_the_history_at_once(cloud: Start) -> None:
+    server = client(cloud(outputs_late=1000))
+    prompt_id = server.submit(submission()).prompt_id
+    began = time.monotonic()
+
+    state = follow(server, prompt_id)
+
+    assert state.outputs
+    assert time.monotonic() - began < 4
+
+
+def test_outputs_that_neither_has_yet_are_waited_for(cloud: Start) -> None:
+    demo = cloud(outputs_late=3)
+    demo.fault({"name": "status", "route": "/history_v2/*", "code": 404, "times": 3})
+    server = client(demo)
+
+    assert follow(server, server.submit(submission()).prompt_id).outputs
+
+
+def test_a_job_that_is_not_listed_yet_is_pending_not_unknown(cloud: Start) -> None:
+    demo = cloud(appear_ms=2000)
+    server = client(demo)
+    prompt_id = server.submit(submission()).prompt_id
+
+    assert server.state(prompt_id).phase == "pending"
+    assert client(demo).state(prompt_id).phase == "unknown"
+
+
 @pytest.mark.parametrize(
     "fault",
     [
