@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import _cli
 from _cli import Exit, SkillError
@@ -352,5 +351,5 @@ def _key(name: str) -> str:
 
 
 def page_of(pack: str) -> str:
-    """The registry's page of a pack, for a person to look at."""
-    return f"https://registry.comfy.org/nodes/{quote(pack, safe='')}"
+    """Where a person finds the pack's page."""
+    return f"Comfy Registry, node pack {pack}"

@@ -133,7 +133,7 @@ def test_without_yes_there_is_a_plan_and_exit_7(stage: Stage) -> None:
     assert document["code"] == "consent_needed"
     (step,) = document["plan"]
     assert (step["kind"], step["name"], step["how"]) == ("pack", "comfyui-videohelpersuite", "comfy-cli")
-    assert step["page"] == "https://registry.comfy.org/nodes/comfyui-videohelpersuite"
+    assert step["page"] == "Comfy Registry, node pack comfyui-videohelpersuite"
     assert not [call for call in stage.calls() if "install" in call["words"]]
 
 
