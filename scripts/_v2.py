@@ -18,6 +18,7 @@ import _assets
 import _cli
 import _common
 import _nodes
+import _v2_cancel
 import _v2_records
 import _v2_refusals
 from _cli import Exit, SkillError
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 JOBS = "api/v2/jobs"
 NO_JOB = "00000000-0000-4000-8000-000000000000"
-# A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
-CANCEL_PATIENCE = 3.0
 # The proxy says `expired` of a job between its end and its record, for a fraction of a second.
 EXPIRED_AGAIN = 0.15
 EVENT_PATIENCE = 45.0  # three keepalives
@@ -53,7 +52,7 @@ class V2(Dialect):
         super().__init__(url, access, demo=demo)
         self._kind: str | None = None
         self._labels = True
-        self._upstream: str | None = None
+        self.upstream: str | None = None  # the ComfyUI behind a proxy, by the proxy's own word
         self._graphs: dict[str, Graph | None] = {}  # of jobs that this object did not submit
         self._own_jobs: set[str] = set()
         self._beside: Cloud | None = None
@@ -81,8 +80,8 @@ class V2(Dialect):
                 raise
             return "other"
         upstream = health.get("upstream") if isinstance(health, Mapping) else None
-        self._upstream = upstream if isinstance(upstream, str) else None
-        return "proxy" if self._upstream is not None else "other"
+        self.upstream = upstream if isinstance(upstream, str) else None
+        return "proxy" if self.upstream is not None else "other"
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed errors in plain words; without the envelope the status decides."""
@@ -272,57 +271,8 @@ class V2(Dialect):
             if error.code == "not_found":
                 return False
             raise
-        stopped = self._stopped(prompt_id, 0.3 if self.surface == "proxy" else CANCEL_PATIENCE)
-        if stopped is not None:
-            return stopped
-        if self._cancel_upstream(prompt_id):
-            return True
-        raise self._cancel_failed(prompt_id)
-
-    def _stopped(self, prompt_id: str, patience: float) -> bool | None:
-        """True: cancelled or on its way there; False: it had ended otherwise; None: it goes on as if nothing was said."""
-        give_up = time.monotonic() + patience
-        pause = 0.05
-        while True:
-            state = self._state_once(prompt_id)
-            if state.done:
-                return state.outcome == "cancelled"
-            if time.monotonic() > give_up:
-                return True if state.phase == "unknown" or state.word.startswith("cancel") else None
-            time.sleep(pause)
-            pause = min(pause * 2, 0.5)
-
-    def _cancel_upstream(self, prompt_id: str) -> bool:
-        """Recorded: comfy-api-proxy 0.1.6 cancels by a route that ComfyUI 0.8.0 lacks, and says `canceling` all the same.
-
-        The proxy's job id is ComfyUI's prompt id, so when both run on this machine ComfyUI is asked itself, without
-        any credential. It stops that one job and no other.
-        """
-        hosts = [urlsplit(url or "").hostname or "" for url in (self.url, self._upstream)]
-        if self._upstream is None or not all(_common.is_this_machine(host) for host in hosts):
-            return False
-        from _local import Local
-
-        behind = Local(self._upstream)
-        try:
-            return behind.cancel(prompt_id)
-        except SkillError:
-            return False
-        finally:
-            behind.close()
-
-    def _cancel_failed(self, prompt_id: str) -> SkillError:
-        behind = ""
-        if self.surface == "proxy":
-            behind = "; comfy-api-proxy cannot cancel on ComfyUI 0.8.0 and older: use that server's own address as --host"
-        return SkillError(
-            "the server took the cancel, but the job goes on",
-            code="cancel_not_confirmed",
-            exit=Exit.FAILED,
-            retryable=True,
-            hint=f"look again in a moment{behind}",
-            prompt_id=prompt_id,
-        )
+        behind = self.upstream if self.surface == "proxy" else None
+        return _v2_cancel.confirm(lambda: self._state_once(prompt_id), self.url, behind, prompt_id)
 
     def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
         """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""

@@ -243,7 +243,7 @@ def test_a_proxy_elsewhere_is_not_helped_out_and_says_so(
     server = _connect.connect(proxy.url)
     prompt_id = server.submit(Submission(graphs.sleeper(20), str(uuid.uuid4()), "c")).prompt_id
     running(demo, prompt_id)
-    monkeypatch.setattr(server, "_upstream", "http://10.0.0.1:8188")
+    monkeypatch.setattr(server, "upstream", "http://10.0.0.1:8188")
 
     with pytest.raises(SkillError) as caught:
         server.cancel(prompt_id)
@@ -407,7 +407,7 @@ def test_many_jobs_are_followed_by_one_watcher_without_streams(proxy: Proxy, dem
 def test_the_probe_says_why_it_is_v2(proxy: Proxy) -> None:
     found = _connect.probe(proxy.url, _common.Access())
 
-    assert found == {"api": "v2", "why": "/api/v2/health answers"}
+    assert found == _connect.Found("v2", "/api/v2/health answers", demo=False)
 
 
 if sys.platform == "win32":
