@@ -190,6 +190,7 @@ class Server:
         self.url = normal_base(url)
         self.access = access or Access()
         self.demo = demo
+        self.fleeting = False  # started for this one call, gone after it
         self._session: SecureSession | None = None
         self._bare_session: SecureSession | None = None
 
@@ -308,13 +309,26 @@ class Server:
 
         where = self.url
         if isinstance(error, TooLarge):
-            return SkillError(f"{where}: {error}", code="bad_answer", exit=_cli.Exit.FAILED)
+            return SkillError(
+                f"{where}: {error}",
+                code="bad_answer",
+                exit=_cli.Exit.FAILED,
+                hint="is the address ComfyUI itself?",
+            )
         if isinstance(error, RefusedRedirect):
             return SkillError(
-                f"refused to follow {where}: {error}", code="unsafe_redirect", exit=_cli.Exit.FAILED
+                f"refused to follow {where}: {error}",
+                code="unsafe_redirect",
+                exit=_cli.Exit.FAILED,
+                hint="nothing was sent there; ask who runs the server, or what stands before it",
             )
         if isinstance(error, requests.TooManyRedirects):
-            return SkillError(f"{where} redirects in circles", code="redirect_loop", exit=_cli.Exit.FAILED)
+            return SkillError(
+                f"{where} redirects in circles",
+                code="redirect_loop",
+                exit=_cli.Exit.FAILED,
+                hint="a proxy or login page before the server? give the final address, or its login with --header",
+            )
         if isinstance(error, requests.exceptions.SSLError):
             return SkillError(
                 f"the certificate or TLS of {where} was not accepted",

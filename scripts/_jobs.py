@@ -19,7 +19,7 @@ import _reports
 import _safe_names
 import _submit
 import _timing
-from _cli import SkillError
+from _cli import Exit, SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
 from _prepare import Prepared
 from _progress import Progress
@@ -151,7 +151,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
     if expected is not None:
         report["estimate"] = expected.to_json()
-    if state.outcome == "success":
+    if state.outcome == "success" and not server.fleeting:
         seconds = report.get("execution_seconds", report["seconds"])
         _timing.record(
             server.url, job.prompt_id, prepared.graph, seconds, progress.node_seconds, len(progress.cached)
@@ -167,7 +167,7 @@ def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
 
 def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     """Wait for a job that any process submitted at any time, and download its results."""
-    state = server.state(prompt_id)
+    state = _first_look(server, prompt_id)
     job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
     progress = Progress(job.graph, quiet=options.quiet)
     watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)
@@ -181,6 +181,16 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
         watcher.close()
     job.graph = state.graph or job.graph
     return _collected(job, state, None, options, progress, missed_frames=False)
+
+
+def _first_look(server: Dialect, prompt_id: str) -> JobState:
+    """The job's state; one bad answer is no reason to give up, the watcher asks again."""
+    try:
+        return server.state(prompt_id)
+    except SkillError as error:
+        if error.exit != Exit.FAILED:
+            raise
+        return JobState(prompt_id, "pending")
 
 
 def _collected(
@@ -225,7 +235,8 @@ def _submitted(server: Dialect, submission: Submission, options: Options) -> Job
 def _announce(server: Dialect, prompt_id: str) -> None:
     """On stderr at once and also with --quiet: even kill -9 must not lose the id."""
     _cli.warn(f"prompt id {prompt_id}")
-    _ours.remember(server.url, prompt_id)
+    if not server.fleeting:
+        _ours.remember(server.url, prompt_id)
 
 
 def _refuse_partial(job: Job, prepared: Prepared) -> dict[str, Any]:

@@ -1,0 +1,201 @@
+"""A relay between a script and a server of any protocol, which fails on purpose and keeps what went through.
+
+It runs in a thread of the test. Faults strike by method and path; a WebSocket goes through as it is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
+BODIES = {
+    "json": ("application/json", b'{"error": {"type": "made_up", "message": "not now"}, "node_errors": {}}'),
+    "text": ("text/plain", b"not now"),
+    "html": ("text/html", b"<!doctype html><html><body><h1>not now</h1></body></html>"),
+    "empty": ("", b""),
+    "broken": ("application/json", b'{"error": {"type": '),
+}
+
+
+@dataclass
+class Fault:
+    """What happens to a request that matches.
+
+    `act`: `status` (answer with `code` and a body of kind `body`), `close` (before it is carried out), `lost`
+    (carried out, the answer never arrives), `hang` (never answered), `cut` (`share` of the body under the full
+    length), `length` (a length wrong by `add`), `slow` (a byte of the head every `pause` seconds), `redirect` (to `to`),
+    `drip` (the body in pieces with pauses).
+    """
+
+    act: str
+    path: str = "*"
+    method: str = "*"
+    times: int = 10_000
+    skip: int = 0
+    code: int = 500
+    body: str = "json"
+    share: float = 0.5
+    add: int = 10
+    pause: float = 0.05
+    to: str = "/"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether this request is hit; counts."""
+        if self.method not in ("*", method) or not fnmatchcase(path, self.path) or self.times <= 0:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+class Flaky:
+    """The relay; `url` is its address, `seen` what it was asked: (method, path, headers, body)."""
+
+    def __init__(self, upstream: str) -> None:
+        parts = urlsplit(upstream)
+        self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.faults: list[Fault] = []
+        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+        relay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except (OSError, ValueError):
+                    self.close_connection = True
+
+            def log_message(self, *words: Any) -> None:
+                return
+
+            def answer(self) -> None:
+                relay.answer(self)
+
+            do_GET = do_POST = do_HEAD = do_DELETE = do_PUT = answer
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """End it."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def reset(self, *faults: Fault) -> None:
+        """Forget what was seen and put these faults in place of the others."""
+        self.seen.clear()
+        self.faults = list(faults)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path = urlsplit(handler.path).path
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        self.seen.append((handler.command, handler.path, headers, body))
+        fault = next((item for item in self.faults if item.strikes(handler.command, path)), None)
+        if fault is not None and fault.act in ("status", "close", "hang", "redirect"):
+            return self._refuse(handler, fault)
+        if headers.get("upgrade", "").lower() == "websocket":
+            return self._tunnel(handler)
+        status, answer_headers, content = self._forward(handler, headers, body)
+        if fault is not None and fault.act == "lost":
+            handler.close_connection = True
+            return None
+        return self._send(handler, status, answer_headers, content, fault)
+
+    def _refuse(self, handler: BaseHTTPRequestHandler, fault: Fault) -> None:
+        if fault.act == "close":
+            handler.close_connection = True
+            return
+        if fault.act == "hang":
+            time.sleep(600)
+            return
+        kind, content = BODIES[fault.body]
+        handler.send_response(fault.code)
+        if fault.act == "redirect":
+            handler.send_header("Location", fault.to)
+        for name, value in fault.headers.items():
+            handler.send_header(name, value)
+        if kind:
+            handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(content)
+
+    def _forward(
+        self, handler: BaseHTTPRequestHandler, headers: dict[str, str], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = http.client.HTTPConnection(*self.upstream, timeout=60)
+        try:
+            kept = {name: value for name, value in headers.items() if name not in HOP_HEADERS}
+            upstream.request(handler.command, handler.path, body or None, kept)
+            response = upstream.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            upstream.close()
+
+    def _send(
+        self,
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        fault: Fault | None,
+    ) -> None:
+        act = fault.act if fault else ""
+        length = max(len(content) + (fault.add if fault and act == "length" else 0), 0)
+        head = [f"HTTP/1.1 {status} X"]
+        head += [f"{name}: {value}" for name, value in headers if name.lower() not in HOP_HEADERS]
+        declared = next((value for name, value in headers if name.lower() == "content-length"), "0")
+        head.append(f"Content-Length: {declared if handler.command == 'HEAD' else length}")
+        raw = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        if fault and act == "slow":
+            for index in range(len(raw)):
+                handler.wfile.write(raw[index : index + 1])
+                time.sleep(fault.pause if index < 12 else 0)
+        else:
+            handler.wfile.write(raw)
+        if handler.command == "HEAD":
+            return
+        if fault and act == "cut":
+            handler.wfile.write(content[: int(len(content) * fault.share)])
+            handler.close_connection = True
+        elif fault and act == "drip":
+            for start in range(0, len(content), 64):
+                handler.wfile.write(content[start : start + 64])
+                time.sleep(fault.pause)
+        else:
+            handler.wfile.write(content[:length])
+            handler.close_connection = handler.close_connection or length > len(content)
+
+    def _tunnel(self, handler: BaseHTTPRequestHandler) -> None:
+        """A WebSocket: bytes go both ways until one side ends."""
+        handler.close_connection = True
+        with socket.create_connection(self.upstream, timeout=60) as upstream:
+            lines = [f"{handler.command} {handler.path} HTTP/1.1"]
+            lines += [f"{name}: {value}" for name, value in handler.headers.items()]
+            upstream.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+            pairs = {handler.connection: upstream, upstream: handler.connection}
+            while True:
+                for ready in select.select(list(pairs), [], [], 30)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    pairs[ready].sendall(data)
