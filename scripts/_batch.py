@@ -57,6 +57,7 @@ class Todo:
     accepted: bool = False
     host: str | None = None
     lost: int = 0
+    tried: int = 0  # failures that were tried again
     freed: bool = False
     look: bool = False
     end: dict[str, Any] | None = None  # how it ended, when only its files are missing

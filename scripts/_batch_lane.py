@@ -5,22 +5,19 @@ Level 3. A thread for each server; no thread and no poll for each run.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import _cli
-import _collect
 import _events
 import _graph
 import _jobs
-import _refusals
-import _reports
-from _batch import MOST_LOST, Todo
-from _batch_fetch import Fetchers, Haul, refs_of
+from _batch import Todo
+from _batch_ends import Ends, Flight, facts_of
+from _batch_fetch import Fetchers
 from _batch_fill import Filler
 from _cli import Exit, SkillError
 from _dialect import Dialect, JobState, Submission
@@ -37,26 +34,7 @@ TICK = 0.25
 BUSY_PAUSE = 2.0
 PROBE_PAUSE = 3.0
 DEFAULT_PARALLEL = 3
-# Failures that may pass; what is not listed would only fail again.
-TRANSIENT = frozenset(
-    {"out_of_memory", "server_network", "cloud_fault", "model_download", "input_download", "device_error",
-     "submit_failed", "busy", "missed_images", "timed_out", "lost"}
-)  # fmt: skip
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
-
-
-@dataclass
-class Flight:
-    """A run on the server."""
-
-    todo: Todo
-    graph: dict[str, Any]
-    seeds: dict[str, int]
-    submitted: float
-    node_errors: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    pictures: list[tuple[str, _events.Preview]] = field(default_factory=list)
-    ours: bool = True
 
 
 class Lane(threading.Thread):
@@ -68,15 +46,12 @@ class Lane(threading.Thread):
         self.server = server
         self.url = server.url
         self.filler = filler
-        self.fetchers = fetchers
         self.flights: dict[str, Flight] = {}
         self.hopeful = True  # it may (again) take runs
         self.away = False
         self.failure: SkillError | None = None
         self.wanted: set[str] = set()  # prompt ids that an idle lane would take over
         self.left_behind: set[str] = set()  # moved elsewhere while this server was out of reach: cancel there
-        self.ended = 0
-        self.seconds_each: float | None = None
         self.doing = ""
         self.at_once: int | None = None
         self._heartbeat = time.monotonic()
@@ -91,6 +66,7 @@ class Lane(threading.Thread):
         self._sockets = any(
             "websocket" in str(node.get("class_type")).lower() for node in filler.prepared.graph.values()
         )
+        self.ends = Ends(batch, server, fetchers, sockets=self._sockets)
 
     # --- the thread
     def run(self) -> None:
@@ -174,7 +150,7 @@ class Lane(threading.Thread):
     def _start(self, todo: Todo) -> None:
         """Bring one run onto the server, or find it there."""
         if todo.end is not None:
-            self._hand_over_recorded(todo, todo.end)
+            self.ends.hand_over_recorded(todo, todo.end)
             return
         try:
             filled = self.filler.fill(todo.run)
@@ -182,7 +158,7 @@ class Lane(threading.Thread):
             if error.exit in (Exit.REFUSED, Exit.UNREACHABLE):
                 self.batch.put_back(todo)
                 raise
-            self._unfit(todo, error)
+            self.ends.unfit(todo, error)
             return
         flight = Flight(todo, filled.graph, filled.seeds, time.monotonic())
         try:
@@ -191,14 +167,6 @@ class Lane(threading.Thread):
             self._submit(todo, flight)
         except SkillError as error:
             self._not_submitted(todo, flight, error)
-
-    def _unfit(self, todo: Todo, error: SkillError) -> None:
-        """Values that this server does not take: another one may have the model."""
-        barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
-            self.batch.put_back(replace(todo, barred=barred))
-            return
-        self._fail(todo, "error", {"code": error.code, "message": error.message, "hint": error.hint})
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = replace(self.batch.options.run, prompt_id=prompt_id, client_id=self.client_id)
@@ -262,7 +230,7 @@ class Lane(threading.Thread):
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1))
         elif error.code == "submit_unknown" and not self.server.own_ids and not self._unclear(error):
-            self._fail(todo, "unknown", _facts_of(error))
+            self.ends.fail(todo, "unknown", facts_of(error))
         elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
             if error.code == "unreachable" and todo.prompt_id and not todo.accepted and flight.ours:
                 # Nothing was sent: the id is still free.
@@ -275,22 +243,14 @@ class Lane(threading.Thread):
             self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1))
             raise error
         elif error.code == "rejected":
-            self._reject(todo, error)
+            self.ends.reject(todo, error)
         else:
-            self._failed(flight, error.code, "error", _facts_of(error), None)
+            self.ends.failed(flight, error.code, "error", facts_of(error), None)
 
     @staticmethod
     def _unclear(error: SkillError) -> bool:
         """Whether the server was out of reach; else it answers but cannot say."""
         return "cannot be asked" in error.message
-
-    def _reject(self, todo: Todo, error: SkillError) -> None:
-        barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
-            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
-            self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1, barred=barred))
-            return
-        self._fail(todo, "rejected", _facts_of(error))
 
     def _outage(self, error: SkillError) -> None:
         now = time.monotonic()
@@ -352,143 +312,21 @@ class Lane(threading.Thread):
                 self._cancel(prompt_id)
                 facts = {"code": "timed_out", "message": f"stopped after {limit:g} s (--run-timeout)"}
                 self._drop(prompt_id)
-                self._failed(flight, "timed_out", "timed_out", facts, None)
+                self.ends.failed(flight, "timed_out", "timed_out", facts, None)
+
+    @property
+    def seconds_each(self) -> float | None:
+        """How long a run executes here, smoothed; None while unknown."""
+        return self.ends.seconds_each
+
+    def _ended(self, flight: Flight, state: JobState) -> None:
+        self._drop(state.prompt_id)
+        self.ends.ended(flight, state)
 
     def _drop(self, prompt_id: str) -> None:
         self.flights.pop(prompt_id, None)
         self.wanted.discard(prompt_id)
         self.watcher.forget(prompt_id)
-
-    # --- ends
-    def _ended(self, flight: Flight, state: JobState) -> None:
-        self._drop(state.prompt_id)
-        todo = flight.todo
-        if state.phase == "unknown":
-            self._lost(todo)
-            return
-        seconds = self._count_time(flight, state)
-        facts: dict[str, Any] = {"prompt_id": state.prompt_id, "host": self.url}
-        if seconds is not None:
-            facts["seconds"] = round(seconds, 3)
-        if state.outcome == "error":
-            told = _reports.failure(state, flight.graph)
-            said = told["error"]["server_said"]
-            facts |= {
-                "code": told["code"],
-                "message": f"{told['message']}: {said}"[:600],
-                "hint": told["hint"],
-            }
-            self._failed(flight, told["code"], "error", facts, state)
-        elif state.outcome == "cancelled":
-            facts |= {"code": "cancelled", "message": "stopped or removed by someone else"}
-            self._hand_over(flight, "cancelled", facts, state)
-        elif flight.node_errors:
-            problems = _refusals.node_problems(flight.node_errors, flight.graph)
-            said = problems[0]["message"] if problems else "see the server's log"
-            facts |= {"code": "dropped_nodes", "message": f"part of the graph failed validation: {said}"}
-            self._hand_over(flight, "partial", facts, state)
-        elif self._sockets and self._missed_pictures(flight, state):
-            facts |= {
-                "code": "missed_images",
-                "message": "its pictures went through a socket while nobody listened",
-            }
-            self._failed(flight, "missed_images", "error", facts, state)
-        else:
-            self._hand_over(flight, "success", facts, state)
-
-    def _missed_pictures(self, flight: Flight, state: JobState) -> bool:
-        """A graph that sends pictures through the socket ended well, and none has come."""
-        return not flight.pictures and not _collect.files_of(state.outputs, previews=True)
-
-    def _count_time(self, flight: Flight, state: JobState) -> float | None:
-        self.ended += 1
-        seconds = None
-        if state.started is not None and state.ended is not None:
-            seconds = max(state.ended - state.started, 0.0)
-        elif flight.started is not None:
-            seconds = time.monotonic() - flight.started
-        if seconds is not None and state.outcome == "success":
-            self.seconds_each = (
-                seconds if self.seconds_each is None else 0.8 * self.seconds_each + 0.2 * seconds
-            )
-            self.batch.seconds.append(seconds)
-        return seconds
-
-    def _lost(self, todo: Todo) -> None:
-        """The server was restarted or its queue cleared: the run is submitted again, but not for ever."""
-        if todo.lost + 1 >= MOST_LOST:
-            self._fail(
-                todo, "lost", {"code": "lost", "message": f"the server lost this run {MOST_LOST} times"}
-            )
-            return
-        self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
-        again = replace(todo, attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
-        self.batch.put_back(again)
-
-    def _failed(
-        self, flight: Flight, code: str, status: str, facts: dict[str, Any], state: JobState | None
-    ) -> None:
-        """A failed run: once more when that may help and --retries allows it, else its end."""
-        todo = flight.todo
-        if (
-            code in TRANSIENT
-            and todo.attempt - todo.lost <= self.batch.options.retries
-            and not self.batch.stopping
-        ):
-            if code == "out_of_memory":
-                if todo.freed:
-                    return self._give_up(flight, status, facts, state)
-                self._free_memory()
-            _cli.note(f"run {todo.run} failed ({code}); trying it again")
-            self.batch.tally.retried += 1
-            self.batch.journal.write(
-                "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
-            )
-            again = replace(
-                todo, attempt=todo.attempt + 1, prompt_id=None, host=None, freed=code == "out_of_memory"
-            )
-            self.batch.put_back(again)
-            return None
-        return self._give_up(flight, status, facts, state)
-
-    def _give_up(self, flight: Flight, status: str, facts: dict[str, Any], state: JobState | None) -> None:
-        if state is not None and (state.outputs or flight.pictures):
-            self._hand_over(flight, status, facts, state)
-        else:
-            self._fail(flight.todo, status, facts)
-
-    def _free_memory(self) -> None:
-        with contextlib.suppress(SkillError):
-            self.server.post_json("free", {"unload_models": True, "free_memory": True})
-
-    def _fail(self, todo: Todo, status: str, facts: dict[str, Any]) -> None:
-        kept = {key: value for key, value in facts.items() if value is not None}
-        kept.setdefault("host", self.url)
-        self.batch.journal.write("failed", run=todo.run, status=status, **kept)
-        self.batch.settle(todo.run, status, kept, self.url, [])
-
-    def _hand_over(self, flight: Flight, status: str, facts: dict[str, Any], state: JobState) -> None:
-        """On disk how it ended and what it put out; then a fetcher brings the files."""
-        run = flight.todo.run
-        end = facts | {"end": status, "seeds": flight.seeds}
-        self.batch.journal.write("finished", run=run, **end, outputs=refs_of(state.outputs))
-        self.fetchers.add(Haul(run, self.server, status, facts, state.outputs, flight.seeds, flight.pictures))
-
-    def _hand_over_recorded(self, todo: Todo, end: dict[str, Any]) -> None:
-        """A run that ended in an earlier session, its files still on the server."""
-        kept = ("prompt_id", "host", "seconds", "code", "message", "hint")
-        status = str(end.get("end") or "success")
-        facts = {
-            key: end[key]
-            for key in kept
-            if key in end and not (status == "success" and key in ("code", "message"))
-        }
-        facts.setdefault("prompt_id", todo.prompt_id)
-        outputs = end.get("outputs")
-        seeds = end.get("seeds") or {}
-        self.fetchers.add(
-            Haul(todo.run, self.server, status, facts, outputs if isinstance(outputs, dict) else {}, seeds)
-        )
 
     # --- giving runs back
     def backlog(self) -> float:
@@ -627,12 +465,6 @@ def _is_result(graph: dict[str, Any], node: str | None) -> bool:
     """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
     entry = graph.get((node or "").split(".")[0])
     return isinstance(entry, dict) and "websocket" in str(entry.get("class_type")).lower()
-
-
-def _facts_of(error: SkillError) -> dict[str, Any]:
-    facts = {"code": error.code, "message": error.message, "hint": error.hint}
-    said = error.details.get("server_said")
-    return facts | ({"server_said": _cli.clean(said, 300)} if said else {})
 
 
 __all__ = ["Flight", "Lane"]

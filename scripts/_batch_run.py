@@ -93,7 +93,7 @@ def resume_command(batch: Batch) -> str:
 def resume_words(folder: Path, servers: Sequence[Any]) -> str:
     words: list[object] = ["--resume", folder]
     for server in servers:
-        words += ["--host", "demo" if server.demo else server.url]
+        words += ["--host", "demo" if server.fleeting else server.url]
     if servers and servers[0].api != "local":
         words += ["--api", servers[0].api]
     return _reports.command("run_batch.py", *words)
@@ -153,7 +153,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
 
 
 def _host(lane: Lane) -> dict[str, Any]:
-    row: dict[str, Any] = {"host": lane.url, "api": lane.server.api, "runs": lane.ended}
+    row: dict[str, Any] = {"host": lane.url, "api": lane.server.api, "runs": lane.ends.count}
     if lane.seconds_each is not None:
         row["seconds_each"] = round(lane.seconds_each, 3)
     if lane.failure is not None:

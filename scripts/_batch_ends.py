@@ -1,0 +1,215 @@
+"""How the runs of one server end: success, failure, another try; written down, then handed to the fetchers.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import _cli
+import _collect
+import _events
+import _refusals
+import _reports
+from _batch import MOST_LOST, Todo
+from _batch_fetch import Fetchers, Haul, refs_of
+from _cli import SkillError
+from _dialect import Dialect, JobState
+
+if TYPE_CHECKING:
+    from _batch import Batch
+
+# Failures that may pass; what is not listed would only fail again.
+TRANSIENT = frozenset(
+    {"out_of_memory", "server_network", "cloud_fault", "model_download", "input_download", "device_error",
+     "submit_failed", "busy", "missed_images", "timed_out", "lost"}
+)  # fmt: skip
+
+
+@dataclass
+class Flight:
+    """A run on the server."""
+
+    todo: Todo
+    graph: dict[str, Any]
+    seeds: dict[str, int]
+    submitted: float
+    node_errors: dict[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    pictures: list[tuple[str, _events.Preview]] = field(default_factory=list)
+    ours: bool = True
+
+
+class Ends:
+    """What becomes of the runs of one server. `count`: how many have ended here; `seconds_each`: how long one takes."""
+
+    def __init__(self, batch: Batch, server: Dialect, fetchers: Fetchers, *, sockets: bool) -> None:
+        """`sockets`: the graph sends pictures through the socket."""
+        self.batch = batch
+        self.server = server
+        self.url = server.url
+        self.fetchers = fetchers
+        self.count = 0
+        self.seconds_each: float | None = None
+        self._sockets = sockets
+
+    def unfit(self, todo: Todo, error: SkillError) -> None:
+        """Values that this server does not take: another one may have the model."""
+        barred = todo.barred | {self.url}
+        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+            self.batch.put_back(replace(todo, barred=barred))
+            return
+        self.fail(todo, "error", {"code": error.code, "message": error.message, "hint": error.hint})
+
+    def reject(self, todo: Todo, error: SkillError) -> None:
+        """The server refused the graph: another one may take it."""
+        barred = todo.barred | {self.url}
+        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+            self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1, barred=barred))
+            return
+        self.fail(todo, "rejected", facts_of(error))
+
+    def ended(self, flight: Flight, state: JobState) -> None:
+        """A run is over as far as the server is concerned: note how, and what comes next for it."""
+        todo = flight.todo
+        if state.phase == "unknown":
+            self._lost(todo)
+            return
+        seconds = self._count_time(flight, state)
+        facts: dict[str, Any] = {"prompt_id": state.prompt_id, "host": self.url}
+        if seconds is not None:
+            facts["seconds"] = round(seconds, 3)
+        if state.outcome == "error":
+            told = _reports.failure(state, flight.graph)
+            said = told["error"]["server_said"]
+            facts |= {
+                "code": told["code"],
+                "message": f"{told['message']}: {said}"[:600],
+                "hint": told["hint"],
+            }
+            self.failed(flight, told["code"], "error", facts, state)
+        elif state.outcome == "cancelled":
+            facts |= {"code": "cancelled", "message": "stopped or removed by someone else"}
+            self._hand_over(flight, "cancelled", facts, state)
+        elif flight.node_errors:
+            problems = _refusals.node_problems(flight.node_errors, flight.graph)
+            said = problems[0]["message"] if problems else "see the server's log"
+            facts |= {"code": "dropped_nodes", "message": f"part of the graph failed validation: {said}"}
+            self._hand_over(flight, "partial", facts, state)
+        elif self._sockets and self._missed_pictures(flight, state):
+            facts |= {
+                "code": "missed_images",
+                "message": "its pictures went through a socket while nobody listened",
+            }
+            self.failed(flight, "missed_images", "error", facts, state)
+        else:
+            self._hand_over(flight, "success", facts, state)
+
+    def _missed_pictures(self, flight: Flight, state: JobState) -> bool:
+        """A graph that sends pictures through the socket ended well, and none has come."""
+        return not flight.pictures and not _collect.files_of(state.outputs, previews=True)
+
+    def _count_time(self, flight: Flight, state: JobState) -> float | None:
+        self.count += 1
+        seconds = None
+        if state.started is not None and state.ended is not None:
+            seconds = max(state.ended - state.started, 0.0)
+        elif flight.started is not None:
+            seconds = time.monotonic() - flight.started
+        if seconds is not None and state.outcome == "success":
+            self.seconds_each = (
+                seconds if self.seconds_each is None else 0.8 * self.seconds_each + 0.2 * seconds
+            )
+            self.batch.seconds.append(seconds)
+        return seconds
+
+    def _lost(self, todo: Todo) -> None:
+        """The server was restarted or its queue cleared: the run is submitted again, but not for ever."""
+        if todo.lost + 1 >= MOST_LOST:
+            self.fail(
+                todo, "lost", {"code": "lost", "message": f"the server lost this run {MOST_LOST} times"}
+            )
+            return
+        self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
+        again = replace(todo, attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
+        self.batch.put_back(again)
+
+    def failed(
+        self, flight: Flight, code: str, status: str, facts: dict[str, Any], state: JobState | None
+    ) -> None:
+        """A failed run: once more when that may help and --retries allows it, else its end."""
+        todo = flight.todo
+        if (
+            code in TRANSIENT
+            and todo.tried < self.batch.options.retries
+            and not self.batch.stopping
+        ):
+            if code == "out_of_memory":
+                if todo.freed:
+                    return self._give_up(flight, status, facts, state)
+                self._free_memory()
+            _cli.note(f"run {todo.run} failed ({code}); trying it again")
+            self.batch.tally.retried += 1
+            self.batch.journal.write(
+                "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
+            )
+            freed = todo.freed or code == "out_of_memory"
+            again = replace(
+                todo, attempt=todo.attempt + 1, prompt_id=None, host=None, tried=todo.tried + 1, freed=freed
+            )
+            self.batch.put_back(again)
+            return None
+        return self._give_up(flight, status, facts, state)
+
+    def _give_up(self, flight: Flight, status: str, facts: dict[str, Any], state: JobState | None) -> None:
+        if state is not None and (state.outputs or flight.pictures):
+            self._hand_over(flight, status, facts, state)
+        else:
+            self.fail(flight.todo, status, facts)
+
+    def _free_memory(self) -> None:
+        with contextlib.suppress(SkillError):
+            self.server.post_json("free", {"unload_models": True, "free_memory": True})
+
+    def fail(self, todo: Todo, status: str, facts: dict[str, Any]) -> None:
+        kept = {key: value for key, value in facts.items() if value is not None}
+        kept.setdefault("host", self.url)
+        self.batch.journal.write("failed", run=todo.run, status=status, **kept)
+        self.batch.settle(todo.run, status, kept, self.url, [])
+
+    def _hand_over(self, flight: Flight, status: str, facts: dict[str, Any], state: JobState) -> None:
+        """On disk how it ended and what it put out; then a fetcher brings the files."""
+        run = flight.todo.run
+        end = facts | {"end": status, "seeds": flight.seeds}
+        self.batch.journal.write("finished", run=run, **end, outputs=refs_of(state.outputs))
+        self.fetchers.add(Haul(run, self.server, status, facts, state.outputs, flight.seeds, flight.pictures))
+
+    def hand_over_recorded(self, todo: Todo, end: dict[str, Any]) -> None:
+        """A run that ended in an earlier session, its files still on the server."""
+        kept = ("prompt_id", "host", "seconds", "code", "message", "hint")
+        status = str(end.get("end") or "success")
+        facts = {
+            key: end[key]
+            for key in kept
+            if key in end and not (status == "success" and key in ("code", "message"))
+        }
+        facts.setdefault("prompt_id", todo.prompt_id)
+        outputs = end.get("outputs")
+        seeds = end.get("seeds") or {}
+        self.fetchers.add(
+            Haul(todo.run, self.server, status, facts, outputs if isinstance(outputs, dict) else {}, seeds)
+        )
+
+
+def facts_of(error: SkillError) -> dict[str, Any]:
+    facts = {"code": error.code, "message": error.message, "hint": error.hint}
+    said = error.details.get("server_said")
+    return facts | ({"server_said": _cli.clean(said, 300)} if said else {})
+
+
+__all__ = ["TRANSIENT", "Ends", "Flight", "facts_of"]
