@@ -134,8 +134,8 @@ class Lane(threading.Thread):
 
     # --- supplying
     def _top_up(self) -> None:
-        now = time.monotonic()
-        self._heartbeat = now
+        self._heartbeat = time.monotonic()
+        self._cancel_left_behind()
         while len(self.flights) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self)
             if todo is None:
