@@ -7,7 +7,8 @@ that something answers there.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _cache
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 # What the demo server accepts when it plays the cloud.
 DEMO_KEY = "comfyui-demo-key"
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A protocol (`local`, `cloud`, `v2`), how it was chosen, and whether it is a demo server that speaks it."""
+
+    api: str
+    why: str
+    demo: bool = False
 
 
 def connect_from(args: argparse.Namespace, *, probe: bool = True) -> Dialect:
@@ -64,11 +74,11 @@ def connect(
     _refuse_plain_http(url, access)
     if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
-    why = f"--api {api} was given"
+    found = Found(api, f"--api {api} was given")
     if api == "auto":
-        api, why = _found_out(url, access, probe)
-    server = dialect(url, access, api)
-    server.why = why
+        found = _found_out(url, access, probe)
+    server = dialect(url, access, found.api, demo=found.demo)
+    server.why = found.why
     return server
 
 
@@ -87,6 +97,7 @@ def _demo(api: str) -> Dialect:
         url, _common.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
     )
     server.why = "the built-in demo server"
+    server.fleeting = True
     return server
 
 
@@ -123,59 +134,66 @@ def _refuse_plain_http(url: str, access: _common.Access) -> None:
     )
 
 
-def _found_out(url: str, access: _common.Access, ask: bool) -> tuple[str, str]:
+def _found_out(url: str, access: _common.Access, ask: bool) -> Found:
     """The protocol and why: by the host's name, by what an earlier call found, or by asking."""
     if _common.is_cloud_host(url):
         if url.endswith("//" + _common.CLOUD_HOST):
-            return (
-                "cloud",
-                "the host is Comfy Cloud (v1 has all that the scripts need; --api v2 is there too)",
+            return Found(
+                "cloud", "the host is Comfy Cloud (v1 has all that the scripts need; --api v2 is there too)"
             )
-        return "v2", "the host is a deployment or workspace address, which speak API v2 alone"
+        return Found("v2", "the host is a deployment or workspace address, which speak API v2 alone")
     if not ask:
-        return "local", "not asked: taken for a ComfyUI server"
+        return Found("local", "not asked: taken for a ComfyUI server")
     remembered = f"api/{_cache.slug(url)}"
     near = _common.is_this_machine(urlsplit(url).hostname or "")
     kept = None if near else _cache.recall(remembered)
     if kept in ("cloud", "v2"):
-        return str(kept), "found out by an earlier call (--api overrides it)"
+        return Found(str(kept), "found out by an earlier call (--api overrides it)")
     found = probe(url, access)
-    if found["api"] != "local" and not near:
-        _cache.keep(remembered, found["api"])
-    return found["api"], found["why"]
+    if found.api != "local" and not near:
+        _cache.keep(remembered, found.api)
+    return found
 
 
-def probe(url: str, access: _common.Access) -> dict[str, str]:
-    """Which protocol a server speaks, and by what it was recognised: {"api", "why"}.
+def probe(url: str, access: _common.Access) -> Found:
+    """Which protocol a server speaks, by what it was recognised, and whether it is the demo server.
 
     Raises SkillError `unreachable`, `refused`, or `not_comfyui` when nothing known answers.
     """
     server = dialect(url, access, "local")
     try:
-        if _answers_with(server, "features", "supports_preview_metadata"):
-            return {"api": "local", "why": "/features answers as a ComfyUI server does"}
-        if _answers_with(server, "api/v2/health", "status"):
-            return {"api": "v2", "why": "/api/v2/health answers"}
+        flags = _asked(server, "features")
+        if "supports_preview_metadata" in flags:
+            return Found("local", "/features answers as a ComfyUI server does", _is_demo(flags))
+        if "status" in _asked(server, "api/v2/health"):
+            return Found("v2", "/api/v2/health answers")
         if _is_v2_error(server):
-            return {"api": "v2", "why": "/api/v2/jobs answers in API v2's error shape"}
-        if _answers_with(server, "api/system_stats", "system", "cloud_version"):
-            return {"api": "cloud", "why": "/api/system_stats names a cloud version"}
+            return Found("v2", "/api/v2/jobs answers in API v2's error shape")
+        system = _asked(server, "api/system_stats").get("system")
+        if isinstance(system, dict) and "cloud_version" in system:
+            demo = _is_demo(_asked(server, "api/features"))
+            return Found("cloud", "/api/system_stats names a cloud version", demo)
         server.stats()
-        return {"api": "local", "why": "/system_stats answers as a ComfyUI server does"}
+        return Found("local", "/system_stats answers as a ComfyUI server does")
     finally:
         server.close()
 
 
-def _answers_with(server: Dialect, path: str, key: str, inner: str | None = None) -> bool:
+def _asked(server: Dialect, path: str) -> dict[str, Any]:
+    """The object that a route answers with; empty when it has none to give."""
     try:
         answer = server.get_json(path, timeout=10)
     except SkillError as error:
         if error.code in ("not_found", "bad_answer", "refused", "bad_request", "server_error"):
-            return False
+            return {}
         raise
-    if not isinstance(answer, dict) or key not in answer:
-        return False
-    return inner is None or (isinstance(answer[key], dict) and inner in answer[key])
+    return answer if isinstance(answer, dict) else {}
+
+
+def _is_demo(flags: dict[str, Any]) -> bool:
+    """Our own demo server, at whatever address, marks itself among its feature flags."""
+    extension = flags.get("extension")
+    return isinstance(extension, dict) and extension.get("comfyui_skill_demo") is True
 
 
 def _is_v2_error(server: Dialect) -> bool:

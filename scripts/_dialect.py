@@ -131,6 +131,11 @@ class Dialect(_common.Server, abc.ABC):
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # so many answers "no such job" make it sure
 
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+        super().__init__(url, access, demo=demo)
+        self._definitions: dict[str, Any] = {}
+        self._whole: dict[str, Any] | None = None
+
     # --- jobs
     @abc.abstractmethod
     def submit_once(self, submission: Submission) -> Accepted:
@@ -215,22 +220,18 @@ class Dialect(_common.Server, abc.ABC):
             self._definitions.update(answer)
         return answer
 
-    @property
-    def _definitions(self) -> dict[str, Any]:
-        return self.__dict__.setdefault("_known_definitions", {})
-
     def all_definitions(self) -> dict[str, Any]:
         """Every node definition, kept for the life of this object and in the user's cache for offline use."""
-        whole = self.__dict__.get("_all_definitions")
-        if whole is None:
+        if self._whole is None:
             whole = self.get_json("object_info", timeout=180)
             if not isinstance(whole, dict):
                 raise SkillError(
                     f"{self.url} has no node definitions", code="bad_answer", exit=_cli.Exit.FAILED
                 )
-            self.__dict__["_all_definitions"] = whole
-            _cache.keep(f"definitions/{_cache.slug(self.url)}", whole)
-        return whole
+            self._whole = whole
+            if not self.fleeting:
+                _cache.keep(f"definitions/{_cache.slug(self.url)}", whole)
+        return self._whole
 
     def model_folders(self) -> list[str]:
         """The kinds of model folders the server has."""

@@ -78,6 +78,6 @@ def is_local(url: str) -> bool:
 
 def host_words(server: Dialect) -> list[str]:
     """The `--host` words that reach this server again, none where the default does."""
-    if server.demo:
+    if server.fleeting:
         return ["--host", "demo"]
     return [] if server.url == _cli.DEFAULT_HOST else ["--host", server.url]

@@ -216,7 +216,7 @@ def _submitted(server: Dialect, submission: Submission, options: Options) -> Job
     try:
         accepted = _submit.submit(server, submission)
     except (KeyboardInterrupt, Terminated) as stop:
-        found = server.find_submitted(submission)
+        found = _found_after_stop(server, submission)
         if found is None:
             raise
         _announce(server, found)
@@ -230,6 +230,16 @@ def _submitted(server: Dialect, submission: Submission, options: Options) -> Job
         return job
     _announce(server, accepted.prompt_id)
     return Job(server, accepted.prompt_id, submission.graph, accepted, time.monotonic())
+
+
+def _found_after_stop(server: Dialect, submission: Submission) -> str | None:
+    """The job of a submit that was cut off; where the server chooses the id, it is listed only a moment later."""
+    for pause in (0.0,) if server.own_ids else (0.0, 0.5, 1.0, 1.5):
+        time.sleep(pause)
+        found = server.find_submitted(submission)
+        if found is not None:
+            return found
+    return None
 
 
 def _announce(server: Dialect, prompt_id: str) -> None:

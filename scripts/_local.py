@@ -29,6 +29,7 @@ class Local(Dialect):
     """A ComfyUI server, on this machine or behind a proxy."""
 
     api = "local"
+    _no_jobs_route = False
 
     def submit_once(self, submission: Submission) -> Accepted:
         """Post to /prompt under the prompt id that we chose."""
@@ -87,7 +88,7 @@ class Local(Dialect):
 
     def _from_jobs(self, prompt_id: str) -> JobState | None:
         """/api/jobs (0.8) says `pending` or `in_progress` in a few bytes, where /queue repeats every waiting graph."""
-        if self.__dict__.get("_no_jobs_route"):
+        if self._no_jobs_route:
             return None
         try:
             answer = self.get_json(f"api/jobs/{_common.quoted(prompt_id)}", attempts=1)
@@ -95,9 +96,7 @@ class Local(Dialect):
             if error.code == "unreachable":
                 raise
             # Absent before 0.8; 500 while one stored run has `workflow: null`; then /queue must do.
-            self.__dict__["_no_jobs_route"] = not (
-                error.code == "not_found" and error.details.get("server_said")
-            )
+            self._no_jobs_route = not (error.code == "not_found" and error.details.get("server_said"))
             return None
         phases = {"pending": "pending", "in_progress": "running"}
         phase = phases.get(str(answer.get("status"))) if isinstance(answer, Mapping) else None

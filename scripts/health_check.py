@@ -166,16 +166,18 @@ def document(
     told["checks"] = [check.json() for check in checks]
     if around:
         told["found"] = around
-    told["next"] = next_commands(url, server, failed)
+    told["next"] = next_commands(server, failed)
     return told
 
 
-def next_commands(url: str, server: Dialect | None, failed: list[Check]) -> list[str]:
+def next_commands(server: Dialect | None, failed: list[Check]) -> list[str]:
     """What to run now."""
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(("bash ", "python3 "))]
     if commands or failed or server is None:
         return commands
-    host = ["--host", "demo"] if server.demo else [] if url == _cli.DEFAULT_HOST else ["--host", url]
+    import _health_findings
+
+    host = _health_findings.host_words(server)
     flow = "workflows/sd15_txt2img.json"
     return [_cli.shell_words(["python3", "scripts/run_workflow.py", flow, *host])]
 

@@ -436,7 +436,7 @@ def _spec_of(spec: str) -> str:
 
 def _host_word(filler: Filler) -> str:
     assert filler.server is not None
-    return "demo" if filler.server.demo else filler.server.url
+    return "demo" if filler.server.fleeting else filler.server.url
 
 
 def _options(args: argparse.Namespace, folder: Path) -> Any:

@@ -671,6 +671,27 @@ def test_host_demo_needs_no_server_and_says_what_it_is(run: Runner, graph_file: 
     assert ran.json["demo"] is True
 
 
+def test_a_running_demo_server_is_known_by_its_mark(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_workflow.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--no-wait",
+    )
+    assert ran.json["demo"] is True
+    # It is still there after this call, so commands name its address.
+    assert demo.url in ran.json["next"][0]
+
+
+def test_a_server_without_the_mark_is_no_demo(run: Runner, demo: Demo, graph_file: Any) -> None:
+    demo.fault("status:route=/features,code=404")
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait")
+    assert "demo" not in ran.json
+
+
 def test_a_broken_output_pipe_is_quiet(run: Runner, demo: Demo, graph_file: Any) -> None:
     ours = f"ours-{time.time_ns()}"
     process = run.start(

@@ -16,6 +16,7 @@ from .cloud_jobs import ENDED, Jobs
 from .cloud_storage import Storage
 from .cloud_switches import CAP_SECONDS, CONCURRENCY
 from .routes import Handler, Route, empty, read_json
+from .routes_info import DEMO_MARK
 from .validation import Unhandled
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class CloudRoutes:
 
     async def features(self, request: web.Request) -> web.Response:
         found: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": MAX_BYTES}
+        found["extension"] = dict(DEMO_MARK)
         if self._has_key(request):
             found["max_concurrent_jobs"] = self.concurrency
             if self.demo.options.tier == "free":

@@ -23,6 +23,8 @@ FRONTEND = {"0.8.0": "1.35.9", "0.3.64": "1.27.10"}
 TEMPLATES = {"0.8.0": "0.7.67", "0.3.64": "0.1.95"}
 MEMORY = 16_000_000_000
 FREE = 12_000_000_000
+# By this alone the scripts know us from a real server, which never sends it, and say so in every report.
+DEMO_MARK = {"comfyui_skill_demo": True}
 PAGE = "<!DOCTYPE html><html><head><title>ComfyUI demo server</title></head><body>Demo server: no web interface.</body></html>"
 
 
@@ -71,8 +73,9 @@ class InfoRoutes:
         if options.max_upload_given:
             size = float(size)
         found: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": size}
+        found["extension"] = dict(DEMO_MARK)
         if options.modern:
-            found["extension"] = {"manager": {"supports_v4": True}}
+            found["extension"]["manager"] = {"supports_v4": True}
         return found
 
     def stats(self) -> dict[str, Any]:
