@@ -87,6 +87,7 @@ def test_kill_9_and_resume_runs_nothing_twice_and_misses_nothing(
     resumed = run("run_batch.py", "--resume", "out")
     assert resumed.code == 0, resumed.out
     assert resumed.json["done_before"] == known if known else "done_before" not in resumed.json
+    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(range(100, 112))
     assert seeds_run(demo) == Counter(range(100, 112))
     all_there(run, 12)
 
@@ -130,7 +131,7 @@ def test_lines_lost_to_a_power_cut_do_not_run_anything_twice(
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]))  # the plan and the first submit reached the disk, the rest did not
     assert run("run_batch.py", "--resume", "out").code == 0
-    assert seeds_run(demo) == Counter(range(100, 108))
+    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(range(100, 108))
     all_there(run, 8)
 
 
