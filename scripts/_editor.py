@@ -17,7 +17,7 @@ from _cli import SkillError
 from _editor_build import Build, Node, attach_unnamed, build
 from _editor_read import is_editor, read
 from _editor_resolve import Constant, LinkTo, Place, source_of
-from _editor_values import Emission, apply_primitives, sendable, widget_inputs
+from _editor_values import Emission, apply_primitives, constant, widget_inputs
 from _editor_widgets import UNSET
 
 __all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
@@ -172,7 +172,7 @@ def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
             elif isinstance(found, Constant):
                 inputs.pop(slot.name, None)
                 if found.value is not UNSET:
-                    inputs[slot.name] = sendable(found.value)
+                    inputs[slot.name] = constant(emission, node, slot.name, found.value)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":
             entry["class_type"] = node.type

@@ -44,6 +44,22 @@ def js_number(value: Any) -> Any:
     return value
 
 
+def js_value(value: Any) -> Any:
+    """`js_number` of every number in a value; what no double can hold (infinite, not a number) becomes null."""
+    if isinstance(value, list):
+        return [js_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: js_value(item) for key, item in value.items()}
+    return js_number(value)
+
+
+def keeps_its_numbers(value: Any) -> bool:
+    """Whether every number in a value survives `js_value`."""
+    if isinstance(value, list | dict):
+        return all(keeps_its_numbers(item) for item in (value.values() if isinstance(value, dict) else value))
+    return value is None or js_number(value) is not None
+
+
 def js_string(value: Any, depth: int = 0) -> str:
     """A value as a text field shows it: null is empty, lists are joined by commas."""
     if value is None or depth > DEEPEST_LIST:

@@ -61,6 +61,7 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
             value = _editor_text.text_field(value, newest=emission.made.newest)
         if isinstance(value, str):
             value = _worded(emission, node_id, node, widget, value)
+        _warn_of_lost_numbers(emission.made, node, widget.name, value)
         inputs[widget.name] = sendable(value, curve=widget.kind == "CURVE" and emission.made.newest)
     return inputs
 
@@ -120,10 +121,23 @@ def _value_by_name(emission: Emission, name: str, item: str) -> str | None:
     return _editor_text.js_string(None if value is UNSET else value)
 
 
+def _warn_of_lost_numbers(made: Build, node: Node, name: str, value: Any) -> None:
+    if not _editor_text.keeps_its_numbers(value):
+        made.warn(f"node {node.label}: {name} holds a number that JSON cannot carry; null is sent instead")
+
+
+def constant(emission: Emission, node: Node, name: str, value: Any) -> Any:
+    """A primitive's or reroute's value as the input takes it."""
+    _warn_of_lost_numbers(emission.made, node, name, value)
+    return sendable(value)
+
+
 def sendable(value: Any, *, curve: bool = False) -> Any:
+    """A value as the editor writes it into the prompt: JSON, with lists wrapped."""
+    value = _editor_text.js_value(value)
     if curve and value is not None:
         return {"__type__": "CURVE", "__value__": value}
-    return {"__value__": value} if isinstance(value, list) else _editor_text.js_number(value)
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def apply_primitives(emission: Emission) -> None:

@@ -6,6 +6,7 @@ Level 1, pure.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -60,7 +61,12 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     """
     reading = _Reading()
     try:
-        value = json.loads(text, parse_constant=reading.constant, object_pairs_hook=reading.mapping)
+        value = json.loads(
+            text,
+            parse_constant=reading.constant,
+            parse_float=reading.number,
+            object_pairs_hook=reading.mapping,
+        )
     except json.JSONDecodeError as error:
         raise _syntax_error(text, error, origin) from error
     except RecursionError as error:
@@ -81,6 +87,14 @@ class _Reading:
 
     def constant(self, _name: str) -> None:
         self.constants += 1
+
+    def number(self, text: str) -> float | None:
+        """A number; one beyond a double (1e400) is as infinite as the word."""
+        value = float(text)
+        if math.isinf(value):
+            self.constants += 1
+            return None
+        return value
 
     def mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import pytest
@@ -198,6 +199,16 @@ def test_numbers_beyond_a_double_are_those_that_the_browser_would_send(frontend)
     file = File()
     file[5]["widgets_values"][0] = 18446744073709551615
     assert inputs(file, 5, frontend)["seed"] == 18446744073709552000
+
+
+@BOTH
+@pytest.mark.parametrize("spoilt", [float("inf"), [float("nan")], {"a": [float("-inf"), 2]}, 10**400])
+def test_a_number_that_json_cannot_carry_is_sent_as_null_with_a_warning(frontend, spoilt):
+    file = File()
+    file[4]["widgets_values"][0] = spoilt
+    made = converted(file, frontend)
+    json.dumps(made.graph, allow_nan=False)
+    assert any("width" in warning and "null" in warning for warning in made.warnings)
 
 
 def test_values_saved_by_name_are_read_by_1_58_and_lost_in_1_35():

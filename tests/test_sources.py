@@ -139,6 +139,13 @@ def test_nan_is_read_as_null_and_said(tmp_path):
     assert any("3 NaN" in warning for warning in source.warnings)
 
 
+def test_a_number_beyond_a_double_is_read_as_null_and_said(tmp_path):
+    source = _sources.read(str(written(tmp_path, json.dumps(GRAPH).replace("255", "1e400"))))
+
+    assert source.graph["1"]["inputs"]["color"] is None
+    assert any("1 NaN or infinite" in warning for warning in source.warnings)
+
+
 def test_a_key_that_stands_twice_is_said(tmp_path):
     path = written(
         tmp_path, '{"1": {"class_type": "A", "inputs": {}}, "1": {"class_type": "B", "inputs": {}}}'
