@@ -142,21 +142,28 @@ class Fetchers:
         while (haul := self._queue.get()) is not None:
             try:
                 self._bring(haul)
+            except SkillError as error:
+                # A name that does not fit this run's values: one run without files, not a batch that never ends.
+                self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
             except OSError as error:
                 # The disk does not take the journal or the files any more: going on would lose results.
                 said = error.strerror or type(error).__name__
                 self.batch.stop(
                     "disk", SkillError(f"cannot write into the output folder: {said}", code="system_error")
                 )
+            except Exception as error:
+                fault = SkillError(f"a fault in this tool ({type(error).__name__})", code="internal_error")
+                self.batch.stop("fault", fault)
+                raise
 
     def _bring(self, haul: Haul) -> None:
         saved, failed = self._files(haul)
-        facts = dict(haul.facts)
+        facts: dict[str, Any] = {}
         status = haul.status
         if failed and status == "success":
             status = "download_failed"
             first = failed[0]
-            facts |= {
+            facts = {
                 "code": first.error.code,
                 "message": f"could not fetch {first.json()['filename']}: {first.error.message}",
             }
@@ -164,6 +171,11 @@ class Fetchers:
         texts = _collect.texts_of(haul.outputs)
         if texts:
             facts["texts"] = [{**item, "text": item["text"][:MOST_TEXT]} for item in texts[:20]]
+        self._settle(haul, status, facts, rows)
+
+    def _settle(self, haul: Haul, status: str, more: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """The journal's last line of a run, and the batch's count of it."""
+        facts = haul.facts | more
         self.batch.journal.write("downloaded", run=haul.run, **{**facts, "status": status}, files=rows)
         self.batch.settle(haul.run, status, facts, haul.server.url, rows)
 

@@ -15,6 +15,7 @@ import _cli
 import _events
 import _graph
 import _jobs
+import _ours
 from _batch import Todo
 from _batch_ends import Ends, Flight, facts_of
 from _batch_fetch import Fetchers
@@ -215,6 +216,8 @@ class Lane(threading.Thread):
         self._outage_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
+        if not self.server.fleeting:
+            _ours.remember(self.url, accepted.prompt_id)
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight

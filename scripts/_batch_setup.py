@@ -157,6 +157,7 @@ def plan_line(recipe: Recipe, name: str | None) -> dict[str, Any]:
             "validate": wishes.validate,
             "randomize_seed": wishes.randomize_seed,
             "invert_mask": wishes.invert_mask,
+            "tiled_vae": wishes.tiled_vae,
         },
         "name": name,
     }
@@ -174,6 +175,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         kept = Wishes(
             dict(wishes["settings"]), files, list(wishes["loras"]), frozenset(wishes["force_links"]),
             bool(wishes["validate"]), bool(wishes["randomize_seed"]), bool(wishes["invert_mask"]),
+            bool(wishes.get("tiled_vae")),
         )  # fmt: skip
         return Recipe(source, kept, Plan.from_json(line["plan"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -402,3 +402,45 @@ def test_texts_are_kept(run: Runner, demo: Demo, graph_file: Any) -> None:
     assert ran.code == 0
     ends = [line for line in journal(run.folder / "out") if line["event"] == "downloaded"]
     assert sorted(line["texts"][0]["text"] for line in ends) == ["a", "b"]
+
+
+def test_a_name_that_does_not_fit_one_run_costs_that_run_alone(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out",
+        "--sweep", "filename_prefix=12,cat,13", "--name", "{filename_prefix:04d}",
+    )  # fmt: skip
+    assert ran.code == 1
+    assert (ran.json["status"], ran.json["succeeded"], ran.json["failed"]) == ("partial", 2, 1)
+    (failure,) = ran.json["failures"]["items"]
+    assert (failure["run"], failure["status"]) == (1, "download_failed")
+    assert "does not fit" in failure["message"]
+    assert sorted(path.name for path in (run.folder / "out").glob("00*.png")) == ["0012.png", "0013.png"]
+
+
+def test_a_batchs_jobs_are_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 2
+    )
+    assert ran.code == 0
+    ours = "".join(path.read_text() for path in (run.folder / "cache" / "ours").iterdir()).split()
+    submitted = [row["prompt_id"] for row in journal(run.folder / "out") if row["event"] == "submit"]
+    assert sorted(ours) == sorted(submitted) and len(ours) == 2
+
+
+def test_the_plan_line_keeps_every_wish() -> None:
+    import _batch_fill
+    import _batch_setup
+    import _plan
+    import _prepare
+    import _sources
+
+    wishes = _prepare.Wishes(
+        settings={"steps": 3}, files=[("image", "/a.png", "image")], loras=["a"], force_links=frozenset({"1.x"}),
+        validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
+    )  # fmt: skip
+    source = _sources.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
+    recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), "key"))
+    line = json.loads(json.dumps(_batch_setup.plan_line(recipe, None)))
+    assert _batch_setup.recipe_from(line).wishes == wishes
