@@ -18,8 +18,12 @@ from docs_reading import Fence, fences, inline_code, markdown_files, shell_lines
 
 PAGES = markdown_files()
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-COMMANDS = {path.name for path in SCRIPTS.iterdir() if re.fullmatch(r"[a-z]\w*\.(py|sh|ps1)", path.name)}
-SUBCOMMANDS = {"manage_queue.py", "server_info.py"}
+COMMANDS = {
+    path.name: path for path in SCRIPTS.iterdir() if re.fullmatch(r"[a-z]\w*\.(py|sh|ps1)", path.name)
+}
+for extra in (ROOT / "install.py", ROOT / "tests" / "bench.py", ROOT / "evals" / "run_eval.py"):
+    COMMANDS[extra.name] = extra
+SUBCOMMANDS = {"manage_queue.py", "server_info.py", "run_eval.py"}
 # Flags that belong to other programs that the pages speak of.
 OTHERS = {
     "--lowvram", "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
@@ -47,9 +51,9 @@ def read(path: Path) -> tuple[list[Fence], str]:
 @cache
 def help_of(script: str, *sub: str) -> str:
     """What --help prints; the shell scripts hand over to comfyui_setup.py."""
-    target = "comfyui_setup.py" if script.startswith("comfyui_setup") else script
+    target = COMMANDS["comfyui_setup.py" if script.startswith("comfyui_setup") else script]
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / target), *sub, "--help"], capture_output=True, text=True, timeout=60,
+        [sys.executable, str(target), *sub, "--help"], capture_output=True, text=True, timeout=60,
         env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     assert done.returncode == 0, f"{script} {' '.join(sub)}: {done.stdout[-300:]}"
@@ -212,15 +216,11 @@ def test_variables_and_exit_codes_are_real(path: Path) -> None:
 
 # Left to people: what installs, asks the network, or never ends. The dry runs of these are run.
 NOT_RUN = re.compile(
-    r"^export |pip install|pytest|comfyui_setup\.sh(?! --dry-run| status)|demo_server\.py|^comfy|^printf|^curl|8189"
+    r"^export |pip install|pytest|comfyui_setup\.sh(?! --dry-run| status)|demo_server\.py|^comfy|^printf|^curl|8189|run_eval"
 )
 # Their answer depends on the machine.
 MACHINE = re.compile(r"hardware_check|comfyui_setup")
-FLOW = {
-    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd_xl_base_1.0.safetensors"}},
-    "2": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 5}},
-    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "flow"}},
-}
+FLOW = json.loads((ROOT / "evals" / "files" / "my_flow.json").read_text(encoding="utf-8"))
 
 
 def shell_commands() -> list[tuple[str, str]]:
@@ -247,7 +247,7 @@ def desk(tmp_path: Path) -> Path:
     """A folder like the bundle's root with the files that the pages speak of."""
     from PIL import Image
 
-    for name in ("scripts", "workflows"):
+    for name in ("scripts", "workflows", "references", "evals", "install.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     Image.new("RGB", (96, 64), "teal").save(tmp_path / "photo.jpg")
     for name in ("photo.png", "PHOTO.jpg", "picture.png"):
@@ -278,7 +278,7 @@ def what_it_needs(line: str, folder: Path, demo: Demo) -> str:
     """The line with its placeholders filled: a finished job, an inventory, where it speaks of one."""
     run = Runner(folder)
     if "PROMPT_ID" in line or "--last" in line:
-        flow = ("--host", demo.url, "--input-image", "image=photo.png")
+        flow = ("--host", demo.url, "--input-image", "image=photo.png", "--receipt", "--output-dir", "out")
         line = line.replace(
             "PROMPT_ID", run("run_workflow.py", "workflows/photo_touchup.json", *flow).json["prompt_id"]
         )
@@ -294,6 +294,14 @@ def test_a_command_of_the_pages_does_what_it_says(
     wanted = re.search(r"#.*\bexit (\d+)", line)
     command = what_it_needs(line, desk, demo).replace("http://127.0.0.1:8188", demo.url)
     command = re.sub(r"^python3 -m venv .* && ", "", command)
+    if "venv" not in line and "--api cloud" not in line:
+        # The shared server is there already and faster; the first command of the README starts its own.
+        command = command.replace("--host demo", f"--host {demo.url}")
+    if "gpu2" in command:
+        # Two servers and four runs tell as much as a hundred.
+        command = command.replace("http://gpu2:8188", request.getfixturevalue("new_demo")().url).replace(
+            ":100:", ":4:"
+        )
     if "https://cloud.comfy.org" in command:
         there = f"--host {request.getfixturevalue('cloud').url} --api cloud --api-key-file key.txt"
         command = command.replace("--host https://cloud.comfy.org", there)
