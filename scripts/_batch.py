@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 MOST_LOST = 3
 MOST_FAILURES_KEPT = 200
+MOST_REPEATED = 3
 # So many rejected runs and no other end mean that the graph itself is at fault.
-HOPELESS = 20
+HOPELESS = 5
 # A run on a slower server is moved to an idle one when it takes so many times the usual, and at least so long.
 SLOW_FACTOR = 4.0
 SLOW_LEAST = 20.0
@@ -76,6 +77,7 @@ class Tally:
     moved: int = 0
     retried: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
+    said: Counter[str] = field(default_factory=Counter)
 
     @property
     def settled(self) -> int:
@@ -194,16 +196,22 @@ class Batch:
         if len(self.tally.failures) >= MOST_FAILURES_KEPT:
             return
         row = {"run": run, "status": status, "values": self.values(run)}
-        row |= {
-            key: facts[key]
-            for key in ("code", "message", "hint", "server_said", "prompt_id")
-            if facts.get(key)
-        }
+        message = str(facts.get("message") or facts.get("code") or "see the journal")
+        self.tally.said[message] += 1
+        # The same words again and again would bury the other failures.
+        first = ("hint", "server_said") if self.tally.said[message] == 1 else ()
+        row |= {key: facts[key] for key in ("code", "message", "prompt_id", *first) if facts.get(key)}
         if host:
             row["host"] = host
         self.tally.failures.append(row)
         if not earlier:
-            _cli.warn(f"run {run} {status}: {facts.get('message') or facts.get('code') or 'see the journal'}")
+            self._tell(run, status, message)
+
+    def _tell(self, run: int, status: str, message: str) -> None:
+        times = self.tally.said[message]
+        if times <= MOST_REPEATED:
+            more = " (further ones like this are only counted)" if times == MOST_REPEATED else ""
+            _cli.warn(f"run {run} {status}: {message}{more}")
 
     def _weigh_failure(self, status: str) -> None:
         if self.options.stop_on_error and self.stopping is None:

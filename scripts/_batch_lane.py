@@ -5,10 +5,13 @@ Level 3. A thread for each server; no thread and no poll for each run.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import traceback
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
@@ -462,6 +465,15 @@ class Lane(threading.Thread):
             if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
                 return state
             time.sleep(0.1)
+
+
+def _fault(error: Exception) -> SkillError:
+    """A fault of ours with its place; the traceback itself only for those who ask for it."""
+    if os.environ.get("COMFYUI_SKILL_DEBUG"):
+        _cli.warn("".join(traceback.format_exception(error)))
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    return SkillError(f"a fault in this tool ({type(error).__name__} at {where})", code="internal_error")
 
 
 def _is_result(graph: dict[str, Any], node: str | None) -> bool:

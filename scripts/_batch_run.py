@@ -183,6 +183,7 @@ def _verdict(batch: Batch) -> dict[str, Any]:
     if batch.stopping == "failed":
         return _words("partial", "stopped_on_error", "stopped at the first failure (--stop-on-error)", again)
     if tally.ends["rejected"] and tally.ends["rejected"] == tally.settled and not tally.earlier:
+        # Nothing but rejections: after a few of them the rest was not tried.
         first = tally.failures[0] if tally.failures else {}
         words = _words(
             "rejected", "rejected", str(first.get("message") or "the server rejected every run"), []

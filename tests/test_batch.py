@@ -444,3 +444,17 @@ def test_the_plan_line_keeps_every_wish() -> None:
     recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), "key"))
     line = json.loads(json.dumps(_batch_setup.plan_line(recipe, None)))
     assert _batch_setup.recipe_from(line).wishes == wishes
+
+
+def test_a_graph_that_is_always_rejected_is_not_sent_a_thousand_times(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    graph = graphs.picture()
+    graph["2"]["inputs"]["images"] = ["1", 7]
+    ran = run(
+        "run_batch.py", graph_file(graph), "--host", demo.url, "--output-dir", "out", "--sweep", "1.color=1:1000:1",
+        "--no-report",
+    )  # fmt: skip
+    assert (ran.code, ran.json["status"]) == (6, "rejected"), ran.out
+    assert len(posts(demo)) < 20
+    assert len(ran.err.splitlines()) <= 3
