@@ -130,6 +130,16 @@ _UNSAFE = re.compile(
 _secrets: list[str] = []
 
 
+def _open_streams() -> None:
+    """A closed stream is None in Python; then nobody listens, which is no reason to fail."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
+_open_streams()
+
+
 def hide(secret: str | None) -> None:
     """Register a secret: from now on no output of this process shows it, plain, quoted or in base64."""
     if not secret or len(secret) < SHORTEST_SECRET:
@@ -161,10 +171,21 @@ def redact(text: str) -> str:
 
 def clean(text: object, limit: int | None = None) -> str:
     """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long."""
-    plain = _UNSAFE.sub("", _ESCAPES.sub("", str(text).replace("\r\n", "\n")))
+    plain = str(text)
+    if not plain.isascii():
+        plain = _readable(plain)
+    plain = _UNSAFE.sub("", _ESCAPES.sub("", plain.replace("\r\n", "\n")))
     if limit is not None and len(plain) > limit:
         return f"{plain[:limit]}… (+{len(plain) - limit} characters)"
     return plain
+
+
+def _readable(text: str) -> str:
+    """A path that Python read as bytes (a plain C locale) as the text it is."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text
 
 
 def clean_tree(value: Any, limit: int | None = None) -> Any:
@@ -246,14 +267,14 @@ def _printable(value: Any, verbatim: bool = False) -> Any:
     return redact(clean(value))
 
 
-def emit(document: Mapping[str, Any]) -> None:
-    """Print the one JSON document: ASCII, cleaned, redacted. A closed pipe is not an error of ours."""
-    write_out(_json_text(document, indent=2))
+def emit(document: Mapping[str, Any]) -> bool:
+    """Print the one JSON document: ASCII, cleaned, redacted. False when it could not be written (a full disk)."""
+    return write_out(_json_text(document, indent=2))
 
 
-def emit_line(document: Mapping[str, Any]) -> None:
+def emit_line(document: Mapping[str, Any]) -> bool:
     """One JSON object on one line, for the commands that print JSON Lines."""
-    write_out(_json_text(document))
+    return write_out(_json_text(document))
 
 
 def _json_text(document: Mapping[str, Any], indent: int | None = None) -> str:
@@ -266,14 +287,18 @@ def _json_text(document: Mapping[str, Any], indent: int | None = None) -> str:
     return value + "\n"
 
 
-def write_out(text: str) -> None:
-    """Write to stdout and flush; when the reader has gone, stop writing quietly."""
+def write_out(text: str) -> bool:
+    """Write to stdout and flush; when the reader has gone, stop writing quietly. A full disk is False, and said."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            warn(f"the result could not be written to standard output: {error.strerror}")
+            return False
+    return True
 
 
 def exit_code(document: Mapping[str, Any]) -> Exit:
@@ -290,11 +315,8 @@ def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = Fa
     `as_line`: the document is the last of several JSON Lines.
     """
     document, code = outcome(report, *args, **kwargs)
-    if as_line:
-        emit_line({"type": "result", **document})
-    else:
-        emit(document)
-    return int(code)
+    written = emit_line({"type": "result", **document}) if as_line else emit(document)
+    return int(code) if written else int(code or Exit.FAILED)
 
 
 def outcome(
@@ -378,6 +400,11 @@ def _os_failure(error: OSError) -> SkillError:
     )
 
 
+# What people try as flags; in ComfyUI they are inputs of nodes.
+COMMON_INPUTS = frozenset(
+    "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
+    "checkpoint batch-size batch_size length fps".split()
+)
 _SECRET_FLAG = re.compile(r"(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I)
 
 
@@ -387,9 +414,22 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # `--apikey VALUE`: the slip must not print the key.
         message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
-        usage = " ".join(self.format_usage().split())
-        emit(SkillError(message, hint=f"{usage}  (see --help)").document())
+        emit(SkillError(message, hint=self._way_out(message)).document())
         self.exit(Exit.MISUSE)
+
+    def _way_out(self, message: str) -> str:
+        """What was probably meant; the usage line of a big command helps nobody."""
+        import difflib
+
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        given = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if given and "--set" in flags and given[1][2:] in COMMON_INPUTS:
+            return f"workflow inputs are set with --set {given[1][2:].replace('-', '_')}=VALUE"
+        near = difflib.get_close_matches(given[1], flags, 3, 0.6) if given else []
+        if near:
+            return f"did you mean {' or '.join(near)}? (see --help)"
+        usage = " ".join(self.format_usage().split())
+        return f"{usage}  (see --help)" if len(usage) < 160 else f"{self.prog} --help tells all flags"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -472,12 +472,10 @@ class Server:
 
 def unreachable(url: str) -> SkillError:
     """Nothing answers at this address."""
-    return SkillError(
-        f"no server answers at {url}",
-        code="unreachable",
-        retryable=True,
-        hint="start ComfyUI (comfy launch), give its address with --host, or try --host demo",
-    )
+    hint = "start ComfyUI (comfy launch), give its address with --host, or try --host demo"
+    if is_cloud_host(url):
+        hint = "check the internet connection and proxy settings of this machine"
+    return SkillError(f"no server answers at {url}", code="unreachable", retryable=True, hint=hint)
 
 
 def never_connected(error: BaseException) -> bool:

@@ -34,7 +34,7 @@ class Found:
     demo: bool = False
 
 
-def connect_from(args: argparse.Namespace, *, probe: bool = True) -> Dialect:
+def connect_from(args: argparse.Namespace, *, probe: bool = True, need_key: bool = False) -> Dialect:
     """The server that the shared flags name; see `connect`."""
     return connect(
         args.host,
@@ -45,6 +45,7 @@ def connect_from(args: argparse.Namespace, *, probe: bool = True) -> Dialect:
         ca_bundle=args.ca_bundle,
         insecure=args.insecure,
         probe=probe,
+        need_key=need_key,
     )
 
 
@@ -58,15 +59,21 @@ def connect(
     ca_bundle: str | None = None,
     insecure: bool = False,
     probe: bool = True,
+    need_key: bool = False,
 ) -> Dialect:
     """The server at an address (default: $COMFY_HOST, else this machine's; `demo` starts the demo server).
 
-    With `probe`, an `auto` protocol is found out by asking; without, from the address alone.
+    `cloud` means Comfy Cloud, and so does `api="cloud"` without an address. With `probe`, an `auto` protocol is found
+    out by asking; without, from the address alone. `need_key`: refuse at once when the cloud has been given no key.
     Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
     """
-    host = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
+    host = (
+        host or os.environ.get("COMFY_HOST") or (_common.CLOUD_URL if api == "cloud" else _cli.DEFAULT_HOST)
+    )
     if host == "demo":
         return _demo(api)
+    if host == "cloud":
+        host = _common.CLOUD_URL
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
     key = _common.read_key(api_key, api_key_file, url)
@@ -74,6 +81,12 @@ def connect(
     _refuse_plain_http(url, access)
     if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
+    if need_key and _common.is_cloud_host(url) and not (key or access.headers):
+        raise SkillError(
+            f"{url} wants a key, and none was given",
+            code="refused",
+            hint="set COMFY_CLOUD_API_KEY or give --api-key-file FILE (references/cloud.md)",
+        )
     found = Found(api, f"--api {api} was given")
     if api == "auto":
         found = _found_out(url, access, probe)

@@ -62,10 +62,18 @@ def _need_consent(foreign: int, yes: bool, flag: str, what: str) -> None:
         )
 
 
-def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
-    """Cancel these jobs and no others, and confirm that they are gone. Exit 1 when one could not be stopped."""
+def cancel(
+    server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: bool = False
+) -> dict[str, Any]:
+    """Cancel these jobs and no others (`all_ours`: all of ours), and confirm that they are gone.
+
+    The status is `error` when one could not be stopped.
+    """
     ours = _ours.known(server.url)
     here = {job.prompt_id: job for job in queue_rows(server)}
+    if all_ours:
+        # Waiting ones first, so that none starts while the running one ends.
+        ids = [prompt_id for prompt_id in reversed(here) if prompt_id in ours]
     foreign = [prompt_id for prompt_id in ids if prompt_id in here and prompt_id not in ours]
     _need_consent(len(foreign), yes, "--yes", "cancel")
     results = []
@@ -124,6 +132,10 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dic
     document: dict[str, Any] = {
         "status": "ok", **head(server), "removed": sum(job.prompt_id not in left for job in gone), "kept_foreign": kept
     }  # fmt: skip
+    if going := [
+        job.prompt_id for job in queue_rows(server) if job.phase == "running" and job.prompt_id in ours
+    ]:
+        document |= {"still_running": going, "message": "our running job goes on; cancel --ours stops it too"}
     if kept:
         document["hint"] = f"{kept} waiting job(s) were not submitted from here; --all-users removes them too"
     return document

@@ -13,7 +13,7 @@ import _cli
 import _server_questions
 from _cli import Exit, SkillError
 from _dialect import Dialect
-from _health_findings import SETUP, Check, fail, host_words, is_local, ok, skipped, warn
+from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
 
 GIB = 1024**3
 SOCKET_LIMIT_S = 5.0
@@ -99,7 +99,7 @@ def has_model(server: Dialect) -> Check:
             "models", f"the models could not be listed ({told})", "check the key and its plan", **counts
         )
     return warn(
-        "models", "there is no checkpoint and no diffusion model", f"{SETUP} --model sd15 --yes", **counts
+        "models", "there is no checkpoint and no diffusion model", setup_command("--model", "sd15"), **counts
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +14,11 @@ import _common
 from _cli import Exit, SkillError
 from _dialect import Dialect
 
-SETUP = "bash scripts/comfyui_setup.sh"
+
+def setup_command(*words: object) -> str:
+    """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
+    script = Path(__file__).resolve().parent / "comfyui_setup.py"
+    return _cli.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
 
 
 @dataclass(frozen=True)

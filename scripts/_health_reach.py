@@ -13,7 +13,7 @@ import _setup_cli
 import _setup_run
 from _cli import Exit, SkillError
 from _dialect import Dialect
-from _health_findings import SETUP, Check, fail, failed_by, is_local, ok, skipped, warn
+from _health_findings import Check, fail, failed_by, is_local, ok, setup_command, skipped, warn
 
 # comfy launch and ComfyUI itself, then the Desktop app.
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
@@ -46,7 +46,7 @@ def comfy_cli(url: str) -> Check:
         return warn(
             "comfy_cli",
             "comfy-cli is not installed; only installing and starting need it",
-            f"{SETUP} --dry-run",
+            setup_command(),
         )
     return ok("comfy_cli", f"comfy-cli {found.version}", program=_cli.shell_words(found.words))
 
@@ -122,11 +122,7 @@ def _unreached(host: str, error: SkillError) -> Check:
     if error.code != "unreachable":
         return found
     url = _common.normal_base(_common.split_user_info(host)[0])
-    fix = (
-        f"{SETUP} --port {urlsplit(url).port}"
-        if is_local(url) and urlsplit(url).port not in (None, 8188)
-        else SETUP
-    )
+    fix = setup_command()
     if not is_local(url):
         fix = "is it running, and is the address right?"
     return fail("server", f"nothing answers at {url}", fix, code="unreachable")

@@ -57,7 +57,12 @@ class Uploader:
     def _check(self, path: Path, kind: str) -> None:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "not there"
-            raise SkillError(f"the input file {path} is {what}", code="no_such_file", hint="check the path")
+            raise SkillError(
+                f"the input file {path} is {what}",
+                code="no_such_file",
+                exit=Exit.MISUSE,
+                hint="check the path",
+            )
         if kind not in PICTURE_KINDS:
             return
         facts = _media_metadata.image_facts(path)
@@ -65,6 +70,7 @@ class Uploader:
             raise SkillError(
                 f"{path.name} cannot be used as a picture: {facts.problem}",
                 code="bad_picture",
+                exit=Exit.MISUSE,
                 hint="open and save it again as PNG or JPEG",
             )
         if facts.orientation != 1:

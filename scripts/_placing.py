@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _cli import SkillError
+from _cli import Exit, SkillError
 from _dialect import FileRef
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _require(found: bool, name: str, path: str) -> None:
         raise SkillError(
             f"{name!r} takes no uploaded file",
             code="not_an_upload",
+            exit=Exit.MISUSE,
             hint=f"see scripts/extract_schema.py for the inputs that take files; {path} was not sent",
         )
 

@@ -50,7 +50,7 @@ def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
     import _connect
     import _job_report
 
-    server = _connect.connect_from(args)
+    server = _connect.connect_from(args, need_key=True)
     if args.server:
         return _job_report.server_lines(server, args.lines)
     if args.list is not None:

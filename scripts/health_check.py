@@ -172,7 +172,8 @@ def document(
 
 def next_commands(server: Dialect | None, failed: list[Check]) -> list[str]:
     """What to run now."""
-    commands = [check.fix for check in failed if check.fix and check.fix.startswith(("bash ", "python3 "))]
+    runs = (_cli.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
+    commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
     import _health_findings

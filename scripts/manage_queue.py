@@ -31,7 +31,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     listing = _command(commands, "list", "running and waiting jobs in the order in which they will run")
     listing.add_argument("--max", type=_count, default=50, metavar="N", help="rows (default: %(default)s)")
     cancel = _command(commands, "cancel", "stop jobs: running ones are interrupted, waiting ones removed")
-    cancel.add_argument("ids", nargs="+", metavar="PROMPT_ID")
+    cancel.add_argument("ids", nargs="*", metavar="PROMPT_ID")
+    cancel.add_argument("--ours", action="store_true", help="all jobs that were submitted from here")
     cancel.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
     clear = _command(commands, "clear", "remove our waiting jobs from the queue")
     clear.add_argument("--all-users", action="store_true", help="everybody's waiting jobs")
@@ -65,7 +66,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     wait.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="stop waiting after this time (default: never)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command == "cancel" and bool(args.ids) == args.ours:
+        cancel.error("give the PROMPT_IDs to cancel, or --ours")
+    return args
 
 
 def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
@@ -90,7 +94,7 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     import _control
 
     _cli.be_quiet(args.quiet)
-    server = _connect.connect_from(args)
+    server = _connect.connect_from(args, need_key=True)
     if args.command == "wait":
         import _safe_names
 
@@ -98,7 +102,7 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
         return _control.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: _control.show(server, args.max),
-        "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes),
+        "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),
         "clear": lambda: _control.clear(server, all_users=args.all_users, yes=args.yes),
         "move-front": lambda: _control.move_front(server, args.id),
         "history": lambda: _control.history(server, args.max),

@@ -307,7 +307,7 @@ def _connect(args: argparse.Namespace, recorded: Recorded | None) -> list[Dialec
         try:
             server = _connect.connect(
                 host, api=args.api, api_key=args.api_key, api_key_file=args.api_key_file, headers=args.header,
-                ca_bundle=args.ca_bundle, insecure=args.insecure,
+                ca_bundle=args.ca_bundle, insecure=args.insecure, need_key=True,
             )  # fmt: skip
             if len(hosts) > 1:
                 server.features()

@@ -156,7 +156,9 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     output_dir = Path(args.output_dir).expanduser().absolute()
     if args.resume:
         _safe_names.make_folder(output_dir)
-        return _jobs.resume(_connect.connect_from(args), args.resume, _options(args, output_dir))
+        return _jobs.resume(
+            _connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir)
+        )
     return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
 
 
@@ -170,7 +172,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     if not args.dry_run:
         _safe_names.make_folder(output_dir)
     try:
-        server = _connect.connect_from(args)
+        server = _connect.connect_from(args, need_key=True)
     except SkillError as error:
         if error.code == "unreachable" and args.save_workflow:
             return _offline(args, wishes, error)
@@ -204,7 +206,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
             hint="to change it, run the picture itself",
         )
     receipt = _reproduce.load(Path(args.reproduce).expanduser())
-    server = _connect.connect_from(args)
+    server = _connect.connect_from(args, need_key=True)
     prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
     if args.dry_run:
         return _dry_run(server, prepared, args) | {"differences": _reproduce.differences(receipt, server)}

@@ -67,7 +67,7 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
 
     _cli.be_quiet(args.quiet)
     previews = _safe_names.make_folder(Path(args.previews).expanduser()) if args.previews else None
-    server = _connect.connect_from(args)
+    server = _connect.connect_from(args, need_key=True)
     if args.json:
         view: _monitor.View = _monitor_views.JsonLines()
     elif sys.stderr.isatty() and not args.quiet:

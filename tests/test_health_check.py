@@ -135,7 +135,7 @@ def test_nothing_there(check):
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
         report = check("--host", url, exit_code=3)
     assert report["code"] == "unreachable"
-    assert by_name(report)["server"]["fix"].startswith("bash scripts/comfyui_setup.sh --port")
+    assert by_name(report)["server"]["fix"].endswith("comfyui_setup.py --dry-run")
     assert by_name(report)["queue"]["result"] == "skipped"
     assert report["next"]
 
