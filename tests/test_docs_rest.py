@@ -15,10 +15,11 @@ import pytest
 from conftest import ROOT, Demo
 from docs_reading import fences, misfit, parse_shape, shell_lines
 from manager_server import Comfy
+from v2_servers import Proxy
 
 TEXT = (ROOT / "references" / "rest-api.md").read_text(encoding="utf-8")
 CURL = re.compile(r"^(curl .*?)\s+# (\d{3})(?: (.*))?$")
-SETTING = re.compile(r"^(export [A-Z_]+=|printf )")
+SETTING = re.compile(r"^(export [A-Z_0-9]+=|printf )")
 # A real server is other people's too: nothing is sent that hits their jobs, and nothing is expected of their files.
 NOT_ON_A_REAL_SERVER = (
     '"clear"',
@@ -30,6 +31,10 @@ NOT_ON_A_REAL_SERVER = (
     "CLOUD",
     "JOB",
     "SIGNED",
+    "$V2",
+    "V2JOB",
+    "userdata",
+    "max_items",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -129,9 +134,21 @@ def run_page(desk: Desk, skip: tuple[str, ...] = ()) -> tuple[int, list[str]]:
             check(desk, line, problems)
             if "$COMFY/prompt" in line and "@body.json" in line:
                 wait_for(desk)
-            elif "$CLOUD/api/prompt" in line:
+            elif "v2_body.json" in line:
+                wait_on_the_proxy(desk)
+            elif "-d @cloud_body.json" in line:
                 wait_on_the_cloud(desk)
     return count, problems
+
+
+def wait_on_the_proxy(desk: Desk) -> None:
+    import time
+
+    job = json.loads((desk.folder / "job.json").read_text(encoding="utf-8"))["id"]
+    for _ in range(100):
+        if json.loads(desk.ask(f"curl -s $V2/api/v2/jobs/{job}")[2])["status"] == "succeeded":
+            return
+        time.sleep(0.05)
 
 
 def wait_on_the_cloud(desk: Desk) -> None:
@@ -154,13 +171,28 @@ def managers(tmp_path: Path) -> Iterator[dict[str, str]]:
         server.stop()
 
 
+@pytest.fixture
+def proxy(demo: Demo) -> Iterator[Proxy]:
+    pytest.importorskip("comfy_api_proxy", reason="comfy-api-proxy is not installed")
+    server = Proxy(demo.url)
+    yield server
+    server.stop()
+
+
 def test_every_curl_line_answers_what_the_page_says(
-    demo: Demo, new_demo: Any, managers: dict[str, str], tmp_path: Path
+    demo: Demo, new_demo: Any, proxy: Proxy, managers: dict[str, str], tmp_path: Path
 ) -> None:
     cloud = new_demo("--cloud", "--tier", "creator", "--step-time", "0.005")
     folder = tmp_path / "desk"
     folder.mkdir()
-    desk = Desk(folder, COMFY=demo.url, CLOUD=cloud.url, COMFY_CLOUD_API_KEY="comfyui-demo-key", **managers)
+    desk = Desk(
+        folder,
+        COMFY=demo.url,
+        CLOUD=cloud.url,
+        COMFY_CLOUD_API_KEY="comfyui-demo-key",
+        V2=proxy.url,
+        **managers,
+    )
     count, problems = run_page(desk)
     assert not problems, "\n".join(problems)
     assert count > 70
