@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import _cli
 import _collect
 import _events
+import _failures
 import _refusals
-import _reports
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
 from _cli import SkillError
@@ -85,7 +85,7 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            told = _reports.failure(state, flight.graph)
+            told = _failures.failure(state, flight.graph)
             said = told["error"]["server_said"]
             facts |= {
                 "code": told["code"],
@@ -144,11 +144,7 @@ class Ends:
     ) -> None:
         """A failed run: once more when that may help and --retries allows it, else its end."""
         todo = flight.todo
-        if (
-            code in TRANSIENT
-            and todo.tried < self.batch.options.retries
-            and not self.batch.stopping
-        ):
+        if code in TRANSIENT and todo.tried < self.batch.options.retries and not self.batch.stopping:
             if code == "out_of_memory":
                 if todo.freed:
                     return self._give_up(flight, status, facts, state)

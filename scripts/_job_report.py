@@ -5,22 +5,20 @@ Level 3. Everything the server tells is cleaned and capped; inputs that may hold
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import _cli
 import _collect
-import _diagnose
+import _failures
 import _graph
 import _memory
 import _timing
 from _cli import Exit, SkillError
 from _dialect import Dialect, JobState, JobSummary
-from _reports import command, head, last_frames
+from _failures import shown_value
+from _reports import command, head
 
-SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
-MOST_VALUE = 300
 MOST_NODES = 60
 MOST_LOG = 4000
 
@@ -108,57 +106,21 @@ def _class(graph: Mapping[str, Any], node_id: str) -> str:
 
 
 def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
-    error, graph = state.error or {}, state.graph or {}
-    node_id = _cli.clean(error.get("node_id") or "", 60)
-    node = graph.get(node_id.split(".")[0])
-    node = node if isinstance(node, Mapping) else {}
-    meta = node.get("_meta")
-    said = _cli.clean(error.get("exception_message") or error.get("message") or "", 2_000).strip()
-    exception = _cli.clean(error.get("exception_type") or "", 120)
-    found = _diagnose.diagnose(exception, said)
-    lines = [line for text in error.get("traceback") or [] for line in str(text).rstrip().splitlines()]
-    shown = lines if full else last_frames(lines)
-    title = _cli.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
-    class_type = _cli.clean(
-        error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
-    )
-    where = f"node {node_id} ({title or class_type})" if node_id else "the server"
-    document: dict[str, Any] = {
-        "code": found.code,
-        "message": f"{where} failed: {found.cause}",
-        "hint": found.hint,
-        "retryable": False,
-        "node": {
-            "node_id": node_id,
-            "class_type": class_type,
-            "title": title,
-            "inputs": _inputs(server, node, error),
-        },
-        "error": {
-            "exception_type": exception,
-            "server_said": said,
-            # The innermost frame first: that is where it broke.
-            "traceback": [_cli.clean(line, 400) for line in _innermost_first(shown)],
-        },
-    }
-    if found.code == "out_of_memory":
+    graph = state.graph or {}
+    document = _failures.failure(state, graph, said=2_000, full=full)
+    del document["status"]
+    told = document["error"]
+    node = {key: told.pop(key) for key in ("node_id", "class_type", "title", "inputs")}
+    found = _failures.node_of(graph, node["node_id"])
+    document["node"] = node | {"inputs": _inputs(server, found, state.error or {})}
+    if document["code"] == "out_of_memory":
         document["proposals"] = _memory.proposals(graph, server)
     return document
 
 
-def _innermost_first(lines: list[str]) -> list[str]:
-    """Frames in reverse order, each frame's own lines kept in theirs."""
-    frames: list[list[str]] = []
-    for line in lines:
-        if line.lstrip().startswith("File ") or not frames:
-            frames.append([])
-        frames[-1].append(line)
-    return [line for frame in reversed(frames) for line in frame]
-
-
 def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs the node had: from the graph, and locally from the error; on the cloud the latter may hold secrets."""
-    shown = {name: _value(name, value) for name, value in _graph.inputs_of(node).items()}
+    shown = {name: shown_value(name, value) for name, value in _graph.inputs_of(node).items()}
     current = error.get("current_inputs")
     if server.api == "local" and isinstance(current, Mapping):
         for name, value in current.items():
@@ -166,21 +128,10 @@ def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) 
                 value = value[0]
             link = shown.get(str(name))
             if isinstance(link, dict):
-                shown[str(name)] = link | {"value": _value(str(name), value)}
+                shown[str(name)] = link | {"value": shown_value(str(name), value)}
             elif str(name) not in shown:
-                shown[str(name)] = _value(str(name), value)
+                shown[str(name)] = shown_value(str(name), value)
     return {_cli.clean(name, 80): value for name, value in list(shown.items())[:40]}
-
-
-def _value(name: str, value: Any) -> Any:
-    if SECRET_NAME.search(name):
-        return _cli.HIDDEN
-    link = _graph.link_of(value)
-    if link is not None:
-        return {"from_node": _cli.clean(link.node_id, 60), "output": link.slot}
-    if isinstance(value, (bool, int, float)) or value is None:
-        return value
-    return _cli.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
 
 
 def listing(server: Dialect, count: int) -> dict[str, Any]:

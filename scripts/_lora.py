@@ -124,6 +124,7 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
         if len(alike) == 1:
             return LoraSpec(alike[0], spec.strength, spec.clip)
         near = alike or nearest_choices(spec.name, names)
+        _refuse_typo(spec.name, names)
         raise SkillError(
             f"the server has no LoRA {spec.name!r}",
             code="not_in_list",
@@ -132,6 +133,21 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
             allowed={"count": len(names), "items": near[:12]},
         )
     return spec
+
+
+def _refuse_typo(name: str, names: Sequence[str]) -> None:
+    """Raises SkillError when what stands behind the last colon was meant to be a strength."""
+    for place in (index for index, letter in enumerate(name) if letter == ":"):
+        front = name[:place].strip().replace("\\", "/")
+        if not any(_matches(known.replace("\\", "/"), front) for known in names):
+            continue
+        strength = next(part for part in name[place + 1 :].split(":") if _number(part) is None)
+        raise SkillError(
+            f"--lora {front}: the strength {strength[:40]!r} is no number",
+            code="bad_lora",
+            exit=Exit.MISUSE,
+            hint=f"for example --lora {front}:0.8",
+        )
 
 
 def _matches(listed: str, wanted: str) -> bool:

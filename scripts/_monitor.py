@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import _cli
 import _collect
 import _events
+import _failures
 import _reports
 import _safe_names
 import _timing
@@ -217,7 +218,7 @@ class Monitor:
         files = _collect.files_of(state.outputs, previews=True)
         outcome["outputs"] = [_cli.clean(item.ref.filename, 200) for item in files[:20]]
         if status == "error":
-            failed = _reports.failure(state, state.graph or {})
+            failed = _failures.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
         self.outcomes[state.prompt_id] = outcome
         self.view.ended(shown, outcome)

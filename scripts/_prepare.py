@@ -48,7 +48,10 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A graph ready to submit, and what was done to get there."""
+    """A graph ready to submit, and what was done to get there.
+
+    notes: what may be wrong. done: what was put in or changed as asked.
+    """
 
     graph: dict[str, Any]
     source: _sources.Source
@@ -58,6 +61,7 @@ class Prepared:
     uploads: Sequence[dict[str, Any]] = ()
     partner: Sequence[str] = ()
     video: bool = False
+    done: Sequence[str] = ()
 
 
 def prepare(
@@ -69,13 +73,17 @@ def prepare(
     """
     graph = dict(source.graph)
     notes: list[str] = []
+    done: list[str] = []
     if wishes.tiled_vae:
-        graph, said = _decoding_in_tiles(graph)
-        notes.append(said)
+        graph, changed = _decoding_in_tiles(graph)
+        if changed:
+            done.append(f"decodes in tiles: node {', '.join(changed)}")
+        else:
+            notes.append("--tiled-vae: there is no VAEDecode in this graph")
     definitions = _definitions(graph, wishes, server)
     if wishes.loras:
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
-        notes += added
+        done += added
     settings: dict[str, Any] = dict(wishes.settings)
     uploads: list[dict[str, Any]] = []
     uploaded: set[str] = set()
@@ -88,6 +96,7 @@ def prepare(
         return Prepared(
             graph, source, seeds_of(graph), notes=notes,
             partner=partner_nodes(graph, definitions, server), video=_graph.is_video(graph, definitions),
+            done=done,
         )  # fmt: skip
     import _fill
 
@@ -104,6 +113,7 @@ def prepare(
         uploads,
         partner_nodes(filled.graph, definitions, server),
         _graph.is_video(filled.graph, definitions),
+        done,
     )
 
 
@@ -179,11 +189,8 @@ def used_models(prepared: Prepared) -> list[str]:
     return sorted({use.name for use in _graph.models_in(prepared.graph)})
 
 
-def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The graph with each VAEDecode made a VAEDecodeTiled, and the note that says so."""
+def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The graph with each VAEDecode made a VAEDecodeTiled, and the ids of those nodes."""
     import _memory
 
-    made, changed = _memory.with_tiled_decode(graph)
-    if not changed:
-        return made, "--tiled-vae: there is no VAEDecode in this graph"
-    return made, f"decodes in tiles: node {', '.join(changed)}"
+    return _memory.with_tiled_decode(graph)

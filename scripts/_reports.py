@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _collect
+import _failures
 import _safe_names
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from _prepare import Prepared
     from _progress import Progress
 
-TRACE_LINES = 12
 LONG_TEXT = 2_000
-SAID = 600
 # Asking again for such a file brings the same answer.
 FINAL_DOWNLOAD_FAILURES = frozenset(
     {"not_found", "refused", "bad_request", "bad_answer", "unsafe_redirect", "redirect_loop"}
@@ -73,8 +72,10 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
         document["missing_types"] = [_cli.clean_tree(item, 200) for item in source.missing_types]
     if prepared.partner:
         document["partner_nodes"] = list(prepared.partner)
-    if notes := [*source.warnings, *prepared.notes]:
-        document["warnings"] = notes
+    if prepared.done:
+        document["notes"] = list(prepared.done)
+    if warnings := [*source.warnings, *prepared.notes]:
+        document["warnings"] = warnings
     return document
 
 
@@ -235,7 +236,7 @@ def _verdict(
             else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
-        return failure(state, job.graph) | {"next": [_explain_command(job)]}
+        return _failures.failure(state, job.graph) | {"next": [_explain_command(job)]}
     if failed:
         return _incomplete(job, failed, options)
     if missed:
@@ -301,56 +302,6 @@ def _lost(job: Job) -> dict[str, Any]:
 def _explain_command(job: Job) -> str:
     words = [job.prompt_id, "--host", job.server.url]
     return command("fetch_logs.py", *words)
-
-
-def failure(state: JobState, graph: Mapping[str, Any]) -> dict[str, Any]:
-    """The report keys for a job that failed: which node, class and title, the exception, its last traceback lines."""
-    import _diagnose
-
-    error = state.error or {}
-    node_id = str(error.get("node_id") or "")
-    node = graph.get(node_id.split(".")[0])
-    node = node if isinstance(node, Mapping) else {}
-    class_type = _cli.clean(
-        error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
-    )
-    meta = node.get("_meta")
-    title = _cli.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
-    exception = _cli.clean(error.get("exception_type") or "", 120)
-    where = f"node {_cli.clean(node_id, 40)} ({title or class_type})" if node_id else "the server"
-    trace = error.get("traceback")
-    lines = (
-        [line for text in trace for line in str(text).rstrip().splitlines()]
-        if isinstance(trace, list)
-        else []
-    )
-    said = _cli.clean(
-        error.get("exception_message") or error.get("message") or "no reason given", SAID
-    ).strip()
-    explained = _diagnose.diagnose(exception, said)
-    return {
-        "status": "error",
-        "code": explained.code,
-        "message": f"{where} failed{': ' + exception if exception else ''}",
-        "hint": explained.hint,
-        "retryable": False,
-        "error": {
-            "node_id": _cli.clean(node_id, 60),
-            "class_type": class_type,
-            "title": title,
-            "exception_type": exception,
-            "server_said": said,
-            "traceback": [_cli.clean(line, 300) for line in last_frames(lines)],
-        },
-    }
-
-
-def last_frames(lines: list[str]) -> list[str]:
-    """The innermost whole frames of a traceback, without the lines of carets; last frame last."""
-    plain = [line for line in lines if line.strip(" ^~")]
-    kept = plain[-TRACE_LINES:]
-    starts = [index for index, line in enumerate(kept) if line.lstrip().startswith("File ")]
-    return kept[starts[0] :] if starts and len(plain) > len(kept) else kept
 
 
 def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str:

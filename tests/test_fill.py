@@ -412,6 +412,15 @@ def test_a_lora_goes_between_the_checkpoint_and_all_that_use_it():
     assert "node 13 (LoraLoader)" in notes[0]
 
 
+@pytest.mark.parametrize("text", ["detail:abc", "detail.safetensors:0.8:hard", "style/ink:strong:0.5"])
+def test_a_lora_strength_that_is_no_number_is_named_as_such(text):
+    with pytest.raises(SkillError) as caught:
+        _fill.add_loras(GRAPH, [text], DEFINITIONS)
+
+    assert caught.value.code == "bad_lora"
+    assert "is no number" in caught.value.message and "the server has no" not in caught.value.message
+
+
 def test_several_loras_form_a_chain():
     graph, _ = _fill.add_loras(GRAPH, ["detail:0.8", "ink:0.5:0.1"], DEFINITIONS)
 
