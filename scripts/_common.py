@@ -6,10 +6,13 @@ Level 1: knows nothing of workflows. `requests` is imported on first use, so tha
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,13 +266,14 @@ class Server:
         tries = attempts or (ATTEMPTS if method in ("GET", "HEAD") else 1)
         for attempt in range(1, tries + 1):
             try:
-                response = self._send(method, url, timeout, options, bare)
+                response = self._send(method, url, time_left(timeout), options, bare)
             except SkillError as error:
                 # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly.
                 if (
                     attempt == tries
                     or not error.retryable
                     or error.details.get("reason") == "connection_refused"
+                    or time.monotonic() >= _deadline.get()
                 ):
                     raise
                 _pause(attempt, None)
@@ -518,7 +522,27 @@ def _words_of(body: Any) -> str:
 
 
 def _pause(attempt: int, retry_after: str | None) -> None:
-    time.sleep(pause_before(attempt, retry_after))
+    time.sleep(time_left(pause_before(attempt, retry_after)))
+
+
+# By thread: the main thread's time limit is none for the threads that fetch files.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+LEAST_TIME = 0.2
+
+
+@contextmanager
+def no_later_than(moment: float | None) -> Iterator[None]:
+    """In this block requests of this thread give up at that time.monotonic() (None: no limit), whatever their own limits."""
+    token = _deadline.set(_deadline.get() if moment is None else min(_deadline.get(), moment))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def time_left(wish: float) -> float:
+    """The seconds that a wait may take: those wished for, or what `no_later_than` leaves of them."""
+    return min(wish, max(_deadline.get() - time.monotonic(), LEAST_TIME))
 
 
 def pause_before(attempt: int, retry_after: str | None = None) -> float:

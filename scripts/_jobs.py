@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _common
 import _events
 import _ours
 import _reports
@@ -276,6 +277,18 @@ def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, warn
     deadline = None if options.timeout is None else job.submitted + options.timeout
     if job.interrupted:
         return _await_cancelled(watcher, job, progress, options)
+    with _common.no_later_than(deadline):
+        return _wait_until(deadline, watcher, job, progress, options, warn_after)
+
+
+def _wait_until(
+    deadline: float | None,
+    watcher: Watcher,
+    job: Job,
+    progress: Progress,
+    options: Options,
+    warn_after: float,
+) -> JobState:
     while True:
         now = time.monotonic()
         if deadline is not None and now >= deadline:

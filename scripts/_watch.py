@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _common
 import _events
 from _cli import SkillError
 from _dialect import Dialect, JobState, seconds
@@ -127,7 +128,7 @@ class Watcher:
     def _await_greeting(self) -> None:
         """The first `status` frame shows that this socket is the one the server sends to."""
         assert self._wire is not None
-        give_up = time.monotonic() + GREETING_PATIENCE
+        give_up = time.monotonic() + _common.time_left(GREETING_PATIENCE)
         while True:
             frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
             if isinstance(frame, _events.Event):

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _common
 import _events
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Wire:
         try:
             self._socket = websocket.create_connection(
                 url,
-                timeout=CONNECT_TIMEOUT,
+                timeout=_common.time_left(CONNECT_TIMEOUT),
                 header=[f"{name}: {value}" for name, value in server.credentials().items()],
                 sslopt=_tls(server),
                 suppress_origin=True,

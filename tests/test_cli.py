@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,23 @@ def test_nohup_is_respected(run: Runner, demo: Demo, graph_file: Any) -> None:
     assert process.returncode == 0, err
     assert json.loads(out)["status"] == "success"
     assert wait_for(lambda: demo.get(f"/history/{ours}"))
+
+
+@pytest.mark.parametrize("ws", ["--ws", "--no-ws"])
+def test_the_time_limit_holds_when_the_server_never_answers(
+    run: Runner, new_demo: Any, graph_file: Any, ws: str
+) -> None:
+    demo = new_demo()
+    started = time.monotonic()
+    process = run.start(
+        "run_workflow.py", graph_file(graphs.sleeper(60)), "--host", demo.url, "--prompt-id", "stuck", ws,
+        "--output-dir", "out", "--timeout", "3",
+    )  # fmt: skip
+    in_queue(demo, "stuck")
+    demo.fault(
+        *(f"hang:route={route},method=GET" for route in ("/history/*", "/queue", "/api/jobs/*", "/jobs/*"))
+    )
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 5, err
+    assert json.loads(out)["prompt_id"] == "stuck"
+    assert time.monotonic() - started < 8
