@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _batch import Batch
 
 LINE_PAUSE = 5.0
-BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{postfix}]"
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class BatchProgress:
@@ -55,7 +55,12 @@ class BatchProgress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._batch.to_do, bar_format=BAR, leave=False, file=sys.stderr, dynamic_ncols=True
+                total=self._batch.to_do,
+                bar_format=BAR,
+                leave=False,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                desc="batch",
             )
         rate = speed(self._batch)
         doing = next((lane.doing for lane in self._batch.lanes if lane.doing), "")
@@ -63,7 +68,7 @@ class BatchProgress:
         self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
         pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
         self._bar.set_postfix_str(
-            _cli.redact(_cli.clean(f"{self._left()}{pace}  {doing}", 80)), refresh=False
+            _cli.redact(_cli.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
         )
         self._bar.refresh()
 

@@ -146,8 +146,9 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(
     process.kill()
     process.communicate()
     assert (run.folder / "out" / ".batch.lock").exists()
+    known = len(events(run.folder / "out", "downloaded"))
     stopped = run.start("run_batch.py", "--resume", "out", "--no-report")
-    wait_for(done(run, 5))
+    wait_for(done(run, known + 1))
     stopped.send_signal(signal.SIGINT)
     assert json.loads(stopped.communicate(timeout=30)[0])["code"] == "interrupted"
 
