@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -82,8 +81,8 @@ def parse_shape(text: str) -> Any:
 
     `{}` and `[]` are exactly empty; `[...]` is any list and `{...}` any object.
     """
-    tokens = TOKEN.findall(os.path.expandvars(text))
-    assert "".join(tokens) == re.sub(r'\s(?=(?:[^"]*"[^"]*")*[^"]*$)', "", os.path.expandvars(text)), text
+    tokens = TOKEN.findall(text)
+    assert "".join(tokens) == re.sub(r'\s(?=(?:[^"]*"[^"]*")*[^"]*$)', "", text), text
     shape, rest = _shape(tokens)
     assert not rest, f"more than one shape: {text}"
     return shape

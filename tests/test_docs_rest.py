@@ -35,6 +35,7 @@ NOT_ON_A_REAL_SERVER = (
     "V2JOB",
     "userdata",
     "max_items",
+    "photo (1)",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -90,8 +91,9 @@ def before(line: int) -> str:
 def check(desk: Desk, line: str, problems: list[str]) -> None:
     match = CURL.match(line)
     assert match, f"no status behind: {line}"
-    if "/api/jobs" in line and "$CLOUD" not in line:
-        wait_for(desk)
+    job = re.search(r"COMFY/(?:history|api/jobs)/\$(\w+)\s", line)
+    if job:
+        wait_for(desk, job[1])
     status, kind, body = desk.ask(match[1])
     wanted = (match[3] or "").strip()
     if status != match[2]:
@@ -101,17 +103,18 @@ def check(desk: Desk, line: str, problems: list[str]) -> None:
     elif re.fullmatch(r"[a-z]+/[\w.+-]+", wanted):
         problems += [f"{line}\n    is {kind}"] if kind != wanted else []
     elif wanted:
-        os.environ["ID"], os.environ["JOB"] = desk.environment.get("ID", ""), desk.environment.get("JOB", "")
+        for name in re.findall(r"\$(\w+)", wanted):
+            wanted = wanted.replace(f"${name}", desk.environment[name])
         problem = misfit(parse_shape(wanted), json.loads(body))
         problems += [f"{line}\n    {problem}"] if problem else []
 
 
-def wait_for(desk: Desk) -> None:
-    """Let the job of the page end: the page does not wait, a reader does."""
+def wait_for(desk: Desk, variable: str = "ID") -> None:
+    """Let the job in a variable end: the page does not wait, a reader does."""
     import time
 
     for _ in range(100):
-        answer = json.loads(desk.ask('curl -s "$COMFY/history/$ID"')[2])
+        answer = json.loads(desk.ask(f'curl -s "$COMFY/history/${variable}"')[2])
         if answer:
             return
         time.sleep(0.02)
