@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import _bytecode
+import _json_text
 import _places
 from _signals import Terminated
 
@@ -269,21 +270,22 @@ def _printable(value: Any, verbatim: bool = False) -> Any:
 
 def emit(document: Mapping[str, Any]) -> bool:
     """Print the one JSON document: ASCII, cleaned, redacted. False when it could not be written (a full disk)."""
-    return write_out(_json_text(document, indent=2))
+    return write_out(_written(document, spread=True))
 
 
 def emit_line(document: Mapping[str, Any]) -> bool:
     """One JSON object on one line, for the commands that print JSON Lines."""
-    return write_out(_json_text(document))
+    return write_out(_written(document))
 
 
-def _json_text(document: Mapping[str, Any], indent: int | None = None) -> str:
+def _written(document: Mapping[str, Any], *, spread: bool = False) -> str:
     """The document as JSON; a server's answer can be nested more deeply than anything can print."""
     try:
-        value = json.dumps(_printable(document), ensure_ascii=True, indent=indent, allow_nan=False)
+        printable = _printable(document)
+        value = _json_text.laid_out(printable) if spread else _json_text.compact(printable)
     except RecursionError:
         short = SkillError("the answer is nested too deeply to be shown", code="bad_answer").document()
-        value = json.dumps(short | {"code": document.get("code") or "bad_answer"}, indent=indent)
+        value = _json_text.compact(short | {"code": document.get("code") or "bad_answer"})
     return value + "\n"
 
 
@@ -435,6 +437,37 @@ class _Parser(argparse.ArgumentParser):
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the script's docstring and whose errors are JSON."""
     return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, as an argparse type."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on, as an argparse type."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not least <= value < 10**12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
 
 
 def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:

@@ -49,20 +49,20 @@ class Parameter:
         """NODE.INPUT, which always works."""
         return f"{self.node_id}.{self.input}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The parameter as JSON; lists of choices are capped."""
-        document: dict[str, Any] = {
-            "name": self.name,
-            "set": self.address,
-            "node_id": self.node_id,
-            "input": self.input,
-            "title": self.title,
-            "class_type": self.class_type,
-            "type": self.type,
-            "value": self.value,
-            "named_by": self.named_by,
-            "typed_by": self.typed_by,
-        }
+    def to_json(self, choices_of: str | None = None) -> dict[str, Any]:
+        """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.
+
+        What repeats is left out: node id and input are the address `set`, a title that is the class type's name goes
+        without saying, and so do types that come from a definition and names that are the input's own.
+        """
+        document: dict[str, Any] = {"name": self.name, "set": self.address, "class_type": self.class_type}
+        if self.title != self.class_type:
+            document["title"] = self.title
+        document |= {"type": self.type, "value": self.value}
+        if self.named_by != "input":
+            document["named_by"] = self.named_by
+        if self.typed_by != "definition":
+            document["typed_by"] = self.typed_by
         if self.role:
             document["role"] = self.role
         if self.also:
@@ -72,11 +72,11 @@ class Parameter:
         if self.feeds:
             document["feeds"] = list(self.feeds)
         if self.spec is not None:
-            document |= _limits(self.spec)
+            document |= _limits(self.spec, choices_of)
         return document
 
 
-def _limits(spec: InputSpec) -> dict[str, Any]:
+def _limits(spec: InputSpec, choices_of: str | None) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for option in ("default", "min", "max", "step"):
         if option in spec.options and is_literal(spec.options[option]):
@@ -85,7 +85,9 @@ def _limits(spec: InputSpec) -> dict[str, Any]:
         document["multiline"] = True
     if not spec.required:
         document["optional"] = True
-    if spec.choices is not None:
+    if spec.choices is not None and choices_of is not None:
+        document["choices"] = {"count": len(spec.choices), "same_as": choices_of}
+    elif spec.choices is not None:
         shown = list(spec.choices[:MOST_CHOICES])
         document["choices"] = {"count": len(spec.choices), "items": shown}
         if len(spec.choices) > MOST_CHOICES:

@@ -31,6 +31,9 @@ from _parameter import Group, Parameter, read_parameter
 from _specs import Book, InputSpec
 from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, prompts_of
 
+# A shorter list of choices is shown again rather than referred to.
+FEW_CHOICES = 3
+
 
 @dataclass
 class ParameterSet:
@@ -189,12 +192,18 @@ class ParameterSet:
         addresses = [parameter.address for parameter in self.parameters] if "." in key else []
         return nearest(key, [*self.names(), *addresses], count)
 
-    def to_json(self, *, all_inputs: bool = True) -> dict[str, Any]:
-        """`parameters` (those with a known meaning first in node order), `groups`, and what the names rest on."""
-        listed = self.parameters if all_inputs else self.named()
+    def to_json(self, limit: int | None = None) -> dict[str, Any]:
+        """`parameters`, at most `limit`, those with a known meaning first in node order, and `groups`."""
+        # What matters comes first, so that a cap cuts the rest.
+        ordered = sorted(self.parameters, key=lambda parameter: parameter.role is None)
+        seen: dict[tuple[str, ...], str] = {}
+        rows = []
+        for parameter in ordered[:limit]:
+            choices = tuple(map(repr, parameter.spec.choices or ())) if parameter.spec is not None else ()
+            twin = seen.setdefault(choices, parameter.name) if len(choices) > FEW_CHOICES else parameter.name
+            rows.append(parameter.to_json(None if twin == parameter.name else twin))
         return {
-            "definitions": self.source,
-            "parameters": [parameter.to_json() for parameter in listed],
+            "parameters": rows,
             "groups": {
                 plain: group.to_json() for plain, group in self.groups.items() if len(group.members) > 1
             },

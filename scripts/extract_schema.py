@@ -14,7 +14,9 @@ Examples:
     python3 scripts/extract_schema.py my_workflow.json --host http://127.0.0.1:8188 --summary-only
     python3 scripts/extract_schema.py picture.png --object-info object_info.json
 
-Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an address (`set`: NODE.INPUT, always valid).
+Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an address (`set`: node id and input, NODE.INPUT,
+always valid). What goes without saying is left out: `title` (it is the class type), `named_by` (the input's own name),
+`typed_by` (a node definition); `choices` that another parameter has too are shown there (`same_as`).
 `groups` tells what a name does that several inputs share. Linked inputs are no parameters: their source is.
 
 Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.
@@ -95,15 +97,11 @@ def schema(
             },
             "other_inputs": len(parameters.parameters) - len(named),
         }
-    limit = len(parameters.parameters) if every else MOST_PARAMETERS
-    # What matters comes first, so that a cap cuts the rest.
-    ordered = sorted(parameters, key=lambda parameter: parameter.role is None)
-    document = facts | parameters.to_json()
-    document["parameters"] = [parameter.to_json() for parameter in ordered[:limit]]
-    if len(ordered) > limit:
-        document["parameters_total"] = len(ordered)
+    total = len(parameters.parameters)
+    document = facts | parameters.to_json(total if every else MOST_PARAMETERS)
+    if total > len(document["parameters"]):
+        document["parameters_total"] = total
         document["hint"] = "--all lists the rest"
-    del document["definitions"]
     unset = _unset(graph, _graph.Book(definitions))
     if unset:
         document["also_settable"] = _cli.cap(unset, len(unset) if every else 40)

@@ -133,3 +133,34 @@ def test_the_time_limit_holds_when_the_server_never_answers(
     assert process.returncode == 5, err
     assert json.loads(out)["prompt_id"] == "stuck"
     assert time.monotonic() - started < 8
+
+
+def test_json_is_laid_out_without_losing_anything():
+    import random
+
+    import _json_text
+
+    chance = random.Random(5)
+
+    def made(depth):
+        kind = chance.randrange(7 if depth else 5)
+        if kind < 5:
+            return [None, True, -1.5, "x" * chance.randrange(150), 'é"\n{}[],'][kind]
+        members = [made(depth - 1) for _ in range(chance.randrange(12))]
+        return members if kind == 5 else {f"k{at}": item for at, item in enumerate(members)}
+
+    for _ in range(200):
+        value = made(4)
+        text = _json_text.laid_out(value)
+        assert json.loads(text) == value and text.isascii()
+        assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_json_that_fits_on_a_line_stays_on_one():
+    import _json_text
+
+    text = _json_text.laid_out({"a": [1, {"b": []}], "c": {"d": "x" * 200, "e": list(range(60))}})
+    lines = text.splitlines()
+    assert lines[1] == '  "a": [1, {"b": []}],'
+    assert max(len(line) for line in lines if "xxx" not in line) <= _json_text.LINE
+    assert len(lines) < 14

@@ -58,7 +58,7 @@ def test_a_server_is_asked_for_its_definitions(run, demo, graph_file):
     assert done.code == 0
     assert done.json["definitions"] == "server"
     found = {parameter["name"]: parameter for parameter in done.json["parameters"]}
-    assert found["steps"]["typed_by"] == "definition"
+    assert found["steps"]["type"] == "INT" and "typed_by" not in found["steps"]
     assert any("object_info" in entry["path"] for entry in demo.log())
 
 
@@ -68,6 +68,26 @@ def test_offline_needs_no_server_and_says_what_it_used(run, graph_file):
     assert done.code == 0
     assert done.json["definitions"] in ("bundled", "none")
     assert {"prompt", "negative_prompt", "seed", "image"} <= {p["name"] for p in done.json["parameters"]}
+
+
+def test_what_repeats_is_said_once(run, graph_file):
+    graph = {
+        str(number): {
+            "class_type": "KSampler",
+            "inputs": {"sampler_name": "euler", "seed": 1},
+            "_meta": {"title": title},
+        }
+        for number, title in ((1, "KSampler"), (2, "Second"))
+    }
+    done = run("extract_schema.py", graph_file(graph), "--object-info", DEFINITIONS)
+
+    found = {parameter["set"]: parameter for parameter in done.json["parameters"]}
+    first, second = found["1.sampler_name"], found["2.sampler_name"]
+    assert first["choices"]["count"] == second["choices"]["count"] == 44
+    assert second["choices"] == {"count": 44, "same_as": first["name"]}
+    assert ("title" in first, second["title"]) == (False, "Second")
+    spread = json.dumps(done.json, indent=2)
+    assert len(done.out) < 0.8 * len(spread)
 
 
 def test_the_summary_holds_names_and_values(run, graph_file):
