@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import _cli
 import _job_report
 import _ours
-import _timing
+import _prepare
 from _cli import Exit, SkillError
-from _dialect import Dialect, JobSummary
+from _dialect import Dialect, JobSummary, Submission
 from _reports import head
 
 MOST_ROWS = 50
+# So many finished jobs are looked through for those that a filter wants.
+MOST_SEARCHED = 1000
+UNFINISHED = frozenset({"pending", "running"})
 CONFIRM_PATIENCE = 6.0
 HINTS = {
     "still_running": "a node that reports no progress finishes first; look again with manage_queue.py list",
@@ -153,25 +155,48 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
     )
     if item is None:
         raise SkillError(f"{prompt_id} is not waiting in the queue", code="not_found", exit=Exit.FAILED)
-    lowest = min(
+    numbers = [
         item[0] for item in pending or [] if isinstance(item, list) and isinstance(item[0], (int, float))
-    )
+    ]
     extra = dict(item[3]) if isinstance(item[3], Mapping) else {}
-    body = {
-        "prompt": item[2], "prompt_id": prompt_id, "number": lowest - 1, "extra_data": extra,
-        "client_id": extra.get("client_id"), "partial_execution_targets": item[4],
-    }  # fmt: skip
+    _refuse_hidden_key(server, item[2], extra)
+    again = Submission(
+        item[2],
+        prompt_id,
+        str(extra.get("client_id") or ""),
+        extra,
+        number=min(numbers, default=0) - 1,
+        targets=item[4],
+    )
     # Out first: the same id twice in the queue would run twice.
     server.post_json("queue", {"delete": [prompt_id]})
     if server.state(prompt_id).phase != "unknown":
         raise SkillError(f"{prompt_id} has just started", code="already_running", exit=Exit.FAILED)
-    server.post_json("prompt", {key: value for key, value in body.items() if value is not None})
+    try:
+        server.submit(again)
+    except SkillError as error:
+        error.message = (
+            f"{prompt_id} was taken out of the queue and could not be put in again: {error.message}"
+        )
+        error.details |= {"prompt_id": prompt_id, "graph": _cli.Verbatim(item[2])}
+        raise
     places = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
     return {
         "status": "ok",
         **head(server, prompt_id),
         "position": places.index(prompt_id) + 1 if prompt_id in places else 0,
     }
+
+
+def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) -> None:
+    """Newer servers do not show the key that a partner node was submitted with, so it could not be sent again."""
+    if not isinstance(graph, Mapping) or "api_key_comfy_org" in extra or "auth_token_comfy_org" in extra:
+        return
+    if _prepare.partner_nodes(graph, None, server):
+        raise SkillError(
+            "it has partner nodes, whose key the server does not show: put in again it would fail",
+            code="not_available", exit=Exit.FAILED, hint="cancel it, and run it anew with --front",
+        )  # fmt: skip
 
 
 def history(server: Dialect, most: int) -> dict[str, Any]:
@@ -233,87 +258,13 @@ def free(server: Dialect, *, models: bool, memory: bool) -> dict[str, Any]:
 
 
 def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) -> dict[str, Any]:
-    """The job list with filters: `pending`, `running`, `success`, `error`, `cancelled`."""
+    """The job list with filters: `pending`, `running`, `success`, `error`, `cancelled`; newest finished ones last.
+
+    `count`: how many match among the running and waiting jobs and the newest finished ones (1000 with a filter).
+    """
     ours = _ours.known(server.url)
-    found = [
-        job for job in server.list_jobs(most + offset) if not states or (job.outcome or job.phase) in states
-    ]
+    wanted = max(most + offset, MOST_SEARCHED) if states else most + offset
+    listed = server.list_jobs(wanted, finished=not states or not UNFINISHED.issuperset(states))
+    found = [job for job in listed if not states or (job.outcome or job.phase) in states]
     rows = [_job_report.row(job, ours) for job in found[offset : offset + most]]
     return {"status": "ok", **head(server), "jobs": {"count": len(found), "items": rows}}
-
-
-def wait(
-    server: Dialect, ids: Sequence[str], output_dir: Path, *, timeout: float | None, quiet: bool
-) -> dict[str, Any]:
-    """Wait for several jobs of any process and download each as it ends; every outcome is told apart."""
-    import uuid
-
-    import _jobs
-    import _reports
-    from _dialect import Accepted
-    from _progress import Progress
-    from _watch import Ended, Watcher
-
-    options = _jobs.Options(output_dir, timeout=timeout, quiet=quiet)
-    watcher = Watcher(server, uuid.uuid4().hex)
-    give_up = None if timeout is None else time.monotonic() + timeout
-    results: dict[str, dict[str, Any]] = {}
-    try:
-        watcher.open()
-        for prompt_id in dict.fromkeys(ids):
-            watcher.watch(prompt_id, ours=False)
-        while watcher.watching and (give_up is None or time.monotonic() < give_up):
-            for item in watcher.updates(
-                1.0 if give_up is None else min(1.0, max(give_up - time.monotonic(), 0.0))
-            ):
-                if isinstance(item, Ended):
-                    state = item.state
-                    graph = state.graph or {}
-                    job = _jobs.Job(
-                        server,
-                        state.prompt_id,
-                        graph,
-                        Accepted(state.prompt_id),
-                        time.monotonic(),
-                        ours=False,
-                    )
-                    results[state.prompt_id] = _reports.finished(
-                        job, state, None, options, Progress(graph, quiet=True), missed_frames=False
-                    )
-                    _cli.note(f"{state.prompt_id}: {results[state.prompt_id]['status']}")
-    finally:
-        watcher.close()
-    return _waited(server, list(dict.fromkeys(ids)), results, output_dir)
-
-
-def _waited(
-    server: Dialect, ids: list[str], results: Mapping[str, dict[str, Any]], output_dir: Path
-) -> dict[str, Any]:
-    left = [prompt_id for prompt_id in ids if prompt_id not in results]
-    document: dict[str, Any] = {
-        "status": "success",
-        **head(server),
-        "jobs": [results[key] for key in ids if key in results],
-    }
-    if left:
-        from _reports import command
-
-        words = ["wait", *left, "--output-dir", output_dir, "--host", server.url]
-        return document | {
-            "status": "timeout", "code": "still_running", "message": f"{len(left)} job(s) have not ended yet",
-            "waiting": left, "retryable": False, "hint": "wait for them by id; do not submit them again",
-            "next": [command("manage_queue.py", *words)],
-        }  # fmt: skip
-    bad = [item for item in document["jobs"] if item["status"] != "success"]
-    if bad:
-        document |= {
-            "status": "partial", "code": str(bad[0].get("code")), "retryable": False,
-            "message": f"{len(bad)} of {len(ids)} job(s) did not succeed", "hint": "see each job's status",
-        }  # fmt: skip
-    return document
-
-
-def estimate_words(server: Dialect, graph: Mapping[str, Any]) -> str | None:
-    """What is known of how long a graph takes here, in words."""
-    known = _timing.estimate(server.url, graph)
-    return known.words() if known else None

@@ -56,9 +56,10 @@ class Local(Dialect):
     def _body(self, submission: Submission) -> dict[str, Any]:
         body: dict[str, Any] = {
             "prompt": submission.graph,
-            "client_id": submission.client_id,
             "prompt_id": submission.prompt_id,
         }
+        if submission.client_id:
+            body["client_id"] = submission.client_id
         if submission.extra_data:
             body["extra_data"] = dict(submission.extra_data)
         if submission.front:

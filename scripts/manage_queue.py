@@ -29,7 +29,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = _cli.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listing = _command(commands, "list", "running and waiting jobs in the order in which they will run")
-    listing.add_argument("--max", type=_count, default=50, metavar="N", help="rows (default: %(default)s)")
+    listing.add_argument(
+        "--max", type=_cli.count, default=50, metavar="N", help="rows (default: %(default)s)"
+    )
     cancel = _command(commands, "cancel", "stop jobs: running ones are interrupted, waiting ones removed")
     cancel.add_argument("ids", nargs="*", metavar="PROMPT_ID")
     cancel.add_argument("--ours", action="store_true", help="all jobs that were submitted from here")
@@ -40,7 +42,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     front = _command(commands, "move-front", "let a waiting job go first (own ComfyUI servers)")
     front.add_argument("id", metavar="PROMPT_ID")
     history = _command(commands, "history", "finished jobs, newest first")
-    history.add_argument("--max", type=_count, default=20, metavar="N", help="rows (default: %(default)s)")
+    history.add_argument(
+        "--max", type=_cli.count, default=20, metavar="N", help="rows (default: %(default)s)"
+    )
     delete = _command(commands, "history-delete", "forget finished jobs (files stay)")
     delete.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     delete.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
@@ -56,15 +60,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=["pending", "running", "success", "error", "cancelled"],
         default=[],
     )
-    jobs.add_argument("--max", type=_count, default=50, metavar="N", help="rows (default: %(default)s)")
-    jobs.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N")
+    jobs.add_argument("--max", type=_cli.count, default=50, metavar="N", help="rows (default: %(default)s)")
+    jobs.add_argument("--offset", type=_cli.natural, default=0, metavar="N", help="skip the first N")
     wait = _command(commands, "wait", "wait for jobs of any process and download their results")
     wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     wait.add_argument(
         "--output-dir", default="outputs", metavar="DIR", help="where files go (default: %(default)s)"
     )
     wait.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="stop waiting after this time (default: never)"
+        "--timeout",
+        type=_cli.seconds,
+        metavar="SECONDS",
+        help="stop waiting after this time (default: never)",
     )
     args = parser.parse_args(argv)
     if args.command == "cancel" and bool(args.ids) == args.ours:
@@ -81,13 +88,6 @@ def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
 def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _connect
@@ -97,9 +97,12 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     server = _connect.connect_from(args, need_key=True)
     if args.command == "wait":
         import _safe_names
+        import _signals
+        import _waiting
 
+        _signals.listen()
         folder = _safe_names.make_folder(Path(args.output_dir).expanduser().absolute())
-        return _control.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
+        return _waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: _control.show(server, args.max),
         "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),

@@ -77,7 +77,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
     group.add_argument(
-        "--timeout", type=_positive, metavar="SECONDS", help="stop waiting after this time (default: never)"
+        "--timeout", type=_cli.seconds, metavar="SECONDS", help="stop waiting after this time (default: never)"
     )
     group.add_argument(
         "--ws",
@@ -112,7 +112,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--yes-spend", action="store_true", help="consent to running partner nodes that cost credits"
     )
     group.add_argument(
-        "--reconnect-time", type=_positive, default=30.0, metavar="SECONDS",
+        "--reconnect-time", type=_cli.seconds, default=30.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
 
@@ -131,13 +131,6 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write PROMPT_ID.json with all that is needed to repeat the run",
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return value
 
 
 def run_workflow(args: argparse.Namespace) -> dict[str, Any]:

@@ -449,3 +449,54 @@ def test_known_failures_are_told_apart(exception: str, message: str, code: str) 
     import _diagnose
 
     assert _diagnose.diagnose(exception, message).code == code
+
+
+def test_a_filter_looks_further_back_than_it_shows(run: Runner, demo: Demo) -> None:
+    failed = [finished(demo, graphs.failing()) for _ in range(2)]
+    for _ in range(3):
+        finished(demo, graphs.picture())
+    ran = run("manage_queue.py", "jobs", "--status", "error", "--max", "2", "--host", demo.url)
+    assert [row["prompt_id"] for row in ran.json["jobs"]["items"]] == failed[::-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "status"), [(signal.SIGINT, 130, "cancelled"), (signal.SIGTERM, 5, "timeout")]
+)
+def test_a_wait_that_is_stopped_tells_what_has_come(
+    run: Runner, demo: Demo, number: int, code: int, status: str
+) -> None:
+    short, long = submit(demo, graphs.sleeper(0.2)), submit(demo, graphs.sleeper(40))
+    process = run.start("manage_queue.py", "wait", short, long, "--output-dir", "out", "--host", demo.url)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(short):
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    told = json.loads(out)
+    assert (told["status"], told["waiting"]) == (status, [long])
+    assert [(job["prompt_id"], job["status"]) for job in told["jobs"]] == [(short, "success")]
+    assert long in told["next"][0] and short not in told["next"][0]
+    assert demo.get("/queue")["queue_running"][0][1] == long, "the job goes on"
+
+
+def test_a_job_that_cannot_be_put_in_again_is_not_lost(run: Runner, demo: Demo) -> None:
+    occupy(demo, 20)
+    submit(demo, graphs.sleeper(1))
+    graph = graphs.sleeper(2)
+    last = submit(demo, graph)
+    demo.fault("status:route=/prompt,method=POST,code=400")
+    ran = run("manage_queue.py", "move-front", last, "--host", demo.url)
+    assert ran.code in (1, 6)
+    assert (ran.json["prompt_id"], "taken out of the queue" in ran.json["message"]) == (last, True)
+    assert ran.json["graph"] == json.loads(json.dumps(graph))
+
+
+@pytest.mark.parametrize(
+    "words", [("wait", "x", "--timeout", "nan"), ("jobs", "--offset", "-1"), ("list", "--max", "x")]
+)
+def test_numbers_that_make_no_sense_are_misuse(run: Runner, words: tuple[str, ...]) -> None:
+    ran = run("manage_queue.py", *words)
+    assert ran.code == 2
+    assert words[-1] in ran.json["message"] and "_" not in ran.json["message"]
