@@ -62,6 +62,10 @@ class Options:
     retry_oom: bool = False
 
 
+# What `Job.accepted` is until the server has taken the submit.
+NOT_YET = Accepted("")
+
+
 @dataclass
 class Job:
     """A submitted job and what was seen of it on the way."""
@@ -138,18 +142,23 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     expected = _timing.estimate(server.url, prepared.graph)
     if expected is not None and expected.seconds >= WORTH_SAYING:
         _cli.note(f"{expected.words()}, from {expected.runs} earlier run(s)")
+    job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
+    warn_after = _first_warning(expected, prepared.video)
     try:
         _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
         watcher.open()
-        job = _submitted(server, submission, options)
-        watcher.watch(job.prompt_id)
-        if job.accepted.node_errors and options.strict:
-            return _refuse_partial(job, prepared)
-        state = _follow(watcher, job, progress, options, _first_warning(expected, prepared.video))
+        state = _follow(watcher, job, progress, options, warn_after, submission)
+        watcher.close()
+        report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
+    except (KeyboardInterrupt, Terminated) as stop:
+        # Between two of the steps above; each of them has its own, better answer.
+        if job.accepted is NOT_YET:
+            raise
+        code = "still_running" if isinstance(stop, Terminated) else "interrupted"
+        raise _left_running(job, options, "stopped; the job goes on, or has ended", code) from None
     finally:
         progress.close()
         watcher.close()
-    report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
     if expected is not None:
         report["estimate"] = expected.to_json()
     if state.outcome == "success" and not server.fleeting:
@@ -212,25 +221,29 @@ def _collected(
         raise _left_running(job, options, f"told to stop {words}", "still_running", FETCH_HINT) from None
 
 
-def _submitted(server: Dialect, submission: Submission, options: Options) -> Job:
-    """Submit; a Ctrl-C or SIGTERM in the middle must not leave a job behind that nobody knows of."""
-    try:
-        accepted = _submit.submit(server, submission)
-    except (KeyboardInterrupt, Terminated) as stop:
-        found = _found_after_stop(server, submission)
-        if found is None:
-            raise
-        _announce(server, found)
-        job = Job(server, found, submission.graph, Accepted(found), time.monotonic())
-        if isinstance(stop, Terminated):
-            raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
-        if options.detach_on_interrupt:
-            raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
-        job.interrupted = True
-        server.cancel(found)
-        return job
-    _announce(server, accepted.prompt_id)
-    return Job(server, accepted.prompt_id, submission.graph, accepted, time.monotonic())
+def _submit_job(watcher: Watcher, job: Job, submission: Submission, strict: bool) -> None:
+    job.submitted = time.monotonic()
+    _accept(watcher, job, _submit.submit(job.server, submission))
+    if job.accepted.node_errors and strict:
+        job.server.cancel(job.prompt_id)
+        raise _reports.strict_rejection(job)
+
+
+def _accept(watcher: Watcher, job: Job, accepted: Accepted) -> None:
+    """The job exists: its id is told before anything else can happen, and its events are waited for."""
+    job.prompt_id, job.accepted = accepted.prompt_id, accepted
+    _announce(job.server, job.prompt_id)
+    watcher.watch(job.prompt_id)
+
+
+def _stands(watcher: Watcher, job: Job, submission: Submission | None) -> bool:
+    """Whether there is a job to care for. A submit that was cut off is looked for: nobody else would know of it."""
+    if job.accepted is not NOT_YET or submission is None:
+        return True
+    found = _found_after_stop(job.server, submission)
+    if found is not None:
+        _accept(watcher, job, Accepted(found))
+    return found is not None
 
 
 def _found_after_stop(server: Dialect, submission: Submission) -> str | None:
@@ -250,33 +263,42 @@ def _announce(server: Dialect, prompt_id: str) -> None:
         _ours.remember(server.url, prompt_id)
 
 
-def _refuse_partial(job: Job, prepared: Prepared) -> dict[str, Any]:
-    """--strict: part of the graph was dropped, so the rest is stopped too."""
-    job.server.cancel(job.prompt_id)
-    return _reports.strict_rejection(job, prepared)
+def _follow(
+    watcher: Watcher,
+    job: Job,
+    progress: Progress,
+    options: Options,
+    warn_after: float,
+    submission: Submission | None = None,
+) -> JobState:
+    """Submit (when there is something to submit) and wait: the job's last state.
 
-
-def _follow(watcher: Watcher, job: Job, progress: Progress, options: Options, warn_after: float) -> JobState:
-    """The job's last state. Ctrl-C cancels it (or leaves it, when asked to); a second Ctrl-C stops waiting for that."""
+    Ctrl-C cancels the job (or leaves it, when asked to); a second Ctrl-C stops waiting for that.
+    """
     try:
+        if submission is not None:
+            _submit_job(watcher, job, submission, options.strict)
         return _wait(watcher, job, progress, options, warn_after)
     except KeyboardInterrupt:
+        if not _stands(watcher, job, submission):
+            raise
         if options.detach_on_interrupt or not job.ours:
             raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
         return _cancel(watcher, job, progress, options)
     except Terminated:
+        if not _stands(watcher, job, submission):
+            raise
         raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
     except SkillError as error:
-        error.details.setdefault("prompt_id", job.prompt_id)
-        if not error.next:
-            error.next = [_reports.resume_command(job.server, job.prompt_id, options.output_dir)]
+        if job.accepted is not NOT_YET:
+            error.details.setdefault("prompt_id", job.prompt_id)
+            if not error.next and error.exit != Exit.REJECTED:
+                error.next = [_reports.resume_command(job.server, job.prompt_id, options.output_dir)]
         raise
 
 
 def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, warn_after: float) -> JobState:
     deadline = None if options.timeout is None else job.submitted + options.timeout
-    if job.interrupted:
-        return _await_cancelled(watcher, job, progress, options)
     with _common.no_later_than(deadline):
         return _wait_until(deadline, watcher, job, progress, options, warn_after)
 

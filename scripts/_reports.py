@@ -95,16 +95,16 @@ def _dropped(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[s
     return {"dropped": _refusals.node_problems(node_errors, graph)}
 
 
-def strict_rejection(job: Job, prepared: Prepared) -> dict[str, Any]:
+def strict_rejection(job: Job) -> SkillError:
     """--strict: a branch failed validation, so the whole run was stopped."""
-    document = {
-        "status": "rejected",
-        "code": "rejected",
-        "message": "the server dropped part of the graph, so the rest was stopped too (--strict)",
-        "retryable": False,
-        "hint": "correct the nodes under `dropped`, or run without --strict",
-    }
-    return document | head(job.server, job.prompt_id) | _dropped(job.accepted.node_errors, prepared.graph)
+    return SkillError(
+        "the server dropped part of the graph, so the rest was stopped too (--strict)",
+        code="rejected",
+        status="rejected",
+        hint="correct the nodes under `dropped`, or run without --strict",
+        **head(job.server, job.prompt_id),
+        **_dropped(job.accepted.node_errors, job.graph),
+    )
 
 
 def finished(

@@ -817,3 +817,55 @@ def test_a_mask_goes_to_its_picture_whichever_name_is_used(
             assert (gray.getpixel((15, 10)), gray.getpixel((2, 2))) == (255, 0)
         with Image.open(files["4"]) as seen:
             assert seen.convert("RGB").getpixel((2, 2))[0] > 250
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.22, 0.26, 0.3, 0.34, 0.4, 0.5])
+def test_ctrl_c_at_any_moment_leaves_no_job_behind(
+    run: Runner, demo: Demo, graph_file: Any, delay: float
+) -> None:
+    ours = f"ours-{time.time_ns()}"
+    process = run.start(
+        "run_workflow.py",
+        "--prompt-id",
+        ours,
+        graph_file(graphs.sleeper(60)),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    if not out:
+        # Python itself was still starting: the signal's default ended it.
+        assert posts(demo, "/prompt") == []
+        return
+    assert process.returncode == 130
+    assert all(item[1] != ours for part in demo.get("/queue").values() for item in part)
+    if posts(demo, "/prompt"):
+        assert json.loads(out)["prompt_id"] == ours
+
+
+def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    for _ in range(5):
+        ours = f"ours-{time.time_ns()}"
+        process = run.start(
+            "run_workflow.py",
+            "--prompt-id",
+            ours,
+            graph_file(graphs.sleeper(60)),
+            "--host",
+            demo.url,
+            "--output-dir",
+            "out",
+        )
+        assert process.stderr is not None
+        while ours not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        assert (process.returncode, json.loads(out)["prompt_id"]) == (130, ours)
+        assert all(item[1] != ours for part in demo.get("/queue").values() for item in part)
