@@ -115,7 +115,16 @@ def normal_base(host: str) -> str:
         raise SkillError(
             "a server address has no '?' or '#'", hint="give scheme, host, port and perhaps a base path"
         )
-    name = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
+    if len(parts.hostname) > 253 or any(len(label) > 63 for label in parts.hostname.split(".")):
+        raise SkillError(
+            "the server address is longer than a name can be", hint="for example http://127.0.0.1:8188"
+        )
+    try:
+        name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+    except UnicodeError as error:
+        raise SkillError(
+            f"{_cli.clean(host, 80)!r} is no host name", hint="for example http://127.0.0.1:8188"
+        ) from error
     name = f"[{name}]" if ":" in name else name
     netloc = f"{name}:{port}" if port else name
     return urlunsplit((scheme, netloc, parts.path.rstrip("/"), "", ""))
@@ -635,8 +644,8 @@ def split_user_info(host: str) -> tuple[str, dict[str, str]]:
 
 
 def quoted(name: str) -> str:
-    """A name as one path segment."""
-    return quote(name, safe="")
+    """A name as one path segment. Half a character (a lone surrogate of a workflow's text) becomes `?`."""
+    return quote(name, safe="", errors="replace")
 
 
 def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:

@@ -181,6 +181,14 @@ def _from_file(spec: str) -> Loaded:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
+        if stat.S_ISFIFO(status.st_mode) and not spec.startswith(("/dev/", "/proc/")):
+            # Opening it would wait for a writer that may never come; <(command) is under /dev/fd.
+            raise SkillError(
+                f"{spec} is a named pipe",
+                code="not_readable",
+                exit=Exit.MISUSE,
+                hint="pipe it in and say - instead",
+            )
         file = path.open("rb")
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error

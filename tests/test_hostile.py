@@ -1,0 +1,273 @@
+"""Hostile input: whatever the file, the flag or the server's answer, one document, a clear word, bounded time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo
+from hostile_files import BIDI, ESCAPES, FILES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from zygote import Finished, Forks, Zygote
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
+
+SECONDS = 15.0
+MEGABYTES = 400.0
+MEMORY = {"as": 3 << 30}
+OFFLINE = {
+    "inspect": ["inspect_workflow.py", "W"],
+    "validate": ["validate_workflow.py", "W", "--offline"],
+    "extract": ["extract_schema.py", "W", "--offline"],
+    "convert": ["convert_workflow.py", "W", "--offline", "--output", "converted.json"],
+    "to editor": ["convert_workflow.py", "--to-editor", "W", "--offline", "--output", "converted.json"],
+    "diff": ["convert_workflow.py", "--diff", "W", "W", "--offline"],
+}
+ONLINE = {
+    "run": ["run_workflow.py", "W", "--timeout", "15", "--output-dir", "out"],
+    "dry run": ["run_workflow.py", "W", "--dry-run"],
+    "batch": ["run_batch.py", "W", "--count", "2", "--dry-run"],
+    "check_deps": ["check_deps.py", "W"],
+    "auto_fix_deps": ["auto_fix_deps.py", "W", "--dry-run"],
+    "health": ["health_check.py", "--workflow", "W"],
+    "server_info upload": ["server_info.py", "upload", "W"],
+}
+# In every test run; the other readers with -m slow.
+QUICK = ("inspect", "dry run")
+# What these tools may leave beside the input.
+OURS = {"converted.json", "out", "cache"}
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def forks(tmp_path: Path, zygote: Zygote) -> Forks:
+    (tmp_path / "here").mkdir()
+    return Forks(tmp_path / "here", zygote)
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with size and time of change."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[str(path.relative_to(folder))] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def told_well(ran: Finished, name: str, *, reads_huge: bool = False) -> dict[str, Any]:
+    """One document (or the graph) on stdout, nothing raw on stderr, in bounded time and memory."""
+    assert ran.code in (0, 1, 2, 3, 5, 6, 7), (name, ran.code, ran.out[:500])
+    assert ran.seconds < SECONDS, (name, ran.seconds)
+    assert ran.peak_mb < (3 * MEGABYTES if reads_huge else MEGABYTES), (name, ran.peak_mb)
+    assert ran.out.isascii()
+    assert not UNSAFE.search(ran.err.replace("\r", "")), (name, ran.err)
+    document = json.loads(ran.out)
+    assert isinstance(document, dict), name
+    if ran.code == 2:
+        assert document["message"] and len(document["message"]) < 3000, name
+    return document
+
+
+def words_for(command: list[str], path: Path) -> list[object]:
+    return [path if word == "W" else word for word in command]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_hostile_file(forks: Forks, demo: Demo, name: str) -> None:
+    hostile_file(forks, demo, name, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", sorted({*OFFLINE, *ONLINE} - set(QUICK)))
+@pytest.mark.parametrize("name", FILES)
+def test_a_hostile_file_and_every_reader(forks: Forks, demo: Demo, name: str, reader: str) -> None:
+    hostile_file(forks, demo, name, (reader,))
+
+
+def hostile_file(forks: Forks, demo: Demo, name: str, readers: tuple[str, ...]) -> None:
+    path = FILES[name](forks.folder)
+    outside = everything(forks.folder.parent)
+    for reader in readers:
+        command = OFFLINE.get(reader) or [*ONLINE[reader], "--host", demo.url]
+        ran = forks(*words_for(command, path), timeout=SECONDS + 5, limits=MEMORY)  # type: ignore[arg-type]
+        told_well(ran, f"{name}: {reader}")
+    after = everything(forks.folder.parent)
+    changed = {key for key in outside | after if outside.get(key) != after.get(key)}
+    allowed = {key for key in changed if key == "here" or (key.split("/")[1:2] and key.split("/")[1] in OURS)}
+    assert changed == allowed, changed - allowed
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    | st.sampled_from(["1", "2", "class_type", "inputs", "nodes", "links", "prompt", "KSampler", "SaveImage", ESCAPES, BIDI]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["1", "2", "class_type", "inputs", "_meta", "nodes", "links", "type", "id", "widgets_values", "definitions",
+                         "subgraphs", "extra", "seed", "image", "x"]), inner, max_size=5),
+    max_leaves=30,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=ANYTHING)
+def test_any_json_is_answered(zygote: Zygote, value: Any) -> None:
+    any_json(zygote, value, ["inspect"])
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=ANYTHING)
+def test_any_json_is_answered_by_all(zygote: Zygote, value: Any) -> None:
+    any_json(zygote, value, list(OFFLINE))
+
+
+def any_json(zygote: Zygote, value: Any, readers: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        forks = Forks(Path(name), zygote)
+        path = Path(name) / "w.json"
+        path.write_text(json.dumps(value))
+        for reader in readers:
+            told_well(forks(*words_for(OFFLINE[reader], path), timeout=20), reader)  # type: ignore[arg-type]
+
+
+FLAGS = {
+    "set without a value": ["--set", "seed"],
+    "set of nothing": ["--set", "=1"],
+    "set of a strange name": ["--set", f"{ESCAPES}=1"],
+    "an endless value": ["--set", "1.width=" + "9" * 6000],
+    "JSON that is none": ["--args", "{"],
+    "JSON that is a list": ["--args", "[1]"],
+    "deep JSON": ["--args", "[" * 50_000],
+    "a file of JSON that is not there": ["--args", "@/nowhere"],
+    "a file of JSON that is a folder": ["--args", "@/"],
+    "a picture that is a folder": ["--input-image", "1.image=/"],
+    "a picture that is a device": ["--input-image", "image=/dev/zero"],
+    "a picture that is not there": ["--input-image", "image=/nowhere.png"],
+    "no time": ["--timeout", "0"],
+    "time is a word": ["--timeout", "soon"],
+    "no number": ["--timeout", "nan"],
+    "an infinite time": ["--timeout", "inf"],
+    "a header of two lines": ["--header", "X: a\r\nY: b"],
+    "a header without a colon": ["--header", "X"],
+    "a key file that is a folder": ["--api-key-file", "/"],
+    "a key file that is not there": ["--api-key-file", "/nowhere"],
+    "a key with a line break": ["--api-key", "a\nb"],
+    "a key of escapes": ["--api-key", ESCAPES],
+    "a certificate that is not there": ["--ca-bundle", "/nowhere"],
+    "an unknown flag": ["--overwrit"],
+    "a node that is not there": ["--only", "99"],
+    "a lora of nothing": ["--lora", ""],
+    "a hostile prompt id": ["--prompt-id", "../../x\x1b[31m"],
+    "an address of a file": ["--host", "file:///etc/passwd"],
+    "an address with a port too large": ["--host", "127.0.0.1:99999"],
+    "an address of escapes": ["--host", f"http://{ESCAPES}"],
+    "an address in brackets": ["--host", "http://[::1"],
+    "an address of 5,000 characters": ["--host", "http://" + "a" * 5000],
+    "an address of half a name": ["--host", "http://\u00fc..x"],
+    "an empty address": ["--host", ""],
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_hostile_flag_is_misuse_and_nothing_is_sent(forks: Forks, demo: Demo, name: str) -> None:
+    path = forks.folder / "w.json"
+    path.write_text(json.dumps(graphs.picture()))
+    ran = forks("run_workflow.py", path, "--host", demo.url, *FLAGS[name], timeout=20)
+    document = told_well(ran, name)
+    if name == "an empty address":
+        assert ran.code in (0, 2, 3)  # stands for the default address
+        return
+    if name == "a hostile prompt id":
+        assert ran.code in (0, 2)  # an id is any text; it must only stay where it belongs
+        return
+    assert ran.code == 2, ran.out
+    assert document.get("hint") or document.get("address"), document
+    assert not [entry for entry in demo.log() if entry["path"] == "/prompt"]
+
+
+IDS = ["../../etc/passwd", "a/b?c#d\u202e", ESCAPES + "x" * 5000]
+TAKE_IDS = {
+    "resume": ["run_workflow.py", "--resume=ID"],
+    "wait": ["manage_queue.py", "wait", "ID"],
+    "cancel": ["manage_queue.py", "cancel", "ID"],
+    "logs": ["fetch_logs.py", "ID"],
+    "monitor": ["ws_monitor.py", "--prompt-id=ID"],
+}
+
+
+@pytest.mark.parametrize("taker", TAKE_IDS)
+def test_a_hostile_prompt_id_stays_one_path_segment(forks: Forks, demo: Demo, taker: str) -> None:
+    """It is looked for under its whole name and not found, by every script that takes one."""
+    for prompt_id in IDS:
+        script, *words = (word.replace("ID", prompt_id) for word in TAKE_IDS[taker])
+        ran = forks(script, *words, "--host", demo.url, timeout=20)
+        told_well(ran, f"{taker} {prompt_id!r}")
+        assert ran.code in (1, 2), (prompt_id, ran.out)
+    # The log shows paths decoded: a name that had left its place would stand without the route before it.
+    known = r"(?s)/(ws|queue|features|system_stats|prompt|history|internal/logs.*|(history|view)/.+|api/.*)"
+    for entry in demo.log():
+        assert re.fullmatch(known, entry["path"]), entry["path"]
+    assert not [entry for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"]
+
+
+def test_hostile_definitions_are_survived(forks: Forks) -> None:
+    """Saved node definitions are a file from anywhere."""
+    workflow = forks.folder / "w.json"
+    workflow.write_text(json.dumps(graphs.picture()))
+    shapes: list[Any] = [
+        {}, [], None, 5, "x", {"EmptyImage": None}, {"EmptyImage": []}, {"EmptyImage": {"input": None}},
+        {"EmptyImage": {"input": {"required": {"width": None, "height": [], "color": ["INT"], "batch_size": ["INT", None]}}}},
+        {"EmptyImage": {"input": {"required": {"width": ["INT", {"min": "x", "max": None, "default": []}]}}, "output": None}},
+        {"EmptyImage": {"input": {"required": [["width"]]}, "output": "IMAGE", "output_node": "yes"}, "SaveImage": 1},
+        {"EmptyImage": {"input": {"required": {"width": [[None, {}, [1]], {}]}}, "output": [None, 5], "name": ESCAPES}},
+    ]  # fmt: skip
+    for number, shape in enumerate(shapes):
+        definitions = forks.folder / f"d{number}.json"
+        definitions.write_text(json.dumps(shape))
+        for script in ("validate_workflow.py", "extract_schema.py", "convert_workflow.py"):
+            ran = forks(script, workflow, "--object-info", definitions, timeout=20)
+            told_well(ran, f"{script} {shape}")
+
+
+def test_a_file_that_a_server_names_lands_inside_whatever_its_name(forks: Forks, demo: Demo) -> None:
+    """The demo server's DemoNasty sends one kind of name after the other."""
+    definition = demo.get("/object_info/DemoNasty").get("DemoNasty")
+    if not definition:
+        pytest.skip("the demo server has no DemoNasty")
+    required = definition["input"]["required"]
+    (name, spec) = next((key, value) for key, value in required.items() if isinstance(value[0], list) or value[0] == "COMBO")  # fmt: skip
+    kinds = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+    inputs = {
+        key: value[1]["default"]
+        for key, value in required.items()
+        if len(value) > 1 and "default" in value[1]
+    }
+    before = everything(forks.folder.parent)
+    for kind in kinds:
+        path = forks.folder / "w.json"
+        path.write_text(json.dumps({"1": {"class_type": "DemoNasty", "inputs": inputs | {name: kind}}}))
+        ran = forks("run_workflow.py", path, "--host", demo.url, "--output-dir", "out", timeout=20)
+        told_well(ran, kind)
+        out = os.path.realpath(forks.folder / "out")
+        for item in ran.json.get("outputs", []):
+            assert os.path.realpath(item["file"]).startswith(out + os.sep), item
+    after = everything(forks.folder.parent)
+    changed = {key for key in before | after if before.get(key) != after.get(key)}
+    assert all(
+        key in ("here", "here/w.json") or key.startswith(("here/out", "here/cache")) for key in changed
+    ), changed
