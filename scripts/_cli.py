@@ -470,37 +470,6 @@ def _whole(text: str, least: int) -> int:
     return value
 
 
-def seconds(text: str) -> float:
-    """A positive number of seconds, as an argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 1 on, as an argparse type."""
-    return _whole(text, 1)
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on, as an argparse type."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not least <= value < 10**12:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return value
-
-
 def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """The flags that say which server and with which credentials."""
     group = parser.add_argument_group("server")
