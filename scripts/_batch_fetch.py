@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,10 @@ from _plan import OUTPUT_COLUMN
 if TYPE_CHECKING:
     from _batch import Batch
 
-FETCHERS = 3
+FETCHERS = 4
+# One thread keeps up with small files and gets least in the way; more come when files take long.
+WAITING = 4
+SLOW_FETCH = 0.05
 MOST_TEXT = 4000
 MOST_VALUE = 60
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -113,22 +117,26 @@ def _without_suffix(name: str) -> str:
 
 
 class Fetchers:
-    """A few threads that bring the files home, write the journal's last line of a run and settle it."""
+    """Up to a few threads that bring the files home, write the journal's last line of a run and settle it."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.names = Names(batch)
         self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True)
-            for number in range(FETCHERS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._each = 0.0  # seconds that fetching a run takes, smoothed
+        self._grow()
+
+    def _grow(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"fetch {len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def add(self, haul: Haul) -> None:
         """Fetch this when a thread is free."""
         self._queue.put(haul)
+        if self._queue.qsize() > WAITING and self._each > SLOW_FETCH and len(self._threads) < FETCHERS:
+            self._grow()
 
     def close(self) -> None:
         """Let the threads end when all is fetched, and wait for that."""
@@ -140,8 +148,10 @@ class Fetchers:
 
     def _work(self) -> None:
         while (haul := self._queue.get()) is not None:
+            began = time.monotonic()
             try:
                 self._bring(haul)
+                self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
             except SkillError as error:
                 # A name that does not fit this run's values: one run without files, not a batch that never ends.
                 self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])

@@ -20,8 +20,8 @@ from _cli import Exit, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
-# The disk is told to keep what was flushed this often (seconds), away from the thread that talks to the server.
-SYNC_PAUSE = 0.25
+# The disk is told to keep what was flushed this often (seconds), in a thread of its own: writers wait while it does.
+SYNC_PAUSE = 1.0
 MOST_LINE = 256 * 1024 * 1024
 
 
@@ -102,6 +102,7 @@ class Journal:
                 file.truncate(keep)
         self._file = path.open("ab")
         self._dirty = threading.Event()
+        self._ended = threading.Event()
         self._closed = False
         self._syncer = threading.Thread(target=self._sync, name="journal", daemon=True)
         self._syncer.start()
@@ -117,8 +118,9 @@ class Journal:
         self._dirty.set()
 
     def _sync(self) -> None:
-        while not self._closed:
+        while not self._ended.is_set():
             self._dirty.wait()
+            self._ended.wait(SYNC_PAUSE)
             self._dirty.clear()
             with self._lock:
                 if self._closed:
@@ -126,7 +128,6 @@ class Journal:
                 number = self._file.fileno()
             with contextlib.suppress(OSError):
                 os.fsync(number)
-            threading.Event().wait(SYNC_PAUSE)
 
     def close(self) -> None:
         """Force everything to the disk and stop."""
@@ -137,6 +138,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.fsync(self._file.fileno())
             self._file.close()
+        self._ended.set()
         self._dirty.set()
 
 

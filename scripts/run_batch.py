@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 10_000
 SHOWN = 10
+# Runs that a server may have got within the second whose journal lines a power cut can take.
+LOST_LINES = 200
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -403,7 +405,7 @@ def _in_folder(
         else:
             recorded = _journal.read(folder)  # again, now that nobody else writes
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
-            runs, look = recorded.runs, 0 if recorded.clean else 64 * len(ready)
+            runs, look = recorded.runs, 0 if recorded.clean else LOST_LINES * len(ready)
         document = _batch_run.run(recipe, ready, _options(args, folder), journal, runs, look=look)
     finally:
         if journal is not None:
