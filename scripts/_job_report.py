@@ -13,6 +13,7 @@ import _collect
 import _failures
 import _graph
 import _memory
+import _ours
 import _timing
 from _cli import Exit, SkillError
 from _dialect import Dialect, JobState, JobSummary
@@ -20,6 +21,7 @@ from _failures import shown_value
 from _reports import command, head
 
 MOST_NODES = 60
+RECENT = 50
 MOST_LOG = 4000
 
 
@@ -136,7 +138,8 @@ def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) 
 
 def listing(server: Dialect, count: int) -> dict[str, Any]:
     """The latest jobs with status and duration, newest first; running and waiting ones before them."""
-    rows = [row(job) for job in server.list_jobs(count)]
+    ours = _ours.known(server.url)
+    rows = [row(job, ours) for job in server.list_jobs(count)]
     return {"status": "ok", **head(server), "jobs": _cli.cap(rows, max(count, 1))}
 
 
@@ -159,10 +162,17 @@ def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
 
 
 def latest(server: Dialect) -> str:
-    """The prompt id of the job that ended last. Raises SkillError (exit 1) when there is none."""
-    for job in server.list_jobs(1):
-        if job.phase == "done":
-            return job.prompt_id
+    """The prompt id of our job that ended last; anybody's where none of ours is remembered.
+
+    Raises SkillError (exit 1) when there is none.
+    """
+    ours = _ours.known(server.url)
+    done = [job.prompt_id for job in server.list_jobs(RECENT) if job.phase == "done"]
+    if mine := [prompt_id for prompt_id in done if prompt_id in ours]:
+        return mine[0]
+    if done:
+        _cli.warn("none of the finished jobs was submitted from here; this is the last of anybody's")
+        return done[0]
     raise SkillError(
         "the server remembers no finished job",
         code="no_jobs",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import _catalog
+import _doubts
 import _graph
 import _placing
 import _sources
@@ -94,7 +95,7 @@ def prepare(
         settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
         return Prepared(
-            graph, source, seeds_of(graph), notes=notes,
+            graph, source, seeds_of(graph), notes=[*notes, *_doubts.sample_pictures(graph, ())],
             partner=partner_nodes(graph, definitions, server), video=_graph.is_video(graph, definitions),
             done=done,
         )  # fmt: skip
@@ -104,12 +105,15 @@ def prepare(
         graph, settings, definitions, validate=wishes.validate, force_links=wishes.force_links,
         randomize_seed=wishes.randomize_seed, uploaded=uploaded,
     )  # fmt: skip
+    chosen = {f"{item['node_id']}.{item['input']}" for item in filled.changes}
+    doubts = _doubts.sample_pictures(filled.graph, chosen)
+    doubts += _doubts.after_changes(filled.graph, definitions, chosen)
     return Prepared(
         filled.graph,
         source,
         filled.seeds,
         filled.changes,
-        [*notes, *filled.notes],
+        [*notes, *filled.notes, *doubts],
         uploads,
         partner_nodes(filled.graph, definitions, server),
         _graph.is_video(filled.graph, definitions),
@@ -182,11 +186,6 @@ def upload_inputs(
     """Settings with local files replaced by the server's names, the rows that report them, the addresses they set."""
     placed = _placing.place(graph, wishes.settings, wishes.files, definitions, uploader)
     return placed.settings, placed.rows, placed.fresh
-
-
-def used_models(prepared: Prepared) -> list[str]:
-    """The model files that the graph names."""
-    return sorted({use.name for use in _graph.models_in(prepared.graph)})
 
 
 def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

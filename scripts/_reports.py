@@ -49,7 +49,9 @@ def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
     document |= {"host": server.url, "api": server.api}
     if server.demo:
         document["demo"] = True
-        document["demo_note"] = "made by the demo server: not a generated result, never show it as one"
+        document["demo_note"] = (
+            "from the demo server, which only plays its models: never show it as a generated result"
+        )
     return document
 
 

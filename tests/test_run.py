@@ -869,3 +869,30 @@ def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
         out, _ = process.communicate(timeout=20)
         assert (process.returncode, json.loads(out)["prompt_id"]) == (130, ours)
         assert all(item[1] != ours for part in demo.get("/queue").values() for item in part)
+
+
+def test_what_is_probably_not_meant_is_said(run: Runner, demo: Demo) -> None:
+    from conftest import ROOT
+
+    forgot = run("run_workflow.py", ROOT / "workflows/photo_touchup.json", "--host", demo.url, "--dry-run")
+    assert "example.png" in " ".join(forgot.json["warnings"])
+    odd = run(
+        "run_workflow.py",
+        ROOT / "workflows/sd15_txt2img.json",
+        "--host",
+        demo.url,
+        "--dry-run",
+        "--set",
+        "width=513",
+    )
+    assert "513" in " ".join(odd.json["warnings"])
+    fine = run(
+        "run_workflow.py",
+        ROOT / "workflows/sd15_txt2img.json",
+        "--host",
+        demo.url,
+        "--dry-run",
+        "--set",
+        "width=512",
+    )
+    assert "warnings" not in fine.json

@@ -500,3 +500,9 @@ def test_numbers_that_make_no_sense_are_misuse(run: Runner, words: tuple[str, ..
     ran = run("manage_queue.py", *words)
     assert ran.code == 2
     assert words[-1] in ran.json["message"] and "_" not in ran.json["message"]
+
+
+def test_the_last_job_is_ours_though_another_ended_later(run: Runner, demo: Demo, graph_file: Any) -> None:
+    mine = run("run_workflow.py", graph_file(graphs.failing()), "--host", demo.url).json["prompt_id"]
+    finished(demo, graphs.picture())
+    assert run("fetch_logs.py", "--last", "--host", demo.url).json["prompt_id"] == mine

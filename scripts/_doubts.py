@@ -1,0 +1,44 @@
+"""What runs, but is probably not what was meant: told as warnings of a run, never a reason to refuse it.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import _cli
+import _graph
+
+# The picture that ComfyUI ships and that workflows name until somebody chooses their own.
+SAMPLE_PICTURE = "example.png"
+MOST = 5
+
+
+def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
+    """Picture inputs that are left at ComfyUI's sample. `chosen`: addresses that were set."""
+    found = []
+    for node_id, node in _graph.each(graph):
+        for name, value in _graph.inputs_of(node).items():
+            if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
+                title = _cli.clean(_graph.title_of(node), 60)
+                found.append(
+                    f"node {node_id} ({title}) is left at the sample picture {SAMPLE_PICTURE}; "
+                    f"--input-image {node_id}.{name}=FILE gives it yours"
+                )
+    return found
+
+
+def after_changes(
+    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, chosen: Collection[str]
+) -> list[str]:
+    """Warnings of the graph check about nodes that were changed: odd sizes, LoRAs that nothing uses, and the like."""
+    if definitions is None or not chosen:
+        return []
+    import _check
+
+    nodes = {address.partition(".")[0] for address in chosen}
+    found = _check.findings(graph, definitions, complete=False)
+    told = [item for item in found if item.severity == "warning" and item.node_id in nodes]
+    return [_cli.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
