@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
+PIPE_PATIENCE = 5.0
 BUNDLED = Path(__file__).resolve().parent.parent / "workflows"
 
 
@@ -181,15 +182,9 @@ def _from_file(spec: str) -> Loaded:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
-        if stat.S_ISFIFO(status.st_mode) and not spec.startswith(("/dev/", "/proc/")):
-            # Opening it would wait for a writer that may never come; <(command) is under /dev/fd.
-            raise SkillError(
-                f"{spec} is a named pipe",
-                code="not_readable",
-                exit=Exit.MISUSE,
-                hint="pipe it in and say - instead",
-            )
-        file = path.open("rb")
+        # What <(command) gives stands under /dev/fd: its writer lives, however slow it is.
+        named_pipe = stat.S_ISFIFO(status.st_mode) and not spec.startswith(("/dev/", "/proc/"))
+        file = _open_pipe(path) if named_pipe else path.open("rb")
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
     except PermissionError as error:
@@ -202,6 +197,24 @@ def _from_file(spec: str) -> Loaded:
             return _from_stream(file, status.st_size, f"file {spec}", path.name)
         # A pipe such as <(command): it cannot be rewound, so it is read like standard input.
         return _from_stdin(file)
+
+
+def _open_pipe(path: Path) -> BinaryIO:
+    """A named pipe, opened without waiting for ever for a writer. Raises SkillError when none writes soon."""
+    import os
+    import select
+
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not select.select([end], [], [], PIPE_PATIENCE)[0]:
+        os.close(end)
+        raise SkillError(
+            f"{path} is a pipe into which nobody writes",
+            code="not_readable",
+            exit=Exit.MISUSE,
+            hint="give a file, or pipe the workflow in and say -",
+        )
+    os.set_blocking(end, True)
+    return os.fdopen(end, "rb")
 
 
 def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
