@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import _catalog
-from _convert_value import nearest_choices
+from _alike import meant, nearest_choices
 from _finding import ERROR, WARNING, Finding, about
 from _names import nearest
 from _nodes import Graph, class_of, inputs_of, literal, node_of
@@ -228,7 +228,9 @@ def _listed_value(
         return
     upload = spec.upload or _catalog.UPLOADS.get((class_of(node), name))
     near = nearest_choices(str(value), [str(choice) for choice in choices], 6)
+    twin = meant(str(value), [str(choice) for choice in choices])
     hint = f"nearest: {', '.join(near)}" if near else "the server's list is empty"
+    hint = f"did you mean {twin}?" if twin is not None else hint
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "not_in_list", node_id, node,

@@ -12,12 +12,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from _alike import advice, meant, nearest_choices
 from _cli import Exit, SkillError
-from _names import nearest
 from _parameter import Parameter
 from _specs import InputSpec
 
-MOST_SHOWN = 12
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})
 _INTEGER = re.compile(r"[+-]?\d{1,400}")
@@ -263,30 +262,15 @@ def _out_of_range(
 def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
     """The refusal of a value that is not in an input's list, the nearest allowed values first."""
     listed = [str(choice) for choice in choices]
-    near = nearest_choices(str(value), listed)
-    if not listed:
-        hint = "the server's list is empty: it has no such files"
-    else:
-        rest = len(listed) - len(near)
-        hint = f"allowed: {', '.join(near)}" + (f" … (+{rest} more)" if rest > 0 else "")
+    twin = meant(str(value), listed)
+    details: dict[str, Any] = {"nearest": twin} if twin is not None else {}
     return SkillError(
         f"{parameter.name} ({parameter.address}) does not take {_shown(value)}",
         code="not_in_list",
         exit=Exit.MISUSE,
-        hint=hint,
+        hint=advice(str(value), listed),
         parameter=parameter.name,
         address=parameter.address,
-        allowed={"count": len(listed), "items": near},
+        allowed={"count": len(listed), "items": nearest_choices(str(value), listed)},
+        **details,
     )
-
-
-def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
-    """At most `count` allowed values, those most like `word` first, then the list's own order."""
-    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
-    near = list(
-        dict.fromkeys([*nearest(word, listed, count), *(nearest(stem, listed, count) if stem else [])])
-    )
-    rest = (choice for choice in listed if choice not in near)
-    while len(near) < count and (choice := next(rest, None)) is not None:
-        near.append(choice)
-    return near[:count]

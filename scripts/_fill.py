@@ -82,11 +82,32 @@ def fill_found(
     work = _Filling(parameters, validate, frozenset(force_links), rng or random.SystemRandom())
     apart = _sizes_apart(settings, parameters)
     # A mask painted into a picture comes last: its upload is the picture itself, with the mask as transparency.
+    wrong: dict[str, SkillError] = {}
     for name in work.choices_first(sorted(apart, key=lambda name: name == "mask")):
-        work.put(name, apart[name], fresh=name in uploaded)
+        try:
+            work.put(name, apart[name], fresh=name in uploaded)
+        except SkillError as error:
+            # What hangs on a refused choice (resize_type.width) would be refused for that alone.
+            if not any(name.startswith(f"{other}.") for other in wrong):
+                wrong[name] = error
+    if wrong:
+        raise _all_wrong(list(wrong.values()))
     if randomize_seed:
         work.randomize_rest()
     return work.result()
+
+
+def _all_wrong(errors: Sequence[SkillError]) -> SkillError:
+    """The first refusal, with the others beside it: one correction instead of one for each wrong value."""
+    first, *others = errors
+    if others:
+        plural = "values are" if len(others) > 1 else "value is"
+        first.message += f"; {len(others)} more {plural} wrong (see also_wrong)"
+        first.details["also_wrong"] = [
+            {"code": error.code, "message": error.message} | ({"hint": error.hint} if error.hint else {})
+            for error in others
+        ]
+    return first
 
 
 def _sizes_apart(settings: Mapping[str, Any], parameters: ParameterSet) -> dict[str, Any]:
@@ -205,8 +226,26 @@ class _Filling:
         self._write(name, member, converted)
         if member.spec is not None and member.spec.type == DYNAMIC_COMBO:
             self._lay_out(name, member)
+            return
+        if member.plain in SIZED:
+            self._tell_of_steps(member, converted)
         if member.also:
             self.notes.append(f"{member.address} is also the {member.also[0]}: both changed")
+
+    def _tell_of_steps(self, member: Parameter, value: Any) -> None:
+        """Say when a size lies between the steps of its input: the server takes it, and nodes cut it down."""
+        step = member.spec.number("step") if member.spec is not None else None
+        if not isinstance(step, int) or step < 2 or not isinstance(value, int):
+            return
+        least = member.spec.number("min") if member.spec is not None else 0
+        start = int(least or 0) % step if member.plain == "length" else 0
+        below = value - (value - start) % step
+        if below != value:
+            plus = f" plus {start}" if start else ""
+            self.notes.append(
+                f"{member.name} {value} is no multiple of {step}{plus}, which nodes round: "
+                f"use {below} or {below + step}"
+            )
 
     def _refuse_link(self, member: Parameter) -> None:
         if member.address in self.force_links:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from _alike import nearest_choices
 from _cli import Exit, SkillError
-from _convert_value import nearest_choices
 from _nodes import (
     Definitions,
     Graph,

@@ -199,12 +199,17 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
     """A value to set instead only when it is nearly the same; a missing model is not replaced by just any other."""
     import difflib
 
+    from _alike import GET_THE_FILE, is_model_file, meant
+
+    twin = meant(str(value), allowed)
+    if twin is not None:
+        return f"--set {target}={twin}"
     given = str(value).replace("\\", "/").rsplit("/", 1)[-1].casefold()
     first = allowed[0].replace("\\", "/").rsplit("/", 1)[-1].casefold() if allowed else ""
     if allowed and difflib.SequenceMatcher(None, given, first).ratio() >= CLOSE_ENOUGH:
         return f"--set {target}={allowed[0]}"
-    if re.search(r"\.(safetensors|sft|gguf|ckpt|pth?|bin|onnx)$", given):
-        return "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
+    if is_model_file(given):
+        return GET_THE_FILE
     return f"choose one of `allowed` with --set {target}=VALUE"
 
 

@@ -130,9 +130,52 @@ def test_what_does_not_fit_is_refused(name, given, code):
 def test_a_value_outside_the_list_gets_the_nearest_first_and_few():
     error = refusal({"sampler_name": "dpmpp2m"})
 
-    assert error.hint.startswith("allowed: dpmpp_2m")
+    assert error.hint.startswith("the nearest: dpmpp_2m")
+    assert error.details["allowed"]["items"][0] == "dpmpp_2m"
     assert len(error.details["allowed"]["items"]) <= 12
     assert error.details["allowed"]["count"] > 12
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("1.ckpt_name", "dreamshaper", "xl/dreamshaper.safetensors"),
+        ("1.ckpt_name", "DreamShaper.SafeTensors", "xl/dreamshaper.safetensors"),
+        ("1.ckpt_name", "other/dreamshaper.ckpt", "xl/dreamshaper.safetensors"),
+        ("3.sampler_name", "Euler", "euler"),
+    ],
+)
+def test_what_was_nearly_right_is_named_first(name, given, wanted):
+    error = refusal({name: given})
+
+    assert error.hint == f"did you mean {wanted}?"
+    assert error.details["nearest"] == error.details["allowed"]["items"][0] == wanted
+
+
+def test_a_missing_model_is_to_be_fetched():
+    error = refusal({"1.ckpt_name": "nosuch.safetensors"})
+
+    assert "check_deps.py" in error.hint and "nearest" not in error.details
+
+
+def test_every_wrong_value_is_told_at_once():
+    error = refusal({"3.cfg": "lots", "5.width": "0", "widht": "3", "7.text": "fine"})
+
+    told = [error.message, *(item["message"] for item in error.details["also_wrong"])]
+    assert len(told) == 3
+    assert all(any(word in message for message in told) for word in ("cfg", "width", "widht"))
+    assert "2 more" in error.message
+
+
+def test_one_wrong_value_is_told_alone():
+    assert "also_wrong" not in refusal({"3.cfg": "lots", "7.text": "fine"}).details
+
+
+@pytest.mark.parametrize(("value", "said"), [(513, True), (520, False)])
+def test_a_size_between_the_steps_of_its_input_is_told(value, said):
+    notes = fill({"5.width": value}).notes
+
+    assert any("no multiple of 8" in note for note in notes) is said
 
 
 def test_no_validate_sends_it_anyway():

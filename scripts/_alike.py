@@ -1,0 +1,70 @@
+"""Which of the allowed values was meant: the same but for folder, suffix or case, or the most alike. Level 1, pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import _catalog
+from _names import nearest
+
+MOST_SHOWN = 12
+GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
+
+
+def meant(value: str, listed: Sequence[str]) -> str | None:
+    """The one listed value that is `value` but for its folder, its model suffix or its case; None when unclear."""
+    for strip in (_spelled, _stem):
+        twins = {item for item in listed if strip(item) == strip(value)}
+        if len(twins) == 1:
+            return twins.pop()
+    return None
+
+
+def _spelled(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1].strip().casefold()
+
+
+def _stem(name: str) -> str:
+    """A name without folder and model suffix; other dots, as in `v1.5`, belong to the name."""
+    plain = _spelled(name)
+    return next(
+        (plain.removesuffix(suffix) for suffix in _catalog.MODEL_SUFFIXES if plain.endswith(suffix)), plain
+    )
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a value is named like a model file."""
+    return name.casefold().endswith(tuple(_catalog.MODEL_SUFFIXES))
+
+
+def advice(value: str, listed: Sequence[str]) -> str:
+    """What to do about a value that is not in the list, without the list itself."""
+    if not listed:
+        return "the server's list is empty: it has no such files"
+    twin = meant(value, listed)
+    if twin is not None:
+        return f"did you mean {twin}?"
+    if is_model_file(value):
+        return GET_THE_FILE
+    near = nearest(value, listed, 3)
+    return f"the nearest: {', '.join(near)} (see `allowed`)" if near else "choose one of `allowed`"
+
+
+def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
+    """At most `count` allowed values: the one that was meant, those most like `word`, then the list's own order."""
+    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
+    twin = meant(word, listed)
+    near = list(
+        dict.fromkeys(
+            [
+                *([twin] if twin is not None else []),
+                *nearest(word, listed, count),
+                *(nearest(stem, listed, count) if stem else []),
+            ]
+        )
+    )
+    rest = (choice for choice in listed if choice not in near)
+    while len(near) < count and (choice := next(rest, None)) is not None:
+        near.append(choice)
+    return near[:count]
