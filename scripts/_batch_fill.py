@@ -5,6 +5,7 @@ Level 3. Uploads go to the server at hand, once for each content.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ import _sources
 from _cli import Exit, SkillError
 from _dialect import Dialect
 from _plan import OUTPUT_COLUMN, Plan
+from _plan_read import CommaList
 
 # So many values of an axis are looked at before the first run; the others when their turn comes.
 MOST_CHECKED = 2000
@@ -141,8 +143,34 @@ class Filler:
         return None
 
     def check(self) -> list[str]:
-        """What is worth telling of the first run."""
-        return list(self._trial().fill_values(self.recipe.plan.values(0), 0).notes)
+        """What is worth telling of the plan and of the first run."""
+        return [*self._torn_texts(), *self._trial().fill_values(self.recipe.plan.values(0), 0).notes]
+
+    def _torn_texts(self) -> list[str]:
+        """Texts that were split at their commas although they read like sentences."""
+        return [
+            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {axis.rows[0][:40]!r} and "
+            f"{axis.rows[1][:40]!r}; for texts with commas give --prompts FILE (one a line) or "
+            f'--sweep \'{name}=["a, b", "c"]\''
+            for axis in self.recipe.plan.axes
+            for name in axis.names
+            if isinstance(axis.rows, CommaList) and axis.rows.torn and self._kind(name) == "STRING"
+        ]
+
+    def _kind(self, name: str) -> str | None:
+        """The type of the input that a name sets; None for names that set none of their own."""
+        if name in (OUTPUT_COLUMN, "size"):
+            return None
+        return self.parameters.resolve(name)[0].type
+
+    def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of one run for showing: numbers as numbers where their input takes numbers."""
+        shown = dict(values)
+        for name, value in values.items():
+            if isinstance(value, str) and self._kind(name) in ("INT", "FLOAT", "NUMBER"):
+                with contextlib.suppress(ValueError):
+                    shown[name] = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+        return shown
 
     def bad_values(self) -> dict[tuple[int, int], SkillError]:
         """The values (axis, step) that this server does not take, among the first thousands of each axis."""

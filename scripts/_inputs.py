@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from _uploads import UploadTarget
 
 PICTURE_KINDS = frozenset({"image", "mask"})
+# Turned pictures that were told of: a batch tries its values before it sends them.
+_TOLD: set[Path] = set()
 
 
 class Uploader:
@@ -73,7 +75,8 @@ class Uploader:
                 exit=Exit.MISUSE,
                 hint="open and save it again as PNG or JPEG",
             )
-        if facts.orientation != 1:
+        if facts.orientation != 1 and path not in _TOLD:
+            _TOLD.add(path)
             _cli.note(
                 f"{path.name} is stored turned (EXIF orientation {facts.orientation}); ComfyUI sets it upright"
             )

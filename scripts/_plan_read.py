@@ -26,6 +26,15 @@ _RANGE = re.compile(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*(?::\s*({_NUMBER})\s*)
 MOST_STEPS = 10**15
 
 
+class CommaList(list[str]):
+    """The values of NAME=a,b,c. `torn`: a blank stands after a comma, as in a sentence, so perhaps one was torn apart."""
+
+    def __init__(self, words: str) -> None:
+        parts = words.split(",")
+        super().__init__(part.strip() for part in parts)
+        self.torn = any(part.startswith(" ") for part in parts[1:])
+
+
 def sweeps(texts: Sequence[str]) -> list[Axis]:
     """One axis for each swept name: `NAME=a,b,c`, `NAME=10:50:10`, `NAME=[...]`, a JSON object, or @FILE with one."""
     return [Axis("sweep", (name,), rows) for text in texts for name, rows in _named_lists(text, "--sweep")]
@@ -69,7 +78,7 @@ def _values_of(name: str, words: str, flag: str) -> Sequence[Any]:
     steps = _steps(name, words, flag)
     if steps is not None:
         return steps
-    values = [word.strip() for word in words.split(",")]
+    values = CommaList(words)
     if not words.strip() or not all(values):
         raise SkillError(
             f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\''

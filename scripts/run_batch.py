@@ -331,9 +331,7 @@ def _read(args: argparse.Namespace, server: Dialect) -> Any:
     import _sources
 
     known = _known.of_server(server)
-    return _sources.read(
-        args.workflow, server=server, definitions=known.all, complete=lambda: known.complete
-    )
+    return _sources.read(args.workflow, server=server, definitions=known.all, complete=lambda: known.complete)
 
 
 def _check_name(template: str | None, filler: Filler) -> None:
@@ -356,7 +354,7 @@ def _dry_run(recipe: Recipe, ready: list[Filler], notes: list[str]) -> dict[str,
         "runs": plan.count,
         "combinations": plan.total,
         "axes": [{"kind": axis.kind, "names": list(axis.names), "steps": len(axis)} for axis in plan.axes],
-        "first_runs": _batch_setup.shown_values(plan, SHOWN),
+        "first_runs": [ready[0].typed(values) for values in _batch_setup.shown_values(plan, SHOWN)],
         "workflow": recipe.source.origin,
         "hosts": [filler.server.url for filler in ready if filler.server is not None],
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import graphs
 import pytest
-from conftest import Demo, Runner
+from conftest import ROOT, Demo, Runner
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
@@ -262,6 +262,35 @@ def test_the_dry_run_sends_nothing_and_estimates_from_history(
     later = run("run_batch.py", workflow, "--host", demo.url, "--sweep", "seed=1:100:1", "--dry-run")
     assert 25 < later.json["estimate"]["seconds"] < 60
     assert not (run.folder / "batches").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "torn"),
+    [("a lighthouse, at night,a fox", True), ("a fox,a cat", False), ('["a fox, asleep", "a cat"]', False)],
+)
+def test_a_prompt_torn_at_its_commas_is_told(run: Runner, demo: Demo, texts: str, torn: bool) -> None:
+    workflow = ROOT / "workflows/sd15_txt2img.json"
+    sweeps = ["--sweep", f"prompt={texts}", "--sweep", "seed=1, 2", "--sweep", "cfg=7,8.5"]
+    ran = run("run_batch.py", workflow, "--host", demo.url, "--dry-run", *sweeps)
+    told = [words for words in ran.json.get("warnings", []) if "--prompts" in words]
+    assert len(told) == torn and all("'at night'" in words for words in told)
+    first = ran.json["first_runs"][1]
+    assert (first["seed"], first["cfg"]) == (1, 8.5) and type(first["seed"]) is int
+
+
+def test_a_turned_photo_of_a_batch_is_told_once(run: Runner, demo: Demo) -> None:
+    from PIL import Image
+
+    (run.folder / "photos").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 16), "red").save(run.folder / "photos/a.jpg", exif=exif)
+    ran = run(
+        "run_batch.py", ROOT / "workflows/photo_touchup.json", "--host", demo.url, "--output-dir", "out",
+        "--input-dir", "photos", "--into", "image",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.err.count("stored turned") == 1
 
 
 @pytest.mark.parametrize(
