@@ -70,7 +70,6 @@ INPUT_TYPES = {
 }  # fmt: skip
 # The largest seed that a JavaScript editor reads back without rounding.
 LARGEST_PORTABLE_SEED = 2**53 - 1
-LARGEST_SEED = 2**64 - 1
 
 # Text fields of encoders: all are one prompt unless addressed singly.
 ENCODER_TEXTS = frozenset(
@@ -117,7 +116,6 @@ ALIASES = {
 
 # ---- roles of inputs ---------------------------------------------------------------------------------
 
-SIZE_INPUTS = frozenset({"width", "height"})
 # Plain names that get a place in a summary, with what they are.
 ROLES = {
     "prompt": "prompt", "negative_prompt": "negative_prompt", "seed": "seed",
@@ -197,8 +195,6 @@ NOT_A_FILE = frozenset(
      "taesdxl", "taesd3", "taef1", "taehv", "lighttaew2_2", "lighttaew2_1", "lighttaehy1_5", "taew2_1", "taew2_2",
      "taehv1_5"}
 )  # fmt: skip
-# Older and newer names of one folder.
-FOLDER_ALIASES = {"unet": "diffusion_models", "clip": "text_encoders"}
 # File types that can run code when they are opened.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
 MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx", ".torchscript"}) | PICKLE_SUFFIXES

@@ -7,6 +7,7 @@ temporary name with flat memory, checked for length, and renamed when whole.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class Collector:
         self.digests = digests
         self.patience = patience
         self._taken: set[str] = set()
+        self._naming = threading.Lock()  # files are fetched by several threads
         self._stopped = False
 
     def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
@@ -259,10 +261,11 @@ class Collector:
         stem, dot, suffix = name.rpartition(".")
         number = 0
         chosen = name
-        while str(folder / chosen).casefold() in self._taken:
-            number += 1
-            chosen = f"{stem} ({number}){dot}{suffix}" if dot else f"{name} ({number})"
-        self._taken.add(str(folder / chosen).casefold())
+        with self._naming:
+            while str(folder / chosen).casefold() in self._taken:
+                number += 1
+                chosen = f"{stem} ({number}){dot}{suffix}" if dot else f"{name} ({number})"
+            self._taken.add(str(folder / chosen).casefold())
         return folder / chosen
 
 

@@ -16,7 +16,6 @@ from _editor_widgets import UNSET, Widget, set_value
 
 _PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
 _PREVIEWS = "$$"
-MAX_CHAIN = 100
 
 
 def promote_all(made: Build) -> None:

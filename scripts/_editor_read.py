@@ -52,7 +52,6 @@ class SavedNode:
     properties: dict[str, Any]
     inputs: list[Slot]
     output_types: list[str]
-    output_links: list[list[str]]
     values: Any
     named_values: dict[str, Any] | None
     order: int = 0
@@ -217,7 +216,6 @@ def node_of(raw: Any) -> SavedNode | None:
         properties=dict(properties) if isinstance(properties, Mapping) else {},
         inputs=inputs,
         output_types=[_type(slot.get("type")) for slot in outputs],
-        output_links=[[_text(link) for link in _list(slot.get("links"))] for slot in outputs],
         values=raw.get("widgets_values"),
         named_values=dict(named) if isinstance(named, Mapping) else None,
         order=raw["order"] if isinstance(raw.get("order"), int) else 0,

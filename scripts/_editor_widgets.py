@@ -6,7 +6,7 @@ Level 1, pure. "Widget" is what the editor builds for an input that a person can
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -99,7 +99,6 @@ class NodeClass:
     specs: list[Spec]
     outputs: list[str]
     core: bool = True
-    order_groups: list[Spec] = field(default_factory=list)
 
 
 def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:

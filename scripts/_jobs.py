@@ -78,6 +78,7 @@ class Job:
     ours: bool = True
     socket_images: list[tuple[str, _events.Preview]] = field(default_factory=list)
     previews: list[Path] = field(default_factory=list)
+    previews_wanted: bool = True
     interrupted: bool = False
 
 
@@ -250,10 +251,26 @@ def _found_after_stop(server: Dialect, submission: Submission) -> str | None:
     """The job of a submit that was cut off; where the server chooses the id, it is listed only a moment later."""
     for pause in (0.0,) if server.own_ids else (0.0, 0.5, 1.0, 1.5):
         time.sleep(pause)
-        found = server.find_submitted(submission)
+        try:
+            found = server.find_submitted(submission)
+        except SkillError as error:
+            raise _perhaps_submitted(server, submission, error) from error
         if found is not None:
             return found
     return None
+
+
+def _perhaps_submitted(server: Dialect, submission: Submission, error: SkillError) -> SkillError:
+    """Stopped at the submit, and nobody answers: the job may run."""
+    look = f"look for prompt id {submission.prompt_id}" if server.own_ids else "look at its newest jobs"
+    return SkillError(
+        "stopped at the submit, and the server cannot be asked whether it got the job",
+        code="submit_unknown",
+        exit=Exit.RUNNING,
+        hint=f"when the server is back, {look} before running again",
+        prompt_id=submission.prompt_id if server.own_ids else None,
+        server_said=error.message,
+    )
 
 
 def _announce(server: Dialect, prompt_id: str) -> None:
@@ -346,8 +363,13 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
         return
     if _sends_through_socket(job.graph, frame.node):
         job.socket_images.append((frame.node or "", frame))
-    elif options.save_previews is not None:
-        job.previews.append(_save_preview(job, frame, options.save_previews))
+    elif options.save_previews is not None and job.previews_wanted:
+        try:
+            job.previews.append(_save_preview(job, frame, options.save_previews))
+        except OSError as error:
+            # A full disk: pictures on the way are no reason to lose the job.
+            job.previews_wanted = False
+            _cli.warn(f"previews are no longer saved: {error.strerror or error}")
 
 
 def _sends_through_socket(graph: Mapping[str, Any], node: str | None) -> bool:

@@ -23,6 +23,8 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
             exit=Exit.MISUSE,
             hint="give another --prompt-id, or fetch that job with --resume",
         )
+    if submission.front and not server.chooses_front:
+        _cli.warn("this server orders its queue itself: --front changes nothing")
     if submission.targets is not None:
         _check_targets(server, submission.graph, submission.targets)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,62 @@ def test_json_that_fits_on_a_line_stays_on_one():
     assert lines[1] == '  "a": [1, {"b": []}],'
     assert max(len(line) for line in lines if "xxx" not in line) <= _json_text.LINE
     assert len(lines) < 14
+
+
+@POSIX
+def test_previews_that_cannot_be_saved_do_not_cost_the_job(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    demo = new_demo("--step-time", "0.03")
+    seen = run.folder / "seen"
+    graph = {
+        "1": {
+            "class_type": "DemoPreview",
+            "inputs": {"format": "PNG", "steps": 100, "max_size": 64, "seed": 1},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}},
+    }
+    process = run.start(
+        "run_workflow.py", graph_file(graph), "--host", demo.url, "--output-dir", "out",
+        "--save-previews", "seen",
+    )  # fmt: skip
+    wait_for(lambda: seen.is_dir() and any(seen.iterdir()))
+    # The folder goes away: from then on writing fails, also for root.
+    seen.rename(run.folder / "elsewhere")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out)["outputs"]
+    assert err.count("previews are no longer saved") == 1
+
+
+def test_two_files_of_one_name_never_share_a_path(tmp_path: Path) -> None:
+    import _collect
+    import _common
+    from _dialect import FileRef
+
+    class Slow(set[str]):
+        """Between the look and the note there is time for another thread."""
+
+        def __contains__(self, item: object) -> bool:
+            found = super().__contains__(item)
+            time.sleep(0.005)
+            return found
+
+    collector = _collect.Collector(_common.Server("http://127.0.0.1:9"), tmp_path, flat=True)  # type: ignore[arg-type]
+    collector._taken = Slow()
+    outputs = [_collect.OutputFile(FileRef("a.png", f"sub{at}"), "1", "images") for at in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(collector._target, outputs))
+    assert len(set(paths)) == len(outputs)
+
+
+def test_front_is_said_to_change_nothing_where_it_does_not(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    cloud = new_demo("--cloud", "--tier", "creator", "--step-time", "0.005")
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", cloud.url, "--api-key", "comfyui-demo-key", "--front",
+        "--no-wait",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert "--front changes nothing" in ran.err
