@@ -46,11 +46,12 @@ class Uploader:
             return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
         path = Path(given).expanduser()
         self._check(path, kind)
+        digest = _collect.file_digest(path)
         if kind == "mask":
-            ref = self._send_mask(path, original)
+            ref = self._send_mask(path, digest, original)
         else:
-            ref = self._send(path)
-        row = {"name": target.name, "file": str(path), "as": ref.filename, "kind": kind}
+            ref = self._send(path, digest)
+        row = {"name": target.name, "file": str(path), "as": ref.filename, "kind": kind, "sha256": digest}
         return self._value(ref), row
 
     def _value(self, ref: FileRef) -> Any:
@@ -81,9 +82,8 @@ class Uploader:
                 f"{path.name} is stored turned (EXIF orientation {facts.orientation}); ComfyUI sets it upright"
             )
 
-    def _send(self, path: Path) -> FileRef:
+    def _send(self, path: Path, digest: str) -> FileRef:
         """Upload under a name made of the content, unless the server has exactly that already."""
-        digest = _collect.file_digest(path)
         if digest in self._sent:
             return self._sent[digest]
         name = hashed_name(path.name, digest)
@@ -96,15 +96,15 @@ class Uploader:
         self._local[ref] = path
         return ref
 
-    def _send_mask(self, path: Path, original: FileRef | None) -> FileRef:
+    def _send_mask(self, path: Path, digest: str, original: FileRef | None) -> FileRef:
         """A mask for its own loader goes as it is; one for a picture becomes that picture's transparency."""
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / f"{path.stem}.png"
             if original is None:
                 if not self.invert_mask:
-                    return self._send(path)
+                    return self._send(path, digest)
                 _inverted(path).save(made)
-                return self._send(made)
+                return self._send(made, _collect.file_digest(made))
             size = self._size_of(original)
             _alpha_mask(path, size, self.invert_mask).save(made)
             # What the server stores is picture and mask together, so the name is made of both.

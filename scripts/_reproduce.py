@@ -89,19 +89,24 @@ def _uploads(receipt: Receipt) -> list[dict[str, str]]:
     """The input files of the first run that are still on this machine; the others may still be on the server."""
     listed = receipt.document.get("uploads")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    return [
-        row
-        for row in rows
-        if isinstance(row.get("name"), str)
-        and isinstance(row.get("file"), str)
-        and Path(row["file"]).is_file()
-    ]
+    named = [row for row in rows if isinstance(row.get("name"), str) and isinstance(row.get("file"), str)]
+    return [row for row in named if Path(row["file"]).is_file() and _may_leave(row)]
+
+
+def _may_leave(row: Mapping[str, Any]) -> bool:
+    """A receipt can come from anyone and name any file: what is sent is what it knows already, or a picture."""
+    if _collect.file_digest(Path(row["file"])) == row.get("sha256"):
+        return True
+    import _media_metadata
+
+    return _media_metadata.image_facts(Path(row["file"])).problem is None
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
     classes = sorted({_graph.class_of(node) for _, node in _graph.each(receipt.graph)})
     try:
-        return [name for name in classes if name not in server.definitions(classes)]
+        known = server.definitions(classes)
+        return [name for name in classes if name not in known]
     except SkillError as error:
         if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
             raise
@@ -265,13 +270,10 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
 
 
 def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
-    import _inputs
-
     rows = []
     for row in _uploads(receipt):
         path = Path(row["file"])
-        if row.get("kind") == "mask" or not isinstance(row.get("as"), str):
-            continue
-        if _inputs.hashed_name(path.name, _collect.file_digest(path)) != row["as"] and "-" in row["as"]:
-            rows.append({"what": f"input file {path.name}", "was": row["as"], "now": "another content"})
+        if _collect.file_digest(path) != row.get("sha256"):
+            was = _cli.clean(row.get("as"), 200)
+            rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
     return rows

@@ -116,3 +116,21 @@ def test_what_is_no_receipt_is_misuse(run: Runner, text: str) -> None:
     assert ran.code == 2 and ran.json["status"] == "error"
     assert run("run_workflow.py", "--reproduce", "nothere.json").code == 2
     assert run("run_workflow.py", "--reproduce", "r.json", "--set", "a=1").code == 2
+
+
+def test_a_receipt_does_not_make_us_send_any_file(run: Runner, demo: Demo, graph_file: Any) -> None:
+    """A receipt from somebody else names a file of ours as an input: it stays here."""
+    secret = run.folder / "id_ed25519"
+    secret.write_text("PRIVATE KEY")
+    graph = {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": "old.wav"}},
+        "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "a"}},
+    }
+    receipt = {
+        "receipt": 1, "graph": graph, "files": [], "uploads": [
+            {"name": "1.audio", "file": str(secret), "as": "old.wav", "kind": "image", "input": "1.audio"},
+        ],
+    }  # fmt: skip
+    path = graph_file(receipt, "receipt.json")
+    run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "out")
+    assert not [entry for entry in demo.log() if entry["path"].startswith("/upload")]
