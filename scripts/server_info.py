@@ -76,6 +76,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         one.add_argument("name", metavar="NAME")
         one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
         one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    suited = question("suggest", "bundled workflows that suit this server's memory and models", full=False)
+    suited.add_argument("--kind", choices=["image", "video", "audio", "3d"], help="only those that make this")
     _add_file_questions(question)
     _cli.add_server_flags(parser)
     _cli.add_quiet_flag(parser)
@@ -125,6 +127,10 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         return ask.stats(server, full=args.full)
     if args.question == "features":
         return ask.features(server)
+    if args.question == "suggest":
+        import _suggest
+
+        return _suggest.suggest(server, kind=args.kind)
     if args.question == "nodes":
         wanted = {"text": args.search, "category": args.category, "output": args.output, "takes": args.input}
         return ask.nodes(server, full=args.full, **wanted)
