@@ -234,7 +234,7 @@ def _unsuitable(verdict: _hardware_verdict.Verdict) -> dict[str, Any]:
         return {
             "code": "use_cloud",
             "message": verdict.reasons[-1],
-            "hint": "use Comfy Cloud or another machine's server (--host); comfyui_setup.sh --force installs all the same",
+            "hint": "use Comfy Cloud or another machine's server (--host); comfyui_setup.py --force installs all the same",
             "retryable": False,
         }
     return {
@@ -247,10 +247,14 @@ def _unsuitable(verdict: _hardware_verdict.Verdict) -> dict[str, Any]:
 
 def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
     if usable:
-        return ["bash scripts/comfyui_setup.sh --dry-run"]
+        return [_command("comfyui_setup.py", "--dry-run")]
     if verdict.verdict == "cloud":
-        return ["python3 scripts/health_check.py --host https://cloud.comfy.org"]
-    return ["python3 scripts/hardware_check.py"]
+        return [_command("health_check.py", "--host", "https://cloud.comfy.org")]
+    return [_command("hardware_check.py")]
+
+
+def _command(script: str, *words: str) -> str:
+    return _cli.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
 
 
 def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ moves weights between the GPU and system memory, which costs time and wants `ram
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,3 +99,30 @@ def table(budget: Budget) -> list[dict[str, Any]]:
         }
         for family in FAMILIES
     ]
+
+
+def named(text: str) -> list[str]:
+    """The families that a name such as `flux`, `wan 14b` or `sdxl` means, without repeats; empty when none."""
+    words = re.findall(r"[a-z]+|\d+(?:\.\d+)?", text.casefold())
+    found = [family.name for family in FAMILIES if words and _has(family.name, words)]
+    return list(dict.fromkeys(found))
+
+
+def _has(name: str, words: list[str]) -> bool:
+    parts = re.findall(r"[a-z]+|\d+(?:\.\d+)?", name.casefold())
+    joined = "".join(parts)
+    return all(word in parts if word[0].isdigit() else word in joined for word in words)
+
+
+def about(rows: list[dict[str, Any]], families: list[str]) -> dict[str, Any]:
+    """The table's rows of these families, and in words whether any of them fits."""
+    rows = [row for row in rows if row["family"] in families]
+    best = min((row["fits"] for row in rows), key=("yes", "tight", "unknown", "no").index)
+    fitting = [f"{row['family']} {row['precision']}" for row in rows if row["fits"] == best]
+    words = {
+        "yes": f"fits: {', '.join(fitting)}",
+        "tight": f"fits tightly, slower because weights are moved to and fro: {', '.join(fitting)}",
+        "unknown": "the memory of this GPU is unknown, so nothing can be promised",
+        "no": f"does not fit: the least is {min(row['least_vram_gb'] for row in rows):g} GB of GPU memory",
+    }
+    return {"fits": best, "message": words[best], "families": rows}

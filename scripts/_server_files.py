@@ -27,7 +27,13 @@ def workflow(
     if save is not None:
         _refuse_existing(save, overwrite)
     fetch = _sources_server.template if kind == "template" else _sources_server.saved
-    document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
+    try:
+        document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
+    except SkillError as error:
+        if error.code == "no_such_workflow":
+            # A source of a run that is not there is misuse; here the answer is no.
+            error.exit = Exit.FAILED
+        raise
     answer = about(server) | {kind: name, **_contents(document)}
     if notes:
         answer["notes"] = notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from _cli import SkillError
 from _setup_cli import Comfy
 from _setup_plan import (
     MODELS,
+    SCRIPTS,
     Found,
     Wish,
     begun,
@@ -185,7 +187,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
                 status="timeout",
                 retryable=True,
                 hint="look again with the status sub-command",
-                next=["bash scripts/comfyui_setup.sh status"],
+                next=[_cli.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
                 log=str(log.path),
                 log_tail=launch_tail(wish, log.since(offset)),
             )
@@ -288,7 +290,7 @@ def status(wish: Wish) -> dict[str, Any]:
         "status": "not_running",
         "code": "not_running",
         "message": message,
-        "hint": "start it with comfyui_setup.sh",
+        "hint": "start it with comfyui_setup.py",
         "retryable": True,
         **report,
     }

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -272,6 +272,44 @@ def model_words(wish: Wish) -> list[str]:
 def plan(wish: Wish) -> dict[str, Any]:
     """What would be done, as the JSON document of --dry-run; changes nothing."""
     found = look(wish)
+    steps = _steps(wish, found)
+    stops = objections(wish, found)
+    return {
+        "status": "dry_run",
+        "message": _in_words(wish, found, steps, stops),
+        "url": wish.url,
+        "workspace": str(wish.workspace),
+        "verdict": found.hardware["verdict"],
+        "port": found.port.state,
+        "installed": found.installed == "whole",
+        "stopped_by": [
+            {"code": reason.code, "message": reason.message, "hint": reason.hint} for reason in stops
+        ],
+        "plan": steps,
+        "log": str(wish.log),
+    }
+
+
+def _in_words(
+    wish: Wish, found: Found, steps: Sequence[Mapping[str, Any]], stops: Sequence[SkillError]
+) -> str:
+    """The plan in a sentence: what would happen, or what stands in the way."""
+    if stops:
+        return f"setup would stop before it changes anything: {stops[0].message}"
+    does = {
+        "comfy-cli": "install comfy-cli",
+        "install": f"install ComfyUI into {wish.workspace} (several GB)",
+        "model": f"fetch the model {wish.model} ({MODELS[wish.model][1]:g} GB)" if wish.model else "",
+        "launch": f"start the server at {wish.url}",
+    }
+    doing = ", ".join(does[step["step"]] for step in steps if step["step"] in does)
+    if found.port.state == "comfyui":
+        already = f"a ComfyUI already answers at {wish.url}: nothing would be installed or started"
+        return f"{already}, only: {doing}" if doing else f"{already}, only its health looked at"
+    return f"setup would {doing}"
+
+
+def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
     comfy = list(found.comfy.words) if found.comfy else ["comfy"]
     steps: list[dict[str, Any]] = []
 
@@ -281,11 +319,7 @@ def plan(wish: Wish) -> dict[str, Any]:
     if needs_comfy(found):
         if found.comfy is None:
             ways = _setup_cli.methods()
-            add(
-                "comfy-cli",
-                *ways[0][1],
-                why="not installed; then, at need: " + ", ".join(name for name, _ in ways[1:]),
-            )
+            add("comfy-cli", *ways[0][1], why=_why_this_way([name for name, _ in ways]))
         add("analytics", [*comfy, "--skip-prompt", "tracking", "disable"], why="no data is sent")
     if found.port.state != "comfyui" and found.installed in ("none", "begun"):
         add("install", [*comfy, *install_words(wish, found)], why="ComfyUI and PyTorch, several GB")
@@ -298,20 +332,14 @@ def plan(wish: Wish) -> dict[str, Any]:
             why=f"then wait up to {wish.wait_s:g} s for {wish.url}",
         )
     add("health", health_words(wish), why="changes nothing")
-    return {
-        "status": "dry_run",
-        "url": wish.url,
-        "workspace": str(wish.workspace),
-        "verdict": found.hardware["verdict"],
-        "port": found.port.state,
-        "installed": found.installed == "whole",
-        "stopped_by": [
-            {"code": reason.code, "message": reason.message, "hint": reason.hint}
-            for reason in objections(wish, found)
-        ],
-        "plan": steps,
-        "log": str(wish.log),
-    }
+    return steps
+
+
+def _why_this_way(ways: Sequence[str]) -> str:
+    """Why comfy-cli is installed in the first of these ways, and what is tried if that fails."""
+    if len(ways) > 1:
+        return f"comfy-cli is not installed; if this fails: {', then '.join(ways[1:])}"
+    return "comfy-cli is not installed; neither pipx nor uv is here, and pip --user does not work in a virtual environment"
 
 
 def health_words(wish: Wish) -> list[str]:

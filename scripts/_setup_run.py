@@ -33,7 +33,7 @@ FRAME = ("\u2502", "\u256d", "\u2570", '{"schema"')
 CAUSES = (
     (r"could not resolve host|name resolution|network is unreachable", "there is no network: check the connection or the proxy"),
     (r"no space left on device|errno 28", "the disk is full: make room, or choose another --workspace"),
-    (r"already running in background", "another ComfyUI runs in the background: comfyui_setup.sh stop, or comfy stop"),
+    (r"already running in background", "another ComfyUI runs in the background: comfyui_setup.py stop, or comfy stop"),
     (r"address already in use|errno 98|port is already in use", "the port is taken: use another --port"),
     (r"torch not compiled with cuda|no kernel image|driver version is insufficient|found no nvidia driver",
      "PyTorch and the GPU driver do not fit: python3 scripts/hardware_check.py --check-pytorch"),

@@ -10,9 +10,11 @@ machine). The report names the flag for `comfy install` and a table of model fam
 
 Examples:
     python3 scripts/hardware_check.py
+    python3 scripts/hardware_check.py --model flux              (one family: does it fit?)
     python3 scripts/hardware_check.py --check-pytorch --workspace ~/comfy/ComfyUI
 
-Exit codes: 0 usable locally, 1 not (verdict `cloud`, or something in `blockers` comes first), 2 misuse.
+Exit codes: 0 usable locally (with --model: it fits, if tightly), 1 not (verdict `cloud`, or something in `blockers`
+comes first), 2 misuse.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 import _cli
 import _hardware
+import _hardware_models
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -41,16 +44,49 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workspace", type=Path, help="where ComfyUI is or will be (default: comfy-cli's default folder)"
     )
+    parser.add_argument(
+        "--model",
+        metavar="FAMILY",
+        help="answer for one family of models alone, such as sdxl, flux or 'wan 14b'",
+    )
     return parser.parse_args(argv)
 
 
-def report(workspace: Path | None, *, pytorch: bool, summary: bool) -> dict[str, Any]:
+def report(
+    workspace: Path | None, *, pytorch: bool, summary: bool, model: str | None = None
+) -> dict[str, Any]:
     """The report this script prints, with a short summary on stderr if wanted."""
+    families = _families(model) if model is not None else []
     found = _hardware.check(workspace, pytorch=pytorch)
+    if families:
+        return _one_family(found, families)
     if summary:
         for line in summary_lines(found):
             _cli.note(line)
     return found
+
+
+def _families(model: str) -> list[str]:
+    families = _hardware_models.named(model)
+    if not families:
+        known = ", ".join(dict.fromkeys(family.name for family in _hardware_models.FAMILIES))
+        raise _cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
+    return families
+
+
+def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
+    """Whether these families fit, without the rest of the report."""
+    answer = _hardware_models.about(found["families"], families)
+    fits = answer["fits"] in ("yes", "tight") and not found["blockers"]
+    document: dict[str, Any] = {"status": "ok" if fits else "unsuitable"}
+    if not fits:
+        hint = "use Comfy Cloud, another machine's server, or a smaller model"
+        document |= {"code": "does_not_fit", "hint": hint, "retryable": False}
+    document |= answer
+    if found["blockers"]:
+        document |= {key: found[key] for key in ("code", "message", "hint", "retryable") if key in found}
+    kept = ("verdict", "reasons", "blockers", "best_gpu", "memory", "disk")
+    return document | {key: found[key] for key in kept}
 
 
 def summary_lines(found: dict[str, Any]) -> list[str]:
@@ -74,7 +110,9 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(report, args.workspace, pytorch=args.check_pytorch, summary=not args.json)
+    return _cli.run(
+        report, args.workspace, pytorch=args.check_pytorch, summary=not args.json, model=args.model
+    )
 
 
 if __name__ == "__main__":

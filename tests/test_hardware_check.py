@@ -91,6 +91,39 @@ def test_a_4090_is_fine_and_gets_the_nvidia_flag(machine):
     assert fits(report, "Flux.2 dev", "fp8") == "tight"
 
 
+@pytest.mark.parametrize(
+    ("asked", "families", "fits", "exit_code"),
+    [
+        ("flux", {"Flux.1", "Flux.2 dev"}, "yes", 0),
+        ("Flux.2", {"Flux.2 dev"}, "tight", 0),
+        ("wan 14b", {"Wan 2.2 14B"}, "yes", 0),
+        ("sdxl", {"SDXL"}, "yes", 0),
+    ],
+)
+def test_one_family_is_answered_alone(machine, asked, families, fits, exit_code):
+    nvidia(machine, "rtx4090.csv")
+    report = machine.check("--model", asked, exit_code=exit_code)
+    assert {row["family"] for row in report["families"]} == families
+    assert (report["fits"], "fits" in report["message"]) == (fits, True)
+    assert len(json.dumps(report)) < 2500
+
+
+def test_a_family_that_does_not_fit_is_exit_1(machine):
+    report = machine.check("--model", "flux", exit_code=1)
+    assert (report["fits"], report["code"]) == ("no", "does_not_fit")
+    assert "6 GB" in report["message"]
+
+
+def test_an_unknown_family_is_misuse_and_names_the_known_ones(machine):
+    assert "Flux.1" in machine.check("--model", "nosuch", exit_code=2)["hint"]
+
+
+def test_the_next_command_runs_from_anywhere(machine):
+    nvidia(machine, "rtx4090.csv")
+    program, script, *flags = shlex.split(machine.check("--json")["next"][0])
+    assert Path(program).is_absolute() and Path(script).is_file() and flags == ["--dry-run"]
+
+
 def test_the_same_card_with_little_system_memory_cannot_move_weights(machine):
     nvidia(machine, "rtx4090.csv")
     machine.file("proc/meminfo", f"MemTotal: {31 * 1024**2} kB\n")

@@ -147,7 +147,7 @@ def test_a_template_is_found_and_saved(ask, run):
 
 
 def test_a_missing_template_is_told_with_near_names(ask):
-    told = ask("template", "no such thing", exit_code=2)
+    told = ask("template", "no such thing", exit_code=1)
     assert told["code"] == "no_such_workflow"
 
 

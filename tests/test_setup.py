@@ -288,8 +288,19 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(box):
         "health",
     ]
     assert "--skip-manager" not in report["plan"][2]["commands"][0]
+    assert report["message"].startswith("setup would stop before it changes anything: --model sd15")
+    assert not report["plan"][0]["why"].rstrip().endswith(":")
     assert [reason["code"] for reason in report["stopped_by"]] == ["consent_needed"]
     assert sorted(str(path) for path in box.home.rglob("*")) == before
+
+
+def test_a_dry_run_says_in_words_what_would_happen(box):
+    box.comfy()
+    said = box.run("--dry-run")["message"]
+    assert said.startswith("setup would install ComfyUI into") and "start the server" in said
+    box.serve()
+    said = box.run("--dry-run")["message"]
+    assert "already answers" in said and "nothing would be installed" in said
 
 
 def test_a_machine_for_the_cloud_needs_force(box):
