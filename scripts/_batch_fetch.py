@@ -161,10 +161,8 @@ class Fetchers:
                 self.batch.stop(
                     "disk", SkillError(f"cannot write into the output folder: {said}", code="system_error")
                 )
-            except Exception as error:
-                fault = SkillError(f"a fault in this tool ({type(error).__name__})", code="internal_error")
-                self.batch.stop("fault", fault)
-                raise
+            except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
+                self.batch.stop("fault", _cli.fault(error))
 
     def _bring(self, haul: Haul) -> None:
         saved, failed = self._files(haul)

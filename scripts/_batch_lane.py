@@ -5,20 +5,18 @@ Level 3. A thread for each server; no thread and no poll for each run.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import traceback
 import uuid
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import _cli
 import _events
 import _graph
 import _jobs
 import _ours
+import _reports
 from _batch import Todo
 from _batch_ends import Ends, Flight, facts_of
 from _batch_fetch import Fetchers
@@ -67,9 +65,7 @@ class Lane(threading.Thread):
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
         outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
         self._output_nodes = frozenset(node.node_id for node in outputs)
-        self._sockets = any(
-            "websocket" in str(node.get("class_type")).lower() for node in filler.prepared.graph.values()
-        )
+        self._sockets = bool(_reports.socket_nodes(filler.prepared.graph))
         self.ends = Ends(batch, server, fetchers, sockets=self._sockets)
 
     # --- the thread
@@ -84,11 +80,8 @@ class Lane(threading.Thread):
         except OSError as error:
             self._end_with(SkillError(f"the system said: {error.strerror or error}", code="system_error"))
             self.batch.stop("disk", self.failure)
-        except Exception as error:
-            self._end_with(
-                SkillError(f"a fault in this tool ({type(error).__name__})", code="internal_error")
-            )
-            raise
+        except Exception as error:  # noqa: BLE001  (it ends as a report)
+            self._end_with(_cli.fault(error))
         finally:
             self.hopeful = False
             self.watcher.close()
@@ -168,9 +161,23 @@ class Lane(threading.Thread):
         try:
             if self._find_again(todo, flight):
                 return
+        except SkillError as error:
+            self._not_looked_up(todo, error)
+            return
+        try:
             self._submit(todo, flight)
         except SkillError as error:
             self._not_submitted(todo, flight, error)
+
+    def _not_looked_up(self, todo: Todo, error: SkillError) -> None:
+        """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
+        if error.code == "submit_unknown" and not self.server.own_ids and not self._unclear(error):
+            self.ends.fail(todo, "unknown", facts_of(error))
+            return
+        self.batch.put_back(todo)
+        if error.exit == Exit.REFUSED:
+            raise error
+        self._outage(error)
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = replace(self.batch.options.run, prompt_id=prompt_id, client_id=self.client_id)
@@ -294,7 +301,7 @@ class Lane(threading.Thread):
             return
         frame = update.frame
         if isinstance(frame, _events.Preview):
-            if self._sockets and _is_result(flight.graph, frame.node):
+            if self._sockets and _reports.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
         elif isinstance(frame, _events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):
@@ -465,21 +472,6 @@ class Lane(threading.Thread):
             if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
                 return state
             time.sleep(0.1)
-
-
-def _fault(error: Exception) -> SkillError:
-    """A fault of ours with its place; the traceback itself only for those who ask for it."""
-    if os.environ.get("COMFYUI_SKILL_DEBUG"):
-        _cli.warn("".join(traceback.format_exception(error)))
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
-    return SkillError(f"a fault in this tool ({type(error).__name__} at {where})", code="internal_error")
-
-
-def _is_result(graph: dict[str, Any], node: str | None) -> bool:
-    """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
-    entry = graph.get((node or "").split(".")[0])
-    return isinstance(entry, dict) and "websocket" in str(entry.get("class_type")).lower()
 
 
 __all__ = ["Flight", "Lane"]

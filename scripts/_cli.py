@@ -356,7 +356,7 @@ def outcome(
         ).document()
         code = Exit.MISUSE
     except Exception as error:  # noqa: BLE001  (the last resort: stdout holds one JSON document whatever happens)
-        document, code = _our_fault(error), Exit.FAILED
+        document, code = fault(error).document(), Exit.FAILED
     return document, code
 
 
@@ -364,7 +364,7 @@ def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
     """A package that this command needs is not installed for this Python."""
     package = PACKAGES.get((error.name or "").partition(".")[0])
     if package is None:
-        return _our_fault(error)
+        return fault(error).document()
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
     listed = os.path.join(os.path.dirname(here), "requirements.txt")  # noqa: PTH118, PTH120
     wanted = ["-r", listed] if os.path.exists(listed) else [package]  # noqa: PTH110
@@ -377,7 +377,7 @@ def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
     ).document()
 
 
-def _our_fault(error: Exception) -> dict[str, Any]:
+def fault(error: Exception) -> SkillError:
     """A fault of this tool, with the place in our own code; the traceback itself only for those who ask for it."""
     import traceback
 
@@ -389,7 +389,7 @@ def _our_fault(error: Exception) -> dict[str, Any]:
         f"a fault in this tool ({type(error).__name__} at {where})",
         code="internal_error",
         hint="please report it; COMFYUI_SKILL_DEBUG=1 shows the traceback",
-    ).document()
+    )
 
 
 def _os_failure(error: OSError) -> SkillError:

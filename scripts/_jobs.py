@@ -361,7 +361,7 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
     frame = update.frame
     if not isinstance(frame, _events.Preview):
         return
-    if _sends_through_socket(job.graph, frame.node):
+    if _reports.sends_through_socket(job.graph, frame.node):
         job.socket_images.append((frame.node or "", frame))
     elif options.save_previews is not None and job.previews_wanted:
         try:
@@ -370,11 +370,6 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
             # A full disk: pictures on the way are no reason to lose the job.
             job.previews_wanted = False
             _cli.warn(f"previews are no longer saved: {error.strerror or error}")
-
-
-def _sends_through_socket(graph: Mapping[str, Any], node: str | None) -> bool:
-    """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
-    return (node or "").split(".")[0] in _reports.socket_nodes(graph)
 
 
 def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:

@@ -30,21 +30,36 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
-        self._file: IO[str] = self._path.open("a+", encoding="utf-8")
-        if not self._take():
-            self._file.seek(0)
-            owner = self._file.read(200).strip() or "another process"
+        self._file: IO[str] = self._opened(folder)
+        while not self._is_still_there():
+            # Between our opening and our locking its last owner took it away: that lock would keep nobody out.
             self._file.close()
-            raise SkillError(
-                f"{folder} is being worked on by {owner}",
-                code="locked",
-                exit=Exit.MISUSE,
-                hint="wait for it to end, or use another --output-dir",
-            )
+            self._file = self._opened(folder)
         self._file.seek(0)
         self._file.truncate()
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
+
+    def _opened(self, folder: Path) -> IO[str]:
+        """The lock file, open and locked. Raises SkillError `locked`."""
+        self._file = self._path.open("a+", encoding="utf-8")
+        if self._take():
+            return self._file
+        self._file.seek(0)
+        owner = self._file.read(200).strip() or "another process"
+        self._file.close()
+        raise SkillError(
+            f"{folder} is being worked on by {owner}",
+            code="locked",
+            exit=Exit.MISUSE,
+            hint="wait for it to end, or use another --output-dir",
+        )
+
+    def _is_still_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def _take(self) -> bool:
         try:

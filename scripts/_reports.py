@@ -194,6 +194,11 @@ def missed_pictures(job: Job, state: JobState, missed_frames: bool) -> list[str]
     return [node for node in socket_nodes(job.graph) if node not in seen]
 
 
+def sends_through_socket(graph: Mapping[str, Any], node: str | None) -> bool:
+    """Whether a picture of this node is a result (SaveImageWebsocket and its like), not a preview."""
+    return (node or "").split(".")[0] in socket_nodes(graph)
+
+
 def socket_nodes(graph: Mapping[str, Any]) -> list[str]:
     """The ids of nodes that send their pictures through the socket alone (SaveImageWebsocket and its like)."""
     return [

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _places
 import _value_flags
 from _cli import SkillError
 
@@ -74,7 +75,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
     group.add_argument(
-        "--count", type=_whole, metavar="N", help="N runs; seeds count up unless --randomize-seed"
+        "--count", type=_cli.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
     )
     group.add_argument(
         "--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)"
@@ -104,7 +105,7 @@ def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
     )
     group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
-    group.add_argument("--limit", type=_whole, metavar="N", help="only the first N runs of the plan")
+    group.add_argument("--limit", type=_cli.count, metavar="N", help="only the first N runs of the plan")
     group.add_argument("--shuffle", action="store_true", help="in random order (with --limit: a random part)")
 
 
@@ -114,20 +115,20 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
     )
     group.add_argument(
-        "--parallel", type=_whole, metavar="N",
+        "--parallel", type=_cli.count, metavar="N",
         help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
     )  # fmt: skip
     group.add_argument(
-        "--retries", type=_natural, default=0, metavar="N", help="try transient failures N times more"
+        "--retries", type=_few, default=0, metavar="N", help="try transient failures N times more"
     )
     group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
     group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
     group.add_argument(
-        "--run-timeout", type=_positive, metavar="SECONDS", help="cancel a run that executes longer"
+        "--run-timeout", type=_cli.seconds, metavar="SECONDS", help="cancel a run that executes longer"
     )
     group.add_argument(
         "--max-runs",
-        type=_whole,
+        type=_cli.count,
         default=MOST_RUNS,
         metavar="N",
         help="refuse larger plans (default: %(default)s)",
@@ -139,7 +140,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
     )
     group.add_argument(
-        "--reconnect-time", type=_positive, default=60.0, metavar="SECONDS",
+        "--reconnect-time", type=_cli.seconds, default=60.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
@@ -161,24 +162,10 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 10**12:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 100:
+def _few(text: str) -> int:
+    value = _cli.natural(text)
+    if value > 100:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return value
 
 
@@ -190,7 +177,7 @@ def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     _cli.be_quiet(args.quiet)
     try:
         if args.report:
-            return _report_only(Path(args.report).expanduser().absolute())
+            return _report_only(_places.absolute(args.report))
         return _resume(args) if args.resume else _begin(args)
     except _signals.Terminated:
         return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
@@ -215,7 +202,7 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
         return _dry_run(recipe, ready, notes)
     _batch_setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(args.output_dir or default).expanduser().absolute()
+    folder = _places.absolute(args.output_dir or default)
     return _in_folder(args, folder, recipe, ready, notes, None)
 
 
@@ -224,7 +211,7 @@ def _resume(args: argparse.Namespace) -> dict[str, Any]:
     import _batch_setup
     import _journal
 
-    folder = Path(args.resume).expanduser().absolute()
+    folder = _places.absolute(args.resume)
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
     servers = _connect(args, recorded)
@@ -301,8 +288,9 @@ def _connect(args: argparse.Namespace, recorded: Recorded | None) -> list[Dialec
     import _batch_setup
     import _connect
 
-    given = args.host or (recorded.plan.get("hosts") if recorded is not None else None)
-    hosts = _batch_setup.hosts_of(given)
+    hosts = _batch_setup.hosts_of(args.host)
+    if recorded is not None and not args.host:
+        hosts = _recorded_hosts(args, recorded)
     servers: dict[str, Dialect] = {}
     error: SkillError | None = None
     for host in hosts:
@@ -324,6 +312,18 @@ def _connect(args: argparse.Namespace, recorded: Recorded | None) -> list[Dialec
         assert error is not None
         raise error
     return list(servers.values())
+
+
+def _recorded_hosts(args: argparse.Namespace, recorded: Recorded) -> list[str | None]:
+    """The journal's servers. A folder can come from anyone, so a key goes only to a server that the command names."""
+    listed = recorded.plan.get("hosts")
+    hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
+    if args.api_key or args.api_key_file or args.header:
+        named = " ".join(f"--host {_cli.clean(host, 200)}" for host in hosts[:3])
+        raise SkillError(
+            "a key is sent only to a server that the same command names", hint=f"add {named or '--host'}"
+        )
+    return [*dict.fromkeys(hosts)] or [None]
 
 
 def _read(args: argparse.Namespace, server: Dialect) -> Any:

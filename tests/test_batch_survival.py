@@ -87,7 +87,9 @@ def test_kill_9_and_resume_runs_nothing_twice_and_misses_nothing(
     resumed = run("run_batch.py", "--resume", "out")
     assert resumed.code == 0, resumed.out
     assert resumed.json["done_before"] == known if known else "done_before" not in resumed.json
-    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(range(100, 112))
+    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(
+        range(100, 112)
+    )
     assert seeds_run(demo) == Counter(range(100, 112))
     all_there(run, 12)
 
@@ -131,7 +133,9 @@ def test_lines_lost_to_a_power_cut_do_not_run_anything_twice(
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]))  # the plan and the first submit reached the disk, the rest did not
     assert run("run_batch.py", "--resume", "out").code == 0
-    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(range(100, 108))
+    assert Counter(item["prompt"]["1"]["inputs"]["seed"] for item in submitted(demo)) == Counter(
+        range(100, 108)
+    )
     all_there(run, 8)
 
 
@@ -163,6 +167,8 @@ def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo
     assert process.returncode == 130 and "Traceback" not in err
     assert (document["status"], document["code"]) == ("cancelled", "interrupted")
     assert document["succeeded"] >= 2 and document["succeeded"] + document["not_run"] == 30
+    assert f"the {document['succeeded']} runs that succeeded" in document["message"]
+    assert document["hint"] == "--resume goes on where it stopped"
     assert "--resume" in document["next"][0]
     waiting = [item[1] for key in ("queue_running", "queue_pending") for item in demo.get("/queue")[key]]
     assert set(waiting) <= {foreign}
@@ -310,3 +316,39 @@ def test_memory_and_the_lock_file_are_given_back(run: Runner, demo: Demo, graph_
     megabytes = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     assert megabytes < 90
     assert not (run.folder / "out" / ".batch.lock").exists()
+
+
+def test_a_key_goes_to_no_server_that_only_the_folder_names(
+    run: Runner, demo: Demo, new_demo: Any, graph_file: Any
+) -> None:
+    """A batch folder can come from anyone, and with it the addresses in its journal."""
+    first = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 1
+    )
+    assert first.code == 0
+    demo.post("/demo/log/clear")
+    ran = run("run_batch.py", "--resume", "out", "--retry-failed", "--api-key", "sk-verysecret")
+    assert ran.code == 2 and demo.url in ran.json["hint"]
+    assert demo.log() == []
+    assert run("run_batch.py", "--resume", "out", "--api-key", "sk-verysecret", "--host", demo.url).code == 0
+
+
+def test_a_lock_that_was_taken_away_while_we_waited_keeps_nobody_out(tmp_path: Path) -> None:
+    import _journal
+
+    class Late(_journal.Lock):
+        """Its first look at the lock comes when the last owner has just removed the file."""
+
+        raced = False
+
+        def _take(self) -> bool:
+            if not self.raced:
+                self.raced = True
+                self._path.unlink()
+            return super()._take()
+
+    late = Late(tmp_path)
+    with pytest.raises(_journal.SkillError):
+        _journal.Lock(tmp_path)
+    late.release()
+    assert not list(tmp_path.iterdir())
