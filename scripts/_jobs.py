@@ -151,6 +151,11 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
         state = _follow(watcher, job, progress, options, warn_after, submission)
         watcher.close()
         report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
+    except SkillError as error:
+        if job.accepted is not NOT_YET:
+            # A seed that was drawn for this run is told, however the wait ends.
+            error.details = _reports.about(prepared) | error.details
+        raise
     except (KeyboardInterrupt, Terminated) as stop:
         # Between two of the steps above; each of them has its own, better answer.
         if job.accepted is NOT_YET:

@@ -19,7 +19,7 @@ FEWEST_FRAMES = 17
 
 
 def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[dict[str, str]]:
-    """Concrete changes for this graph, the least painful first: [{"set"|"flag", "why"}]."""
+    """Concrete changes for this graph, the least painful first: [{"use", "why"}]."""
     found: list[dict[str, str]] = []
     for node_id, node in _graph.each(graph):
         inputs = _graph.inputs_of(node)
@@ -27,9 +27,7 @@ def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[d
         found += _fewer_frames(node_id, inputs)
         found += _lower_precision(node_id, _graph.class_of(node), inputs, server)
     if any(_graph.class_of(node) == "VAEDecode" for _, node in _graph.each(graph)):
-        found.insert(
-            0, {"flag": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"}
-        )
+        found.insert(0, {"use": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"})
     for node_id, node in _graph.each(graph):
         found += _smaller_size(node_id, _graph.inputs_of(node))
     return found
@@ -45,7 +43,7 @@ def _smaller_batch(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, st
         return []
     return [
         {
-            "set": f"{node_id}.batch_size=1",
+            "use": f"--set {node_id}.batch_size=1",
             "why": f"one picture at a time instead of {batch}; repeat with run_batch.py",
         }
     ]
@@ -58,7 +56,7 @@ def _fewer_frames(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str
         return []
     # Video models count frames as 4 n + 1 or 8 n + 1; a number of the second kind suits both.
     fewer = max((frames * 6 // 10) // 8 * 8 + 1, FEWEST_FRAMES)
-    return [{"set": f"{node_id}.{name}={fewer}", "why": f"{fewer} frames instead of {frames}"}]
+    return [{"use": f"--set {node_id}.{name}={fewer}", "why": f"{fewer} frames instead of {frames}"}]
 
 
 def _smaller_size(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -66,11 +64,9 @@ def _smaller_size(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str
     if width is None or height is None or min(width, height) <= SMALLEST_EDGE:
         return []
     smaller = [max(edge * 3 // 4 // EDGE_STEP * EDGE_STEP, SMALLEST_EDGE) for edge in (width, height)]
-    words = f"--set {node_id}.height={smaller[1]}"
     return [
         {
-            "set": f"{node_id}.width={smaller[0]}",
-            "and": words,
+            "use": f"--set {node_id}.width={smaller[0]} --set {node_id}.height={smaller[1]}",
             "why": f"{smaller[0]} x {smaller[1]} instead of {width} x {height}",
         }
     ]
@@ -99,11 +95,17 @@ def _lower_precision(
         for other in _installed(server, folder):
             if "fp8" in other.lower() and other.rsplit("/", 1)[-1].lower().startswith(stem):
                 return [
-                    {"set": f"{node_id}.{name}={other}", "why": "the fp8 file of the same model is installed"}
+                    {
+                        "use": f"--set {node_id}.{name}={other}",
+                        "why": "the fp8 file of the same model is installed",
+                    }
                 ]
     if class_type == "UNETLoader" and inputs.get("weight_dtype") == "default":
         return [
-            {"set": f"{node_id}.weight_dtype=fp8_e4m3fn", "why": "load the model in 8 bits: half the memory"}
+            {
+                "use": f"--set {node_id}.weight_dtype=fp8_e4m3fn",
+                "why": "load the model in 8 bits: half the memory",
+            }
         ]
     return []
 

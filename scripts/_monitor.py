@@ -191,7 +191,7 @@ class Monitor:
                 shown.position = item.frame.data.get("position") or shown.position
             else:
                 shown.state = "running"
-            shown.progress.on(item.frame)
+                shown.progress.on(item.frame)
         self.view.change(self.jobs, self.watcher.queue_remaining)
 
     def _save(self, shown: Shown, frame: _events.Preview) -> None:

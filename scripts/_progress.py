@@ -30,6 +30,7 @@ class Progress:
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
         self._done: set[str] = set()
         self._node: str | None = None
+        self._told = False  # `executing` frames come here: the run is ours
         self._node_since = self.started
         self._step = (0.0, 0.0)
         self._quiet = quiet
@@ -87,6 +88,8 @@ class Progress:
 
     def _on_executing(self, event: _events.Event) -> None:
         now = time.monotonic()
+        if not self._told:
+            self._told, self._node = True, None
         if self._node is not None:
             self._done.add(self._node)
             self.node_seconds[self._node] = self.node_seconds.get(self._node, 0.0) + now - self._node_since
@@ -109,9 +112,16 @@ class Progress:
         self._done |= {
             node for node, state in nodes.items() if state.get("state") == "finished"
         } & self._names.keys()
+        if not self._told and not self._is_running(nodes, self._node):
+            # Of another client's run only these are broadcast, so they alone tell which node it is.
+            self._node = next((node for node in nodes if self._is_running(nodes, node)), self._node)
         running = nodes.get(self._node or "")
         if running is not None and _events.number(running.get("max")) > 1:
             self._take_step(_events.number(running.get("value")), _events.number(running.get("max")))
+
+    @staticmethod
+    def _is_running(nodes: Mapping[str, Any], node: str | None) -> bool:
+        return node is not None and node in nodes and nodes[node].get("state") == "running"
 
     def _take_step(self, value: float, most: float) -> None:
         if (value, most) == self._step or most <= 0:
