@@ -13,7 +13,7 @@ Examples:
     python3 scripts/check_deps.py workflows/sdxl_txt2img.json
     python3 scripts/check_deps.py flow.json --repair fixed.json
     python3 scripts/check_deps.py --save-inventory server.json
-    python3 scripts/check_deps.py workflows/*.json --inventory server.json
+    python3 scripts/check_deps.py workflows/sdxl_*.json --inventory server.json
 
 Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something could not be known (no answer),
 4 something could not be known (refused).
