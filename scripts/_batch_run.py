@@ -171,8 +171,10 @@ def _verdict(batch: Batch) -> dict[str, Any]:
         return {"status": "success"}
     again = [resume_command(batch)]
     if batch.stopping == "interrupted":
+        done = tally.ends["success"] + tally.earlier - tally.earlier_failed
+        what = f"the {done} runs that succeeded are here" if done else "no run had succeeded yet"
         return _words(
-            "cancelled", "interrupted", "interrupted by the user; what was finished is here", again, True
+            "cancelled", "interrupted", f"interrupted by the user; {what}", again, True, failed=failed
         )
     if batch.failure is not None and not batch.complete:
         error = batch.failure
@@ -193,19 +195,28 @@ def _verdict(batch: Batch) -> dict[str, Any]:
         }
     retry = [f"{again[0]} --retry-failed"]
     if not batch.complete:
-        return _words("partial", "unfinished", "not every run came to an end", again, True)
+        return _words("partial", "unfinished", "not every run came to an end", again, True, failed=failed)
     return _words(
         "partial", "runs_failed", f"{failed} of {batch.recipe.plan.count} runs did not succeed", retry
     )
 
 
 def _words(
-    status: str, code: str, message: str, commands: list[str], retryable: bool = False
+    status: str,
+    code: str,
+    message: str,
+    commands: list[str],
+    retryable: bool = False,
+    *,
+    failed: int = 1,
 ) -> dict[str, Any]:
-    document = {"status": status, "code": code, "message": message, "retryable": retryable}
-    document["hint"] = "see failures; " + (
-        "--resume goes on, --retry-failed runs the failed ones again" if commands else "nothing was run"
-    )
+    document: dict[str, Any] = {"status": status, "code": code, "message": message, "retryable": retryable}
+    if not commands:
+        document["hint"] = "see failures; nothing was run"
+    elif failed:
+        document["hint"] = "see failures; --resume goes on, --retry-failed runs the failed ones again"
+    else:
+        document["hint"] = "--resume goes on where it stopped"
     return document | ({"next": commands} if commands else {})
 
 

@@ -1,4 +1,4 @@
-"""Where this user's cache is.
+"""Where this user's cache is, and paths as answers name them.
 
 Level 0. `COMFYUI_SKILL_CACHE` moves it; the value `off` turns it off.
 """
@@ -10,6 +10,12 @@ import sys
 from pathlib import Path
 
 VARIABLE = "COMFYUI_SKILL_CACHE"
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path as answers name it: from the root, `~` filled in, without `..` (links before it are followed)."""
+    whole = Path(path).expanduser().absolute()
+    return whole.resolve() if ".." in whole.parts else whole
 
 
 def cache_folder() -> Path | None:

@@ -132,7 +132,7 @@ def finished(
     saved += fetched
     texts = _short_texts(_collect.texts_of(state.outputs), collector, job.prompt_id)
     missed = missed_pictures(job, state, missed_frames)
-    document = _verdict(job, state, failed, missed, options)
+    document = _verdict(job, state, saved, failed, missed, options)
     document |= head(job.server, job.prompt_id)
     document |= {"seconds": seconds, **_times(state)}
     if saved:
@@ -226,11 +226,16 @@ def _short_texts(
 
 
 def _verdict(
-    job: Job, state: JobState, failed: list[_collect.Failed], missed: list[str], options: Options
+    job: Job,
+    state: JobState,
+    saved: list[_collect.Saved],
+    failed: list[_collect.Failed],
+    missed: list[str],
+    options: Options,
 ) -> dict[str, Any]:
     """status, and for all but a clean success also code, message, hint, retryable."""
     if job.interrupted:
-        return _interrupted(state)
+        return _interrupted(state, bool(saved))
     if state.phase == "unknown":
         return _lost(job)
     if state.outcome == "cancelled":
@@ -285,7 +290,7 @@ def _words(status: str, code: str, message: str, hint: str, *, retryable: bool =
     return {"status": status, "code": code, "message": message, "hint": hint, "retryable": retryable}
 
 
-def _interrupted(state: JobState) -> dict[str, Any]:
+def _interrupted(state: JobState, anything: bool) -> dict[str, Any]:
     if state.phase in ("pending", "running"):
         message = "interrupted; the job was told to stop but has not ended yet"
         return _words("cancelled", "interrupted", message, "its running node finishes first")
@@ -295,7 +300,7 @@ def _interrupted(state: JobState) -> dict[str, Any]:
         "cancelled",
         "interrupted",
         "interrupted by the user; the job was stopped",
-        "what was finished is here",
+        "what was finished is here" if anything else "nothing was finished; run it again if wanted",
     )
 
 

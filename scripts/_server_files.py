@@ -9,6 +9,7 @@ from typing import Any
 
 import _cli
 import _collect
+import _places
 import _safe_names
 import _sources_server
 from _cli import Exit, SkillError
@@ -44,7 +45,7 @@ def workflow(
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
     _safe_names.write_whole(save, data)
-    return answer | {"file": str(save.absolute()), "bytes": len(data)}
+    return answer | {"file": str(_places.absolute(save)), "bytes": len(data)}
 
 
 def _spec(kind: str, name: str) -> str:

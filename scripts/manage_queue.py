@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import _cli
+import _places
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -101,7 +101,7 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
         import _waiting
 
         _signals.listen()
-        folder = _safe_names.make_folder(Path(args.output_dir).expanduser().absolute())
+        folder = _safe_names.make_folder(_places.absolute(args.output_dir))
         return _waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: _control.show(server, args.max),

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _places
 import _value_flags
 from _cli import SkillError
 
@@ -77,7 +78,10 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
     group.add_argument(
-        "--timeout", type=_cli.seconds, metavar="SECONDS", help="stop waiting after this time (default: never)"
+        "--timeout",
+        type=_cli.seconds,
+        metavar="SECONDS",
+        help="stop waiting after this time (default: never)",
     )
     group.add_argument(
         "--ws",
@@ -146,7 +150,7 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
         import _cache
 
         _cache.turn_off()
-    output_dir = Path(args.output_dir).expanduser().absolute()
+    output_dir = _places.absolute(args.output_dir)
     if args.resume:
         _safe_names.make_folder(output_dir)
         return _jobs.resume(
@@ -292,7 +296,7 @@ def _dry_run(server: Any, prepared: Any, args: argparse.Namespace) -> dict[str, 
 
     document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
     if args.save_workflow:
-        document["saved_workflow"] = str(Path(args.save_workflow).absolute())
+        document["saved_workflow"] = str(_places.absolute(args.save_workflow))
     return document | {"graph": _cli.Verbatim(prepared.graph)}
 
 
@@ -302,7 +306,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
     import _reports
 
     prepared = _prepare.prepare(_read(args, None), wishes, None)
-    path = Path(args.save_workflow).absolute()
+    path = _places.absolute(args.save_workflow)
     _save_graph(path, prepared.graph)
     return error.document() | {
         "saved_workflow": str(path),

@@ -278,6 +278,19 @@ def test_a_prompt_torn_at_its_commas_is_told(run: Runner, demo: Demo, texts: str
     assert (first["seed"], first["cfg"]) == (1, 8.5) and type(first["seed"]) is int
 
 
+def test_paths_in_answers_hold_no_way_up(run: Runner, demo: Demo, graph_file: Any) -> None:
+    (run.folder / "work").mkdir()
+    one = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "work/../out"
+    )
+    assert one.json["outputs"][0]["file"].startswith(str((run.folder / "out").resolve()))
+    many = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "work/../batch",
+        "--sweep", "width=16,24",
+    )  # fmt: skip
+    assert many.code == 0 and "/../" not in many.out
+
+
 def test_a_turned_photo_of_a_batch_is_told_once(run: Runner, demo: Demo) -> None:
     from PIL import Image
 

@@ -299,6 +299,7 @@ def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file
     assert process.returncode == 130, err
     report = json.loads(out)
     assert (report["status"], report["code"], report["prompt_id"]) == ("cancelled", "interrupted", ours)
+    assert report["outputs"] == [] and report["hint"].startswith("nothing was finished")
     history = wait_for(lambda: demo.get(f"/history/{other}"))
     assert history[other]["status"]["status_str"] == "success"
     assert demo.get(f"/history/{ours}")[ours]["status"]["messages"][-1][0] == "execution_interrupted"
