@@ -12,86 +12,31 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fault_bench
 import fault_table
 import graphs
 import pytest
 from conftest import ROOT, Demo, Runner
+from fault_bench import Bench
 from fault_table import ALWAYS, DEATHS, FRAMES, HERE, ONCE, ROLES, ROWS, Row
-from flaky import Fault, Flaky
-from v2_servers import Proxy, free_port
+from flaky import Fault
+from v2_servers import free_port
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
+benches = fault_bench.benches
+zygote = fault_bench.zygote
 
-KEY = "comfyui-demo-key"
 NOBODY = "00000000-0000-4000-8000-000000000000"
-
-
-class Bench:
-    """A demo server behind a relay that fails, and the runner; one for each protocol."""
-
-    def __init__(self, api: str, demo: Demo, upstream: str) -> None:
-        self.api, self.demo, self.relay = api, demo, Flaky(upstream)
-
-    def ready(self, *faults: Fault, frames: str | None = None) -> None:
-        """Forget the last run, put faults in place."""
-        self.demo.post("/demo/reset")
-        self.demo.fault(*([frames] if frames else []))
-        self.relay.reset(*faults)
-
-    def words(self, folder: Path) -> list[object]:
-        """The flags that name this server."""
-        if self.api != "cloud":
-            return ["--host", self.relay.url, "--api", self.api]
-        (folder / "key").write_text(KEY)
-        return ["--host", self.relay.url, "--api", "cloud", "--api-key-file", "key"]
-
-    def executions(self) -> list[str]:
-        """The prompt ids that were started, in order."""
-        return [item["prompt_id"] for item in self.demo.get("/demo/executions")["executions"] if item["event"] == "start"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.stop()
 
 
 @pytest.fixture
 def forks(tmp_path: Path, zygote: Zygote) -> Forks:
     return Forks(tmp_path, zygote)
-
-
-@pytest.fixture(scope="module")
-def benches() -> Iterator[dict[str, Bench]]:
-    """Made when first asked for."""
-    made: dict[str, Bench] = {}
-    ends: list[Any] = []
-
-    class Made(dict[str, Bench]):
-        def __missing__(self, api: str) -> Bench:
-            demo = Demo(*(("--cloud", "--tier", "creator") if api == "cloud" else ()), "--step-time", "0.005")
-            ends.append(demo.stop)
-            upstream = demo.url
-            if api == "v2":
-                pytest.importorskip("comfy_api_proxy", reason="comfy-api-proxy is a development dependency")
-                proxy = Proxy(demo.url)
-                ends.append(proxy.stop)
-                upstream = proxy.url
-            self[api] = Bench(api, demo, upstream)
-            ends.append(self[api].relay.stop)
-            return self[api]
-
-    made = Made()
-    yield made
-    for end in reversed(ends):
-        end()
 
 
 @pytest.fixture
@@ -509,3 +454,26 @@ def test_a_relay_without_faults_changes_nothing(forks: Forks, local: Bench, run:
     assert run("run_workflow.py", path, "--host", local.demo.url, "--output-dir", "out").code == 0
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(local.relay.url + "/nothing")
+
+
+@pytest.mark.parametrize(
+    "fault", [fault_of_status(503, 6, "html"), fault_of_status(500, 3, "json"), {"act": "close", "times": 6}]
+)
+def test_a_resumed_batch_that_cannot_ask_yet_runs_nothing_twice(
+    forks: Forks, local: Bench, fault: dict[str, Any]
+) -> None:
+    """Killed after its submits; at the resume the server does not answer the looks at first."""
+    path = forks.folder / "graph.json"
+    path.write_text(json.dumps(graphs.sleeper(0.2, 2)))
+    words = ["--host", local.relay.url, "--api", "local", "--no-report", "--quiet", "--reconnect-time", "20"]
+    process = forks.start("run_batch.py", path, "--count", "4", "--output-dir", "out", *words)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not local.executions():
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=10)
+    local.relay.reset(fault_of("record", "local", fault))
+    again = forks("run_batch.py", "--resume", "out", *words)
+    assert again.code == 0, again.out + again.err
+    assert len(list((forks.folder / "out").rglob("*.png"))) == 4
+    assert len(local.executions()) == 4, again.err

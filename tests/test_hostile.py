@@ -7,10 +7,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fault_bench
 import graphs
 import pytest
 from conftest import Demo
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
+zygote = fault_bench.zygote
 
 SECONDS = 15.0
 MEGABYTES = 400.0
@@ -46,13 +47,6 @@ QUICK = ("inspect", "dry run")
 # What these tools may leave beside the input.
 OURS = {"converted.json", "out", "cache"}
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ class Zygote:
     """The forking process; one for a test session."""
 
     def __init__(self) -> None:
+        self.bytecode = Path(tempfile.mkdtemp(prefix="bytecode-"))
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -50,6 +52,7 @@ class Zygote:
         self.process.stdin.close()
         self.process.wait(timeout=10)
         self.process.stdout.close()
+        shutil.rmtree(self.bytecode, ignore_errors=True)
 
 
 class Forks(Runner):
@@ -58,6 +61,9 @@ class Forks(Runner):
     def __init__(self, folder: Path, zygote: Zygote) -> None:
         super().__init__(folder)
         self.zygote = zygote
+        # Where the scripts keep their compiled rooms in the user's cache, every test would compile them anew.
+        (folder / "cache").mkdir(exist_ok=True)
+        (folder / "cache" / "bytecode").symlink_to(zygote.bytecode)
 
     def __call__(
         self,
