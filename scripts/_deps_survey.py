@@ -24,6 +24,7 @@ import _deps_origin
 import _deps_packs
 import _deps_report
 import _inventory
+import _safe_names
 import _sources
 from _cli import Exit, SkillError
 from _deps import Check
@@ -272,14 +273,8 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
 
 def write_json(target: Path, value: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
-    part = target.with_name(target.name + ".part")
-    try:
-        part.write_text(json.dumps(value, ensure_ascii=True, indent=2) + "\n", encoding="ascii")
-        part.replace(target)
-    except OSError as error:
-        raise SkillError(
-            f"cannot write {target}: {error.strerror or error}", hint="give another file"
-        ) from error
+    text = json.dumps(value, ensure_ascii=True, indent=2) + "\n"
+    _safe_names.write_asked(target, text.encode("ascii"), "give another file")
 
 
 def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _safe_names
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -90,14 +91,7 @@ def _packs(definitions: Mapping[str, Any]) -> dict[str, int]:
 def save(document: Mapping[str, Any], path: Path) -> None:
     """Write an inventory whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
     text = json.dumps(document, ensure_ascii=True, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="ascii")
-        part.replace(path)
-    except OSError as error:
-        raise SkillError(
-            f"cannot write {path}: {error.strerror or error}", hint="give --save-inventory another place"
-        ) from error
+    _safe_names.write_asked(path, text.encode("ascii"), "give --save-inventory another place")
 
 
 class Inventory:

@@ -5,6 +5,7 @@ Level 1. A name can come from anyone: it never leaves the folder it is meant for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -135,11 +136,23 @@ def _claimed(part: Path, name: Path) -> bool:
     return True
 
 
+def write_asked(target: Path, data: bytes, hint: str) -> None:
+    """As `write_whole`, for a file that the user has named: a place that does not take it is misuse (exit 2)."""
+    if target.is_dir():
+        raise SkillError(f"{target} is a folder", hint="give the name of a file")
+    try:
+        write_whole(target, data)
+    except SkillError as error:
+        raise SkillError(error.message, hint=hint) from error
+
+
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it: the old one stays whole until the new one is."""
     part = part_beside(target)
     try:
         part.write_bytes(data)
+        with contextlib.suppress(FileNotFoundError):
+            part.chmod(target.stat().st_mode & 0o777)
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -183,38 +183,10 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
     return report | ({"warnings": _cli.cap(warnings, MOST)} if warnings else {})
 
 
-def write_file(path: str, text: str) -> None:
-    """Put the text into a file that appears whole or not at all. Raises SkillError (exit 2) when it cannot be written."""
-    import contextlib
-    import os
-    import tempfile
-
-    target = Path(path)
-    if target.is_dir():
-        raise SkillError(f"{path} is a folder", hint="give the name of a file")
-    temporary = ""
-    try:
-        number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(number, "w", encoding="ascii", newline="\n") as file:
-            file.write(text)
-        # A new file has the rights that the user's umask gives, not those of a secret.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~mask)
-        Path(temporary).replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            if temporary:
-                Path(temporary).unlink()
-        raise SkillError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="check that the folder exists, may be written to and has room",
-        ) from error
-
-
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     """The text to print instead of the report (None with --output and --diff), and the report."""
     import _node_definitions
+    import _safe_names
 
     known = _node_definitions.from_flags(args)
     if args.diff:
@@ -227,7 +199,8 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
         raise SkillError(
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
-    write_file(args.output, text)
+    hint = "check that the folder exists, may be written to and has room"
+    _safe_names.write_asked(Path(args.output), text.encode("ascii"), hint)
     return None, report | {"file": args.output}
 
 
