@@ -1,0 +1,99 @@
+"""kill -9 at any moment: a batch is killed again and again, resumed, and the server's log proves what ran."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from conftest import Demo, Runner
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+
+
+def killed_often(run: Runner, demo: Demo, graph_file: Any, runs: int, kills: int, seed: int) -> int:
+    """A batch of `runs`, killed up to `kills` times at random instants, then let go to its end: how often it was killed."""
+    chance = random.Random(seed)
+    workflow = graph_file(graphs.sleeper(0.08, 2, seed=500))
+    common = ["--host", demo.url, "--no-report", "--quiet"]
+    first = ["run_batch.py", workflow, "--output-dir", "out", "--count", runs, *common]
+    again = ["run_batch.py", "--resume", "out", *common]
+    struck = 0
+    for number in range(kills):
+        started = (run.folder / "out" / "batch.jsonl").exists()
+        process = run.start(*(again if number and started else first))
+        time.sleep(chance.uniform(0.15, 1.1))
+        if process.poll() is not None:
+            process.communicate()
+            break
+        process.kill()
+        process.communicate()
+        struck += 1
+    done = run(*(again if (run.folder / "out" / "batch.jsonl").exists() else first), timeout=120)
+    assert done.code == 0, done.out + done.err
+    return struck
+
+
+def proven(run: Runner, demo: Demo, runs: int) -> None:
+    """Every run was started exactly once on the server, and has its one whole file; nothing else lies about."""
+    posted = [
+        entry["json"] for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"
+    ]
+    seeds = {body["prompt_id"]: body["prompt"]["1"]["inputs"]["seed"] for body in posted}
+    started = [item["prompt_id"] for item in demo.get("/demo/executions")["executions"] if item["event"] == "start"]  # fmt: skip
+    counted = Counter(seeds[prompt_id] for prompt_id in started)
+    assert counted == Counter(range(500, 500 + runs))
+    files = [path for path in (run.folder / "out").rglob("*") if path.is_file() and path.suffix == ".png"]
+    assert len(files) == runs
+    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in files)
+    assert not list((run.folder / "out").rglob("*.part"))
+    ends = Counter(item["run"] for item in journal(run.folder / "out") if item["event"] == "downloaded")
+    assert set(ends) == set(range(runs))
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "batch.jsonl").read_bytes().split(b"\n")[:-1]]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_batch_killed_three_times_runs_everything_once(
+    run: Runner, demo: Demo, graph_file: Any, seed: int
+) -> None:
+    assert killed_often(run, demo, graph_file, 10, 3, seed) >= 1
+    proven(run, demo, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_of_30_killed_up_to_30_times(run: Runner, demo: Demo, graph_file: Any, seed: int) -> None:
+    """Five batches: more than 30 kills in all."""
+    assert killed_often(run, demo, graph_file, 30, 30, 100 + seed) >= 5
+    proven(run, demo, 30)
+
+
+def test_a_run_killed_while_downloading_leaves_no_file_under_its_name_and_resumes(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    """What is left of it is a hidden .part; the final name appears whole or not at all."""
+    inputs = {"size_mb": 6, "filename": "big.bin", "subfolder": "", "sparse": True, "seed": 1}
+    workflow = graph_file({"1": {"class_type": "DemoBigFile", "inputs": inputs}})
+    demo.fault("slow-body:route=/view,rate=4000000")
+    process = run.start(
+        "run_workflow.py", workflow, "--host", demo.url, "--output-dir", "out", "--prompt-id", "big"
+    )
+    end = time.monotonic() + 15
+    while time.monotonic() < end and not list((run.folder / "out").glob(".*.part")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not list((run.folder / "out").glob("big*"))
+    demo.fault()
+    again = run("run_workflow.py", "--resume", "big", "--host", demo.url, "--output-dir", "out")
+    assert again.code == 0
+    assert (run.folder / "out" / "big.bin").stat().st_size == 6 << 20
