@@ -227,25 +227,8 @@ class _Filling:
         if member.spec is not None and member.spec.type == DYNAMIC_COMBO:
             self._lay_out(name, member)
             return
-        if member.plain in SIZED:
-            self._tell_of_steps(member, converted)
         if member.also:
             self.notes.append(f"{member.address} is also the {member.also[0]}: both changed")
-
-    def _tell_of_steps(self, member: Parameter, value: Any) -> None:
-        """Say when a size lies between the steps of its input: the server takes it, and nodes cut it down."""
-        step = member.spec.number("step") if member.spec is not None else None
-        if not isinstance(step, int) or step < 2 or not isinstance(value, int):
-            return
-        least = member.spec.number("min") if member.spec is not None else 0
-        start = int(least or 0) % step if member.plain == "length" else 0
-        below = value - (value - start) % step
-        if below != value:
-            plus = f" plus {start}" if start else ""
-            self.notes.append(
-                f"{member.name} {value} is no multiple of {step}{plus}, which nodes round: "
-                f"use {below} or {below + step}"
-            )
 
     def _refuse_link(self, member: Parameter) -> None:
         if member.address in self.force_links:

@@ -171,13 +171,6 @@ def test_one_wrong_value_is_told_alone():
     assert "also_wrong" not in refusal({"3.cfg": "lots", "7.text": "fine"}).details
 
 
-@pytest.mark.parametrize(("value", "said"), [(513, True), (520, False)])
-def test_a_size_between_the_steps_of_its_input_is_told(value, said):
-    notes = fill({"5.width": value}).notes
-
-    assert any("no multiple of 8" in note for note in notes) is said
-
-
 def test_no_validate_sends_it_anyway():
     filled = fill(
         {"3.sampler_name": "own", "5.width": "100000000", "3.cfg": "lots", "6.text": ["a", "b"]},

@@ -84,3 +84,17 @@ def test_the_model_free_workflow_runs_anywhere(any_server):
     graph["2"]["inputs"]["width"] = 64 + int(time.time()) % 64  # no cached run
 
     assert [file["type"] for file in run(any_server, graph)] == ["output"]
+
+
+@pytest.mark.parametrize(("mode", "brighter"), [("screen", 1), ("multiply", -1)])
+def test_a_small_photo_keeps_its_size_and_gets_lighter_or_darker(run, demo, mode, brighter):
+    from PIL import Image, ImageStat
+
+    Image.new("RGB", (60, 40), (120, 120, 120)).save(run.folder / "grey.png")
+    done = run(
+        "run_workflow.py", FOLDER / "photo_touchup.json", "--host", demo.url, "--output-dir", "out",
+        "--input-image", "image=grey.png", "--set", f"blend_mode={mode}",
+    )  # fmt: skip
+    with Image.open(done.json["outputs"][0]["file"]) as made:
+        assert made.size == (60, 40)
+        assert (ImageStat.Stat(made.convert("L")).mean[0] - 120) * brighter > 15
