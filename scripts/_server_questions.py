@@ -14,6 +14,8 @@ from _dialect import Dialect
 
 LIST_LIMIT = 50
 GIB = 1024**3
+# Folders that /models lists and that hold code and settings.
+NO_MODELS = frozenset({"custom_nodes", "configs"})
 # Where ComfyUI-Manager tells its version: 4.x and 3.x.
 MANAGER_ROUTES = ("v2/manager/version", "manager/version")
 
@@ -242,6 +244,8 @@ def models(
     counts: dict[str, Any] = {}
     found: list[str] = []
     for name in offered(server, "model lists", server.model_folders):
+        if name in NO_MODELS:
+            continue
         try:
             listed = server.models(name)
         except SkillError as error:
@@ -314,6 +318,9 @@ def templates(server: Dialect, *, text: str | None = None, full: bool = False) -
         ]
     words = (text or "").lower().split()
     found = [row for row in rows if all(word in str(list(row.values())).lower() for word in words)]
+    if not (full or words):
+        # Descriptions double a list that nobody has narrowed down yet.
+        found = [{key: value for key, value in row.items() if key != "server_description"} for row in found]
     return about(server) | shortened(found, full, 25)
 
 

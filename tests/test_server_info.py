@@ -103,6 +103,7 @@ def test_a_misspelt_node_gets_the_nearest_name(ask):
 def test_models_by_folder(ask):
     folders = ask("models")["folders"]
     assert folders["checkpoints"] >= 1
+    assert not {"custom_nodes", "configs"} & folders.keys()
     listed = ask("models", "checkpoints", "--full")
     assert listed["count"] == len(listed["items"]) == folders["checkpoints"]
     told = ask("models", "nope", exit_code=1)
@@ -144,6 +145,17 @@ def test_a_template_is_found_and_saved(ask, run):
     assert json.loads(target.read_text())
     assert ask("template", name, "--save", target, exit_code=2)["code"] == "file_exists"
     assert ask("template", name, "--save", target, "--overwrite")["file"] == str(target)
+
+
+def test_templates_are_described_once_they_are_narrowed_down(ask):
+    rows = ask("templates")["items"]
+    if not rows:
+        pytest.skip("this server has no templates")
+    assert not any("server_description" in row for row in rows)
+    described = [row for row in ask("templates", "--full")["items"] if "server_description" in row]
+    assert described
+    word = described[0]["name"]
+    assert "server_description" in ask("templates", "--search", word)["items"][0]
 
 
 def test_a_missing_template_is_told_with_near_names(ask):
