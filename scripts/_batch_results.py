@@ -63,7 +63,7 @@ def read(folder: Path) -> Results:
     plan = recipe.plan
     rows = [_row(plan, run, recorded.runs.get(run)) for run in range(plan.count)]
     hosts = recorded.plan.get("hosts")
-    demo = isinstance(hosts, list) and "demo" in hosts
+    demo = recorded.plan.get("demo") is True or (isinstance(hosts, list) and "demo" in hosts)
     return Results(folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows)
 
 

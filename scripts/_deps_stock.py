@@ -40,11 +40,6 @@ class Listing:
     names: tuple[str, ...] = ()
     sentence: str = ""
 
-    @property
-    def answered(self) -> bool:
-        """Whether the server said what is there (also when that is nothing)."""
-        return self.state in (LISTED, EMPTY)
-
 
 class Stock:
     """The answers of one server, kept."""

@@ -19,8 +19,8 @@ from _health_findings import Check, fail, failed_by, is_local, ok, setup_command
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
 # A server that computes may take seconds to answer.
 ANSWER_LIMIT_S = 10.0
-# Module -> the package that brings it.
-PACKAGES = {"requests": "requests", "websocket": "websocket-client", "PIL": "pillow"}
+# The modules whose absence is felt without the demo server; tqdm only draws bars.
+MODULES = ("requests", "websocket", "PIL")
 INSTALL_PACKAGES = "python3 -m pip install -r requirements.txt"
 
 
@@ -28,7 +28,7 @@ def packages() -> Check:
     """The Python packages that the scripts use."""
     from importlib.util import find_spec
 
-    missing = [name for module, name in PACKAGES.items() if find_spec(module) is None]
+    missing = [_cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
     if missing:
         # Without requests nothing can be asked; without the others some scripts do less.
         say = fail if "requests" in missing else warn

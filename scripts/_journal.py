@@ -177,7 +177,6 @@ class Recorded:
     plan: dict[str, Any]
     runs: dict[int, RunRecord]
     whole: int
-    torn: bool = False
     clean: bool = False  # the last session wrote its end: nothing is missing
     seconds: float = 0.0
 
@@ -190,9 +189,7 @@ def read(folder: Path) -> Recorded:
         for line, end in _lines(path):
             if recorded is None:
                 recorded = Recorded(_plan_of(line, path), {}, end)
-            elif line is None:
-                recorded.torn = True
-            else:
+            elif line is not None:
                 _take(recorded, line)
                 recorded.whole = end
     except FileNotFoundError as error:

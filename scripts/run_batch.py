@@ -397,6 +397,7 @@ def _in_folder(
             line = _batch_setup.plan_line(recipe, args.name)
             line["workflow"]["spec"] = _spec_of(args.workflow)
             line["hosts"] = [_host_word(filler) for filler in ready]
+            line["demo"] = any(filler.server is not None and filler.server.demo for filler in ready)
             journal = _journal.Journal(folder / _journal.NAME)
             journal.write("plan", **line)
             runs, look = {}, 0

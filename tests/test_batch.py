@@ -500,3 +500,11 @@ def test_a_graph_that_is_always_rejected_is_not_sent_a_thousand_times(
     assert (ran.code, ran.json["status"]) == (6, "rejected"), ran.out
     assert len(posts(demo)) < 20
     assert len(ran.err.splitlines()) <= 3
+
+
+def test_the_pages_say_that_a_demo_server_made_them(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 1
+    )
+    assert ran.json["demo"] is True
+    assert "Made by the demo server" in Path(ran.json["index_html"]).read_text(encoding="utf-8")
