@@ -11,6 +11,8 @@ Examples:
     python3 scripts/fetch_logs.py --list 20
     python3 scripts/fetch_logs.py --server --lines 50
 
+A traceback begins with the innermost frame, where it broke.
+
 Exit codes: 0 the job succeeded (or the list was read), 1 it failed, was cancelled or is lost, 2 misuse,
 3 no server, 4 refused, 5 it is still running.
 """
