@@ -407,7 +407,9 @@ COMMON_INPUTS = frozenset(
     "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
     "checkpoint batch-size batch_size length fps".split()
 )
-_SECRET_FLAG = re.compile(r"(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I)
+_SECRET_FLAG = re.compile(
+    r"(?<!\S)(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _hardware_tools
 
 TAIL_LINES = 30
 # Time for an installer to clean up after itself when asked to stop, before it is made to.
@@ -173,13 +174,7 @@ def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: st
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a started command and its children to stop, and make them when they do not."""
     if os.name == "nt":
-        subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+        _hardware_tools.kill_tree(process)
         return
     for number, patience in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
         try:

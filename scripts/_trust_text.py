@@ -23,7 +23,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _JOINERS = frozenset("\u200c\u200d")
 _CODE = re.compile(
-    r"(?m)^\s*(import\s+(os|sys|subprocess|socket|shutil|requests|ctypes|base64|urllib|builtins)\b|from\s+\w+(\.\w+)*\s+import\s)"
+    r"(?m)^[ \t]*(import\s+(os|sys|subprocess|socket|shutil|requests|ctypes|base64|urllib|builtins)\b"
+    r"|from\s+\w+(\.\w+)*\s+import\s)"
     r"|__import__\s*\(|\b(eval|exec|compile)\s*\(|\bos\.(system|popen|remove|environ)\b|\bsubprocess\.\w+|\bopen\s*\([^)\n]{1,80},\s*['\"][wa]"
     r"|\bglobals\s*\(\)|__(class|subclasses|globals|builtins)__|require\s*\(\s*['\"](child_process|fs)['\"]|\bshutil\.rmtree\b"
 )

@@ -291,3 +291,12 @@ def test_long_hostile_text_takes_no_long_time() -> None:
         _trust_text.code_in(text)
         list(_trust_text.addresses_in(text))
     assert time.monotonic() - started < 10
+
+
+def test_a_text_of_blank_lines_does_not_hold_the_check_up():
+    import time
+
+    started = time.monotonic()
+    assert _trust_text.code_in("\n" * 100_000) is None
+    assert time.monotonic() - started < 2
+    assert "import os" in _trust_text.code_in("fine\n\n\n  import os\nos.remove('x')")
