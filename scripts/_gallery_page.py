@@ -53,7 +53,8 @@ SCRIPT = """
 const data = JSON.parse(document.getElementById("data").textContent);
 const controls = document.getElementById("controls"), main = document.getElementById("runs");
 const PAGE = 120;
-const state = { view: data.axes.length && location.hash !== "#list" ? "grid" : "list", sort: "run", down: false, status: "", words: "", shown: PAGE,
+const state = { view: data.axes.length && location.hash !== "#list" ? "grid" : "list",
+  sort: "run", down: false, status: "", words: "", shown: PAGE,
   row: data.axes.length - 2, column: data.axes.length - 1, fixed: data.axes.map(axis => axis.steps[0][0]) };
 const count = make("span", { id: "count" });
 
