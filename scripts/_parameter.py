@@ -11,6 +11,8 @@ from _nodes import class_of, is_literal, literal, title_of
 from _specs import InputSpec
 
 MOST_CHOICES = 40
+# A file of one's own is uploaded more often than one of the server's is chosen.
+MOST_FILES = 8
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ class Parameter:
         if self.feeds:
             document["feeds"] = list(self.feeds)
         if self.spec is not None:
-            document |= _limits(self.spec, choices_of)
+            document |= _limits(self.spec, choices_of, MOST_FILES if self.upload else MOST_CHOICES)
         return document
 
 
-def _limits(spec: InputSpec, choices_of: str | None) -> dict[str, Any]:
+def _limits(spec: InputSpec, choices_of: str | None, most: int) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for option in ("default", "min", "max", "step"):
         if option in spec.options and is_literal(spec.options[option]):
@@ -88,10 +90,9 @@ def _limits(spec: InputSpec, choices_of: str | None) -> dict[str, Any]:
     if spec.choices is not None and choices_of is not None:
         document["choices"] = {"count": len(spec.choices), "same_as": choices_of}
     elif spec.choices is not None:
-        shown = list(spec.choices[:MOST_CHOICES])
-        document["choices"] = {"count": len(spec.choices), "items": shown}
-        if len(spec.choices) > MOST_CHOICES:
-            document["choices"]["more"] = len(spec.choices) - MOST_CHOICES
+        document["choices"] = {"count": len(spec.choices), "items": list(spec.choices[:most])}
+        if len(spec.choices) > most:
+            document["choices"]["more"] = len(spec.choices) - most
     return document
 
 
