@@ -94,6 +94,13 @@ def part_beside(target: Path) -> Path:
     return target.parent / f".{os.urandom(8).hex()}.part"
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half-fetched in a folder and those in it. Only where nobody else writes."""
+    for part in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
+        if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name):
+            part.unlink(missing_ok=True)
+
+
 def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
     """Give a finished temporary file its final name: (path, reused).
 

@@ -403,6 +403,7 @@ def _in_folder(
             runs, look = {}, 0
         else:
             recorded = _journal.read(folder)  # again, now that nobody else writes
+            _safe_names.remove_parts(folder)
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
             runs, look = recorded.runs, 0 if recorded.clean else LOST_LINES * len(ready)
         document = _batch_run.run(recipe, ready, _options(args, folder), journal, runs, look=look)
