@@ -5,8 +5,9 @@ Level 3. A picture's mask is applied to the picture that the same call gives, el
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,9 @@ def _place_pictures(
     import _fill
 
     done: set[str] = set()
-    for target in _fill.upload_targets(graph, candidates, definitions):
+    with _telling_of_file_inputs(graph, definitions, given):
+        targets = _fill.upload_targets(graph, candidates, definitions)
+    for target in targets:
         if target.kind == "mask" and target.original is not None:
             _place_one(target, "mask", _picture_at(target, graph, placed), uploader, placed)
         else:
@@ -102,11 +105,30 @@ def _place_mask(
     """--input-mask: the mask of a picture loader becomes that picture's transparency; a mask loader takes it as it is."""
     import _fill
 
-    targets = _fill.upload_targets(graph, {name: path}, definitions)
+    with _telling_of_file_inputs(graph, definitions, {name: path}):
+        targets = _fill.upload_targets(graph, {name: path}, definitions)
     _require(bool(targets), name, path)
     for target in targets:
         paints = target.original is not None or target.kind == "image"
         _place_one(target, "mask", _picture_at(target, graph, placed) if paints else None, uploader, placed)
+
+
+@contextlib.contextmanager
+def _telling_of_file_inputs(
+    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, given: Mapping[str, str]
+) -> Iterator[None]:
+    """A name that a file was given for and that is none: the inputs that take files are the ones that were meant."""
+    try:
+        yield
+    except SkillError as error:
+        if error.code == "unknown_parameter" and error.details.get("parameter") in given:
+            import _params
+
+            names = [parameter.name for parameter in _params.find(graph, definitions) if parameter.upload]
+            if names:
+                error.hint = f"inputs that take files here: {', '.join(names)}"
+                error.details["nearest"] = names
+        raise
 
 
 def _place_one(

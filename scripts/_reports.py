@@ -308,7 +308,7 @@ def _lost(job: Job) -> dict[str, Any]:
     message = "the server has no trace of this job: it was restarted or its history was cleared"
     if not job.ours:
         message = "the server has no trace of this prompt id: it is wrong, or the server was restarted since"
-    return _words("lost", "lost", message, "run the workflow again", retryable=True)
+    return _words("lost", "lost", message, "run the workflow again", retryable=job.ours)
 
 
 def _explain_command(job: Job) -> str:

@@ -11,19 +11,21 @@ from _cli import Exit, SkillError
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 
 
-def parse_set(text: str) -> tuple[str, str]:
-    """`KEY=VALUE` taken apart at the first `=`.
+def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
+    """`KEY=VALUE` taken apart at the first `=`. `flag` is the one that gave it.
 
     Raises:
         SkillError: (exit 2, "bad_set") without a key or a `=`.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
+        example = 'for example --set prompt="a fox" --set 3.steps=30 --set "KSampler (hires).denoise=0.4"'
+        if flag != "--set":
+            name = {"--input-image": "image", "--input-mask": "mask"}.get(flag, "NODE.INPUT")
+            example = f"say which input the file is for: {flag} {name}={text[:80] or 'PATH'}"
+        what = "NAME=VALUE" if flag == "--set" else "NAME=PATH"
         raise SkillError(
-            f"--set wants NAME=VALUE, not {text[:80]!r}",
-            code="bad_set",
-            exit=Exit.MISUSE,
-            hint='for example --set prompt="a fox" --set 3.steps=30 --set "KSampler (hires).denoise=0.4"',
+            f"{flag} wants {what}, not {text[:80]!r}", code="bad_set", exit=Exit.MISUSE, hint=example
         )
     return key.strip(), value
 

@@ -161,19 +161,19 @@ def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
     return _unwrapped(value, f"{what} {name} of {server.url}", "json", notes)
 
 
-def _from_stdin(stdin: BinaryIO | None) -> Loaded:
+def _from_stdin(stdin: BinaryIO | None, origin: str = "standard input") -> Loaded:
     stream = stdin if stdin is not None else sys.stdin.buffer
     data = stream.read(MAX_JSON + 1)
     if not data:
         raise SkillError(
-            "standard input is empty",
+            f"{origin} is empty",
             code="empty",
             exit=Exit.MISUSE,
             hint="pipe a workflow in, or give a file",
         )
     if len(data) > MAX_JSON:
-        raise _too_large("standard input")
-    return _from_stream(io.BytesIO(data), len(data), "standard input", "from standard input")
+        raise _too_large(origin)
+    return _from_stream(io.BytesIO(data), len(data), origin, f"from {origin}")
 
 
 def _from_file(spec: str) -> Loaded:
@@ -196,7 +196,7 @@ def _from_file(spec: str) -> Loaded:
         if stat.S_ISREG(status.st_mode):
             return _from_stream(file, status.st_size, f"file {spec}", path.name)
         # A pipe such as <(command): it cannot be rewound, so it is read like standard input.
-        return _from_stdin(file)
+        return _from_stdin(file, f"file {spec}")
 
 
 def _open_pipe(path: Path) -> BinaryIO:

@@ -77,7 +77,7 @@ def wishes(args: argparse.Namespace) -> Any:
     settings: dict[str, Any] = _fill.parse_args_json(_args_text(args.args)) if args.args else {}
     settings |= _once([_fill.parse_set(text) for text in args.set])
     files = [
-        (*_fill.parse_set(text), kind)
+        (*_fill.parse_set(text, f"--input-{kind}"), kind)
         for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
         for text in texts
     ]

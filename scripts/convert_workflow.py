@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _places
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
         )
     hint = "check that the folder exists, may be written to and has room"
     _safe_names.write_asked(Path(args.output), text.encode("ascii"), hint)
-    return None, report | {"file": args.output}
+    return None, report | {"file": str(_places.absolute(args.output))}
 
 
 def main(argv: list[str] | None = None) -> int:

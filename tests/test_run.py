@@ -270,7 +270,27 @@ def test_an_unknown_prompt_id_is_lost_not_waited_for(run: Runner, demo: Demo) ->
     ran = run(
         "run_workflow.py", "--resume", "no-such-job", "--host", demo.url, "--output-dir", "out", timeout=15
     )
-    assert (ran.code, ran.json["status"]) == (1, "lost")
+    assert (ran.code, ran.json["status"], ran.json["retryable"]) == (1, "lost", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--input-image", "photo.jpg"], "--input-image image=photo.jpg"),
+        (["--input-mask", "m.png"], "--input-mask mask=m.png"),
+        (["--input-image", "photo=picture.png"], "files here: image, mask"),
+        (["--input-file", "photo=picture.png"], "files here: image, mask"),
+    ],
+)
+def test_a_file_for_no_input_is_told_which_inputs_take_files(
+    run: Runner, demo: Demo, words: list[str], said: str
+) -> None:
+    from conftest import ROOT
+
+    (run.folder / "picture.png").write_bytes(b"")
+    workflow = ROOT / "workflows/sdxl_inpaint.json"
+    ran = run("run_workflow.py", workflow, "--host", demo.url, "--dry-run", *words)
+    assert ran.code == 2 and said in ran.json["hint"] and "--set wants" not in ran.json["message"]
 
 
 def test_a_chosen_prompt_id_is_used(run: Runner, any_server: str, graph_file: Any) -> None:

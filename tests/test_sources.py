@@ -139,6 +139,11 @@ def test_nan_is_read_as_null_and_said(tmp_path):
     assert any("3 NaN" in warning for warning in source.warnings)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no /dev/null")
+def test_an_empty_file_that_is_no_plain_file_is_named():
+    assert refusal("/dev/null").message == "file /dev/null is empty"
+
+
 def test_a_number_beyond_a_double_is_read_as_null_and_said(tmp_path):
     source = _sources.read(str(written(tmp_path, json.dumps(GRAPH).replace("255", "1e400"))))
 
