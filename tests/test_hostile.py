@@ -194,7 +194,7 @@ def test_a_hostile_flag_is_misuse_and_nothing_is_sent(forks: Forks, demo: Demo, 
     assert not [entry for entry in demo.log() if entry["path"] == "/prompt"]
 
 
-IDS = ["../../etc/passwd", "a/b?c#d\u202e", ESCAPES + "x" * 5000]
+IDS = ["../../etc/pass?d#e\u202e", ESCAPES + "x" * 5000]
 TAKE_IDS = {
     "resume": ["run_workflow.py", "--resume=ID"],
     "wait": ["manage_queue.py", "wait", "ID"],

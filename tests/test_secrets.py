@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -75,6 +75,17 @@ FAULTS: dict[str, list[Fault]] = {
 }
 
 
+def pairs(scripts: Iterable[str]) -> list[Any]:
+    """Every script with the two plainest faults, some with all; what takes long runs with -m slow."""
+    found = []
+    for script in scripts:
+        for fault in FAULTS:
+            long = fault in ("broken", "cut off") and script in ("run", "health", "batch")
+            if fault in ("none", "refused") or script in ("run", "batch", "health", "stats", "upload"):
+                found.append(pytest.param(script, fault, marks=[pytest.mark.slow] if long else []))
+    return found
+
+
 @pytest.fixture
 def forks(tmp_path: Path, zygote: Zygote) -> Forks:
     from PIL import Image
@@ -123,27 +134,18 @@ def flags(folder: Path, url: str, api: str) -> list[object]:
     return words
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("script", "fault"), pairs(SCRIPTS))
 def test_local(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script: str, fault: str) -> None:
     tried(forks, benches["local"], elsewhere, script, fault)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("script", ["run", "batch", "stats", "health", "deps"])
+@pytest.mark.parametrize(("script", "fault"), pairs(["run", "batch", "stats", "health", "deps"]))
 def test_cloud(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script: str, fault: str) -> None:
     tried(forks, benches["cloud"], elsewhere, script, fault)
 
 
 def tried(forks: Forks, bench: Bench, elsewhere: Flaky, script: str, fault: str) -> None:
     """One script with one fault: the secrets go to their server alone."""
-    if fault not in ("none", "refused", *(("moved",) if script == "batch" else ())) and script not in (
-        "run",
-        "health",
-        "stats",
-        "upload",
-    ):
-        pytest.skip("the failure comes out of the same room")
     bench.ready(*(Fault(**{**vars(item), "to": elsewhere.url + "/x"}) for item in FAULTS[fault]))
     elsewhere.seen.clear()
     words = ["w.json" if word == "W" else word for word in SCRIPTS[script][1:]]
