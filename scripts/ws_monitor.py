@@ -40,7 +40,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--json", action="store_true", help="one JSON object a line on stdout: every message, cleaned"
     )
     parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
-    parser.add_argument("--timeout", type=_cli.seconds, metavar="SECONDS", help="stop watching after this time")
+    parser.add_argument(
+        "--timeout", type=_cli.seconds, metavar="SECONDS", help="stop watching after this time"
+    )
     parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
     parser.add_argument(
         "--ws",

@@ -54,7 +54,11 @@ def benches() -> Iterator[dict[str, Bench]]:
 
     class Made(dict[str, Bench]):
         def __missing__(self, api: str) -> Bench:
-            demo = Demo(*(("--cloud", "--tier", "creator", "--api-key", KEY) if api == "cloud" else ()), "--step-time", "0.005")
+            demo = Demo(
+                *(("--cloud", "--tier", "creator", "--api-key", KEY) if api == "cloud" else ()),
+                "--step-time",
+                "0.005",
+            )
             ends.append(demo.stop)
             upstream = demo.url
             if api == "v2":

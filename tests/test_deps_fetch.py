@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from model_host import ModelHost, safetensors
+
 import _cli
 import _deps_file_check
 import _deps_hosts
 import _fetch_model
-import pytest
 from _cli import SkillError
 from _deps_hosts import AllowedHosts
 from _fetch_model import Wanted, fetch
-from model_host import ModelHost, safetensors
 
 
 @pytest.fixture
