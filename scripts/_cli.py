@@ -475,7 +475,8 @@ def _whole(text: str, least: int) -> int:
 def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """The flags that say which server and with which credentials."""
     group = parser.add_argument_group("server")
-    host_help = f"address, 'cloud' for Comfy Cloud, or 'demo' for the built-in demo server (default: $COMFY_HOST, else {DEFAULT_HOST})"
+    host_help = "address, 'cloud' for Comfy Cloud, or 'demo' for the built-in demo server"
+    host_help += f" (default: $COMFY_HOST, else {DEFAULT_HOST})"
     if several:
         group.add_argument("--host", action="append", help=host_help + "; repeat for several servers")
     else:
