@@ -22,6 +22,7 @@ MOST_ROWS = 50
 MOST_SEARCHED = 1000
 UNFINISHED = frozenset({"pending", "running"})
 CONFIRM_PATIENCE = 6.0
+LONGEST_PAUSE = 0.5
 HINTS = {
     "still_running": "a node that reports no progress finishes first; look again with manage_queue.py list",
     "not_found": "it is neither in the queue nor in the history: removed before, or a wrong id",
@@ -113,7 +114,10 @@ def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
         if not hit or time.monotonic() > give_up:
             return "still_running"
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.5)
+        if pause == LONGEST_PAUSE:
+            # An interrupt that comes just before a run's first node is forgotten by the server.
+            server.cancel(prompt_id)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
 def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dict[str, Any]:

@@ -34,6 +34,7 @@ LONG_VIDEO_RUN = 1800.0
 WORTH_SAYING = 3.0
 # An interrupt takes effect at the next step; a silent long node finishes first.
 CANCEL_PATIENCE = 8.0
+SAY_AGAIN = 0.5
 WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
 
@@ -412,10 +413,15 @@ def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Op
     if state is not None and state.phase == "unknown":
         # It was still waiting: a job taken out of the queue leaves no trace.
         return state
+    say_again = time.monotonic() + SAY_AGAIN
     while time.monotonic() < give_up:
         state = _take_news(watcher, job, progress, options, 0.2)
         if state is not None:
             return state
+        if time.monotonic() >= say_again:
+            # An interrupt that comes just before a run's first node is forgotten by the server.
+            job.server.cancel(job.prompt_id)
+            say_again += SAY_AGAIN
     return JobState(job.prompt_id, "running")
 
 
