@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _collect
-import _failures
 import _safe_names
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
@@ -248,6 +247,8 @@ def _verdict(
             else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
+        import _failures
+
         return _failures.failure(state, job.graph) | {"next": [_explain_command(job)]}
     if failed:
         return _incomplete(job, failed, options)

@@ -6,7 +6,6 @@ Level 2. Kept in the user's cache folder, bounded, deletable; without it nothing
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,6 +95,9 @@ def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
     seconds = sorted(float(row["seconds"]) for row in whole)
     if not seconds:
         return None
+    # Loaded only when there is something to count: it brings fractions and decimals along.
+    import statistics
+
     if len(seconds) < 4:
         return Estimate(statistics.median(seconds), seconds[0], seconds[-1], len(seconds))
     low, middle, high = statistics.quantiles(seconds, n=4)
