@@ -11,9 +11,8 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
 from _batch_fill import Recipe
@@ -34,8 +33,7 @@ SLOW_FACTOR = 4.0
 SLOW_LEAST = 20.0
 
 
-@dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(NamedTuple):
     """How to run a batch. `parallel`: runs at once on one server; None: what suits the server."""
 
     folder: Path
@@ -48,8 +46,7 @@ class BatchOptions:
     retry_failed: bool = False
 
 
-@dataclass
-class Todo:
+class Todo(NamedTuple):
     """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
 
     run: int
@@ -65,19 +62,19 @@ class Todo:
     barred: frozenset[str] = frozenset()
 
 
-@dataclass
 class Tally:
     """Counts, and the failures that the report names."""
 
-    ends: Counter[str] = field(default_factory=Counter)
-    earlier: int = 0
-    earlier_failed: int = 0
-    files: int = 0
-    size: int = 0
-    moved: int = 0
-    retried: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    said: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        self.earlier = 0
+        self.earlier_failed = 0
+        self.files = 0
+        self.size = 0
+        self.moved = 0
+        self.retried = 0
+        self.failures: list[dict[str, Any]] = []
+        self.said: Counter[str] = Counter()
 
     @property
     def settled(self) -> int:

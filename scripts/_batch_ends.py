@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import _cli
@@ -15,6 +14,7 @@ import _collect
 import _events
 import _failures
 import _refusals
+import _safe_text
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
 from _cli import SkillError
@@ -30,18 +30,18 @@ TRANSIENT = frozenset(
 )  # fmt: skip
 
 
-@dataclass
 class Flight:
     """A run on the server."""
 
-    todo: Todo
-    graph: dict[str, Any]
-    seeds: dict[str, int]
-    submitted: float
-    node_errors: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    pictures: list[tuple[str, _events.Preview]] = field(default_factory=list)
-    ours: bool = True
+    def __init__(self, todo: Todo, graph: dict[str, Any], seeds: dict[str, int], submitted: float) -> None:
+        self.todo = todo
+        self.graph = graph
+        self.seeds = seeds
+        self.submitted = submitted
+        self.node_errors: dict[str, Any] = {}
+        self.started: float | None = None
+        self.pictures: list[tuple[str, _events.Preview]] = []
+        self.ours = True
 
 
 class Ends:
@@ -61,7 +61,7 @@ class Ends:
         """Values that this server does not take: another one may have the model."""
         barred = todo.barred | {self.url}
         if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
-            self.batch.put_back(replace(todo, barred=barred))
+            self.batch.put_back(todo._replace(barred=barred))
             return
         self.fail(todo, "error", {"code": error.code, "message": error.message, "hint": error.hint})
 
@@ -70,7 +70,7 @@ class Ends:
         barred = todo.barred | {self.url}
         if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
-            self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1, barred=barred))
+            self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1, barred=barred))
             return
         self.fail(todo, "rejected", facts_of(error))
 
@@ -136,7 +136,7 @@ class Ends:
             )
             return
         self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
-        again = replace(todo, attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
+        again = todo._replace(attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
         self.batch.put_back(again)
 
     def failed(
@@ -155,8 +155,8 @@ class Ends:
                 "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
             )
             freed = todo.freed or code == "out_of_memory"
-            again = replace(
-                todo, attempt=todo.attempt + 1, prompt_id=None, host=None, tried=todo.tried + 1, freed=freed
+            again = todo._replace(
+                attempt=todo.attempt + 1, prompt_id=None, host=None, tried=todo.tried + 1, freed=freed
             )
             self.batch.put_back(again)
             return None
@@ -205,7 +205,7 @@ class Ends:
 def facts_of(error: SkillError) -> dict[str, Any]:
     facts = {"code": error.code, "message": error.message, "hint": error.hint}
     said = error.details.get("server_said")
-    return facts | ({"server_said": _cli.clean(said, 300)} if said else {})
+    return facts | ({"server_said": _safe_text.clean(said, 300)} if said else {})
 
 
 __all__ = ["TRANSIENT", "Ends", "Flight", "facts_of"]

@@ -9,15 +9,15 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
 import _collect
 import _events
 import _safe_names
+import _safe_text
 from _cli import SkillError
 from _dialect import Dialect, FileRef
 from _plan import OUTPUT_COLUMN
@@ -34,8 +34,7 @@ MOST_VALUE = 60
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
-@dataclass(frozen=True)
-class Haul:
+class Haul(NamedTuple):
     """The end of one run: how it ended, and what is to be fetched."""
 
     run: int
@@ -44,7 +43,7 @@ class Haul:
     facts: dict[str, Any]
     outputs: Mapping[str, Any]
     seeds: Mapping[str, int]
-    pictures: list[tuple[str, _events.Preview]] = field(default_factory=list)
+    pictures: Sequence[tuple[str, _events.Preview]] = ()
 
 
 class Names:
@@ -94,7 +93,9 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
         try:
             text = format(_number(value) if form else value, form)
         except (ValueError, TypeError) as error:
-            raise SkillError(f"--name: {{{name}:{form}}} does not fit {_cli.clean(value, 40)!r}") from error
+            raise SkillError(
+                f"--name: {{{name}:{form}}} does not fit {_safe_text.clean(value, 40)!r}"
+            ) from error
         return _safe_names.safe_name(text)[:MOST_VALUE]
 
     return _FIELD.sub(fill, template)
@@ -211,7 +212,7 @@ class Fetchers:
         for number, output in enumerate(outputs, len(haul.pictures) + 1):
             wanted = _named(output.ref.display_name or output.ref.filename, base, number, several)
             renamed = (
-                output if base is None else replace(output, ref=replace(output.ref, display_name=wanted))
+                output if base is None else output._replace(ref=output.ref._replace(display_name=wanted))
             )
             try:
                 saved.append(collector.fetch(renamed))

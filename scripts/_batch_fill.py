@@ -9,8 +9,7 @@ import contextlib
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import _fill
 import _graph
@@ -27,8 +26,7 @@ from _plan_read import CommaList
 MOST_CHECKED = 2000
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What all runs of a batch share: the workflow, the constant wishes, and the plan."""
 
     source: _sources.Source
@@ -37,7 +35,7 @@ class Recipe:
 
     def constant(self) -> _prepare.Wishes:
         """The wishes that do not vary; fresh seeds are drawn for each run instead."""
-        return replace(self.wishes, randomize_seed=False)
+        return self.wishes._replace(randomize_seed=False)
 
 
 class Filler:
@@ -95,7 +93,7 @@ class Filler:
         settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
         uploaded: set[str] = set()
         if self._file_names & settings.keys():
-            wishes = replace(self.recipe.constant(), settings=settings, files=())
+            wishes = self.recipe.constant()._replace(settings=settings, files=())
             settings, _, uploaded = _prepare.upload_inputs(
                 self.prepared.graph, wishes, self.definitions, self._uploader
             )

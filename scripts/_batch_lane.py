@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import _cli
@@ -180,8 +179,8 @@ class Lane(threading.Thread):
         self._outage(error)
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
-        options = replace(self.batch.options.run, prompt_id=prompt_id, client_id=self.client_id)
-        return _jobs.new_submission(replace(self.filler.prepared, graph=flight.graph), options)
+        options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.client_id)
+        return _jobs.new_submission(self.filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""
@@ -216,8 +215,8 @@ class Lane(threading.Thread):
         if todo.prompt_id is not None and (self.server.own_ids or todo.accepted):
             attempt += 1  # that id has been used up
         prompt_id = self.batch.prompt_id(todo.run, attempt)
-        flight.todo = todo = replace(
-            todo, attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False
+        flight.todo = todo = todo._replace(
+            attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False
         )
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
@@ -241,19 +240,19 @@ class Lane(threading.Thread):
         if error.code in ("queue_full", "busy"):
             self._pause_until = time.monotonic() + BUSY_PAUSE
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
-            self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1))
+            self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
         elif error.code == "submit_unknown" and not self.server.own_ids and not self._unclear(error):
             self.ends.fail(todo, "unknown", facts_of(error))
         elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
             if error.code == "unreachable" and todo.prompt_id and not todo.accepted and flight.ours:
                 # Nothing was sent: the id is still free.
                 self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
-                todo = replace(todo, prompt_id=None, host=None, attempt=todo.attempt + 1)
+                todo = todo._replace(prompt_id=None, host=None, attempt=todo.attempt + 1)
             self.batch.put_back(todo)
             self._outage(error)
         elif error.exit == Exit.REFUSED:
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
-            self.batch.put_back(replace(todo, prompt_id=None, attempt=todo.attempt + 1))
+            self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
             raise error
         elif error.code == "rejected":
             self.ends.reject(todo, error)
@@ -384,8 +383,7 @@ class Lane(threading.Thread):
             "moved", run=todo.run, attempt=todo.attempt, prompt_id=prompt_id, **{"from": self.url}
         )
         self.batch.tally.moved += 1
-        moved = replace(
-            todo,
+        moved = todo._replace(
             attempt=todo.attempt + 1,
             prompt_id=None,
             host=None,

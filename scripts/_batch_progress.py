@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _safe_text
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -68,7 +69,7 @@ class BatchProgress:
         self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
         pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
         self._bar.set_postfix_str(
-            _cli.redact(_cli.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
+            _safe_text.redact(_safe_text.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
         )
         self._bar.refresh()
 

@@ -8,26 +8,24 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import _cli
 import _journal
+import _safe_text
 from _plan import OUTPUT_COLUMN, Plan
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One run. `steps`: where it stands on each axis. `files` as the journal lists them, relative to the folder."""
 
     run: int
     steps: tuple[int, ...]
     values: dict[str, Any]
     status: str
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    seeds: Mapping[str, int] = {}
     seconds: float | None = None
     host: str | None = None
     prompt_id: str | None = None
@@ -38,8 +36,7 @@ class Row:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(NamedTuple):
     """A batch that was read back. `demo`: made by the demo server."""
 
     folder: Path
@@ -104,7 +101,7 @@ def short(value: Any, limit: int = 200) -> str:
     """A value as people read it, on one line."""
     if isinstance(value, float):
         value = f"{value:g}"
-    return " ".join(_cli.clean(value, limit).split())
+    return " ".join(_safe_text.clean(value, limit).split())
 
 
 def table(results: Results) -> bytes:
@@ -138,7 +135,7 @@ def table(results: Results) -> bytes:
             row.prompt_id, row.attempt or None, row.code, row.message,
         ]  # fmt: skip
         writer.writerow([_cell(cell) for cell in cells])
-    return _cli.redact(out.getvalue()).encode("utf-8", "replace")
+    return _safe_text.redact(out.getvalue()).encode("utf-8", "replace")
 
 
 def _cell(value: Any) -> Any:
@@ -146,7 +143,7 @@ def _cell(value: Any) -> Any:
         return ""
     if not isinstance(value, str):
         return value
-    text = _cli.clean(value)
+    text = _safe_text.clean(value)
     if text.startswith(FORMULA_STARTS) and not _is_number(text):
         return f"'{text}"
     return text

@@ -13,6 +13,7 @@ from typing import Any
 import _batch_setup
 import _cli
 import _reports
+import _safe_text
 from _batch import Batch, BatchOptions
 from _batch_fetch import Fetchers
 from _batch_fill import Filler, Recipe
@@ -109,7 +110,7 @@ def _terminated(batch: Batch) -> dict[str, Any]:
         "retryable": False,
         "next": [resume_command(batch)],
         **_counts(batch),
-        "prompt_ids": _cli.cap(flying, MOST_SHOWN),
+        "prompt_ids": _safe_text.cap(flying, MOST_SHOWN),
         "output_dir": str(batch.options.folder),
     }
 
@@ -142,7 +143,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         if value:
             document[key] = value
     if tally.failures:
-        document["failures"] = _cli.cap(sorted(tally.failures, key=lambda row: row["run"]), MOST_SHOWN)
+        document["failures"] = _safe_text.cap(sorted(tally.failures, key=lambda row: row["run"]), MOST_SHOWN)
     document["hosts"] = [_host(lane) for lane in batch.lanes]
     if any(lane.server.demo for lane in batch.lanes):
         document["demo"] = True

@@ -16,6 +16,7 @@ from typing import Any
 import _cache
 import _cli
 import _graph
+import _safe_text
 import _sources
 from _batch_fill import Filler, Recipe
 from _cli import Exit, SkillError
@@ -40,7 +41,7 @@ def hosts_of(given: Sequence[str] | None) -> list[str | None]:
             lines = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SkillError(
-                f"cannot read {_cli.clean(text[1:], 200)}", hint="--host @FILE wants one address a line"
+                f"cannot read {_safe_text.clean(text[1:], 200)}", hint="--host @FILE wants one address a line"
             ) from error
         hosts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return list(dict.fromkeys(hosts)) or [None]
@@ -180,7 +181,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         return Recipe(source, kept, Plan.from_json(line["plan"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SkillError(
-            f"the plan in the journal cannot be read ({_cli.clean(error, 100)})", code="no_batch", exit=Exit.MISUSE,
+            f"the plan in the journal cannot be read ({_safe_text.clean(error, 100)})", code="no_batch", exit=Exit.MISUSE,
             hint="it was changed by hand or by a newer version; start a new batch",
         ) from error  # fmt: skip
 
@@ -243,7 +244,8 @@ def shown_values(plan: Plan, most: int) -> list[dict[str, Any]]:
 
 def _short(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _cli.clean(value, 200) if isinstance(value, str) else value for name, value in values.items()
+        name: _safe_text.clean(value, 200) if isinstance(value, str) else value
+        for name, value in values.items()
     }
 
 

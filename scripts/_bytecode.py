@@ -1,7 +1,8 @@
 """Compiled rooms are kept in the user's cache folder when they may not be kept beside the source.
 
 Level 0. A skill's folder is often read-only, and agents' environments often set PYTHONDONTWRITEBYTECODE; compiling
-forty rooms anew costs about 150 ms a command. Only this folder's own modules are treated so.
+forty rooms anew costs about 150 ms a command. Only this folder's own modules are treated so, from the
+import of this room on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType
+
+import _places
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,3 +40,6 @@ def keep_in(folder: Path | None) -> None:
         return
     _Loader.folder = str(folder / "bytecode")
     sys.path_importer_cache[str(HERE)] = FileFinder(str(HERE), (_Loader, [".py"]))
+
+
+keep_in(_places.cache_folder())

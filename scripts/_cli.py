@@ -1,35 +1,26 @@
-"""What every command shares: exit codes, the one JSON document, cleaned and redacted text, common flags.
+"""How every command ends: the exit code and the one JSON document; and its words on stderr.
 
 Level 0: knows nothing of servers or workflows, imports the standard library alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import enum
-import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import _bytecode
+import _bytecode  # noqa: F401  (first: the rooms after it are kept compiled)
 import _json_text
-import _places
+from _safe_text import clean, redact, shell_words
 from _signals import Terminated
 
-_bytecode.keep_in(_places.cache_folder())
-
-DEFAULT_HOST = "http://127.0.0.1:8188"
-HIDDEN = "[hidden]"
 # What `import NAME` of a missing package means to pip; the last three come with requests.
 PACKAGES = {
     "requests": "requests", "websocket": "websocket-client", "tqdm": "tqdm", "PIL": "pillow", "aiohttp": "aiohttp",
     "urllib3": "requests", "certifi": "requests", "idna": "requests",
 }  # fmt: skip
-# Shorter values would blot out ordinary words wherever they happen to stand.
-SHORTEST_SECRET = 4
 
 
 class Exit(enum.IntEnum):
@@ -119,18 +110,6 @@ class Verbatim:
         self.value = value
 
 
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])"
-)
-# C0 and C1 controls but tab and newline, bidirectional controls, line separators, lone surrogates, tag characters.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-_secrets: list[str] = []
-
-
 def _open_streams() -> None:
     """A closed stream is None in Python; then nobody listens, which is no reason to fail."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -139,85 +118,6 @@ def _open_streams() -> None:
 
 
 _open_streams()
-
-
-def hide(secret: str | None) -> None:
-    """Register a secret: from now on no output of this process shows it, plain, quoted or in base64."""
-    if not secret or len(secret) < SHORTEST_SECRET:
-        return
-    from base64 import b64encode
-    from urllib.parse import quote, quote_plus
-
-    raw = secret.encode("utf-8", "surrogatepass")
-    forms = {
-        secret,
-        quote(secret, safe="", errors="replace"),
-        quote_plus(secret, errors="replace"),
-        b64encode(raw).decode(),
-    }
-    forms.add(json.dumps(secret)[1:-1])
-    for form in forms:
-        if form not in _secrets:
-            _secrets.append(form)
-    _secrets.sort(key=len, reverse=True)
-
-
-def redact(text: str) -> str:
-    """The text with every registered secret replaced."""
-    for secret in _secrets:
-        if secret in text:
-            text = text.replace(secret, HIDDEN)
-    return text
-
-
-def clean(text: object, limit: int | None = None) -> str:
-    """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long."""
-    plain = str(text)
-    if not plain.isascii():
-        plain = _readable(plain)
-    plain = _UNSAFE.sub("", _ESCAPES.sub("", plain.replace("\r\n", "\n")))
-    if limit is not None and len(plain) > limit:
-        return f"{plain[:limit]}… (+{len(plain) - limit} characters)"
-    return plain
-
-
-def _readable(text: str) -> str:
-    """A path that Python read as bytes (a plain C locale) as the text it is."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    except UnicodeEncodeError:
-        return text
-
-
-def clean_tree(value: Any, limit: int | None = None) -> Any:
-    """A JSON value with every string in it cleaned."""
-    if isinstance(value, str):
-        return clean(value, limit)
-    if isinstance(value, Mapping):
-        return {clean(key, limit): clean_tree(item, limit) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean_tree(item, limit) for item in value]
-    return value
-
-
-def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
-    """A long list for the JSON document: true count, the first `limit` items and how many are left out."""
-    capped: dict[str, Any] = {"count": len(items), "items": list(items[:limit])}
-    if len(items) > limit:
-        capped["more"] = len(items) - limit
-    return capped
-
-
-def shell_words(words: Iterable[object]) -> str:
-    """A command line that can be copied into a shell of this system as it stands."""
-    plain = [str(word) for word in words]
-    if os.name == "nt":
-        import subprocess
-
-        return subprocess.list2cmdline(plain)
-    import shlex
-
-    return shlex.join(plain)
 
 
 _quiet = False
@@ -400,108 +300,3 @@ def _os_failure(error: OSError) -> SkillError:
         code="system_error",
         hint="check the path, its permissions and the free space",
     )
-
-
-# What people try as flags; in ComfyUI they are inputs of nodes.
-COMMON_INPUTS = frozenset(
-    "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
-    "checkpoint batch-size batch_size length fps".split()
-)
-_SECRET_FLAG = re.compile(
-    r"(?<!\S)(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Misuse is answered like every other failure: one JSON document, exit 2."""
-
-    def error(self, message: str) -> NoReturn:
-        # `--apikey VALUE`: the slip must not print the key.
-        message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
-        emit(SkillError(message, hint=self._way_out(message)).document())
-        self.exit(Exit.MISUSE)
-
-    def _way_out(self, message: str) -> str:
-        """What was probably meant; the usage line of a big command helps nobody."""
-        import difflib
-
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        given = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        if given and "--set" in flags and given[1][2:] in COMMON_INPUTS:
-            return f"workflow inputs are set with --set {given[1][2:].replace('-', '_')}=VALUE"
-        near = difflib.get_close_matches(given[1], flags, 3, 0.6) if given else []
-        if near:
-            return f"did you mean {' or '.join(near)}? (see --help)"
-        usage = " ".join(self.format_usage().split())
-        return f"{usage}  (see --help)" if len(usage) < 160 else f"{self.prog} --help tells all flags"
-
-
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring and whose errors are JSON."""
-    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-
-def seconds(text: str) -> float:
-    """A positive number of seconds, as an argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 1 on, as an argparse type."""
-    return _whole(text, 1)
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on, as an argparse type."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not least <= value < 10**12:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return value
-
-
-def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """The flags that say which server and with which credentials."""
-    group = parser.add_argument_group("server")
-    host_help = "address, 'cloud' for Comfy Cloud, or 'demo' for the built-in demo server"
-    host_help += f" (default: $COMFY_HOST, else {DEFAULT_HOST})"
-    if several:
-        group.add_argument("--host", action="append", help=host_help + "; repeat for several servers")
-    else:
-        group.add_argument("--host", help=host_help)
-    group.add_argument(
-        "--api",
-        choices=["auto", "local", "cloud", "v2"],
-        default="auto",
-        help="protocol (default: found out)",
-    )
-    group.add_argument(
-        "--api-key", metavar="KEY", help="key for this server; prefer --api-key-file or the environment"
-    )
-    group.add_argument("--api-key-file", metavar="FILE", help="read the key from the first line of FILE")
-    group.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        metavar="'NAME: VALUE'",
-        help="send this header to this server only (repeatable)",
-    )
-    group.add_argument("--ca-bundle", metavar="FILE", help="certificate authorities to trust, as PEM")
-    group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
-
-
-def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
-    """--quiet: no progress on stderr."""
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr (warnings stay)")

@@ -22,6 +22,7 @@ import _cloud_refusals
 import _common
 import _multipart
 import _refusals
+import _safe_text
 from _cli import SkillError
 from _cloud_records import STATUSES, error_of, row
 from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
@@ -172,7 +173,7 @@ class Cloud(Dialect):
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise SkillError(
-                    f"{_cli.clean(prompt_id, 80)!r} is not a job id of the cloud",
+                    f"{_safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
                     hint="its ids are lower-case UUIDs",
                 ) from error
             if error.code != "not_found":

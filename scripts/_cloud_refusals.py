@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import _cli
 import _common
 import _refusals
+import _safe_text
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _policy_details(body: Any) -> dict[str, Any]:
     error = body.get("error") if isinstance(body, Mapping) else None
     error = error if isinstance(error, Mapping) else {}
     return {
-        key: _cli.clean_tree(error[key][:20], 120)
+        key: _safe_text.clean_tree(error[key][:20], 120)
         for key in ("class_types", "providers")
         if isinstance(error.get(key), list)
     }

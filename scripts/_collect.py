@@ -10,14 +10,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-import _cli
 import _common
 import _safe_names
+import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
 
@@ -39,8 +38,7 @@ TYPES = {
 TYPE_BY_SUFFIX = {suffix: kind for kind, suffixes in TYPES.items() for suffix in suffixes.split()}
 
 
-@dataclass(frozen=True)
-class OutputFile:
+class OutputFile(NamedTuple):
     """One file that a job put out."""
 
     ref: FileRef
@@ -53,8 +51,7 @@ class OutputFile:
         return kind_of(self.ref.display_name or self.ref.filename, self.ref.content_type)
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """A file on disk. `sha256` only when it was asked for; `reused`: the same bytes were there already."""
 
     path: Path
@@ -78,14 +75,13 @@ class Saved:
         if self.reused:
             row["reused"] = True
         if self.renamed:
-            row["server_name"] = _cli.clean(_plain_name(self.output.ref), 200)
+            row["server_name"] = _safe_text.clean(_plain_name(self.output.ref), 200)
         if self.bytes == 0:
             row["note"] = "the file is empty on the server too"
         return row
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """A file that could not be fetched, and why."""
 
     output: OutputFile
@@ -95,7 +91,7 @@ class Failed:
     def json(self) -> dict[str, Any]:
         """As the JSON document reports it."""
         return {
-            "filename": _cli.clean(self.output.ref.filename, 200),
+            "filename": _safe_text.clean(self.output.ref.filename, 200),
             "node_id": self.output.node_id,
             "url": self.url,
             "code": self.error.code,
@@ -163,7 +159,7 @@ def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
             for item in listed if isinstance(listed, (list, tuple)) else [listed]:
                 if isinstance(item, str):
                     texts.append(
-                        {"node_id": str(node_id), "key": str(key), "text": _cli.clean(item, MOST_TEXT)}
+                        {"node_id": str(node_id), "key": str(key), "text": _safe_text.clean(item, MOST_TEXT)}
                     )
     return texts
 
@@ -223,7 +219,7 @@ class Collector:
     def address(self, ref: FileRef) -> str:
         """Where the file can be fetched by hand; without any key."""
         if ref.url:
-            return _cli.clean(ref.url.split("?")[0], 500)
+            return _safe_text.clean(ref.url.split("?")[0], 500)
         return f"{self.server.route('view')}?{urlencode(ref.json())}"
 
     def fetch(self, output: OutputFile) -> Saved:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import _cli
+import _safe_text
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def normal_base(host: str) -> str:
     text = host.strip()
     if not text or any(ord(char) < 33 for char in text):
         raise SkillError(
-            f"{_cli.clean(host, 80)!r} is not a server address", hint="for example http://127.0.0.1:8188"
+            f"{_safe_text.clean(host, 80)!r} is not a server address",
+            hint="for example http://127.0.0.1:8188",
         )
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         text = f"{_likely_scheme(text)}://{text}"
@@ -102,13 +103,13 @@ def normal_base(host: str) -> str:
         port = parts.port
     except ValueError as error:
         raise SkillError(
-            f"{_cli.clean(host, 80)!r} is not a server address: {error}",
+            f"{_safe_text.clean(host, 80)!r} is not a server address: {error}",
             hint="for example http://127.0.0.1:8188",
         ) from error
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
     if scheme not in ("http", "https") or not parts.hostname:
         raise SkillError(
-            f"{_cli.clean(host, 80)!r} is not an http or https address",
+            f"{_safe_text.clean(host, 80)!r} is not an http or https address",
             hint="for example http://127.0.0.1:8188",
         )
     if parts.query or parts.fragment:
@@ -123,7 +124,7 @@ def normal_base(host: str) -> str:
         name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     except UnicodeError as error:
         raise SkillError(
-            f"{_cli.clean(host, 80)!r} is no host name", hint="for example http://127.0.0.1:8188"
+            f"{_safe_text.clean(host, 80)!r} is no host name", hint="for example http://127.0.0.1:8188"
         ) from error
     name = f"[{name}]" if ":" in name else name
     netloc = f"{name}:{port}" if port else name
@@ -151,7 +152,7 @@ def parse_model_list(payload: Any) -> list[str]:
             raise SkillError(
                 "the server knows no such model folder", code="folder_not_found", exit=_cli.Exit.FAILED
             )
-        said = _cli.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
+        said = _safe_text.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
         if any(
             word in f"{code} {said}".lower()
             for word in ("forbidden", "unauthorized", "denied", "not allowed")
@@ -164,14 +165,20 @@ def parse_model_list(payload: Any) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
-@dataclass(frozen=True)
 class Access:
     """What the user gave for one server: headers that may go to its origin, and how to trust its certificate."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    key: str | None = None
-    ca_bundle: str | None = None
-    insecure: bool = False
+    def __init__(
+        self,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        ca_bundle: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.headers = headers or {}
+        self.key = key
+        self.ca_bundle = ca_bundle
+        self.insecure = insecure
 
     def __repr__(self) -> str:
         return "Access(...)"
@@ -347,10 +354,10 @@ class Server:
                 f"the certificate or TLS of {where} was not accepted",
                 code="unreachable",
                 hint="use --ca-bundle FILE for a private authority, or --insecure if you accept the risk",
-                server_said=_cli.clean(error, SAID_LIMIT),
+                server_said=_safe_text.clean(error, SAID_LIMIT),
             )
         if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
-            return SkillError(f"the request for {where} is not valid: {_cli.clean(error, 200)}")
+            return SkillError(f"the request for {where} is not valid: {_safe_text.clean(error, 200)}")
         if isinstance(error, requests.Timeout):
             return SkillError(
                 f"{where} did not answer in time",
@@ -364,7 +371,7 @@ class Server:
         return failure
 
     def _moved(self, response: requests.Response) -> SkillError:
-        target = _cli.clean(response.headers.get("Location", ""), 200).split("?")[0]
+        target = _safe_text.clean(response.headers.get("Location", ""), 200).split("?")[0]
         return SkillError(
             f"{self.url} answered {response.status_code} and points elsewhere; nothing was sent there",
             code="moved",
@@ -426,13 +433,13 @@ class Server:
         try:
             return json.loads(response.content)
         except (ValueError, RecursionError) as error:
-            kind = _cli.clean(response.headers.get("Content-Type", "no type"), 60)
+            kind = _safe_text.clean(response.headers.get("Content-Type", "no type"), 60)
             raise SkillError(
                 f"{self.url} did not answer with JSON ({kind}); is it ComfyUI?",
                 code="bad_answer",
                 exit=_cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
-                server_said=_cli.clean(response.text, 200),
+                server_said=_safe_text.clean(response.text, 200),
             ) from error
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
@@ -514,8 +521,8 @@ def error_text(response: requests.Response) -> str:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
         text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", response.text[:20_000], flags=re.S | re.I)
-        return _cli.clean(" ".join(text.split()), SAID_LIMIT)
-    return _cli.clean(_words_of(body), SAID_LIMIT)
+        return _safe_text.clean(" ".join(text.split()), SAID_LIMIT)
+    return _safe_text.clean(_words_of(body), SAID_LIMIT)
 
 
 def _words_of(body: Any) -> str:
@@ -594,10 +601,10 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
                 "a --header must read 'Name: value'", hint="for example --header 'Authorization: Bearer …'"
             )
         value = value.strip()
-        _cli.hide(value)
+        _safe_text.hide(value)
         for word in value.split():
             if len(word) >= 8:
-                _cli.hide(word)
+                _safe_text.hide(word)
         headers[name.strip()] = value
     return headers
 
@@ -613,13 +620,13 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | N
                 f"cannot read the key file {api_key_file}", hint="one line of text: the key"
             ) from error
     environment = os.environ.get("COMFY_CLOUD_API_KEY")
-    _cli.hide(environment)
+    _safe_text.hide(environment)
     if key is None and environment and is_cloud_host(url) and url.startswith("https://"):
         key = environment
     if key is None:
         return None
     key = key.strip()
-    _cli.hide(key)
+    _safe_text.hide(key)
     if not key or not key.isascii() or not key.isprintable():
         raise SkillError("the key is empty or holds characters no key has", hint="copy it again")
     return key
@@ -636,10 +643,10 @@ def split_user_info(host: str) -> tuple[str, dict[str, str]]:
     from base64 import b64encode
 
     user, _, password = info.partition(":")
-    _cli.hide(password)
-    _cli.hide(info)
+    _safe_text.hide(password)
+    _safe_text.hide(info)
     login = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-    _cli.hide(login)
+    _safe_text.hide(login)
     return f"{scheme}{slashes}{tail}", {"Authorization": f"Basic {login}"}
 
 

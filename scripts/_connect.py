@@ -7,13 +7,12 @@ that something answers there.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _cache
-import _cli
 import _common
+import _flags
 from _cli import SkillError
 from _dialect import Dialect
 
@@ -25,8 +24,7 @@ DEMO_KEY = "comfyui-demo-key"
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A protocol (`local`, `cloud`, `v2`), how it was chosen, and whether it is a demo server that speaks it."""
 
     api: str
@@ -68,7 +66,7 @@ def connect(
     Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
     """
     host = (
-        host or os.environ.get("COMFY_HOST") or (_common.CLOUD_URL if api == "cloud" else _cli.DEFAULT_HOST)
+        host or os.environ.get("COMFY_HOST") or (_common.CLOUD_URL if api == "cloud" else _flags.DEFAULT_HOST)
     )
     if host == "demo":
         return _demo(api)

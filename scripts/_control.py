@@ -13,6 +13,7 @@ import _cli
 import _job_report
 import _ours
 import _prepare
+import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect, JobSummary, Submission
 from _reports import head
@@ -50,7 +51,7 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
         "running": running,
         "pending": len(rows) - running,
         "ours": sum(bool(row.get("ours")) for row in rows),
-        "jobs": _cli.cap(rows, most),
+        "jobs": _safe_text.cap(rows, most),
     }
 
 
@@ -85,7 +86,7 @@ def cancel(
         hit = server.cancel(prompt_id)
         results.append(
             {
-                "prompt_id": _cli.clean(prompt_id, 100),
+                "prompt_id": _safe_text.clean(prompt_id, 100),
                 "was": was,
                 "result": _confirmed(server, prompt_id, hit),
             }
@@ -207,7 +208,7 @@ def history(server: Dialect, most: int) -> dict[str, Any]:
     """Finished jobs, newest first."""
     ours = _ours.known(server.url)
     rows = [_job_report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
-    return {"status": "ok", **head(server), "jobs": _cli.cap(rows, most)}
+    return {"status": "ok", **head(server), "jobs": _safe_text.cap(rows, most)}
 
 
 def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:

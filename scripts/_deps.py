@@ -6,14 +6,13 @@ Unknown is never reported as one of the others: a refusal, a time-out and an unk
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-import _cli
 import _deps_catalog
 import _deps_match
 import _deps_origin
 import _deps_packs
+import _safe_text
 from _deps_match import Match
 from _deps_need import FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
 from _deps_origin import Origin
@@ -24,8 +23,7 @@ PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One thing that a workflow needs, and what became of the question whether it is there.
 
     match: the listed name that is meant although it is written otherwise. origin, pack: where it can be had.
@@ -60,14 +58,13 @@ class Item:
         return (f"{path}/{inside}" if inside else path), filename
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """The answer for one workflow."""
 
     items: tuple[Item, ...]
     idle: tuple[str, ...] = ()
     loose: tuple[tuple[str, Use], ...] = ()
-    not_asked: tuple[str, ...] = field(default=())
+    not_asked: tuple[str, ...] = ()
 
     def of(self, status: str) -> list[Item]:
         """The items with this status."""
@@ -112,12 +109,12 @@ def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock)
         return _anywhere(item, stock)
     listing = stock.folder(need.folder)
     if need.name in listing.names:
-        return replace(item, status=PRESENT)
+        return item._replace(status=PRESENT)
     if listing.state in (LISTED, EMPTY):
         return _absent(item, listing.names, listing.sentence)
     if listing.state == NO_FOLDER and _is_evidence(listing, need, definitions):
-        return replace(item, status=MISSING, reason=listing.sentence)
-    return replace(item, reason=_unsaid(listing, need, definitions))
+        return item._replace(status=MISSING, reason=listing.sentence)
+    return item._replace(reason=_unsaid(listing, need, definitions))
 
 
 def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> bool:
@@ -136,12 +133,12 @@ def _unsaid(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | 
 def _among_choices(item: Item, choices: tuple[str, ...], stock: Stock) -> Item:
     """By the server's own list for this input, which is what it validates against."""
     if item.name in choices:
-        return replace(item, status=PRESENT)
+        return item._replace(status=PRESENT)
     folder = item.folder or stock.folder_with(choices)
     use = item.uses[0]
     where = f"the server's list for {use.class_type}.{use.input}"
     reason = f"{where} is empty" if not choices else f"{where} has no such file"
-    return _absent(replace(item, folder=folder), choices, reason)
+    return _absent(item._replace(folder=folder), choices, reason)
 
 
 def _absent(item: Item, names: Sequence[str], reason: str) -> Item:
@@ -149,8 +146,8 @@ def _absent(item: Item, names: Sequence[str], reason: str) -> Item:
     if match is not None:
         sure = "the same file" if match.sure else "perhaps what is meant"
         reason = f"{reason} under that name; {match.name!r} is there ({match.how}: {sure})"
-        return replace(item, status=MISSING, reason=reason, match=match)
-    return replace(item, status=MISSING, reason=reason, similar=tuple(_deps_match.similar(item.name, names)))
+        return item._replace(status=MISSING, reason=reason, match=match)
+    return item._replace(status=MISSING, reason=reason, similar=tuple(_deps_match.similar(item.name, names)))
 
 
 def _anywhere(item: Item, stock: Stock) -> Item:
@@ -158,18 +155,18 @@ def _anywhere(item: Item, stock: Stock) -> Item:
     for folder in stock.folders() or []:
         if item.name in stock.folder(folder).names:
             reason = f"a file of that name is in {folder!r}, but whether the node looks there is not known"
-            return replace(item, reason=reason, folder=folder)
-    return replace(item, reason="which folder this input reads from is not known, so it cannot be checked")
+            return item._replace(reason=reason, folder=folder)
+    return item._replace(reason="which folder this input reads from is not known, so it cannot be checked")
 
 
 def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
     item = Item("embedding", name, UNKNOWN, uses=uses, folder="embeddings")
     names = stock.embeddings()
     if names is None:
-        return replace(item, reason="the embeddings could not be listed")
+        return item._replace(reason="the embeddings could not be listed")
     bare = _deps_match.without_suffix(name)
     if name in names or bare in names:
-        return replace(item, status=PRESENT)
+        return item._replace(status=PRESENT)
     reason = "the server lists no embedding of that name; it would run and leave the word out"
     return _absent(item, names, reason)
 
@@ -177,12 +174,12 @@ def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
 def _file(need: FileNeed, stock: Stock) -> Item:
     item = Item("file", need.name, UNKNOWN, uses=need.uses)
     if need.choices is not None and need.name in need.choices:
-        return replace(item, status=PRESENT)
+        return item._replace(status=PRESENT)
     there, why = stock.has_input(need.name)
     if there:
-        return replace(item, status=PRESENT)
+        return item._replace(status=PRESENT)
     if there is None and not (need.choices and _flat(need.name)):
-        return replace(item, reason=f"the {need.kind} could not be looked up ({why})")
+        return item._replace(reason=f"the {need.kind} could not be looked up ({why})")
     return _absent(item, need.choices or (), f"the server's input folder has no such {need.kind}")
 
 
@@ -193,12 +190,12 @@ def _flat(name: str) -> bool:
 
 def _value(need: ValueNeed) -> Item:
     use = need.uses[0]
-    shown = _cli.clean(need.value, 120)
+    shown = _safe_text.clean(need.value, 120)
     choices = [str(choice) for choice in need.choices]
     reason = f"{shown!r} is not among the {len(choices)} values that {use.class_type}.{use.input} takes here"
     match = _deps_match.best(str(need.value), choices)
     # A value that is no file is only surely meant when case or blanks differ.
-    match = replace(match, sure=match.how == "other case") if match else None
+    match = match._replace(sure=match.how == "other case") if match else None
     return Item(
         "value", shown, MISSING, reason, need.uses, match=match,
         similar=tuple(_deps_match.similar(str(need.value), choices)),
@@ -217,12 +214,12 @@ def locate(
         elif item.kind == "node":
             pack = packs.find(item.name)
             absent = item.status == MISSING and pack is not None and pack.id in have
-            items.append(replace(item, pack=pack, installed_but_absent=absent))
+            items.append(item._replace(pack=pack, installed_but_absent=absent))
         elif item.kind in ("model", "embedding") and not item.fixed_by_name:
-            items.append(replace(item, origin=models.find(item.name, item.folder)))
+            items.append(item._replace(origin=models.find(item.name, item.folder)))
         else:
             items.append(item)
-    return replace(checked, items=tuple(items), not_asked=(*models.not_asked, *packs.not_asked))
+    return checked._replace(items=tuple(items), not_asked=(*models.not_asked, *packs.not_asked))
 
 
 def repaired(graph: Mapping[str, Any], checked: Check) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import _cli
 import _deps_catalog
+import _safe_text
 from _cli import Exit, SkillError
 
 PROGRAM = "comfy"
@@ -26,8 +25,7 @@ DOWNLOAD_LIMIT = 6 * 3600.0
 SAID = 800
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a call ended: its exit code and the end of what it printed."""
 
     code: int
@@ -106,7 +104,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
 
 
 def _end_of(output: bytes) -> str:
-    text = _cli.clean(output.decode("utf-8", "replace")).strip()
+    text = _safe_text.clean(output.decode("utf-8", "replace")).strip()
     return text if len(text) <= SAID else "…" + text[-SAID:]
 
 
@@ -126,7 +124,7 @@ def _token(host: str | None) -> dict[str, str]:
     for name in names:
         value = (os.environ.get(name) or "").strip()
         if value:
-            _cli.hide(value)
+            _safe_text.hide(value)
             return {names[1]: value}
     return {}
 

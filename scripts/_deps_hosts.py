@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import _cli
 import _deps_catalog
+import _safe_text
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _private(host: str) -> str | None:
 
 def _bad_host(text: str) -> SkillError:
     return SkillError(
-        f"--allow-host {_cli.clean(text, 80)!r} is no host",
+        f"--allow-host {_safe_text.clean(text, 80)!r} is no host",
         hint="write a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
     )
 
@@ -128,7 +128,7 @@ def require(allowed: AllowedHosts, url: str) -> None:
         f"will not download from {shown(url)}: {reason}",
         code="consent_needed",
         exit=Exit.UNSAFE,
-        hint=f"look at the address; if you trust it, add --allow-host {_cli.clean(host, 100)}",
+        hint=f"look at the address; if you trust it, add --allow-host {_safe_text.clean(host, 100)}",
     )
 
 
@@ -137,7 +137,7 @@ def token_for(url: str) -> str | None:
     scheme, host, port = _origin(url)
     for variable in token_variables(host):
         token = (os.environ.get(variable) or "").strip()
-        _cli.hide(token)
+        _safe_text.hide(token)
         if token and scheme == "https" and port == 443:
             return token
     return None
@@ -169,4 +169,4 @@ def shown(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
-    return _cli.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)
+    return _safe_text.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)

@@ -10,10 +10,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cli
+import _safe_text
 from _cli import Exit, SkillError
 
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
@@ -22,8 +22,7 @@ CORE_PACKS = ("comfy-core", "comfyanonymous/comfyui", "comfy-org/comfyui")
 POLL = 1.0
 
 
-@dataclass(frozen=True)
-class PackClaim:
+class PackClaim(NamedTuple):
     """A pack that is said to bring a class: a registry id, or only the address of a repository."""
 
     id: str | None
@@ -83,7 +82,7 @@ class Manager:
     @property
     def name(self) -> str:
         """For a report: program and version."""
-        return f"ComfyUI-Manager {_cli.clean(self.version, 30)} ({self.shape})"
+        return f"ComfyUI-Manager {_safe_text.clean(self.version, 30)} ({self.shape})"
 
     # --- what it knows
     def packs_with(self, class_type: str) -> list[PackClaim]:
@@ -152,7 +151,7 @@ class Manager:
                 fates[pack] = "installed"
             else:
                 fates[pack] = (
-                    f"the Manager did not install it ({_cli.clean(said or 'it says nothing more; see its log', 200)})"
+                    f"the Manager did not install it ({_safe_text.clean(said or 'it says nothing more; see its log', 200)})"
                 )
         return fates
 
@@ -202,7 +201,9 @@ class Manager:
         said = self._task_result(ui_id)
         if said is None:
             return "unconfirmed"
-        return "installed" if said in ("success", "skip") else f"the Manager said: {_cli.clean(said, 200)}"
+        return (
+            "installed" if said in ("success", "skip") else f"the Manager said: {_safe_text.clean(said, 200)}"
+        )
 
     def _idle(self) -> int:
         status = self.status()
@@ -325,13 +326,13 @@ def _pack_order(pack: str, ui_id: str) -> dict[str, Any]:
 
 def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
     title = about.get("title_aux") or about.get("title")
-    title = _cli.clean(title, 80) if isinstance(title, str) else None
+    title = _safe_text.clean(title, 80) if isinstance(title, str) else None
     if "/" not in key:
         return PackClaim(key, None, title)
     bare = re.sub(r"^https?://github\.com/|\.git$|/$", "", key).lower()
     if bare in CORE_PACKS:
         return PackClaim("comfy-core", None, "ComfyUI itself")
-    return PackClaim(None, _cli.clean(key, 200), title)
+    return PackClaim(None, _safe_text.clean(key, 200), title)
 
 
 def _ending(pattern: Any) -> re.Pattern[str] | None:

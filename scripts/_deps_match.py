@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import _catalog
 
@@ -23,8 +23,7 @@ _STORAGE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A listed name for a wanted one. sure: it is the same file by name; else the same weights in another form, perhaps."""
 
     name: str

@@ -7,8 +7,7 @@ The catalog's tables speak where a definition is not at hand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 import _graph
@@ -18,8 +17,7 @@ from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, tit
 _SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One place of a graph that names something. plain: the input holds the name itself, so that --set can change it."""
 
     node_id: str
@@ -34,8 +32,7 @@ class Use:
         return f"{self.node_id}.{self.input}"
 
 
-@dataclass(frozen=True)
-class ModelNeed:
+class ModelNeed(NamedTuple):
     """A model file. folder: None when no table tells. choices: what the server's definition lists, None without one."""
 
     name: str
@@ -44,8 +41,7 @@ class ModelNeed:
     uses: tuple[Use, ...]
 
 
-@dataclass(frozen=True)
-class FileNeed:
+class FileNeed(NamedTuple):
     """A file that the user brings: a picture, mask, video, sound. choices: what the server lists in its top folder."""
 
     name: str
@@ -54,8 +50,7 @@ class FileNeed:
     uses: tuple[Use, ...]
 
 
-@dataclass(frozen=True)
-class ValueNeed:
+class ValueNeed(NamedTuple):
     """A value that is not in the server's list for its input."""
 
     value: Any
@@ -63,8 +58,7 @@ class ValueNeed:
     uses: tuple[Use, ...]
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at.
 
     loose: file names in free text inputs, of which no definition says that the node reads them.
@@ -72,7 +66,7 @@ class Needs:
 
     classes: Mapping[str, tuple[str, ...]]
     models: tuple[ModelNeed, ...] = ()
-    embeddings: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
+    embeddings: Mapping[str, tuple[Use, ...]] = {}
     files: tuple[FileNeed, ...] = ()
     values: tuple[ValueNeed, ...] = ()
     idle: tuple[str, ...] = ()
@@ -163,7 +157,7 @@ class _Reading:
                 if known.folder is None and spec is not None:
                     self.loose.append((known.name, use))
                     continue
-                self._model(known.name, known.folder, None, replace(use, plain=isinstance(value, str)))
+                self._model(known.name, known.folder, None, use._replace(plain=isinstance(value, str)))
 
     def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:
         texts = tuple(choice for choice in choices if isinstance(choice, str))

@@ -9,16 +9,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import _cache
 import _catalog
-import _cli
 import _deps_catalog
 import _deps_match
+import _safe_text
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ MOST_TEMPLATES = 1500
 _URL = re.compile(r"https?://[^\s\"'<>()\[\]{}|\\^`]+")
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """One place to get a model. source: whose word it is. suggestion: it stood in free text, so a person must look."""
 
     name: str
@@ -44,7 +42,7 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         """The known facts for a report."""
-        return {key: value for key, value in vars(self).items() if value not in (None, False, "")}
+        return {key: value for key, value in self._asdict().items() if value not in (None, False, "")}
 
 
 def direct_url(url: str) -> str:
@@ -217,7 +215,7 @@ class Finder:
                 return in_manager(self._manager)
         except SkillError as error:
             if error.code not in ("not_found", "bad_answer"):
-                self.not_asked.append(f"{name}: {_cli.clean(error.message, 160)}")
+                self.not_asked.append(f"{name}: {_safe_text.clean(error.message, 160)}")
         return []
 
 

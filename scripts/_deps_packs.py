@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
-import _cli
+import _safe_text
 from _cli import SkillError
 from _deps_editor import nodes_of
 from _deps_manager import Manager, page_of
@@ -22,8 +21,7 @@ CORE = "comfy-core"
 _REGISTRY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
-@dataclass(frozen=True)
-class Pack:
+class Pack(NamedTuple):
     """Where a missing class comes from. id: None when only a repository is known, or nothing."""
 
     id: str | None
@@ -85,7 +83,7 @@ def _add(claims: dict[str, Pack], class_type: Any, said: Mapping[str, Any]) -> N
     if isinstance(aux, str) and re.fullmatch(r"[\w.-]{1,100}/[\w.-]{1,100}", aux):
         repository = f"https://github.com/{aux}"
     version = said.get("ver")
-    version = _cli.clean(version, 60) if isinstance(version, str) and version else None
+    version = _safe_text.clean(version, 60) if isinstance(version, str) and version else None
     if pack or repository:
         claims[class_type] = Pack(pack, "the workflow's own node properties", version, repository)
 
@@ -148,7 +146,7 @@ class PackFinder:
         try:
             found = self._manager.packs_with(class_type)
         except SkillError as error:
-            self.not_asked.append(f"the Manager's node mapping: {_cli.clean(error.message, 160)}")
+            self.not_asked.append(f"the Manager's node mapping: {_safe_text.clean(error.message, 160)}")
             self._manager = None
             return []
         source = "ComfyUI-Manager's node mapping"

@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _catalog
-import _cli
 import _deps_catalog
 import _deps_place
+import _safe_text
 from _cli import SkillError
 from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item
 from _deps_need import Use
@@ -29,20 +29,23 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
         if not items:
             continue
         document[_PLURAL[kind]] = {
-            PRESENT: sorted({_cli.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}),
+            PRESENT: sorted(
+                {_safe_text.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}
+            ),
             MISSING: [entry(item, workflow, fixed=fixed) for item in items if item.status == MISSING],
             UNKNOWN: [entry(item, workflow, fixed=fixed) for item in items if item.status == UNKNOWN],
         }
     if checked.idle:
         document["not_looked_at"] = {
             "reason": "these nodes feed no output, so the server does not look at their inputs",
-            "nodes": _cli.cap(checked.idle, 20),
+            "nodes": _safe_text.cap(checked.idle, 20),
         }
     if checked.loose:
         document["not_checked"] = {
             "reason": "file names in free text inputs: no definition says whether the node reads, writes or fetches them",
             "names": [
-                {"name": _cli.clean(name, MOST_NAMED), "at": use.address} for name, use in checked.loose[:20]
+                {"name": _safe_text.clean(name, MOST_NAMED), "at": use.address}
+                for name, use in checked.loose[:20]
             ],
         }
     if checked.not_asked:
@@ -53,8 +56,8 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
 def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
     """One missing or unknown thing with all that is known of it."""
     facts: dict[str, Any] = {
-        "name": _cli.clean(item.name, MOST_NAMED),
-        "reason": _cli.clean(item.reason, 400),
+        "name": _safe_text.clean(item.name, MOST_NAMED),
+        "reason": _safe_text.clean(item.reason, 400),
     }
     if item.kind == "node":
         facts["node_ids"] = list(item.node_ids[:MOST_USES])
@@ -66,7 +69,7 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
         facts["pickle"] = True
     facts |= _by_name(item, workflow)
     if item.similar:
-        facts["similar"] = [_cli.clean(name, MOST_NAMED) for name in item.similar]
+        facts["similar"] = [_safe_text.clean(name, MOST_NAMED) for name in item.similar]
     if item.origin is not None:
         facts["get"] = item.origin.to_json() | ({} if may_fetch(item.origin.url) else {"host_allowed": False})
     if item.pack is not None:
@@ -77,8 +80,8 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
 def _use(use: Use) -> dict[str, str]:
     return {
         "at": use.address,
-        "class_type": _cli.clean(use.class_type, 80),
-        "title": _cli.clean(use.title, 80),
+        "class_type": _safe_text.clean(use.class_type, 80),
+        "title": _safe_text.clean(use.title, 80),
     }
 
 
@@ -90,7 +93,7 @@ def _by_name(item: Item, workflow: str) -> dict[str, Any]:
         word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
     ]
     if settings and item.kind in ("model", "value", "file"):
-        facts["set"] = _cli.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
+        facts["set"] = _safe_text.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
     return facts
 
 
@@ -107,7 +110,7 @@ def _fix(item: Item) -> dict[str, Any]:
         }
     command = download_command(item)
     if command and not item.fixed_by_name:
-        return {"fix_command": _cli.shell_words(command)}
+        return {"fix_command": _safe_text.shell_words(command)}
     if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
         if item.origin is not None and item.origin.suggestion:
             return {"fix": "the address stands in a note of the workflow: look at it before using it"}
@@ -127,7 +130,7 @@ def _fix_node(item: Item) -> dict[str, Any]:
             "fix": "its pack is installed but did not bring the class: restart the server, or see its log (scripts/logs.py)"
         }
     if pack.installable and pack.id:
-        return {"fix_command": _cli.shell_words(["comfy", "node", "install", pack.id])}
+        return {"fix_command": _safe_text.shell_words(["comfy", "node", "install", pack.id])}
     if pack.repository:
         return {
             "fix": "no registry id is known: read the repository, then install it by hand if you trust it"

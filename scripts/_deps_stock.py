@@ -7,8 +7,7 @@ and a refusal. Every question is asked once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import _catalog
 import _deps_catalog
@@ -31,8 +30,7 @@ class Had(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """The answer to "what is in this folder". state: listed, empty, folder_not_found, refused or unreachable."""
 
     folder: str

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import _cli
 import _deps
 import _deps_editor
 import _deps_manager
@@ -25,6 +24,7 @@ import _deps_packs
 import _deps_report
 import _inventory
 import _safe_names
+import _safe_text
 import _sources
 from _cli import Exit, SkillError
 from _deps import Check
@@ -95,8 +95,7 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
         server.close()
 
 
-@dataclass(frozen=True)
-class Workflow:
+class Workflow(NamedTuple):
     """A workflow as far as it could be read."""
 
     spec: str
@@ -134,7 +133,7 @@ def _with_nodes(workflow: Workflow) -> Workflow:
     """The same workflow. Raises SkillError (exit 2) when nothing in it would run: that is not "all present"."""
     if not classes_of(workflow.graph):
         raise SkillError(
-            f"{_cli.clean(workflow.spec, 200)} has no node that would run", code="empty", exit=Exit.MISUSE,
+            f"{_safe_text.clean(workflow.spec, 200)} has no node that would run", code="empty", exit=Exit.MISUSE,
             hint="are all its nodes muted or notes?",
         )  # fmt: skip
     return workflow
@@ -187,7 +186,7 @@ def survey(
             if len(specs) == 1 or error.exit != Exit.MISUSE:
                 raise
             unreadable.append(error)
-            reports.append({"workflow": _cli.clean(spec, 300), **error.document()})
+            reports.append({"workflow": _safe_text.clean(spec, 300), **error.document()})
             continue
         checked = examine(workflow, asked, sources=sources)
         checks.append(checked)
@@ -216,11 +215,11 @@ def survey(
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
     verdict = _deps_report.verdict([checked])
-    document: dict[str, Any] = {"workflow": _cli.clean(workflow.spec, 300)}
+    document: dict[str, Any] = {"workflow": _safe_text.clean(workflow.spec, 300)}
     document["status"] = "ok" if verdict == _deps.PRESENT else verdict
     document |= _deps_report.report(checked, workflow.spec, fixed=fixed)
     if workflow.warnings:
-        document["warnings"] = _cli.clean_tree(workflow.warnings[:20], 400)
+        document["warnings"] = _safe_text.clean_tree(workflow.warnings[:20], 400)
     return document
 
 

@@ -6,11 +6,10 @@ Level 1. Pure: from the exception's type and message to a stable code, a cause i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(NamedTuple):
     """`code` is stable; `cause` one sentence; `hint` the first thing to try."""
 
     code: str

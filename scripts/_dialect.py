@@ -8,14 +8,14 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
 import _cache
 import _cli
 import _common
+import _safe_text
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ Graph = Mapping[str, Any]
 MARK = "comfyui_skill_mark"
 
 
-@dataclass(frozen=True)
-class FileRef:
+class FileRef(NamedTuple):
     """A file on the server, as outputs, uploads and /view name it."""
 
     filename: str
@@ -43,30 +42,27 @@ class FileRef:
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """One graph to run. `prompt_id` is our choice where the server takes one, and our mark where it does not."""
 
     graph: Graph
     prompt_id: str
     client_id: str
-    extra_data: Mapping[str, Any] = field(default_factory=dict)
+    extra_data: Mapping[str, Any] = {}
     front: bool = False
     number: float | None = None
     targets: Sequence[str] | None = None
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The server's answer to a submit: the id it runs under, and which outputs it dropped (node id -> errors)."""
 
     prompt_id: str
-    node_errors: Mapping[str, Any] = field(default_factory=dict)
+    node_errors: Mapping[str, Any] = {}
     found_again: bool = False
 
 
-@dataclass(frozen=True)
-class JobState:
+class JobState(NamedTuple):
     """What a server says of one job now.
 
     `phase`: `pending`, `running`, `done` or `unknown` (the server has no trace of it). `outcome`, when done:
@@ -77,13 +73,13 @@ class JobState:
     prompt_id: str
     phase: str
     outcome: str | None = None
-    outputs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = {}
     error: Mapping[str, Any] | None = None
     position: int | None = None
     started: float | None = None
     ended: float | None = None
     graph: Graph | None = None
-    extra_data: Mapping[str, Any] = field(default_factory=dict)
+    extra_data: Mapping[str, Any] = {}
     messages: Sequence[Any] = ()
     progress: Mapping[str, Any] | None = None
     word: str = ""  # the server's own word for it
@@ -95,8 +91,7 @@ class JobState:
         return self.phase == "done"
 
 
-@dataclass(frozen=True)
-class JobSummary:
+class JobSummary(NamedTuple):
     """One row of a job list. Times in seconds since the epoch where known."""
 
     prompt_id: str
@@ -340,7 +335,7 @@ class Dialect(_common.Server, abc.ABC):
             code="submit_unknown",
             exit=_cli.Exit.RUNNING,
             hint=f"when the server is back, {look} before running again",
-            server_said=_cli.clean(lost, 300),
+            server_said=_safe_text.clean(lost, 300),
             prompt_id=submission.prompt_id if self.own_ids else None,
             mark=submission.prompt_id,
         )
@@ -351,9 +346,9 @@ def _submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
     if lost.status == 429:
         return SkillError(
             "the server keeps refusing the submit for now (too many requests)", code="busy", exit=_cli.Exit.FAILED,
-            retryable=True, hint="wait a little; nothing was submitted", server_said=_cli.clean(lost, 600),
+            retryable=True, hint="wait a little; nothing was submitted", server_said=_safe_text.clean(lost, 600),
         )  # fmt: skip
-    first_line = (_cli.clean(lost, 200).splitlines() or [""])[0]
+    first_line = (_safe_text.clean(lost, 200).splitlines() or [""])[0]
     return SkillError(
         f"the server failed on the submit ({first_line}) and {'has' if sure else 'lists'} no such job",
         code="submit_failed",
@@ -362,7 +357,7 @@ def _submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
         hint="the job was not accepted; it is safe to run the command again"
         if sure
         else "look at the job list once more before running again: a job that shows up late would run twice",
-        server_said=_cli.clean(lost, 600),
+        server_said=_safe_text.clean(lost, 600),
     )
 
 
@@ -375,4 +370,4 @@ def seconds(value: Any) -> float | None:
 
 def renamed(ref: FileRef, **changes: Any) -> FileRef:
     """The reference with some fields changed."""
-    return replace(ref, **changes)
+    return ref._replace(**changes)

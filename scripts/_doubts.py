@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import _cli
 import _graph
+import _safe_text
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
 SAMPLE_PICTURE = "example.png"
@@ -22,7 +22,7 @@ def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[s
     for node_id, node in _graph.each(graph):
         for name, value in _graph.inputs_of(node).items():
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
-                title = _cli.clean(_graph.title_of(node), 60)
+                title = _safe_text.clean(_graph.title_of(node), 60)
                 found.append(
                     f"node {node_id} ({title}) is left at the sample picture {SAMPLE_PICTURE}; "
                     f"--input-image {node_id}.{name}=FILE gives it yours"
@@ -41,4 +41,4 @@ def after_changes(
     nodes = {address.partition(".")[0] for address in chosen}
     found = _check.findings(graph, definitions, complete=False)
     told = [item for item in found if item.severity == "warning" and item.node_id in nodes]
-    return [_cli.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
+    return [_safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]

@@ -7,9 +7,8 @@ are values. `to_editor` goes the other way, `diff` says in words how two graphs 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import _editor_promote
 import _editor_text
@@ -27,8 +26,7 @@ MAX_DEPTH = 64
 MAX_PROMPT_NODES = 50_000
 
 
-@dataclass(frozen=True)
-class Converted:
+class Converted(NamedTuple):
     """The graph and what one should know of how it came about.
 
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
@@ -37,11 +35,11 @@ class Converted:
     """
 
     graph: dict[str, dict[str, Any]]
-    warnings: list[str] = field(default_factory=list)
-    missing_types: list[dict[str, Any]] = field(default_factory=list)
-    models: list[dict[str, Any]] = field(default_factory=list)
-    choices: list[dict[str, Any]] = field(default_factory=list)
-    explanation: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str]
+    missing_types: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    choices: list[dict[str, Any]]
+    explanation: list[dict[str, Any]]
 
 
 def convert(

@@ -92,12 +92,12 @@ def _rewire(graph: SavedGraph, node: SavedNode, group: _Group, ids: list[str]) -
             target.inputs.append(Slot(inner_name, saved.type))
             place = len(target.inputs) - 1
         target.inputs[place].link = saved.link
-        graph.links[saved.link] = replace(graph.links[saved.link], target=target.id, target_slot=place)
+        graph.links[saved.link] = graph.links[saved.link]._replace(target=target.id, target_slot=place)
     for link in list(graph.links.values()):
         if link.origin == node.id:
             if 0 <= link.origin_slot < len(group.outputs):
                 index, slot = group.outputs[link.origin_slot]
-                graph.links[link.id] = replace(link, origin=ids[index], origin_slot=slot)
+                graph.links[link.id] = link._replace(origin=ids[index], origin_slot=slot)
             else:
                 del graph.links[link.id]
 

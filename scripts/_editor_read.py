@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from _cli import SkillError
 
@@ -29,8 +29,7 @@ class Slot:
     widget: str | None = None
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """One row of a link table; node ids are strings, slots count from 0."""
 
     id: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _editor_packs
 from _cli import SkillError
@@ -34,16 +34,14 @@ class Place:
         return Place(graph, instance, self, f"{self.prefix}{instance.id}:", self.depth + 1)
 
 
-@dataclass(frozen=True)
-class LinkTo:
+class LinkTo(NamedTuple):
     """An output of a node that is in the prompt (or, with 1.35, of one that was muted)."""
 
     node_id: str
     slot: int
 
 
-@dataclass(frozen=True)
-class Constant:
+class Constant(NamedTuple):
     """A promoted widget's value."""
 
     value: Any

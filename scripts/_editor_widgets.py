@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 AUTOGROW = "COMFY_AUTOGROW_V3"
@@ -40,8 +40,7 @@ class _Unset:
 UNSET = _Unset()
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(NamedTuple):
     """One declared input."""
 
     name: str
@@ -82,8 +81,7 @@ class Widget:
         )
 
 
-@dataclass(frozen=True)
-class Socket:
+class Socket(NamedTuple):
     """One input slot that a definition gives a node."""
 
     name: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # The end of a run, by message type.
 END_TYPES = {
@@ -23,14 +22,13 @@ MEDIA_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".web
 MOST_TEXT = 1_000_000
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One text frame: its type, the run it names (None for `status` and the like) and its data."""
 
     type: str
     prompt_id: str | None = None
     node: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
 
     @property
     def end(self) -> str | None:
@@ -38,27 +36,24 @@ class Event:
         return END_TYPES.get(self.type)
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(NamedTuple):
     """A picture sent through the socket. `prompt_id` and `node` are known only for frames with metadata (type 4)."""
 
     image: bytes
     suffix: str
     prompt_id: str | None = None
     node: str | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A text that a node sent through the socket (type 3)."""
 
     node: str
     text: str
 
 
-@dataclass(frozen=True)
-class Malformed:
+class Malformed(NamedTuple):
     """A frame that could not be read, and why; it is never an error of ours."""
 
     why: str

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
 import _diagnose
 import _graph
+import _safe_text
 from _dialect import JobState
 
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
@@ -30,17 +30,19 @@ def failure(
     server's message, in characters.
     """
     error = state.error or {}
-    node_id = _cli.clean(error.get("node_id") or "", 60)
+    node_id = _safe_text.clean(error.get("node_id") or "", 60)
     node = node_of(graph, node_id)
-    class_type = _cli.clean(
+    class_type = _safe_text.clean(
         error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
     )
     meta = node.get("_meta")
-    title = _cli.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
-    exception = _cli.clean(error.get("exception_type") or "", 120)
-    message = _cli.clean(error.get("exception_message") or error.get("message") or "no reason given", said)
+    title = _safe_text.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
+    exception = _safe_text.clean(error.get("exception_type") or "", 120)
+    message = _safe_text.clean(
+        error.get("exception_message") or error.get("message") or "no reason given", said
+    )
     found = _diagnose.diagnose(exception, message)
-    where = f"node {_cli.clean(node_id, 40)} ({title or class_type})" if node_id else "the server"
+    where = f"node {_safe_text.clean(node_id, 40)} ({title or class_type})" if node_id else "the server"
     return {
         "status": "error",
         "code": found.code,
@@ -75,7 +77,7 @@ def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
 def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The values set on a node, without its links."""
     return {
-        _cli.clean(name, 80): shown_value(name, value)
+        _safe_text.clean(name, 80): shown_value(name, value)
         for name, value in list(_graph.inputs_of(node).items())[:MOST_INPUTS]
         if _graph.link_of(value) is None
     }
@@ -84,13 +86,13 @@ def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
 def shown_value(name: str, value: Any) -> Any:
     """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
     if SECRET_NAME.search(name):
-        return _cli.HIDDEN
+        return _safe_text.HIDDEN
     link = _graph.link_of(value)
     if link is not None:
-        return {"from_node": _cli.clean(link.node_id, 60), "output": link.slot}
+        return {"from_node": _safe_text.clean(link.node_id, 60), "output": link.slot}
     if isinstance(value, (bool, int, float)) or value is None:
         return value
-    return _cli.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
+    return _safe_text.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
 
 
 def _traceback(trace: Any, full: bool) -> list[str]:
@@ -99,7 +101,7 @@ def _traceback(trace: Any, full: bool) -> list[str]:
         if isinstance(trace, list)
         else []
     )
-    return [_cli.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
+    return [_safe_text.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
 
 
 def _last_frames(lines: list[str]) -> list[str]:

@@ -11,9 +11,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
 import _common
@@ -21,6 +20,7 @@ import _deps_file_check
 import _deps_hosts
 import _deps_origin
 import _deps_report
+import _safe_text
 from _cli import Exit, SkillError
 from _deps_hosts import AllowedHosts
 from _fetch_part import Part, Wanted, refuse_existing, stated_hash
@@ -36,8 +36,7 @@ ATTEMPTS = 5
 TIMEOUT = (15.0, 60.0)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What can be learnt of a file without downloading it. gate: why it is not given out, None when nothing says so."""
 
     bytes: int | None = None
@@ -46,8 +45,7 @@ class Facts:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A file that is whole and in place. checked: what was compared (`sha256`, `size`, `form`)."""
 
     path: Path
@@ -68,7 +66,7 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
         try:
             response = session.head(url, allow_redirects=True, timeout=(min(timeout, 10.0), timeout))
         except requests.RequestException as error:
-            return Facts(problem=_cli.clean(_network_words(error), 200))
+            return Facts(problem=_safe_text.clean(_network_words(error), 200))
         if response.status_code in (401, 403):
             return Facts(gate=_gate(url, response.status_code).message)
         if response.status_code >= 400:

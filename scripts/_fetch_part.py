@@ -8,9 +8,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from _cli import Exit, SkillError
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What to fetch and where to put it."""
 
     url: str

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _cli import Exit, SkillError
@@ -26,8 +25,7 @@ from _uploads import UploadTarget, painted_mask, upload_targets
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(NamedTuple):
     """A filled graph.
 
     changes: [{name, node_id, input, old, new}] in the order of the settings. seeds: every seed that the graph
@@ -35,10 +33,10 @@ class Filled:
     """
 
     graph: dict[str, Any]
-    changes: list[dict[str, Any]] = field(default_factory=list)
-    seeds: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    uploads: list[str] = field(default_factory=list)
+    changes: list[dict[str, Any]]
+    seeds: dict[str, int]
+    notes: list[str]
+    uploads: list[str]
 
 
 def fill(

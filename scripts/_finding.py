@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from _nodes import class_of, title_of
 
@@ -12,8 +11,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 _RANK = {ERROR: 0, WARNING: 1, INFO: 2}
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """severity: "error" (the server rejects the graph or drops an output), "warning" (it runs, but fails later or
     gives something else than meant) or "info". code: a stable word. fix: what to do.
     """
@@ -29,7 +27,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON, without the keys that it does not fill."""
-        return {key: value for key, value in vars(self).items() if value is not None}
+        return {key: value for key, value in self._asdict().items() if value is not None}
 
     @property
     def rank(self) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _nodes import (
@@ -38,8 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class OutputNode:
+class OutputNode(NamedTuple):
     """A node whose result the server keeps. preview: it goes to the temporary folder or is only shown."""
 
     node_id: str
@@ -99,8 +97,7 @@ def is_video(graph: Graph, definitions: Definitions | None = None) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class ModelUse:
+class ModelUse(NamedTuple):
     """A model file that an input names. folder: the server's model folder, None when it is not known."""
 
     node_id: str
@@ -152,8 +149,7 @@ def models_in(graph: Graph, definitions: Definitions | None = None) -> list[Mode
     return sorted(found, key=lambda use: (natural_key(use.node_id), use.input))
 
 
-@dataclass(frozen=True)
-class EmbeddingUse:
+class EmbeddingUse(NamedTuple):
     """A textual-inversion embedding that a prompt names as `embedding:NAME`."""
 
     node_id: str

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _cli
 import _hardware_desktop as desktop
 import _hardware_gpus as gpus_of
 import _hardware_models
 import _hardware_system as system_of
 import _hardware_tools
 import _hardware_verdict
+import _safe_text
 from _hardware_gpus import GIB, Gpu
 
 # Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
@@ -213,7 +213,7 @@ def _report(
         "notes": verdict.notes,
         "install": {
             "flags": flags,
-            "command": _cli.shell_words(["comfy", "--skip-prompt", "install", *flags]),
+            "command": _safe_text.shell_words(["comfy", "--skip-prompt", "install", *flags]),
         },
         "best_gpu": _gpu(best, memory["usable"]) if best else None,
         "gpus": [_gpu(gpu, memory["usable"]) for gpu in gpus],
@@ -254,7 +254,7 @@ def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
 
 
 def _command(script: str, *words: str) -> str:
-    return _cli.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
+    return _safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
 
 
 def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
@@ -292,6 +292,6 @@ def _tools(answers: Mapping[str, _hardware_tools.Answer]) -> dict[str, Any]:
             continue
         told[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
         if answer.problem and answer.text.strip():
-            told[name]["said"] = _cli.clean(answer.text.strip(), 200)
+            told[name]["said"] = _safe_text.clean(answer.text.strip(), 200)
     absent = sorted({name.split()[0] for name, answer in answers.items() if not answer.found})
     return {"answered": told, "absent": absent}

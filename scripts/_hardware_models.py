@@ -8,8 +8,7 @@ moves weights between the GPU and system memory, which costs time and wants `ram
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 GIB = 1024**3
 # A "24 GB" card reports 22.5 to 24 GiB, by model and error correction.
@@ -18,8 +17,7 @@ NOMINAL = 1.07
 APPLE_SHARE = 0.75
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """One family in one precision; all sizes in GB."""
 
     name: str
@@ -56,8 +54,7 @@ FAMILIES = (
 )
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """What models may use, in bytes; `vram` 0 means no usable GPU, None an unknown size."""
 
     vram: int | None

@@ -10,8 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 # Some drivers answer the first call after boot in 3 to 4 s; system_profiler takes 2 to 3 s on a cold Mac.
 TOOL_LIMIT_S = 6.0
@@ -21,8 +20,7 @@ OUTPUT_LIMIT_BYTES = 1_000_000
 AFTER_KILL_S = 0.3
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What one tool said. `problem` says why there is nothing to parse, None when there may be."""
 
     found: bool

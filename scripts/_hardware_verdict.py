@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import _hardware_models
 import _hardware_system as system_of
@@ -18,14 +17,13 @@ DISK_COMFORTABLE = 40 * GIB
 RANK = {"cloud": 0, "marginal": 1, "ok": 2}
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What follows from the hardware. `blockers` are things to put right first, whatever the GPU."""
 
     verdict: str
     reasons: list[str]
-    blockers: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    blockers: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
@@ -74,7 +72,7 @@ def _by_size(vram: int | None, what: str) -> Verdict:
 
 def _at_most(found: Verdict, ceiling: str, reason: str) -> Verdict:
     verdict = min(found.verdict, ceiling, key=RANK.__getitem__)
-    return replace(found, verdict=verdict, reasons=[*found.reasons, reason])
+    return found._replace(verdict=verdict, reasons=[*found.reasons, reason])
 
 
 def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None, hidden: bool = False) -> Verdict:
@@ -165,7 +163,7 @@ def judge(
         )
     if system_of.is_wsl(here):
         notes.append("WSL2: memory and disk are Windows' share for Linux (.wslconfig changes it)")
-    return replace(found, blockers=blockers, notes=notes)
+    return found._replace(blockers=blockers, notes=notes)
 
 
 def install_flags(here: system_of.Place, best: Gpu | None, verdict: Verdict) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _cli
+import _safe_text
 import _server_questions
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -193,7 +193,7 @@ def account_allows(server: Dialect) -> Check:
             return ok("account", "the key is good; the plan could not be asked")
         raise
     billing = billing if isinstance(billing, Mapping) else {}
-    tier = _cli.clean(billing.get("subscription_tier") or "unknown", 40)
+    tier = _safe_text.clean(billing.get("subscription_tier") or "unknown", 40)
     if billing.get("is_active") is False or tier == "FREE":
         return fail(
             "account",
@@ -240,7 +240,7 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
     source = _sources.read(spec, server=server, definitions=server.all_definitions)
     found = _check.findings(source.graph, server.all_definitions())
     errors = [finding for finding in found if finding.severity == "error"]
-    fix = _cli.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
+    fix = _safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
     if errors:
         rows = [finding.to_json() for finding in errors[:10]]
         return fail(

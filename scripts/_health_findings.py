@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _cli
 import _common
+import _flags
+import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect
 
@@ -18,18 +18,17 @@ from _dialect import Dialect
 def setup_command(*words: object) -> str:
     """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
     script = Path(__file__).resolve().parent / "comfyui_setup.py"
-    return _cli.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
+    return _safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One finding. `fix` is a command or a deed; `details` are further keys of its JSON."""
 
     name: str
     result: str
     message: str
     fix: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = {}
 
     def json(self) -> dict[str, Any]:
         """As the report prints it."""
@@ -86,4 +85,4 @@ def host_words(server: Dialect) -> list[str]:
     """The `--host` words that reach this server again, none where the default does."""
     if server.fleeting:
         return ["--host", "demo"]
-    return [] if server.url == _cli.DEFAULT_HOST else ["--host", server.url]
+    return [] if server.url == _flags.DEFAULT_HOST else ["--host", server.url]

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import _cli
 import _common
 import _connect
+import _flags
+import _safe_text
 import _setup_cli
 import _setup_run
 from _cli import Exit, SkillError
@@ -48,7 +50,7 @@ def comfy_cli(url: str) -> Check:
             "comfy-cli is not installed; only installing and starting need it",
             setup_command(),
         )
-    return ok("comfy_cli", f"comfy-cli {found.version}", program=_cli.shell_words(found.words))
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=_safe_text.shell_words(found.words))
 
 
 def look_around() -> list[dict[str, Any]]:
@@ -78,8 +80,8 @@ def choose(host: str | None) -> tuple[str, list[dict[str, Any]], list[Check]]:
     configured = os.environ.get("COMFY_HOST")
     if configured:
         return configured, around, []
-    if not running or running[0] == _cli.DEFAULT_HOST:
-        return _cli.DEFAULT_HOST, around, []
+    if not running or running[0] == _flags.DEFAULT_HOST:
+        return _flags.DEFAULT_HOST, around, []
     advice = f"add --host {running[0]} to every command, or set COMFY_HOST={running[0]}"
     return (
         running[0],

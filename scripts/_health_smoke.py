@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _cli
+import _safe_text
 from _cli import SkillError
 from _dialect import Dialect, JobState, Submission
 from _health_findings import Check, fail, ok, skipped, warn
@@ -167,5 +168,5 @@ def _not_done(name: str, state: JobState, prompt_id: str) -> Check:
 def _reason(state: JobState) -> str:
     error = state.error or {}
     kind = error.get("exception_type")
-    said = _cli.clean(error.get("exception_message") or "no reason given", 300).strip()
+    said = _safe_text.clean(error.get("exception_message") or "no reason given", 300).strip()
     return f"{kind}: {said}" if kind else said

@@ -14,6 +14,7 @@ import _cli
 import _collect
 import _media_metadata
 import _safe_names
+import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
 
@@ -145,7 +146,7 @@ class Uploader:
         if not wanted:
             what = "has not ended" if state.phase in ("pending", "running") else "has no such output"
             raise SkillError(
-                f"job {_cli.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
+                f"job {_safe_text.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
             )
         return wanted[0].ref
 

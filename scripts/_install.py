@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _cli
 import _deps_comfy
 import _deps_hosts
 import _fetch_model
+import _safe_text
 from _cli import Exit, SkillError
 from _install_plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one step."""
 
     step: Step
@@ -28,8 +27,8 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """The outcome for a report."""
         document: dict[str, Any] = {
-            "kind": self.step.kind, "name": _cli.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
-            "message": _cli.clean(self.message, 500),
+            "kind": self.step.kind, "name": _safe_text.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
+            "message": _safe_text.clean(self.message, 500),
         }  # fmt: skip
         if self.error is not None:
             document["code"] = self.error.code
@@ -67,12 +66,12 @@ def _install_packs(steps: Sequence[Step], ways: Ways) -> list[Outcome]:
 
 def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
     words = _deps_comfy.install_command(step.name, ways.workspace)
-    _cli.note(f"running {_cli.shell_words(words)}")
+    _cli.note(f"running {_safe_text.shell_words(words)}")
     try:
         done = _deps_comfy.run(words)
     except SkillError as error:
         return Outcome(step, False, error.message, error)
-    facts = {"command": _cli.shell_words(words), "exit_code": done.code}
+    facts = {"command": _safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
     return Outcome(step, True, "comfy-cli installed it", facts=facts)
@@ -113,7 +112,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     done = _deps_comfy.run(
         words, token_host=urlsplit(str(step.url)).hostname, limit=_deps_comfy.DOWNLOAD_LIMIT
     )
-    facts: dict[str, Any] = {"command": _cli.shell_words(words), "exit_code": done.code}
+    facts: dict[str, Any] = {"command": _safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
     if ways.models_folder is None:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _cli
 import _deps_manager
 import _deps_place
 import _deps_report
 import _fetch_model
+import _safe_text
 from _cli import SkillError
 from _deps import MISSING, Check, Item
 from _deps_hosts import AllowedHosts
@@ -24,8 +23,7 @@ from _deps_hosts import AllowedHosts
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One thing to do. blocked: why it is not done; consent: the flag that would unblock it. facts: for the report."""
 
     kind: str
@@ -42,15 +40,14 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         """The step for a report."""
         shown = {
-            "kind": self.kind, "name": _cli.clean(self.name, 200), "how": self.how, "blocked": self.blocked,
+            "kind": self.kind, "name": _safe_text.clean(self.name, 200), "how": self.how, "blocked": self.blocked,
             "consent": self.consent, "path": f"models/{self.relative}" if self.relative else None, "url": self.url,
             "sha256": self.sha256, "bytes": self.bytes,
         }  # fmt: skip
         return {key: value for key, value in shown.items() if value is not None} | dict(self.facts or {})
 
 
-@dataclass(frozen=True)
-class Ways:
+class Ways(NamedTuple):
     """By which ways something can be installed in this call. comfy: comfy-cli is there and acts on this installation."""
 
     via: str
@@ -82,7 +79,7 @@ def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[S
 
 def _pack_step(item: Item, ways: Ways) -> Step:
     pack = item.pack
-    facts = {"for_class": _cli.clean(item.name, 120)} | (pack.to_json() if pack else {})
+    facts = {"for_class": _safe_text.clean(item.name, 120)} | (pack.to_json() if pack else {})
     if pack is None:
         return Step("pack", item.name, None, "no source names the pack of this class", facts=facts)
     if pack.core:
@@ -142,32 +139,31 @@ def _model_step(item: Item, ways: Ways) -> Step:
         "model", item.name, None, url=origin.url, sha256=origin.sha256, bytes=origin.bytes, facts=facts
     )
     if origin.suggestion:
-        return replace(
-            step, blocked="its address stands in a note of the workflow: a person must look at it first"
+        return step._replace(
+            blocked="its address stands in a note of the workflow: a person must look at it first"
         )
     place = ("embeddings", origin.name) if item.kind == "embedding" else item.target
     if place is None:
-        return replace(step, blocked="which model folder it belongs to is not known")
+        return step._replace(blocked="which model folder it belongs to is not known")
     try:
-        step = replace(step, relative=_deps_place.target(*place))
+        step = step._replace(relative=_deps_place.target(*place))
     except SkillError as error:
-        return replace(step, blocked=error.message)
+        return step._replace(blocked=error.message)
     reason = ways.allowed.refusal(origin.url)
     if reason is not None:
         host = urlsplit(origin.url).hostname or "HOST"
-        return replace(
-            step,
+        return step._replace(
             blocked=f"its address is not used: {reason}",
-            consent=f"--allow-host {_cli.clean(host, 100)}",
+            consent=f"--allow-host {_safe_text.clean(host, 100)}",
         )
     if _deps_report.is_pickle(item.name) and not ways.allow_pickle:
         blocked = "files of this type can run code when they are loaded"
-        return replace(step, blocked=blocked, consent="--allow-pickle")
+        return step._replace(blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)
-    step = replace(step, how=how, blocked=blocked_by)
+    step = step._replace(how=how, blocked=blocked_by)
     order = manager_order(ways, step) if how == MANAGER else None
     # The Manager downloads from the address in its own list, so that is the one to show.
-    return replace(step, url=str(order["url"]), sha256=None) if order is not None else step
+    return step._replace(url=str(order["url"]), sha256=None) if order is not None else step
 
 
 def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
@@ -235,7 +231,7 @@ def _with_facts(step: Step, facts: _fetch_model.Facts) -> Step:
         more["gate"] = facts.gate
     if facts.problem:
         more["not_looked_at"] = facts.problem
-    return replace(step, bytes=facts.bytes or step.bytes, sha256=step.sha256 or facts.sha256, facts=more)
+    return step._replace(bytes=facts.bytes or step.bytes, sha256=step.sha256 or facts.sha256, facts=more)
 
 
 def totals(steps: Iterable[Step], ways: Ways) -> dict[str, Any]:

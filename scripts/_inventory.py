@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _safe_names
+import _safe_text
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Inventory:
         why = (self._document.get("not_had") or {}).get(what)
         if why:
             raise SkillError(
-                f"the server did not give {what} when the inventory was taken ({_cli.clean(why, 40)})",
+                f"the server did not give {what} when the inventory was taken ({_safe_text.clean(why, 40)})",
                 code="refused" if why == "refused" else "not_had",
                 exit=Exit.REFUSED if why == "refused" else Exit.FAILED,
             )

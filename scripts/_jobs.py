@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cli
 import _common
@@ -39,8 +38,7 @@ WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How to run. `timeout`: seconds from the submit, None for as long as it takes."""
 
     output_dir: Path
@@ -67,20 +65,28 @@ class Options:
 NOT_YET = Accepted("")
 
 
-@dataclass
 class Job:
     """A submitted job and what was seen of it on the way."""
 
-    server: Dialect
-    prompt_id: str
-    graph: Mapping[str, Any]
-    accepted: Accepted
-    submitted: float
-    ours: bool = True
-    socket_images: list[tuple[str, _events.Preview]] = field(default_factory=list)
-    previews: list[Path] = field(default_factory=list)
-    previews_wanted: bool = True
-    interrupted: bool = False
+    def __init__(
+        self,
+        server: Dialect,
+        prompt_id: str,
+        graph: Mapping[str, Any],
+        accepted: Accepted,
+        submitted: float,
+        ours: bool = True,
+    ) -> None:
+        self.server = server
+        self.prompt_id = prompt_id
+        self.graph = graph
+        self.accepted = accepted
+        self.submitted = submitted
+        self.ours = ours
+        self.socket_images: list[tuple[str, _events.Preview]] = []
+        self.previews: list[Path] = []
+        self.previews_wanted = True
+        self.interrupted = False
 
 
 def new_submission(prepared: Prepared, options: Options) -> Submission:
@@ -130,7 +136,7 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
         return report
     _cli.warn("out of memory: freeing the server's models and cache, then trying once more")
     server.post_json("free", {"unload_models": True, "free_memory": True})
-    again = _run_once(server, prepared, replace(options, prompt_id=None))
+    again = _run_once(server, prepared, options._replace(prompt_id=None))
     again["retried"] = {"after": "out_of_memory", "first_prompt_id": report["prompt_id"]}
     if again.get("code") == "out_of_memory":
         again["proposals"] = report["proposals"]

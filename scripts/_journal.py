@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,28 +156,28 @@ class Journal:
         self._dirty.set()
 
 
-@dataclass
 class RunRecord:
     """What the journal says of one run, the latest attempt counting."""
 
-    run: int
-    status: str = "planned"  # planned, submitted, finished (files still to come) or how it ended
-    attempt: int = 0
-    prompt_id: str | None = None
-    host: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    files: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, run: int) -> None:
+        self.run = run
+        self.status = "planned"  # planned, submitted, finished (files still to come) or how it ended
+        self.attempt = 0
+        self.prompt_id: str | None = None
+        self.host: str | None = None
+        self.facts: dict[str, Any] = {}
+        self.files: list[dict[str, Any]] = []
 
 
-@dataclass
 class Recorded:
     """A whole journal: the plan line, the runs that are in it, and how much of the file is whole."""
 
-    plan: dict[str, Any]
-    runs: dict[int, RunRecord]
-    whole: int
-    clean: bool = False  # the last session wrote its end: nothing is missing
-    seconds: float = 0.0
+    def __init__(self, plan: dict[str, Any], whole: int) -> None:
+        self.plan = plan
+        self.runs: dict[int, RunRecord] = {}
+        self.whole = whole
+        self.clean = False  # the last session wrote its end: nothing is missing
+        self.seconds = 0.0
 
 
 def read(folder: Path) -> Recorded:
@@ -188,7 +187,7 @@ def read(folder: Path) -> Recorded:
     try:
         for line, end in _lines(path):
             if recorded is None:
-                recorded = Recorded(_plan_of(line, path), {}, end)
+                recorded = Recorded(_plan_of(line, path), end)
             elif line is not None:
                 _take(recorded, line)
                 recorded.whole = end

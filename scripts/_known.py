@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import _cache
-import _cli
 import _common
+import _flags
 import _graph
 from _cli import SkillError
 from _dialect import Dialect
@@ -70,7 +70,7 @@ def of_server(server: Dialect) -> Definitions:
 
 def without_server(host: str | None = None) -> Definitions:
     """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
-    address = host or os.environ.get("COMFY_HOST") or _cli.DEFAULT_HOST
+    address = host or os.environ.get("COMFY_HOST") or _flags.DEFAULT_HOST
     kept = cached(_common.normal_base(address)) if address != "demo" else None
     if kept:
         return Definitions("cache", kept)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from _alike import nearest_choices
 from _cli import Exit, SkillError
@@ -33,8 +32,7 @@ from _specs import Book
 _MODEL_INPUT = re.compile(r"(model|unet)\d*(_positive|_negative)?|guider_model")
 
 
-@dataclass(frozen=True)
-class LoraSpec:
+class LoraSpec(NamedTuple):
     """A LoRA as `--lora` names it. clip: None means as strong as on the model, where there is a CLIP to patch."""
 
     name: str
@@ -160,8 +158,7 @@ def _matches(listed: str, wanted: str) -> bool:
 # ---- where ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Root:
+class _Root(NamedTuple):
     """A loader's model output, and the CLIP output that is used with it. together: one node gives both."""
 
     model: Link

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _names import slug
@@ -81,8 +80,7 @@ def sizes_latent(graph: Graph, node_id: str, book: Book) -> bool:
     return "latent" in lowered or takes_prompts
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """What a value node's value is used for."""
 
     plain: str

@@ -9,7 +9,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 # The largest workflow among the official templates has 1 MB; a text beyond this is an attack or an accident.
@@ -25,13 +24,13 @@ class Truncated(Exception):
     """The file ends before a part that it announces."""
 
 
-@dataclass
 class Texts:
     """What a reader found: texts by lower-case key, the names of other keys, and notes on damage."""
 
-    values: dict[str, str] = field(default_factory=dict)
-    other_keys: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.other_keys: list[str] = []
+        self.notes: list[str] = []
 
     def add(self, key: str, text: str) -> None:
         """Keep a text under its key; `prompt:{...}` and `workflow:{...}` decide the key themselves."""

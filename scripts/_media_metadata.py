@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from _media_bytes import MAX_TEXT, Texts, Truncated, size_of, take
 from _media_picture import PNG_MAGIC, jpeg_texts, png_texts, webp_texts
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 MAX_CHECKED_PIXELS = 120_000_000
 
 
-@dataclass(frozen=True)
-class Embedded:
+class Embedded(NamedTuple):
     """Texts a media file carries: `values` by key (prompt, workflow, comment …), names of others, notes on damage."""
 
     kind: str
@@ -163,8 +161,7 @@ def _open_comment(texts: Texts) -> None:
             texts.values.setdefault("workflow", text)
 
 
-@dataclass(frozen=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """An image file before upload: sizes in pixels as stored (before `orientation` turns it), EXIF orientation 1-8.
 
     `problem` says in one sentence why a server could not use the file, None when it can.

@@ -19,6 +19,7 @@ import _events
 import _failures
 import _reports
 import _safe_names
+import _safe_text
 import _timing
 from _cli import SkillError
 from _dialect import Dialect, JobState, JobSummary
@@ -216,7 +217,7 @@ class Monitor:
         if state.started is not None and state.ended is not None:
             outcome["execution_seconds"] = round(max(state.ended - state.started, 0.0), 3)
         files = _collect.files_of(state.outputs, previews=True)
-        outcome["outputs"] = [_cli.clean(item.ref.filename, 200) for item in files[:20]]
+        outcome["outputs"] = [_safe_text.clean(item.ref.filename, 200) for item in files[:20]]
         if status == "error":
             failed = _failures.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
@@ -226,7 +227,11 @@ class Monitor:
     def _report(self, *, timed_out: bool = False) -> dict[str, Any]:
         """The closing document: the outcome of what was watched decides the exit code."""
         jobs = [*self.outcomes.values(), *(shown.row() for shown in self.jobs.values())]
-        document: dict[str, Any] = {"status": "ok", **_reports.head(self.server), "jobs": _cli.cap(jobs, 100)}
+        document: dict[str, Any] = {
+            "status": "ok",
+            **_reports.head(self.server),
+            "jobs": _safe_text.cap(jobs, 100),
+        }
         bad = [item for item in self.outcomes.values() if item["status"] != "success"]
         if self.ids and bad:
             first = bad[0]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _events
+import _safe_text
 
 if TYPE_CHECKING:
     from _monitor import Shown
@@ -35,10 +36,10 @@ class JsonLines:
             line = {
                 "type": frame.type,
                 "prompt_id": frame.prompt_id,
-                "data": _cli.clean_tree(frame.data, MOST_TEXT),
+                "data": _safe_text.clean_tree(frame.data, MOST_TEXT),
             }
         elif isinstance(frame, _events.Text):
-            line = {"type": "text", "node": frame.node, "text": _cli.clean(frame.text, MOST_TEXT)}
+            line = {"type": "text", "node": frame.node, "text": _safe_text.clean(frame.text, MOST_TEXT)}
         elif isinstance(frame, _events.Malformed):
             line = {"type": "malformed", "why": frame.why}
         else:
@@ -47,7 +48,7 @@ class JsonLines:
                 "bytes": len(frame.image),
             }  # fmt: skip
             if frame.meta:
-                line["meta"] = _cli.clean_tree(frame.meta, MOST_TEXT)
+                line["meta"] = _safe_text.clean_tree(frame.meta, MOST_TEXT)
         _cli.emit_line({"time": round(time.time(), 3), **line})
 
     def preview(self, job: Shown, path: Path, size: int) -> None:
@@ -85,7 +86,7 @@ class Lines:
     def frame(self, frame: _events.Frame) -> None:
         """Notices are passed on; the rest shows in `change`."""
         if isinstance(frame, _events.Event) and frame.type == "notification":
-            _cli.note(f"server: {_cli.clean(frame.data.get('value', ''), 300)}")
+            _cli.note(f"server: {_safe_text.clean(frame.data.get('value', ''), 300)}")
 
     def preview(self, job: Shown, path: Path, size: int) -> None:
         """Not shown."""
@@ -124,7 +125,7 @@ class Block(Lines):
         lines = [_words(job) for job in jobs.values()] or ["nothing runs"]
         lines.append(f"queue: {queue_remaining if queue_remaining is not None else '?'}")
         self._erase()
-        sys.stderr.write("".join(f"{_cli.redact(_cli.clean(line))[:width]}\n" for line in lines))
+        sys.stderr.write("".join(f"{_safe_text.redact(_safe_text.clean(line))[:width]}\n" for line in lines))
         sys.stderr.flush()
         self._height = len(lines)
 

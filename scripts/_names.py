@@ -10,7 +10,6 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from _parameter import Group, Parameter
@@ -47,12 +46,12 @@ def demote(found: list[Parameter]) -> list[Parameter]:
     """What has no role stands behind what has one; a size is secondary only beside a primary one."""
     telling = {parameter.plain for parameter in found if parameter.role}
     ranked = [
-        replace(parameter, secondary=True) if not parameter.role and parameter.plain in telling else parameter
+        parameter._replace(secondary=True) if not parameter.role and parameter.plain in telling else parameter
         for parameter in found
     ]
     primary = {parameter.plain for parameter in ranked if not parameter.secondary}
     return [
-        replace(parameter, secondary=False)
+        parameter._replace(secondary=False)
         if parameter.secondary and parameter.plain not in primary
         else parameter
         for parameter in ranked
@@ -77,8 +76,7 @@ def name_all(found: list[Parameter]) -> list[Parameter]:
     for name in wanted.values():
         taken[name] = taken.get(name, 0) + 1
     return [
-        replace(
-            parameter,
+        parameter._replace(
             name=_unless_taken(wanted[parameter.node_id, parameter.input], parameter, taken, by_plain),
         )
         for parameter in found

@@ -6,6 +6,7 @@ import argparse
 import os
 
 import _cli
+import _flags
 import _known
 from _cli import SkillError
 from _known import Definitions
@@ -29,8 +30,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what check_deps.py --save-inventory wrote of a server; no server is asked",
     )
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
 
 
 def from_flags(args: argparse.Namespace) -> Definitions:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _nodes import class_of, is_literal, literal, title_of
@@ -15,8 +14,7 @@ MOST_CHOICES = 40
 MOST_FILES = 8
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One input that can be set.
 
     name: unique in its set. plain: the name that it shares with others of the same meaning. type: INT, FLOAT,
@@ -96,8 +94,7 @@ def _limits(spec: InputSpec, choices_of: str | None, most: int) -> dict[str, Any
     return document
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """All parameters of one plain name. sets_all: the plain name sets every member; else it names no one."""
 
     plain: str

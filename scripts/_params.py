@@ -7,7 +7,6 @@ the input's own name. Parameters that want the same name are told apart in `_nam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import _catalog
@@ -35,21 +34,21 @@ from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, prompts_of
 FEW_CHOICES = 3
 
 
-@dataclass
 class ParameterSet:
     """The parameters of one graph, in node order, and the names that find them."""
 
-    graph: Graph
-    book: Book
-    parameters: list[Parameter]
-    groups: dict[str, Group]
-    source: str
-    _by_name: dict[str, Parameter] = field(default_factory=dict)
-    _by_address: dict[tuple[str, str], Parameter] = field(default_factory=dict)
-    _by_input: dict[str, list[Parameter]] = field(default_factory=dict)
-    _by_title: dict[str, list[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, graph: Graph, book: Book, parameters: list[Parameter], groups: dict[str, Group], source: str
+    ) -> None:
+        self.graph = graph
+        self.book = book
+        self.parameters = parameters
+        self.groups = groups
+        self.source = source
+        self._by_name: dict[str, Parameter] = {}
+        self._by_address: dict[tuple[str, str], Parameter] = {}
+        self._by_input: dict[str, list[Parameter]] = {}
+        self._by_title: dict[str, list[str]] = {}
         for parameter in self.parameters:
             self._by_name[parameter.name] = parameter
             self._by_address[parameter.node_id, parameter.input] = parameter
@@ -249,7 +248,7 @@ def find(graph: Graph, definitions: Definitions | Book | None = None) -> Paramet
                 continue
             bare = read_parameter(node_id, node, name, value, specs.get(name))
             if bare.upload:
-                bare = replace(bare, feeds=feeds_of(graph, book, consumers, node_id))
+                bare = bare._replace(feeds=feeds_of(graph, book, consumers, node_id))
             found.append(_with_meaning(bare, graph, book, prompts, uses))
     found.sort(key=lambda parameter: natural_key(parameter.node_id))
     found = demote(found)
@@ -272,16 +271,16 @@ def _with_meaning(
     if roles:
         plain = POSITIVE if POSITIVE in roles else NEGATIVE
         also = (NEGATIVE,) if len(roles) > 1 else ()
-        return replace(
-            bare, plain=plain, role=plain, named_by="tracing", also=also, pieces=place in prompts.pieces
+        return bare._replace(
+            plain=plain, role=plain, named_by="tracing", also=also, pieces=place in prompts.pieces
         )
     use = uses.get((bare.node_id, bare.input))
     if use is not None:
-        return replace(bare, plain=use.plain, role=use.role, named_by="use", secondary=use.secondary)
+        return bare._replace(plain=use.plain, role=use.role, named_by="use", secondary=use.secondary)
     plain, role = meaning(bare)
     secondary = plain in SIZED and not sizes_latent(graph, bare.node_id, book)
     named_by = "catalog" if plain != bare.input else "input"
-    return replace(bare, plain=plain, role=role, named_by=named_by, secondary=secondary)
+    return bare._replace(plain=plain, role=role, named_by=named_by, secondary=secondary)
 
 
 __all__ = ["Group", "InputSpec", "Parameter", "ParameterSet", "find", "nearest"]

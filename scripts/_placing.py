@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _cli import Exit, SkillError
 from _dialect import FileRef
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from _uploads import UploadTarget
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """Settings in which uploaded files stand under their address; `rows` report them, `fresh` names their settings."""
 
     settings: dict[str, Any]

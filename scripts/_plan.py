@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, overload
 
@@ -41,7 +40,6 @@ class Steps(Sequence[Any]):
         return int(value) if self._whole else float(value)
 
 
-@dataclass(frozen=True)
 class Axis:
     """One thing that varies. `names` are set together; `rows` holds one value (or one per name) a step.
 
@@ -49,9 +47,10 @@ class Axis:
     parameter as it is.
     """
 
-    kind: str
-    names: tuple[str, ...]
-    rows: Sequence[Any]
+    def __init__(self, kind: str, names: tuple[str, ...], rows: Sequence[Any]) -> None:
+        self.kind = kind
+        self.names = names
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,14 +85,16 @@ class Axis:
         return Axis(value["kind"], names, list(value["rows"]))
 
 
-@dataclass(frozen=True)
 class Plan:
     """The runs of a batch, by index. The first axis changes slowest. `key` decides shuffling and fresh seeds."""
 
-    axes: tuple[Axis, ...]
-    key: str
-    limit: int | None = None
-    shuffled: bool = False
+    def __init__(
+        self, axes: tuple[Axis, ...], key: str, limit: int | None = None, shuffled: bool = False
+    ) -> None:
+        self.axes = axes
+        self.key = key
+        self.limit = limit
+        self.shuffled = shuffled
 
     @property
     def total(self) -> int:

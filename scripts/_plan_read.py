@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _safe_text
 from _cli import SkillError
 from _plan import OUTPUT_COLUMN, Axis, Steps
 
@@ -66,7 +67,7 @@ def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
     name, equals, words = text.partition("=")
     if not equals or not name.strip():
         raise SkillError(
-            f"{flag} wants NAME=a,b,c or a JSON object, not {_cli.clean(text, 60)!r}",
+            f"{flag} wants NAME=a,b,c or a JSON object, not {_safe_text.clean(text, 60)!r}",
             hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
         )
     return [(name.strip(), _values_of(name.strip(), words, flag))]
@@ -91,8 +92,8 @@ def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
         return steps
     if not isinstance(value, list) or not value:
         raise SkillError(
-            f"{flag}: {_cli.clean(name, 60)} needs a list of values",
-            hint=f'{{"{_cli.clean(name, 40)}": [1, 2, 3]}}',
+            f"{flag}: {_safe_text.clean(name, 60)} needs a list of values",
+            hint=f'{{"{_safe_text.clean(name, 40)}": [1, 2, 3]}}',
         )
     # A list in a list is a value of its own (a size, a list input).
     return [[item] if isinstance(item, list) else item for item in value] if flag == "--sweep" else value
@@ -229,7 +230,7 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SkillError(
-            f"{where}: no JSON ({_cli.clean(error, 120)})", hint="check quotes and commas"
+            f"{where}: no JSON ({_safe_text.clean(error, 120)})", hint="check quotes and commas"
         ) from error
 
 
@@ -239,5 +240,5 @@ def _text_of(path: Path, flag: str) -> str:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise SkillError(
-            f"cannot read {_cli.clean(path, 200)}: {said}", hint=f"{flag} wants a text file"
+            f"cannot read {_safe_text.clean(path, 200)}: {said}", hint=f"{flag} wants a text file"
         ) from error

@@ -6,8 +6,7 @@ Level 3. Nothing is submitted here; with `dry_run` nothing is sent at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _catalog
 import _doubts
@@ -33,11 +32,10 @@ FREE_CLASSES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Wishes:
+class Wishes(NamedTuple):
     """What the user wants changed. `settings`: name -> text or typed value. `files`: (name, path, kind) to upload."""
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = {}
     files: Sequence[tuple[str, str, str]] = ()
     loras: Sequence[str] = ()
     force_links: frozenset[str] = frozenset()
@@ -47,8 +45,7 @@ class Wishes:
     tiled_vae: bool = False
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A graph ready to submit, and what was done to get there.
 
     notes: what may be wrong. done: what was put in or changed as asked.
@@ -56,7 +53,7 @@ class Prepared:
 
     graph: dict[str, Any]
     source: _sources.Source
-    seeds: dict[str, int] = field(default_factory=dict)
+    seeds: dict[str, int]
     changes: Sequence[dict[str, Any]] = ()
     notes: Sequence[str] = ()
     uploads: Sequence[dict[str, Any]] = ()

@@ -12,6 +12,7 @@ from typing import Any
 
 import _cli
 import _events
+import _safe_text
 
 LINE_PAUSE = 2.0
 WAITING = "waiting to start"
@@ -168,7 +169,7 @@ class Progress:
 
             self._bar = tqdm(total=100, bar_format=BAR, leave=False, file=sys.stderr, dynamic_ncols=True)
         self._bar.n = round(self.share * 100)
-        self._bar.set_description_str(_cli.redact(_cli.clean(self.doing, 60)), refresh=False)
+        self._bar.set_description_str(_safe_text.redact(_safe_text.clean(self.doing, 60)), refresh=False)
         self._bar.update(0)
         self._bar.refresh()
 
@@ -185,7 +186,7 @@ def _name(node: Any) -> str:
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     class_type = str(node.get("class_type") or "")
-    return _cli.clean(
+    return _safe_text.clean(
         f"{title} ({class_type})" if isinstance(title, str) and title and title != class_type else class_type,
         80,
     )

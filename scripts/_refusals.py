@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
+import _safe_text
 from _cli import Exit, SkillError
 
 MOST_ALLOWED = 12
@@ -57,7 +57,12 @@ def refusal(error_type: str, said: str, **details: Any) -> SkillError | None:
         return None
     message, hint = REFUSALS[error_type]
     return SkillError(
-        message, code="refused", hint=hint, refusal=error_type, server_said=_cli.clean(said, SAID), **details
+        message,
+        code="refused",
+        hint=hint,
+        refusal=error_type,
+        server_said=_safe_text.clean(said, SAID),
+        **details,
     )
 
 
@@ -76,7 +81,7 @@ def rejection(body: Any, graph: Mapping[str, Any]) -> SkillError:
         hint=hint,
         rejection=kind,
         node_errors=problems,
-        server_said=_cli.clean(
+        server_said=_safe_text.clean(
             ": ".join(str(error[key]) for key in ("message", "details") if error.get(key)), 600
         ),
     )
@@ -107,7 +112,7 @@ def _sentence(
             "the server rejected the graph without naming a node: usually a cycle of links",
             "check the links",
         )
-    return f"the server rejected the graph ({_cli.clean(kind, 60)})", "see server_said"
+    return f"the server rejected the graph ({_safe_text.clean(kind, 60)})", "see server_said"
 
 
 def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
@@ -115,8 +120,8 @@ def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     found = re.search(r"#([^']+)'", str(error.get("details") or ""))
     node = graph.get(found[1]) if found else None
     if isinstance(node, Mapping) and node.get("class_type"):
-        return f"{_cli.clean(node['class_type'], 80)} (node {_cli.clean(found[1] if found else '', 40)})"
-    return _cli.clean(error.get("message") or error.get("details") or "unknown", 200)
+        return f"{_safe_text.clean(node['class_type'], 80)} (node {_safe_text.clean(found[1] if found else '', 40)})"
+    return _safe_text.clean(error.get("message") or error.get("details") or "unknown", 200)
 
 
 def node_problems(node_errors: Any, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -143,12 +148,12 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
     extra = error.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     name = str(extra.get("input_name") or error.get("field") or error.get("details") or "")
-    where = f"node {node_id} ({_cli.clean(title or class_type, 60)})"
+    where = f"node {node_id} ({_safe_text.clean(title or class_type, 60)})"
     problem: dict[str, Any] = {
         "node_id": node_id,
-        "class_type": _cli.clean(class_type, 80),
-        "input": _cli.clean(name, 120),
-        "type": _cli.clean(error.get("type") or error.get("reason") or "invalid", 80),
+        "class_type": _safe_text.clean(class_type, 80),
+        "input": _safe_text.clean(name, 120),
+        "type": _safe_text.clean(error.get("type") or error.get("reason") or "invalid", 80),
     }
     message, fix, more = _explain(problem["type"], where, problem["input"], extra, error, node_id)
     return problem | {"message": message, "fix": fix} | more
@@ -157,13 +162,15 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
 def _explain(
     kind: str, where: str, name: str, extra: Mapping[str, Any], error: Mapping[str, Any], node_id: str
 ) -> tuple[str, str, dict[str, Any]]:
-    got = _cli.clean(_short(extra.get("received_value")), 120)
+    got = _safe_text.clean(_short(extra.get("received_value")), 120)
     target = f"{node_id}.{name}"
     if kind == "value_not_in_list":
         allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
         fix = _replacement(target, extra.get("received_value"), allowed)
-        more = {"allowed": _cli.clean_tree(_cli.cap(allowed, MOST_ALLOWED), 200)} if allowed else {}
-        return f"{where}: {name} = {got} is not one of the server's values", _cli.clean(fix, 200), more
+        more = (
+            {"allowed": _safe_text.clean_tree(_safe_text.cap(allowed, MOST_ALLOWED), 200)} if allowed else {}
+        )
+        return f"{where}: {name} = {got} is not one of the server's values", _safe_text.clean(fix, 200), more
     if kind in ("value_smaller_than_min", "value_bigger_than_max"):
         options = _config_options(extra.get("input_config"))
         bounds = {key: options[key] for key in ("min", "max") if key in options}
@@ -173,7 +180,7 @@ def _explain(
     if kind == "required_input_missing":
         return f"{where}: the required input {name} is missing", f"link it, or --set {target}=VALUE", {}
     if kind == "return_type_mismatch":
-        got = _cli.clean(extra.get("received_type"), 60)
+        got = _safe_text.clean(extra.get("received_type"), 60)
         return f"{where}: {name} is linked to an output of the wrong type ({got})", "correct the link", {}
     if kind == "invalid_input_type":
         return (
@@ -181,7 +188,7 @@ def _explain(
             f"--set {target}=VALUE of that type",
             {},
         )
-    said = _cli.clean(error.get("details") or error.get("message") or kind, SAID)
+    said = _safe_text.clean(error.get("details") or error.get("message") or kind, SAID)
     if kind == "exception_during_validation" and extra.get("exception_type") == "KeyError":
         return (
             f"{where}: an input is linked to node {said.strip(chr(39))}, which is not in the graph",

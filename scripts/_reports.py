@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _collect
 import _safe_names
+import _safe_text
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
 
@@ -31,7 +31,9 @@ FINAL_DOWNLOAD_FAILURES = frozenset(
 
 def command(script: str, *words: object) -> str:
     """A command of this bundle that can be run as it stands, from anywhere."""
-    return _cli.shell_words([sys.executable or "python3", Path(__file__).resolve().parent / script, *words])
+    return _safe_text.shell_words(
+        [sys.executable or "python3", Path(__file__).resolve().parent / script, *words]
+    )
 
 
 def resume_command(server: Dialect, prompt_id: str, output_dir: Path) -> str:
@@ -70,7 +72,7 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
     if prepared.uploads:
         document["uploads"] = list(prepared.uploads)
     if source.missing_types:
-        document["missing_types"] = [_cli.clean_tree(item, 200) for item in source.missing_types]
+        document["missing_types"] = [_safe_text.clean_tree(item, 200) for item in source.missing_types]
     if prepared.partner:
         document["partner_nodes"] = list(prepared.partner)
     if prepared.done:
@@ -149,7 +151,7 @@ def finished(
     if progress.cached:
         document["cached_nodes"] = len(progress.cached)
     if job.previews:
-        document["previews"] = _cli.cap([str(path) for path in job.previews], 20)
+        document["previews"] = _safe_text.cap([str(path) for path in job.previews], 20)
     document |= about(prepared) | _account(job.server, prepared)
     if state.outcome == "success" and not saved and not failed and not missed:
         document["message"] = _why_no_files(state, texts, job)
@@ -219,7 +221,7 @@ def _short_texts(
             saved = collector.save_bytes(
                 name, item["text"].encode("utf-8", "replace"), item["node_id"], item["key"]
             )
-            row |= {"text": _cli.clean(item["text"], LONG_TEXT), "file": str(saved.path)}
+            row |= {"text": _safe_text.clean(item["text"], LONG_TEXT), "file": str(saved.path)}
         short.append(row)
     return short
 
@@ -369,7 +371,7 @@ def _write_receipt(
         "client": {"python": platform.python_version(), "system": platform.system()},
     }
     path = options.output_dir / f"{_safe_names.safe_name(job.prompt_id)}.json"
-    text = _cli.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
+    text = _safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
     _safe_names.write_whole(path, text.encode())
     return path
 
@@ -388,6 +390,6 @@ def server_facts(server: Dialect) -> dict[str, Any]:
         else []
     )
     keys = ("comfyui_version", "pytorch_version", "python_version", "os")
-    return {key: _cli.clean(system[key], 120) for key in keys if key in system} | {
-        "devices": [_cli.clean(name, 120) for name in names]
+    return {key: _safe_text.clean(system[key], 120) for key in keys if key in system} | {
+        "devices": [_safe_text.clean(name, 120) for name in names]
     }

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import _cli
 import _collect
 import _graph
 import _model_facts
 import _prepare
 import _reports
+import _safe_text
 import _sources
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -31,8 +30,7 @@ FACTS = {
 }
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """A receipt as it was read. `folder`: where its files were saved, relative names in it mean that."""
 
     path: Path
@@ -66,7 +64,7 @@ def load(path: Path) -> Receipt:
 
 def _no_receipt(path: Path, why: str) -> SkillError:
     return SkillError(
-        f"{_cli.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
+        f"{_safe_text.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
         hint="run_workflow.py --receipt writes one: PROMPT_ID.json in the output folder",
     )  # fmt: skip
 
@@ -238,14 +236,18 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
     rows = []
     if receipt.document.get("api") not in (None, server.api):
         rows.append(
-            {"what": "kind of server", "was": _cli.clean(receipt.document["api"], 40), "now": server.api}
+            {
+                "what": "kind of server",
+                "was": _safe_text.clean(receipt.document["api"], 40),
+                "now": server.api,
+            }
         )
     was = receipt.document.get("server")
     now = _reports.server_facts(server)
     for key, what in FACTS.items():
         before = was.get(key) if isinstance(was, Mapping) else None
         if before and now.get(key) and before != now[key]:
-            rows.append({"what": what, "was": _cli.clean_tree(before, 120), "now": now[key]})
+            rows.append({"what": what, "was": _safe_text.clean_tree(before, 120), "now": now[key]})
     return rows + _model_differences(receipt, server) + _input_differences(receipt)
 
 
@@ -262,7 +264,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
         for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
             if old.get(key) and row.get(key) and old[key] != row[key]:
                 rows.append(
-                    {"what": f"{what} {row['name']}", "was": _cli.clean(old[key], 100), "now": row[key]}
+                    {"what": f"{what} {row['name']}", "was": _safe_text.clean(old[key], 100), "now": row[key]}
                 )
         if row.get("missing") and not old.get("missing"):
             rows.append({"what": f"model {row['name']}", "was": "there", "now": "not on the server"})
@@ -274,6 +276,6 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
     for row in _uploads(receipt):
         path = Path(row["file"])
         if _collect.file_digest(path) != row.get("sha256"):
-            was = _cli.clean(row.get("as"), 200)
+            was = _safe_text.clean(row.get("as"), 200)
             rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
     return rows

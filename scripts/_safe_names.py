@@ -11,7 +11,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-import _cli
+import _safe_text
 from _cli import Exit, SkillError
 
 # In bytes: most file systems end at 255, and a suffix for a free name and `.part` must still fit.
@@ -23,7 +23,7 @@ _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|l
 
 def safe_name(name: str) -> str:
     """One path segment that is a plain, visible file name on Linux, macOS and Windows; never empty."""
-    text = unicodedata.normalize("NFC", _cli.clean(name.replace("\n", " ").replace("\t", " ")))
+    text = unicodedata.normalize("NFC", _safe_text.clean(name.replace("\n", " ").replace("\t", " ")))
     text = _FORBIDDEN.sub("_", text.replace("/", "_").replace("\\", "_")).rstrip(". ").lstrip(" ")
     if text.startswith("."):
         text = "_" + text[1:]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _cli
 import _collect
 import _places
 import _safe_names
+import _safe_text
 import _sources_server
 from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
@@ -172,7 +172,7 @@ def download(
             raise
         where = f"{ref.subfolder}/" if ref.subfolder else ""
         raise SkillError(
-            f"the server has no {ref.type} file {_cli.clean(where + ref.filename, 200)!r}",
+            f"the server has no {ref.type} file {_safe_text.clean(where + ref.filename, 200)!r}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="mind --type output|input|temp and --subfolder",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _cli
+import _safe_text
 from _cli import Exit, SkillError
 from _specs import InputSpec, read_spec
 
@@ -93,10 +93,10 @@ def _specs(definition: Mapping[str, Any]) -> list[tuple[str, InputSpec]]:
 def _row(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "class": name,
-        "title": _cli.clean(definition.get("display_name") or name, 120),
-        "category": _cli.clean(definition.get("category") or "", 120),
+        "title": _safe_text.clean(definition.get("display_name") or name, 120),
+        "category": _safe_text.clean(definition.get("category") or "", 120),
         # One line of JSON instead of one for each type: rows are read by the dozen.
-        "outputs": _cli.clean(", ".join(_outputs(definition)), 120),
+        "outputs": _safe_text.clean(", ".join(_outputs(definition)), 120),
     }
     for flag in ("output_node", "deprecated", "experimental", "api_node"):
         if definition.get(flag):
@@ -119,16 +119,18 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     names = definition.get("output_name")
     names = names if isinstance(names, list) else []
     outputs = [
-        {"slot": slot, "type": kind, "name": _cli.clean(names[slot], 80) if slot < len(names) else kind}
+        {"slot": slot, "type": kind, "name": _safe_text.clean(names[slot], 80) if slot < len(names) else kind}
         for slot, kind in enumerate(_outputs(definition))
     ]
     described = _row(name, definition)
     described["outputs"] = outputs
     described["inputs"] = {section: inputs for section, inputs in sections.items() if inputs}
     if definition.get("description"):
-        described["server_description"] = _cli.clean(definition["description"], 2000 if full else TEXT_LIMIT)
+        described["server_description"] = _safe_text.clean(
+            definition["description"], 2000 if full else TEXT_LIMIT
+        )
     if definition.get("python_module"):
-        described["from"] = _cli.clean(definition["python_module"], 120)
+        described["from"] = _safe_text.clean(definition["python_module"], 120)
     return described
 
 
@@ -144,7 +146,7 @@ def _input(spec: InputSpec, full: bool) -> dict[str, Any]:
         value = spec.options.get(option)
         if value is None or value is False or value == "":
             continue
-        told[option] = _cli.clean(value, TEXT_LIMIT) if isinstance(value, str) else value
+        told[option] = _safe_text.clean(value, TEXT_LIMIT) if isinstance(value, str) else value
     if spec.upload:
         told["takes_upload"] = spec.upload
     return told

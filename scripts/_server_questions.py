@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import _cli
+import _safe_text
 import _server_nodes
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -30,7 +30,7 @@ def about(server: Dialect) -> dict[str, Any]:
 
 def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict[str, Any]:
     """The list with its true count; all of it with --full, else its head and how many are left out."""
-    capped = _cli.cap(items, len(items) if full else limit)
+    capped = _safe_text.cap(items, len(items) if full else limit)
     if "more" in capped:
         capped["hint"] = "add --full for all, or narrow it down"
     return capped
@@ -85,7 +85,7 @@ def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return _cli.clean(value, 120) if value is not None else None
+    return _safe_text.clean(value, 120) if value is not None else None
 
 
 def _gb(value: object) -> float | None:
@@ -327,13 +327,13 @@ def templates(server: Dialect, *, text: str | None = None, full: bool = False) -
 def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry["name"],
-        "title": _cli.clean(entry.get("title") or entry["name"], 120),
+        "title": _safe_text.clean(entry.get("title") or entry["name"], 120),
     }
-    row["category"] = _cli.clean(group.get("title") or "", 80)
+    row["category"] = _safe_text.clean(group.get("title") or "", 80)
     if isinstance(entry.get("models"), list) and entry["models"]:
-        row["models"] = _cli.clean(", ".join(str(model) for model in entry["models"]), 120)
+        row["models"] = _safe_text.clean(", ".join(str(model) for model in entry["models"]), 120)
     if entry.get("description"):
-        row["server_description"] = _cli.clean(entry["description"], 160)
+        row["server_description"] = _safe_text.clean(entry["description"], 160)
     if entry.get("openSource") is False:
         # The index's word for templates that call paid services.
         row["paid_nodes"] = True

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _safe_text
 import _setup_cli
 import _setup_run
 from _cli import SkillError
@@ -59,7 +60,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
             done["comfy_cli"] = {
                 "version": comfy.version,
                 "how": comfy.how,
-                "program": _cli.shell_words(comfy.words),
+                "program": _safe_text.shell_words(comfy.words),
             }
         if comfy is not None and needs_comfy(found):
             _no_analytics(comfy, log)
@@ -187,7 +188,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
                 status="timeout",
                 retryable=True,
                 hint="look again with the status sub-command",
-                next=[_cli.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
+                next=[_safe_text.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
                 log=str(log.path),
                 log_tail=launch_tail(wish, log.since(offset)),
             )
@@ -237,9 +238,9 @@ def next_commands(wish: Wish) -> list[str]:
             "prompt=a red fox in the snow",
             *host,
         ]
-        return [_cli.shell_words(words)]
-    health = _cli.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
-    models = _cli.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
+        return [_safe_text.shell_words(words)]
+    health = _safe_text.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
+    models = _safe_text.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
     return [health, models]
 
 
@@ -255,7 +256,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
         return {
             "ran": False,
             "why": "it did not come to an end; it needs the packages of requirements.txt",
-            "next": _cli.shell_words(health_words(wish)),
+            "next": _safe_text.shell_words(health_words(wish)),
         }
     short = [
         {key: check[key] for key in ("name", "result", "message") if key in check}
@@ -278,7 +279,9 @@ def status(wish: Wish) -> dict[str, Any]:
         "comfyui_version": port.version,
         "workspace": str(wish.workspace),
         "installation": installation(wish.workspace),
-        "comfy_cli": {"version": comfy.version, "program": _cli.shell_words(comfy.words)} if comfy else None,
+        "comfy_cli": {"version": comfy.version, "program": _safe_text.shell_words(comfy.words)}
+        if comfy
+        else None,
         "log": str(wish.log) if wish.log.is_file() else None,
     }
     if port.state == "comfyui":
@@ -333,17 +336,19 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
             code="not_ours",
             hint="stop it where it was started, or, if it is yours to stop, with the command in next",
             next=[
-                _cli.shell_words([*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)])
+                _safe_text.shell_words(
+                    [*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)]
+                )
             ],
         )
     if comfy is None:
         raise SkillError(
             "comfy-cli, which started the server, is gone", code="cannot_start", hint="run setup again"
         )
-    by_hand = _cli.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
+    by_hand = _safe_text.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
     words = [*comfy.words, "--skip-prompt", "stop"]
     if dry_run:
-        return {"status": "dry_run", "plan": [_cli.shell_words(words)], "url": wish.url}
+        return {"status": "dry_run", "plan": [_safe_text.shell_words(words)], "url": wish.url}
     log = Log(wish.log)
     done = _setup_run.run(words, log, _setup_cli.environment(comfy))
     end = time.monotonic() + STOP_LIMIT_S

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import _cli
+import _safe_text
 import _setup_run
 from _setup_run import Done, Log
 
@@ -22,8 +23,7 @@ QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"
 FOREIGN_ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME")
 
 
-@dataclass(frozen=True)
-class Comfy:
+class Comfy(NamedTuple):
     """comfy-cli as it is called: the words before a sub-command, its version, how it was found."""
 
     words: tuple[str, ...]
@@ -191,7 +191,7 @@ def _why(failed: Done | None) -> str:
     if "ensurepip is not" in failed.output or "No module named venv" in failed.output:
         return "this Python cannot make virtual environments"
     last = failed.tail[-1] if failed.tail else f"exit code {failed.code}"
-    return _cli.clean(last, 200)
+    return _safe_text.clean(last, 200)
 
 
 def _advice(attempts: Sequence[Mapping[str, object]]) -> str:

@@ -7,12 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cli
 import _hardware
+import _safe_text
 import _setup_cli
 import _setup_run
 from _cli import SkillError
@@ -59,8 +59,7 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What the user asked for."""
 
     port: int
@@ -78,8 +77,7 @@ class Wish:
         return f"http://127.0.0.1:{self.port}"
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What is there before anything is done."""
 
     port: _setup_run.Port
@@ -314,7 +312,9 @@ def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
 
     def add(step: str, *commands: list[str], why: str) -> None:
-        steps.append({"step": step, "commands": [_cli.shell_words(words) for words in commands], "why": why})
+        steps.append(
+            {"step": step, "commands": [_safe_text.shell_words(words) for words in commands], "why": why}
+        )
 
     if needs_comfy(found):
         if found.comfy is None:

@@ -15,12 +15,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cli
 import _hardware_tools
+import _safe_text
 
 TAIL_LINES = 30
 # Time for an installer to clean up after itself when asked to stop, before it is made to.
@@ -66,7 +66,7 @@ class Log:
         """One line of ours, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {_cli.redact(_cli.clean(text))}\n")
+            file.write(f"{stamp} {_safe_text.redact(_safe_text.clean(text))}\n")
 
     def size(self) -> int:
         """Where the log ends now."""
@@ -76,11 +76,10 @@ class Log:
         """What was written after `offset`, cleaned."""
         with self.path.open("rb") as file:
             file.seek(offset)
-            return _cli.clean(file.read().decode("utf-8", "replace"))
+            return _safe_text.clean(file.read().decode("utf-8", "replace"))
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended: its exit code and the last lines that it printed."""
 
     words: Sequence[str]
@@ -109,12 +108,12 @@ def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
     lines = [
         line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(FRAME)
     ]
-    return [_cli.clean(line, 300) for line in lines[-count:]]
+    return [_safe_text.clean(line, 300) for line in lines[-count:]]
 
 
 def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, its output going into the log."""
-    log.line("$ " + _cli.shell_words(words))
+    log.line("$ " + _safe_text.shell_words(words))
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         flags = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
@@ -231,8 +230,7 @@ def termination_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """What listens on a local port: `free`, `comfyui` (with its version) or `other`; `mute`: it speaks no HTTP."""
 
     state: str
@@ -267,7 +265,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     system = told.get("system") if isinstance(told, dict) else None
     if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
-    return Port("comfyui", version=_cli.clean(system.get("comfyui_version") or "unknown", 40))
+    return Port("comfyui", version=_safe_text.clean(system.get("comfyui_version") or "unknown", 40))
 
 
 def free_port(after: int) -> int | None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import io
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import _graph
 from _cli import Exit, SkillError
@@ -26,8 +25,7 @@ PIPE_PATIENCE = 5.0
 BUNDLED = Path(__file__).resolve().parent.parent / "workflows"
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A workflow as it was found.
 
     graph: API format, None when only an editor workflow was there. editor: the editor workflow, when there is one.
@@ -42,8 +40,7 @@ class Loaded:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A workflow that can be run, and what is known of where it comes from.
 
     converted: the graph was made from `editor` just now. models: what the editor file says of its models
@@ -58,8 +55,8 @@ class Source:
     warnings: list[str]
     models: list[dict[str, Any]]
     missing_types: list[Any]
-    extra_data: dict[str, Any] = field(default_factory=dict)
-    choices: list[Any] = field(default_factory=list)
+    extra_data: Mapping[str, Any] = {}
+    choices: Sequence[Any] = ()
     kind: str = "json"
 
 

@@ -8,8 +8,7 @@ are laid out for the inputs at hand, as the server does it (comfy_api/latest/_io
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _nodes import Definitions, class_of, inputs_of, is_literal
@@ -23,14 +22,13 @@ WIDGET_TYPES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class InputSpec:
+class InputSpec(NamedTuple):
     """One declared input. `type` is the definition's word; "COMBO" for both styles of a list of choices."""
 
     name: str
     type: str
     required: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     choices: tuple[Any, ...] | None = None
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import _cli
 import _graph
+import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Accepted, Dialect, Graph, Submission
 
@@ -36,7 +37,7 @@ def _check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> Non
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
             raise SkillError(
-                f"--only: node {_cli.clean(target, 60)} {what}",
+                f"--only: node {_safe_text.clean(target, 60)} {what}",
                 code="no_such_output_node",
                 exit=Exit.MISUSE,
                 hint=f"output nodes: {', '.join(outputs) or 'none'}",
@@ -81,8 +82,8 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
     if not found:
         return error
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    error.message = f"the server rejected the graph: {_cli.clean(found[0]['message'], 300)}{more}"
+    error.message = f"the server rejected the graph: {_safe_text.clean(found[0]['message'], 300)}{more}"
     error.args = (error.message,)
     error.hint = found[0].get("fix") or error.hint
-    error.details["node_errors"] = _cli.clean_tree(found, 400)
+    error.details["node_errors"] = _safe_text.clean_tree(found, 400)
     return error

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import _cache
 
@@ -21,8 +20,7 @@ SIZES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Seconds that a run will probably take: the median of earlier ones, and their spread."""
 
     seconds: float

@@ -7,8 +7,7 @@ negative prompt, through whatever passes conditioning on. Every walk is iterativ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
 from _nodes import Graph, Link, class_of, consumers_of, each, inputs_of, is_literal, link_of, literal, node_of
@@ -28,20 +27,19 @@ _NOT_TEXT_LINKS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TextPlace:
+class TextPlace(NamedTuple):
     """A literal text that a prompt is made of."""
 
     node_id: str
     input: str
 
 
-@dataclass
 class Prompts:
     """The texts by role. `pieces`: the texts are put together into one, so setting all of them says it twice."""
 
-    roles: dict[TextPlace, set[str]] = field(default_factory=dict)
-    pieces: set[TextPlace] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.roles: dict[TextPlace, set[str]] = {}
+        self.pieces: set[TextPlace] = set()
 
 
 def polarity(name: str) -> str | None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import _catalog
-import _cli
 import _deps_catalog
 import _deps_editor
 import _deps_packs
 import _deps_report
 import _graph
+import _safe_text
 import _trust_text
 from _deps_need import classes_of
 from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
@@ -33,8 +32,7 @@ MANY_NODES = 2000
 MANY_BYTES = 20_000_000
 
 
-@dataclass(frozen=True)
-class Worry:
+class Worry(NamedTuple):
     """One thing to look at. message: our words. says: the workflow's words, which are data."""
 
     severity: str
@@ -43,7 +41,7 @@ class Worry:
     node_id: str | None = None
     class_type: str | None = None
     says: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
 
     def to_json(self) -> dict[str, Any]:
         """The worry for a report."""
@@ -51,14 +49,13 @@ class Worry:
         if self.node_id is not None:
             document["node_id"] = self.node_id
         if self.class_type is not None:
-            document["class_type"] = _cli.clean(self.class_type, 120)
+            document["class_type"] = _safe_text.clean(self.class_type, 120)
         if self.says:
-            document["workflow_says"] = _cli.clean(self.says, QUOTE)
+            document["workflow_says"] = _safe_text.clean(self.says, QUOTE)
         return document | dict(self.facts)
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """What is looked at. definitions: of the server where it will run, else of the core alone (`complete` false)."""
 
     graph: Mapping[str, Any]
@@ -93,7 +90,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
             continue
         code, severity = _deps_catalog.RISK_KINDS[what]
         how = "by its name, " if guessed else ""
-        message = f"{how}{_cli.clean(class_type, 120)} {what} ({len(node_ids)} node(s))"
+        message = f"{how}{_safe_text.clean(class_type, 120)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
             code,
@@ -126,8 +123,8 @@ def _packs(subject: Subject) -> Iterator[Worry]:
             continue
         by_pack.setdefault(_pack_of(class_type, subject, claims), []).append(class_type)
     for (pack, standing), classes in sorted(by_pack.items()):
-        shown = [_cli.clean(name, 80) for name in classes]
-        facts = {"pack": pack, "classes": _cli.cap(shown, 12)}
+        shown = [_safe_text.clean(name, 80) for name in classes]
+        facts = {"pack": pack, "classes": _safe_text.cap(shown, 12)}
         if standing == "installed":
             yield Worry(
                 INFO, "installed_pack", f"{len(classes)} class(es) of the installed pack {pack}", facts=facts
@@ -153,7 +150,7 @@ def _pack_of(class_type: str, subject: Subject, claims: Mapping[str, _deps_packs
     definition = (subject.definitions or {}).get(class_type)
     module = definition.get("python_module") if isinstance(definition, Mapping) else None
     if isinstance(module, str):
-        return _cli.clean(module.removeprefix("custom_nodes."), 80), "installed"
+        return _safe_text.clean(module.removeprefix("custom_nodes."), 80), "installed"
     table = _catalog.NODE_PACKAGES.get(class_type)
     claim = claims.get(class_type)
     if table and (claim is None or claim.id in (None, table)):
@@ -201,7 +198,7 @@ def _values(subject: Subject) -> Iterator[Worry]:
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = f"{_cli.clean(class_type, 80)}.{_cli.clean(name, 80)}"
+    at = f"{_safe_text.clean(class_type, 80)}.{_safe_text.clean(name, 80)}"
     why = _trust_text.outside_path(text)
     if why:
         severity = HIGH if re.search(r"(?i)prefix|save|output|write", f"{name} {class_type}") else MEDIUM
@@ -232,7 +229,7 @@ def _texts(subject: Subject) -> Iterator[Worry]:
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
             if hidden.spells:
-                facts["spells"] = _cli.clean(hidden.spells, QUOTE)
+                facts["spells"] = _safe_text.clean(hidden.spells, QUOTE)
             message = f"{where} holds {hidden.count} character(s) that do not show"
             yield Worry(hidden.severity, "hidden_characters", message, facts=facts)
         words = _trust_text.agent_words(text)
@@ -262,16 +259,16 @@ def _all_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {node_id}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {node_id}, {_cli.clean(name, 60)}", text, False
+                yield f"node {node_id}, {_safe_text.clean(name, 60)}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
-        yield _cli.clean(where, 80), text, True
+        yield _safe_text.clean(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in _deps_editor.nodes_of(subject.editor):
         if isinstance(node.get("title"), str):
-            yield f"the title of node {_cli.clean(node.get('id'), 20)}", node["title"], False
+            yield f"the title of node {_safe_text.clean(node.get('id'), 20)}", node["title"], False
     extra = (subject.editor or {}).get("extra")
     for text in _deps_editor.texts_in(extra):
         yield "the editor file's extra data", text, True
@@ -288,7 +285,7 @@ def _saved_beside(subject: Subject) -> Iterator[Worry]:
             MEDIUM,
             "credential",
             "a credential is saved with the workflow",
-            facts={"names": [_cli.clean(n, 60) for n in names]},
+            facts={"names": [_safe_text.clean(n, 60) for n in names]},
         )
 
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
 import _deps_editor
 import _inventory
 import _known
+import _safe_text
 import _sources
 import _trust
 from _cli import SkillError
@@ -35,13 +35,13 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
         "status": "attention" if look else "ok",
         "message": _message(worst, counts),
         "risk": worst,
-        "workflow": _cli.clean(spec, 300),
-        "origin": _cli.clean(loaded.origin, 300),
+        "workflow": _safe_text.clean(spec, 300),
+        "origin": _safe_text.clean(loaded.origin, 300),
         "nodes": sum(1 for _ in each(graph)),
         "classes": len(classes_of(graph)),
         "bytes": len(json.dumps(graph, default=str)),
         "counts": counts,
-        "findings": _cli.cap([worry.to_json() for worry in found], MOST_FINDINGS),
+        "findings": _safe_text.cap([worry.to_json() for worry in found], MOST_FINDINGS),
         "judged_with": "the server's node definitions"
         if complete
         else "the bundled definitions of ComfyUI's own nodes",
@@ -53,7 +53,7 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
         )
     warnings = [*loaded.warnings, *notes]
     if warnings:
-        document["warnings"] = _cli.clean_tree(warnings[:20], 300)
+        document["warnings"] = _safe_text.clean_tree(warnings[:20], 300)
     return document
 
 

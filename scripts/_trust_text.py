@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import _deps_catalog
@@ -81,8 +82,7 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", _HIDDEN.sub("", spelled))
 
 
-@dataclass(frozen=True)
-class AgentWords:
+class AgentWords(NamedTuple):
     """A piece of text that addresses an agent. persona: it only says who the reader is ("you are an AI …")."""
 
     text: str

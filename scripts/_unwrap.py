@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from _cli import Exit, SkillError
 from _nodes import Link, link_of
@@ -16,8 +15,7 @@ _DEEPEST = 8
 _SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
 
 
-@dataclass(frozen=True)
-class Unwrapped:
+class Unwrapped(NamedTuple):
     """A workflow taken out of its document.
 
     kind: "api" or "editor". graph: the API-format graph (None for kind "editor"). editor: the editor-format
@@ -26,10 +24,10 @@ class Unwrapped:
     """
 
     kind: str
-    graph: dict[str, Any] | None = None
-    editor: dict[str, Any] | None = None
-    extra_data: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    graph: dict[str, Any] | None
+    editor: dict[str, Any] | None
+    extra_data: dict[str, Any]
+    notes: list[str]
 
 
 def is_editor(document: Any) -> bool:

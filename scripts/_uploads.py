@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from _nodes import Definitions, Graph, inputs_of, link_of
 from _parameter import Parameter
 from _params import ParameterSet, find
 
 
-@dataclass(frozen=True)
-class UploadTarget:
+class UploadTarget(NamedTuple):
     """An input that takes a file, and the file's name as it was given.
 
     kind: image, mask, video, audio or file. original: for a mask that belongs to a LoadImage, the value that the

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _assets
-import _cli
 import _common
 import _nodes
+import _safe_text
 import _v2_cancel
 import _v2_records
 import _v2_refusals
@@ -222,7 +221,7 @@ class V2(Dialect):
             exit=Exit.RUNNING,
             hint="look at the server's own job page before running again: a new run gets a new key and may run twice",
             idempotency_key=submission.prompt_id,
-            server_said=_cli.clean(said, 300) or None,
+            server_said=_safe_text.clean(said, 300) or None,
         )
 
     # --- jobs
@@ -239,7 +238,7 @@ class V2(Dialect):
             return state
         if prompt_id not in self._graphs:
             self._graphs[prompt_id] = self.workflow(prompt_id)
-        return replace(state, graph=self._graphs[prompt_id])
+        return state._replace(graph=self._graphs[prompt_id])
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:

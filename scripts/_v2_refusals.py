@@ -13,6 +13,7 @@ import _cli
 import _cloud_refusals
 import _common
 import _refusals
+import _safe_text
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -142,8 +143,10 @@ def _missing_asset(error: Mapping[str, Any], details: Mapping[str, Any]) -> Skil
         status="rejected",
         hint="upload it again: --input-file INPUT=PATH",
         rejection="missing_asset",
-        missing=_cli.clean_tree(_cli.cap(missing, 12), 200) if isinstance(missing, list) else None,
-        server_said=_cli.clean(error.get("message"), 300),
+        missing=_safe_text.clean_tree(_safe_text.cap(missing, 12), 200)
+        if isinstance(missing, list)
+        else None,
+        server_said=_safe_text.clean(error.get("message"), 300),
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
 import _common
 import _events
+import _safe_text
 from _cli import SkillError
 from _dialect import Dialect, JobState, seconds
 from _wire import Disconnected, Wire
@@ -39,39 +39,36 @@ REMOVED_GRACE = 0.5
 STREAM_EVENTS = frozenset({"job_progress", "job_status", "job_output"})
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """A job has ended (or is gone): its last state, with outputs of the events merged in."""
 
     state: JobState
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """Something about one watched job: an event, a preview, a text."""
 
     prompt_id: str
     frame: _events.Event | _events.Preview | _events.Text
 
 
-@dataclass
 class _Watched:
     """What the watcher knows of one job."""
 
-    prompt_id: str
-    ours: bool
-    seen: float
-    interval: float
-    check_at: float = 0.0
-    phase: str = "submitted"
-    end_event: _events.Event | None = None
-    end_seen: float = 0.0
-    unknown_since: float | None = None
-    outputs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    suffices: frozenset[str] = (
-        frozenset()
-    )  # with results of these nodes over an unbroken socket no record is needed
-    started: float | None = None
+    def __init__(self, prompt_id: str, ours: bool, seen: float, interval: float) -> None:
+        self.prompt_id = prompt_id
+        self.ours = ours
+        self.seen = seen
+        self.interval = interval
+        self.check_at = 0.0
+        self.phase = "submitted"
+        self.end_event: _events.Event | None = None
+        self.end_seen = 0.0
+        self.unknown_since: float | None = None
+        self.outputs: dict[str, Mapping[str, Any]] = {}
+        # With results of these nodes over an unbroken socket no record is needed.
+        self.suffices: frozenset[str] = frozenset()
+        self.started: float | None = None
 
 
 class Watcher:
@@ -303,7 +300,7 @@ class Watcher:
             return []
         self._watched[owner].seen = time.monotonic()
         if isinstance(frame, _events.Preview) and frame.node is None:
-            frame = replace(frame, node=self._current_node)
+            frame = frame._replace(node=self._current_node)
         return [Update(owner, frame)]
 
     def _take_event(self, event: _events.Event) -> list[Update | Ended]:
@@ -411,7 +408,7 @@ class Watcher:
                 retryable=False,
                 hint="when the server is back, pick the job up by its prompt id before running it again",
                 prompt_id=watched.prompt_id,
-                server_said=_cli.clean(error, 300),
+                server_said=_safe_text.clean(error, 300),
             ) from error
 
     def _schedule(self, watched: _Watched) -> None:
@@ -457,12 +454,12 @@ class Watcher:
             self._schedule(watched)
             return []
         if removed:
-            return [self._end(watched, replace(state, phase="done", outcome="cancelled"))]
+            return [self._end(watched, state._replace(phase="done", outcome="cancelled"))]
         return [self._end(watched, state)]
 
     def _end(self, watched: _Watched, state: JobState) -> Ended:
         self.forget(watched.prompt_id)
-        return Ended(replace(state, outputs={**watched.outputs, **state.outputs}))
+        return Ended(state._replace(outputs={**watched.outputs, **state.outputs}))
 
 
 def _state_from_event(watched: _Watched) -> JobState:

@@ -9,9 +9,9 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _common
 import _events
+import _safe_text
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -118,7 +118,7 @@ class Wire:
 def _in_words(error: Exception) -> str:
     """The cause without the address, which may hold a token."""
     name = type(error).__name__
-    return WORDS.get(name, _cli.clean(name))
+    return WORDS.get(name, _safe_text.clean(name))
 
 
 def _tls(server: Dialect) -> dict[str, Any] | None:

@@ -26,14 +26,15 @@ import sys
 
 import _cli
 import _deps_mend
+import _flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "workflows", nargs="+", metavar="WORKFLOW", help="what shall run: file, -, template:NAME …"
     )
-    _cli.add_server_flags(parser)
+    _flags.add_server_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--yes", action="store_true", help="the user has seen the plan and agrees to it")
     parser.add_argument("--only", choices=["nodes", "models"], help="leave the other kind alone")
@@ -57,7 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="have the Manager restart the server after installing node packs",
     )
-    _cli.add_quiet_flag(parser)
+    _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.dry_run and args.yes:
         parser.error("--dry-run and --yes exclude each other")

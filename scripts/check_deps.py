@@ -28,14 +28,15 @@ from typing import Any
 
 import _cli
 import _deps_survey
+import _flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "workflows", nargs="*", metavar="WORKFLOW", help="what to check; none with --save-inventory"
     )
-    _cli.add_server_flags(parser)
+    _flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="ask this inventory instead of a server")
     parser.add_argument("--save-inventory", metavar="FILE", help="write what the server has to FILE")
     parser.add_argument(
@@ -44,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-sources", action="store_true", help="do not look up where missing things can be had"
     )
-    _cli.add_quiet_flag(parser)
+    _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if not args.workflows and not args.save_inventory:
         parser.error("give a WORKFLOW, or --save-inventory FILE")

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 import _hardware_system
 import _setup
 import _setup_plan
@@ -36,7 +37,7 @@ import _setup_run
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("action", nargs="?", choices=["install", "status", "stop"], default="install")
     parser.add_argument("--port", type=_port, default=8188, help="port of the server (default: %(default)s)")
     parser.add_argument(
@@ -72,7 +73,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--log", type=Path, help="log file, appended to (default: in the user's state folder)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
-    _cli.add_quiet_flag(parser)
+    _flags.add_quiet_flag(parser)
     return parser.parse_args(argv)
 
 

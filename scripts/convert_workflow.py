@@ -34,7 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _flags
 import _places
+import _safe_text
 from _cli import SkillError
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ MOST = 50
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
     parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
     parser.add_argument(
@@ -103,12 +105,12 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
     report["frontend"] = args.frontend
     report["definitions"] = known.origin
     if made.missing_types:
-        report["missing_types"] = _cli.cap(made.missing_types, MOST)
+        report["missing_types"] = _safe_text.cap(made.missing_types, MOST)
         report["hint"] = "the server rejects nodes of missing types: install their packs, then convert again"
     if made.models:
-        report["models"] = _cli.cap(made.models, MOST)
+        report["models"] = _safe_text.cap(made.models, MOST)
     if made.choices:
-        report["choices"] = _cli.cap(made.choices, MOST)
+        report["choices"] = _safe_text.cap(made.choices, MOST)
     if args.explain:
         report["explanation"] = made.explanation
     return made.graph, report
@@ -152,7 +154,7 @@ def _report(
         "nodes": len(nodes),
     }
     if warnings:
-        report["warnings"] = _cli.cap(warnings, MOST)
+        report["warnings"] = _safe_text.cap(warnings, MOST)
     return report
 
 
@@ -178,10 +180,10 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
         "same": not found,
         "first": sources[0].origin,
         "second": sources[1].origin,
-        "differences": _cli.cap(found, 200),
+        "differences": _safe_text.cap(found, 200),
     }
     warnings = [f"{source.origin}: {warning}" for source in sources for warning in source.warnings]
-    return report | ({"warnings": _cli.cap(warnings, MOST)} if warnings else {})
+    return report | ({"warnings": _safe_text.cap(warnings, MOST)} if warnings else {})
 
 
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
@@ -193,7 +195,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     if args.diff:
         return None, difference(args, known)
     result, report = to_editor(args, known) if args.to_editor else convert(args, known)
-    text = _cli.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
+    text = _safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
     if args.output is None:
         return text, report
     if Path(args.file).exists() and Path(args.output).exists() and Path(args.file).samefile(args.output):

@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 from _demo import cloud_switches, fault_list, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.epilog = f"{fault_list.table()}\n\n{cloud_switches.table()}"
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")

@@ -30,6 +30,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import _cli
+import _flags
+import _safe_text
 
 MOST_PARAMETERS = 400
 
@@ -37,7 +39,7 @@ MOST_PARAMETERS = 400
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to look at")
     parser.add_argument(
         "--summary-only",
@@ -71,7 +73,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     }
     document |= schema(source.graph, definitions, summary=args.summary_only, every=args.all)
     if source.warnings:
-        document["warnings"] = _cli.cap(source.warnings, 20)
+        document["warnings"] = _safe_text.cap(source.warnings, 20)
     return document
 
 
@@ -104,7 +106,7 @@ def schema(
         document["hint"] = "--all lists the rest"
     unset = _unset(graph, _graph.Book(definitions))
     if unset:
-        document["also_settable"] = _cli.cap(unset, len(unset) if every else 40)
+        document["also_settable"] = _safe_text.cap(unset, len(unset) if every else 40)
     return document
 
 
@@ -118,7 +120,7 @@ def _facts(
     document: dict[str, Any] = {
         "nodes": sum(1 for _ in _graph.each(graph)),
         "names_from": parameters.source,
-        "outputs": [vars(output) for output in _graph.outputs_of(graph, definitions)],
+        "outputs": [output._asdict() for output in _graph.outputs_of(graph, definitions)],
         "input_files": [
             {"name": p.name, "set": p.address, "kind": p.upload, "value": p.value}
             | ({"feeds": p.feeds} if p.feeds else {})
@@ -135,7 +137,7 @@ def _facts(
         "sampling_steps": _graph.sampling_steps(graph, definitions),
     }
     if definitions and unknown:
-        document["classes_without_definition"] = _cli.cap(unknown, 20)
+        document["classes_without_definition"] = _safe_text.cap(unknown, 20)
     return document
 
 

@@ -24,10 +24,11 @@ import sys
 from typing import Any
 
 import _cli
+import _flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID", help="the job")
     parser.add_argument("--last", action="store_true", help="our job that ended last (else anybody's)")
     parser.add_argument(
@@ -38,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--lines", type=int, default=100, metavar="N", help="how many log lines (default: %(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="the whole traceback")
-    _cli.add_server_flags(parser)
+    _flags.add_server_flags(parser)
     args = parser.parse_args(argv)
     if sum((args.prompt_id is not None, args.last, args.list is not None, args.server)) != 1:
         parser.error("give one of PROMPT_ID, --last, --list, --server")

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 import _hardware
 import _hardware_models
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "--json",
         action="store_true",

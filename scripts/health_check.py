@@ -28,6 +28,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _flags
+import _safe_text
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -37,7 +39,7 @@ NEEDS_SERVER = "no server answers"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "--workflow", metavar="W", help="also check that the server has all that this workflow needs"
     )
@@ -47,8 +49,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="only the JSON document, no summary on stderr (stdout is the same)",
     )
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -101,13 +103,12 @@ def host_url(host: str) -> str:
 
 def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
     """The failure, with the servers that do answer on this machine."""
-    from dataclasses import replace
 
     running = [row["url"] for row in around if row["state"] == "comfyui"]
     if not running:
         return problem
-    return replace(
-        problem, fix=f"ComfyUI answers on {running[0]}: use --host {running[0]} (or change COMFY_HOST)"
+    return problem._replace(
+        fix=f"ComfyUI answers on {running[0]}: use --host {running[0]} (or change COMFY_HOST)"
     )
 
 
@@ -172,7 +173,7 @@ def document(
 
 def next_commands(server: Dialect | None, failed: list[Check]) -> list[str]:
     """What to run now."""
-    runs = (_cli.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
+    runs = (_safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
@@ -180,7 +181,7 @@ def next_commands(server: Dialect | None, failed: list[Check]) -> list[str]:
 
     host = _health_findings.host_words(server)
     flow = "workflows/sd15_txt2img.json"
-    return [_cli.shell_words(["python3", "scripts/run_workflow.py", flow, *host])]
+    return [_safe_text.shell_words(["python3", "scripts/run_workflow.py", flow, *host])]
 
 
 def main(argv: list[str] | None = None) -> int:

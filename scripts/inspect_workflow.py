@@ -26,17 +26,18 @@ import sys
 from typing import Any
 
 import _cli
+import _flags
 import _trust_report
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "workflow", metavar="WORKFLOW", help="file, picture, - , template:NAME or server:NAME"
     )
-    _cli.add_server_flags(parser)
+    _flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="know the installed packs from this inventory")
-    _cli.add_quiet_flag(parser)
+    _flags.add_quiet_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -22,15 +22,16 @@ import sys
 from typing import Any
 
 import _cli
+import _flags
 import _places
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listing = _command(commands, "list", "running and waiting jobs in the order in which they will run")
     listing.add_argument(
-        "--max", type=_cli.count, default=50, metavar="N", help="rows (default: %(default)s)"
+        "--max", type=_flags.count, default=50, metavar="N", help="rows (default: %(default)s)"
     )
     cancel = _command(commands, "cancel", "stop jobs: running ones are interrupted, waiting ones removed")
     cancel.add_argument("ids", nargs="*", metavar="PROMPT_ID")
@@ -43,7 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     front.add_argument("id", metavar="PROMPT_ID")
     history = _command(commands, "history", "finished jobs, newest first")
     history.add_argument(
-        "--max", type=_cli.count, default=20, metavar="N", help="rows (default: %(default)s)"
+        "--max", type=_flags.count, default=20, metavar="N", help="rows (default: %(default)s)"
     )
     delete = _command(commands, "history-delete", "forget finished jobs (files stay)")
     delete.add_argument("ids", nargs="+", metavar="PROMPT_ID")
@@ -60,8 +61,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=["pending", "running", "success", "error", "cancelled"],
         default=[],
     )
-    jobs.add_argument("--max", type=_cli.count, default=50, metavar="N", help="rows (default: %(default)s)")
-    jobs.add_argument("--offset", type=_cli.natural, default=0, metavar="N", help="skip the first N")
+    jobs.add_argument("--max", type=_flags.count, default=50, metavar="N", help="rows (default: %(default)s)")
+    jobs.add_argument("--offset", type=_flags.natural, default=0, metavar="N", help="skip the first N")
     wait = _command(commands, "wait", "wait for jobs of any process and download their results")
     wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     wait.add_argument(
@@ -69,7 +70,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     wait.add_argument(
         "--timeout",
-        type=_cli.seconds,
+        type=_flags.seconds,
         metavar="SECONDS",
         help="stop waiting after this time (default: never)",
     )
@@ -83,8 +84,8 @@ def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=words, description=words, allow_abbrev=False
     )
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
     return parser
 
 

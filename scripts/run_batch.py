@@ -33,7 +33,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _flags
 import _places
+import _safe_text
 import _value_flags
 from _cli import SkillError
 
@@ -49,7 +51,7 @@ LOST_LINES = 200
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
     parser.add_argument("--resume", metavar="DIR", help="go on with the batch in this folder")
     parser.add_argument("--report", metavar="DIR", help="only make the pages of a batch from its journal")
@@ -60,8 +62,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     _value_flags.add(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
-    _cli.add_server_flags(parser, several=True)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser, several=True)
+    _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if sum(map(bool, (args.workflow, args.resume, args.report))) == 0:
         parser.error("give a workflow, --resume DIR or --report DIR")
@@ -75,7 +77,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
     group.add_argument(
-        "--count", type=_cli.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
+        "--count", type=_flags.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
     )
     group.add_argument(
         "--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)"
@@ -105,7 +107,7 @@ def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
     )
     group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
-    group.add_argument("--limit", type=_cli.count, metavar="N", help="only the first N runs of the plan")
+    group.add_argument("--limit", type=_flags.count, metavar="N", help="only the first N runs of the plan")
     group.add_argument("--shuffle", action="store_true", help="in random order (with --limit: a random part)")
 
 
@@ -115,7 +117,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
     )
     group.add_argument(
-        "--parallel", type=_cli.count, metavar="N",
+        "--parallel", type=_flags.count, metavar="N",
         help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
     )  # fmt: skip
     group.add_argument(
@@ -124,11 +126,11 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
     group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
     group.add_argument(
-        "--run-timeout", type=_cli.seconds, metavar="SECONDS", help="cancel a run that executes longer"
+        "--run-timeout", type=_flags.seconds, metavar="SECONDS", help="cancel a run that executes longer"
     )
     group.add_argument(
         "--max-runs",
-        type=_cli.count,
+        type=_flags.count,
         default=MOST_RUNS,
         metavar="N",
         help="refuse larger plans (default: %(default)s)",
@@ -140,7 +142,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
     )
     group.add_argument(
-        "--reconnect-time", type=_cli.seconds, default=60.0, metavar="SECONDS",
+        "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
@@ -163,7 +165,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _few(text: str) -> int:
-    value = _cli.natural(text)
+    value = _flags.natural(text)
     if value > 100:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
     return value
@@ -319,7 +321,7 @@ def _recorded_hosts(args: argparse.Namespace, recorded: Recorded) -> list[str | 
     listed = recorded.plan.get("hosts")
     hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
     if args.api_key or args.api_key_file or args.header:
-        named = " ".join(f"--host {_cli.clean(host, 200)}" for host in hosts[:3])
+        named = " ".join(f"--host {_safe_text.clean(host, 200)}" for host in hosts[:3])
         raise SkillError(
             "a key is sent only to a server that the same command names", hint=f"add {named or '--host'}"
         )
@@ -446,7 +448,7 @@ def _options(args: argparse.Namespace, folder: Path) -> Any:
     import _jobs
 
     partner_key = args.partner_key or os.environ.get("COMFY_PARTNER_KEY")
-    _cli.hide(partner_key)
+    _safe_text.hide(partner_key)
     run = _jobs.Options(
         folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet, partner_key=partner_key,
         patience=args.reconnect_time,

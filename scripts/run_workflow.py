@@ -29,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 import _places
+import _safe_text
 import _value_flags
 from _cli import SkillError
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
     parser.add_argument("--workflow", dest="workflow_flag", metavar="FILE", help="the same, as a flag")
     parser.add_argument(
@@ -50,8 +52,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     _value_flags.add(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.workflow and args.workflow_flag:
         parser.error("give the workflow once, as an argument or with --workflow")
@@ -79,7 +81,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
     group.add_argument(
         "--timeout",
-        type=_cli.seconds,
+        type=_flags.seconds,
         metavar="SECONDS",
         help="stop waiting after this time (default: never)",
     )
@@ -116,7 +118,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--yes-spend", action="store_true", help="consent to running partner nodes that cost credits"
     )
     group.add_argument(
-        "--reconnect-time", type=_cli.seconds, default=30.0, metavar="SECONDS",
+        "--reconnect-time", type=_flags.seconds, default=30.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
 
@@ -190,8 +192,6 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
 
 def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     """--reproduce: the graph of a receipt, run again as it is, and what came out beside what came out then."""
-    from dataclasses import replace
-
     import _connect
     import _jobs
     import _reproduce
@@ -209,7 +209,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
         return _dry_run(server, prepared, args) | {"differences": _reproduce.differences(receipt, server)}
     _need_consent(prepared, args)
     _safe_names.make_folder(output_dir)
-    options = replace(_options(args, output_dir), receipt=True)
+    options = _options(args, output_dir)._replace(receipt=True)
     return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
 
 
@@ -226,7 +226,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     import _safe_names
 
     partner_key = args.partner_key or os.environ.get("COMFY_PARTNER_KEY")
-    _cli.hide(partner_key)
+    _safe_text.hide(partner_key)
     previews = _safe_names.make_folder(Path(args.save_previews).expanduser()) if args.save_previews else None
     return _jobs.Options(
         output_dir,
@@ -264,7 +264,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
         next=[_reports.command("check_deps.py", workflow, "--host", server.url)],
-        missing_types=[_cli.clean_tree(item, 200) for item in missing],
+        missing_types=[_safe_text.clean_tree(item, 200) for item in missing],
     )
 
 

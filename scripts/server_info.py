@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 
 SEARCHED = {
     "models": "model folders, or the names in one",
@@ -43,7 +44,7 @@ SEARCHED = {
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
 
     def question(name: str, what: str, *, full: bool = True) -> argparse.ArgumentParser:
@@ -79,8 +80,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     suited = question("suggest", "bundled workflows that suit this server's memory and models", full=False)
     suited.add_argument("--kind", choices=["image", "video", "audio", "3d"], help="only those that make this")
     _add_file_questions(question)
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
     for added in questions.choices.values():
         _repeat_flags(added)
     return parser.parse_args(argv)
@@ -89,8 +90,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _repeat_flags(question: argparse.ArgumentParser) -> None:
     """The server flags after the question, too; one that is not given there must not undo one given before."""
     own = set(question._actions)
-    _cli.add_server_flags(question)
-    _cli.add_quiet_flag(question)
+    _flags.add_server_flags(question)
+    _flags.add_quiet_flag(question)
     for action in question._actions:
         if action not in own:
             action.default = argparse.SUPPRESS

@@ -30,6 +30,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import _cli
+import _flags
+import _safe_text
 from _cli import SkillError
 
 MOST_FINDINGS = 100
@@ -38,7 +40,7 @@ MOST_FINDINGS = 100
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to check")
     parser.add_argument("--all", action="store_true", help=f"every finding (else {MOST_FINDINGS} at most)")
     _node_definitions.add_flags(parser)
@@ -66,7 +68,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         "definitions": known.origin if definitions else "none",
     }
     if source.warnings:
-        document["warnings"] = _cli.cap(source.warnings, 20)
+        document["warnings"] = _safe_text.cap(source.warnings, 20)
     return document
 
 
@@ -88,7 +90,7 @@ def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
             "retryable": False,
             "counts": counts,
         }
-    document["findings"] = _cli.cap(
+    document["findings"] = _safe_text.cap(
         [finding.to_json() for finding in found], len(found) if every else MOST_FINDINGS
     )
     return document

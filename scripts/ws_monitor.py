@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _cli.parser(__doc__)
+    parser = _flags.parser(__doc__)
     parser.add_argument(
         "--prompt-id", action="append", default=[], metavar="ID", help="watch this job (repeatable)"
     )
@@ -41,7 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
     parser.add_argument(
-        "--timeout", type=_cli.seconds, metavar="SECONDS", help="stop watching after this time"
+        "--timeout", type=_flags.seconds, metavar="SECONDS", help="stop watching after this time"
     )
     parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
     parser.add_argument(
@@ -50,8 +51,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=True,
         help="use the WebSocket, else poll (default: --ws)",
     )
-    _cli.add_server_flags(parser)
-    _cli.add_quiet_flag(parser)
+    _flags.add_server_flags(parser)
+    _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.all and args.prompt_id:
         parser.error("give --all or --prompt-id")

@@ -13,6 +13,7 @@ import _cli
 import _deps_file_check
 import _deps_hosts
 import _fetch_model
+import _safe_text
 from _cli import SkillError
 from _deps_hosts import AllowedHosts
 from _fetch_model import Wanted, fetch
@@ -346,7 +347,7 @@ def test_tokens_go_to_their_own_host_over_https_alone(monkeypatch: pytest.Monkey
         "https://evil.example/x",
     ):
         assert _deps_hosts.token_for(url) is None
-    assert "hf_secret_value" not in _cli.redact("a hf_secret_value b")
+    assert "hf_secret_value" not in _safe_text.redact("a hf_secret_value b")
 
 
 def test_a_token_is_not_on_requests_to_other_hosts(

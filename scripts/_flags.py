@@ -1,0 +1,118 @@
+"""The parser of every command, and the flags that they share.
+
+Level 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import NoReturn
+
+from _cli import Exit, SkillError, emit
+from _safe_text import HIDDEN
+
+DEFAULT_HOST = "http://127.0.0.1:8188"
+# What people try as flags; in ComfyUI they are inputs of nodes.
+COMMON_INPUTS = frozenset(
+    "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
+    "checkpoint batch-size batch_size length fps".split()
+)
+_SECRET_FLAG = re.compile(
+    r"(?<!\S)(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Misuse is answered like every other failure: one JSON document, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        # `--apikey VALUE`: the slip must not print the key.
+        message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
+        emit(SkillError(message, hint=self._way_out(message)).document())
+        self.exit(Exit.MISUSE)
+
+    def _way_out(self, message: str) -> str:
+        """What was probably meant; the usage line of a big command helps nobody."""
+        import difflib
+
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        given = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if given and "--set" in flags and given[1][2:] in COMMON_INPUTS:
+            return f"workflow inputs are set with --set {given[1][2:].replace('-', '_')}=VALUE"
+        near = difflib.get_close_matches(given[1], flags, 3, 0.6) if given else []
+        if near:
+            return f"did you mean {' or '.join(near)}? (see --help)"
+        usage = " ".join(self.format_usage().split())
+        return f"{usage}  (see --help)" if len(usage) < 160 else f"{self.prog} --help tells all flags"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring and whose errors are JSON."""
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, as an argparse type."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on, as an argparse type."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not least <= value < 10**12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
+
+
+def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """The flags that say which server and with which credentials."""
+    group = parser.add_argument_group("server")
+    host_help = "address, 'cloud' for Comfy Cloud, or 'demo' for the built-in demo server"
+    host_help += f" (default: $COMFY_HOST, else {DEFAULT_HOST})"
+    if several:
+        group.add_argument("--host", action="append", help=host_help + "; repeat for several servers")
+    else:
+        group.add_argument("--host", help=host_help)
+    group.add_argument(
+        "--api",
+        choices=["auto", "local", "cloud", "v2"],
+        default="auto",
+        help="protocol (default: found out)",
+    )
+    group.add_argument(
+        "--api-key", metavar="KEY", help="key for this server; prefer --api-key-file or the environment"
+    )
+    group.add_argument("--api-key-file", metavar="FILE", help="read the key from the first line of FILE")
+    group.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="send this header to this server only (repeatable)",
+    )
+    group.add_argument("--ca-bundle", metavar="FILE", help="certificate authorities to trust, as PEM")
+    group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+
+
+def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
+    """--quiet: no progress on stderr."""
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr (warnings stay)")

@@ -1,0 +1,105 @@
+"""Another's text made safe to show, and secrets kept out of all that is shown.
+
+Level 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+HIDDEN = "[hidden]"
+# Shorter values would blot out ordinary words wherever they happen to stand.
+SHORTEST_SECRET = 4
+
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])"
+)
+# C0 and C1 controls but tab and newline, bidirectional controls, line separators, lone surrogates, tag characters.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_secrets: list[str] = []
+
+
+def hide(secret: str | None) -> None:
+    """Register a secret: from now on no output of this process shows it, plain, quoted or in base64."""
+    if not secret or len(secret) < SHORTEST_SECRET:
+        return
+    from base64 import b64encode
+    from urllib.parse import quote, quote_plus
+
+    raw = secret.encode("utf-8", "surrogatepass")
+    forms = {
+        secret,
+        quote(secret, safe="", errors="replace"),
+        quote_plus(secret, errors="replace"),
+        b64encode(raw).decode(),
+    }
+    forms.add(json.dumps(secret)[1:-1])
+    for form in forms:
+        if form not in _secrets:
+            _secrets.append(form)
+    _secrets.sort(key=len, reverse=True)
+
+
+def redact(text: str) -> str:
+    """The text with every registered secret replaced."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def clean(text: object, limit: int | None = None) -> str:
+    """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long."""
+    plain = str(text)
+    if not plain.isascii():
+        plain = _readable(plain)
+    plain = _UNSAFE.sub("", _ESCAPES.sub("", plain.replace("\r\n", "\n")))
+    if limit is not None and len(plain) > limit:
+        return f"{plain[:limit]}… (+{len(plain) - limit} characters)"
+    return plain
+
+
+def _readable(text: str) -> str:
+    """A path that Python read as bytes (a plain C locale) as the text it is."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text
+
+
+def clean_tree(value: Any, limit: int | None = None) -> Any:
+    """A JSON value with every string in it cleaned."""
+    if isinstance(value, str):
+        return clean(value, limit)
+    if isinstance(value, Mapping):
+        return {clean(key, limit): clean_tree(item, limit) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_tree(item, limit) for item in value]
+    return value
+
+
+def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
+    """A long list for the JSON document: true count, the first `limit` items and how many are left out."""
+    capped: dict[str, Any] = {"count": len(items), "items": list(items[:limit])}
+    if len(items) > limit:
+        capped["more"] = len(items) - limit
+    return capped
+
+
+def shell_words(words: Iterable[object]) -> str:
+    """A command line that can be copied into a shell of this system as it stands."""
+    plain = [str(word) for word in words]
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline(plain)
+    import shlex
+
+    return shlex.join(plain)
