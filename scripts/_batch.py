@@ -114,6 +114,7 @@ class Batch:
         self._sort(recorded)
         self._look_until = max(recorded, default=-1) + look if look else -1
         self._fresh = self._unrecorded()
+        self.all_given = False  # whether the lanes have every run by now
         self._out = 0  # runs taken and not yet ended or put back
         self.to_do = recipe.plan.count - self.tally.earlier
 
@@ -153,6 +154,7 @@ class Batch:
             fresh = next(self._fresh, None)
             if fresh is not None:
                 self._out += 1
+            self.all_given = fresh is None and not self._waiting
             return fresh
 
     def _fits(self, todo: Todo, lane: Lane) -> bool:
@@ -185,7 +187,9 @@ class Batch:
             if status != "success":
                 self._remember(run, status, facts, host)
                 self._weigh_failure(status)
-            self._changed.notify_all()
+            # Waking every thread for each of many short runs would cost more than the runs.
+            if self.stopping or self.complete:
+                self._changed.notify_all()
 
     def _remember(
         self, run: int, status: str, facts: dict[str, Any], host: str | None, *, earlier: bool = False

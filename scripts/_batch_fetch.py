@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _batch import Batch
 
 FETCHERS = 4
-# One thread keeps up with small files and gets least in the way; more come when files take long.
+# One thread keeps up with small files and gets least in the way; more come when files take long, and for the last.
 WAITING = 4
 SLOW_FETCH = 0.05
 MOST_TEXT = 4000
@@ -136,7 +136,8 @@ class Fetchers:
     def add(self, haul: Haul) -> None:
         """Fetch this when a thread is free."""
         self._queue.put(haul)
-        if self._queue.qsize() > WAITING and self._each > SLOW_FETCH and len(self._threads) < FETCHERS:
+        worth_it = self._each > SLOW_FETCH or self.batch.all_given
+        if self._queue.qsize() > WAITING and worth_it and len(self._threads) < FETCHERS:
             self._grow()
 
     def close(self) -> None:

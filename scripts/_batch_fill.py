@@ -9,11 +9,11 @@ import contextlib
 import math
 import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _fill
 import _graph
-import _inputs
 import _params
 import _prepare
 import _sources
@@ -21,6 +21,9 @@ from _cli import Exit, SkillError
 from _dialect import Dialect
 from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
+
+if TYPE_CHECKING:
+    from _inputs import Uploader
 
 # So many values of an axis are looked at before the first run; the others when their turn comes.
 MOST_CHECKED = 2000
@@ -48,10 +51,15 @@ class Filler:
         self.prepared = _prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
         self.definitions = self._definitions()
         self.parameters = _params.find(self.prepared.graph, self.definitions)
-        self._uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=recipe.wishes.invert_mask)
         self._fixed = {(item["node_id"], item["input"]) for item in self.prepared.changes}
         self._file_names = self._names_that_take_files()
         self._refuse_lost_files()
+
+    @cached_property
+    def _uploader(self) -> Uploader:
+        import _inputs
+
+        return _inputs.Uploader(self.server, dry_run=self.dry_run, invert_mask=self.recipe.wishes.invert_mask)
 
     def _definitions(self) -> Mapping[str, Any] | None:
         if self.server is None:
@@ -198,9 +206,8 @@ class Filler:
     def _trial(self) -> Filler:
         """The same with nothing uploaded, to try values."""
         trial = Filler.__new__(Filler)
-        trial.__dict__ = self.__dict__ | {
-            "_uploader": _inputs.Uploader(None, dry_run=True, invert_mask=False)
-        }
+        trial.__dict__ = self.__dict__ | {"server": None, "dry_run": True}
+        trial.__dict__.pop("_uploader", None)
         return trial
 
     def _refuse_lost_files(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -220,7 +219,7 @@ def usual_seconds(graph: Mapping[str, Any], server: Dialect | None) -> float | N
     )
     if not times and server is not None:
         times = _times_on(server, signature(graph))
-    return statistics.median(times) if times else None
+    return sorted(times)[len(times) // 2] if times else None
 
 
 def _times_on(server: Dialect, wanted: str) -> list[float]:

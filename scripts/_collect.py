@@ -230,8 +230,9 @@ class Collector:
             size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
             digest = file_digest(part) if self.digests else None
             path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
         return Saved(path, output, size, digest, reused, path.name != _plain_name(output.ref))
 
     def save_bytes(self, name: str, data: bytes, node_id: str, key: str) -> Saved:

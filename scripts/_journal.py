@@ -104,6 +104,9 @@ class Lock:
         self._file.close()
 
 
+_one_line = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class Journal:
     """Appends to a journal from any thread. Every line is flushed at once and soon forced to the disk."""
 
@@ -123,7 +126,7 @@ class Journal:
 
     def write(self, event: str, **facts: Any) -> None:
         """One line: {"event": event, ...}."""
-        line = json.dumps({"event": event, **facts}, separators=(",", ":")).encode() + b"\n"
+        line = _one_line({"event": event, **facts}).encode() + b"\n"
         with self._lock:
             if self._closed:
                 return

@@ -53,6 +53,8 @@ def safe_relative(path: str) -> list[str]:
 
 def folder_inside(root: Path, segments: list[str]) -> Path:
     """The folder `root/segments…`, made when needed; `root` itself when a link on the way leads out of it."""
+    if not segments:
+        return root
     folder = root
     home = root.resolve()
     for segment in segments:

@@ -31,6 +31,7 @@ RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # A socket that opens and never sends the greeting is of no use.
 GREETING_PATIENCE = 3.0
 TICK = 0.5
+MOST_NEWS = 64  # at a time, so that a flood of frames does not keep its reader waiting
 SLOWEST_REOPENING = 15.0
 FIRST_LOOK = 1.0
 # A job that was seen waiting, on a server that has not restarted: gone means removed.
@@ -183,8 +184,10 @@ class Watcher:
         while True:
             self._tend_stream()
             frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
-            if frame is not None:
+            while frame is not None:
                 news += self._take(frame)
+                at_hand = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
+                frame = self._next_frame(0.0) if at_hand else None
             news += self._check_due()
             if news or time.monotonic() >= deadline:
                 return news

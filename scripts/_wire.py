@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _dialect import Dialect
 
 CONNECT_TIMEOUT = 10.0
+READ_SIZE = 1 << 16
 WORDS = {
     "WebSocketConnectionClosedException": "the connection was cut",
     "WebSocketTimeoutException": "no answer in time",
@@ -38,6 +39,34 @@ class Disconnected(Exception):
         super().__init__(why)
         self.status = status
         self.mute = mute
+
+
+class _Buffered:
+    """A connected socket that is read in large pieces; everything but `recv` is the socket's own.
+
+    websocket-client asks for two bytes, then for a length, then for the text: three system calls a frame.
+    """
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+        self._held = b""
+        self._at = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes were read that nobody has asked for yet."""
+        return self._at < len(self._held)
+
+    def recv(self, most: int) -> bytes:
+        """As socket.recv."""
+        if not self.holds_more:
+            self._held, self._at = self._plain.recv(max(most, READ_SIZE)), 0
+        piece = self._held[self._at : self._at + most]
+        self._at += len(piece)
+        return piece
 
 
 class Wire:
@@ -66,6 +95,8 @@ class Wire:
         except (websocket.WebSocketException, OSError, ValueError) as error:
             mute = isinstance(error, (websocket.WebSocketTimeoutException, TimeoutError))
             raise Disconnected(_in_words(error), mute=mute) from None
+        self._buffer: Any = _Buffered(self._socket.sock)
+        self._socket.sock = self._buffer  # type: ignore[assignment]
         self.heard = time.monotonic()
         self._pinged = 0.0
         try:
@@ -76,7 +107,8 @@ class Wire:
     def receive(self, timeout: float) -> _events.Frame | None:
         """The next frame as a value, or None when none came in time. Raises Disconnected at the end."""
         library = self._library
-        self._socket.settimeout(max(timeout, 0.001))
+        if not self._buffer.holds_more:
+            self._socket.settimeout(max(timeout, 0.001))
         try:
             opcode, data = self._socket.recv_data(control_frame=True)
         except library.WebSocketTimeoutException:
@@ -91,6 +123,11 @@ class Wire:
         if opcode == library.ABNF.OPCODE_CLOSE:
             raise Disconnected("the server closed the socket")
         return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the start of a further frame has come already."""
+        return self._buffer.holds_more
 
     def keep_alive(self, quiet: float, patience: float) -> None:
         """Ping after `quiet` seconds without a frame; Disconnected when the ping goes unanswered for `patience`."""
