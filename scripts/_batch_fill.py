@@ -112,7 +112,7 @@ class Filler:
             force_links=self.recipe.wishes.force_links,
             randomize_seed=self.recipe.wishes.randomize_seed,
             uploaded=uploaded,
-            rng=random.Random(self.recipe.plan.number("seeds", run)),
+            rng=lambda: random.Random(self.recipe.plan.number("seeds", run)),
         )
         self._refuse_overlap(filled)
         return filled

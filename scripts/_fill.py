@@ -7,7 +7,8 @@ the server gave then come in as settings, with `uploaded` naming them so that no
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import _catalog
@@ -48,13 +49,13 @@ def fill(
     force_links: Collection[str] = frozenset(),
     randomize_seed: bool = False,
     uploaded: Collection[str] = frozenset(),
-    rng: random.Random | None = None,
+    rng: Callable[[], random.Random] = random.SystemRandom,
 ) -> Filled:
     """The graph with the settings put in.
 
     settings: {name or address: text from --set, or a typed value from --args}; `size` takes "WIDTHxHEIGHT".
     force_links: addresses whose link may be replaced by a value. uploaded: the settings whose values are names
-    of files that were just uploaded. rng: where fresh seeds come from (the system's by default).
+    of files that were just uploaded. rng: makes what fresh seeds are drawn from (the system's by default).
 
     Raises:
         SkillError: (exit 2) "unknown_parameter", "ambiguous_parameter", "is_linked", "wrong_type",
@@ -74,10 +75,10 @@ def fill_found(
     force_links: Collection[str] = frozenset(),
     randomize_seed: bool = False,
     uploaded: Collection[str] = frozenset(),
-    rng: random.Random | None = None,
+    rng: Callable[[], random.Random] = random.SystemRandom,
 ) -> Filled:
     """`fill` for a graph whose parameters were found before: a batch fills one graph thousands of times."""
-    work = _Filling(parameters, validate, frozenset(force_links), rng or random.SystemRandom())
+    work = _Filling(parameters, validate, frozenset(force_links), rng)
     apart = _sizes_apart(settings, parameters)
     # A mask painted into a picture comes last: its upload is the picture itself, with the mask as transparency.
     wrong: dict[str, SkillError] = {}
@@ -126,12 +127,16 @@ class _Filling:
     """One graph being filled: nodes are copied when they are first changed."""
 
     def __init__(
-        self, parameters: ParameterSet, validate: bool, force_links: frozenset[str], rng: random.Random
+        self,
+        parameters: ParameterSet,
+        validate: bool,
+        force_links: frozenset[str],
+        rng: Callable[[], random.Random],
     ) -> None:
         self.parameters = parameters
         self.validate = validate
         self.force_links = force_links
-        self.rng = rng
+        self._rng = rng
         self.graph: dict[str, Any] = dict(parameters.graph)
         self.changes: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -286,6 +291,10 @@ class _Filling:
             for member in group:
                 seed = shared if shared is not None else self.rng.randint(*_seed_range(member))
                 self._write(name, member, seed)
+
+    @cached_property
+    def rng(self) -> random.Random:
+        return self._rng()
 
     def randomize_rest(self) -> None:
         """Fresh values for all seeds that no setting has set."""

@@ -6,31 +6,34 @@ Level 2. An append-only file per server in the cache folder; the newest few thou
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import _cache
 
 MOST_BYTES = 200_000
-_open: dict[Path, int] = {}
+_open: dict[str, int | None] = {}
 
 
 def remember(url: str, prompt_id: str) -> None:
     """Note a submitted job; never a reason to fail."""
-    root = _cache.folder()
-    if root is None or "\n" in prompt_id or len(prompt_id) > 200:
+    if "\n" in prompt_id or len(prompt_id) > 200:
         return
-    path = root / "ours" / f"{_cache.slug(url)}.txt"
     try:
-        if path not in _open:
-            _open[path] = _opened(path)
-        # One short O_APPEND write is whole even when several commands run at once.
-        os.write(_open[path], f"{prompt_id}\n".encode())
+        if url not in _open:
+            _open[url] = _opened(url)
+        handle = _open[url]
+        if handle is not None:
+            # One short O_APPEND write is whole even when several commands run at once.
+            os.write(handle, f"{prompt_id}\n".encode())
     except OSError:
         return
 
 
-def _opened(path: Path) -> int:
-    """The file to append to, shortened when it has grown; a batch opens it once."""
+def _opened(url: str) -> int | None:
+    """The file to append to, shortened when it has grown (a batch opens it once); None without a cache."""
+    root = _cache.folder()
+    if root is None:
+        return None
+    path = root / "ours" / f"{_cache.slug(url)}.txt"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists() and path.stat().st_size > MOST_BYTES:
         kept = path.read_text(encoding="utf-8").splitlines()[-1000:]

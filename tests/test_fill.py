@@ -238,7 +238,7 @@ SEEDS = {
 @pytest.mark.parametrize("given", ["-1", -1, "random", " Random "])
 @pytest.mark.parametrize("definitions", [DEFINITIONS, None], ids=["definitions", "catalog"])
 def test_a_random_seed_is_fresh_everywhere_and_reported(given, definitions):
-    filled = fill({"seed": given}, definitions, SEEDS, rng=random.Random(1))
+    filled = fill({"seed": given}, definitions, SEEDS, rng=lambda: random.Random(1))
 
     values = [filled.graph[n]["inputs"][k] for n, k in (("1", "seed"), ("2", "noise_seed"), ("3", "seed"))]
     assert filled.seeds == {"1.seed": values[0], "2.noise_seed": values[1], "3.seed": values[2]}
@@ -256,7 +256,7 @@ def test_randomize_leaves_the_seed_that_was_set():
 def test_fresh_seeds_stay_in_the_range_of_the_node():
     small = {"Pack": {"input": {"required": {"seed": ["INT", {"min": 3, "max": 5}]}}}}
     graph = {"1": {"class_type": "Pack", "inputs": {"seed": 4}}}
-    seen = {fill({"seed": -1}, small, graph, rng=random.Random(n)).seeds["1.seed"] for n in range(60)}
+    seen = {fill({"seed": -1}, small, graph, rng=lambda: random.Random(n)).seeds["1.seed"] for n in range(60)}
 
     assert seen == {3, 4, 5}
 
