@@ -6,7 +6,6 @@ titles do not tell them apart.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,8 @@ _NO_WORD = re.compile(r"[\W_]+")
 
 def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
     """The members of `among` that are most like `word`, likeliest first."""
+    import difflib
+
     lowered = word.casefold()
     # Comparing with thousands of names costs seconds; those that share a beginning or a part come first.
     pool = list(dict.fromkeys(among))
