@@ -9,12 +9,15 @@ import enum
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import _bytecode  # noqa: F401  (first: the rooms after it are kept compiled)
 import _json_text
 from _safe_text import clean, redact, shell_words
 from _signals import Terminated
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 # What `import NAME` of a missing package means to pip; the last three come with requests.
 PACKAGES = {
@@ -101,6 +104,14 @@ class SkillError(Exception):
         if self.next:
             document["next"] = self.next
         return document | self.details
+
+
+INTERRUPTED = {
+    "status": "cancelled",
+    "code": "interrupted",
+    "message": "interrupted by the user",
+    "retryable": True,
+}
 
 
 class Verbatim:
@@ -231,13 +242,7 @@ def outcome(
     except SkillError as error:
         document, code = error.document(), error.exit
     except KeyboardInterrupt:
-        document = {
-            "status": "cancelled",
-            "code": "interrupted",
-            "message": "interrupted by the user",
-            "retryable": True,
-        }
-        code = Exit.INTERRUPTED
+        document, code = INTERRUPTED, Exit.INTERRUPTED
     except Terminated:
         document = {
             "status": "cancelled",
@@ -300,3 +305,14 @@ def _os_failure(error: OSError) -> SkillError:
         code="system_error",
         hint="check the path, its permissions and the free space",
     )
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while the command is still being loaded, before `run`: nothing was sent. Python then ends with SIGINT."""
+    if issubclass(kind, KeyboardInterrupt):
+        emit(INTERRUPTED)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _uncaught

@@ -224,3 +224,12 @@ def test_front_is_said_to_change_nothing_where_it_does_not(
     )  # fmt: skip
     assert ran.code == 0
     assert "--front changes nothing" in ran.err
+
+
+@POSIX
+def test_ctrl_c_while_loading_is_one_document_too() -> None:
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import _cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert json.loads(done.stdout)["code"] == "interrupted"
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
