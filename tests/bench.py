@@ -30,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ROOT / "tests" / "floors"
@@ -145,15 +146,34 @@ def contenders(
         "standard": lambda url, folder: floor("standard_client.py", make(folder), url, folder),
     }
     for name, template in peers.items():
-        table[name] = lambda url, folder, template=template: [
-            word.format(workflow=make(folder), url=url, folder=folder) for word in shlex.split(template)
-        ]
+        table[name] = lambda url, folder, template=template: peer(template, make(folder), url, folder)
     return table
+
+
+def peer(template: str, workflow: Path, url: str, folder: Path) -> list[str]:
+    """The command of another tool, its placeholders filled in."""
+    address = urlsplit(url)
+    facts = {
+        "workflow": workflow,
+        "url": url,
+        "host": address.hostname,
+        "port": address.port,
+        "folder": folder,
+    }
+    return [word.format(**facts) for word in shlex.split(template)]
+
+
+def named_command(text: str) -> tuple[str, str]:
+    """NAME=COMMAND, as an argparse type."""
+    name, equals, command = text.partition("=")
+    if not (name and equals and command):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME='COMMAND ...'")
+    return name, command
 
 
 def cases(args: argparse.Namespace, demo: bool) -> list[Case]:
     """What there is to measure on this kind of server."""
-    peers = dict(item.split("=", 1) for item in args.peer)
+    peers = dict(args.peer)
     bare = {
         "ours": lambda _url, _folder: [sys.executable, str(RUN), "--help"],
         "python": lambda _url, _folder: [sys.executable, "-c", "import argparse, json"],
@@ -302,7 +322,12 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=1024, help="size of the large download")
     parser.add_argument("--only", default="", help="comma-separated words of case names")
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="NAME='COMMAND {workflow} {url} {folder}'"
+        "--peer",
+        action="append",
+        default=[],
+        type=named_command,
+        metavar="NAME='COMMAND {workflow} {url} {folder}'",
+        help="another tool to measure beside ours (also {host} and {port}; repeatable)",
     )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
