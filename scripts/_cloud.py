@@ -37,8 +37,6 @@ MOST_LISTED = 1000
 MOST_UPLOAD = 50 * 1024 * 1024
 MOST_EDGE = 16384
 MOST_PIXELS = 67_108_864
-# The cloud's clock and ours may differ when a lost job is looked for by its time.
-CLOCK_SKEW = 300.0
 OUTPUTS_PATIENCE = 6.0
 PRUNED_PATIENCE = 3.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -55,6 +53,7 @@ class Cloud(Dialect):
     # No idempotency key, and every run is paid for: a submit of unknown fate stays a single one.
     resends = False
     looks = 12
+    removal_leaves_no_trace = False  # it is listed as cancelled
     first_poll = 0.25
     slowest_poll = 4.0
     # What is sent while a socket is away is lost for good, and the official client only polls.
@@ -63,7 +62,8 @@ class Cloud(Dialect):
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._submitted: dict[str, float] = {}  # prompt id -> when it was accepted (monotonic)
-        self._sent: dict[str, float] = {}  # our mark -> when it was first sent (clock time)
+        self._sent: set[str] = set()  # our marks that this process has sent
+        self._marks: dict[str, str] = {}  # prompt id -> the mark in its record, empty where it has none
         self._bare_ends: dict[str, float] = {}  # prompt id -> when it first was `completed` without outputs
 
     def route(self, path: str) -> str:
@@ -108,7 +108,7 @@ class Cloud(Dialect):
         }
         if submission.targets is not None:
             body["partial_execution_targets"] = list(submission.targets)
-        self._sent.setdefault(submission.prompt_id, time.time())
+        self._sent.add(submission.prompt_id)
         response = self.post_once("prompt", body)
         answer = _cloud_refusals.body_of(response)
         kind = _cloud_refusals.type_of(answer)
@@ -146,25 +146,29 @@ class Cloud(Dialect):
         return self.cancel(prompt_id)
 
     def find_submitted(self, submission: Submission) -> str | None:
-        """Recent jobs are asked for our mark; the list itself does not show it."""
-        sent = self._sent.get(submission.prompt_id)
-        # A batch that was killed asks for what another process sent, at a time that is not known here.
-        since = -1.0 if sent is None else sent - CLOCK_SKEW
-        for job in self._listed(20 if sent is not None else 100):
-            if job.prompt_id in self._submitted or (job.created is not None and job.created < since):
-                continue
-            try:
-                answer = self.get_json(f"jobs/{_common.quoted(job.prompt_id)}")
-            except SkillError as error:
-                if error.code != "not_found":
-                    raise
-                continue
-            workflow = answer.get("workflow") if isinstance(answer, Mapping) else None
-            extra = workflow.get("extra_data") if isinstance(workflow, Mapping) else None
-            if isinstance(extra, Mapping) and extra.get(MARK) == submission.prompt_id:
+        """Recent jobs are asked for our mark; the list itself does not show it, and times of two clocks prove nothing."""
+        # A batch that was killed asks for what another process sent, which may lie further back.
+        for job in self._listed(20 if submission.prompt_id in self._sent else 100):
+            if job.prompt_id not in self._submitted and self._mark_of(job.prompt_id) == submission.prompt_id:
                 self._submitted[job.prompt_id] = time.monotonic()
                 return job.prompt_id
         return None
+
+    def _mark_of(self, prompt_id: str) -> str:
+        """The mark in a job's record, asked for once; empty for the jobs of others and while it has no record."""
+        if prompt_id in self._marks:
+            return self._marks[prompt_id]
+        try:
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
+        except SkillError as error:
+            if error.code != "not_found":
+                raise
+            return ""
+        workflow = answer.get("workflow") if isinstance(answer, Mapping) else None
+        extra = workflow.get("extra_data") if isinstance(workflow, Mapping) else None
+        if not isinstance(extra, Mapping):
+            return ""
+        return self._marks.setdefault(prompt_id, str(extra.get(MARK) or ""))
 
     def state(self, prompt_id: str) -> JobState:
         """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
@@ -179,7 +183,7 @@ class Cloud(Dialect):
             if error.code != "not_found":
                 raise
             young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace
-            return JobState(prompt_id, "pending" if young else "unknown")
+            return JobState(prompt_id, "pending" if young else "unknown", assumed=young)
         if not isinstance(answer, Mapping):
             raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=_cli.Exit.FAILED)
         return self._state_of(prompt_id, answer)

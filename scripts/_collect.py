@@ -227,9 +227,10 @@ class Collector:
         target = self._target(output)
         part = _safe_names.part_beside(target)
         try:
-            size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
-            digest = file_digest(part) if self.digests else None
-            path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+            with _safe_names.held(part):
+                size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
+                digest = file_digest(part) if self.digests else None
+                path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -241,8 +242,9 @@ class Collector:
         target = self._target(output)
         part = _safe_names.part_beside(target)
         try:
-            part.write_bytes(data)
-            path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+            with _safe_names.held(part):
+                part.write_bytes(data)
+                path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
         digest = file_digest(path) if self.digests else None

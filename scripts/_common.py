@@ -212,6 +212,7 @@ class Server:
         self.fleeting = False  # started for this one call, gone after it
         self._session: SecureSession | None = None
         self._bare_session: SecureSession | None = None
+        self._date: tuple[str, float] | None = None  # its last `Date`, and when that came (monotonic)
 
     # Dialects override these three.
     def route(self, path: str) -> str:
@@ -317,9 +318,26 @@ class Server:
             )
         except requests.RequestException as error:
             raise self._network_failure(error) from error
+        if not bare:
+            self._note_date(response)
         if method != "GET" and 300 <= response.status_code < 400:
             raise self._moved(response)
         return response
+
+    def _note_date(self, response: requests.Response) -> None:
+        if date := response.headers.get("Date"):
+            self._date = (date, time.monotonic())
+
+    def now(self) -> float:
+        """The server's own time in seconds since the epoch, so that two clocks are never compared; ours where it tells none."""
+        if self._date is not None:
+            from email.utils import parsedate_to_datetime
+
+            try:
+                return parsedate_to_datetime(self._date[0]).timestamp() + time.monotonic() - self._date[1]
+            except (ValueError, TypeError, OverflowError):
+                pass
+        return time.time()
 
     def _network_failure(self, error: Exception) -> SkillError:
         """The sentence for a request that got no answer."""
@@ -477,6 +495,7 @@ class Server:
             if never_connected(error):
                 raise unreachable(self.url) from error
             raise AnswerLost("the connection broke before the answer arrived") from error
+        self._note_date(response)
         if 300 <= response.status_code < 400:
             raise self._moved(response)
         if response.status_code >= 500 or response.status_code == 408:

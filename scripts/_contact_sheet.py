@@ -50,8 +50,9 @@ def write(results: Results) -> list[Path]:
 def _save(sheet: Image.Image, path: Path) -> None:
     part = _safe_names.part_beside(path)
     try:
-        sheet.save(part, "PNG")
-        part.replace(path)
+        with _safe_names.held(part):
+            sheet.save(part, "PNG")
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -42,7 +42,7 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
     for job in queue_rows(server):
         shown = _job_report.row(job, ours)
         if job.created is not None:
-            shown["waiting_seconds"] = round(max(time.time() - job.created, 0.0), 1)
+            shown["waiting_seconds"] = round(max(server.now() - job.created, 0.0), 1)
         rows.append(shown)
     running = sum(row["state"] == "running" for row in rows)
     return {

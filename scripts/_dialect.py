@@ -84,11 +84,19 @@ class JobState(NamedTuple):
     progress: Mapping[str, Any] | None = None
     word: str = ""  # the server's own word for it
     logs: str = ""  # the run's log where the server keeps one with the job
+    assumed: bool = False  # the server has no trace of it yet; that is believed only after a while
 
     @property
     def done(self) -> bool:
         """Whether the job has ended."""
         return self.phase == "done"
+
+    @property
+    def execution_seconds(self) -> float | None:
+        """How long it executed by the server's clock; None when that is unknown, or the clock was set back meanwhile."""
+        if self.started is None or self.ended is None or self.ended < self.started:
+            return None
+        return self.ended - self.started
 
 
 class JobSummary(NamedTuple):
@@ -125,6 +133,7 @@ class Dialect(_common.Server, abc.ABC):
     )
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # so many answers "no such job" make it sure
+    removal_leaves_no_trace = True  # a waiting job that someone takes out of the queue is simply gone
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
@@ -335,6 +344,7 @@ class Dialect(_common.Server, abc.ABC):
             code="submit_unknown",
             exit=_cli.Exit.RUNNING,
             hint=f"when the server is back, {look} before running again",
+            reason="out_of_reach",
             server_said=_safe_text.clean(lost, 300),
             prompt_id=submission.prompt_id if self.own_ids else None,
             mark=submission.prompt_id,

@@ -150,8 +150,8 @@ def queue_moves(server: Dialect) -> Check:
         )
     for job in running:
         started = server.state(job.prompt_id).started
-        if started and time.time() - started > LONG_RUN_S:
-            hours = (time.time() - started) / 3600
+        if started and server.now() - started > LONG_RUN_S:
+            hours = (server.now() - started) / 3600
             return warn(
                 "queue", f"a job has been running for {hours:.1f} hours", prompt_id=job.prompt_id, **counts
             )

@@ -19,7 +19,7 @@ import _timing
 from _cli import Exit, SkillError
 from _dialect import Dialect, JobState, JobSummary
 from _failures import shown_value
-from _reports import command, head
+from _reports import command, head, server_words
 
 MOST_NODES = 60
 RECENT = 50
@@ -79,17 +79,13 @@ def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
         "message": f"the job has not ended: {words}",
         "hint": "wait for it by its id; do not submit it again",
         **head(server, state.prompt_id),
-        "next": [command("manage_queue.py", "wait", state.prompt_id, "--host", server.url)],
+        "next": [command("manage_queue.py", "wait", state.prompt_id, *server_words(server))],
     }
 
 
 def _times(state: JobState) -> dict[str, Any]:
-    if state.started is None or state.ended is None:
-        return {}
-    return {
-        "execution_seconds": round(max(state.ended - state.started, 0.0), 3),
-        "ended_at": int(state.ended),
-    }
+    told = {} if state.execution_seconds is None else {"execution_seconds": round(state.execution_seconds, 3)}
+    return told if state.ended is None else {**told, "ended_at": int(state.ended)}
 
 
 def _node_times(server: Dialect, state: JobState) -> dict[str, Any]:
@@ -152,8 +148,8 @@ def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
     }
     if job.position:
         shown["position"] = job.position
-    if job.started is not None and job.ended is not None:
-        shown["seconds"] = round(max(job.ended - job.started, 0.0), 3)
+    if job.started is not None and job.ended is not None and job.ended >= job.started:
+        shown["seconds"] = round(job.ended - job.started, 3)
     if job.created is not None:
         shown["created"] = int(job.created)
     if job.outputs_count is not None:

@@ -115,7 +115,11 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
         _cli.warn(
             f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
         )
-    accepted = _submit.submit(server, submission)
+    try:
+        accepted = _submit.submit(server, submission)
+    except SkillError as error:
+        _tell_where_to_look(error, server, submission, options)
+        raise
     _announce(server, accepted.prompt_id)
     return _reports.submitted(server, accepted, prepared, options.output_dir)
 
@@ -162,6 +166,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
         if job.accepted is not NOT_YET:
             # A seed that was drawn for this run is told, however the wait ends.
             error.details = _reports.about(prepared) | error.details
+        _tell_where_to_look(error, server, submission, options)
         raise
     except (KeyboardInterrupt, Terminated) as stop:
         # Between two of the steps above; each of them has its own, better answer.
@@ -182,6 +187,12 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     return report
 
 
+def _tell_where_to_look(error: SkillError, server: Dialect, submission: Submission, options: Options) -> None:
+    """A submit of unknown fate must not be repeated; this is what to do instead."""
+    if error.code == "submit_unknown" and not error.next:
+        error.next = [_reports.look_command(server, submission, options.output_dir)]
+
+
 def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
     """After how many seconds a running job is worth a warning: later when it is known to take long."""
     usual = LONG_VIDEO_RUN if video else LONG_RUN
@@ -190,6 +201,16 @@ def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
 
 def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     """Wait for a job that any process submitted at any time, and download its results."""
+    try:
+        return _resumed(server, prompt_id, options)
+    except SkillError as error:
+        error.details.setdefault("prompt_id", prompt_id)
+        if not error.next and error.exit not in (Exit.MISUSE, Exit.UNREACHABLE):
+            error.next = [_reports.resume_command(server, prompt_id, options.output_dir)]
+        raise
+
+
+def _resumed(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     state = _first_look(server, prompt_id)
     job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
     progress = Progress(job.graph, quiet=options.quiet)

@@ -115,21 +115,33 @@ class Monitor:
         """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
         give_up = None if timeout is None else time.monotonic() + timeout
         try:
-            self.watcher.open()
-            for prompt_id in self.ids:
-                self._show(JobSummary(prompt_id, "pending"))
-            while True:
-                self._look()
-                if not follow and not self.jobs:
-                    return self._report()
-                wait = 0.5 if give_up is None else min(0.5, give_up - time.monotonic())
-                if wait <= 0:
-                    return self._report(timed_out=bool(self.jobs))
-                for item in self.watcher.updates(wait):
-                    self._take(item)
+            return self._watch(follow, give_up)
+        except SkillError as error:
+            if self.ids and not error.next:
+                error.next = [self._again_command()]
+            raise
         finally:
             self.view.close()
             self.watcher.close()
+
+    def _watch(self, follow: bool, give_up: float | None) -> dict[str, Any]:
+        self.watcher.open()
+        for prompt_id in self.ids:
+            self._show(JobSummary(prompt_id, "pending"))
+        while True:
+            self._look()
+            if not follow and not self.jobs:
+                return self._report()
+            wait = 0.5 if give_up is None else min(0.5, give_up - time.monotonic())
+            if wait <= 0:
+                return self._report(timed_out=bool(self.jobs))
+            for item in self.watcher.updates(wait):
+                self._take(item)
+
+    def _again_command(self) -> str:
+        """The command that waits for what is still going and fetches its files."""
+        left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
+        return _reports.command("manage_queue.py", "wait", *left, *_reports.server_words(self.server))
 
     def _tap(self, frame: _events.Frame) -> None:
         if isinstance(frame, _events.Event) and frame.type == "status":
@@ -214,8 +226,8 @@ class Monitor:
             return
         status = "lost" if state.phase == "unknown" else str(state.outcome)
         outcome: dict[str, Any] = {"prompt_id": state.prompt_id, "status": status}
-        if state.started is not None and state.ended is not None:
-            outcome["execution_seconds"] = round(max(state.ended - state.started, 0.0), 3)
+        if state.execution_seconds is not None:
+            outcome["execution_seconds"] = round(state.execution_seconds, 3)
         files = _collect.files_of(state.outputs, previews=True)
         outcome["outputs"] = [_safe_text.clean(item.ref.filename, 200) for item in files[:20]]
         if status == "error":
@@ -242,10 +254,11 @@ class Monitor:
             }
             document["message"] = first.get("message") or f"{first['prompt_id']}: {first['status']}"
             document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
+            document["next"] = [_reports.explain_command(self.server, first["prompt_id"])]
         elif timed_out and self.ids:
             document |= {
                 "status": "timeout", "code": "still_running", "message": "not finished in the given time; the jobs go on",
-                "retryable": False, "hint": "watch them again; nothing was changed",
+                "retryable": False, "hint": "watch them again; nothing was changed", "next": [self._again_command()],
             }  # fmt: skip
         elif self.ids:
             document["status"] = "success"

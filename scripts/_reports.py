@@ -15,7 +15,7 @@ import _collect
 import _safe_names
 import _safe_text
 from _cli import SkillError
-from _dialect import Accepted, Dialect, JobState
+from _dialect import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
     from _jobs import Job, Options
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _progress import Progress
 
 LONG_TEXT = 2_000
+CLOCK_GRAIN = 2.0  # some servers tell times in whole seconds
 # Asking again for such a file brings the same answer.
 FINAL_DOWNLOAD_FAILURES = frozenset(
     {"not_found", "refused", "bad_request", "bad_answer", "unsafe_redirect", "redirect_loop"}
@@ -38,10 +39,31 @@ def command(script: str, *words: object) -> str:
 
 def resume_command(server: Dialect, prompt_id: str, output_dir: Path) -> str:
     """The command that waits for a job and downloads it. Keys are not repeated in it."""
-    words = ["--resume", prompt_id, "--output-dir", output_dir, "--host", server.url]
-    if server.api != "local":
-        words += ["--api", server.api]
-    return command("run_workflow.py", *words)
+    return command(
+        "run_workflow.py", "--resume", prompt_id, "--output-dir", output_dir, *server_words(server)
+    )
+
+
+def explain_command(server: Dialect, prompt_id: str) -> str:
+    """The command that tells what became of a job."""
+    return command("fetch_logs.py", prompt_id, *server_words(server))
+
+
+def list_command(server: Dialect) -> str:
+    """The command that shows which jobs the server has, ours marked; on Comfy Cloud by v1, since v2 lists none there."""
+    return command("manage_queue.py", "jobs", *server_words(getattr(server, "beside", None) or server))
+
+
+def look_command(server: Dialect, submission: Submission, output_dir: Path) -> str:
+    """The command that tells what became of a submit whose answer never came."""
+    if server.own_ids:
+        return resume_command(server, submission.prompt_id, output_dir)
+    return list_command(server)
+
+
+def server_words(server: Dialect) -> list[str]:
+    """The flags that name a server. Keys are not repeated in them."""
+    return ["--host", server.url, *(["--api", server.api] if server.api != "local" else [])]
 
 
 def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
@@ -105,6 +127,7 @@ def strict_rejection(job: Job) -> SkillError:
         code="rejected",
         status="rejected",
         hint="correct the nodes under `dropped`, or run without --strict",
+        next=[explain_command(job.server, job.prompt_id)],
         **head(job.server, job.prompt_id),
         **_dropped(job.accepted.node_errors, job.graph),
     )
@@ -131,11 +154,13 @@ def finished(
     saved = _socket_pictures(job, collector)
     fetched, failed = collector.fetch_all(_collect.files_of(state.outputs, previews=options.include_previews))
     saved += fetched
+    for folder in {options.output_dir, *(item.path.parent for item in saved)}:
+        _safe_names.remove_stale_parts(folder)
     texts = _short_texts(_collect.texts_of(state.outputs), collector, job.prompt_id)
     missed = missed_pictures(job, state, missed_frames)
     document = _verdict(job, state, saved, failed, missed, options)
     document |= head(job.server, job.prompt_id)
-    document |= {"seconds": seconds, **_times(state)}
+    document |= {"seconds": seconds, **_times(job, state, seconds)}
     if saved:
         document["download_seconds"] = round(time.monotonic() - job.submitted - seconds, 3)
     document["outputs"] = [item.json() for item in saved]
@@ -181,10 +206,12 @@ def _socket_pictures(job: Job, collector: _collect.Collector) -> list[_collect.S
     ]
 
 
-def _times(state: JobState) -> dict[str, Any]:
-    if state.started is None or state.ended is None:
+def _times(job: Job, state: JobState, seconds: float) -> dict[str, Any]:
+    """No job of ours executed for longer than we waited for it: the server's clock was set forward meanwhile."""
+    executed = state.execution_seconds
+    if executed is None or (job.ours and executed > seconds + CLOCK_GRAIN):
         return {}
-    return {"execution_seconds": round(max(state.ended - state.started, 0.0), 3)}
+    return {"execution_seconds": round(executed, 3)}
 
 
 def missed_pictures(job: Job, state: JobState, missed_frames: bool) -> list[str]:
@@ -234,11 +261,25 @@ def _verdict(
     missed: list[str],
     options: Options,
 ) -> dict[str, Any]:
-    """status, and for all but a clean success also code, message, hint, retryable."""
+    """status, and for all but a clean success also code, message, hint, retryable, next."""
+    words = _ending(job, state, saved, failed, missed, options)
+    if len(words) > 1:
+        words.setdefault("next", [explain_command(job.server, job.prompt_id)])
+    return words
+
+
+def _ending(
+    job: Job,
+    state: JobState,
+    saved: list[_collect.Saved],
+    failed: list[_collect.Failed],
+    missed: list[str],
+    options: Options,
+) -> dict[str, Any]:
     if job.interrupted:
-        return _interrupted(state, bool(saved))
+        return _interrupted(job, state, bool(saved), options)
     if state.phase == "unknown":
-        return _lost(job)
+        return _lost(job, options)
     if state.outcome == "cancelled":
         return _words(
             "cancelled",
@@ -251,7 +292,7 @@ def _verdict(
     if state.outcome == "error":
         import _failures
 
-        return _failures.failure(state, job.graph) | {"next": [_explain_command(job)]}
+        return _failures.failure(state, job.graph)
     if failed:
         return _incomplete(job, failed, options)
     if missed:
@@ -293,10 +334,11 @@ def _words(status: str, code: str, message: str, hint: str, *, retryable: bool =
     return {"status": status, "code": code, "message": message, "hint": hint, "retryable": retryable}
 
 
-def _interrupted(state: JobState, anything: bool) -> dict[str, Any]:
+def _interrupted(job: Job, state: JobState, anything: bool, options: Options) -> dict[str, Any]:
     if state.phase in ("pending", "running"):
         message = "interrupted; the job was told to stop but has not ended yet"
-        return _words("cancelled", "interrupted", message, "its running node finishes first")
+        words = _words("cancelled", "interrupted", message, "its running node finishes first")
+        return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
     if state.outcome == "success":
         return _words("success", "interrupted", "interrupted, but the job had finished", "its files are here")
     return _words(
@@ -307,16 +349,22 @@ def _interrupted(state: JobState, anything: bool) -> dict[str, Any]:
     )
 
 
-def _lost(job: Job) -> dict[str, Any]:
+def _lost(job: Job, options: Options) -> dict[str, Any]:
+    """A ComfyUI forgets when it is restarted; a service that keeps its records and shows none may still have run it."""
+    if job.server.api != "local" and job.ours:
+        words = _words(
+            "lost",
+            "lost",
+            "the server took this job and shows no record of it; what became of it is not known",
+            "ask again by its prompt id, and look at the server's own job page, before running it again: it may have "
+            "run, and be paid for",
+        )
+        return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
     message = "the server has no trace of this job: it was restarted or its history was cleared"
     if not job.ours:
         message = "the server has no trace of this prompt id: it is wrong, or the server was restarted since"
-    return _words("lost", "lost", message, "run the workflow again", retryable=job.ours)
-
-
-def _explain_command(job: Job) -> str:
-    words = [job.prompt_id, "--host", job.server.url]
-    return command("fetch_logs.py", *words)
+    words = _words("lost", "lost", message, "run the workflow again", retryable=job.ours)
+    return words | {"next": [list_command(job.server)]}
 
 
 def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str:

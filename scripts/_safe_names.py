@@ -8,16 +8,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import _safe_text
 from _cli import Exit, SkillError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # In bytes: most file systems end at 255, and a suffix for a free name and `.part` must still fit.
 MOST_BYTES = 200
 MOST_DEPTH = 8
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+ABANDONED_AFTER = 24 * 3600.0
 _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
 
 
@@ -96,10 +107,75 @@ def part_beside(target: Path) -> Path:
     return target.parent / f".{os.urandom(8).hex()}.part"
 
 
+@contextlib.contextmanager
+def held(part: Path) -> Iterator[None]:
+    """In this block the temporary file is there and marked as in use: `remove_stale_parts` leaves it alone.
+
+    The mark is a lock that ends with the process, however that ends. Where there are no such locks it is only made.
+    """
+    handle = _locked(part)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(part: Path) -> int | None:
+    """An open handle that holds the lock on a new file; None where the system or the disk has no such locks."""
+    if fcntl is None:
+        return None
+    while True:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever tidies up may have removed it between the two steps.
+            if part.stat().st_ino == os.fstat(handle).st_ino:
+                return handle
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        except OSError:
+            os.close(handle)
+            return None
+        os.close(handle)
+
+
+def remove_stale_parts(folder: Path) -> int:
+    """Remove half-fetched files whose process is gone from a folder that others may be writing into: how many.
+
+    Only names that `part_beside` gives. Where locks do not exist a file counts as abandoned when it is old.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            parts = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
+    except OSError:
+        return 0
+    return sum(_removed_if_abandoned(part) for part in parts)
+
+
+def _removed_if_abandoned(part: Path) -> bool:
+    try:
+        if fcntl is None:
+            # Windows itself refuses to remove what is open.
+            if time.time() - part.lstat().st_mtime < ABANDONED_AFTER:
+                return False
+            part.unlink()
+            return True
+        handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+        finally:
+            os.close(handle)
+    except OSError:
+        return False
+    return True
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left half-fetched in a folder and those in it. Only where nobody else writes."""
     for part in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
-        if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name):
+        if _PART.fullmatch(part.name):
             part.unlink(missing_ok=True)
 
 
@@ -159,10 +235,11 @@ def write_whole(target: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it: the old one stays whole until the new one is."""
     part = part_beside(target)
     try:
-        part.write_bytes(data)
-        with contextlib.suppress(FileNotFoundError):
-            part.chmod(target.stat().st_mode & 0o777)
-        part.replace(target)
+        with held(part):
+            part.write_bytes(data)
+            with contextlib.suppress(FileNotFoundError):
+                part.chmod(target.stat().st_mode & 0o777)
+            part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise SkillError(

@@ -45,6 +45,7 @@ class V2(Dialect):
     has_socket = False
     client_frames = False
     chooses_front = False
+    removal_leaves_no_trace = False  # it is `canceled`, or `expired` before its time
     grace = 5.0
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
@@ -249,7 +250,9 @@ class V2(Dialect):
             raise
         if not isinstance(answer, Mapping):
             raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=Exit.FAILED)
-        return _v2_records.state_of(prompt_id, answer, lambda asset_id: _assets.content_url(self, asset_id))
+        return _v2_records.state_of(
+            prompt_id, answer, lambda asset_id: _assets.content_url(self, asset_id), self.now()
+        )
 
     def workflow(self, prompt_id: str) -> Graph | None:
         """The graph that a job ran with, its asset references resolved; None when it is no longer kept."""

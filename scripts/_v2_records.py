@@ -30,12 +30,17 @@ OUTPUT_KEYS = {"image": "images", "video": "videos", "audio": "audio", "text": "
 TEMPORARY = "ComfyUI_temp_"
 
 
-def state_of(prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str], str]) -> JobState:
-    """The state in a job object. `expired` before `expires_at` is not believed: phase `unknown`, to be asked again."""
+def state_of(
+    prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str], str], now: float | None = None
+) -> JobState:
+    """The state in a job object. `expired` before `expires_at` is not believed: phase `unknown`, to be asked again.
+
+    `now`: the server's time, in seconds since the epoch; None: this machine's.
+    """
     word = str(job.get("status") or "").lower()
     error = _error(job.get("error"))
     if word == EXPIRED:
-        phase, outcome, error = _expired(job)
+        phase, outcome, error = _expired(job, time.time() if now is None else now)
     else:
         phase, outcome = STATUSES.get(word, ("running", None))
     if outcome == "error" and error is None:
@@ -55,10 +60,10 @@ def state_of(prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str]
     )
 
 
-def _expired(job: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any] | None]:
+def _expired(job: Mapping[str, Any], now: float) -> tuple[str, str | None, Mapping[str, Any] | None]:
     """The proxy says `expired` of a job between its end and its record, and of one removed from the queue natively."""
     until = when(job.get("expires_at"))
-    if until is not None and until > time.time():
+    if until is not None and until > now:
         return "unknown", None, None
     return "done", "error", {
         "exception_type": EXPIRED,

@@ -21,6 +21,7 @@ from _progress import Progress
 from _signals import Terminated
 from _watch import Ended, Watcher
 
+MOST_NEXT = 5
 GO_ON = "wait for them by id; do not submit them again"
 
 
@@ -92,8 +93,7 @@ def _left(
     left = [prompt_id for prompt_id in wanted if prompt_id not in results]
     if not left:
         return {}
-    words = ["wait", *left, "--output-dir", output_dir, "--host", server.url]
-    words += ["--api", server.api] if server.api != "local" else []
+    words = ["wait", *left, "--output-dir", output_dir, *_reports.server_words(server)]
     return {"waiting": left, "next": [_reports.command("manage_queue.py", *words)]}
 
 
@@ -125,4 +125,5 @@ def _verdict(
         "retryable": False,
         "message": f"{len(bad)} of {len(wanted)} job(s) did not succeed",
         "hint": "see each job's status",
+        "next": list(dict.fromkeys(words for item in bad for words in item.get("next", ())))[:MOST_NEXT],
     }

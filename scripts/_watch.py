@@ -428,6 +428,11 @@ class Watcher:
             return [self._end(watched, state)]
         if watched.end_event is not None and now - watched.end_seen > HISTORY_PATIENCE:
             return [self._end(watched, _state_from_event(watched))]
+        if state.assumed and watched.unknown_since is None:
+            watched.unknown_since, watched.interval = now, self.server.first_poll
+        if state.assumed:
+            self._schedule(watched)
+            return []
         if state.phase == "unknown" and watched.end_event is None:
             return self._weigh_unknown(watched, state)
         watched.unknown_since = None
@@ -450,7 +455,8 @@ class Watcher:
         now = time.monotonic()
         if watched.unknown_since is None:
             watched.unknown_since, watched.interval = now, self.server.first_poll
-        removed = watched.phase == "pending" and not self.restarts_possible
+        told = self.server.removal_leaves_no_trace or bool(state.word)
+        removed = watched.phase == "pending" and not self.restarts_possible and told
         if now - watched.unknown_since < (
             min(REMOVED_GRACE, self.server.grace) if removed else self.server.grace
         ):
