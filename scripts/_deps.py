@@ -207,6 +207,7 @@ def locate(
 ) -> Check:
     """The check with places to get what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
     have = {name.lower() for name in installed}
+    packs.look_up(item.name for item in checked.of(MISSING) if item.kind == "node")
     items = []
     for item in checked.items:
         if item.status == PRESENT:

@@ -2,7 +2,7 @@
 
 The options are those of comfy-cli 1.23 (`comfy node install`, `comfy model download`, `comfy which`). Values are joined
 to their option with `=`, so that none can be taken for another option. A pack's installer is foreign code, so it does
-not see the keys in our environment.
+not see the keys in our environment. What we ask of it is nobody's usage: it is told not to report it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from _cli import Exit, SkillError
 PROGRAM = "comfy"
 INSTALL_LIMIT = 1800.0
 DOWNLOAD_LIMIT = 6 * 3600.0
+ANSWER_LIMIT = 30.0
+MOST_ANSWER = 4_000_000
 SAID = 800
 
 
@@ -39,20 +42,48 @@ def program() -> str | None:
 
 def workspace() -> Path | None:
     """The ComfyUI folder that comfy-cli would use, when it exists; None when it does not say."""
+    data = ask(["which"])
+    path = data.get("workspace_path") if data is not None else None
+    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+
+
+def ask(
+    words: Sequence[str], *, folder: Path | None = None, limit: float = ANSWER_LIMIT
+) -> Mapping[str, Any] | None:
+    """The `data` of comfy-cli's answer to a question; None for no answer, a failure, or too late an answer.
+
+    Its --json puts one envelope on stdout; older versions and other commands print text, which is no answer here.
+    """
     comfy = program()
     if comfy is None:
         return None
     try:
-        done = subprocess.run(
-            [comfy, "--json", "which"], capture_output=True, timeout=60, env=_bare_environment(),
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        answer = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
+        raw = _output_of([comfy, "--json", "--skip-prompt", *_workspace_words(folder), *words], limit)
+        answer = json.loads(raw.strip().rpartition(b"\n")[2])
+    except (OSError, subprocess.SubprocessError, ValueError, RecursionError):
         return None
     data = answer.get("data") if isinstance(answer, Mapping) else None
-    path = data.get("workspace_path") if isinstance(data, Mapping) else None
-    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+    return data if isinstance(data, Mapping) else None
+
+
+def _output_of(words: Sequence[str], limit: float) -> bytes:
+    """What a child prints; whatever stops us stops it and its children, since a look-up leaves nothing half done."""
+    from _hardware_tools import kill_tree
+
+    environment = _bare_environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
+    # A file, not a pipe: a grandchild that keeps a pipe open would block the reader for ever.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, env=environment,
+            start_new_session=os.name != "nt",
+        )  # fmt: skip
+        try:
+            process.wait(limit)
+        except BaseException:
+            kill_tree(process)
+            raise
+        output.seek(0)
+        return output.read(MOST_ANSWER)
 
 
 def install_command(pack: str, folder: Path | None) -> list[str]:

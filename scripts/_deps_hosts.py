@@ -106,9 +106,9 @@ def _origin(url: str) -> Origin:
 
 
 def _private(host: str) -> str | None:
-    from _session import _privacy
+    from _session import privacy_of
 
-    return f"{host} leads into a private network" if _privacy(host) else None
+    return f"{host} leads into a private network" if privacy_of(host) else None
 
 
 def _bad_host(text: str) -> SkillError:

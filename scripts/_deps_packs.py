@@ -1,4 +1,4 @@
-"""Which node pack brings a class: what the workflow says, the Manager's mapping, the table. Level 3.
+"""Which node pack brings a class: the workflow's word, the Manager's mapping, the table, comfy-cli. Level 3.
 
 A pack is foreign code, so a claim is named with its source, claims that contradict each other are not acted on, and
 only ids of the Comfy Registry can be installed; the address of a repository is shown to a person and no more.
@@ -7,14 +7,17 @@ only ids of the Comfy Registry can be installed; the address of a repository is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _catalog
 import _safe_text
 from _cli import SkillError
 from _deps_editor import nodes_of
 from _deps_manager import Manager, page_of
+
+if TYPE_CHECKING:
+    from _deps_registry import Registry
 
 CORE = "comfy-core"
 # The registry's ids in lower case; they start with a letter or digit, so that none is taken for an option.
@@ -91,12 +94,27 @@ def _add(claims: dict[str, Pack], class_type: Any, said: Mapping[str, Any]) -> N
 class PackFinder:
     """Looks up the pack of a class."""
 
-    def __init__(self, claims: Mapping[str, Pack], manager: Manager | None) -> None:
+    def __init__(
+        self, claims: Mapping[str, Pack], manager: Manager | None, registry: Registry | None = None
+    ) -> None:
         self._claims = claims
         self._manager = manager
+        self._registry = registry
+        self._by_comfy: Mapping[str, Pack] = {}
         self.not_asked: list[str] = []
 
+    def look_up(self, class_types: Iterable[str]) -> None:
+        """Ask comfy-cli, all at once, for the classes of which nobody else knows the pack. It takes seconds."""
+        unknown = [name for name in class_types if self._near(name) is None]
+        if self._registry is not None and unknown:
+            self._by_comfy = self._registry.look_up(unknown)
+            self.not_asked += self._registry.not_asked
+
     def find(self, class_type: str) -> Pack | None:
+        """The pack that brings a class: by those who answer at once, else what comfy-cli said in `look_up`."""
+        return self._near(class_type) or self._by_comfy.get(class_type)
+
+    def _near(self, class_type: str) -> Pack | None:
         """The pack that brings a class, the workflow's word first but held against what the Manager and the table say."""
         mapped = self._mapped(class_type)
         claim = self._claims.get(class_type)

@@ -127,10 +127,14 @@ def _fix_node(item: Item) -> dict[str, Any]:
         return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
     if item.installed_but_absent:
         return {
-            "fix": "its pack is installed but did not bring the class: restart the server, or see its log (scripts/logs.py)"
+            "fix": "its pack is installed but did not bring the class: restart the server, or see its log (fetch_logs.py --server)"
         }
     if pack.installable and pack.id:
         return {"fix_command": _safe_text.shell_words(["comfy", "node", "install", pack.id])}
+    if pack.doubt:
+        return {
+            "fix": "it is in doubt which pack is meant (see doubt): compare their pages, then install it by hand"
+        }
     if pack.repository:
         return {
             "fix": "no registry id is known: read the repository, then install it by hand if you trust it"

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _deps
+import _deps_comfy
 import _deps_editor
 import _deps_manager
 import _deps_origin
@@ -30,6 +31,9 @@ from _cli import Exit, SkillError
 from _deps import Check
 from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
+
+if TYPE_CHECKING:
+    from _deps_registry import Registry
 
 
 class Nobody:
@@ -62,6 +66,16 @@ class Asked:
     stock: Stock
     manager: _deps_manager.Manager | None = None
     manager_known: bool = False
+    workspace: Path | None = None
+    registry: Registry | None = None
+
+    def find_registry(self) -> Registry | None:
+        """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
+        if self.registry is None and hasattr(self.server, "request") and _deps_comfy.program() is not None:
+            from _deps_registry import Registry
+
+            self.registry = Registry(self.workspace)
+        return self.registry
 
     def find_manager(self) -> _deps_manager.Manager | None:
         """The server's Manager, looked for once; None also when it cannot be known (that is noted in `stock`)."""
@@ -90,7 +104,8 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
                 raise
             server = Nobody(error, args.host or "the default address")
     try:
-        yield Asked(server, Stock(server))
+        folder = getattr(args, "workspace", None)
+        yield Asked(server, Stock(server), workspace=Path(folder).expanduser() if folder else None)
     finally:
         server.close()
 
@@ -158,7 +173,7 @@ def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     library = asked.server if hasattr(asked.server, "request") else None
     finder = _deps_origin.Finder(workflow.models, notes, library, manager)
     claims = _deps_packs.claims_of(workflow.graph, workflow.editor)
-    packs = _deps_packs.PackFinder(claims, manager)
+    packs = _deps_packs.PackFinder(claims, manager, asked.find_registry())
     return _deps.locate(checked, finder, packs, _installed(manager, checked))
 
 

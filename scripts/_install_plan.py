@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import _cli
 import _deps_manager
 import _deps_place
 import _deps_report
@@ -19,6 +20,9 @@ import _safe_text
 from _cli import SkillError
 from _deps import MISSING, Check, Item
 from _deps_hosts import AllowedHosts
+
+if TYPE_CHECKING:
+    from _deps_registry import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
 
@@ -106,6 +110,27 @@ def _pack_step(item: Item, ways: Ways) -> Step:
         return Step("pack", pack.id or item.name, None, reason, facts=facts)
     how, blocked = _pack_way(ways)
     return Step("pack", pack.id, how, blocked, facts=facts)
+
+
+def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
+    """The steps with what the Comfy Registry says of each pack's id, as comfy-cli tells it; an id it lacks is blocked."""
+    ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
+    if registry is None or not ids:
+        return list(steps)
+    _cli.note(f"asking the Comfy Registry for {', '.join(ids)}")
+    found = registry.registered(ids)
+    return [_as_registered(step, found[step.name]) if step.name in found else step for step in steps]
+
+
+def _as_registered(step: Step, said: Registered) -> Step:
+    facts = dict(step.facts or {})
+    if said.there is None:
+        facts["registry"] = {"asked": False, "reason": said.why}
+        return step._replace(facts=facts)
+    if not said.there:
+        return step._replace(how=None, blocked="the Comfy Registry has no pack of this id")
+    facts["registry"] = {"asked": True, "version": said.version, "requires": list(said.requires)}
+    return step._replace(facts=facts)
 
 
 def _pack_way(ways: Ways) -> tuple[str | None, str | None]:

@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _privacy(host: str) -> int:
+def privacy_of(host: str) -> int:
     """0 public, 1 private network, 2 this machine, 3 link-local (where cloud metadata services live)."""
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
@@ -125,7 +125,7 @@ class SecureSession(requests.Session):
             raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")
         if origin_of(source)[0] == "https" and scheme == "http":
             raise RefusedRedirect("the server redirected from https to plain http")
-        if origin_of(target) != self.home and _privacy(host) > _privacy(self.home[1]):
+        if origin_of(target) != self.home and privacy_of(host) > privacy_of(self.home[1]):
             raise RefusedRedirect("the server redirected to a more private network than its own")
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
