@@ -12,6 +12,7 @@ Examples:
     python3 scripts/demo_server.py
     python3 scripts/demo_server.py --port 0 --step-time 0.2
     python3 scripts/demo_server.py --models checkpoints=my_model.safetensors
+    python3 scripts/demo_server.py --manager v4
     python3 scripts/demo_server.py --cloud --tier creator --cloud-option outputs_late=1
     python3 scripts/demo_server.py --fault drop-socket:frames=5 --fault oom:node=KSampler,times=1
 
@@ -30,7 +31,7 @@ from typing import Any
 
 import _cli
 import _flags
-from _demo import cloud_switches, fault_list, model_lists, options
+from _demo import cloud_switches, fault_list, manager, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -76,6 +77,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions"
     )
+    parser.add_argument(
+        "--manager",
+        choices=manager.SHAPES,
+        help="play ComfyUI-Manager too, to rehearse installs: the node packs that this server plays are missing until "
+        "it installs them, and models that it fetches are names alone",
+    )
     parser.add_argument("--cloud", action="store_true", help="play Comfy Cloud (v1 interface) instead")
     parser.add_argument(
         "--tier", choices=options.TIERS, default="standard", help="the cloud plan (default: %(default)s)"
@@ -97,6 +104,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def read_options(args: argparse.Namespace) -> options.Options:
     """The options of the command line. Raises ValueError with a sentence."""
+    if args.cloud and args.manager:
+        raise ValueError("--cloud and --manager exclude each other: Comfy Cloud's nodes are fixed")
     for fault in args.fault:
         fault_list.read_fault(fault)
     return options.Options(
@@ -115,6 +124,7 @@ def read_options(args: argparse.Namespace) -> options.Options:
         control=args.control,
         faults=tuple(args.fault),
         cloud=args.cloud,
+        manager=args.manager,
         tier=args.tier,
         cloud_options=cloud_switches.read_switches(args.cloud_option),
         api_key=args.api_key,

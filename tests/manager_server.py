@@ -1,6 +1,7 @@
-"""A small ComfyUI with ComfyUI-Manager for tests, on a real socket: the routes of versions 3 and 4 as read in 3.31 and 4.3.
+"""A small ComfyUI with ComfyUI-Manager for tests, on a real socket, whose models are files in a real folder.
 
-Node packs are installed into `installed` and loaded at a restart; models are files in a real folder.
+The Manager is the demo server's; here its downloads write files, and its mapping says what a test wants it to say.
+Node packs that it installs are loaded at a restart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from _demo.manager import Manager
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
@@ -27,10 +30,13 @@ def node(
 
 
 class Comfy:
-    """One server. shape: none, v3, v4 or v4-legacy."""
+    """One server. shape: that of its Manager, v3, v4 or v4-legacy; None for none."""
 
-    def __init__(self, models: Path, shape: str = "none") -> None:
-        self.models, self.shape = models, shape
+    def __init__(self, models: Path, shape: str | None = None) -> None:
+        self.models = models
+        self.manager = Manager(
+            shape, install=lambda pack: pack in self.packs, fetch=self._fetch, restart=self._restart
+        )
         self.folders = [
             "checkpoints",
             "loras",
@@ -43,18 +49,9 @@ class Comfy:
         self.inputs: list[str] = ["example.png"]
         self.embeddings: list[str] = []
         self.packs: dict[str, dict[str, Any]] = {}
-        self.mappings: dict[str, Any] = {}
-        self.model_list: list[dict[str, Any]] = []
         self.templates: dict[str, Any] = {}
-        self.installed: set[str] = set()
         self.loaded: set[str] = set()
-        self.tasks: list[dict[str, Any]] = []
-        self.history: dict[str, Any] = {}
-        self.done = 0
-        self.waiting: list[tuple[str, dict[str, Any]]] = []
-        self.polls_left = 0
         self.queue_remaining = 0
-        self.refuse_packs = False
         self.page_for_all = False
         self.dies_at: str | None = None
         self.faults: dict[str, int] = {}
@@ -108,33 +105,14 @@ class Comfy:
             found.update(self.packs[pack])
         return found
 
-    # --- the Manager's work
-    def order(self, kind: str, what: dict[str, Any], ui_id: str) -> None:
-        self.waiting.append((kind, {**what, "ui_id": ui_id}))
+    def _fetch(self, order: Any) -> bool:
+        if self.fetch is not None:
+            self.fetch(self.models, order)
+        return True
 
-    def work(self) -> None:
-        """Carry out what waits."""
-        for kind, what in self.waiting:
-            said = "success"
-            if kind == "install":
-                if what["id"] in self.packs and not self.refuse_packs:
-                    self.installed.add(what["id"])
-                else:
-                    said = "failed"
-            elif self.fetch is not None:
-                self.fetch(self.models, what)
-            self.done += 1
-            self.history[what["ui_id"]] = {
-                "ui_id": what["ui_id"],
-                "result": said,
-                "status": {"status_str": said, "completed": True, "messages": []},
-            }
-        self.waiting = []
-        self.polls_left = 1
-
-    def restart(self) -> None:
+    def _restart(self) -> None:
         self.restarts += 1
-        self.loaded |= self.installed
+        self.loaded |= self.manager.installed
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -173,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault:
             self._send(fault, b"no", "text/plain")
             return
-        found = self._manager(method, path, query, body) if comfy.shape != "none" else None
+        form = self.headers.get("Content-Type", "").split(";")[0]
+        found = comfy.manager.answer(method, path, query, body, form)
         if found is None and method == "GET":
             found = self._comfy(path, query)
         if found is None and comfy.page_for_all:
@@ -214,78 +193,6 @@ class _Handler(BaseHTTPRequestHandler):
             return [{"templates": [{"name": name} for name in comfy.templates]}]
         if head == "templates":
             return comfy.templates.get(rest.removesuffix(".json"), 404)
-        return None
-
-    def _manager(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
-        comfy = self.server_of
-        prefix = "" if comfy.shape == "v3" else "v2/"
-        if not path.startswith((f"{prefix}manager/", f"{prefix}customnode/", f"{prefix}externalmodel/")):
-            return None
-        route = path.removeprefix("v2/")
-        if route == "manager/version":
-            return "V3.31.9" if comfy.shape == "v3" else "V4.3"
-        if route == "manager/is_legacy_manager_ui" and comfy.shape != "v3":
-            return {"is_legacy_manager_ui": comfy.shape == "v4-legacy"}
-        if route == "customnode/getmappings":
-            return comfy.mappings if "mode" in query else 500
-        if route == "externalmodel/getlist" and comfy.shape != "v4":
-            return {"models": comfy.model_list} if "mode" in query else 500
-        if route == "customnode/installed":
-            return {name: {"ver": "1.0", "cnr_id": name, "enabled": True} for name in comfy.installed}
-        if route == "manager/queue/status":
-            busy = comfy.polls_left > 0
-            comfy.polls_left = max(0, comfy.polls_left - 1)
-            # The legacy queue forgets its counts with its last batch.
-            done = 0 if comfy.shape == "v4-legacy" and not busy else comfy.done
-            return {
-                "total_count": done,
-                "done_count": done,
-                "in_progress_count": int(busy),
-                **({"pending_count": 0} if comfy.shape == "v4" else {}),
-                # Version 4's worker waits a while for more before it ends.
-                "is_processing": busy or comfy.shape == "v4",
-            }
-        if route == "manager/queue/history" and comfy.shape == "v4":
-            return {"history": comfy.history.get(query.get("ui_id", ""))}
-        return self._order(method, route, body)
-
-    def _order(self, method: str, route: str, body: Any) -> Any:
-        comfy = self.server_of
-        form = self.headers.get("Content-Type", "").split(";")[0]
-        if route == "manager/queue/install" and comfy.shape == "v3" and method == "POST":
-            if comfy.refuse_packs:
-                return 403
-            comfy.order("install", body, body["ui_id"])
-            return 200
-        if route == "manager/queue/task" and comfy.shape == "v4" and method == "POST":
-            comfy.order(body["kind"], body["params"], body["ui_id"])
-            return 200
-        if route == "manager/queue/install_model" and method == "POST" and comfy.shape != "v4-legacy":
-            if (
-                comfy.shape == "v4"
-                and not {"client_id", "ui_id", "name", "type", "url", "filename"} <= body.keys()
-            ):
-                return 400
-            comfy.order("install-model", body, body["ui_id"])
-            return 200
-        if route == "manager/queue/batch" and comfy.shape == "v4-legacy" and method == "POST":
-            for item in body.get("install", []):
-                comfy.order("install", item, item["ui_id"])
-            for item in body.get("install_model", []):
-                comfy.order("install-model", item, item["ui_id"])
-            failed = [item["id"] for item in body.get("install", [])] if comfy.refuse_packs else []
-            comfy.work()
-            return {"failed": failed}
-        if route == "manager/queue/start" and comfy.shape != "v4-legacy":
-            if method != ("GET" if comfy.shape == "v3" else "POST") or form.startswith(
-                ("text/", "multipart/")
-            ):
-                return 405
-            comfy.work()
-            return 200
-        if route == "manager/reboot" and method == ("GET" if comfy.shape == "v3" else "POST"):
-            comfy.restart()
-            return 200
         return None
 
     def _send(self, status: int, body: bytes, kind: str | None) -> None:

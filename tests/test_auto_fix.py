@@ -191,13 +191,13 @@ def test_a_failing_comfy_cli_is_reported_with_its_words_cleaned(stage: Stage) ->
 
 @pytest.mark.parametrize("shape", ["v3", "v4", "v4-legacy"])
 def test_a_pack_by_the_manager_with_a_restart(stage: Stage, shape: str) -> None:
-    stage.comfy.shape = shape
+    stage.comfy.manager.shape = shape
     flow = video_flow(stage)
-    stage.comfy.mappings = {"comfyui-videohelpersuite": [["VHS_VideoCombine"], {"title_aux": "VHS"}]}
+    stage.comfy.manager.mappings = {"comfyui-videohelpersuite": [["VHS_VideoCombine"], {"title_aux": "VHS"}]}
     document = stage(flow, "--yes", "--restart", code=0)
     assert document["status"] == "success"
     assert document["restarted"] is True
-    assert stage.comfy.installed == {"comfyui-videohelpersuite"}
+    assert stage.comfy.manager.installed == {"comfyui-videohelpersuite"}
     assert stage.comfy.restarts == 1
     orders = [
         body for method, path, body in stage.comfy.seen if method == "POST" and "queue/" in path and body
@@ -211,8 +211,8 @@ def test_a_pack_by_the_manager_with_a_restart(stage: Stage, shape: str) -> None:
 
 @pytest.mark.parametrize("shape", ["v3", "v4", "v4-legacy"])
 def test_a_manager_that_refuses_is_no_success(stage: Stage, shape: str) -> None:
-    stage.comfy.shape = shape
-    stage.comfy.refuse_packs = True
+    stage.comfy.manager.shape = shape
+    stage.comfy.manager.refuses = True
     document = stage(video_flow(stage), "--yes", "--restart", code=1)
     (outcome,) = document["outcomes"]
     assert outcome["done"] is False
@@ -220,14 +220,14 @@ def test_a_manager_that_refuses_is_no_success(stage: Stage, shape: str) -> None:
 
 
 def test_without_the_restart_flag_the_server_is_left_running(stage: Stage) -> None:
-    stage.comfy.shape = "v4"
+    stage.comfy.manager.shape = "v4"
     document = stage(video_flow(stage), "--yes", code=1)
     assert document["code"] == "restart_needed"
     assert stage.comfy.restarts == 0
 
 
 def test_a_server_with_jobs_is_not_restarted(stage: Stage) -> None:
-    stage.comfy.shape = "v3"
+    stage.comfy.manager.shape = "v3"
     stage.comfy.queue_remaining = 2
     document = stage(video_flow(stage), "--yes", "--restart", code=1)
     assert "has jobs" in document["restart"]
@@ -235,17 +235,17 @@ def test_a_server_with_jobs_is_not_restarted(stage: Stage) -> None:
 
 
 def test_the_pack_of_a_class_comes_from_the_managers_mapping(stage: Stage) -> None:
-    stage.comfy.shape = "v4"
+    stage.comfy.manager.shape = "v4"
     stage.comfy.packs["new-pack"] = {"NewNode": node({"images": ["IMAGE"]}, output=True)}
-    stage.comfy.mappings = {"new-pack": [["NewNode"], {}], "https://github.com/a/b": [["Other"], {}]}
+    stage.comfy.manager.mappings = {"new-pack": [["NewNode"], {}], "https://github.com/a/b": [["Other"], {}]}
     document = stage(stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), code=7)
     assert document["plan"][0]["name"] == "new-pack"
     assert "mapping" in document["plan"][0]["source"]
 
 
 def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> None:
-    stage.comfy.shape = "v3"
-    stage.comfy.mappings = {"https://github.com/who/what": [["NewNode"], {}]}
+    stage.comfy.manager.shape = "v3"
+    stage.comfy.manager.mappings = {"https://github.com/who/what": [["NewNode"], {}]}
     document = stage(
         stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
     )
@@ -255,9 +255,9 @@ def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> 
 
 
 def test_a_manager_without_the_registry_leaves_the_tables_id(stage: Stage) -> None:
-    stage.comfy.shape = "v4"
+    stage.comfy.manager.shape = "v4"
     flow = video_flow(stage)
-    stage.comfy.mappings = {
+    stage.comfy.manager.mappings = {
         "https://github.com/Kosinkadink/ComfyUI-VideoHelperSuite": [["VHS_VideoCombine"], {}]
     }
     (step,) = stage(flow, code=7)["plan"]
@@ -275,8 +275,8 @@ def test_a_note_s_address_blocks_the_step_for_a_person(stage: Stage) -> None:
 
 
 def test_several_packs_for_one_class_are_in_doubt(stage: Stage) -> None:
-    stage.comfy.shape = "v3"
-    stage.comfy.mappings = {"pack-a": [["NewNode"], {}], "pack-b": [["NewNode"], {}]}
+    stage.comfy.manager.shape = "v3"
+    stage.comfy.manager.mappings = {"pack-a": [["NewNode"], {}], "pack-b": [["NewNode"], {}]}
     document = stage(
         stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
     )
@@ -284,8 +284,8 @@ def test_several_packs_for_one_class_are_in_doubt(stage: Stage) -> None:
 
 
 def test_a_workflow_that_names_another_pack_than_all_others_is_in_doubt(stage: Stage) -> None:
-    stage.comfy.shape = "v3"
-    stage.comfy.mappings = {"honest-pack": [["NewNode"], {}]}
+    stage.comfy.manager.shape = "v3"
+    stage.comfy.manager.mappings = {"honest-pack": [["NewNode"], {}]}
     flow = stage.editor("base.safetensors", "https://huggingface.co/a/b/resolve/main/base.safetensors")
     flow["nodes"].append(
         {
@@ -298,12 +298,12 @@ def test_a_workflow_that_names_another_pack_than_all_others_is_in_doubt(stage: S
     )
     document = stage(flow, "--yes", code=1)
     assert "honest-pack" in document["plan"][0]["blocked"]
-    assert stage.comfy.installed == set()
+    assert stage.comfy.manager.installed == set()
 
 
 def test_a_pack_that_is_installed_but_did_not_load_is_not_installed_again(stage: Stage) -> None:
-    stage.comfy.shape = "v4"
-    stage.comfy.installed.add("comfyui-videohelpersuite")
+    stage.comfy.manager.shape = "v4"
+    stage.comfy.manager.installed.add("comfyui-videohelpersuite")
     document = stage(video_flow(stage), "--yes", code=1)
     assert "installed already" in document["plan"][0]["blocked"]
 
@@ -439,7 +439,7 @@ def test_a_model_by_the_manager_is_an_entry_of_its_own_list(stage: Stage, shape:
         "type": "checkpoint",
         "base": "SD",
     }
-    stage.comfy.shape, stage.comfy.model_list = shape, [entry]
+    stage.comfy.manager.shape, stage.comfy.manager.models = shape, [entry]
     stage.comfy.fetch = lambda models, what: (models / what["save_path"] / what["filename"]).write_bytes(
         safetensors()
     )
@@ -469,7 +469,7 @@ def test_a_manager_that_ends_without_the_file_is_no_success(stage: Stage, shape:
         "type": "c",
         "base": "SD",
     }
-    stage.comfy.shape, stage.comfy.model_list = shape, [entry]
+    stage.comfy.manager.shape, stage.comfy.manager.models = shape, [entry]
     flow = stage.flow(
         **{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "new.safetensors"}}}
     )
@@ -484,7 +484,7 @@ def test_the_managers_address_must_be_allowed_too(stage: Stage) -> None:
         "save_path": "checkpoints",
         "base": "SD",
     }
-    stage.comfy.shape, stage.comfy.model_list = "v3", [entry]
+    stage.comfy.manager.shape, stage.comfy.manager.models = "v3", [entry]
     flow = stage.editor("new.safetensors", "https://huggingface.co/a/b/resolve/main/new.safetensors")
     document = stage(flow, "--dry-run", "--via", "manager", code=0)
     assert "list does not hold" in document["plan"][0]["blocked"]

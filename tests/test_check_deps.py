@@ -272,8 +272,8 @@ def test_a_file_of_another_folder_is_not_taken(check: Checker) -> None:
 
 
 def test_the_managers_list(check: Checker) -> None:
-    check.comfy.shape = "v3"
-    check.comfy.model_list = [
+    check.comfy.manager.shape = "v3"
+    check.comfy.manager.models = [
         {
             "filename": "new.safetensors",
             "url": f"{URL}/new.safetensors",

@@ -26,6 +26,7 @@ from .definitions import Definitions
 from .engine import Cache, Engine
 from .faults import Faults
 from .folders import Folders
+from .manager_routes import ManagerRoutes
 from .options import Options
 from .routes import Handler, Route
 from .routes_files import FileRoutes
@@ -58,6 +59,7 @@ class Demo:
         self.file_routes = FileRoutes(self)
         self.user_routes = UserRoutes(self)
         self.control = Control(self)
+        self.manager = ManagerRoutes(self, options.manager) if options.manager else None
         self.cloud = CloudRoutes(self) if options.cloud else None
         self.hub.broadcast_all = options.cloud
         self.tasks: list[asyncio.Task[None]] = []
@@ -73,6 +75,8 @@ class Demo:
         ]
         if self.options.modern:
             found += JobRoutes(self).routes()
+        if self.manager is not None:
+            found += self.manager.routes()
         if self.options.control:
             found += self.control.routes()
         return [*found, ("GET", "/ws", self.socket), ("GET", "/api/ws", self.socket)]

@@ -19,6 +19,7 @@ class Options:
     port: int = 8188
     version: str = "0.8.0"
     cloud: bool = False
+    manager: str | None = None
     tier: str = "standard"
     cloud_options: Mapping[str, str] = field(default_factory=dict)
     api_key: str | None = None

@@ -127,11 +127,11 @@ class InfoRoutes:
     # models
 
     def folders(self) -> list[str]:
-        return defs.model_folders(self.demo.options.version, self.demo.options.models)
+        return defs.model_folders(self.demo.options.version, self.demo.definitions.models)
 
     def files_of(self, folder: str) -> list[str] | None:
         """Names in a model folder; None when there is no such folder. Old folder names are not known here."""
-        return list(self.demo.options.models.get(folder, ())) if folder in self.folders() else None
+        return list(self.demo.definitions.models.get(folder, ())) if folder in self.folders() else None
 
     async def models(self, _request: web.Request) -> web.Response:
         return web.json_response(self.folders())
@@ -141,7 +141,7 @@ class InfoRoutes:
         return empty(404) if names is None else web.json_response(names)
 
     async def embeddings(self, _request: web.Request) -> web.Response:
-        names = self.demo.options.models.get("embeddings", ())
+        names = self.demo.definitions.models.get("embeddings", ())
         return web.json_response([str(Path(name).with_suffix("")) for name in names])
 
     async def experiment_models(self, _request: web.Request) -> web.Response:
