@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
 from _batch_fill import Recipe
-from _journal import Journal, RunRecord
+from _journal import Journal, Recorded, RunRecord
 from _plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ SLOW_LEAST = 20.0
 
 
 class BatchOptions(NamedTuple):
-    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server."""
+    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server. `hosts`: the --host
+    words that a command to go on with it repeats."""
 
     folder: Path
     run: Options
@@ -44,6 +45,7 @@ class BatchOptions(NamedTuple):
     parallel: int | None = None
     name: str | None = None
     retry_failed: bool = False
+    hosts: tuple[str, ...] = ()
 
 
 class Todo(NamedTuple):
@@ -90,11 +92,11 @@ class Batch:
         recipe: Recipe,
         options: BatchOptions,
         journal: Journal,
-        recorded: dict[int, RunRecord],
+        recorded: Recorded,
         *,
         look: int = 0,
     ) -> None:
-        """`recorded`: what an earlier session left. `look`: so many runs after the last recorded one may be on a
+        """`recorded`: what earlier sessions left. `look`: so many runs after the last recorded one may be on a
         server although the journal does not say so (a power cut)."""
         self.recipe = recipe
         self.options = options
@@ -110,9 +112,10 @@ class Batch:
         self._changed = threading.Condition()
         self._waiting: deque[Todo] = deque()
         self._settled: set[int] = set()
-        self._known: set[int] = set(recorded)
-        self._sort(recorded)
-        self._look_until = max(recorded, default=-1) + look if look else -1
+        self._known: set[int] = set(recorded.runs)
+        self._left = {host: dict.fromkeys(ids) for host, ids in recorded.left.items()}
+        self._sort(recorded.runs)
+        self._look_until = max(recorded.runs, default=-1) + look if look else -1
         self._fresh = self._unrecorded()
         self.all_given = False  # whether the lanes have every run by now
         self._out = 0  # runs taken and not yet ended or put back
@@ -123,6 +126,9 @@ class Batch:
         for run, record in sorted(recorded.items()):
             if record.status in ("planned", "submitted", "finished", "download_failed"):
                 self._waiting.append(_again(record))
+                if record.left_on is not None:
+                    # Not submitted elsewhere yet: it is followed there, should that server answer again.
+                    self._left.get(record.left_on, {}).pop(record.prompt_id or "", None)
             elif record.status != "success" and self.options.retry_failed:
                 self._waiting.append(Todo(run, record.attempt + 1))
             else:
@@ -141,13 +147,13 @@ class Batch:
         """The id of a run's attempt: the same in every session, so that a lost line does not lose the job."""
         return str(uuid.uuid5(uuid.UUID(self.recipe.plan.key), f"{run}:{attempt}"))
 
-    def take(self, lane: Lane) -> Todo | None:
-        """The next run for this lane, or None when there is nothing for it at the moment."""
+    def take(self, url: str) -> Todo | None:
+        """The next run for this server, or None when there is nothing for it at the moment."""
         with self._changed:
             if self.stopping:
                 return None
             for at, todo in enumerate(self._waiting):
-                if self._fits(todo, lane):
+                if self._fits(todo, url):
                     del self._waiting[at]
                     self._out += 1
                     return todo
@@ -157,11 +163,13 @@ class Batch:
             self.all_given = fresh is None and not self._waiting
             return fresh
 
-    def _fits(self, todo: Todo, lane: Lane) -> bool:
-        if todo.host is not None and todo.prompt_id is not None and todo.host != lane.url:
-            # It may be on that server; another one takes it only when that one is not (or no longer) part of this.
-            return not any(other.url == todo.host and other.hopeful for other in self.lanes)
-        return lane.url not in todo.barred or not any(
+    def _fits(self, todo: Todo, url: str) -> bool:
+        if todo.host is not None and todo.prompt_id is not None and todo.host != url:
+            # It may be on that server; another one takes it only when that one is out of reach or no part of this.
+            return not any(
+                other.url == todo.host and other.hopeful and not other.away for other in self.lanes
+            )
+        return url not in todo.barred or not any(
             other.url not in todo.barred and other.hopeful for other in self.lanes
         )
 
@@ -171,6 +179,34 @@ class Batch:
             self._waiting.append(todo)
             self._out -= 1
             self._changed.notify_all()
+
+    def moved(self, todo: Todo, prompt_id: str, host: str, *, left: bool) -> None:
+        """A run leaves a server. `left`: it may still be there, and is to be cancelled when that server answers."""
+        facts = {"from": host} | ({"left": True} if left else {})
+        self.journal.write("moved", run=todo.run, attempt=todo.attempt, prompt_id=prompt_id, **facts)
+        with self._changed:
+            self.tally.moved += 1
+            if left:
+                self._left.setdefault(host, {})[prompt_id] = None
+
+    def left_on(self, host: str) -> list[str]:
+        """The prompt ids of runs that were moved away from a server and may still be there."""
+        if not self._left:
+            return []
+        with self._changed:
+            return list(self._left.get(host, ()))
+
+    def cleared(self, host: str, prompt_id: str) -> None:
+        """What was left on a server is gone from there."""
+        self.journal.write("cleared", prompt_id=prompt_id, **{"from": host})
+        with self._changed:
+            self._left.get(host, {}).pop(prompt_id, None)
+
+    @property
+    def left(self) -> dict[str, list[str]]:
+        """Server -> prompt ids that may still be there although their runs are ours to do elsewhere."""
+        with self._changed:
+            return {host: list(ids) for host, ids in self._left.items() if ids}
 
     def settle(
         self, run: int, status: str, facts: dict[str, Any], host: str | None, files: list[dict[str, Any]]
@@ -271,14 +307,15 @@ class Batch:
             others = [lane for lane in self.lanes if lane is not idle and lane.flights]
             for lane in others:
                 if lane.silent_for() > self.options.run.patience:
-                    lane.seize(idle)
+                    lane.moves.seize()
                     return
             mine = idle.seconds_each or self.usual
             victim = max(others, key=lambda lane: lane.backlog(), default=None)
-            if victim is None or mine is None or victim.wanted:
+            if victim is None or mine is None or victim.flights.wanted:
                 return
-            if victim.backlog() > 1.5 * mine and victim.last_waiting():
-                victim.wanted.add(victim.last_waiting() or "")
+            waiting = victim.flights.waiting()
+            if waiting and victim.backlog() > 1.5 * mine:
+                victim.flights.wanted.add(waiting[-1])
             else:
                 self._ask_for_slow(victim)
 
@@ -286,12 +323,14 @@ class Batch:
         usual = self.usual
         if usual is None:
             return
-        crawling = victim.running_longer_than(max(SLOW_FACTOR * usual, SLOW_LEAST))
+        crawling = victim.flights.running_longer_than(max(SLOW_FACTOR * usual, SLOW_LEAST))
         if crawling:
-            victim.wanted.add(crawling)
+            victim.flights.wanted.add(crawling[0])
 
 
 def _again(record: RunRecord) -> Todo:
+    if record.left_on is not None:
+        return Todo(record.run, record.attempt, record.prompt_id, True, record.left_on)
     if record.status == "planned":
         return Todo(record.run, record.attempt + 1)
     end = record.facts if record.status in ("finished", "download_failed") else None

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _collect
-import _events
 import _failures
 import _refusals
+import _reports
 import _safe_text
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
+from _batch_flights import Flight
+from _batch_times import Samples
 from _cli import SkillError
 from _dialect import Dialect, JobState
 
@@ -30,29 +32,18 @@ TRANSIENT = frozenset(
 )  # fmt: skip
 
 
-class Flight:
-    """A run on the server."""
-
-    def __init__(self, todo: Todo, graph: dict[str, Any], seeds: dict[str, int], submitted: float) -> None:
-        self.todo = todo
-        self.graph = graph
-        self.seeds = seeds
-        self.submitted = submitted
-        self.node_errors: dict[str, Any] = {}
-        self.started: float | None = None
-        self.pictures: list[tuple[str, _events.Preview]] = []
-        self.ours = True
-
-
 class Ends:
     """What becomes of the runs of one server. `count`: how many have ended here; `seconds_each`: how long one takes."""
 
-    def __init__(self, batch: Batch, server: Dialect, fetchers: Fetchers, *, sockets: bool) -> None:
-        """`sockets`: the graph sends pictures through the socket."""
+    def __init__(
+        self, batch: Batch, server: Dialect, fetchers: Fetchers, samples: Samples, *, sockets: bool
+    ) -> None:
+        """`samples`: takes the times of runs that ended well. `sockets`: the graph sends pictures through the socket."""
         self.batch = batch
         self.server = server
         self.url = server.url
         self.fetchers = fetchers
+        self.samples = samples
         self.count = 0
         self.seconds_each: float | None = None
         self._sockets = sockets
@@ -116,16 +107,18 @@ class Ends:
 
     def _count_time(self, flight: Flight, state: JobState) -> float | None:
         self.count += 1
-        seconds = None
-        if state.started is not None and state.ended is not None:
-            seconds = max(state.ended - state.started, 0.0)
-        elif flight.started is not None:
-            seconds = time.monotonic() - flight.started
+        now = time.monotonic()
+        seconds = state.execution_seconds
+        if seconds is not None and flight.ours and seconds > now - flight.submitted + _reports.CLOCK_GRAIN:
+            seconds = None  # the server's clock was set meanwhile
+        if seconds is None and flight.started is not None:
+            seconds = now - flight.started
         if seconds is not None and state.outcome == "success":
             self.seconds_each = (
                 seconds if self.seconds_each is None else 0.8 * self.seconds_each + 0.2 * seconds
             )
             self.batch.seconds.append(seconds)
+            self.samples.note(flight.todo.run, flight.graph, seconds)
         return seconds
 
     def _lost(self, todo: Todo) -> None:
@@ -208,4 +201,4 @@ def facts_of(error: SkillError) -> dict[str, Any]:
     return facts | ({"server_said": _safe_text.clean(said, 300)} if said else {})
 
 
-__all__ = ["TRANSIENT", "Ends", "Flight", "facts_of"]
+__all__ = ["TRANSIENT", "Ends", "facts_of"]

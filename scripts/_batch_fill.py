@@ -150,7 +150,7 @@ class Filler:
 
     def check(self) -> list[str]:
         """What is worth telling of the plan and of the first run."""
-        return [*self._torn_texts(), *self._trial().fill_values(self.recipe.plan.values(0), 0).notes]
+        return [*self._torn_texts(), *self.trial().fill_values(self.recipe.plan.values(0), 0).notes]
 
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""
@@ -181,7 +181,7 @@ class Filler:
     def bad_values(self) -> dict[tuple[int, int], SkillError]:
         """The values (axis, step) that this server does not take, among the first thousands of each axis."""
         plan = self.recipe.plan
-        trial, first = self._trial(), plan.values(0)
+        trial, first = self.trial(), plan.values(0)
         bad = {}
         for number, axis in enumerate(plan.axes):
             for step in self._steps_to_check(number) if axis.names else []:
@@ -203,7 +203,7 @@ class Filler:
         reached = len(axis) if plan.shuffled else min(len(axis), (plan.count - 1) // below + 1)
         return [*range(min(reached, MOST_CHECKED)), *([reached - 1] if reached > MOST_CHECKED else [])]
 
-    def _trial(self) -> Filler:
+    def trial(self) -> Filler:
         """The same with nothing uploaded, to try values."""
         trial = Filler.__new__(Filler)
         trial.__dict__ = self.__dict__ | {"server": None, "dry_run": True}

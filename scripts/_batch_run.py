@@ -6,11 +6,11 @@ Level 3, the top of the batch rooms; values in, a report dict out.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import _batch_setup
+import _batch_times
 import _cli
 import _reports
 import _safe_text
@@ -19,13 +19,14 @@ from _batch_fetch import Fetchers
 from _batch_fill import Filler, Recipe
 from _batch_lane import Lane
 from _batch_progress import BatchProgress
-from _journal import Journal, RunRecord
+from _journal import Journal, Recorded
 from _signals import Terminated
 
 MOST_SHOWN = 20
 FRAME = 0.25
 # After Ctrl-C: so long for running nodes to notice and for files under way to arrive.
 STOP_PATIENCE = 30.0
+CLEAR_PATIENCE = 5.0
 
 
 def run(
@@ -33,12 +34,12 @@ def run(
     ready: Sequence[Filler],
     options: BatchOptions,
     journal: Journal,
-    recorded: Mapping[int, RunRecord],
+    recorded: Recorded,
     *,
     look: int = 0,
 ) -> dict[str, Any]:
     """Run what is left of a plan; the report without the pictures of it."""
-    batch = Batch(recipe, options, journal, dict(recorded), look=look)
+    batch = Batch(recipe, options, journal, recorded, look=look)
     fetchers = Fetchers(batch)
     servers = [filler.server for filler in ready if filler.server is not None]
     batch.lanes = [
@@ -50,6 +51,7 @@ def run(
             lane.start()
         _wait(batch, progress)
         fetchers.close()
+        _wait_for_clearing(batch)
     except KeyboardInterrupt:
         progress.close()
         _stop(batch, fetchers)
@@ -63,7 +65,8 @@ def run(
     journal.write(
         "end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends)
     )
-    _batch_setup.remember_times(recipe.source.graph, list(batch.seconds))
+    for filler, lane in zip(ready, batch.lanes, strict=True):
+        _batch_times.remember(filler.prepared.graph, lane.samples.times())
     return report(batch, seconds)
 
 
@@ -71,6 +74,15 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
     while not batch.over:
         batch.wait(FRAME)
         progress.show()
+
+
+def _wait_for_clearing(batch: Batch) -> None:
+    """Let servers that answer cancel what was moved away from them; one that is silent is not waited for."""
+    while any(
+        lane.is_alive() and not lane.away and batch.left_on(lane.url) and lane.silent_for() < CLEAR_PATIENCE
+        for lane in batch.lanes
+    ):
+        batch.wait(FRAME)
 
 
 def _stop(batch: Batch, fetchers: Fetchers) -> None:
@@ -88,15 +100,17 @@ def _stop(batch: Batch, fetchers: Fetchers) -> None:
 
 def resume_command(batch: Batch) -> str:
     """The command that goes on with this batch. Keys are not repeated in it."""
-    return resume_words(batch.options.folder, [lane.server for lane in batch.lanes])
+    api = batch.lanes[0].server.api if batch.lanes else None
+    return resume_words(batch.options.folder, batch.options.hosts, api)
 
 
-def resume_words(folder: Path, servers: Sequence[Any]) -> str:
+def resume_words(folder: Path, hosts: Sequence[str], api: str | None) -> str:
+    """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI."""
     words: list[object] = ["--resume", folder]
-    for server in servers:
-        words += ["--host", "demo" if server.fleeting else server.url]
-    if servers and servers[0].api != "local":
-        words += ["--api", servers[0].api]
+    for host in hosts:
+        words += ["--host", host]
+    if api not in (None, "local"):
+        words += ["--api", api]
     return _reports.command("run_batch.py", *words)
 
 
@@ -145,12 +159,26 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     if tally.failures:
         document["failures"] = _safe_text.cap(sorted(tally.failures, key=lambda row: row["run"]), MOST_SHOWN)
     document["hosts"] = [_host(lane) for lane in batch.lanes]
+    left = batch.left
+    if left:
+        document["left_behind"] = {host: _safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
+        document["warnings"] = [
+            f"{len(ids)} runs that were moved elsewhere may still be at {host}, which does not answer; when it is "
+            f"back, this cancels them there: {_left_command(batch, host)}"
+            for host, ids in left.items()
+        ]
     if any(lane.server.demo for lane in batch.lanes):
         document["demo"] = True
         document["demo_note"] = "made by the demo server: not generated results, never show them as such"
     document["output_dir"] = str(batch.options.folder)
     document["journal"] = str(batch.journal.path)
     return document
+
+
+def _left_command(batch: Batch, host: str) -> str:
+    return resume_words(
+        batch.options.folder, (*batch.options.hosts, *(() if host in batch.options.hosts else (host,))), None
+    )
 
 
 def _host(lane: Lane) -> dict[str, Any]:

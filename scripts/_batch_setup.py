@@ -1,4 +1,4 @@
-"""Before the first run of a batch: the servers, what they lack, consent, the plan line, an estimate.
+"""Before the first run of a batch: what the servers lack, consent, and the plan as the journal keeps it.
 
 Level 3. Everything that can be refused is refused here; nothing has been sent yet.
 """
@@ -9,41 +9,19 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import _cache
 import _cli
-import _graph
 import _safe_text
 import _sources
 from _batch_fill import Filler, Recipe
 from _cli import Exit, SkillError
 from _dialect import Dialect
-from _plan import OUTPUT_COLUMN, Plan
+from _plan import Plan
 from _prepare import Wishes
 
 # So many runs on a paid service are a try; more are a bill.
 FEW_PAID_RUNS = 5
-LOOKED_AT = 8
-MOST_TIMES = 20
-
-
-def hosts_of(given: Sequence[str] | None) -> list[str | None]:
-    """The addresses that --host names, each once; `@FILE` holds one a line. [None] for the default server."""
-    hosts: list[str | None] = []
-    for text in given or []:
-        if not text.startswith("@"):
-            hosts.append(text)
-            continue
-        try:
-            lines = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SkillError(
-                f"cannot read {_safe_text.clean(text[1:], 200)}", hint="--host @FILE wants one address a line"
-            ) from error
-        hosts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return list(dict.fromkeys(hosts)) or [None]
 
 
 def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], list[str]]:
@@ -199,56 +177,4 @@ def refuse_changed(line: Mapping[str, Any], now: _sources.Source) -> None:
         )  # fmt: skip
 
 
-def signature(graph: Mapping[str, Any]) -> str:
-    """What graphs that differ only in their values share."""
-    shape = sorted((node_id, _graph.class_of(node)) for node_id, node in _graph.each(graph))
-    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:24]
-
-
-def remember_times(graph: Mapping[str, Any], seconds: Sequence[float]) -> None:
-    """Keep how long runs of such a graph took, for the next estimate."""
-    if seconds:
-        _cache.keep(f"times/{signature(graph)}", [round(value, 3) for value in list(seconds)[-MOST_TIMES:]])
-
-
-def usual_seconds(graph: Mapping[str, Any], server: Dialect | None) -> float | None:
-    """Median seconds of earlier runs of such a graph: remembered ones, else those in the server's history."""
-    kept = _cache.recall(f"times/{signature(graph)}")
-    times = (
-        [float(value) for value in kept if isinstance(value, (int, float))] if isinstance(kept, list) else []
-    )
-    if not times and server is not None:
-        times = _times_on(server, signature(graph))
-    return sorted(times)[len(times) // 2] if times else None
-
-
-def _times_on(server: Dialect, wanted: str) -> list[float]:
-    times = []
-    try:
-        for job in server.list_jobs(LOOKED_AT):
-            if job.phase != "done" or job.outcome != "success":
-                continue
-            state = server.state(job.prompt_id)
-            if state.graph and state.started and state.ended and signature(state.graph) == wanted:
-                times.append(state.ended - state.started)
-    except SkillError:
-        return times
-    return times
-
-
-def shown_values(plan: Plan, most: int) -> list[dict[str, Any]]:
-    """The first runs of a plan, for people."""
-    return [{"run": run, **_short(plan.values(run))} for run in range(min(most, plan.count))]
-
-
-def _short(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _safe_text.clean(value, 200) if isinstance(value, str) else value
-        for name, value in values.items()
-    }
-
-
-__all__ = [
-    "OUTPUT_COLUMN", "fillers", "hosts_of", "need_consent", "plan_line", "recipe_from", "refuse_changed",
-    "remember_times", "shown_values", "signature", "usual_seconds",
-]  # fmt: skip
+__all__ = ["fillers", "need_consent", "plan_line", "recipe_from", "refuse_changed"]

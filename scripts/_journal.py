@@ -168,6 +168,8 @@ class RunRecord:
         self.attempt = 0
         self.prompt_id: str | None = None
         self.host: str | None = None
+        # Moved off this server, which was silent, and not submitted elsewhere since.
+        self.left_on: str | None = None
         self.facts: dict[str, Any] = {}
         self.files: list[dict[str, Any]] = []
 
@@ -178,6 +180,8 @@ class Recorded:
     def __init__(self, plan: dict[str, Any], whole: int) -> None:
         self.plan = plan
         self.runs: dict[int, RunRecord] = {}
+        # Server -> prompt ids that were moved away from it while it was silent, to be cancelled when it answers.
+        self.left: dict[str, set[str]] = {}
         self.whole = whole
         self.clean = False  # the last session wrote its end: nothing is missing
         self.seconds = 0.0
@@ -236,11 +240,13 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     recorded.clean = event == "end"
     if event == "end":
         recorded.seconds += float(line.get("seconds") or 0.0)
+    if event == "cleared":
+        recorded.left.get(str(line.get("from")), set()).discard(str(line.get("prompt_id")))
     if not isinstance(number, int) or isinstance(number, bool):
         return
     record = recorded.runs.setdefault(number, RunRecord(number))
     if event == "submit":
-        record.status = "submitted"
+        record.status, record.left_on = "submitted", None
         record.attempt, record.prompt_id = int(line.get("attempt") or 1), line.get("prompt_id")
         record.host, record.facts = (
             line.get("host"),
@@ -264,6 +270,9 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     elif event in ("released", "lost", "again", "moved"):
         # Cancelled by us, forgotten by the server, or to be tried once more: as if it had never been submitted.
         record.status, record.attempt = "planned", int(line.get("attempt") or record.attempt)
+        if event == "moved" and line.get("left"):
+            record.left_on, record.prompt_id = str(line.get("from")), str(line.get("prompt_id"))
+            recorded.left.setdefault(record.left_on, set()).add(record.prompt_id)
 
 
 __all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "read"]

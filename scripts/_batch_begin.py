@@ -1,0 +1,266 @@
+"""A batch from parsed flags to its report: new ones, resumed ones, and what stands around the runs (folder, pages).
+
+Level 3, under the command alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import _batch_hosts
+import _batch_setup
+import _cli
+import _jobs
+import _journal
+import _places
+import _plan
+import _safe_names
+import _safe_text
+import _value_flags
+from _batch import BatchOptions
+from _batch_fill import Filler, Recipe
+from _cli import SkillError
+from _journal import Recorded
+
+if TYPE_CHECKING:
+    from _dialect import Dialect
+
+# Runs that a server may have got within the second whose journal lines a power cut can take.
+LOST_LINES = 200
+
+
+class _Work(NamedTuple):
+    """All that is settled before the first run."""
+
+    folder: Path
+    recipe: Recipe
+    ready: list[Filler]
+    notes: list[str]
+    options: BatchOptions
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """What run_batch.py prints. Raises SkillError for what must be put right first; then nothing was sent."""
+    if args.report:
+        return _report_only(_places.absolute(args.report))
+    return _resume(args) if args.resume else _begin(args)
+
+
+def _begin(args: argparse.Namespace) -> dict[str, Any]:
+    """A new batch: plan, servers, consent, folder, runs."""
+    wishes = _value_flags.wishes(args)
+    axes = _axes(args, wishes)
+    servers, words = _batch_hosts.connect(args)
+    source = _read(args, servers[0])
+    axes += _count_axis(args, source, axes, wishes)
+    plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
+    recipe = Recipe(source, wishes, plan)
+    ready, notes = _batch_setup.fillers(recipe, servers)
+    _check_name(args.name, ready[0])
+    if args.dry_run:
+        import _batch_estimate
+
+        return _batch_estimate.preview(recipe, ready, notes)
+    _batch_setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
+    default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
+    folder = _places.absolute(args.output_dir or default)
+    work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
+    return _in_folder(args, work, None)
+
+
+def _resume(args: argparse.Namespace) -> dict[str, Any]:
+    """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
+    folder = _places.absolute(args.resume)
+    recorded = _journal.read(folder)
+    recipe = _batch_setup.recipe_from(recorded.plan)
+    servers, words = _batch_hosts.connect(args, recorded.plan)
+    _refuse_changed(args, recorded, servers[0])
+    ready, notes = _batch_setup.fillers(recipe, servers)
+    _batch_setup.need_consent(
+        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
+    )
+    args.name = args.name or recorded.plan.get("name")
+    work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
+    return _in_folder(args, work, recorded)
+
+
+def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialect) -> None:
+    """The workflow that was named, or the file that the batch was made from, must still be the same."""
+    origin = str(recorded.plan["workflow"].get("spec") or "")
+    if not args.workflow and not (origin and Path(origin).is_file()):
+        return
+    args.workflow = args.workflow or origin
+    try:
+        source = _read(args, server)
+    except SkillError as error:
+        raise SkillError(
+            f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
+            exit=_cli.Exit.MISUSE, hint=f"put it back, or remove {origin}: the journal holds the graph",
+        ) from error  # fmt: skip
+    _batch_setup.refuse_changed(recorded.plan, source)
+
+
+def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
+    import _plan_read
+
+    axes = [_plan_read.table(args.table)] if args.table else []
+    if args.input_dir:
+        axes.append(_plan_read.files(args.input_dir, args.into, recursive=args.recursive))
+    if args.prompts:
+        axes.append(_plan_read.prompts(args.prompts, args.prompts_into))
+    axes += _plan_read.zipped(args.zip)
+    axes += _plan_read.sweeps(args.sweep)
+    constants = {**wishes.settings, **{name: path for name, path, _ in wishes.files}}
+    _plan_read.check_names(axes, constants)
+    if not axes and not args.count:
+        raise SkillError(
+            "nothing to vary",
+            hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
+        )
+    return axes
+
+
+def _count_axis(args: argparse.Namespace, source: Any, axes: list[Any], wishes: Any) -> list[Any]:
+    """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none."""
+    import _plan_read
+    import _prepare
+
+    if not args.count:
+        return []
+    seeds = _prepare.seeds_of(source.graph)
+    taken = any("seed" in name for axis in axes for name in axis.names)
+    if args.seed_start is None and "seed" in wishes.settings:
+        start = str(wishes.settings["seed"])
+        if not start.isdigit():
+            return [_plan_read.seeds(args.count, None)]
+        wishes.settings.pop("seed")
+        return [_plan_read.seeds(args.count, int(start))]
+    if args.randomize_seed or taken or (not seeds and args.seed_start is None):
+        return [_plan_read.seeds(args.count, None)]
+    start_at = args.seed_start if args.seed_start is not None else next(iter(seeds.values()))
+    return [_plan_read.seeds(args.count, start_at)]
+
+
+def _read(args: argparse.Namespace, server: Dialect) -> Any:
+    import _known
+    import _sources
+
+    known = _known.of_server(server)
+    return _sources.read(args.workflow, server=server, definitions=known.all, complete=lambda: known.complete)
+
+
+def _check_name(template: str | None, filler: Filler) -> None:
+    """--name must fit the first run, before anything is sent."""
+    if template is None:
+        return
+    import _batch_fetch
+
+    plan = filler.recipe.plan
+    _batch_fetch.made_name(template, 0, plan.values(0), filler.prepared.seeds)
+
+
+def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None) -> dict[str, Any]:
+    """Lock the folder, open the journal, run, report."""
+    import _batch_run
+
+    folder = work.folder
+    _safe_names.make_folder(folder)
+    lock = _journal.Lock(folder)
+    journal = None
+    try:
+        if recorded is None:
+            _refuse_used(folder)
+            recorded, look = _journal.Recorded(_plan_line(args, work), 0), 0
+            journal = _journal.Journal(folder / _journal.NAME)
+            journal.write("plan", **recorded.plan)
+        else:
+            recorded = _journal.read(folder)  # again, now that nobody else writes
+            _safe_names.remove_parts(folder)
+            journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
+            look = 0 if recorded.clean else LOST_LINES * len(work.ready)
+        document = _batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
+    finally:
+        if journal is not None:
+            journal.close()
+        lock.release()
+    if work.notes:
+        document["warnings"] = [*work.notes, *document.get("warnings", ())]
+    if not args.no_report and document.get("code") != "still_running":
+        document |= _pages(folder)
+    _point_to_rest(document)
+    return document
+
+
+def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
+    line = _batch_setup.plan_line(work.recipe, args.name)
+    servers = [filler.server for filler in work.ready if filler.server is not None]
+    line["workflow"]["spec"] = _spec_of(args.workflow)
+    line["hosts"] = [_batch_hosts.word_of(server) for server in servers]
+    line["demo"] = any(server.demo for server in servers)
+    return line
+
+
+def _point_to_rest(document: dict[str, Any]) -> None:
+    """Where the failures are that the document has no room for."""
+    failures = document.get("failures")
+    if failures and failures.get("more"):
+        failures["all_in"] = document.get("results_csv") or document["journal"]
+
+
+def _refuse_used(folder: Path) -> None:
+    """A second batch in one folder would mix its files with the first one's."""
+    import _batch_run
+
+    if (folder / _journal.NAME).exists():
+        raise SkillError(
+            f"{folder} holds a batch already", code="folder_in_use", exit=_cli.Exit.MISUSE,
+            hint="go on with it by --resume, or give another --output-dir",
+            next=[_batch_run.resume_words(folder, (), None)],
+        )  # fmt: skip
+
+
+def _spec_of(spec: str) -> str:
+    """The workflow's absolute path, so that --resume can see whether it has changed; empty for other origins."""
+    return str(Path(spec).absolute()) if spec != "-" and Path(spec).is_file() else ""
+
+
+def _options(
+    args: argparse.Namespace, folder: Path, ready: Sequence[Filler], words: Sequence[str]
+) -> BatchOptions:
+    """`words`: the --host words that a command to go on repeats."""
+    partner_key = args.partner_key
+    if partner_key is None and any(filler.prepared.partner for filler in ready):
+        # A key that was not asked for goes only where nodes need it.
+        partner_key = os.environ.get("COMFY_PARTNER_KEY")
+    _safe_text.hide(partner_key)
+    run = _jobs.Options(
+        folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet, partner_key=partner_key,
+        patience=args.reconnect_time,
+    )  # fmt: skip
+    return BatchOptions(
+        folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,
+        tuple(words),
+    )  # fmt: skip
+
+
+def _pages(folder: Path) -> dict[str, Any]:
+    """Make the pages; a failure there does not spoil the report of the runs."""
+    import _batch_pages
+
+    try:
+        return _batch_pages.write(folder)
+    except (OSError, SkillError) as error:
+        _cli.warn(f"the runs are done, but their pages could not be written: {error}")
+        return {"report_problem": str(error)}
+
+
+def _report_only(folder: Path) -> dict[str, Any]:
+    import _batch_pages
+
+    return {"status": "ok", "output_dir": str(folder), **_batch_pages.write(folder)}

@@ -1,0 +1,135 @@
+"""The command line of a batch.
+
+Level 3. In a room of its own because Python compiles the script itself anew at every start.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import _flags
+import _value_flags
+
+MOST_RUNS = 10_000
+
+
+def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
+    """The parsed command line; `doc` is the help text. Misuse ends the process with exit 2."""
+    parser = _flags.parser(doc)
+    parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
+    parser.add_argument("--resume", metavar="DIR", help="go on with the batch in this folder")
+    parser.add_argument("--report", metavar="DIR", help="only make the pages of a batch from its journal")
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="where files and the journal go (default: batches/DATE-TIME)"
+    )
+    _add_plan_flags(parser)
+    _value_flags.add(parser)
+    _add_run_flags(parser)
+    _add_output_flags(parser)
+    _flags.add_server_flags(parser, several=True)
+    _flags.add_quiet_flag(parser)
+    args = parser.parse_args(argv)
+    if sum(map(bool, (args.workflow, args.resume, args.report))) == 0:
+        parser.error("give a workflow, --resume DIR or --report DIR")
+    if args.report and (args.workflow or args.resume):
+        parser.error("--report stands alone")
+    if args.resume and args.output_dir:
+        parser.error("--resume names the folder; leave --output-dir out")
+    return args
+
+
+def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to run")
+    group.add_argument(
+        "--count", type=_flags.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
+    )
+    group.add_argument(
+        "--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)"
+    )
+    group.add_argument(
+        "--sweep", action="append", default=[], metavar="NAME=A,B,C",
+        help="every value with every other: NAME=a,b,c, NAME=START:STOP:STEP, a JSON object of lists, or @FILE",
+    )  # fmt: skip
+    group.add_argument(
+        "--zip",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="lists that go in parallel (same forms)",
+    )
+    group.add_argument(
+        "--table", metavar="FILE", help=".csv or .jsonl: a row, a run; column `output` names the files"
+    )
+    group.add_argument("--prompts", metavar="FILE", help="text file: a line, a prompt")
+    group.add_argument(
+        "--prompts-into", metavar="NAME", default="prompt", help="what they set (default: %(default)s)"
+    )
+    group.add_argument(
+        "--input-dir", metavar="DIR", help="a run for each picture, video or sound in a folder"
+    )
+    group.add_argument(
+        "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
+    )
+    group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
+    group.add_argument("--limit", type=_flags.count, metavar="N", help="only the first N runs of the plan")
+    group.add_argument("--shuffle", action="store_true", help="in random order (with --limit: a random part)")
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
+    )
+    group.add_argument(
+        "--parallel", type=_flags.count, metavar="N",
+        help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
+    )  # fmt: skip
+    group.add_argument(
+        "--retries", type=_few, default=0, metavar="N", help="try transient failures N times more"
+    )
+    group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
+    group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
+    group.add_argument(
+        "--run-timeout", type=_flags.seconds, metavar="SECONDS", help="cancel a run that executes longer"
+    )
+    group.add_argument(
+        "--max-runs",
+        type=_flags.count,
+        default=MOST_RUNS,
+        metavar="N",
+        help="refuse larger plans (default: %(default)s)",
+    )
+    group.add_argument("--yes-spend", action="store_true", help="consent to runs that cost credits")
+    group.add_argument(
+        "--partner-key",
+        metavar="KEY",
+        help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
+    )
+    group.add_argument(
+        "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
+        help="give up on a server that is out of reach for this long (default: %(default)g)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ws", action=argparse.BooleanOptionalAction, default=True,
+        help="follow by WebSocket, else by polling (default: --ws)",
+    )  # fmt: skip
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--name",
+        metavar="TEMPLATE",
+        help="flat file names such as '{index:04d}_{seed}_{cfg}' (default: run_0000/…)",
+    )
+    group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
+    group.add_argument(
+        "--no-report", action="store_true", help="make no index.html, contact sheet and results.csv"
+    )
+
+
+def _few(text: str) -> int:
+    value = _flags.natural(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    return value

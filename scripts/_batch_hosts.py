@@ -1,0 +1,191 @@
+"""The servers of a batch: which ones the command line and its files name, and the key of each.
+
+Level 3. A key belongs to one origin: with several servers each has its own, on its line of a hosts file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import _cli
+import _common
+import _connect
+import _places
+import _safe_text
+from _cli import SkillError
+from _dialect import Dialect
+
+LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FILE and --insecure"
+
+
+class Host(NamedTuple):
+    """One server as it was named. `file`: the hosts file it stands in, as an absolute path."""
+
+    address: str | None
+    file: Path | None = None
+    api: str | None = None
+    key_file: str | None = None
+    headers: Sequence[str] = ()
+    ca_bundle: str | None = None
+    insecure: bool = False
+
+
+class Connected(NamedTuple):
+    """The servers that answer, and the --host words that name them again (without keys)."""
+
+    servers: list[Dialect]
+    words: list[str]
+
+
+def named(given: Sequence[str] | None) -> list[Host]:
+    """What --host names, each address once; `@FILE` holds one a line. One Host without address: the default server.
+
+    Raises SkillError (exit 2) with the line of a hosts file that cannot be read.
+    """
+    hosts: dict[str | None, Host] = {}
+    for text in given or []:
+        for host in _of_file(text[1:]) if text.startswith("@") else [Host(text)]:
+            hosts.setdefault(host.address, host)
+    return list(hosts.values()) or [Host(None)]
+
+
+class _Line(argparse.ArgumentParser):
+    """Reads one line of a hosts file. What it would say might hold a key, so it says only that it could not."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: ARG002
+        raise ValueError
+
+
+def _line_parser() -> argparse.ArgumentParser:
+    parser = _Line(add_help=False, allow_abbrev=False)
+    parser.add_argument("address")
+    parser.add_argument("--api", choices=["auto", "local", "cloud", "v2"])
+    parser.add_argument("--api-key-file")
+    parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--ca-bundle")
+    parser.add_argument("--insecure", action="store_true")
+    return parser
+
+
+def _of_file(name: str) -> list[Host]:
+    path = _places.absolute(name)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SkillError(
+            f"cannot read {_safe_text.clean(name, 200)}", hint="--host @FILE wants one address a line"
+        ) from error
+    parser = _line_parser()
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    return [
+        _of_line(parser, path, number, line) for number, line in numbered if line and not line.startswith("#")
+    ]
+
+
+def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str) -> Host:
+    words = shlex.shlex(line, posix=True)
+    words.whitespace_split, words.commenters, words.escape = True, "", ""  # C:\keys stays as it is
+    try:
+        read = parser.parse_args(list(words))
+    except ValueError as error:
+        raise SkillError(
+            f"line {number} of {_safe_text.clean(path, 200)} cannot be read",
+            hint=f"an address, after it perhaps {LINE_FLAGS}",
+        ) from error
+    # Files that a line names lie beside the hosts file, wherever the command is run.
+    key_file, bundle = (
+        str(path.parent / Path(name).expanduser()) if name else None
+        for name in (read.api_key_file, read.ca_bundle)
+    )
+    return Host(read.address, path, read.api, key_file, read.header, bundle, read.insecure)
+
+
+def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> Connected:
+    """The servers that answer: those of --host, else those of a journal's plan line.
+
+    Raises the last one's error when none answers, a refusal of a single one, and misuse at once: a key that would
+    go to several origins, or to one that only the journal names.
+    """
+    hosts = named(args.host)
+    if plan is not None and not args.host:
+        hosts = _recorded(args, plan)
+    _refuse_shared_key(args, hosts)
+    found: dict[str, tuple[Host, Dialect]] = {}
+    error: SkillError | None = None
+    for host in hosts:
+        try:
+            server = _reached(args, host, alone=len(hosts) == 1)
+        except SkillError as failure:
+            if len(hosts) == 1 or failure.exit == _cli.Exit.MISUSE:
+                raise
+            error = failure
+            _cli.warn(f"{host.address}: {failure.message}")
+            continue
+        found.setdefault(server.url, (host, server))
+    if not found:
+        assert error is not None
+        raise error
+    words = [f"@{host.file}" if host.file else word_of(server) for host, server in found.values()]
+    return Connected([server for _, server in found.values()], list(dict.fromkeys(words)))
+
+
+def word_of(server: Dialect) -> str:
+    """What --host takes to mean this server; a login is no part of it."""
+    return "demo" if server.fleeting else server.url
+
+
+def _reached(args: argparse.Namespace, host: Host, *, alone: bool) -> Dialect:
+    own_key = host.key_file is not None
+    server = _connect.connect(
+        host.address,
+        api=host.api or args.api,
+        api_key=None if own_key else args.api_key,
+        api_key_file=host.key_file or args.api_key_file,
+        headers=[*args.header, *host.headers],
+        ca_bundle=host.ca_bundle or args.ca_bundle,
+        insecure=host.insecure or args.insecure,
+        need_key=True,
+    )
+    if not alone:
+        server.features()
+    return server
+
+
+def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
+    flags = (("--api-key", args.api_key), ("--api-key-file", args.api_key_file), ("--header", args.header))
+    given = [flag for flag, value in flags if value]
+    if not given or len(hosts) < 2 or len({_origin(host.address) for host in hosts}) < 2:
+        return
+    raise SkillError(
+        f"{given[0]} belongs to one server, and {len(hosts)} are named: it would go to all of them",
+        hint="list the servers in a file, each with its own key on its line "
+        "(https://gpu1:8188 --api-key-file gpu1.key), and give --host @FILE",
+    )
+
+
+def _origin(address: str | None) -> tuple[str, str, int]:
+    from _session import origin_of
+
+    if address in (None, "demo"):
+        return "demo", "", 0
+    bare, _ = _common.split_user_info(_common.CLOUD_URL if address == "cloud" else str(address))
+    return origin_of(_common.normal_base(bare))
+
+
+def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
+    """The journal's servers. A folder can come from anyone, so a key goes only to a server that the command names."""
+    listed = plan.get("hosts")
+    hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
+    if args.api_key or args.api_key_file or args.header:
+        told = " ".join(f"--host {_safe_text.clean(host, 200)}" for host in hosts[:3])
+        raise SkillError(
+            "a key is sent only to a server that the same command names", hint=f"add {told or '--host'}"
+        )
+    return [Host(host) for host in dict.fromkeys(hosts)] or [Host(None)]
+
+
+__all__ = ["Connected", "Host", "connect", "named", "word_of"]

@@ -1,0 +1,127 @@
+"""Runs that leave a server of a batch: to an idle one, away from a silent one, or cancelled when all is stopped.
+
+Level 3. What was left on a server that fell silent is cancelled there when it answers again, in this session or a later one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import _cli
+import _jobs
+from _batch_ends import Ends
+from _batch_flights import Flight, Flights
+from _cli import SkillError
+from _dialect import Dialect, JobState
+
+if TYPE_CHECKING:
+    from _batch import Batch
+
+# A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
+SECOND_LOOK = 1.0
+
+
+class Moves:
+    """Takes runs off one server."""
+
+    def __init__(self, batch: Batch, server: Dialect, flights: Flights, ends: Ends) -> None:
+        self.batch = batch
+        self.server = server
+        self.url = server.url
+        self.flights = flights
+        self.ends = ends
+        self._not_found: dict[str, float] = {}  # left behind, and not there when it was looked for
+
+    def release_wanted(self) -> None:
+        """Take runs off this server for an idle one: cancelled here first, so that none ever runs on both."""
+        for prompt_id in list(self.flights.wanted):
+            flight = self.flights.get(prompt_id)
+            self.flights.wanted.discard(prompt_id)
+            if flight is None or not self.cancel(prompt_id):
+                continue
+            state = self.server.state(prompt_id)
+            self.flights.drop(prompt_id)
+            if state.done and state.outcome != "cancelled":
+                self.ends.ended(flight, state)
+                continue
+            self._move(prompt_id, flight, left=False)
+
+    def seize(self) -> None:
+        """Called by another lane while this one is stuck in a request: its runs are taken from it."""
+        for prompt_id, flight in list(self.flights.items()):
+            if self.flights.pop(prompt_id, None) is not None:
+                self._move(prompt_id, flight, left=True)
+
+    def give_away(self, error: SkillError) -> None:
+        """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
+        if self.flights:
+            _cli.warn(
+                f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers"
+            )
+        for prompt_id, flight in list(self.flights.items()):
+            self.flights.drop(prompt_id)
+            self._move(prompt_id, flight, left=True)
+
+    def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
+        todo = flight.todo
+        self.batch.moved(todo, prompt_id, self.url, left=left)
+        barred = todo.barred | {self.url}
+        again = todo._replace(
+            attempt=todo.attempt + 1, prompt_id=None, host=None, accepted=False, barred=barred
+        )
+        self.batch.put_back(again)
+
+    def clear(self) -> None:
+        """Cancel here what was moved elsewhere while this server was out of reach. Raises SkillError when it still is."""
+        now = time.monotonic()
+        for prompt_id in self.batch.left_on(self.url):
+            if now < self._not_found.get(prompt_id, 0.0):
+                continue
+            there = self.server.cancel(prompt_id) or self.server.state(prompt_id).done
+            if not there and prompt_id not in self._not_found:
+                self._not_found[prompt_id] = now + SECOND_LOOK
+                continue
+            self._not_found.pop(prompt_id, None)
+            self.batch.cleared(self.url, prompt_id)
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Stop one run here. False when there was nothing to stop, or the server did not let us."""
+        try:
+            return self.server.cancel(prompt_id)
+        except SkillError as error:
+            _cli.warn(f"could not cancel {prompt_id} on {self.url}: {error.message}")
+            return False
+
+    def wind_down(self) -> None:
+        """Stop what is ours here: the waiting ones first, so that none of them starts; keep what has ended."""
+        newest_first = reversed(self.flights.items())
+        for prompt_id, flight in sorted(newest_first, key=lambda item: item[1].started is not None):
+            self._stop_one(prompt_id, flight)
+
+    def _stop_one(self, prompt_id: str, flight: Flight) -> None:
+        try:
+            state = self.server.state(prompt_id)
+            if not (state.done or state.phase == "unknown"):
+                self.server.cancel(prompt_id)
+                state = self._after_cancel(prompt_id)
+        except SkillError as error:
+            _cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
+            return
+        if state.done and state.outcome != "cancelled":
+            self.flights.drop(prompt_id)
+            self.ends.ended(flight, state)
+            return
+        self.flights.drop(prompt_id)
+        self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
+
+    def _after_cancel(self, prompt_id: str) -> JobState:
+        give_up = time.monotonic() + _jobs.CANCEL_PATIENCE
+        while True:
+            state = self.server.state(prompt_id)
+            if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
+                return state
+            time.sleep(0.1)
+
+
+__all__ = ["Moves"]

@@ -1,0 +1,203 @@
+"""Supplying one server of a batch: which run comes next, finding it there again or submitting it, what a failed submit means.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import _cli
+import _graph
+import _jobs
+import _ours
+from _batch import Todo
+from _batch_ends import Ends, facts_of
+from _batch_fill import Filler
+from _batch_flights import Flight, Flights
+from _cli import Exit, SkillError
+from _dialect import Dialect, Submission
+from _watch import Watcher
+
+if TYPE_CHECKING:
+    from _batch import Batch
+
+# Waiting runs kept on a server beside the running one: enough that it never idles between two.
+AHEAD = 3
+AHEAD_OF_SHORT = 12
+SHORT = 0.4
+BUSY_PAUSE = 2.0
+OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
+
+
+class Supply:
+    """Keeps one server supplied with the runs of a batch."""
+
+    def __init__(
+        self, batch: Batch, server: Dialect, filler: Filler, flights: Flights, ends: Ends, watcher: Watcher
+    ) -> None:
+        self.batch = batch
+        self.server = server
+        self.url = server.url
+        self.filler = filler
+        self.flights = flights
+        self.ends = ends
+        self.watcher = watcher
+        self.at_once: int | None = None  # runs on the server at once; None: its queue is kept filled
+        self._pause_until = 0.0
+        self._outage_since: float | None = None
+        outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
+        self._output_nodes = frozenset(node.node_id for node in outputs)
+
+    def top_up(self) -> None:
+        """Submit until enough is there, or nothing is left. Raises SkillError when the server is gone or refuses."""
+        while len(self.flights) < self._depth() and time.monotonic() >= self._pause_until:
+            todo = self.batch.take(self.url)
+            if todo is None:
+                return
+            self._start(todo)
+
+    def _depth(self) -> int:
+        if self.at_once is not None:
+            return self.at_once
+        each = self.ends.seconds_each
+        return 1 + (AHEAD_OF_SHORT if each is not None and each < SHORT else AHEAD)
+
+    def _start(self, todo: Todo) -> None:
+        """Bring one run onto the server, or find it there."""
+        if todo.end is not None:
+            self.ends.hand_over_recorded(todo, todo.end)
+            return
+        try:
+            filled = self.filler.fill(todo.run)
+        except SkillError as error:
+            if error.exit in (Exit.REFUSED, Exit.UNREACHABLE):
+                self.batch.put_back(todo)
+                raise
+            self.ends.unfit(todo, error)
+            return
+        flight = Flight(todo, filled.graph, filled.seeds, time.monotonic())
+        try:
+            if self._find_again(todo, flight):
+                return
+        except SkillError as error:
+            self._not_looked_up(todo, error)
+            return
+        try:
+            self._submit(todo, flight)
+        except SkillError as error:
+            self._not_submitted(todo, flight, error)
+
+    def _not_looked_up(self, todo: Todo, error: SkillError) -> None:
+        """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
+        if error.code == "submit_unknown" and not self.server.own_ids and not _out_of_reach(error):
+            self.ends.fail(todo, "unknown", facts_of(error))
+            return
+        self.batch.put_back(todo)
+        if error.exit == Exit.REFUSED:
+            raise error
+        self._outage(error)
+
+    def _submission(self, flight: Flight, prompt_id: str) -> Submission:
+        options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
+        return _jobs.new_submission(self.filler.prepared._replace(graph=flight.graph), options)
+
+    def _find_again(self, todo: Todo, flight: Flight) -> bool:
+        """Whether the server has this run from an earlier session; then it is followed from here on."""
+        prompt_id = todo.prompt_id
+        if prompt_id is None:
+            if not (todo.look and self.server.own_ids):
+                return False
+            prompt_id = self.batch.prompt_id(todo.run, todo.attempt)
+        elif todo.host is not None and todo.host != self.url:
+            self.batch.moved(todo, prompt_id, todo.host, left=todo.accepted or self.server.own_ids)
+            return False
+        if not self.server.own_ids and not todo.accepted:
+            found = self.server.find_submitted(self._submission(flight, prompt_id))
+            if found is None:
+                return False
+            self.batch.journal.write("accepted", run=todo.run, prompt_id=found)
+            prompt_id = found
+        state = self.server.state(prompt_id)
+        if state.phase == "unknown":
+            return False
+        flight.ours = False
+        self.flights[prompt_id] = flight
+        if state.done:
+            self.flights.drop(prompt_id)
+            self.ends.ended(flight, state)
+        else:
+            self.watcher.watch(prompt_id, ours=False)
+        return True
+
+    def _submit(self, todo: Todo, flight: Flight) -> None:
+        """The intent is on disk before the POST: a process that dies in between finds the job again by its id."""
+        attempt = todo.attempt
+        if todo.prompt_id is not None and (self.server.own_ids or todo.accepted):
+            attempt += 1  # that id has been used up
+        prompt_id = self.batch.prompt_id(todo.run, attempt)
+        flight.todo = todo = todo._replace(
+            attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False
+        )
+        self.batch.journal.write(
+            "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
+        )
+        accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
+        self._outage_since = None
+        if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
+            self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
+        if not self.server.fleeting:
+            _ours.remember(self.url, accepted.prompt_id)
+        flight.node_errors = dict(accepted.node_errors)
+        flight.submitted = time.monotonic()
+        self.flights[accepted.prompt_id] = flight
+        self.watcher.watch(
+            accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes
+        )
+
+    def _not_submitted(self, todo: Todo, flight: Flight, error: SkillError) -> None:
+        """What a failed submit means: for the run alone, for the server, or only for now."""
+        todo = flight.todo
+        if error.code in ("queue_full", "busy"):
+            self._pause_until = time.monotonic() + BUSY_PAUSE
+            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+            self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
+        elif error.code == "submit_unknown" and not self.server.own_ids and not _out_of_reach(error):
+            self.ends.fail(todo, "unknown", facts_of(error))
+        elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
+            if error.code == "unreachable" and todo.prompt_id and not todo.accepted and flight.ours:
+                # Nothing was sent: the id is still free.
+                self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+                todo = todo._replace(prompt_id=None, host=None, attempt=todo.attempt + 1)
+            self.batch.put_back(todo)
+            self._outage(error)
+        elif error.exit == Exit.REFUSED:
+            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+            self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
+            raise error
+        elif error.code == "rejected":
+            self.ends.reject(todo, error)
+        else:
+            self.ends.failed(flight, error.code, "error", facts_of(error), None)
+
+    def _outage(self, error: SkillError) -> None:
+        now = time.monotonic()
+        if self._outage_since is None:
+            self._outage_since = now
+            _cli.note(f"{self.url} does not answer; trying again for {self.batch.options.run.patience:.0f} s")
+        if now - self._outage_since > self.batch.options.run.patience:
+            self._outage_since = None
+            raise SkillError(
+                f"{self.url} has been out of reach for {self.batch.options.run.patience:.0f} s", code="server_gone",
+                exit=Exit.FAILED, status="lost", retryable=True, server_said=error.message,
+            ) from error  # fmt: skip
+        self._pause_until = now + 0.5
+
+
+def _out_of_reach(error: SkillError) -> bool:
+    """Whether a lost submit could not be looked for because the server is away; else it answers but cannot say."""
+    return error.details.get("reason") == "out_of_reach"
+
+
+__all__ = ["OUTAGES", "SHORT", "Supply"]
