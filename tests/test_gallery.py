@@ -182,7 +182,7 @@ def test_the_contact_sheet_shows_every_run_on_few_pages(tmp_path: Path) -> None:
 
 
 def test_many_runs_make_several_sheets_and_old_ones_go(tmp_path: Path) -> None:
-    made = results(tmp_path, rows=20, columns=9)
+    made = results(tmp_path, rows=40, columns=9)
     sheets = _contact_sheet.write(made)
     assert len(sheets) > 2 and [path.name for path in sheets][:2] == [
         "contact_sheet.png",
