@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -116,7 +118,8 @@ def install(places: list[Path], dry_run: bool) -> tuple[int, dict[str, Any]]:
                 "move it away, or choose --to FOLDER",
             )
     after = [
-        f"{Path(sys.executable).name} -m pip install -r {place / 'requirements.txt'}" for place in places[:1]
+        f"{Path(sys.executable).name.removesuffix('.exe')} -m pip install -r {quoted(str(place / 'requirements.txt'))}"
+        for place in places[:1]
     ]
     if dry_run:
         return 0, {"status": "dry_run", "would_install": [str(place) for place in places], "next": after}
@@ -130,6 +133,11 @@ def install(places: list[Path], dry_run: bool) -> tuple[int, dict[str, Any]]:
             "check the folder's rights, or choose --to FOLDER",
         )
     return 0, {"status": "ok", "installed": [str(place) for place in places], "next": after}
+
+
+def quoted(path: str) -> str:
+    """A path as a word of a command; Windows shells know no other quotes, and no path has these."""
+    return f'"{path}"' if os.name == "nt" else shlex.quote(path)
 
 
 def failed(code: str, message: str, hint: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import _common
 import _connect
 import _places
 import _safe_text
+import _text_file
 from _cli import SkillError
 from _dialect import Dialect
 
@@ -74,7 +75,7 @@ def _line_parser() -> argparse.ArgumentParser:
 def _of_file(name: str) -> list[Host]:
     path = _places.absolute(name)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = _text_file.read(path).splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {_safe_text.clean(name, 200)}", hint="--host @FILE wants one address a line"
@@ -98,7 +99,7 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
         ) from error
     # Files that a line names lie beside the hosts file, wherever the command is run.
     key_file, bundle = (
-        str(path.parent / Path(name).expanduser()) if name else None
+        str(path.parent / _places.expanded(name)) if name else None
         for name in (read.api_key_file, read.ca_bundle)
     )
     return Host(read.address, path, read.api, key_file, read.header, bundle, read.insecure)

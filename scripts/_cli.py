@@ -6,6 +6,7 @@ Level 0: knows nothing of servers or workflows, imports the standard library alo
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -208,10 +209,15 @@ def write_out(text: str) -> bool:
     except OSError as error:
         # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if not _reader_has_gone(error):
             warn(f"the result could not be written to standard output: {error.strerror}")
             return False
     return True
+
+
+def _reader_has_gone(error: OSError) -> bool:
+    """A pipe that is closed at its other end; Windows calls that an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
 
 
 def exit_code(document: Mapping[str, Any]) -> Exit:

@@ -27,6 +27,7 @@ PIECE = 1 << 20
 ATTEMPTS = 5
 AT_ONCE = 4
 MOST_TEXT = 20_000
+LOOK_UP = 0.5
 
 TYPES = {
     "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr svg apng",
@@ -192,11 +193,15 @@ class Collector:
         if len(outputs) < 2:
             results = [self._try(output) for output in outputs]
         else:
-            from concurrent.futures import ThreadPoolExecutor
+            from concurrent.futures import ThreadPoolExecutor, wait
 
             with ThreadPoolExecutor(min(AT_ONCE, len(outputs))) as pool:
                 try:
-                    results = list(pool.map(self._try, outputs))
+                    futures = [pool.submit(self._try, output) for output in outputs]
+                    # Windows hears Ctrl-C only between waits.
+                    while wait(futures, timeout=LOOK_UP).not_done:
+                        pass
+                    results = [future.result() for future in futures]
                 except BaseException:
                     # Ctrl-C and SIGTERM: the other downloads end at their next piece, not at their last.
                     self._stopped = True
@@ -257,6 +262,7 @@ class Collector:
         # Where a display name exists the subfolder is decoration (the cloud's).
         segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
         folder = _safe_names.folder_inside(self.root, segments)
+        name = _safe_names.fitted(folder, name)
         stem, dot, suffix = name.rpartition(".")
         number = 0
         chosen = name

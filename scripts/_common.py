@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import _cli
+import _places
 import _safe_text
 from _cli import SkillError
 
@@ -632,8 +632,10 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | N
     """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment."""
     key = api_key
     if key is None and api_key_file:
+        import _text_file
+
         try:
-            key = (Path(api_key_file).read_text(encoding="utf-8-sig").splitlines() or [""])[0]
+            key = (_text_file.read(_places.expanded(api_key_file)).splitlines() or [""])[0]
         except (OSError, UnicodeDecodeError) as error:
             raise SkillError(
                 f"cannot read the key file {api_key_file}", hint="one line of text: the key"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _deps_catalog
+import _programs
 import _safe_text
 from _cli import Exit, SkillError
 
@@ -37,7 +37,7 @@ class Done(NamedTuple):
 
 def program() -> str | None:
     """The path of comfy-cli, or None when it is not installed."""
-    return shutil.which(PROGRAM)
+    return _programs.find(PROGRAM)
 
 
 def workspace() -> Path | None:
@@ -57,10 +57,12 @@ def ask(
     comfy = program()
     if comfy is None:
         return None
+    asked = ["--json", "--skip-prompt", *_workspace_words(folder), *words]
     try:
-        raw = _output_of([comfy, "--json", "--skip-prompt", *_workspace_words(folder), *words], limit)
+        _programs.refuse_batch_file(comfy, asked, "")
+        raw = _output_of([comfy, *asked], limit)
         answer = json.loads(raw.strip().rpartition(b"\n")[2])
-    except (OSError, subprocess.SubprocessError, ValueError, RecursionError):
+    except (OSError, subprocess.SubprocessError, ValueError, RecursionError, SkillError):
         return None
     data = answer.get("data") if isinstance(answer, Mapping) else None
     return data if isinstance(data, Mapping) else None
@@ -114,6 +116,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
             "comfy-cli is not installed", code="no_comfy_cli", exit=Exit.FAILED,
             hint="python3 -m pip install comfy-cli, or --via manager",
         )  # fmt: skip
+    _programs.refuse_batch_file(comfy, words[1:], "install comfy-cli with pipx or uv, which bring comfy.exe")
     environment = _bare_environment() | _token(token_host)
     try:
         done = subprocess.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import _deps_comfy
@@ -14,6 +13,7 @@ import _deps_report
 import _deps_survey
 import _install
 import _install_plan
+import _places
 from _cli import Exit, SkillError
 from _deps import MISSING, PRESENT, Check
 from _deps_hosts import AllowedHosts
@@ -63,7 +63,7 @@ def _examined(asked: Asked, specs: Sequence[str]) -> list[Check]:
 
 
 def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
-    workspace = Path(args.workspace).expanduser() if args.workspace else None
+    workspace = _places.expanded(args.workspace) if args.workspace else None
     folder = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
     return Ways(
         args.via, asked.server, asked.find_manager(), folder, workspace, allowed, args.allow_pickle,

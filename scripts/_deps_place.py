@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _deps_comfy
+import _places
 from _cli import SkillError
 from _safe_names import safe_name
 
@@ -19,12 +20,12 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Path
     Raises SkillError (exit 2) when a flag names a folder that is not there.
     """
     if given:
-        path = Path(given).expanduser()
+        path = _places.expanded(given)
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--models-dir wants ComfyUI's models folder")
         return path
     if workspace:
-        path = Path(workspace).expanduser() / "models"
+        path = _places.expanded(workspace) / "models"
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--workspace wants ComfyUI's own folder")
         return path

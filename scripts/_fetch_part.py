@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+import _file_lock
+import _safe_names
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Part:
     def take_name(self) -> None:
         """Give the file its final name."""
         refuse_existing(self.wanted.target)
-        self.path.replace(self.wanted.target)
+        _safe_names.insist(lambda: self.path.replace(self.wanted.target))
         self.named = True
         self.note.unlink(missing_ok=True)
 
@@ -130,17 +132,11 @@ def refuse_existing(target: Path) -> None:
 
 
 def _lock(file: IO[bytes], target: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows does not rename a file that another has open, so one of two fails at its end
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if _file_lock.take(file) is False:
         raise SkillError(
             f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
             hint="wait for it",
-        ) from error  # fmt: skip
+        )  # fmt: skip
 
 
 def stated_hash(response: requests.Response) -> str | None:

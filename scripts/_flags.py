@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
 from _cli import Exit, SkillError, emit
 from _safe_text import HIDDEN
@@ -31,6 +32,12 @@ class _Parser(argparse.ArgumentParser):
         message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
         emit(SkillError(message, hint=self._way_out(message)).document())
         self.exit(Exit.MISUSE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help on a console whose encoding lacks a character of it (cp437, ASCII) is help all the same."""
+        stream = file or sys.stderr
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        super()._print_message(message.encode(encoding, "replace").decode(encoding), stream)
 
     def _way_out(self, message: str) -> str:
         """What was probably meant; the usage line of a big command helps nobody."""

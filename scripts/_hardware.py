@@ -15,6 +15,7 @@ import _hardware_models
 import _hardware_system as system_of
 import _hardware_tools
 import _hardware_verdict
+import _places
 import _safe_text
 from _hardware_gpus import GIB, Gpu
 
@@ -152,7 +153,7 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     """The whole hardware report as a JSON value. Never raises for what a tool says; takes under ten seconds."""
     start = time.monotonic()
     here = system_of.place()
-    folder = (workspace or system_of.default_workspace(here)).expanduser().absolute()
+    folder = _places.absolute(workspace or system_of.default_workspace(here))
     asked = commands(here)
     limits = {}
     if pytorch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -11,6 +10,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
+
+import _programs
 
 # Some drivers answer the first call after boot in 3 to 4 s; system_profiler takes 2 to 3 s on a cold Mac.
 TOOL_LIMIT_S = 6.0
@@ -45,7 +46,7 @@ def ask(
     threads = []
     start = time.monotonic()
     for name, words in commands.items():
-        program = _find(words[0], places)
+        program = _programs.find(words[0], places)
         if program is None:
             answers[name] = Answer(found=False, problem="not installed")
             continue
@@ -62,13 +63,6 @@ def ask(
         if name not in answers:
             answers[name] = Answer(found=True, seconds=limit, problem="hangs and cannot be stopped")
     return dict(answers)
-
-
-def _find(program: str, places: Sequence[str]) -> str | None:
-    found = shutil.which(program)
-    for place in places:
-        found = found or shutil.which(program, path=place)
-    return found
 
 
 def _ask_one(name: str, words: list[str], limit_s: float, answers: dict[str, Answer]) -> None:
@@ -112,7 +106,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """End a process that was started in its own session, with all its children."""
     if os.name == "nt":
         subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
+            [_programs.of_windows("taskkill"), "/F", "/T", "/PID", str(process.pid)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

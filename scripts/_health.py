@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import _places
 import _safe_text
 import _server_questions
 from _cli import Exit, SkillError
@@ -124,7 +125,7 @@ def _written_folder(argv: Any) -> Path:
         if flag in words[:-1]:
             return Path(words[words.index(flag) + 1])
     main = Path(words[0]) if words else Path()
-    return main.parent if main.is_absolute() else Path.home()
+    return main.parent if main.is_absolute() else _places.home()
 
 
 def queue_moves(server: Dialect) -> Check:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import _cli
 import _collect
 import _media_metadata
+import _places
 import _safe_names
 import _safe_text
 from _cli import Exit, SkillError
@@ -45,7 +46,7 @@ class Uploader:
         if given.startswith("output:"):
             ref = self._job_output(given, kind)
             return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
-        path = Path(given).expanduser()
+        path = _places.expanded(given)
         self._check(path, kind)
         digest = _collect.file_digest(path)
         if kind == "mask":

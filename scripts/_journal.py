@@ -15,12 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import _file_lock
 from _cli import Exit, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
 # The disk is told to keep what was flushed this often (seconds), in a thread of its own: writers wait while it does.
 SYNC_PAUSE = 1.0
+# A disk that tells a file by another number each time must not keep us here for ever.
+MOST_TRIES = 100
 MOST_LINE = 256 * 1024 * 1024
 
 
@@ -30,7 +33,9 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._file: IO[str] = self._opened(folder)
-        while not self._is_still_there():
+        for _ in range(MOST_TRIES):
+            if self._is_still_there():
+                break
             # Between our opening and our locking its last owner took it away: that lock would keep nobody out.
             self._file.close()
             self._file = self._opened(folder)
@@ -61,33 +66,15 @@ class Lock:
             return False
 
     def _take(self) -> bool:
-        try:
-            import fcntl
-        except ImportError:
-            return self._take_on_windows()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            # A file system without locks (some network disks): the note inside must do.
-            return not self._owner_lives()
-        return True
-
-    def _take_on_windows(self) -> bool:
-        import msvcrt
-
-        self._file.seek(1 << 20)  # beyond the text, so that the owner's name can still be read
-        try:
-            msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
+        taken = _file_lock.take(self._file)
+        # A file system without locks (some network disks): the note inside must do.
+        return not self._owner_lives() if taken is None else taken
 
     def _owner_lives(self) -> bool:
         self._file.seek(0)
         words = self._file.read(200).split()
-        if len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdigit():
+        if len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdigit() or os.name == "nt":
+            # On Windows asking whether a process lives would end it.
             return len(words) >= 4
         try:
             os.kill(int(words[1]), 0)
@@ -99,8 +86,15 @@ class Lock:
 
     def release(self) -> None:
         """Let others in; the file goes away."""
-        with contextlib.suppress(OSError):
+        try:
             self._path.unlink()
+        except PermissionError:
+            # Windows removes no open file; once it is closed, this fails only when the next owner has opened it.
+            self._file.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        except OSError:
+            pass
         self._file.close()
 
 

@@ -15,6 +15,7 @@ import _cache
 import _common
 import _flags
 import _graph
+import _places
 from _cli import SkillError
 from _dialect import Dialect
 
@@ -104,7 +105,7 @@ def bundled() -> Mapping[str, Any] | None:
 def from_file(path: str) -> dict[str, Any]:
     """Node definitions saved with --object-info. Raises SkillError (exit 2) when the file holds none."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        value = json.loads(_places.expanded(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise SkillError(
             f"cannot read node definitions from {path}", hint="save the server's /object_info there"

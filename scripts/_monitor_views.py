@@ -5,6 +5,7 @@ Level 3.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
 REDRAW_PAUSE = 0.1
 MOST_TEXT = 4_000
 BAR_WIDTH = 24
+
+
+def obeys_escapes() -> bool:
+    """Whether the terminal on stderr moves its cursor when told to; a console of Windows must be asked first."""
+    if os.name != "nt":
+        return os.environ.get("TERM") != "dumb"
+    import ctypes
+    import msvcrt
+
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - the attribute exists on Windows only
+    handle = ctypes.c_void_p(getattr(msvcrt, "get_osfhandle")(sys.stderr.fileno()))  # noqa: B009
+    mode = ctypes.c_ulong()
+    virtual_terminal = 4
+    return bool(
+        kernel.GetConsoleMode(handle, ctypes.byref(mode))
+        and kernel.SetConsoleMode(handle, mode.value | virtual_terminal)
+    )
 
 
 class JsonLines:

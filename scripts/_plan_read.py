@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _places
 import _safe_text
+import _text_file
 from _cli import SkillError
 from _plan import OUTPUT_COLUMN, Axis, Steps
 
@@ -179,7 +181,7 @@ def prompts(path: str, into: str) -> Axis:
 
 def files(folder: str, into: str, *, recursive: bool) -> Axis:
     """A run for each picture, video, sound or model file of a folder, in natural order of the names."""
-    root = Path(folder).expanduser()
+    root = _places.expanded(folder)
     if not root.is_dir():
         raise SkillError(
             f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
@@ -236,9 +238,9 @@ def _json(text: str, where: str) -> Any:
 
 def _text_of(path: Path, flag: str) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig")
+        return _text_file.read(_places.expanded(path))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        said = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        said = getattr(error, "strerror", None) or "it is no text in UTF-8 or UTF-16"
         raise SkillError(
             f"cannot read {_safe_text.clean(path, 200)}: {said}", hint=f"{flag} wants a text file"
         ) from error

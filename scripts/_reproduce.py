@@ -50,7 +50,7 @@ def load(path: Path) -> Receipt:
     try:
         if path.stat().st_size > MOST_RECEIPT:
             raise _no_receipt(path, "it is too large")
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or "it is no JSON"
         raise _no_receipt(path, said) from error

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +29,15 @@ MOST_DEPTH = 8
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 ABANDONED_AFTER = 24 * 3600.0
-_RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
+# Windows opens no longer path, unless the system and the program have both opted in.
+MOST_PATH = 259 if os.name == "nt" else None
+NUMBERED = len(" (9999)")
+LEAST_NAME = 24
+# Virus scanners and indexers hold a new file for a moment; Windows then refuses to rename or remove it.
+_HELD_BY_ANOTHER = (5, 32, 33)
+PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+MOST_TRIES = 50
+_RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$")
 
 
 def safe_name(name: str) -> str:
@@ -53,6 +61,20 @@ def _shortened(text: str) -> str:
     ending = f".{suffix}" if suffix else ""
     room = MOST_BYTES - len(ending.encode())
     return stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").rstrip(". ") + ending
+
+
+def fitted(folder: Path, name: str, most: int | None = MOST_PATH) -> str:
+    """The name, cut so that the whole path has at most so many characters; the suffix stays. None: it is not cut.
+
+    In a folder so deep that no sensible name fits it is left to the disk to say so.
+    """
+    room = len(name) if most is None else most - len(str(folder)) - 1 - NUMBERED
+    if len(name) <= room or room < LEAST_NAME:
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    ending = f".{suffix}" if dot and len(suffix) <= 10 else ""
+    stem = stem if ending else name
+    return stem[: room - len(ending)].rstrip(". ") + ending
 
 
 def safe_relative(path: str) -> list[str]:
@@ -125,7 +147,7 @@ def _locked(part: Path) -> int | None:
     """An open handle that holds the lock on a new file; None where the system or the disk has no such locks."""
     if fcntl is None:
         return None
-    while True:
+    for _ in range(MOST_TRIES):
         handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,6 +160,7 @@ def _locked(part: Path) -> int | None:
             os.close(handle)
             return None
         os.close(handle)
+    return None
 
 
 def remove_stale_parts(folder: Path) -> int:
@@ -188,7 +211,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
     if overwrite:
         if target.is_dir():
             raise SkillError(f"{target} is a folder", code="system_error", exit=Exit.FAILED)
-        part.replace(target)
+        insist(lambda: part.replace(target))
         return target, False
     for number in range(10_000):
         name = target if number == 0 else target.with_name(f"{target.stem} ({number}){target.suffix}")
@@ -197,7 +220,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
         import filecmp
 
         if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
-            part.unlink()
+            insist(part.unlink)
             return name, True
     raise SkillError(f"no free name beside {target}", code="system_error", exit=Exit.FAILED)
 
@@ -213,12 +236,26 @@ def _claimed(part: Path, name: Path) -> bool:
         if os.name != "nt" and os.path.lexists(name):
             return False
         try:
-            part.rename(name)
+            insist(lambda: part.rename(name))
         except FileExistsError:
             return False
         return True
-    part.unlink()
+    insist(part.unlink)
     return True
+
+
+def insist(step: Callable[[], object]) -> None:
+    """Take a step on a file, again and again for a second and a half while Windows says that another has it open."""
+    for pause in PAUSES:
+        try:
+            step()
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _HELD_BY_ANOTHER:
+                raise
+            time.sleep(pause)
+        else:
+            return
+    step()
 
 
 def write_asked(target: Path, data: bytes, hint: str) -> None:
@@ -239,7 +276,7 @@ def write_whole(target: Path, data: bytes) -> None:
             part.write_bytes(data)
             with contextlib.suppress(FileNotFoundError):
                 part.chmod(target.stat().st_mode & 0o777)
-            part.replace(target)
+            insist(lambda: part.replace(target))
     except OSError as error:
         part.unlink(missing_ok=True)
         raise SkillError(

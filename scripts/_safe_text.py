@@ -97,9 +97,37 @@ def shell_words(words: Iterable[object]) -> str:
     """A command line that can be copied into a shell of this system as it stands."""
     plain = [str(word) for word in words]
     if os.name == "nt":
-        import subprocess
-
-        return subprocess.list2cmdline(plain)
+        return windows_words(plain)
     import shlex
 
     return shlex.join(plain)
+
+
+# What means nothing to cmd, PowerShell and Git Bash alike; a backslash is for quotes, outside them Bash eats it.
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_+=:./-]+")
+# PowerShell takes typographic quotes for quotes; cmd fills in %NAME% inside of them, and a new line ends its command.
+_BREAKS_DOUBLE = re.compile('["$`\r\n\u201c-\u201e]|%[^%]+%')
+_BREAKS_SINGLE = re.compile("['&|<>^%\r\n\u2018-\u201b]")
+
+
+def windows_words(words: Sequence[str]) -> str:
+    """A command line that is the same in cmd, PowerShell and Git Bash, whichever a user or an agent has open.
+
+    The program's path has slashes, which all three take. In PowerShell a program with a space in its path needs `&`
+    before it. A character that no quoting makes harmless in all three ($, backtick and quotes beside what cmd acts
+    upon) becomes `?`: a command that finds nothing is better than one that does something else.
+    """
+    program, *rest = words
+    # A virtual environment of Windows has no python3.
+    program = "python" if program == "python3" else program.replace("\\", "/")
+    return " ".join([_windows_word(program), *(_windows_word(word) for word in rest)])
+
+
+def _windows_word(word: str) -> str:
+    if _PLAIN_WORD.fullmatch(word):
+        return word
+    if _BREAKS_DOUBLE.search(word) and not _BREAKS_SINGLE.search(word):
+        return f"'{word}'"
+    # The C runtime takes a backslash before the closing quote for an escape.
+    ending = "\\" if word.endswith("\\") else ""
+    return f'"{_BREAKS_DOUBLE.sub("?", word)}{ending}"'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _programs
 import _safe_text
 import _setup_cli
 import _setup_run
@@ -308,7 +309,7 @@ def _launcher(launched: object) -> Comfy | None:
         isinstance(words, list)
         and words
         and all(isinstance(word, str) for word in words)
-        and shutil.which(words[0])
+        and _programs.find(words[0])
     ):
         return Comfy(tuple(words), "unknown", "as it was launched")
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import _cli
+import _places
+import _programs
 import _safe_text
 import _setup_run
 from _setup_run import Done, Log
@@ -51,7 +52,7 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
 
 def places() -> list[Path]:
     """Folders where an installed `comfy` may lie that are not on PATH."""
-    found = [Path.home() / ".local" / "bin", _bin(own_venv())]
+    found = [_places.home() / ".local" / "bin", _bin(own_venv())]
     for variable in ("PIPX_BIN_DIR", "UV_TOOL_BIN_DIR", "XDG_BIN_HOME"):
         if os.environ.get(variable):
             found.insert(0, Path(os.environ[variable]))
@@ -68,8 +69,8 @@ def places() -> list[Path]:
 
 def find() -> Comfy | None:
     """comfy-cli on PATH or in one of the usual folders, if its `--version` works; else None."""
-    candidates = [(shutil.which("comfy"), "on PATH")]
-    candidates += [(shutil.which("comfy", path=str(folder)), f"in {folder}") for folder in places()]
+    candidates = [(_programs.find("comfy"), "on PATH")]
+    candidates += [(_programs.within(folder, "comfy"), f"in {folder}") for folder in places()]
     for program, how in candidates:
         if program and (version := _version([program])):
             return Comfy((program,), version, how)
@@ -96,11 +97,11 @@ def _version(words: Sequence[str]) -> str | None:
 def methods() -> list[tuple[str, list[list[str]]]]:
     """The ways to install comfy-cli here, best first: a name and the commands of each."""
     ways: list[tuple[str, list[list[str]]]] = []
-    if pipx := shutil.which("pipx"):
+    if pipx := _programs.find("pipx"):
         ways.append(("pipx", [[pipx, "install", PACKAGE]]))
-    if uv := shutil.which("uv"):
+    if uv := _programs.find("uv"):
         ways.append(("uv tool", [[uv, "tool", "install", PACKAGE]]))
-    elif uvx := shutil.which("uvx"):
+    elif uvx := _programs.find("uvx"):
         ways.append(("uvx", [[uvx, "--from", PACKAGE, "comfy", "--version"]]))
     if sys.prefix == sys.base_prefix:
         # Inside a virtual environment pip refuses --user, and the environment is somebody else's.
@@ -157,7 +158,7 @@ def _installed(name: str, commands: Sequence[Sequence[str]]) -> Comfy | None:
         return Comfy(words, version, "through uvx") if version else None
     folders = _tool_folders(name)
     for folder in folders:
-        program = shutil.which("comfy", path=str(folder))
+        program = _programs.within(folder, "comfy")
         if program and (version := _version([program])):
             return Comfy((program,), version, f"installed with {name}")
     found = find()
@@ -170,15 +171,18 @@ def _tool_folders(name: str) -> list[Path]:
         "pipx": ["pipx", "environment", "--value", "PIPX_BIN_DIR"],
         "uv tool": ["uv", "tool", "dir", "--bin"],
     }
-    if name not in asks:
+    words = asks.get(name, [])
+    program = _programs.find(words[0]) if words else None
+    if program is None:
         return []
     try:
         done = subprocess.run(
-            asks[name], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+            [program, *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [Path(line.strip()) for line in done.stdout.splitlines() if line.strip()]
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return [Path(line.strip()) for line in lines if line.strip()]
 
 
 def _why(failed: Done | None) -> str:

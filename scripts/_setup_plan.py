@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import _cli
 import _hardware
+import _programs
 import _safe_text
 import _setup_cli
 import _setup_run
@@ -221,7 +221,7 @@ def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
             code="workspace_taken",
             hint="choose another --workspace",
         )
-    if not shutil.which("git"):
+    if not _programs.find("git"):
         yield SkillError(
             "git is not installed, and comfy-cli fetches ComfyUI with it",
             code="git_missing",

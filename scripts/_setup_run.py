@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _cli
+import _file_lock
 import _hardware_tools
+import _places
 import _safe_text
 
 TAIL_LINES = 30
@@ -46,11 +48,11 @@ CAUSES = (
 def state_folder() -> Path:
     """Where setup keeps its log, its notes and, at need, comfy-cli's own virtual environment."""
     if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        base = os.environ.get("LOCALAPPDATA") or str(_places.home() / "AppData" / "Local")
     elif platform.system() == "Darwin":
-        base = str(Path.home() / "Library" / "Application Support")
+        base = str(_places.home() / "Library" / "Application Support")
     else:
-        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        base = os.environ.get("XDG_STATE_HOME") or str(_places.home() / ".local" / "state")
     return Path(base) / "comfyui-setup"
 
 
@@ -193,33 +195,24 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                getattr(msvcrt, "locking")(file.fileno(), getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if _file_lock.take(file) is False:
             raise _cli.SkillError(
                 "another comfyui_setup is running",
                 code="already_in_progress",
                 hint="wait for it to end",
                 retryable=True,
-            ) from error
+            )
         yield
 
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the work as Ctrl-C does: children stopped, nothing left half-made."""
+    """SIGTERM, SIGHUP and Ctrl-Break end the work as Ctrl-C does: children stopped, nothing left half-made."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     # Under nohup SIGHUP is ignored, and shall stay so.
     heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
@@ -272,6 +265,9 @@ def free_port(after: int) -> int | None:
     """The next local port that nothing listens on."""
     for port in range(after + 1, min(after + 50, 65536)):
         with socket.socket() as probe:
+            if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+                # Else Windows lets us have a port that another holds on all addresses.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

@@ -6,6 +6,7 @@ Level 2. `read` gives a graph that can be run, converting editor files on the wa
 from __future__ import annotations
 
 import io
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,7 +181,11 @@ def _from_file(spec: str) -> Loaded:
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
         # What <(command) gives stands under /dev/fd: its writer lives, however slow it is.
-        named_pipe = stat.S_ISFIFO(status.st_mode) and not spec.startswith(("/dev/", "/proc/"))
+        named_pipe = (
+            hasattr(os, "O_NONBLOCK")
+            and stat.S_ISFIFO(status.st_mode)
+            and not spec.startswith(("/dev/", "/proc/"))
+        )
         file = _open_pipe(path) if named_pipe else path.open("rb")
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
@@ -198,7 +203,6 @@ def _from_file(spec: str) -> Loaded:
 
 def _open_pipe(path: Path) -> BinaryIO:
     """A named pipe, opened without waiting for ever for a writer. Raises SkillError when none writes soon."""
-    import os
     import select
 
     end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -10,17 +10,11 @@ import math
 from collections import Counter
 from typing import Any
 
+import _text_file
 from _cli import Exit, SkillError
 
 # Nothing that people make is nested deeper; what comes after may walk it recursively.
 DEEPEST = 200
-_BOMS = (
-    (b"\xef\xbb\xbf", "utf-8"),
-    (b"\xff\xfe\0\0", "utf-32-le"),
-    (b"\0\0\xfe\xff", "utf-32-be"),
-    (b"\xff\xfe", "utf-16-le"),
-    (b"\xfe\xff", "utf-16-be"),
-)
 
 
 def not_json(origin: str, why: str, hint: str | None = None) -> SkillError:
@@ -40,7 +34,7 @@ def text_of(data: bytes, origin: str) -> str:
         SkillError: (exit 2) the bytes are no text.
     """
     encoding = json.detect_encoding(data)
-    for mark, name in _BOMS:
+    for mark, name in _text_file.MARKS:
         if data.startswith(mark):
             data, encoding = data[len(mark) :], name
             break

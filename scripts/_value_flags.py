@@ -6,9 +6,9 @@ Level 3.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+import _places
 from _cli import SkillError
 
 
@@ -104,8 +104,10 @@ def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
 def _args_text(given: str) -> str:
     if not given.startswith("@"):
         return given
+    import _text_file
+
     try:
-        return Path(given[1:]).read_text(encoding="utf-8-sig")
+        return _text_file.read(_places.expanded(given[1:]))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {given[1:]}", hint="--args @FILE wants a JSON file in UTF-8"

@@ -31,6 +31,7 @@ from typing import Any
 import _cli
 import _flags
 import _hardware_system
+import _places
 import _setup
 import _setup_plan
 import _setup_run
@@ -98,14 +99,14 @@ def wish(args: argparse.Namespace) -> _setup_plan.Wish:
     workspace = args.workspace or _hardware_system.default_workspace(_hardware_system.place())
     return _setup_plan.Wish(
         port=args.port,
-        workspace=Path(os.path.abspath(workspace.expanduser())),  # noqa: PTH100 - without following links
+        workspace=Path(os.path.abspath(_places.expanded(workspace))),  # noqa: PTH100 - without following links
         device=args.device,
         manager=args.manager,
         model=args.model,
         yes=args.yes,
         force=args.force,
         wait_s=args.wait,
-        log=(args.log or _setup_run.state_folder() / "setup.log").expanduser().absolute(),
+        log=_places.expanded(args.log or _setup_run.state_folder() / "setup.log").absolute(),
     )
 
 

@@ -202,7 +202,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
             "--reproduce runs the receipt as it is: leave the values out",
             hint="to change it, run the picture itself",
         )
-    receipt = _reproduce.load(Path(args.reproduce).expanduser())
+    receipt = _reproduce.load(_places.expanded(args.reproduce))
     server = _connect.connect_from(args, need_key=True)
     prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
     if args.dry_run:
@@ -227,7 +227,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
 
     partner_key = args.partner_key or os.environ.get("COMFY_PARTNER_KEY")
     _safe_text.hide(partner_key)
-    previews = _safe_names.make_folder(Path(args.save_previews).expanduser()) if args.save_previews else None
+    previews = _safe_names.make_folder(_places.expanded(args.save_previews)) if args.save_previews else None
     return _jobs.Options(
         output_dir,
         timeout=args.timeout,

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import _cli
 import _flags
+import _places
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -67,11 +67,11 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     import _safe_names
 
     _cli.be_quiet(args.quiet)
-    previews = _safe_names.make_folder(Path(args.previews).expanduser()) if args.previews else None
+    previews = _safe_names.make_folder(_places.expanded(args.previews)) if args.previews else None
     server = _connect.connect_from(args, need_key=True)
     if args.json:
         view: _monitor.View = _monitor_views.JsonLines()
-    elif sys.stderr.isatty() and not args.quiet:
+    elif sys.stderr.isatty() and not args.quiet and _monitor_views.obeys_escapes():
         view = _monitor_views.Block()
     else:
         view = _monitor_views.Lines()

@@ -250,6 +250,8 @@ def _stop_event(options: Options) -> asyncio.Event:
         with contextlib.suppress(NotImplementedError):
             # Windows has no handlers in the loop; KeyboardInterrupt does the work there.
             loop.add_signal_handler(number, stop.set)
+    if hasattr(signal, "SIGBREAK"):
+        signal.signal(signal.SIGBREAK, signal.default_int_handler)
     if options.exit_with_parent:
         threading.Thread(target=_wait_for_end, args=(loop, stop), daemon=True).start()
     return stop

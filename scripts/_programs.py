@@ -1,0 +1,72 @@
+"""Programs of this machine: where they are, and whether Windows can be trusted to start them with these words.
+
+Level 0. On Windows both `shutil.which` and the system look into the current folder first, and that may be anyone's:
+a download folder, a cloned repository.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import _cli
+
+BATCH_SUFFIXES = (".bat", ".cmd")
+_FOR_CMD = frozenset('&|<>^"%!()\r\n')
+
+
+def find(name: str, places: Iterable[str | Path] = ()) -> str | None:
+    """The path of a program on PATH, else in one of `places`; None when it is nowhere."""
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    found = find_by_ending(name, path, _endings()) if os.name == "nt" else shutil.which(name)
+    for place in places:
+        found = found or within(place, name)
+    return found
+
+
+def within(folder: str | Path, name: str) -> str | None:
+    """The path of a program that lies in this folder, or None."""
+    if os.name == "nt":
+        return find_by_ending(name, [str(folder)], _endings())
+    return shutil.which(name, path=str(folder))
+
+
+def _endings() -> list[str]:
+    return os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").split(";")
+
+
+def find_by_ending(name: str, folders: Iterable[str], endings: Sequence[str]) -> str | None:
+    """As Windows finds a program: the first folder that holds the name with one of the endings.
+
+    Folders that are not absolute are passed over: they are the current one, or lie in it.
+    """
+    endings = [ending.lower() for ending in endings if ending]
+    names = [name] if Path(name).suffix.lower() in endings else [name + ending for ending in endings]
+    for folder in (folder.strip().strip('"') for folder in folders):
+        if not folder or not Path(folder).is_absolute():
+            continue
+        for candidate in (Path(folder, option) for option in names):
+            if candidate.is_file():
+                return str(candidate)
+    return None
+
+
+def of_windows(name: str) -> str:
+    """The path of one of the system's own programs, such as taskkill."""
+    return str(Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", f"{name}.exe"))
+
+
+def refuse_batch_file(program: str, words: Iterable[str], hint: str) -> None:
+    """Raises SkillError when `program` is a batch file and a word holds what cmd would act upon.
+
+    A batch file is run by cmd, which reads its words anew: `&` in an address would start a second command.
+    """
+    if program.lower().endswith(BATCH_SUFFIXES) and any(_FOR_CMD & set(word) for word in words):
+        raise _cli.SkillError(
+            f"{program} is a batch file, which cannot be given these words safely",
+            code="cannot_start",
+            exit=_cli.Exit.FAILED,
+            hint=hint,
+        )
