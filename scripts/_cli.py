@@ -314,11 +314,11 @@ def _os_failure(error: OSError) -> SkillError:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while the command is still being loaded, before `run`: nothing was sent. Python then ends with SIGINT."""
+    """Ctrl-C while the command is still being loaded, before `run`: nothing was sent."""
     if issubclass(kind, KeyboardInterrupt):
         emit(INTERRUPTED)
-    else:
-        sys.__excepthook__(kind, error, trace)
+        os._exit(Exit.INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
 
 
 sys.excepthook = _uncaught

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 import graphs
 import pytest
-from conftest import Demo, Runner
+from conftest import Demo, Ran, Runner
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
 
-def wait_for(condition: Any, seconds: float = 10) -> Any:
+def wait_for(condition: Any, seconds: float = 20) -> Any:
     """The first true value of a condition."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -26,6 +27,16 @@ def wait_for(condition: Any, seconds: float = 10) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError("it did not come true in time")
+
+
+def flow(run: Runner, host: str, *words: object, **options: Any) -> Ran:
+    """A workflow run to its end, its files in `out`."""
+    return run("run_workflow.py", "--host", host, "--output-dir", "out", *words, **options)
+
+
+def under_way(run: Runner, host: str, *words: object, **options: Any) -> subprocess.Popen[str]:
+    """The same, under way."""
+    return run.start("run_workflow.py", "--host", host, "--output-dir", "out", *words, **options)
 
 
 def in_queue(demo: Demo, prompt_id: str, *, running: bool = True) -> None:
@@ -48,7 +59,7 @@ def posts(demo: Demo, path: str) -> list[dict[str, Any]]:
 
 
 def test_a_workflow_becomes_a_file_and_one_document(run: Runner, any_server: str, graph_file: Any) -> None:
-    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out")
+    ran = flow(run, any_server, graph_file(graphs.picture()))
 
     assert ran.code == 0, ran.out
     (output,) = ran.json["outputs"]
@@ -67,8 +78,8 @@ def test_a_cached_run_shows_its_outputs_and_does_not_copy_them(
     run: Runner, any_server: str, graph_file: Any
 ) -> None:
     workflow = graph_file(graphs.two_pictures())
-    first = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
-    second = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    first = flow(run, any_server, workflow)
+    second = flow(run, any_server, workflow)
 
     files = [item["file"] for item in first.json["outputs"]]
     assert len(files) == 2
@@ -85,17 +96,7 @@ def test_a_cached_run_shows_its_outputs_and_does_not_copy_them(
 def test_short_runs_are_never_missed(run: Runner, any_server: str, graph_file: Any, follow: str) -> None:
     for number in range(4):
         workflow = graph_file(graphs.two_pictures(), f"short{number}.json")
-        ran = run(
-            "run_workflow.py",
-            workflow,
-            "--host",
-            any_server,
-            "--output-dir",
-            "out",
-            follow,
-            "--timeout",
-            "20",
-        )
+        ran = flow(run, any_server, workflow, follow, "--timeout", "20")
         assert ran.code == 0, ran.out
         assert len(ran.json["outputs"]) == 2
 
@@ -103,7 +104,7 @@ def test_short_runs_are_never_missed(run: Runner, any_server: str, graph_file: A
 def test_a_run_behind_others_reports_the_same(run: Runner, demo: Demo, graph_file: Any) -> None:
     for _ in range(10):
         demo.post("/prompt", {"prompt": graphs.sleeper(0.05, 2)})
-    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, graph_file(graphs.picture()))
     assert ran.code == 0
     assert len(ran.json["outputs"]) == 1
 
@@ -121,7 +122,7 @@ def test_text_outputs_are_in_the_document(run: Runner, demo: Demo, graph_file: A
 def test_pictures_sent_through_the_socket_are_saved(run: Runner, any_server: str, graph_file: Any) -> None:
     graph = graphs.picture()
     graph["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
-    ran = run("run_workflow.py", graph_file(graph), "--host", any_server, "--output-dir", "out")
+    ran = flow(run, any_server, graph_file(graph))
     (output,) = ran.json["outputs"]
     assert Path(output["file"]).read_bytes().startswith(b"\x89PNG")
     assert output["node_id"] == "2"
@@ -131,19 +132,17 @@ def test_temporary_pictures_come_only_when_asked_for(run: Runner, any_server: st
     graph = graphs.picture()
     graph["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
     workflow = graph_file(graph)
-    without = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    without = flow(run, any_server, workflow)
     assert without.json["outputs"] == []
     assert "--include-previews" in without.json["message"]
-    with_them = run(
-        "run_workflow.py", workflow, "--host", any_server, "--output-dir", "out", "--include-previews"
-    )
+    with_them = flow(run, any_server, workflow, "--include-previews")
     assert len(with_them.json["outputs"]) == 1
 
 
 def test_a_failed_run_names_its_node_and_keeps_what_was_finished(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
-    ran = run("run_workflow.py", graph_file(graphs.failing()), "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, graph_file(graphs.failing()))
     assert ran.code == 1
     assert ran.json["status"] == "error"
     error = ran.json["error"]
@@ -156,7 +155,7 @@ def test_a_failed_run_names_its_node_and_keeps_what_was_finished(
 
 
 def test_a_run_that_ended_for_memory_says_so(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ran = run("run_workflow.py", graph_file(graphs.failing("OOM")), "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, graph_file(graphs.failing("OOM")))
     assert ran.json["code"] == "out_of_memory"
 
 
@@ -191,7 +190,7 @@ def test_a_dropped_branch_is_partial_and_strict_stops_it(
     graph = graphs.picture()
     graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["99", 0], "filename_prefix": "x"}}
     workflow = graph_file(graph)
-    ran = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "out")
+    ran = flow(run, any_server, workflow)
     assert (ran.code, ran.json["status"]) == (1, "partial")
     assert ran.json["dropped"][0]["node_id"] == "9"
     assert len(ran.json["outputs"]) == 1
@@ -207,10 +206,7 @@ def test_an_unknown_parameter_is_misuse_and_nothing_is_sent(run: Runner, demo: D
 
 
 def test_values_are_set_by_name(run: Runner, any_server: str, graph_file: Any) -> None:
-    ran = run(
-        "run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out",
-        "--set", "width=48", "--args", '{"1.height": 24}',
-    )  # fmt: skip
+    ran = flow(run, any_server, graph_file(graphs.picture()), '--set', 'width=48', '--args', '{"1.height": 24}')  # fmt: skip
     data = Path(ran.json["outputs"][0]["file"]).read_bytes()
     assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (48, 24)
     assert {item["input"]: item["value"] for item in ran.json["set"]} == {"width": 48, "height": 24}
@@ -242,17 +238,7 @@ def test_no_wait_then_resume_from_another_process(run: Runner, any_server: str, 
     sent = run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--no-wait")
     assert (sent.code, sent.json["status"]) == (0, "submitted")
     prompt_id = sent.json["prompt_id"]
-    ran = run(
-        "run_workflow.py",
-        "--resume",
-        prompt_id,
-        "--host",
-        any_server,
-        "--output-dir",
-        "out",
-        "--timeout",
-        "20",
-    )
+    ran = flow(run, any_server, "--resume", prompt_id, "--timeout", "20")
     assert ran.code == 0, ran.out
     assert ran.json["prompt_id"] == prompt_id
     assert Path(ran.json["outputs"][0]["file"]).exists()
@@ -261,15 +247,13 @@ def test_no_wait_then_resume_from_another_process(run: Runner, any_server: str, 
 def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, graph_file: Any) -> None:
     prompt_id = demo.post("/prompt", {"prompt": graphs.sleeper(0.6), "client_id": "somebody"})["prompt_id"]
     started = time.monotonic()
-    ran = run("run_workflow.py", "--resume", prompt_id, "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, "--resume", prompt_id)
     assert ran.code == 0
     assert time.monotonic() - started < 4
 
 
 def test_an_unknown_prompt_id_is_lost_not_waited_for(run: Runner, demo: Demo) -> None:
-    ran = run(
-        "run_workflow.py", "--resume", "no-such-job", "--host", demo.url, "--output-dir", "out", timeout=15
-    )
+    ran = flow(run, demo.url, "--resume", "no-such-job", timeout=15)
     assert (ran.code, ran.json["status"], ran.json["retryable"]) == (1, "lost", False)
 
 
@@ -301,16 +285,7 @@ def test_a_chosen_prompt_id_is_used(run: Runner, any_server: str, graph_file: An
 
 def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file: Any) -> None:
     ours = f"ours-{time.time_ns()}"
-    process = run.start(
-        "run_workflow.py",
-        "--prompt-id",
-        ours,
-        graph_file(graphs.sleeper(30)),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-    )
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(30)))
     in_queue(demo, ours)
     other = demo.post("/prompt", {"prompt": graphs.sleeper(0.2), "client_id": "other"})["prompt_id"]
     process.send_signal(signal.SIGINT)
@@ -328,16 +303,7 @@ def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file
 def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, graph_file: Any) -> None:
     running = occupy(demo, 3)
     ours = f"ours-{time.time_ns()}"
-    process = run.start(
-        "run_workflow.py",
-        "--prompt-id",
-        ours,
-        graph_file(graphs.picture()),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-    )
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.picture()))
     in_queue(demo, ours, running=False)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=15)
@@ -351,16 +317,8 @@ def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, gr
 
 def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file: Any) -> None:
     ours = f"ours-{time.time_ns()}"
-    process = run.start(
-        "run_workflow.py",
-        "--prompt-id",
-        ours,
-        graph_file(graphs.sleeper(1)),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-        "--detach-on-interrupt",
+    process = under_way(
+        run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(1)), "--detach-on-interrupt"
     )
     in_queue(demo, ours)
     process.send_signal(signal.SIGINT)
@@ -373,16 +331,7 @@ def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file:
 
 def test_sigterm_leaves_the_job_and_prints_how_to_resume(run: Runner, demo: Demo, graph_file: Any) -> None:
     ours = f"ours-{time.time_ns()}"
-    process = run.start(
-        "run_workflow.py",
-        "--prompt-id",
-        ours,
-        graph_file(graphs.sleeper(1)),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-    )
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(1)))
     in_queue(demo, ours)
     started = time.monotonic()
     process.terminate()
@@ -477,21 +426,12 @@ def test_existing_files_are_kept_unless_overwrite(run: Runner, demo: Demo, graph
     out.mkdir()
     mine = out / "skilltest_00001_.png"
     mine.write_text("mine")
-    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, graph_file(graphs.picture()))
     output = ran.json["outputs"][0]
     assert mine.read_text() == "mine"
     assert output["filename"] == "skilltest_00001_ (1).png"
     assert output["server_name"] == "skilltest_00001_.png"
-    again = run(
-        "run_workflow.py",
-        "--resume",
-        ran.json["prompt_id"],
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-        "--overwrite",
-    )
+    again = flow(run, demo.url, "--resume", ran.json["prompt_id"], "--overwrite")
     assert again.json["outputs"][0]["file"] == str(mine)
     assert mine.read_bytes().startswith(b"\x89PNG")
 
@@ -512,7 +452,7 @@ def test_hostile_names_stay_inside(run: Runner, demo: Demo, graph_file: Any, kin
         "1": {"class_type": "DemoHostileNames", "inputs": {"kind": kind, "seed": time.time_ns() % 1_000_000}}
     }
     before = set(run.folder.parent.iterdir())
-    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--output-dir", "out")
+    ran = flow(run, demo.url, graph_file(graph))
     assert ran.json["status"] in ("success", "partial")
     inside = {path for path in run.folder.rglob("*") if path.is_file()} - {run.folder / "graph.json"}
     assert all(
@@ -535,23 +475,13 @@ def test_a_symlink_on_the_way_does_not_lead_out(run: Runner, demo: Demo, graph_f
     outside.mkdir()
     (run.folder / "out").mkdir()
     (run.folder / "out" / "sub").symlink_to(outside)
-    ran = run(
-        "run_workflow.py",
-        graph_file(graphs.picture(prefix="sub/x")),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-    )
+    ran = flow(run, demo.url, graph_file(graphs.picture(prefix="sub/x")))
     assert ran.code == 0
     assert list(outside.iterdir()) == []
 
 
 def test_a_receipt_holds_what_is_needed_to_repeat_it(run: Runner, any_server: str, graph_file: Any) -> None:
-    ran = run(
-        "run_workflow.py", graph_file(graphs.picture()), "--host", any_server, "--output-dir", "out", "--set", "width=40",
-        "--receipt",
-    )  # fmt: skip
+    ran = flow(run, any_server, graph_file(graphs.picture()), '--set', 'width=40', '--receipt')  # fmt: skip
     receipt = json.loads(Path(ran.json["receipt"]).read_text())
     (entry,) = receipt["files"]
     data = (run.folder / "out" / entry["file"]).read_bytes()
@@ -606,13 +536,8 @@ def test_the_same_file_is_not_sent_twice(run: Runner, demo: Demo, graph_file: An
 
 
 def test_an_earlier_output_is_an_input(run: Runner, any_server: str, graph_file: Any) -> None:
-    first = run(
-        "run_workflow.py", graph_file(graphs.picture(size=24)), "--host", any_server, "--output-dir", "out"
-    )
-    ran = run(
-        "run_workflow.py", graph_file(graphs.photo(), "second.json"), "--host", any_server, "--output-dir", "out",
-        "--set", f"image=output:{first.json['prompt_id']}",
-    )  # fmt: skip
+    first = flow(run, any_server, graph_file(graphs.picture(size=24)))
+    ran = flow(run, any_server, graph_file(graphs.photo(), 'second.json'), '--set', f"image=output:{first.json['prompt_id']}")  # fmt: skip
     assert ran.code == 0, ran.out
     data = Path(ran.json["outputs"][0]["file"]).read_bytes()
     assert int.from_bytes(data[16:20], "big") == 24
@@ -687,21 +612,13 @@ def test_an_address_without_a_scheme_is_understood(run: Runner, demo: Demo, grap
 
 
 def test_host_demo_needs_no_server_and_says_what_it_is(run: Runner, graph_file: Any) -> None:
-    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", "demo", "--output-dir", "out")
+    ran = flow(run, "demo", graph_file(graphs.picture()))
     assert ran.code == 0
     assert ran.json["demo"] is True
 
 
 def test_a_running_demo_server_is_known_by_its_mark(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ran = run(
-        "run_workflow.py",
-        graph_file(graphs.picture()),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-        "--no-wait",
-    )
+    ran = flow(run, demo.url, graph_file(graphs.picture()), "--no-wait")
     assert ran.json["demo"] is True
     # It is still there after this call, so commands name its address.
     assert demo.url in ran.json["next"][0]
@@ -760,16 +677,7 @@ def test_being_stopped_while_downloading_does_not_lose_the_job(
     }
     for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, 5)):
         ours = f"ours-{time.time_ns()}"
-        process = run.start(
-            "run_workflow.py",
-            "--prompt-id",
-            ours,
-            graph_file(graph),
-            "--host",
-            demo.url,
-            "--output-dir",
-            "out",
-        )
+        process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graph))
         wait_for(lambda: any(path.stat().st_size > 1_000_000 for path in run.folder.glob("out/.*.part")), 20)
         process.send_signal(stop)
         out, _ = process.communicate(timeout=15)
@@ -845,16 +753,7 @@ def test_ctrl_c_at_any_moment_leaves_no_job_behind(
     run: Runner, demo: Demo, graph_file: Any, delay: float
 ) -> None:
     ours = f"ours-{time.time_ns()}"
-    process = run.start(
-        "run_workflow.py",
-        "--prompt-id",
-        ours,
-        graph_file(graphs.sleeper(60)),
-        "--host",
-        demo.url,
-        "--output-dir",
-        "out",
-    )
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60)))
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
@@ -873,16 +772,7 @@ def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
 ) -> None:
     for _ in range(5):
         ours = f"ours-{time.time_ns()}"
-        process = run.start(
-            "run_workflow.py",
-            "--prompt-id",
-            ours,
-            graph_file(graphs.sleeper(60)),
-            "--host",
-            demo.url,
-            "--output-dir",
-            "out",
-        )
+        process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60)))
         assert process.stderr is not None
         while ours not in process.stderr.readline():
             pass
