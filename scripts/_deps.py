@@ -18,6 +18,7 @@ from _deps_need import FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
 from _deps_origin import Origin
 from _deps_packs import Pack
 from _deps_stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
+from _deps_tags import NOBODY, Tag, tags_in
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
@@ -58,6 +59,13 @@ class Item(NamedTuple):
         return (f"{path}/{inside}" if inside else path), filename
 
 
+class Unread(NamedTuple):
+    """A <lora:…> tag that no node is known to read. lora: the server's file that is meant, when it has one."""
+
+    tag: Tag
+    lora: str | None
+
+
 class Check(NamedTuple):
     """The answer for one workflow."""
 
@@ -65,6 +73,7 @@ class Check(NamedTuple):
     idle: tuple[str, ...] = ()
     loose: tuple[tuple[str, Use], ...] = ()
     not_asked: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
     def of(self, status: str) -> list[Item]:
         """The items with this status."""
@@ -82,7 +91,10 @@ def check(graph: Mapping[str, Any], stock: Stock) -> Check:
     items += [_embedding(name, uses, stock) for name, uses in needs.embeddings.items()]
     items += [_file(need, stock) for need in needs.files]
     items += [_value(need) for need in needs.values]
-    return Check(tuple(items), needs.idle, needs.loose)
+    tags = [tag for tag in tags_in(graph, definitions) if tag.use.node_id not in needs.idle]
+    items += [_tagged(tag, stock) for tag in tags if tag.reader]
+    unread = [_unread(tag, stock) for tag in tags if not tag.reader]
+    return Check(tuple(items), needs.idle, needs.loose, unread=tuple(unread))
 
 
 def _nodes(needs: Needs, definitions: Mapping[str, Any] | None, stock: Stock) -> list[Item]:
@@ -157,6 +169,29 @@ def _anywhere(item: Item, stock: Stock) -> Item:
             reason = f"a file of that name is in {folder!r}, but whether the node looks there is not known"
             return item._replace(reason=reason, folder=folder)
     return item._replace(reason="which folder this input reads from is not known, so it cannot be checked")
+
+
+def _tagged(tag: Tag, stock: Stock) -> Item:
+    """A LoRA that a node reads out of a text: such nodes find a file by its name without folder and suffix."""
+    item = Item("model", tag.name, UNKNOWN, uses=(tag.use,), folder="loras")
+    listing = stock.folder("loras")
+    if _of_tag(tag.name, listing.names):
+        return item._replace(status=PRESENT)
+    if listing.state not in (LISTED, EMPTY):
+        return item._replace(reason=listing.sentence)
+    reason = f"{tag.reader} reads it out of a text; {listing.sentence}"
+    return item._replace(
+        status=MISSING, reason=reason, similar=tuple(_deps_match.similar(tag.name, listing.names))
+    )
+
+
+def _unread(tag: Tag, stock: Stock) -> Unread:
+    return Unread(tag, _of_tag(tag.name, stock.folder("loras").names) if tag.reader == NOBODY else None)
+
+
+def _of_tag(name: str, names: Sequence[str]) -> str | None:
+    match = _deps_match.best(name, names)
+    return match.name if match is not None and match.sure else None
 
 
 def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:

@@ -137,6 +137,18 @@ HARMLESS = frozenset(
     {"LoadImageOutput", "CLIPTextEncode", "SaveImageWebsocket", "PreviewAny", "LoadImage", "SaveLoRA"}
 )
 
+# Node classes that cut <lora:NAME:WEIGHT> tags out of a text and load the LoRAs (from the packs' own pages and sources).
+LORA_TAG_READERS = frozenset(
+    {
+        "LoraTagLoader", "LoraTagLoader|LP", "Load LoRA Tag [LP]", "LoRA_TagLoader", "MultipleLoraTagLoader",
+        "🏷️ LoRA Loader Prompt Tags", "LoadLorasFromPrompt", "ImpactWildcardEncode", "WildcardEncode //Inspire",
+        "PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced", "Power Prompt (rgthree)",
+        "SDXL Power Prompt - Positive (rgthree)", "easy fullLoader", "easy a1111Loader", "easy comfyLoader",
+        "easy loraPromptApply", "Lora Loader (LoraManager)", "DavchaWan22LoraTagLoader",
+        "DavchaQwenImageEditLoraTagLoader",
+    }
+)  # fmt: skip
+
 # Words in free text that address an agent rather than a person.
 AGENT_WORDS: tuple[str, ...] = (
     r"(?i)\b(ignore|disregard|forget|override)\b[^.\n]{0,40}\b(previous|prior|above|earlier|all|any|your)\b[^.\n]{0,30}"

@@ -8,7 +8,9 @@ from typing import Any
 
 import _deps_comfy
 import _deps_manager
+import _deps_next
 import _deps_place
+import _deps_plan_words
 import _deps_report
 import _deps_survey
 import _install
@@ -17,7 +19,7 @@ import _places
 from _cli import Exit, SkillError
 from _deps import MISSING, PRESENT, Check
 from _deps_hosts import AllowedHosts
-from _deps_survey import Asked
+from _deps_survey import Asked, Workflow
 from _install import Outcome
 from _install_plan import Step, Ways
 
@@ -26,7 +28,8 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
     """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …"""
     allowed = AllowedHosts(args.allow_host)
     with _deps_survey.asked(args, needed=True) as asked:
-        checks = _examined(asked, args.workflows)
+        done = _examined(asked, args.workflows)
+        checks = [checked for _, checked in done]
         document: dict[str, Any] = {"counts": _deps_report.summary(checks)}
         if asked.server.demo:
             document["demo"] = True
@@ -45,21 +48,22 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         renamed = _renamed(checks, args.workflows)
         if renamed:
             document["use_instead"] = renamed
+        again = _deps_plan_words.again(args, asked.words)
+        told = _deps_plan_words.told(steps, _deps_next.renaming(asked, done), again)
+        if document["totals"].get("fits") is False:
+            told["message"] += "; the disk has not enough room for all of it"
         if args.dry_run:
-            doable = sum(1 for step in steps if step.how)
-            return {
-                "status": "dry_run",
-                "message": f"a plan of {doable} step(s); nothing was changed",
-            } | document
-        _require_consent(args.yes, steps, document)
+            return {"status": "dry_run"} | told | document
+        _require_consent(args.yes, steps, document, told)
         outcomes = _install.carry_out(steps, ways)
         document["outcomes"] = [outcome.to_json() for outcome in outcomes]
         document |= _restart(args, ways, outcomes)
     return _second_look(args, document, steps, outcomes)
 
 
-def _examined(asked: Asked, specs: Sequence[str]) -> list[Check]:
-    return [_deps_survey.examine(_deps_survey.read(spec, asked), asked) for spec in specs]
+def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]]:
+    workflows = [_deps_survey.read(spec, asked) for spec in specs]
+    return [(workflow, _deps_survey.examine(workflow, asked)) for workflow in workflows]
 
 
 def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
@@ -85,22 +89,21 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
     return found
 
 
-def _require_consent(yes: bool, steps: Sequence[Step], document: dict[str, Any]) -> None:
+def _require_consent(
+    yes: bool, steps: Sequence[Step], document: dict[str, Any], told: dict[str, Any]
+) -> None:
     """Ends here, with the plan, unless there is something to do and the user has agreed to it."""
     doable = [step for step in steps if step.how]
-    consents = sorted({step.consent for step in steps if step.consent})
+    consents = any(step.consent for step in steps)
     if not doable:
         raise SkillError(
-            "nothing can be installed: see what blocks each step of the plan",
-            code="consent_needed" if consents else "blocked",
-            exit=Exit.UNSAFE if consents else Exit.FAILED,
-            hint=f"these flags consent: {', '.join(consents)}" if consents else "see the plan",
-            **document,
-        )
+            told["message"], code="consent_needed" if consents else "blocked",
+            exit=Exit.UNSAFE if consents else Exit.FAILED, hint=told.get("hint"), next=told.get("next", ()), **document,
+        )  # fmt: skip
     if not yes:
         raise SkillError(
-            f"{len(doable)} step(s) would be done; nothing was changed", code="consent_needed",
-            hint="show the plan to the user, then run again with --yes", **document,
+            told["message"], code="consent_needed", hint="show the plan to the user, then run again with --yes",
+            **document,
         )  # fmt: skip
 
 

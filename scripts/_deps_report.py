@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import _deps_catalog
 import _deps_place
 import _safe_text
 from _cli import SkillError
-from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item
+from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
 from _deps_need import Use
 
 MOST_USES = 6
@@ -48,9 +49,37 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
                 for name, use in checked.loose[:20]
             ],
         }
+    if checked.unread:
+        document["lora_tags"] = [_unread(found) for found in checked.unread[:20]]
     if checked.not_asked:
         document["sources_not_asked"] = list(checked.not_asked)
     return document
+
+
+def _unread(found: Unread) -> dict[str, Any]:
+    """A tag that does nothing, as far as is known, and the flag that does what it means."""
+    tag = found.tag
+    facts: dict[str, Any] = {"name": _safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
+    if tag.reader is None:
+        return facts | {
+            "read": "not known",
+            "reason": "ComfyUI itself reads no <lora:…> tags; a node of a pack may",
+        }
+    facts |= {
+        "read": False,
+        "reason": "ComfyUI reads no <lora:…> tags: these are words of the prompt, and no LoRA is loaded by them",
+    }
+    if found.lora is not None:
+        weight = tag.weights.split(":")[0]
+        weight = f":{weight}" if re.fullmatch(r"-?\d{1,3}(\.\d{1,4})?", weight) else ""
+        facts["fix"] = (
+            f"add it with run_workflow.py {_safe_text.shell_words(['--lora', found.lora + weight])}"
+        )
+    else:
+        facts["fix"] = (
+            "take the tag out of the text; the server has no LoRA of that name, or could not be asked"
+        )
+    return facts
 
 
 def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
@@ -127,7 +156,7 @@ def _fix_node(item: Item) -> dict[str, Any]:
         return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
     if item.installed_but_absent:
         return {
-            "fix": "its pack is installed but did not bring the class: restart the server, or see its log (fetch_logs.py --server)"
+            "fix": "its pack is installed but did not bring the class: restart the server, or see fetch_logs.py --server"
         }
     if pack.installable and pack.id:
         return {"fix_command": _safe_text.shell_words(["comfy", "node", "install", pack.id])}
@@ -144,11 +173,11 @@ def _fix_node(item: Item) -> dict[str, Any]:
 
 def download_command(item: Item) -> list[str] | None:
     """The comfy-cli command that downloads a missing model, or None when there is no trusted address or folder."""
-    target, origin = _target(item), item.origin
-    if target is None or origin is None or origin.suggestion or not may_fetch(origin.url):
+    place, origin = target(item), item.origin
+    if place is None or origin is None or origin.suggestion or not may_fetch(origin.url):
         return None
     try:
-        folder, _, filename = _deps_place.target(*target).rpartition("/")
+        folder, _, filename = _deps_place.target(*place).rpartition("/")
     except SkillError:
         # A name that climbs out of the models folder is no name for a command.
         return None
@@ -157,7 +186,8 @@ def download_command(item: Item) -> list[str] | None:
     ]  # fmt: skip
 
 
-def _target(item: Item) -> tuple[str, str] | None:
+def target(item: Item) -> tuple[str, str] | None:
+    """(model folder, file name) under which a missing model or embedding is stored, when that is known."""
     if item.kind == "embedding" and item.origin is not None:
         return "embeddings", item.origin.name
     return item.target
@@ -178,19 +208,6 @@ def may_fetch(url: str) -> bool:
 def is_pickle(name: str) -> bool:
     """Whether a file of this type can run code when it is opened."""
     return name.lower().endswith(tuple(_catalog.PICKLE_SUFFIXES))
-
-
-def commands(checks: Iterable[Check]) -> list[str]:
-    """The commands that would mend everything that can be mended, each once: packs first."""
-    found: dict[str, None] = {}
-    for kind in ("node", "model", "embedding"):
-        for checked in checks:
-            for item in checked.items:
-                if item.kind == kind and item.status == MISSING:
-                    command = _fix(item).get("fix_command")
-                    if command:
-                        found.setdefault(command)
-    return list(found)
 
 
 def verdict(checks: Sequence[Check]) -> str:

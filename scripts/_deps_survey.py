@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from _deps_registry import Registry
 
 
+# Failures that say what a kind of server does not have at all.
+_FOR_GOOD = ("not_offered", "not_available")
+
+
 class Nobody:
     """Stands for a server that could not be reached: every question ends in the reason why."""
 
@@ -67,11 +71,17 @@ class Asked:
     manager: _deps_manager.Manager | None = None
     manager_known: bool = False
     workspace: Path | None = None
+    words: tuple[str, ...] = ()
     registry: Registry | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether a server answers: neither an inventory nor nobody."""
+        return hasattr(self.server, "request")
 
     def find_registry(self) -> Registry | None:
         """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
-        if self.registry is None and hasattr(self.server, "request") and _deps_comfy.program() is not None:
+        if self.registry is None and self.live and _deps_comfy.program() is not None:
             from _deps_registry import Registry
 
             self.registry = Registry(self.workspace)
@@ -105,9 +115,23 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
             server = Nobody(error, args.host or "the default address")
     try:
         folder = getattr(args, "workspace", None)
-        yield Asked(server, Stock(server), workspace=Path(folder).expanduser() if folder else None)
+        yield Asked(
+            server, Stock(server), workspace=Path(folder).expanduser() if folder else None,
+            words=_words(server, inventory),
+        )  # fmt: skip
     finally:
         server.close()
+
+
+def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
+    """The flags that ask the same again; keys are not repeated. None for a server that does not answer."""
+    if inventory:
+        return ("--inventory", inventory)
+    if isinstance(server, Nobody):
+        return ()
+    if server.fleeting:
+        return ("--host", "demo")
+    return ("--host", server.url, *(("--api", server.api) if server.api != "local" else ()))
 
 
 class Workflow(NamedTuple):
@@ -170,7 +194,7 @@ def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     manager = asked.find_manager() if checked.of(_deps.MISSING) else None
     notes = [text for _, text in _deps_editor.notes_of(workflow.editor)]
     # Nobody and an inventory have no templates to look into.
-    library = asked.server if hasattr(asked.server, "request") else None
+    library = asked.server if asked.live else None
     finder = _deps_origin.Finder(workflow.models, notes, library, manager)
     claims = _deps_packs.claims_of(workflow.graph, workflow.editor)
     packs = _deps_packs.PackFinder(claims, manager, asked.find_registry())
@@ -192,7 +216,7 @@ def survey(
 ) -> dict[str, Any]:
     """The report on several workflows. Raises SkillError (exit 3 or 4) when something is unknown and nothing missing."""
     reports: list[dict[str, Any]] = []
-    checks: list[Check] = []
+    done: list[tuple[Workflow, Check]] = []
     unreadable: list[SkillError] = []
     for spec in specs:
         try:
@@ -204,10 +228,11 @@ def survey(
             reports.append({"workflow": _safe_text.clean(spec, 300), **error.document()})
             continue
         checked = examine(workflow, asked, sources=sources)
-        checks.append(checked)
+        done.append((workflow, checked))
         reports.append(_one(workflow, checked, fixed=asked.server.api != "local"))
         if repair:
             reports[-1] |= _repair(workflow, checked, Path(repair))
+    checks = [checked for _, checked in done]
     document: dict[str, Any] = {
         "server": dict(server_facts(asked.server)),
         "counts": _deps_report.summary(checks),
@@ -217,15 +242,23 @@ def survey(
         document["server"]["manager"] = asked.manager.name
     if getattr(asked.server, "demo", False):
         document["demo"] = True
-    fixes = _deps_report.commands(checks)
-    if fixes:
-        document["next"] = fixes
+    steps = _next_steps(asked, done)
+    if steps:
+        document["next"] = steps
     if unreadable:
         raise SkillError(
             f"{len(unreadable)} of {len(specs)} workflows could not be read; the others are reported",
             code=unreadable[0].code, exit=Exit.MISUSE, hint="see the entries with status error", **document,
         )  # fmt: skip
     return _concluded(document, _deps_report.verdict(checks), asked)
+
+
+def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
+    if not any(checked.of(_deps.MISSING) for _, checked in done):
+        return []
+    from _deps_next import after_check
+
+    return after_check(asked, done)
 
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
@@ -257,19 +290,34 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
 def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
     """The failure of a check that left something unknown and found nothing missing: exit 4 after a refusal, else 3."""
     refused = next((problem for problem in problems if problem.exit == Exit.REFUSED), None)
-    cause = refused or next(iter(problems), None)
+    cause = refused or next((problem for problem in problems if problem.code not in _FOR_GOOD), None)
+    if cause is None:
+        return _never_known(document, problems)
     details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
     return SkillError(
-        cause.message if cause else f"{document['counts']['unknown']} things could not be checked",
-        code=cause.code if cause and cause.code in ("refused", "unreachable") else "not_known",
+        cause.message,
+        code=cause.code if cause.code in ("refused", "unreachable") else "not_known",
         exit=Exit.REFUSED if refused else Exit.UNREACHABLE,
         status="unknown",
-        hint=(cause.hint if cause else None)
-        or "what is unknown is not missing: the reasons stand beside each thing",
+        hint=cause.hint or "what is unknown is not missing: the reasons stand beside each thing",
         retryable=refused is None,
         next=document.get("next", ()),
         **details,
     )
+
+
+def _never_known(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+    """What this server can never tell (Comfy API v2 has no node definitions): exit 4, since asking again is no use."""
+    cause = next(iter(problems), None)
+    details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
+    return SkillError(
+        cause.message if cause else f"{document['counts']['unknown']} things cannot be checked",
+        code="not_known", exit=Exit.REFUSED, status="unknown", next=document.get("next", ()),
+        hint="what is unknown is not missing. Ask the ComfyUI behind it (--host), or an --inventory of that; "
+        "or run the workflow: what is missing then stands in node_errors" if cause
+        else "what is unknown is not missing: the reasons stand beside each thing",
+        **details,
+    )  # fmt: skip
 
 
 def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:

@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from _deps_registry import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
+NO_FOLDER = "where the server keeps its models is not known: give --models-dir"
 
 
 class Step(NamedTuple):
-    """One thing to do. blocked: why it is not done; consent: the flag that would unblock it. facts: for the report."""
+    """One thing to do. blocked: why it is not done. facts: for the report.
+
+    consent: the flag by which the user would allow it; lacks: the flag that would tell what is not known.
+    """
 
     kind: str
     name: str
     how: str | None
     blocked: str | None = None
     consent: str | None = None
+    lacks: str | None = None
     relative: str | None = None
     url: str | None = None
     sha256: str | None = None
@@ -45,7 +50,8 @@ class Step(NamedTuple):
         """The step for a report."""
         shown = {
             "kind": self.kind, "name": _safe_text.clean(self.name, 200), "how": self.how, "blocked": self.blocked,
-            "consent": self.consent, "path": f"models/{self.relative}" if self.relative else None, "url": self.url,
+            "consent": self.consent, "lacks": self.lacks, "path": f"models/{self.relative}" if self.relative else None,
+            "url": self.url,
             "sha256": self.sha256, "bytes": self.bytes,
         }  # fmt: skip
         return {key: value for key, value in shown.items() if value is not None} | dict(self.facts or {})
@@ -185,7 +191,9 @@ def _model_step(item: Item, ways: Ways) -> Step:
         blocked = "files of this type can run code when they are loaded"
         return step._replace(blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)
-    step = step._replace(how=how, blocked=blocked_by)
+    step = step._replace(
+        how=how, blocked=blocked_by, lacks="--models-dir DIR" if blocked_by == NO_FOLDER else None
+    )
     order = manager_order(ways, step) if how == MANAGER else None
     # The Manager downloads from the address in its own list, so that is the one to show.
     return step._replace(url=str(order["url"]), sha256=None) if order is not None else step
@@ -214,7 +222,7 @@ def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
         return None, "the Manager's list does not hold this file, and it takes no other"
     if ways.via == MANAGER:
         return None, "the server has no ComfyUI-Manager that answers"
-    return None, "where the server keeps its models is not known: give --models-dir"
+    return None, NO_FOLDER
 
 
 def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
@@ -268,5 +276,7 @@ def totals(steps: Iterable[Step], ways: Ways) -> dict[str, Any]:
         document["sizes_unknown"] = unknown
     if ways.models_folder is not None:
         document["models_folder"] = str(ways.models_folder)
-        document["free_bytes"] = _deps_place.free_bytes(ways.models_folder)
+        free = document["free_bytes"] = _deps_place.free_bytes(ways.models_folder)
+        if free is not None and document["bytes"] > free:
+            document["fits"] = False
     return document

@@ -1,0 +1,82 @@
+"""What a plan comes to, in words: how many steps, what blocks the others, which flag or command goes on. Level 3."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import _deps_next
+import _safe_text
+from _install_plan import Step
+
+MOST_REASONS = 3
+FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
+
+
+def told(steps: Sequence[Step], renaming: Sequence[str], again: Sequence[str]) -> dict[str, Any]:
+    """Message, hint and next for a plan that was not carried out.
+
+    renaming: commands for what only needs another name. again: the words that make the same plan.
+    """
+    doable = [step for step in steps if step.how]
+    blocked = [step for step in steps if not step.how]
+    parts = [f"a plan of {_counted(doable)}"] if doable else []
+    if blocked:
+        parts.append(f"{_counted(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked")
+    if not steps:
+        parts.append("nothing has to be installed" + (": names are written otherwise" if renaming else ""))
+    document: dict[str, Any] = {"message": f"{'; '.join(parts)}; nothing was changed"}
+    lacking = _flags(step.lacks for step in blocked)
+    consents = _flags(step.consent for step in blocked)
+    hints = [f"give {flag}{FLAG_MEANS.get(flag, '')}" for flag in lacking] + [
+        f"{flag} consents" for flag in consents
+    ]
+    hints += _other_reasons(blocked)
+    if not steps and renaming:
+        hints.append("write the names as use_instead has them: next does it")
+    if doable:
+        hints.insert(0, "show the plan to the user; --yes in the place of --dry-run carries it out")
+    if hints:
+        document["hint"] = "; ".join(hints)
+    following = [*renaming, *_next(doable, consents, again)]
+    return document | ({"next": following} if following else {})
+
+
+def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
+    """The words that make the same plan of the same workflows; nothing for a workflow from standard input."""
+    if "-" in args.workflows:
+        return []
+    words = [*args.workflows, *server_words]
+    for flag, value in (
+        ("--only", args.only),
+        ("--models-dir", args.models_dir),
+        ("--workspace", args.workspace),
+    ):
+        words += [flag, value] if value else []
+    words += ["--via", args.via] if args.via != "auto" else []
+    words += [word for host in args.allow_host for word in ("--allow-host", host)]
+    return [*words, *(["--allow-pickle"] if args.allow_pickle else [])]
+
+
+def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str]) -> list[str]:
+    """A plan with the flags that unblock more of it: only shown, since consent is the user's to give."""
+    if not again or not consents or doable:
+        return []
+    words = [word for flag in consents for word in flag.split(" ")]
+    return [_deps_next.command("auto_fix_deps.py", *again, *words, "--dry-run")]
+
+
+def _other_reasons(blocked: Sequence[Step]) -> list[str]:
+    """Why steps are blocked that no flag unblocks, a few of them."""
+    others = [step for step in blocked if not step.lacks and not step.consent]
+    more = [f"{len(others) - MOST_REASONS} more, see plan"] if len(others) > MOST_REASONS else []
+    return [f"{_safe_text.clean(step.name, 80)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
+
+
+def _flags(found: Any) -> list[str]:
+    return sorted({flag for flag in found if flag})
+
+
+def _counted(steps: Sequence[Step]) -> str:
+    return f"{len(steps)} step{'' if len(steps) == 1 else 's'}"
