@@ -70,7 +70,7 @@ def draw_run(pen: Pen, thumbs: Thumbnails, row: Row, place: Size, box: Size) -> 
     if picture is None:
         frame = BAD if row.status != "success" else QUIET
         pen.draw.rectangle((left, top, left + box[0] - 1, top + box[1] - 1), BOX, frame)
-        words, ink = _instead(row)
+        words, ink = instead(row)
         room = max((box[1] - 10) // LINE, 1)
         pen.lines(left + 6, top + 5, wrapped(words, box[0] - 12, room), ink)
         return
@@ -81,7 +81,7 @@ def draw_run(pen: Pen, thumbs: Thumbnails, row: Row, place: Size, box: Size) -> 
         _badge(pen, left + 4, top + 4, f"1 of {count}")
 
 
-def _instead(row: Row) -> tuple[str, str]:
+def instead(row: Row) -> tuple[str, str]:
     """What stands where a picture would, and its ink: the failure, the text, or what kind of file there is."""
     if row.status != "success":
         return short(
@@ -105,4 +105,4 @@ def _badge(pen: Pen, left: int, top: int, words: str) -> None:
     pen.text(left + 4, top + 1, words, PAPER)
 
 
-__all__ = ["FONT", "INK", "LINE", "PAPER", "QUIET", "Pen", "draw_run", "wrapped"]
+__all__ = ["FONT", "INK", "LINE", "PAPER", "QUIET", "Pen", "draw_run", "instead", "wrapped"]

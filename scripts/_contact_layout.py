@@ -195,7 +195,8 @@ def _list(rows: Sequence[Row], used: Sequence[Used], natural: Size) -> list[Shee
         labels = [_label(row, varying, box[0]) for row in rows[:MEASURED]]
         high = max(len(lines) for lines in labels)
         down = max((HEIGHT - 3 * LINE - MARGIN) // (box[1] + high * LINE + MARGIN), 1)
-        if across * down >= len(rows):
+        lines = math.ceil(len(rows) / across)
+        if lines <= down and lines * (box[1] + high * LINE) <= 1.3 * across * box[0]:
             break
     pages = []
     for first in range(0, len(rows), across * down)[:MOST_PAGES]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,130 @@ def test_many_runs_make_several_sheets_and_old_ones_go(tmp_path: Path) -> None:
     small = Results(made.folder, made.plan, made.origin, made.made, False, made.rows[:3])
     assert _contact_sheet.write(small) == [tmp_path / "contact_sheet.png"]
     assert sorted(path.name for path in tmp_path.glob("contact_sheet*")) == ["contact_sheet.png"]
+
+
+def picture_of(sheet: Path) -> Image.Image:
+    with Image.open(sheet) as picture:
+        return picture.convert("RGB")
+
+
+def place_of(picture: Image.Image, color: tuple[int, int, int]) -> tuple[int, int]:
+    """The upper left pixel of a colour."""
+    pixels = picture.load()
+    assert pixels is not None
+    return next((x, y) for y in range(picture.height) for x in range(picture.width) if pixels[x, y] == color)
+
+
+def test_two_axes_are_a_grid_whose_lines_follow_the_first(tmp_path: Path) -> None:
+    made = results(tmp_path, rows=2, columns=3)
+    picture = picture_of(_contact_sheet.write(made)[0])
+    at = [place_of(picture, (40 * run % 256, 90, 255 - 30 * run % 256)) for run in range(5)]
+    assert at[0][1] == at[2][1] < at[3][1]  # runs 0 to 2 share a line, run 3 begins the next
+    assert at[3][1] == at[4][1]
+    assert abs(at[3][0] - at[0][0]) < 30 and at[1][0] > at[0][0] + 60
+    edge = picture.crop((0, 40, 140, picture.height))
+    assert min(low for low, _ in edge.getextrema()) < 120, "the lines have no labels"
+
+
+@pytest.mark.parametrize(("rows", "sheets"), [(2, 1), (4, 3)])
+def test_a_third_axis_goes_beside_the_second_while_there_is_room(
+    tmp_path: Path, rows: int, sheets: int
+) -> None:
+    made = results(tmp_path, pages=5, rows=rows, columns=3)
+    assert len(_contact_sheet.write(made)) == sheets
+
+
+def test_small_pictures_fill_their_cells(tmp_path: Path) -> None:
+    made = results(tmp_path, rows=4, columns=4)
+    for row in made.rows:
+        for item in row.files:
+            Image.new("RGB", (16, 16), "green").save(tmp_path / str(item["file"]))
+    picture = picture_of(_contact_sheet.write(made)[0])
+    colored = sum(count for count, color in picture.getcolors(1 << 24) or [] if color == (0, 128, 0))
+    assert colored > 0.5 * picture.width * picture.height
+
+
+@pytest.mark.parametrize("ending", ["webp", "gif", "png"])
+def test_an_animation_shows_its_first_frame(tmp_path: Path, ending: str) -> None:
+    made = results(tmp_path, rows=1, columns=2)
+    frames = [Image.new("RGB", (90, 50), color) for color in ("red", "green", "blue")]
+    name = f"a.{ending}"
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=90, lossless=True)
+    made.rows[0].files[0]["file"] = name  # type: ignore[index]
+    colors = {color for _, color in picture_of(_contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
+    assert any(red > 245 and green < 10 and blue < 10 for red, green, blue in colors)
+    assert (0, 128, 0) not in colors
+
+
+def video(folder: Path, name: str) -> Results:
+    made = results(folder, rows=1, columns=2)
+    (folder / name).write_bytes(b"\0\0\0\x18ftypmp42" + bytes(50_000))
+    made.rows[0].files[0].update(file=name, type="video", filename=name, bytes=2_400_000)  # type: ignore[attr-defined]
+    return made
+
+
+def fake_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Path:
+    """A program called ffmpeg on the PATH: it writes down its arguments and then does what `body` says."""
+    programs = folder / "programs"
+    programs.mkdir()
+    path = programs / "ffmpeg"
+    path.write_text(
+        f"#!{sys.executable}\nimport json, sys, time, pathlib\n"
+        f"pathlib.Path({str(folder / 'asked.json')!r}).write_text(json.dumps(sys.argv[1:]))\n{body}\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    return folder / "asked.json"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script")
+def test_a_video_shows_the_frame_that_ffmpeg_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (160, 90), (9, 200, 77)).save(frame)
+    asked = fake_ffmpeg(
+        tmp_path, monkeypatch, f"sys.stdout.buffer.write(pathlib.Path({str(frame)!r}).read_bytes())"
+    )
+    made = video(tmp_path, "-i concat:x|y.mp4")
+    colors = {color for _, color in picture_of(_contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
+    assert (9, 200, 77) in colors
+    words = json.loads(asked.read_text())
+    # One local file by its whole path: no name can be an option, a protocol or a playlist.
+    assert words[words.index("-i") + 1] == f"file:{tmp_path.resolve()}/-i concat:x|y.mp4"
+    assert words[words.index("-protocol_whitelist") + 1] == "file"
+    assert "hls" not in words[words.index("-format_whitelist") + 1]
+    assert words.index("-protocol_whitelist") < words.index("-i")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script")
+@pytest.mark.parametrize("body", [None, "time.sleep(30)", "sys.exit(1)", "print('no picture')"])
+def test_a_video_without_a_frame_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str | None
+) -> None:
+    import _contact_cells
+    import _thumbnails
+
+    monkeypatch.setattr(_thumbnails, "FRAME_SECONDS", 0.5)
+    if body is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        fake_ffmpeg(tmp_path, monkeypatch, body)
+    made = video(tmp_path, "clip.mp4")
+    assert _contact_cells.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
+    began = time.monotonic()
+    picture = picture_of(_contact_sheet.write(made)[0])
+    assert time.monotonic() - began < 8
+    assert (0x5B, 0x61, 0x68) in {color for _, color in picture.getcolors(1 << 24) or []}  # the tile's frame
+
+
+def test_an_ffmpeg_of_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _thumbnails
+
+    path = tmp_path / "ffmpeg"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ".")
+    assert _thumbnails.find_ffmpeg() is None
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "text", "outside"])
