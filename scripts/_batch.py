@@ -129,6 +129,9 @@ class Batch:
                 if record.left_on is not None:
                     # Not submitted elsewhere yet: it is followed there, should that server answer again.
                     self._left.get(record.left_on, {}).pop(record.prompt_id or "", None)
+            elif record.status == "unknown" and self.options.retry_failed:
+                # Its submit got no answer: it is looked for before it is sent again, under the same key.
+                self._waiting.append(_again(record))
             elif record.status != "success" and self.options.retry_failed:
                 self._waiting.append(Todo(run, record.attempt + 1))
             else:

@@ -69,7 +69,7 @@ class Ends:
         """A run is over as far as the server is concerned: note how, and what comes next for it."""
         todo = flight.todo
         if state.phase == "unknown":
-            self._lost(todo)
+            self._lost(todo, state.prompt_id)
             return
         seconds = self._count_time(flight, state)
         facts: dict[str, Any] = {"prompt_id": state.prompt_id, "host": self.url}
@@ -121,8 +121,16 @@ class Ends:
             self.samples.note(flight.todo.run, flight.graph, seconds)
         return seconds
 
-    def _lost(self, todo: Todo) -> None:
-        """The server was restarted or its queue cleared: the run is submitted again, but not for ever."""
+    def _lost(self, todo: Todo, prompt_id: str) -> None:
+        """The server was restarted or its queue cleared: the run is submitted again, but not for ever.
+
+        A service that keeps its records and shows none may have run it, and will be paid for it: it is left at that.
+        """
+        if self.server.keeps_records:
+            said = "the server took this run and shows no record of it; what became of it is not known"
+            look = "look at the server's own job page before --retry-failed: it may have run, and be paid for"
+            self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
+            return
         if todo.lost + 1 >= MOST_LOST:
             self.fail(
                 todo, "lost", {"code": "lost", "message": f"the server lost this run {MOST_LOST} times"}

@@ -53,6 +53,7 @@ class Cloud(Dialect):
     # No idempotency key, and every run is paid for: a submit of unknown fate stays a single one.
     resends = False
     looks = 12
+    keeps_records = True
     removal_leaves_no_trace = False  # it is listed as cancelled
     first_poll = 0.25
     slowest_poll = 4.0

@@ -133,6 +133,9 @@ class Dialect(_common.Server, abc.ABC):
     )
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # so many answers "no such job" make it sure
+    keeps_records = (
+        False  # a service: a job that it took and shows no record of may have run, and be paid for
+    )
     removal_leaves_no_trace = True  # a waiting job that someone takes out of the queue is simply gone
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
@@ -310,7 +313,7 @@ class Dialect(_common.Server, abc.ABC):
                 throttled = lost.status == 429 and time.monotonic() < give_up
                 again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
                 if not throttled and (attempt > 1 or not again):
-                    raise lost.failure or _submit_failed(lost, sure=self.own_ids) from lost
+                    raise lost.failure or submit_failed(lost, sure=self.own_ids) from lost
                 time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
 
     def _look_for(self, submission: Submission, patience: float, lost: _common.AnswerLost) -> str | None:
@@ -351,8 +354,11 @@ class Dialect(_common.Server, abc.ABC):
         )
 
 
-def _submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
-    """`sure`: the id is ours, so a look under it settles the matter; else the job may only not be listed yet."""
+def submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
+    """The server failed on a submit and shows no job of it.
+
+    `sure`: the id is ours, so a look under it settles the matter; else the job may only not be listed yet.
+    """
     if lost.status == 429:
         return SkillError(
             "the server keeps refusing the submit for now (too many requests)", code="busy", exit=_cli.Exit.FAILED,

@@ -351,7 +351,7 @@ def _interrupted(job: Job, state: JobState, anything: bool, options: Options) ->
 
 def _lost(job: Job, options: Options) -> dict[str, Any]:
     """A ComfyUI forgets when it is restarted; a service that keeps its records and shows none may still have run it."""
-    if job.server.api != "local" and job.ours:
+    if job.server.keeps_records and job.ours:
         words = _words(
             "lost",
             "lost",

@@ -21,7 +21,7 @@ import _v2_cancel
 import _v2_records
 import _v2_refusals
 from _cli import Exit, SkillError
-from _dialect import MARK, Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission
+from _dialect import MARK, Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, submit_failed
 
 if TYPE_CHECKING:
     import requests
@@ -35,6 +35,7 @@ EXPIRED_AGAIN = 0.15
 EVENT_PATIENCE = 45.0  # three keepalives
 MOST_LISTED = 100
 MOST_SUBMITS = 3
+AWAY_PAUSE = 0.3
 
 
 class V2(Dialect):
@@ -59,6 +60,11 @@ class V2(Dialect):
         # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
         near = _common.is_this_machine(urlsplit(self.url).hostname or "")
         self.first_poll, self.slowest_poll = (0.05, 2.0) if near else (0.5, 5.0)
+
+    @property
+    def keeps_records(self) -> bool:  # type: ignore[override]
+        """Everywhere but in front of one's own ComfyUI, which forgets when it is restarted."""
+        return self.surface != "proxy"
 
     @property
     def surface(self) -> str:
@@ -103,24 +109,28 @@ class V2(Dialect):
         self._check_upstream()
         give_up = time.monotonic() + patience
         lost: _common.AnswerLost | None = None
+        gone = 0.0  # until when a server that went away at the submit is waited for
         attempt = 0
         while True:
-            attempt += 1
             try:
                 return self.submit_once(submission)
             except _common.AnswerLost as failed:
-                lost = failed
-                found = self._seen(submission)
+                lost, gone = failed, time.monotonic() + look_for
+                attempt += 1
+                asked, found = self._seen(submission)
                 if found is not None:
                     return Accepted(found, found_again=True)
                 if attempt >= MOST_SUBMITS:
-                    raise self._unknown(submission, "", lost) from lost
+                    raise self._given_up(submission, lost, asked) from lost
                 time.sleep(_common.pause_before(attempt, lost.retry_after))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
                     return self._claimed(submission, look_for, lost or error)
                 if error.code == "unreachable" and lost is not None:
-                    raise self._unknown(submission, "", lost) from error
+                    if time.monotonic() > gone:
+                        raise self._fate_unknown(submission, lost) from error
+                    time.sleep(AWAY_PAUSE)
+                    continue
                 if error.details.get("http_status") != 429 or time.monotonic() > give_up:
                     raise
                 wait = error.details.get("retry_after")
@@ -178,7 +188,7 @@ class V2(Dialect):
         """The job that bears our label. Raises SkillError `submit_unknown` where jobs are not listed or not labelled."""
         if self._label(submission) is None:
             raise self._unknown(submission, f"{self.url} offers no job list to look it up in")
-        params: dict[str, Any] = {"limit": 20}
+        params: dict[str, Any] = {"limit": MOST_LISTED}
         if self.surface == "deployment":
             params[f"metadata[{MARK}]"] = submission.prompt_id
         for job in self._listed(params):
@@ -186,14 +196,20 @@ class V2(Dialect):
                 return str(job["id"])
         return None
 
-    def _seen(self, submission: Submission) -> str | None:
-        """A first look for a lost submit; what cannot be asked is settled by sending again under the same key."""
+    def _seen(self, submission: Submission) -> tuple[bool, str | None]:
+        """A look for a lost submit: whether the server could say, and the job. Else the same key settles it."""
         try:
-            return self.find_submitted(submission)
+            return True, self.find_submitted(submission)
         except SkillError as error:
             if error.exit == Exit.REFUSED:
                 raise self._unknown(submission, "", error) from error
-            return None
+            return False, None
+
+    def _given_up(self, submission: Submission, lost: _common.AnswerLost, asked: bool) -> SkillError:
+        """No answer again and again: it failed where the server can say that it has no such job, else nobody knows."""
+        if not asked:
+            return self._unknown(submission, "", lost)
+        return lost.failure or submit_failed(lost, sure=self.own_ids)
 
     def _claimed(self, submission: Submission, patience: float, why: Exception) -> Accepted:
         """The key has been used: look the job up, for a while. Raises SkillError `submit_unknown`."""
