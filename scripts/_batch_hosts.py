@@ -82,9 +82,13 @@ def _of_file(name: str) -> list[Host]:
         ) from error
     parser = _line_parser()
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    return [
+    hosts = [
         _of_line(parser, path, number, line) for number, line in numbered if line and not line.startswith("#")
     ]
+    if not hosts:
+        # The default server is not what someone meant who named a file.
+        raise SkillError(f"{_safe_text.clean(name, 200)} names no server", hint="one address a line")
+    return hosts
 
 
 def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str) -> Host:
