@@ -1,0 +1,81 @@
+"""What the user gave for one server: its key, headers and certificate authorities.
+
+Level 1. Everything secret that passes here is hidden from all output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import _places
+import _safe_text
+from _addresses import is_cloud_host
+from _cli import SkillError
+
+
+class Access:
+    """What the user gave for one server: headers that may go to its origin, and how to trust its certificate."""
+
+    def __init__(
+        self,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        ca_bundle: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.headers = headers or {}
+        self.key = key
+        self.ca_bundle = ca_bundle
+        self.insecure = insecure
+
+    def __repr__(self) -> str:
+        return "Access(...)"
+
+
+def parse_headers(lines: list[str]) -> dict[str, str]:
+    """`Name: value` lines from the command line. Raises SkillError on a bad one; values are hidden from all output."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if (
+            not colon
+            or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip())
+            or re.search(r"[\r\n\0]", value)
+        ):
+            raise SkillError(
+                "a --header must read 'Name: value'", hint="for example --header 'Authorization: Bearer …'"
+            )
+        value = value.strip()
+        _safe_text.hide(value)
+        for word in value.split():
+            if len(word) >= 8:
+                _safe_text.hide(word)
+        headers[name.strip()] = value
+    return headers
+
+
+def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | None:
+    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment."""
+    key = api_key
+    if key is None and api_key_file:
+        import _text_file
+
+        try:
+            key = (_text_file.read(_places.expanded(api_key_file)).splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SkillError(
+                f"cannot read the key file {api_key_file}", hint="one line of text: the key"
+            ) from error
+    environment = os.environ.get("COMFY_CLOUD_API_KEY")
+    _safe_text.hide(environment)
+    if key is None and environment and is_cloud_host(url) and url.startswith("https://"):
+        key = environment
+    if key is None:
+        return None
+    key = key.strip()
+    _safe_text.hide(key)
+    if not key or not key.isascii() or not key.isprintable():
+        raise SkillError("the key is empty or holds characters no key has", hint="copy it again")
+    return key
