@@ -6,7 +6,8 @@
 """Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
 
 Without --yes it prints the plan and changes nothing: what, from where, how large, by whom, and what stands against it.
-A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes.
+A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes. With comfy-cli
+on PATH the plan says what the Comfy Registry has under each pack's id.
 Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
 the environment and sent to their own host alone. An interrupted download goes on where it stopped.
 
