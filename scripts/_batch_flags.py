@@ -28,6 +28,8 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     _add_output_flags(parser)
     _flags.add_server_flags(parser, several=True)
     _flags.add_quiet_flag(parser)
+    # Given to the flag itself, Python 3.10 would put the default into the help a second time.
+    parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
     if sum(map(bool, (args.workflow, args.resume, args.report))) == 0:
         parser.error("give a workflow, --resume DIR or --report DIR")
@@ -110,7 +112,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
-        "--ws", action=argparse.BooleanOptionalAction, default=True,
+        "--ws", action=argparse.BooleanOptionalAction,
         help="follow by WebSocket, else by polling (default: --ws)",
     )  # fmt: skip
 

@@ -54,6 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     _add_output_flags(parser)
     _flags.add_server_flags(parser)
     _flags.add_quiet_flag(parser)
+    # Given to the flag itself, Python 3.10 would put the default into the help a second time.
+    parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
     if args.workflow and args.workflow_flag:
         parser.error("give the workflow once, as an argument or with --workflow")
@@ -88,7 +90,6 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ws",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="follow by WebSocket, else by polling (default: --ws)",
     )
     group.add_argument(

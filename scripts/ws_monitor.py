@@ -48,11 +48,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ws",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="use the WebSocket, else poll (default: --ws)",
     )
     _flags.add_server_flags(parser)
     _flags.add_quiet_flag(parser)
+    # Given to the flag itself, Python 3.10 would put the default into the help a second time.
+    parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
     if args.all and args.prompt_id:
         parser.error("give --all or --prompt-id")

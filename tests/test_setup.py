@@ -17,7 +17,8 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 DATA = Path(__file__).parent / "data" / "hardware"
 # Outside any virtual environment, where pip --user is possible.
-BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+# Outside of any virtual environment; what sys._base_executable says in Python 3.10 is still inside.
+BASE_PYTHON = str(Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info)))
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake programs are POSIX scripts")
 
