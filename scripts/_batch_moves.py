@@ -31,7 +31,7 @@ class Moves:
         self.url = server.url
         self.flights = flights
         self.ends = ends
-        self._not_found: dict[str, float] = {}  # left behind, and not there when it was looked for
+        self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
 
     def release_wanted(self) -> None:
         """Take runs off this server for an idle one: cancelled here first, so that none ever runs on both."""
@@ -40,12 +40,12 @@ class Moves:
             self.flights.wanted.discard(prompt_id)
             if flight is None or not self.cancel(prompt_id):
                 continue
-            state = self.server.state(prompt_id)
+            state = self._after_cancel(prompt_id)
             self.flights.drop(prompt_id)
             if state.done and state.outcome != "cancelled":
                 self.ends.ended(flight, state)
-                continue
-            self._move(prompt_id, flight, left=False)
+            else:
+                self._move(prompt_id, flight, left=state.phase in ("running", "pending"))
 
     def seize(self) -> None:
         """Called by another lane while this one is stuck in a request: its runs are taken from it."""
@@ -76,14 +76,16 @@ class Moves:
         """Cancel here what was moved elsewhere while this server was out of reach. Raises SkillError when it still is."""
         now = time.monotonic()
         for prompt_id in self.batch.left_on(self.url):
-            if now < self._not_found.get(prompt_id, 0.0):
+            if now < self._look_at.get(prompt_id, 0.0):
                 continue
-            there = self.server.cancel(prompt_id) or self.server.state(prompt_id).done
-            if not there and prompt_id not in self._not_found:
-                self._not_found[prompt_id] = now + SECOND_LOOK
-                continue
-            self._not_found.pop(prompt_id, None)
-            self.batch.cleared(self.url, prompt_id)
+            if self.server.cancel(prompt_id):
+                # It may have begun just now, and then a server forgets the interrupt: it is looked for again.
+                self._look_at[prompt_id] = now + _jobs.SAY_AGAIN
+            elif prompt_id not in self._look_at and not self.server.state(prompt_id).done:
+                self._look_at[prompt_id] = now + SECOND_LOOK
+            else:
+                self._look_at.pop(prompt_id, None)
+                self.batch.cleared(self.url, prompt_id)
 
     def cancel(self, prompt_id: str) -> bool:
         """Stop one run here. False when there was nothing to stop, or the server did not let us."""
@@ -108,19 +110,26 @@ class Moves:
         except SkillError as error:
             _cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
             return
-        if state.done and state.outcome != "cancelled":
-            self.flights.drop(prompt_id)
-            self.ends.ended(flight, state)
-            return
         self.flights.drop(prompt_id)
-        self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
+        if state.phase in ("running", "pending"):
+            # In the journal it stays submitted, so that --resume follows it instead of running it again.
+            _cli.warn(f"{prompt_id} still executes on {self.url}: it does not take the cancel")
+        elif state.done and state.outcome != "cancelled":
+            self.ends.ended(flight, state)
+        else:
+            self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
 
     def _after_cancel(self, prompt_id: str) -> JobState:
         give_up = time.monotonic() + _jobs.CANCEL_PATIENCE
+        say_again = time.monotonic() + _jobs.SAY_AGAIN
         while True:
             state = self.server.state(prompt_id)
             if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
                 return state
+            if time.monotonic() >= say_again:
+                # An interrupt that comes just before a run's first node is forgotten by the server.
+                self.server.cancel(prompt_id)
+                say_again += _jobs.SAY_AGAIN
             time.sleep(0.1)
 
 

@@ -26,7 +26,7 @@ MOST_SHOWN = 20
 FRAME = 0.25
 # After Ctrl-C: so long for running nodes to notice and for files under way to arrive.
 STOP_PATIENCE = 30.0
-CLEAR_PATIENCE = 5.0
+CLEAR_PATIENCE = 10.0
 
 
 def run(
@@ -77,10 +77,10 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
 
 
 def _wait_for_clearing(batch: Batch) -> None:
-    """Let servers that answer cancel what was moved away from them; one that is silent is not waited for."""
-    while any(
-        lane.is_alive() and not lane.away and batch.left_on(lane.url) and lane.silent_for() < CLEAR_PATIENCE
-        for lane in batch.lanes
+    """Let servers that answer cancel what was moved away from them; one that is silent is not waited for long."""
+    give_up = time.monotonic() + CLEAR_PATIENCE
+    while time.monotonic() < give_up and any(
+        lane.is_alive() and not lane.away and batch.left_on(lane.url) for lane in batch.lanes
     ):
         batch.wait(FRAME)
 
@@ -163,8 +163,8 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     if left:
         document["left_behind"] = {host: _safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
         document["warnings"] = [
-            f"{len(ids)} runs that were moved elsewhere may still be at {host}, which does not answer; when it is "
-            f"back, this cancels them there: {_left_command(batch, host)}"
+            f"{len(ids)} runs that were moved elsewhere may still be at {host}; when it answers "
+            f"again, this cancels them there: {_left_command(batch, host)}"
             for host, ids in left.items()
         ]
     if any(lane.server.demo for lane in batch.lanes):

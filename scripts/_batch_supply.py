@@ -67,8 +67,13 @@ class Supply:
     def _start(self, todo: Todo) -> None:
         """Bring one run onto the server, or find it there."""
         if todo.end is not None:
-            self.ends.hand_over_recorded(todo, todo.end)
-            return
+            if todo.host in (None, self.url):
+                self.ends.hand_over_recorded(todo, todo.end)
+                return
+            if todo.end.get("end", "success") != "success":
+                self.ends.hand_over_recorded(todo, {**todo.end, "outputs": {}})
+                return
+            # Its files are on a server that takes no part, and one of the same name here is another run's: again.
         try:
             filled = self.filler.fill(todo.run)
         except SkillError as error:
@@ -111,7 +116,8 @@ class Supply:
                 return False
             prompt_id = self.batch.prompt_id(todo.run, todo.attempt)
         elif todo.host is not None and todo.host != self.url:
-            self.batch.moved(todo, prompt_id, todo.host, left=todo.accepted or self.server.own_ids)
+            known = todo.accepted or self.server.own_ids
+            self.batch.moved(todo, prompt_id, todo.host, left=known and todo.end is None)
             return False
         if not self.server.own_ids and not todo.accepted:
             found = self.server.find_submitted(self._submission(flight, prompt_id))
@@ -138,7 +144,7 @@ class Supply:
             attempt += 1  # that id has been used up
         prompt_id = self.batch.prompt_id(todo.run, attempt)
         flight.todo = todo = todo._replace(
-            attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False
+            attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False, end=None
         )
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds

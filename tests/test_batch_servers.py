@@ -208,6 +208,83 @@ def test_a_server_that_comes_back_has_the_moved_runs_cancelled(
     assert moved and len(moved & kept) <= 1, "only the one that was running may have ended here as well"
 
 
+def moved_away(folder: Path, server: Demo) -> set[str]:
+    """The prompt ids that the journal says may still be on a server that fell silent."""
+    lines = (folder / "batch.jsonl").read_bytes().split(b"\n")[:-1]
+    events = [json.loads(line) for line in lines]
+    left = {event["prompt_id"] for event in events if event["event"] == "moved" and event.get("left")}
+    return left - {event["prompt_id"] for event in events if event["event"] == "cleared"} if server else left
+
+
+def queued(server: Demo) -> set[str]:
+    queue = server.get("/queue")
+    return {item[1] for key in ("queue_running", "queue_pending") for item in queue[key]}
+
+
+def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """The first session ends while one server says nothing; that one wakes up with our runs in its queue."""
+    one, two = new_demo(), new_demo()
+    workflow = graph_file(graphs.sleeper(2.0, 2, seed=100))
+    process = run.start(
+        "run_batch.py", workflow, "--host", one.url, "--host", two.url, "--output-dir", "out", "--count", 7,
+        "--reconnect-time", 1, "--no-report",
+    )  # fmt: skip
+    wait_for(lambda: len(queued(one)) >= 3)
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        out, _ = process.communicate(timeout=90)
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    document = json.loads(out)
+    assert process.returncode == 0, out
+    assert document["left_behind"][one.url]["count"] >= 2
+    (warning,) = document["warnings"]
+    assert one.url in warning and "--resume" in warning
+    left = moved_away(run.folder / "out", one)
+    assert left & queued(one), "the server that woke up has our runs"
+    command = warning.partition("cancels them there: ")[2].split()
+    resumed = run("run_batch.py", *command[2:], "--no-report")
+    assert resumed.code == 0 and resumed.json["done_before"] == 7, resumed.out
+    assert "left_behind" not in resumed.json
+    assert moved_away(run.folder / "out", one) == set()
+    wait_for(lambda: not queued(one), 1.5)  # less than a run takes: the executing one stops at its next step
+    done = {key for key, entry in one.get("/history").items() if entry["status"]["status_str"] == "success"}
+    assert len(left & done) <= 1, "only the one that was executing may have ended"
+    journal = (run.folder / "out" / "batch.jsonl").read_bytes()
+    again = run("run_batch.py", *command[2:], "--no-report")
+    assert again.code == 0
+    assert journal.count(b'"cleared"') == (run.folder / "out" / "batch.jsonl").read_bytes().count(
+        b'"cleared"'
+    )
+
+
+def test_a_killed_batch_follows_moved_runs_where_they_still_are(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """Runs that were moved but not yet submitted elsewhere are taken up again on the server that has them."""
+    one, two = new_demo(), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(1.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 14, "--reconnect-time", 1, "--no-report",
+    )  # fmt: skip
+    wait_for(lambda: len(queued(one)) >= 4)
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: moved_away(run.folder / "out", one), 40)
+        process.kill()
+        process.communicate()
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    resumed = run("run_batch.py", "--resume", "out", "--no-report")
+    assert resumed.code == 0, resumed.out
+    ended = finished(one, two)
+    assert set(ended) == set(range(100, 114))
+    assert sum(ended.values()) <= 15, "only the one that was executing may have run twice"
+    assert queued(one) == queued(two) == set()
+
+
 def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, graph_file: Any) -> None:
     one = new_demo()
     ran = run(

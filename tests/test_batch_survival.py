@@ -219,6 +219,33 @@ def test_a_server_that_goes_away_ends_with_what_is_there_and_resumes_elsewhere(
     all_there(run, 20)
 
 
+def test_files_left_on_a_server_that_is_gone_are_made_again_not_taken_from_another(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """The other server has files of the same names, which belong to other runs."""
+    from PIL import Image
+
+    first, second = new_demo(), new_demo()
+    first.fault("status:route=/view,code=500,times=2")
+    words = ["--output-dir", "out", "--sweep", "1.color=255:257:1", "--no-report"]
+    ran = run("run_batch.py", graph_file(graphs.picture()), "--host", first.url, *words)
+    assert (ran.code, ran.json["failed"]) == (1, 2), ran.out
+    other = graphs.picture()
+    for number in range(3):
+        other["1"]["inputs"]["color"] = 0xFF00F0 + number
+        second.post("/prompt", {"prompt": other})
+        wait_for(lambda number=number: len(second.get("/history")) == number + 1)
+    first.stop()
+    ran = run("run_batch.py", "--resume", "out", "--host", second.url)
+    assert ran.code == 0, ran.out
+    assert [item["prompt"]["1"]["inputs"]["color"] for item in submitted(second)][3:] == [255, 256]
+    for number in range(3):
+        (path,) = (run.folder / "out" / f"run_{number:04d}").iterdir()
+        with Image.open(path) as picture:
+            red = picture.convert("RGB").getpixel((0, 0))[0]
+        assert red < 255, "another run's file"
+
+
 def test_a_changed_workflow_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = begin(run, demo, graph_file, 20)
     wait_for(done(run, 1))
