@@ -49,7 +49,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         if renamed:
             document["use_instead"] = renamed
         again = _deps_plan_words.again(args, asked.words)
-        told = _deps_plan_words.told(steps, _deps_next.renaming(asked, done), again)
+        told = _deps_plan_words.told(steps, len(renamed), _deps_next.renaming(asked, done), again)
         if document["totals"].get("fits") is False:
             told["message"] += "; the disk has not enough room for all of it"
         if args.dry_run:

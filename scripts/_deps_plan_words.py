@@ -14,10 +14,13 @@ MOST_REASONS = 3
 FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
 
 
-def told(steps: Sequence[Step], renaming: Sequence[str], again: Sequence[str]) -> dict[str, Any]:
+def told(
+    steps: Sequence[Step], renamed: int, renaming: Sequence[str], again: Sequence[str]
+) -> dict[str, Any]:
     """Message, hint and next for a plan that was not carried out.
 
-    renaming: commands for what only needs another name. again: the words that make the same plan.
+    renamed: how many things only need another name, and `renaming` the commands for that. again: the words that make
+    the same plan.
     """
     doable = [step for step in steps if step.how]
     blocked = [step for step in steps if not step.how]
@@ -25,7 +28,7 @@ def told(steps: Sequence[Step], renaming: Sequence[str], again: Sequence[str]) -
     if blocked:
         parts.append(f"{_counted(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked")
     if not steps:
-        parts.append("nothing has to be installed" + (": names are written otherwise" if renaming else ""))
+        parts.append("nothing has to be installed" + (": names are written otherwise" if renamed else ""))
     document: dict[str, Any] = {"message": f"{'; '.join(parts)}; nothing was changed"}
     lacking = _flags(step.lacks for step in blocked)
     consents = _flags(step.consent for step in blocked)
@@ -33,8 +36,10 @@ def told(steps: Sequence[Step], renaming: Sequence[str], again: Sequence[str]) -
         f"{flag} consents" for flag in consents
     ]
     hints += _other_reasons(blocked)
-    if not steps and renaming:
-        hints.append("write the names as use_instead has them: next does it")
+    if renamed:
+        hints.append(
+            f"{renamed} only to be written as use_instead has it" + (": see next" if renaming else "")
+        )
     if doable:
         hints.insert(0, "show the plan to the user; --yes in the place of --dry-run carries it out")
     if hints:

@@ -171,8 +171,9 @@ def read(spec: str, asked: Asked) -> Workflow:
 def _with_nodes(workflow: Workflow) -> Workflow:
     """The same workflow. Raises SkillError (exit 2) when nothing in it would run: that is not "all present"."""
     if not classes_of(workflow.graph):
+        name = "standard input" if workflow.spec == "-" else _safe_text.clean(workflow.spec, 200)
         raise SkillError(
-            f"{_safe_text.clean(workflow.spec, 200)} has no node that would run", code="empty", exit=Exit.MISUSE,
+            f"{name} has no node that would run", code="empty", exit=Exit.MISUSE,
             hint="are all its nodes muted or notes?",
         )  # fmt: skip
     return workflow
@@ -276,7 +277,7 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
     if verdict == _deps.PRESENT:
         return {
             "status": "ok",
-            "message": f"all {counts['present']} things that are needed are there",
+            "message": f"everything that is needed is there ({counts['present']} checked)",
         } | document
     if verdict == _deps.MISSING:
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
