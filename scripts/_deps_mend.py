@@ -55,7 +55,12 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         if args.dry_run:
             return {"status": "dry_run"} | told | document
         _require_consent(args.yes, steps, document, told)
-        outcomes = _install.carry_out(steps, ways)
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in _install.carry_out(steps, ways):
+                outcomes.append(outcome)  # (Ctrl-C keeps those before it)
+        except KeyboardInterrupt:
+            raise _interrupted(document, outcomes, again) from None
         document["outcomes"] = [outcome.to_json() for outcome in outcomes]
         document |= _restart(args, ways, outcomes)
     return _second_look(args, document, steps, outcomes)
@@ -105,6 +110,16 @@ def _require_consent(
             told["message"], code="consent_needed", hint="show the plan to the user, then run again with --yes",
             **document,
         )  # fmt: skip
+
+
+def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: Sequence[str]) -> SkillError:
+    """Ctrl-C in the middle: what is done stays done and is named, what has arrived of a download is kept."""
+    document["outcomes"] = [outcome.to_json() for outcome in outcomes]
+    return SkillError(
+        f"interrupted by the user; {len(outcomes)} step(s) had ended", code="interrupted", status="cancelled",
+        retryable=True, hint="run the same again: a download goes on where it stopped",
+        next=[_deps_next.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
+    )  # fmt: skip
 
 
 def _restart(args: argparse.Namespace, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,30 +38,30 @@ class Outcome(NamedTuple):
         return document | dict(self.facts or {})
 
 
-def carry_out(steps: Sequence[Step], ways: Ways) -> list[Outcome]:
-    """Do the steps that nothing blocks, packs first; one that fails does not stop the others."""
-    outcomes = _install_packs([step for step in steps if step.kind == "pack" and step.how], ways)
+def carry_out(steps: Sequence[Step], ways: Ways) -> Iterator[Outcome]:
+    """Do the steps that nothing blocks, packs first; each outcome as it is there. One that fails stops no other."""
+    packs = [step for step in steps if step.kind == "pack"]
+    for step in packs:
+        if step.how == COMFY:
+            yield _install_by_comfy(step, ways)
+    yield from _install_by_manager([step for step in packs if step.how == MANAGER], ways)
     for step in steps:
         if step.kind == "model" and step.how:
-            outcomes.append(_attempt(step, ways))
-    return outcomes
+            yield _attempt(step, ways)
 
 
-def _install_packs(steps: Sequence[Step], ways: Ways) -> list[Outcome]:
-    by_manager = [step for step in steps if step.how == MANAGER]
-    outcomes = [_install_by_comfy(step, ways) for step in steps if step.how == COMFY]
+def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]:
+    """All at once, as its queue takes them."""
     if not by_manager:
-        return outcomes
+        return []
     assert ways.manager is not None
     _cli.note(f"installing {', '.join(step.name for step in by_manager)} with the server's Manager")
     try:
         fates = ways.manager.install_packs([step.name for step in by_manager])
     except SkillError as error:
-        return outcomes + [Outcome(step, False, error.message, error) for step in by_manager]
-    for step in by_manager:
-        fate = fates.get(step.name, "the Manager said nothing about it")
-        outcomes.append(Outcome(step, fate == "installed", fate))
-    return outcomes
+        return [Outcome(step, False, error.message, error) for step in by_manager]
+    said = [fates.get(step.name, "the Manager said nothing about it") for step in by_manager]
+    return [Outcome(step, fate == "installed", fate) for step, fate in zip(by_manager, said, strict=True)]
 
 
 def _install_by_comfy(step: Step, ways: Ways) -> Outcome:

@@ -548,7 +548,10 @@ def test_an_interrupted_download_is_kept_and_goes_on(stage: Stage, run: Any, tmp
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert json.loads(out)["code"] == "interrupted"
+    document = json.loads(out)
+    assert (document["status"], document["code"], document["outcomes"]) == ("cancelled", "interrupted", [])
+    assert "goes on where it stopped" in document["hint"]
+    assert document["next"][0].endswith("--dry-run")
     assert "Traceback" not in err
     assert part.stat().st_size > 500_000
     stage.host.stall.clear()
