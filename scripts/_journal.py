@@ -73,7 +73,12 @@ class Lock:
     def _owner_lives(self) -> bool:
         self._file.seek(0)
         words = self._file.read(200).split()
-        if len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdigit() or os.name == "nt":
+        if (
+            len(words) < 4
+            or words[3] != socket.gethostname()
+            or not words[1].isdigit()
+            or not hasattr(os, "fork")
+        ):
             # On Windows asking whether a process lives would end it.
             return len(words) >= 4
         try:

@@ -44,7 +44,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--repair", metavar="OUT.json", help="write a copy with the sure names replaced (one workflow)"
     )
     parser.add_argument(
-        "--no-sources", action="store_true", help="do not look up where missing things can be had (nor ask comfy-cli)"
+        "--no-sources",
+        action="store_true",
+        help="do not look up where missing things can be had (nor ask comfy-cli)",
     )
     _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)

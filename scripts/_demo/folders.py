@@ -123,7 +123,7 @@ class Folders:
 
 def _remove_orphans() -> None:
     """Remove the folders of demo servers that were killed and could not do it themselves."""
-    if os.name != "posix":
+    if not hasattr(os, "fork"):
         # Asking whether a process lives would end it on Windows.
         return
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
