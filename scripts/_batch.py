@@ -129,8 +129,8 @@ class Batch:
                 if record.left_on is not None:
                     # Not submitted elsewhere yet: it is followed there, should that server answer again.
                     self._left.get(record.left_on, {}).pop(record.prompt_id or "", None)
-            elif record.status == "unknown" and self.options.retry_failed:
-                # Its submit got no answer: it is looked for before it is sent again, under the same key.
+            elif record.status in ("unknown", "lost") and self.options.retry_failed:
+                # It may have run all the same: it is looked for before it is sent again.
                 self._waiting.append(_again(record))
             elif record.status != "success" and self.options.retry_failed:
                 self._waiting.append(Todo(run, record.attempt + 1))

@@ -128,7 +128,7 @@ class Ends:
         """
         if self.server.keeps_records:
             said = "the server took this run and shows no record of it; what became of it is not known"
-            look = "look at the server's own job page before --retry-failed: it may have run, and be paid for"
+            look = "--retry-failed asks for it again first; look at the server's own job page: it may be paid for"
             self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
             return
         if todo.lost + 1 >= MOST_LOST:

@@ -174,16 +174,18 @@ class Server:
         """
         url = path if whole_url else self.route(path)
         tries = attempts or (ATTEMPTS if method in ("GET", "HEAD") else 1)
+        enough = time.monotonic() + timeout
         for attempt in range(1, tries + 1):
             try:
                 response = self._send(method, url, time_left(timeout), options, bare)
             except SkillError as error:
-                # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly.
+                # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly. Nor is
+                # a server that let the whole time pass without a word asked four times.
                 if (
                     attempt == tries
                     or not error.retryable
                     or error.details.get("reason") == "connection_refused"
-                    or time.monotonic() >= _deadline.get()
+                    or time.monotonic() >= min(enough, _deadline.get())
                 ):
                     raise
                 _pause(attempt, None)

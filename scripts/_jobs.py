@@ -211,7 +211,8 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
 
 
 def _resumed(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
-    state = _first_look(server, prompt_id)
+    with _common.no_later_than(None if options.timeout is None else time.monotonic() + options.timeout):
+        state = _first_look(server, prompt_id)
     job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
     progress = Progress(job.graph, quiet=options.quiet)
     watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)

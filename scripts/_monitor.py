@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import _cli
 import _collect
+import _common
 import _events
 import _failures
 import _reports
@@ -106,8 +107,9 @@ class Monitor:
         self.previews = previews
         self.jobs: dict[str, Shown] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
-        self.watcher = Watcher(server, uuid.uuid4().hex, use_socket=use_socket)
+        self.watcher = Watcher(server, uuid.uuid4().hex, use_socket=use_socket, answered=False)
         self.watcher.tap = self._tap
+        self._answered = False
         self._look_at = 0.0
         self._queue_changed = False
 
@@ -115,7 +117,8 @@ class Monitor:
         """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
         give_up = None if timeout is None else time.monotonic() + timeout
         try:
-            return self._watch(follow, give_up)
+            with _common.no_later_than(give_up):
+                return self._watch(follow, give_up)
         except SkillError as error:
             if self.ids and not error.next:
                 error.next = [self._again_command()]
@@ -161,9 +164,12 @@ class Monitor:
         try:
             listed = self.server.list_jobs(1000, finished=False)
         except SkillError as error:
-            if error.exit == _cli.Exit.REFUSED:
+            if error.exit == _cli.Exit.REFUSED or (
+                error.exit == _cli.Exit.UNREACHABLE and not self._answered
+            ):
                 raise
             return
+        self._answered = True
         waiting = 0
         for job in listed:
             waiting += job.phase == "pending"

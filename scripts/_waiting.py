@@ -57,7 +57,7 @@ def _follow(
     server: Dialect, wanted: Sequence[str], options: _jobs.Options, results: dict[str, dict[str, Any]]
 ) -> None:
     give_up = None if options.timeout is None else time.monotonic() + options.timeout
-    watcher = Watcher(server, uuid.uuid4().hex)
+    watcher = Watcher(server, uuid.uuid4().hex, answered=False)
     try:
         watcher.open()
         for prompt_id in wanted:

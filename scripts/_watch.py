@@ -80,14 +80,22 @@ class Watcher:
     """
 
     def __init__(
-        self, server: Dialect, client_id: str, *, use_socket: bool = True, patience: float = 30.0
+        self,
+        server: Dialect,
+        client_id: str,
+        *,
+        use_socket: bool = True,
+        patience: float = 30.0,
+        answered: bool = True,
     ) -> None:
+        """`answered`: the server has been heard before, so that one that is away now is waited for."""
         self.server = server
         self.client_id = client_id
         self.patience = patience
         self.restarts_possible = False  # the connection was lost at least once
         self.queue_remaining: int | None = None
         self.missed_frames = not (use_socket and server.has_socket)
+        self._answered = answered
         self._use_socket = use_socket and server.has_socket
         self._wire: Wire | None = None
         self._stream: EventStream | None = None
@@ -130,6 +138,7 @@ class Watcher:
         while True:
             frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
             if isinstance(frame, _events.Event):
+                self._answered = True
                 self._note_queue(frame)
                 if self.tap is not None:
                     self.tap(frame)
@@ -391,12 +400,15 @@ class Watcher:
             self._outage(error, watched)
             return None
         self._outage_since = None
+        self._answered = True
         return state
 
     def _outage(self, error: SkillError, watched: _Watched) -> None:
         """A refusal ends the wait at once; anything else may pass."""
         if error.exit == _cli.Exit.REFUSED:
             error.details.setdefault("prompt_id", watched.prompt_id)
+            raise error
+        if error.exit == _cli.Exit.UNREACHABLE and not self._answered:
             raise error
         now = time.monotonic()
         if self._outage_since is None:

@@ -181,6 +181,24 @@ def run(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Any]:
+    """The process that starts scripts quickly (POSIX)."""
+    from zygote import Zygote
+
+    made = Zygote()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def benches() -> Iterator[Any]:
+    """Servers behind a relay that fails, by protocol: local, cloud, v2."""
+    import fault_bench
+
+    yield from fault_bench.all_benches()
+
+
 @pytest.fixture
 def graph_file(tmp_path: Path) -> Any:
     """Writes a graph to a file of the test's folder and gives its path."""

@@ -1,4 +1,4 @@
-"""Servers behind a relay that fails, one for each protocol, and the quick runner: fixtures of the fault tests."""
+"""Servers behind a relay that fails, one for each protocol; the fixture `benches` holds them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from conftest import Demo
 from flaky import Fault, Flaky
 from v2_servers import Proxy
-from zygote import Zygote
 
 KEY = "canary-cloudkey-31d7aa"
 
@@ -39,16 +38,8 @@ class Bench:
         return [item["prompt_id"] for item in self.demo.get("/demo/executions")["executions"] if item["event"] == "start"]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="session")
-def benches() -> Iterator[dict[str, Bench]]:
-    """Made when first asked for."""
+def all_benches() -> Iterator[dict[str, Bench]]:
+    """One for each protocol, made when first asked for, ended with the session."""
     made: dict[str, Bench] = {}
     ends: list[Any] = []
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import fault_rows
+
 # What a role's requests are, by protocol: (method, path).
 ROLES: dict[str, dict[str, tuple[str, str]]] = {
     "submit": {
@@ -176,10 +178,11 @@ HERE = {
 
 HEAD = """# What goes wrong, and what then happens
 
-Every line below is carried out by `tests/test_faults.py`; this file is written by `tests/fault_table.py`. It holds for
-`run_workflow.py`; `--resume`, `manage_queue.py wait` and `run_batch.py` stand on the same rooms and are tried with the
-faults that can strike them. On top of each line: stdout holds one JSON document, no half-written file is left, no job
-is executed twice, and once something was submitted the document names its prompt id and the command that goes on.
+Every line below is carried out by `tests/test_faults.py`, `test_faults_batch.py` and `test_faults_wait.py`; this file
+is written by `tests/fault_table.py`. First what becomes of a single run of `run_workflow.py`, then of a batch, then of
+those who wait for a job. On top of each line: stdout holds one JSON document, no half-written file is left, no job is
+executed twice, and once something was submitted the document names its prompt id and, under `next`, a command that
+goes on or tells what became of it. For batches and waits that command is carried out too.
 
 "Once" means that the next attempt succeeds. "Where" names the protocols on which a line is tried.
 """
@@ -187,6 +190,42 @@ is executed twice, and once something was submitted the document names its promp
 
 def cell(exit: int, said: str, code: str | None) -> str:
     return f"| {exit} | `{said}` | {f'`{code}`' if code else ''} |"
+
+
+def batch_lines() -> list[str]:
+    """The table of the batches."""
+    lines = [
+        "## A batch of three runs", "",
+        "Succeeded and executed are counted at the end of the first command; the last column tells what the command under",
+        "`next` then brings, once the fault has passed: `complete` means all three pictures, and each run executed once in",
+        "all. Where a server has forgotten what ran, that is executed again.", "",
+        "| fault | where | exit | status | code | succeeded | executed | then |", "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in fault_rows.BATCH:
+        groups: dict[tuple[int, str, str | None, int, int], list[str]] = {}
+        for api in row.apis:
+            groups.setdefault(row.expected(api), []).append(api)
+        for (exit, said, code, succeeded, runs), apis in groups.items():
+            ran = "up to 3" if runs == fault_rows.SOME else str(runs)
+            then = "" if exit == 0 else "complete"
+            words = " or ".join(f"`{word}`" for word in code.split(" or ")) if code else ""
+            lines.append(
+                f"| {row.what} | {', '.join(apis)} | {exit} | `{said}` | {words} | {succeeded} | {ran} | {then} |"
+            )
+    return [*lines, ""]
+
+
+def waiting_lines() -> list[str]:
+    """The table of those who wait for another's job."""
+    lines = [
+        "## Waiting for a job: `run_workflow.py --resume`, `manage_queue.py wait`, `ws_monitor.py`", "",
+        "The job itself is executed once, whatever happens to the one who waits.", "",
+        "| fault | where | exit | status | code |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in fault_rows.WAITING:
+        hows = "" if len(row.hows) == 3 else " (not the monitor)"
+        lines.append(f"| {row.what}{hows} | {', '.join(row.apis)} {cell(*row.outcome)}")
+    return [*lines, ""]
 
 
 def document() -> str:
@@ -200,6 +239,7 @@ def document() -> str:
                 outcome = cell(row.exit, row.status, row.code)
                 lines.append(f"| {row.what} {outcome} {executed[row.runs]} | {', '.join(row.apis)} |")
         lines.append("")
+    lines += batch_lines() + waiting_lines()
     lines += ["## Frames of the WebSocket", "", "The run succeeds with all of its files, exit 0:", ""]
     lines += [f"* {words}" for words in FRAMES.values()]
     lines += ["* the socket is cut at each frame of a run, one after the other", ""]

@@ -5,6 +5,7 @@ It runs in a thread of the test. Faults strike by method and path; a WebSocket g
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -33,7 +34,9 @@ class Fault:
     `act`: `status` (answer with `code` and a body of kind `body`), `close` (before it is carried out), `lost`
     (carried out, the answer never arrives), `hang` (never answered), `cut` (`share` of the body under the full
     length), `length` (a length wrong by `add`), `slow` (a byte of the head every `pause` seconds), `redirect` (to `to`),
-    `drip` (the body in pieces with pauses).
+    `drip` (the body in pieces with pauses), `down` (the server goes away: every connection breaks and its port refuses
+    new ones, before this request is carried out or, with `after`, once it is; `back` seconds later it is there again).
+    `unless`: paths that are spared.
     """
 
     act: str
@@ -48,10 +51,15 @@ class Fault:
     pause: float = 0.05
     to: str = "/"
     headers: dict[str, str] = field(default_factory=dict)
+    after: bool = False
+    back: float | None = None
+    unless: tuple[str, ...] = ()
 
     def strikes(self, method: str, path: str) -> bool:
         """Whether this request is hit; counts."""
         if self.method not in ("*", method) or not fnmatchcase(path, self.path) or self.times <= 0:
+            return False
+        if any(fnmatchcase(path, spared) for spared in self.unless):
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -74,6 +82,14 @@ class Flaky:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
+            def setup(self) -> None:
+                super().setup()
+                relay.open.add(self.connection)
+
+            def finish(self) -> None:
+                relay.open.discard(self.connection)
+                super().finish()
+
             def handle_one_request(self) -> None:
                 try:
                     super().handle_one_request()
@@ -88,18 +104,49 @@ class Flaky:
 
             do_GET = do_POST = do_HEAD = do_DELETE = do_PUT = answer
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.handler = Handler
+        self.open: set[socket.socket] = set()
+        self.port = 0
+        self.gone = True
+        self.changing = threading.Lock()
+        self.timer = threading.Timer(0, self.up)
+        self.up()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def up(self) -> None:
+        """Listen (again) at the port."""
+        with self.changing:
+            if not self.gone:
+                return
+            self.server = ThreadingHTTPServer(("127.0.0.1", self.port), self.handler)
+            self.server.daemon_threads = True
+            self.port = self.server.server_address[1]
+            self.gone = False
+            threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def down(self, back: float | None = None) -> None:
+        """Go away as a process does that dies; be back after so many seconds."""
+        with self.changing:
+            if self.gone:
+                return
+            self.gone = True
+            self.server.shutdown()
+            self.server.server_close()
+            for connection in list(self.open):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        if back is not None:
+            self.timer = threading.Timer(back, self.up)
+            self.timer.start()
 
     def stop(self) -> None:
         """End it."""
-        self.server.shutdown()
-        self.server.server_close()
+        self.down()
 
     def reset(self, *faults: Fault) -> None:
         """Forget what was seen and put these faults in place of the others."""
+        self.timer.cancel()
+        self.up()
         self.seen.clear()
         self.faults = list(faults)
 
@@ -109,6 +156,11 @@ class Flaky:
         headers = {name.lower(): value for name, value in handler.headers.items()}
         self.seen.append((handler.command, handler.path, headers, body))
         fault = next((item for item in self.faults if item.strikes(handler.command, path)), None)
+        if fault is not None and fault.act == "down":
+            if fault.after:
+                self._forward(handler, headers, body)
+            handler.close_connection = True
+            return self.down(fault.back)
         if fault is not None and fault.act in ("status", "close", "hang", "redirect"):
             return self._refuse(handler, fault)
         if headers.get("upgrade", "").lower() == "websocket":

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import fault_bench
 import graphs
 import pytest
 from conftest import Demo
@@ -20,7 +19,6 @@ from hypothesis import strategies as st
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
-zygote = fault_bench.zygote
 
 SECONDS = 15.0
 MEGABYTES = 400.0

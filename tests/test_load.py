@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fault_bench
 import graphs
 import pytest
 from conftest import Demo, Runner
 from zygote import Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
-zygote = fault_bench.zygote
 slow = pytest.mark.slow
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import fault_bench
 import graphs
 import pytest
 from fault_bench import KEY, Bench
@@ -21,8 +20,6 @@ from v2_servers import free_port
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
-benches = fault_bench.benches
-zygote = fault_bench.zygote
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 CANARIES = {

@@ -73,8 +73,10 @@ class Forks(Runner):
         stdin: str | None = None,
         timeout: float = 60,
         limits: dict[str, int] | None = None,
+        before: str = "",
     ) -> Finished:
-        """`limits`: bytes a file may grow to (`fsize`), bytes of address space (`as`). Asserts that nothing leaked a traceback."""
+        """`limits`: bytes a file may grow to (`fsize`), bytes of address space (`as`). `before`: Python that the process
+        runs first (shorter patience, another clock). Asserts that nothing leaked a traceback."""
         with tempfile.TemporaryDirectory(prefix="fork-") as name:
             place = Path(name)
             if stdin is not None:
@@ -82,6 +84,7 @@ class Forks(Runner):
             job = {
                 "script": str(SCRIPTS / script), "argv": [str(word) for word in words], "cwd": str(self.folder),
                 "env": {**self.environment, **(env or {})}, "place": name, "timeout": timeout, "limits": limits or {},
+                "before": before,
             }  # fmt: skip
             done = self.zygote.run(job)
             out, err = ((place / stream).read_text(errors="surrogateescape") for stream in ("out", "err"))
@@ -122,6 +125,7 @@ def become(job: Job) -> None:
     sys.path[0] = str(Path(job["script"]).parent)
     code: Any = 0
     try:
+        exec(job["before"], {})
         runpy.run_path(job["script"], run_name="__main__")
     except SystemExit as stop:
         code = stop.code
