@@ -162,8 +162,11 @@ def test_a_v2_server_can_never_tell_and_does_not_invite_to_try_again(
     proxy = Proxy(demo.url)
     try:
         ran = run("check_deps.py", SDXL, "--host", proxy.url)
+        looked_at = run("inspect_workflow.py", SDXL, "--host", proxy.url)
     finally:
         proxy.stop()
+    assert looked_at.code == 0
+    assert "not known" in looked_at.json["warnings"][0]
     assert ran.code == 4
     document = ran.json
     assert (document["status"], document["code"], document["retryable"]) == ("unknown", "not_known", False)
