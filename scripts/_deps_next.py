@@ -18,12 +18,15 @@ from _deps_survey import Asked, Workflow
 RENAMED = ("model", "value", "file")
 
 
-def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
-    """What to run after a check that found something missing."""
+def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str | None = None) -> list[str]:
+    """What to run after a check that found something missing. copy: the repaired copy that was written already."""
     if not asked.words:
         return []
-    found = renaming(asked, done)
-    specs = [workflow.spec for workflow, _ in done]
+    if copy is None:
+        found, specs = renaming(asked, done), [workflow.spec for workflow, _ in done]
+    else:
+        whole = asked.live and all(_names_alone(checked) for _, checked in done)
+        found, specs = [command("run_workflow.py", copy, *asked.words)] if whole else [], [copy]
     if asked.live and asked.server.api == "local" and "-" not in specs and _plannable(done):
         found.append(command("auto_fix_deps.py", *specs, *asked.words, "--dry-run"))
     return found
@@ -58,12 +61,17 @@ def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
     words = set_words(checked)
     if not words or workflow.spec == "-":
         return None
-    left = [item for item in checked.of(MISSING) if not (item.kind in RENAMED and item.fixed_by_name)]
-    if asked.live and not left and not checked.of(UNKNOWN):
+    if asked.live and _names_alone(checked):
         return command("run_workflow.py", workflow.spec, *words, *asked.words)
     if workflow.rough:
         return None
     return command("check_deps.py", workflow.spec, *asked.words, "--repair", _copy_of(workflow.spec))
+
+
+def _names_alone(checked: Check) -> bool:
+    """Whether right names are all that a run lacks."""
+    left = [item for item in checked.of(MISSING) if not (item.kind in RENAMED and item.fixed_by_name)]
+    return not left and not checked.of(UNKNOWN)
 
 
 def _copy_of(spec: str) -> str:

@@ -243,7 +243,7 @@ def survey(
         document["server"]["manager"] = asked.manager.name
     if getattr(asked.server, "demo", False):
         document["demo"] = True
-    steps = _next_steps(asked, done)
+    steps = _next_steps(asked, done, repair)
     if steps:
         document["next"] = steps
     if unreadable:
@@ -254,12 +254,12 @@ def survey(
     return _concluded(document, _deps_report.verdict(checks), asked)
 
 
-def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
+def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]], repair: str | None) -> list[str]:
     if not any(checked.of(_deps.MISSING) for _, checked in done):
         return []
     from _deps_next import after_check
 
-    return after_check(asked, done)
+    return after_check(asked, done, repair)
 
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:

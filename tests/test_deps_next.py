@@ -69,6 +69,23 @@ def test_a_sure_name_comes_with_the_run_that_uses_it(run: Any, demo: Any, tmp_pa
     assert ran_as_it_stands(line, tmp_path, run)["status"] == "success"
 
 
+def test_after_a_repair_the_copy_is_what_runs(run: Any, demo: Any, tmp_path: Path) -> None:
+    words = (saved(tmp_path, renamed()), "--host", demo.url, "--repair", "copy file.json")
+    (line,) = run("check_deps.py", *words).json["next"]
+    assert "copy file.json" in shlex.split(line)
+    assert ran_as_it_stands(line, tmp_path, run)["status"] == "success"
+
+
+def test_a_hostile_file_name_is_one_word_of_next(run: Any, demo: Any, tmp_path: Path) -> None:
+    flow = saved(tmp_path, renamed(), "a;touch pwned $(touch pwned).json")
+    (line,) = run("check_deps.py", flow.name, "--host", demo.url).json["next"]
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=run.environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_with_more_missing_it_is_a_repaired_copy_and_a_plan(run: Any, new_demo: Any, tmp_path: Path) -> None:
     demo = new_demo("--manager", "v4")
     graph = renamed()
