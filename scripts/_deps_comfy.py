@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +69,8 @@ def ask(
 
 def _output_of(words: Sequence[str], limit: float) -> bytes:
     """What a child prints; whatever stops us stops it and its children, since a look-up leaves nothing half done."""
+    import tempfile
+
     from _hardware_tools import kill_tree
 
     environment = _bare_environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}

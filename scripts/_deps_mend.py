@@ -48,8 +48,11 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         renamed = _renamed(checks, args.workflows)
         if renamed:
             document["use_instead"] = renamed
-        again = _deps_plan_words.again(args, asked.words)
-        told = _deps_plan_words.told(steps, len(renamed), _deps_next.renaming(asked, done), again)
+        again, left = (
+            _deps_plan_words.again(args, asked.words),
+            _deps_plan_words.left_alone(checks, args.only),
+        )
+        told = _deps_plan_words.told(steps, left, _deps_next.renaming(asked, done), again)
         if document["totals"].get("fits") is False:
             told["message"] += "; the disk has not enough room for all of it"
         if args.dry_run:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _deps_next
 import _safe_text
+from _deps import MISSING, Check
 from _install_plan import Step
 
 MOST_REASONS = 3
 FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
 
 
+# What no install brings, and how it is had.
+OTHER_WAYS = {
+    "file": "files are given with run_workflow.py --input-file",
+    "value": "values are chosen anew with --set",
+}
+
+
 def told(
-    steps: Sequence[Step], renamed: int, renaming: Sequence[str], again: Sequence[str]
+    steps: Sequence[Step], left: Mapping[str, int], renaming: Sequence[str], again: Sequence[str]
 ) -> dict[str, Any]:
     """Message, hint and next for a plan that was not carried out.
 
-    renamed: how many things only need another name, and `renaming` the commands for that. again: the words that make
-    the same plan.
+    left: how many missing things of a kind the plan leaves alone ("name": they only need another name, and `renaming`
+    are the commands for that). again: the words that make the same plan.
     """
     doable = [step for step in steps if step.how]
     blocked = [step for step in steps if not step.how]
@@ -28,7 +36,8 @@ def told(
     if blocked:
         parts.append(f"{_counted(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked")
     if not steps:
-        parts.append("nothing has to be installed" + (": names are written otherwise" if renamed else ""))
+        parts.append("nothing has to be installed")
+    parts += [_left_alone(left)] if left else []
     document: dict[str, Any] = {"message": f"{'; '.join(parts)}; nothing was changed"}
     lacking = _flags(step.lacks for step in blocked)
     consents = _flags(step.consent for step in blocked)
@@ -36,10 +45,9 @@ def told(
         f"{flag} consents" for flag in consents
     ]
     hints += _other_reasons(blocked)
-    if renamed:
-        hints.append(
-            f"{renamed} only to be written as use_instead has it" + (": see next" if renaming else "")
-        )
+    hints += [OTHER_WAYS[kind] for kind in left if kind in OTHER_WAYS]
+    if "name" in left:
+        hints.append("write names as use_instead has them" + (": next does it" if renaming else ""))
     if doable:
         hints.insert(0, "show the plan to the user; --yes in the place of --dry-run carries it out")
     if hints:
@@ -70,6 +78,25 @@ def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str])
         return []
     words = [word for flag in consents for word in flag.split(" ")]
     return [_deps_next.command("auto_fix_deps.py", *again, *words, "--dry-run")]
+
+
+def left_alone(checks: Sequence[Check], only: str | None) -> dict[str, int]:
+    """How many missing things of a kind no step of a plan is about."""
+    planned = {None: ("node", "model", "embedding"), "nodes": ("node",), "models": ("model", "embedding")}[
+        only
+    ]
+    kinds = [
+        "name" if item.fixed_by_name else item.kind
+        for item in {
+            (item.kind, item.name): item for checked in checks for item in checked.of(MISSING)
+        }.values()
+    ]
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds) if kind not in planned}
+
+
+def _left_alone(left: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in left.items())
+    return f"{counted} {'is' if sum(left.values()) == 1 else 'are'} wrong or missing that it does not touch"
 
 
 def _other_reasons(blocked: Sequence[Step]) -> list[str]:

@@ -122,7 +122,7 @@ def test_next_never_installs(run: Any, new_demo: Any, tmp_path: Path) -> None:
 
 def test_a_plan_of_names_alone_says_so(run: Any, demo: Any, tmp_path: Path) -> None:
     document = run("auto_fix_deps.py", saved(tmp_path, renamed()), "--host", demo.url, "--dry-run").json
-    assert document["message"].startswith("nothing has to be installed: names are written otherwise")
+    assert document["message"].startswith("nothing has to be installed; 1 name is wrong")
     assert ran_as_it_stands(document["next"][0], tmp_path, run)["status"] == "success"
 
 
@@ -161,6 +161,16 @@ def test_a_step_that_wants_consent_comes_with_the_plan_that_has_it(
     assert "--allow-host models.example" in ran.json["hint"]
     document = ran_as_it_stands(ran.json["next"][0], tmp_path, run)
     assert document["plan"][0]["how"] == "download"
+
+
+def test_what_no_install_brings_is_not_called_nothing(run: Any, demo: Any, tmp_path: Path) -> None:
+    graph = renamed()
+    graph["99"] = {"class_type": "LoadImage", "inputs": {"image": "gone.png"}}
+    graph["98"] = {"class_type": "PreviewImage", "inputs": {"images": ["99", 0]}}
+    words = (saved(tmp_path, graph), "--host", demo.url, "--dry-run")
+    document = run("auto_fix_deps.py", *words).json
+    assert "1 name, 1 file are wrong or missing" in document["message"]
+    assert "--input-file" in document["hint"]
 
 
 def test_a_pack_that_nobody_installs_is_named_with_its_reason(run: Any, demo: Any, tmp_path: Path) -> None:
