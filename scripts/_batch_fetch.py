@@ -29,6 +29,8 @@ FETCHERS = 4
 # One thread keeps up with small files and gets least in the way; more come when files take long, and for the last.
 WAITING = 4
 SLOW_FETCH = 0.05
+# A server that is out of reach is looked for this often (seconds), each time so long.
+PROBE_PAUSE, PROBE_PATIENCE = 3.0, 2.0
 MOST_TEXT = 4000
 MOST_VALUE = 60
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -118,11 +120,16 @@ def _without_suffix(name: str) -> str:
 
 
 class Fetchers:
-    """Up to a few threads that bring the files home, write the journal's last line of a run and settle it."""
+    """Up to a few threads that bring the files of one server home, write a run's last line and settle it.
 
-    def __init__(self, batch: Batch) -> None:
+    Each server has its own: files of one that hangs must not stand before those of the others.
+    """
+
+    def __init__(self, batch: Batch, server: Dialect) -> None:
         self.batch = batch
+        self.server = server
         self.names = Names(batch)
+        self._gone_at: float | None = None  # when the server was last seen to be out of reach
         self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._each = 0.0  # seconds that fetching a run takes, smoothed
@@ -167,7 +174,10 @@ class Fetchers:
                 self.batch.stop("fault", _cli.fault(error))
 
     def _bring(self, haul: Haul) -> None:
+        self._refuse_while_gone()
         saved, failed = self._files(haul)
+        if any(item.error.code == "unreachable" for item in failed):
+            self._gone_at = time.monotonic()
         facts: dict[str, Any] = {}
         status = haul.status
         if failed and status == "success":
@@ -182,6 +192,23 @@ class Fetchers:
         if texts:
             facts["texts"] = [{**item, "text": item["text"][:MOST_TEXT]} for item in texts[:20]]
         self._settle(haul, status, facts, rows)
+
+    def _refuse_while_gone(self) -> None:
+        """One run's files have waited out the server's absence; the next ones only look whether it is back.
+
+        Raises SkillError `unreachable`: --resume fetches them.
+        """
+        if self._gone_at is None:
+            return
+        if time.monotonic() - self._gone_at > PROBE_PAUSE:
+            try:
+                self.server.request("GET", "queue", attempts=1, timeout=PROBE_PATIENCE)
+            except SkillError as error:
+                self._gone_at = time.monotonic() if error.code == "unreachable" else None
+            else:
+                self._gone_at = None
+        if self._gone_at is not None:
+            raise SkillError(f"{self.server.url} is out of reach", code="unreachable")
 
     def _settle(self, haul: Haul, status: str, more: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """The journal's last line of a run, and the batch's count of it."""

@@ -40,21 +40,21 @@ def run(
 ) -> dict[str, Any]:
     """Run what is left of a plan; the report without the pictures of it."""
     batch = Batch(recipe, options, journal, recorded, look=look)
-    fetchers = Fetchers(batch)
     servers = [filler.server for filler in ready if filler.server is not None]
     batch.lanes = [
-        Lane(batch, server, filler, fetchers) for server, filler in zip(servers, ready, strict=True)
+        Lane(batch, server, filler, Fetchers(batch, server))
+        for server, filler in zip(servers, ready, strict=True)
     ]
     progress = BatchProgress(batch, quiet=options.run.quiet)
     try:
         for lane in batch.lanes:
             lane.start()
         _wait(batch, progress)
-        fetchers.close()
+        _close_fetchers(batch)
         _wait_for_clearing(batch)
     except KeyboardInterrupt:
         progress.close()
-        _stop(batch, fetchers)
+        _stop(batch)
     except Terminated:
         # The caller's time is up: jobs stay on the servers, and the journal knows them.
         batch.stop("abandoned")
@@ -76,6 +76,11 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
         progress.show()
 
 
+def _close_fetchers(batch: Batch) -> None:
+    for lane in batch.lanes:
+        lane.ends.fetchers.close()
+
+
 def _wait_for_clearing(batch: Batch) -> None:
     """Let servers that answer cancel what was moved away from them; one that is silent is not waited for long."""
     give_up = time.monotonic() + CLEAR_PATIENCE
@@ -85,7 +90,7 @@ def _wait_for_clearing(batch: Batch) -> None:
         batch.wait(FRAME)
 
 
-def _stop(batch: Batch, fetchers: Fetchers) -> None:
+def _stop(batch: Batch) -> None:
     """Ctrl-C: lanes cancel what is theirs, files under way arrive. A second Ctrl-C stops waiting for that."""
     _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
     batch.stop("interrupted")
@@ -93,7 +98,7 @@ def _stop(batch: Batch, fetchers: Fetchers) -> None:
     try:
         while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
             batch.wait(FRAME)
-        fetchers.close()
+        _close_fetchers(batch)
     except (KeyboardInterrupt, Terminated):
         _cli.warn("not waiting any longer; --resume picks up what is left")
 

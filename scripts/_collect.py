@@ -304,9 +304,10 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             try:
                 response = server.open_file(ref, offset=offset, validator=validator)
             except SkillError as error:
-                tries_left = attempt < ATTEMPTS or (
-                    error.code == "unreachable" and time.monotonic() < give_up
-                )
+                # A server that hangs takes a minute for each try, so there it is the patience that counts.
+                tries_left = attempt < ATTEMPTS
+                if error.code == "unreachable":
+                    tries_left = attempt < 2 or time.monotonic() < give_up
                 if not error.retryable or not tries_left:
                     raise _no_longer_there(error) from error
                 time.sleep(_common.pause_before(min(attempt, 4)))

@@ -293,3 +293,47 @@ def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, g
     )  # fmt: skip
     assert ran.code == 0, ran.out
     assert "127.0.0.1:9" in ran.err
+
+
+def test_files_of_a_silent_server_do_not_stand_before_those_of_the_others(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """One server hands out no file; the other one's runs come home all the same, and --resume fetches the rest."""
+    one, two = new_demo(), new_demo()
+    one.fault("hang:route=/view")
+    process = run.start(
+        "run_batch.py", graph_file(graphs.picture()), "--host", one.url, "--host", two.url, "--output-dir", "out",
+        "--sweep", "1.color=1:200:1", "--no-report",
+    )  # fmt: skip
+    path = run.folder / "out" / "batch.jsonl"
+    wait_for(lambda: path.exists() and path.read_bytes().count(b'"finished"') == 200)
+    on_two = len(two.get("/history?max_items=999"))
+    assert 0 < on_two < 200
+    wait_for(lambda: path.read_bytes().count(b'"downloaded"') == on_two)
+    process.kill()
+    process.communicate()
+    one.fault()
+    resumed = run("run_batch.py", "--resume", "out", "--no-report")
+    assert resumed.code == 0 and resumed.json["done_before"] == on_two, resumed.out
+    assert len(list((run.folder / "out").glob("run_*/*.png"))) == 200
+
+
+def test_files_of_a_server_that_stays_away_are_given_up_together(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """The first ones wait out --reconnect-time; forty times that would keep a finished batch waiting."""
+    one = new_demo()
+    one.fault("slow-body:route=/view,rate=200")
+    process = run.start(
+        "run_batch.py", graph_file(graphs.picture()), "--host", one.url, "--output-dir", "out", "--sweep",
+        "1.color=1:40:1", "--no-report", "--reconnect-time", 2,
+    )  # fmt: skip
+    path = run.folder / "out" / "batch.jsonl"
+    wait_for(lambda: path.exists() and path.read_bytes().count(b'"finished"') == 40)
+    one.stop()
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 12
+    document = json.loads(out)
+    assert document["failures"]["count"] >= 30
+    assert {row["status"] for row in document["failures"]["items"]} == {"download_failed"}
