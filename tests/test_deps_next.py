@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +317,26 @@ def test_a_pack_that_the_demo_does_not_know_fails(run: Any, new_demo: Any, tmp_p
     ran = run("auto_fix_deps.py", flow, "--host", demo.url, "--yes", env={"PATH": str(tmp_path)})
     assert ran.code == 1
     assert ran.json["outcomes"][0]["done"] is False
+
+
+@pytest.mark.parametrize(
+    ("shape", "path", "kind", "wanted"),
+    [
+        ("v4", "/v2/manager/queue/start", "text/plain", 400),
+        ("v4", "/v2/manager/reboot", "application/x-www-form-urlencoded", 400),
+        ("v4", "/manager/queue/start", "application/json", 405),
+        ("v3", "/manager/queue/start", "application/json", 405),
+        ("v3", "/v2/manager/queue/task", "application/json", 405),
+    ],
+)
+def test_the_demos_manager_refuses_what_the_real_one_refuses(
+    new_demo: Any, shape: str, path: str, kind: str, wanted: int
+) -> None:
+    demo = new_demo("--manager", shape)
+    request = urllib.request.Request(demo.url + path, b"{}", {"Content-Type": kind})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == wanted
 
 
 def test_cloud_and_manager_exclude_each_other(run: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 V3, V4, LEGACY = SHAPES = ("v3", "v4", "v4-legacy")
 VERSIONS = {V3: "V3.31.9", V4: "V4.3", LEGACY: "V4.3"}
-# What a browser's form can send without asking is refused by routes that change something.
-FORMS = ("text/", "multipart/", "application/x-www-form-urlencoded")
+# What a browser's form can send without asking is refused by version 4's starting and restarting routes.
+FORMS = frozenset({"text/plain", "multipart/form-data", "application/x-www-form-urlencoded"})
 # What an install of a model must name in version 4.
 ORDER_KEYS = {"client_id", "ui_id", "name", "type", "url", "filename"}
 
@@ -90,10 +90,13 @@ class Manager:
 
     def _ordered(self, method: str, route: str, body: Any, form: str) -> Any:
         """What changes something: version 3 starts and restarts with a GET, version 4 with a POST."""
-        acting = "GET" if self.shape == V3 else "POST"
-        if route == "manager/queue/start" and self.shape != LEGACY:
-            return self._work() if method == acting and not form.startswith(FORMS) else 405
-        if route == "manager/reboot" and method == acting:
+        if route in ("manager/queue/start", "manager/reboot"):
+            if method != ("GET" if self.shape == V3 else "POST"):
+                return 405
+            if self.shape != V3 and form in FORMS:
+                return 400
+            if route == "manager/queue/start":
+                return self._work()
             self._restart()
             return 200
         if method != "POST" or not isinstance(body, Mapping):

@@ -53,7 +53,8 @@ class ManagerRoutes:
         path = request.path.removeprefix("/api").strip("/")
         found = self.manager.answer(request.method, path, request.query, body, request.content_type)
         if found is None:
-            return empty(404)
+            # As everywhere on the server: its static files take any path, with GET alone.
+            return empty(404 if request.method == "GET" else 405)
         if isinstance(found, int):
             return empty(found)
         return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
