@@ -75,7 +75,8 @@ class Tally:
         self.size = 0
         self.moved = 0
         self.retried = 0
-        self.failures: list[dict[str, Any]] = []
+        self.failed = 0  # how many failures there were, earlier sessions' included
+        self.failures: list[dict[str, Any]] = []  # the first ones
         self.said: Counter[str] = Counter()
 
     @property
@@ -233,23 +234,28 @@ class Batch:
     def _remember(
         self, run: int, status: str, facts: dict[str, Any], host: str | None, *, earlier: bool = False
     ) -> None:
+        self.tally.failed += 1
+        message = str(facts.get("message") or facts.get("code") or "see the journal")
+        if message in self.tally.said or len(self.tally.said) < MOST_FAILURES_KEPT:
+            self.tally.said[message] += 1
+        if not earlier:
+            self._tell(run, status, message)
         if len(self.tally.failures) >= MOST_FAILURES_KEPT:
             return
         row = {"run": run, "status": status, "values": self.values(run)}
-        message = str(facts.get("message") or facts.get("code") or "see the journal")
-        self.tally.said[message] += 1
         # The same words again and again would bury the other failures.
         first = ("hint", "server_said") if self.tally.said[message] == 1 else ()
         row |= {key: facts[key] for key in ("code", "message", "prompt_id", *first) if facts.get(key)}
         if host:
             row["host"] = host
         self.tally.failures.append(row)
-        if not earlier:
-            self._tell(run, status, message)
 
     def _tell(self, run: int, status: str, message: str) -> None:
-        times = self.tally.said[message]
-        if times <= MOST_REPEATED:
+        times = self.tally.said.get(message)
+        if times is None:
+            if self.tally.failed == MOST_FAILURES_KEPT + 1:
+                _cli.warn("further failures are only counted; results.csv and the journal have them all")
+        elif times <= MOST_REPEATED:
             more = " (further ones like this are only counted)" if times == MOST_REPEATED else ""
             _cli.warn(f"run {run} {status}: {message}{more}")
 

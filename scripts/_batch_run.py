@@ -162,7 +162,10 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         if value:
             document[key] = value
     if tally.failures:
-        document["failures"] = _safe_text.cap(sorted(tally.failures, key=lambda row: row["run"]), MOST_SHOWN)
+        first = sorted(tally.failures, key=lambda row: row["run"])[:MOST_SHOWN]
+        document["failures"] = {"count": tally.failed, "items": first}
+        if tally.failed > len(first):
+            document["failures"]["more"] = tally.failed - len(first)
     document["hosts"] = [_host(lane) for lane in batch.lanes]
     left = batch.left
     if left:

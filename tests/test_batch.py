@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,28 @@ def test_failures_are_listed_and_the_rest_goes_on(run: Runner, demo: Demo, graph
     assert {row["status"] for row in rows_of(run.folder / "out")} == {"success"}
 
 
+@pytest.mark.parametrize("pages", [True, False])
+def test_more_failures_than_fit_are_counted_and_say_where_they_all_are(
+    run: Runner, demo: Demo, graph_file: Any, pages: bool
+) -> None:
+    demo.fault("fail:node=2,kind=ValueError,message=no,times=250")
+    more = [] if pages else ["--no-report"]
+    ran = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--sweep",
+        "1.color=1:260:1", *more,
+    )  # fmt: skip
+    assert ran.code == 1
+    failures = ran.json["failures"]
+    assert (failures["count"], len(failures["items"]), failures["more"]) == (250, 20, 230)
+    out = run.folder / "out"
+    assert failures["all_in"] == str(out / ("results.csv" if pages else "batch.jsonl"))
+    assert len(ran.err.splitlines()) < 12
+    if pages:
+        assert sum(row["status"] == "error" for row in rows_of(out)) == 250
+    else:
+        assert sum(line.get("status") == "error" for line in journal(out)) == 250
+
+
 def test_stop_on_error_stops(run: Runner, demo: Demo, graph_file: Any) -> None:
     demo.fault("fail:node=2,kind=ValueError,message=no,times=1")
     ran = run(
@@ -255,13 +278,60 @@ def test_the_dry_run_sends_nothing_and_estimates_from_history(
     assert (plain.json["runs"], plain.json["first_runs"][1]) == (100, {"run": 1, "seed": 2})
     assert "estimate" not in plain.json and posts(demo) == []
     demo.post("/prompt", {"prompt": graphs.sleeper(0.3, 2, seed=9)})
-    import time
-
-    while not demo.get("/history"):
-        time.sleep(0.05)
+    wait_for_history(demo, 1)
     later = run("run_batch.py", workflow, "--host", demo.url, "--sweep", "seed=1:100:1", "--dry-run")
     assert 25 < later.json["estimate"]["seconds"] < 60
+    assert later.json["estimate"]["basis"] == "earlier runs with the same values"
     assert not (run.folder / "batches").exists()
+
+
+def wait_for_history(demo: Demo, count: int) -> None:
+    end = time.monotonic() + 20
+    while len(demo.get("/history")) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_times_of_shorter_runs_are_no_estimate_but_a_guide(run: Runner, demo: Demo, graph_file: Any) -> None:
+    """A batch of quick runs, then a plan for slow ones: its time is not the quick ones'."""
+    quick, slow = (
+        graph_file(graphs.sleeper(0.1, 2, seed=1)),
+        graph_file(graphs.sleeper(0.9, 2, seed=1), "slow.json"),
+    )
+    words = ["--host", demo.url, "--count", 4]
+    assert run("run_batch.py", quick, *words, "--output-dir", "out", "--no-report").code == 0
+    same = run("run_batch.py", quick, *words, "--seed-start", 77, "--dry-run").json["estimate"]
+    assert same["basis"].endswith("the same values") and 0.3 < same["seconds"] < 1.5
+    other = run("run_batch.py", slow, *words, "--dry-run").json["estimate"]
+    assert "seconds" not in other and "only a guide" in other["basis"]
+    mixed = run("run_batch.py", quick, "--host", demo.url, "--sweep", "seconds=0.1,0.9", "--dry-run").json[
+        "estimate"
+    ]
+    assert "seconds" not in mixed
+    assert run("run_batch.py", slow, *words, "--output-dir", "slow", "--no-report").code == 0
+    mixed = run("run_batch.py", quick, "--host", demo.url, "--sweep", "seconds=0.1,0.9", "--dry-run").json[
+        "estimate"
+    ]
+    assert 0.9 < mixed["seconds"] < 1.6
+    guide = run("run_batch.py", quick, "--host", demo.url, "--sweep", "seconds=0.5,0.6", "--dry-run").json[
+        "estimate"
+    ]
+    assert guide["seconds_least"] < 0.7 and 1.7 < guide["seconds_most"] < 3
+
+
+def test_the_plan_shows_numbers_as_numbers(run: Runner, demo: Demo) -> None:
+    table = run.folder / "t.csv"
+    table.write_text("seed,cfg,sampler_name\n5,7.5,euler\n")
+    workflow = ROOT / "workflows/sd15_txt2img.json"
+    for words in (
+        ["--table", table],
+        ["--zip", "seed=5,6", "--zip", "cfg=7.5,8"],
+        ["--sweep", "5.seed=5", "--sweep", "cfg=7.5"],
+    ):
+        ran = run("run_batch.py", workflow, "--host", demo.url, "--dry-run", *words)
+        first = ran.json["first_runs"][0]
+        seed = first.get("seed", first.get("5.seed"))
+        assert (seed, first["cfg"]) == (5, 7.5) and type(seed) is int, words
 
 
 @pytest.mark.parametrize(
