@@ -147,12 +147,12 @@ class Fetchers:
         if self._queue.qsize() > WAITING and worth_it and len(self._threads) < FETCHERS:
             self._grow()
 
-    def close(self) -> None:
-        """Let the threads end when all is fetched, and wait for that."""
+    def close(self, give_up: float | None = None) -> None:
+        """Let the threads end when all is fetched, and wait for that, at most until `give_up` (monotonic)."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
-            while thread.is_alive():
+            while thread.is_alive() and (give_up is None or time.monotonic() < give_up):
                 thread.join(0.2)
 
     def _work(self) -> None:

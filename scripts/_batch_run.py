@@ -76,9 +76,9 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
         progress.show()
 
 
-def _close_fetchers(batch: Batch) -> None:
+def _close_fetchers(batch: Batch, give_up: float | None = None) -> None:
     for lane in batch.lanes:
-        lane.ends.fetchers.close()
+        lane.ends.fetchers.close(give_up)
 
 
 def _wait_for_clearing(batch: Batch) -> None:
@@ -98,7 +98,7 @@ def _stop(batch: Batch) -> None:
     try:
         while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
             batch.wait(FRAME)
-        _close_fetchers(batch)
+        _close_fetchers(batch, give_up)
     except (KeyboardInterrupt, Terminated):
         _cli.warn("not waiting any longer; --resume picks up what is left")
 

@@ -96,7 +96,7 @@ class Supply:
 
     def _not_looked_up(self, todo: Todo, error: SkillError) -> None:
         """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
-        if error.code == "submit_unknown" and not self.server.own_ids and not _out_of_reach(error):
+        if error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
             self.ends.fail(todo, "unknown", facts_of(error))
             return
         self.batch.put_back(todo)
@@ -169,7 +169,7 @@ class Supply:
             self._pause_until = time.monotonic() + BUSY_PAUSE
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
-        elif error.code == "submit_unknown" and not self.server.own_ids and not _out_of_reach(error):
+        elif error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
             self.ends.fail(todo, "unknown", facts_of(error))
         elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
             if error.code == "unreachable" and todo.prompt_id and not todo.accepted and flight.ours:
@@ -201,9 +201,9 @@ class Supply:
         self._pause_until = now + 0.5
 
 
-def _out_of_reach(error: SkillError) -> bool:
+def out_of_reach(error: SkillError) -> bool:
     """Whether a lost submit could not be looked for because the server is away; else it answers but cannot say."""
     return error.details.get("reason") == "out_of_reach"
 
 
-__all__ = ["OUTAGES", "SHORT", "Supply"]
+__all__ = ["OUTAGES", "SHORT", "Supply", "out_of_reach"]

@@ -16,6 +16,7 @@ header p { margin: 0 0 8px; color: var(--quiet) }
 header .demo { color: var(--bad); font-weight: 600 }
 nav { display: flex; flex-wrap: wrap; gap: 8px 12px; padding-block: 8px; position: sticky; top: 0; z-index: 3;
   background: var(--paper); border-bottom: 1px solid var(--line) }
+@media (max-width: 600px), (max-height: 500px) { nav { position: static } }
 nav label { display: flex; gap: 6px; align-items: center; color: var(--quiet); font-size: .85rem }
 select, input, button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; padding: 4px 8px; min-height: 34px; max-width: 60vw }

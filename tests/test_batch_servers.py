@@ -337,3 +337,40 @@ def test_files_of_a_server_that_stays_away_are_given_up_together(
     document = json.loads(out)
     assert document["failures"]["count"] >= 30
     assert {row["status"] for row in document["failures"]["items"]} == {"download_failed"}
+
+
+def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -> None:
+    import _batch_supply
+    import _common
+    import _local
+    import _v2
+    from _cli import SkillError
+    from _dialect import Submission
+
+    submission = Submission({}, "id", "client")
+    with pytest.raises(SkillError) as away:
+        _local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, _common.AnswerLost("reset"))
+    assert away.value.code == "submit_unknown" and _batch_supply.out_of_reach(away.value)
+    silent = _v2.V2("http://127.0.0.1:9")._unknown(submission, "")
+    assert silent.code == "submit_unknown" and not _batch_supply.out_of_reach(silent)
+
+
+def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    one = new_demo()
+    one.fault("hang:route=/view")
+    process = run.start(
+        "run_batch.py", graph_file(graphs.picture()), "--host", one.url, "--output-dir", "out", "--sweep",
+        "1.color=1:8:1", "--no-report",
+    )  # fmt: skip
+    path = run.folder / "out" / "batch.jsonl"
+    wait_for(lambda: path.exists() and path.read_bytes().count(b'"finished"') == 8)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130 and json.loads(out)["not_run"] == 8
+    one.fault()
+    resumed = run("run_batch.py", "--resume", "out", "--no-report")
+    assert resumed.code == 0 and len(one.get("/history?max_items=99")) == 8, resumed.out
