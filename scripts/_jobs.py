@@ -5,6 +5,7 @@ Level 3, above `_watch`, `_collect` and `_prepare`. Values in, a report dict out
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import _events
 import _ours
 import _reports
 import _safe_names
+import _safe_text
 import _submit
 import _timing
 from _cli import Exit, SkillError
@@ -95,8 +97,11 @@ def new_submission(prepared: Prepared, options: Options) -> Submission:
     if prepared.source.editor is not None:
         # The editor's own file travels along, so that a result dragged into ComfyUI opens with its layout.
         extra["extra_pnginfo"] = {"workflow": prepared.source.editor}
-    if options.partner_key:
-        extra["api_key_comfy_org"] = options.partner_key
+    # The one of the environment goes where a partner node needs it; elsewhere it has no business in a job's record.
+    partner_key = options.partner_key or (os.environ.get("COMFY_PARTNER_KEY") if prepared.partner else None)
+    if partner_key:
+        _safe_text.hide(partner_key)
+        extra["api_key_comfy_org"] = partner_key
     return Submission(
         prepared.graph,
         options.prompt_id or str(uuid.uuid4()),

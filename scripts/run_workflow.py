@@ -226,8 +226,8 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     import _jobs
     import _safe_names
 
-    partner_key = args.partner_key or os.environ.get("COMFY_PARTNER_KEY")
-    _safe_text.hide(partner_key)
+    _safe_text.hide(args.partner_key)
+    _safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
     previews = _safe_names.make_folder(_places.expanded(args.save_previews)) if args.save_previews else None
     return _jobs.Options(
         output_dir,
@@ -245,7 +245,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
         prompt_id=args.prompt_id,
         front=args.front,
         targets=args.only,
-        partner_key=partner_key,
+        partner_key=args.partner_key,
         patience=args.reconnect_time,
         retry_oom=args.retry_oom,
     )

@@ -99,6 +99,41 @@ def test_a_run_killed_while_downloading_leaves_no_file_under_its_name_and_resume
     again = run("run_workflow.py", "--resume", "big", "--host", demo.url, "--output-dir", "out")
     assert again.code == 0
     assert (run.folder / "out" / "big.bin").stat().st_size == 6 << 20
+    assert not list((run.folder / "out").rglob("*.part"))
+
+
+def test_half_files_of_the_dead_are_removed_and_those_of_the_living_are_not(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    """One process downloads into a folder, another was killed there, a third one comes and goes."""
+    out = run.folder / "out"
+    inputs = {"size_mb": 6, "filename": "big.bin", "subfolder": "", "sparse": True, "seed": 1}
+    workflow = graph_file({"1": {"class_type": "DemoBigFile", "inputs": inputs}})
+    demo.fault("slow-body:route=/view,rate=2000000")
+    words = ["--host", demo.url, "--output-dir", "out"]
+
+    def started(count: int) -> Any:
+        process = run.start("run_workflow.py", workflow, *words)
+        end = time.monotonic() + 15
+        while time.monotonic() < end and len(list(out.glob(".*.part"))) < count:
+            time.sleep(0.01)
+        return process
+
+    killed, alive = started(1), started(2)
+    killed.kill()
+    killed.communicate()
+    assert len(list(out.glob(".*.part"))) == 2
+    (out / "mine.part").write_bytes(b"the user's")
+    (out / ".notes.part").write_bytes(b"the user's")
+    demo.fault()
+    done = run("run_workflow.py", graph_file(graphs.picture(), "other.json"), *words)
+    assert done.code == 0, done.out
+    left = {path.name for path in out.rglob("*.part")}
+    assert {"mine.part", ".notes.part"} < left and len(left) == 3
+    said, errors = alive.communicate(timeout=30)
+    assert alive.returncode == 0, errors
+    assert Path(json.loads(said)["outputs"][0]["file"]).stat().st_size == 6 << 20
+    assert {path.name for path in out.rglob("*.part")} == {"mine.part", ".notes.part"}
 
 
 def test_a_resumed_batch_removes_the_half_files_of_its_killed_self_and_no_others(

@@ -121,11 +121,11 @@ def nothing_leaked(ran: Finished, folder: Path, given: set[Path]) -> None:
 
 def flags(folder: Path, url: str, api: str) -> list[object]:
     """A server with every credential at once: user info, header, cookie, key file."""
-    host = url if api == "cloud" else url.replace("http://", f"http://someone:{CANARIES['password']}@")
+    host = url if api != "local" else url.replace("http://", f"http://someone:{CANARIES['password']}@")
     words: list[object] = ["--host", host, "--api", api, "--header", f"Cookie: session={CANARIES['cookie']}"]
-    if api == "cloud":
+    if api != "local":
         words += ["--api-key-file", "key"]
-    else:
+    if api != "cloud":
         words += ["--header", f"X-Auth: Bearer {CANARIES['bearer']}"]
     (folder / "key").write_text(KEY)
     return words
@@ -139,6 +139,50 @@ def test_local(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script
 @pytest.mark.parametrize(("script", "fault"), pairs(["run", "batch", "stats", "health", "deps"]))
 def test_cloud(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script: str, fault: str) -> None:
     tried(forks, benches["cloud"], elsewhere, script, fault)
+
+
+QUICK = ("run", "batch", "wait")
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        pytest.param(
+            *item.values, marks=[*item.marks, *([] if item.values[0] in QUICK else [pytest.mark.slow])]
+        )
+        for item in pairs(SCRIPTS)
+    ],
+)
+def test_v2(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script: str, fault: str) -> None:
+    tried(forks, benches["v2"], elsewhere, script, fault)
+
+
+@pytest.mark.parametrize("api", ["local", "cloud", "v2"])
+@pytest.mark.parametrize("script", ["run", "batch"])
+def test_no_key_is_kept_with_the_job(
+    forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, api: str, script: str
+) -> None:
+    """Neither in what the server records of a job, nor in journal, receipt, saved workflow or cache."""
+    bench = benches[api]
+    tried(forks, bench, elsewhere, script, "none")
+    kept = json.dumps(
+        [bench.demo.get(path) for path in ({"cloud": ["/demo/state"]}.get(api) or ["/history", "/queue"])]
+    )
+    if api == "cloud":
+        for entry in bench.demo.log():
+            assert not leaks(json.dumps(entry.get("json"))), entry["path"]
+    ids = [item["prompt_id"] for item in bench.demo.get("/demo/executions")["executions"]]
+    assert ids and (api == "cloud" or ids[0] in kept)
+    assert not leaks(kept)
+    words = flags(forks.folder, bench.relay.url, api)
+    job = json.loads(forks("manage_queue.py", "jobs", *words).out)["jobs"]["items"][0]["prompt_id"]
+    for command in (
+        ["fetch_logs.py", job, "--full"],
+        ["run_workflow.py", "--resume", job, "--output-dir", "again", "--receipt"],
+    ):
+        ran = forks(*command, *words, env=ENVIRONMENT)
+        assert ran.code == 0, ran.out
+        nothing_leaked(ran, forks.folder, {forks.folder / "key"})
 
 
 def tried(forks: Forks, bench: Bench, elsewhere: Flaky, script: str, fault: str) -> None:
@@ -157,7 +201,13 @@ def tried(forks: Forks, bench: Bench, elsewhere: Flaky, script: str, fault: str)
         assert CANARIES["cookie"] in own
     for foreign in ("cloud variable", "hugging face", "civitai"):
         assert CANARIES[foreign] not in own
-    bodies = b"".join(body for _, path, _, body in bench.relay.seen if not path.endswith("/prompt"))
+    if bench.api == "v2" and bench.relay.seen:
+        # Where it looks whether there is anything at all, it shows no key.
+        shown = {headers.get("authorization") for _, _, headers, _ in bench.relay.seen}
+        assert f"Bearer {KEY}" in shown and shown <= {f"Bearer {KEY}", None}
+        assert not any(KEY in path for _, path, _, _ in bench.relay.seen)
+    # The partner key too: this workflow has no partner node that could need it.
+    bodies = b"".join(body for _, _, _, body in bench.relay.seen)
     assert not leaks(bodies.decode("latin-1"))
 
 
