@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from _progress import Progress
 
 LONG_TEXT = 2_000
+# A document that an agent reads ends somewhere; a receipt names every file.
+MOST_FILES = 500
+MOST_FAILED = 50
 CLOCK_GRAIN = 2.0  # some servers tell times in whole seconds
 # Asking again for such a file brings the same answer.
 FINAL_DOWNLOAD_FAILURES = frozenset(
@@ -163,11 +166,11 @@ def finished(
     document |= {"seconds": seconds, **_times(job, state, seconds)}
     if saved:
         document["download_seconds"] = round(time.monotonic() - job.submitted - seconds, 3)
-    document["outputs"] = [item.json() for item in saved]
+    document |= _listed_files(saved, options.output_dir)
     if texts:
         document["texts"] = texts
     if failed:
-        document["failed_downloads"] = [item.json() for item in failed]
+        document["failed_downloads"] = [item.json() for item in failed[:MOST_FAILED]]
     document |= _dropped(job.accepted.node_errors, job.graph)
     if job.accepted.found_again:
         document["submit_note"] = (
@@ -183,6 +186,15 @@ def finished(
     if options.receipt and state.done:
         document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
     return document
+
+
+def _listed_files(saved: list[_collect.Saved], folder: Path) -> dict[str, Any]:
+    """The files, and when there are very many: how many are not listed and where they are."""
+    listed: dict[str, Any] = {"outputs": [item.json() for item in saved[:MOST_FILES]]}
+    if len(saved) > MOST_FILES:
+        left = len(saved) - MOST_FILES
+        listed["outputs_not_listed"] = {"count": left, "of": len(saved), "folder": str(folder)}
+    return listed
 
 
 def _account(server: Dialect, prepared: Prepared | None) -> dict[str, Any]:
