@@ -59,13 +59,15 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
     From runs with the same decisive values on these servers: `seconds_each` and `seconds`. From others a range,
     `seconds_least` to `seconds_most`, which `basis` calls a guide.
     """
-    rows = _batch_times.recall(recipe.source.graph) + [
-        row for filler in ready if filler.server is not None for row in _in_history(filler, filler.server)
-    ]
+    rows = _batch_times.recall(ready[0].prepared.graph)
+    each = _from_same(ready, rows)
+    if each is None:
+        servers = [(filler, filler.server) for filler in ready if filler.server is not None]
+        rows += [row for filler, server in servers for row in _in_history(filler, server)]
+        each = _from_same(ready, rows)
     if not rows:
         return None
     share = recipe.plan.count / len(ready)
-    each = _from_same(ready, rows)
     if each is not None:
         return {
             "seconds_each": round(each, 2), "seconds": round(each * share, 1), "words": spoken(each * share),
@@ -88,7 +90,7 @@ def _from_same(ready: Sequence[Filler], rows: Sequence[Times]) -> float | None:
     for row in rows:
         if row.host in hosts:
             known.setdefault(row.weight, []).append(_median(row.seconds))
-    weights = _weights(ready[0])
+    weights = _weights(ready[0]) if known else {}
     if not weights or not weights.keys() <= known.keys():
         return None
     total = sum(count * sum(known[key]) / len(known[key]) for key, count in weights.items())
@@ -119,7 +121,7 @@ def _weights(filler: Filler) -> dict[str, int]:
 
 def _in_history(filler: Filler, server: Dialect) -> list[Times]:
     """Runs of such a graph in the server's own history."""
-    wanted = _batch_times.shape(filler.recipe.source.graph)
+    wanted = _batch_times.shape(filler.prepared.graph)
     found: dict[str, list[float]] = {}
     try:
         for job in server.list_jobs(LOOKED_AT):
