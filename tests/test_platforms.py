@@ -18,6 +18,7 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import every_python
 import graphs
 import pytest
 from conftest import ROOT, SCRIPTS, Demo, Runner
@@ -502,3 +503,39 @@ def test_no_room_asks_for_a_process_or_a_posix_call_without_looking_first() -> N
         text = path.read_text(encoding="utf-8")
         found = {name for name in missing if name in text}
         assert found <= looked_at.get(path.name, set()), path.name
+
+
+# ---- every Python at hand
+
+
+@pytest.mark.parametrize("version", every_python.VERSIONS)
+def test_every_file_compiles_and_every_room_loads(version: str) -> None:
+    """The whole of it, with packages, help and a run: python3 tests/every_python.py."""
+    python = every_python.find(version)
+    if python is None:
+        pytest.skip(f"no Python {version} is at hand")
+    assert every_python.quick(python) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", every_python.VERSIONS)
+def test_every_python_runs_a_workflow(version: str) -> None:
+    if every_python.find(version) is None:
+        pytest.skip(f"no Python {version} is at hand")
+    assert every_python.main([version]) == 0
+
+
+@pytest.mark.slow
+def test_the_oldest_packages_that_are_allowed_run_a_workflow() -> None:
+    if every_python.find("3.10") is None:
+        pytest.skip("no Python 3.10, for which the oldest packages were made, is at hand")
+    assert every_python.main(["3.10", "--oldest"]) == 0
+
+
+def test_a_file_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "install.py").write_text("")
+    monkeypatch.setattr(every_python, "SCRIPTS", tmp_path / "scripts")
+    assert every_python.quick(sys.executable) is None
+    (tmp_path / "scripts" / "_room.py").write_text("def broken(:\n")
+    assert "SyntaxError" in (every_python.quick(sys.executable) or "")
