@@ -51,7 +51,8 @@ class Machine:
         path.chmod(0o755)
 
     def check(self, *flags: str, exit_code: int = 0) -> dict:
-        environment = {"PATH": str(self.bin), "HOME": str(self.home), **self.environment}
+        measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        environment = {"PATH": str(self.bin), "HOME": str(self.home), **self.environment, **measured}
         done = subprocess.run(
             [sys.executable, str(SCRIPT), *flags],
             env=environment,
