@@ -6,7 +6,6 @@ Level 3, under the command alone.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ import _journal
 import _places
 import _plan
 import _safe_names
-import _safe_text
 import _value_flags
 from _batch import BatchOptions
 from _batch_fill import Filler, Recipe
@@ -234,14 +232,12 @@ def _options(
     args: argparse.Namespace, folder: Path, ready: Sequence[Filler], words: Sequence[str]
 ) -> BatchOptions:
     """`words`: the --host words that a command to go on repeats."""
-    partner_key = args.partner_key
-    if partner_key is None and any(filler.prepared.partner for filler in ready):
-        # A key that was not asked for goes only where nodes need it.
-        partner_key = os.environ.get("COMFY_PARTNER_KEY")
-    _safe_text.hide(partner_key)
+    for filler in ready:
+        if filler.server is not None:
+            _jobs.partner_key(filler.server, filler.prepared, args.partner_key)  # refused now or never
     run = _jobs.Options(
-        folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet, partner_key=partner_key,
-        patience=args.reconnect_time,
+        folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet,
+        partner_key=args.partner_key, patience=args.reconnect_time,
     )  # fmt: skip
     return BatchOptions(
         folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,

@@ -106,7 +106,7 @@ class Supply:
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
-        return _jobs.new_submission(self.filler.prepared._replace(graph=flight.graph), options)
+        return _jobs.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""

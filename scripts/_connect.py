@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import _cache
 import _common
+import _credentials
 import _flags
 from _cli import SkillError
 from _dialect import Dialect
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # What the demo server accepts when it plays the cloud.
 DEMO_KEY = "comfyui-demo-key"
-SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
 
 class Found(NamedTuple):
@@ -76,7 +76,8 @@ def connect(
     url = _common.normal_base(bare)
     key = _common.read_key(api_key, api_key_file, url)
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
-    _refuse_plain_http(url, access)
+    if access.secret:
+        _credentials.refuse_plain_http(url, access)
     if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
     if need_key and _common.is_cloud_host(url) and not (key or access.headers):
@@ -125,24 +126,6 @@ def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -
     from _local import Local
 
     return Local(url, access, demo=demo)
-
-
-def _refuse_plain_http(url: str, access: _common.Access) -> None:
-    """A key does not travel unencrypted to another machine, unless the user says --insecure."""
-    parts = urlsplit(url)
-    secret = access.key or any(word in name.lower() for name in access.headers for word in SECRET_HEADERS)
-    if (
-        parts.scheme == "https"
-        or not secret
-        or access.insecure
-        or _common.is_this_machine(parts.hostname or "")
-    ):
-        return
-    raise SkillError(
-        f"will not send a key over plain http to {url}",
-        code="consent_needed",
-        hint="use https, or --insecure if everyone on that network may read the key",
-    )
 
 
 def _found_out(url: str, access: _common.Access, ask: bool) -> Found:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import _places
 import _safe_text
-from _addresses import is_cloud_host
+from _addresses import is_cloud_host, is_this_machine
 from _cli import SkillError
+
+SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
 
 class Access:
@@ -30,8 +33,25 @@ class Access:
         self.ca_bundle = ca_bundle
         self.insecure = insecure
 
+    @property
+    def secret(self) -> bool:
+        """Whether something here must not be read on the way."""
+        return bool(self.key) or any(word in name.lower() for name in self.headers for word in SECRET_HEADERS)
+
     def __repr__(self) -> str:
         return "Access(...)"
+
+
+def refuse_plain_http(url: str, access: Access) -> None:
+    """Raises SkillError `consent_needed`: a key does not travel unencrypted to another machine without --insecure."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or access.insecure or is_this_machine(parts.hostname or ""):
+        return
+    raise SkillError(
+        f"will not send a key over plain http to {url}",
+        code="consent_needed",
+        hint="use https, or --insecure if everyone on that network may read the key",
+    )
 
 
 def parse_headers(lines: list[str]) -> dict[str, str]:

@@ -65,6 +65,8 @@ def socket_opens(server: Dialect) -> Check:
         finally:
             wire.close()
     except Disconnected as error:
+        if error.status in (401, 403):
+            fix = "give the server's key or login (--api-key-file, --header)"
         return fail("websocket", f"the WebSocket does not open: {error}", fix)
     return warn("websocket", f"it opens, but says nothing within {SOCKET_LIMIT_S:g} s", fix)
 

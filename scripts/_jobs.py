@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import _cli
 import _common
+import _credentials
 import _events
 import _ours
 import _reports
@@ -91,17 +92,26 @@ class Job:
         self.interrupted = False
 
 
-def new_submission(prepared: Prepared, options: Options) -> Submission:
-    """The graph with the ids and the extra data that go with it."""
+def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str | None:
+    """The key for partner nodes that goes with a graph: the one given, else the environment's where a node needs it.
+
+    Raises SkillError `consent_needed` when it would travel unencrypted to another machine.
+    """
+    key = given or (os.environ.get("COMFY_PARTNER_KEY") if prepared.partner else None)
+    _safe_text.hide(key)
+    if key:
+        _credentials.refuse_plain_http(server.url, server.access)
+    return key
+
+
+def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
+    """The graph with the ids and the extra data that go with it. Raises as `partner_key`."""
     extra: dict[str, Any] = {}
     if prepared.source.editor is not None:
         # The editor's own file travels along, so that a result dragged into ComfyUI opens with its layout.
         extra["extra_pnginfo"] = {"workflow": prepared.source.editor}
-    # The one of the environment goes where a partner node needs it; elsewhere it has no business in a job's record.
-    partner_key = options.partner_key or (os.environ.get("COMFY_PARTNER_KEY") if prepared.partner else None)
-    if partner_key:
-        _safe_text.hide(partner_key)
-        extra["api_key_comfy_org"] = partner_key
+    if key := partner_key(server, prepared, options.partner_key):
+        extra["api_key_comfy_org"] = key
     return Submission(
         prepared.graph,
         options.prompt_id or str(uuid.uuid4()),
@@ -114,7 +124,7 @@ def new_submission(prepared: Prepared, options: Options) -> Submission:
 
 def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
     """Submit and return at once: the report with the prompt id and the command that waits for it."""
-    submission = new_submission(prepared, options)
+    submission = new_submission(server, prepared, options)
     _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
     if unheard := _reports.socket_nodes(prepared.graph):
         _cli.warn(
@@ -153,7 +163,7 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
 
 
 def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
-    submission = new_submission(prepared, options)
+    submission = new_submission(server, prepared, options)
     watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
     progress = Progress(prepared.graph, quiet=options.quiet)
     expected = _timing.estimate(server.url, prepared.graph)

@@ -185,6 +185,12 @@ def test_a_proxy_without_websockets(check, demo):
     demo.fault({"name": "no-socket", "code": 404})
     row = by_name(check("--host", demo.url, exit_code=1))["websocket"]
     assert "404" in row["message"]
+    assert "proxy" in row["fix"]
+
+
+def test_a_socket_that_wants_a_login_says_so(check, demo):
+    demo.fault({"name": "no-socket", "code": 401})
+    assert "--header" in by_name(check("--host", demo.url, exit_code=1))["websocket"]["fix"]
 
 
 def test_a_silent_socket_is_a_warning(check, demo):

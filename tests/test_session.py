@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import ssl
 import subprocess
 import threading
@@ -228,6 +229,30 @@ def test_a_key_does_not_travel_over_plain_http(run: Runner, graph_file: Any) -> 
     assert ran.code == 7
     assert "--insecure" in ran.json["hint"]
     assert KEY not in ran.out + ran.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="0.0.0.0 reaches this machine on POSIX alone")
+@pytest.mark.parametrize("script", ["run_workflow.py", "run_batch.py"])
+def test_a_partner_key_does_not_travel_over_plain_http(
+    run: Runner, demo: Demo, graph_file: Any, script: str
+) -> None:
+    # For us this is another machine's address; it leads to the demo server all the same.
+    away = demo.url.replace("127.0.0.1", "0.0.0.0")
+    words = (
+        script,
+        graph_file(graphs.picture()),
+        "--host",
+        away,
+        "--partner-key",
+        KEY,
+        "--output-dir",
+        "out",
+    )
+    ran = run(*words)
+    assert (ran.code, ran.json["code"]) == (7, "consent_needed")
+    assert KEY not in ran.out + ran.err + json.dumps(demo.log())
+    assert run(*words, "--insecure").code == 0
+    assert KEY in json.dumps(demo.log())
 
 
 def test_the_cloud_key_of_the_environment_goes_to_no_other_server(
