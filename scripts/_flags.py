@@ -96,7 +96,11 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
     host_help = "address, 'cloud' for Comfy Cloud, or 'demo' for the built-in demo server"
     host_help += f" (default: $COMFY_HOST, else {DEFAULT_HOST})"
     if several:
-        group.add_argument("--host", action="append", help=host_help + "; repeat for several servers, or @FILE with one a line")
+        group.add_argument(
+            "--host",
+            action="append",
+            help=host_help + "; repeat for several servers, or @FILE with one a line",
+        )
     else:
         group.add_argument("--host", help=host_help)
     group.add_argument(
