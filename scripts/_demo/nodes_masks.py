@@ -78,9 +78,30 @@ def crop_mask(call: Any, mask: Images, x: int, y: int, width: int, height: int) 
 def grow(call: Any, mask: Images, expand: int, tapered_corners: bool) -> Images:
     from PIL import ImageFilter
 
-    size = 2 * min(abs(expand), 100) + 1
-    how = ImageFilter.MaxFilter(size) if expand > 0 else ImageFilter.MinFilter(size)
-    return each(need_images(mask, "mask"), lambda frame: frame.filter(how) if expand else frame)
+    def grown(frame: Image) -> Image:
+        steps = min(abs(expand), 100)
+        if not tapered_corners:
+            size = 2 * steps + 1
+            return frame.filter(ImageFilter.MaxFilter(size) if expand > 0 else ImageFilter.MinFilter(size))
+        for _ in range(steps):
+            frame = _with_neighbours(frame, expand > 0)
+        return frame
+
+    return each(need_images(mask, "mask"), lambda frame: grown(frame) if expand else frame)
+
+
+def _with_neighbours(frame: Image, lighter: bool) -> Image:
+    """Each point and the four beside it, the lightest or the darkest of them."""
+    from PIL import Image as pil
+    from PIL import ImageChops
+
+    choose = ImageChops.lighter if lighter else ImageChops.darker
+    chosen = frame
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        moved = pil.new("L", frame.size, 0 if lighter else 255)
+        moved.paste(frame, (dx, dy))
+        chosen = choose(chosen, moved)
+    return chosen
 
 
 @node("ThresholdMask")
@@ -106,10 +127,11 @@ def feather(call: Any, mask: Images, left: int, top: int, right: int, bottom: in
         ):
             for step in range(min(size, frame.width if horizontal else frame.height)):
                 level = round(255 * (step + 1) / max(1, size))
-                spot = (frame.width if horizontal else frame.height) - 1 - step if far else step
+                # ComfyUI counts from the far side by -step, so its first step is the near edge.
+                spot = -step % (frame.width if horizontal else frame.height) if far else step
                 box = (spot, 0, spot + 1, frame.height) if horizontal else (0, spot, frame.width, spot + 1)
                 ramp.paste(
-                    ImageChops.darker(
+                    ImageChops.multiply(
                         ramp.crop(box), pil.new("L", (box[2] - box[0], box[3] - box[1]), level)
                     ),
                     box,

@@ -172,7 +172,7 @@ def blend(call: Any, image1: Images, image2: Images, blend_factor: float, blend_
         "screen": ImageChops.screen,
         "overlay": ImageChops.overlay,
         "soft_light": ImageChops.soft_light,
-        "difference": ImageChops.difference,
+        "difference": ImageChops.subtract,  # below 0 is cut off
     }
     first, second = need_images(image1, "image1"), need_images(image2, "image2")
     frames = []
