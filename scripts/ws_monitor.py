@@ -31,11 +31,12 @@ import _places
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = _flags.parser(__doc__)
+    parser.add_argument("ids", nargs="*", metavar="PROMPT_ID", help="watch these jobs")
     parser.add_argument(
-        "--prompt-id", action="append", default=[], metavar="ID", help="watch this job (repeatable)"
+        "--prompt-id", action="append", default=[], metavar="ID", help="the same, as a flag (repeatable)"
     )
     parser.add_argument(
-        "--all", action="store_true", help="watch everything that runs (the default without --prompt-id)"
+        "--all", action="store_true", help="watch everything that runs (the default without a prompt id)"
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line on stdout: every message, cleaned"
@@ -55,8 +56,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     # Given to the flag itself, Python 3.10 would put the default into the help a second time.
     parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
+    args.prompt_id += args.ids
     if args.all and args.prompt_id:
-        parser.error("give --all or --prompt-id")
+        parser.error("give --all or prompt ids")
     return args
 
 
