@@ -382,8 +382,3 @@ def seconds(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
         return None
     return float(value) if value < 1e11 else value / 1000.0
-
-
-def renamed(ref: FileRef, **changes: Any) -> FileRef:
-    """The reference with some fields changed."""
-    return ref._replace(**changes)
