@@ -250,6 +250,21 @@ def test_stuck_node_can_be_interrupted(demo: Any) -> None:
     assert finished(demo, "x")["status"]["messages"][-1][0] == "execution_interrupted"
 
 
+def test_a_reset_leaves_nothing_that_could_reach_the_next_client(demo: Any) -> None:
+    demo.fault("stuck:node=SaveImage")
+    old = connect(demo.url)
+    post(demo, "x")
+    demo.post("/demo/reset")
+    state = demo.get("/demo/state")
+    assert (state["running"], state["sockets"]) == ([], [])
+    new = connect(demo.url)
+    old.close()
+    post(demo, "y")
+    heard = [json.loads(frame) for frame in frames(new) if isinstance(frame, str)]
+    assert "execution_success" in [frame["type"] for frame in heard]
+    assert "x" not in [frame["data"].get("prompt_id") for frame in heard]
+
+
 def test_late_history_lost_job_and_paused_queue(demo: Any) -> None:
     demo.fault("history-late:ms=300")
     socket = connect(demo.url)

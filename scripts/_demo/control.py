@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import deque
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 KEPT_REQUESTS = 100_000
 KEPT_BODY = 65_536
+LONGEST_WAIT = 5.0
 
 
 class Control:
@@ -97,12 +99,22 @@ class Control:
         return await self.get_faults(request)
 
     async def reset(self, _request: web.Request) -> web.Response:
+        """Begin anew. Answers when the last run has stopped and its sockets are gone: either could still
+        reach whoever comes next under the same client id."""
         self.demo.faults.replace(())
         self.demo.engine.forget()
+        self.demo.hub.drop_all()
+        await self._quiet()
+        self.demo.engine.cache.kept.clear()
         self.demo.engine.executions.clear()
         self.demo.folders.forget()
         self.requests.clear()
         return web.json_response({"status": "ok"})
+
+    async def _quiet(self) -> None:
+        end = time.monotonic() + LONGEST_WAIT
+        while (self.demo.engine.running or self.demo.hub.everyone) and time.monotonic() < end:
+            await asyncio.sleep(0.002)
 
     async def restart(self, request: web.Request) -> web.Response:
         """Lose queue, history and sockets, as a restart does; `?down=ms` keeps the server away that long."""
