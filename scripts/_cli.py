@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import _bytecode  # noqa: F401  (first: the rooms after it are kept compiled)
 import _json_text
 from _safe_text import clean, redact, shell_words
-from _signals import Terminated
+from _signals import Terminated, say_again
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -322,3 +322,4 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 sys.excepthook = _uncaught
+sys.unraisablehook = say_again

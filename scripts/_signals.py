@@ -6,8 +6,14 @@ Level 0. SIGTERM is the time limit of whoever called us: the job goes on, so it 
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+A_MOMENT = 0.01
 
 
 class Terminated(BaseException):
@@ -23,5 +29,36 @@ def listen() -> None:
             signal.signal(number, _terminate)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated(number)
+
+
+def say_again(dropped: UnraisableHookArgs) -> None:
+    """For sys.unraisablehook: a signal is not lost where Python can raise nothing.
+
+    A finalizer or the callback of a weak reference (urllib3 closes its connections in one) drops what is raised in it,
+    so a signal that arrived there is sent again a moment later.
+    """
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(dropped.exc_value, Terminated):
+        number = dropped.exc_value.args[0]
+    else:
+        sys.__unraisablehook__(dropped)
+        return
+    import _thread
+
+    _thread.start_new_thread(_send_later, (number, _thread.get_ident()))
+
+
+def _send_later(number: int, main: int) -> None:
+    import time
+
+    time.sleep(A_MOMENT)
+    if hasattr(signal, "pthread_kill"):
+        # A true signal, for it also wakes a main thread that waits for the network.
+        signal.pthread_kill(main, number)
+    else:
+        import _thread
+
+        _thread.interrupt_main(signal.Signals(number))

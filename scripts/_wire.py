@@ -146,10 +146,12 @@ class Wire:
 
     def close(self) -> None:
         """Close without waiting for the other side."""
+        # Not the library's own close: it swallows whatever is raised meanwhile, a Ctrl-C as well.
         try:
-            self._socket.close(timeout=0)
+            self._socket.send_close()
         except (self._library.WebSocketException, OSError, ValueError):
-            return
+            pass
+        self._socket.shutdown()
 
 
 def _in_words(error: Exception) -> str:

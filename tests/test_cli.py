@@ -233,3 +233,29 @@ def test_ctrl_c_while_loading_is_one_document_too() -> None:
     assert json.loads(done.stdout)["code"] == "interrupted"
     assert done.returncode == 130
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 1)])
+def test_a_signal_within_a_finalizer_is_not_lost(name: str, code: int) -> None:
+    program = f"""
+import sys; sys.path.insert(0, {str(SCRIPTS)!r})
+import select, signal, weakref
+import _cli, _signals
+
+class Thing: pass
+
+def report():
+    _signals.listen()
+    thing = Thing()
+    weakref.finalize(thing, lambda: (signal.raise_signal(signal.{name}), list(range(9))))
+    del thing
+    print("went on", file=sys.stderr)
+    select.select([], [], [], 60)
+    return {{"status": "ok"}}
+
+sys.exit(_cli.run(report))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert done.stderr == "went on\n", "the signal came at another moment than in the finalizer"
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (code, "cancelled")
