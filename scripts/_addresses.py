@@ -6,7 +6,7 @@ Level 1, pure.
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 import _safe_text
 from _cli import SkillError
@@ -28,6 +28,21 @@ def is_cloud_host(host: str) -> bool:
     except ValueError:
         return False
     return name in CLOUD_HOSTS or name.endswith(DEPLOYMENT_SUFFIX)
+
+
+def plain_parts(url: str) -> SplitResult | None:
+    """The parts of an address that every program reads alike; None for any other.
+
+    `https://a.example\\@b.example/` leads to the one host or the other, and who drops a line break reads another host.
+    """
+    if not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
 
 
 def is_this_machine(host: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import _addresses
 import _deps_catalog
 import _safe_text
 from _cli import Exit, SkillError
@@ -51,10 +52,10 @@ class AllowedHosts:
 
     def refusal(self, url: str) -> str | None:
         """Why a download may not start at this address, or None when it may."""
-        try:
-            parts, origin = urlsplit(url), _origin(url)
-        except ValueError:
-            return "it is no address"
+        parts = _addresses.plain_parts(url)
+        if parts is None:
+            return "it is no address that all programs read alike"
+        origin = _origin(url)
         if origin in self.origins:
             return None
         if parts.username is not None or parts.password is not None:
@@ -123,13 +124,26 @@ def require(allowed: AllowedHosts, url: str) -> None:
     reason = allowed.refusal(url)
     if reason is None:
         return
-    host = urlsplit(url).hostname or "HOST"
     raise SkillError(
         f"will not download from {shown(url)}: {reason}",
         code="consent_needed",
         exit=Exit.UNSAFE,
-        hint=f"look at the address; if you trust it, add --allow-host {_safe_text.clean(host, 100)}",
+        hint=f"look at the address; if you trust it, add {flag_for(url)}",
     )
+
+
+def flag_for(url: str) -> str:
+    """The flag that consents to an address: its host where that is enough; plain http, a port or a private network
+    wants the whole origin written out.
+    """
+    parts = _addresses.plain_parts(url)
+    if parts is None:
+        return "--allow-host HOST"
+    host = _safe_text.clean(parts.hostname, 100)
+    if ":" not in host and AllowedHosts([host]).refusal(url) is None:
+        return f"--allow-host {host}"
+    port = f":{parts.port}" if parts.port else ""
+    return f"--allow-host {parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
 def token_for(url: str) -> str | None:
@@ -166,7 +180,9 @@ def session_for(url: str, allowed: AllowedHosts) -> SecureSession:
 
 def shown(url: str) -> str:
     """An address without login and query, which may hold signatures."""
-    parts = urlsplit(url)
+    parts = _addresses.plain_parts(url)
+    if parts is None:
+        return _safe_text.clean(url.partition("?")[0].rpartition("@")[2], 300)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
     return _safe_text.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)

@@ -21,6 +21,18 @@ _STORAGE = re.compile(
     r"gguf|int[48]|nf4)(?=[-_. ]|$)",
     re.IGNORECASE,
 )
+# File names that repositories of every model use: without its folder such a name says nothing.
+_GENERIC = re.compile(
+    r"(diffusion-pytorch-|diffusers-|pytorch-|adapter-|open-clip-pytorch-)?(model|weights|lora-weights)|lora|vae|unet|clip|"
+    r"transformer|text-encoder|image-encoder|checkpoint|controlnet|consolidated|ip-adapter|canny|depth|pose|openpose|tile"
+)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+# Words in folder names that part models of one file name: what they are made for, and which half of a pair.
+_LINES = tuple(
+    re.compile(rf"(?<![a-z])({words})")
+    for words in ("sd ?1|sd ?v1|1\\.5", "sd ?2", "sd-?xl|xl|pony|illustrious", "sd-?3", "flux", "wan", "hunyuan", "ltx",
+                  "qwen", "high", "low", "i2v", "t2v")
+)  # fmt: skip
 
 
 class Match(NamedTuple):
@@ -54,6 +66,22 @@ def core_name(name: str) -> str:
     return re.sub(r"[-_. ]+", "-", stem).strip("-")
 
 
+def is_generic(name: str) -> bool:
+    """Whether a file is called what the files of many models are called (`diffusion_pytorch_model.safetensors`)."""
+    return _GENERIC.fullmatch(_SHARD.sub("", core_name(name))) is not None
+
+
+def inside(name: str) -> str:
+    """The folders before a file name, with forward slashes."""
+    return _slashes(name).rpartition("/")[0]
+
+
+def _parted(one: str, other: str) -> bool:
+    """Whether the folders of two files of one name say that they belong to different models."""
+    lines = [{line for line in _LINES if line.search(inside(name).lower())} for name in (one, other)]
+    return bool(lines[0] and lines[1] and lines[0] != lines[1])
+
+
 def _slashes(name: str) -> str:
     return name.replace("\\", "/").strip("/")
 
@@ -72,7 +100,8 @@ _STEPS: tuple[tuple[str, Callable[[str], str], bool], ...] = (
 def best(wanted: str, listed: Sequence[str]) -> Match | None:
     """The listed name that is meant, or None. With several candidates at one step the nearest is named, not sure.
 
-    The same stem with another suffix (`x.ckpt` for `x.safetensors`) is another file: never sure.
+    The same stem with another suffix (`x.ckpt` for `x.safetensors`) is another file: never sure. So is the same name in
+    another folder, where the name is one that many models have, or the folders are of different kinds of models.
     """
     if wanted in listed:
         return Match(wanted, EXACT, True)
@@ -86,7 +115,9 @@ def best(wanted: str, listed: Sequence[str]) -> Match | None:
         nearest = max(found, key=lambda name: difflib.SequenceMatcher(None, wanted, name).ratio())
         if how == "without its suffix" and without_suffix(wanted) != wanted:
             return Match(nearest, "another file type", False)
-        return Match(nearest, how, sure and len(found) == 1)
+        moved = inside(wanted).lower() != inside(nearest).lower()
+        doubtful = moved and (is_generic(wanted) or _parted(wanted, nearest))
+        return Match(nearest, how, sure and len(found) == 1 and not doubtful)
     return None
 
 

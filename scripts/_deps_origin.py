@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import _addresses
 import _cache
 import _catalog
 import _deps_catalog
@@ -29,7 +30,10 @@ _URL = re.compile(r"https?://[^\s\"'<>()\[\]{}|\\^`]+")
 
 
 class Origin(NamedTuple):
-    """One place to get a model. source: whose word it is. suggestion: it stood in free text, so a person must look."""
+    """One place to get a model. source: whose word it is. suggestion: it stood in free text, so a person must look.
+
+    inside: the sub-folder of `folder` in which it belongs.
+    """
 
     name: str
     url: str
@@ -39,6 +43,7 @@ class Origin(NamedTuple):
     sha256: str | None = None
     licence: str | None = None
     suggestion: bool = False
+    inside: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The known facts for a report."""
@@ -47,8 +52,8 @@ class Origin(NamedTuple):
 
 def direct_url(url: str) -> str:
     """The address of the file itself where a page's address was given (huggingface.co: blob -> resolve)."""
-    parts = urlsplit(url)
-    if parts.hostname == "huggingface.co" and "/blob/" in parts.path:
+    parts = _addresses.plain_parts(url)
+    if parts is not None and parts.hostname == "huggingface.co" and "/blob/" in parts.path:
         return url.replace("/blob/", "/resolve/", 1)
     return url
 
@@ -59,6 +64,8 @@ def read(entry: Any, source: str, *, suggestion: bool = False) -> Origin | None:
         return None
     name, url = entry.get("name"), entry.get("url")
     if not isinstance(name, str) or not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        return None
+    if _addresses.plain_parts(url) is None:
         return None
     folder = entry.get("directory") or entry.get("folder")
     digest = entry.get("hash") if str(entry.get("hash_type", "")).lower() in ("sha256", "sha-256") else None
@@ -101,7 +108,8 @@ def in_notes(texts: Iterable[str]) -> list[Origin]:
     for text in texts:
         for match in _URL.finditer(text[:200_000]):
             url = match.group(0).rstrip(".,;:!?*_")
-            name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+            parts = _addresses.plain_parts(url)
+            name = unquote(parts.path).rsplit("/", 1)[-1] if parts is not None else ""
             if name.lower().endswith(tuple(_catalog.MODEL_SUFFIXES)):
                 found.append(Origin(name, direct_url(url), "a note in the workflow", suggestion=True))
     return found
@@ -169,12 +177,11 @@ def in_manager(manager: Manager) -> list[Origin]:
     found = []
     for entry in manager.model_list():
         filename = entry.get("filename")
-        folder = str(entry.get("save_path") or "").split("/")[0]
+        folder, _, inside = str(entry.get("save_path") or "").replace("\\", "/").strip("/").partition("/")
         origin = read({"name": filename, "url": entry.get("url")}, "ComfyUI-Manager's model list")
         if origin is not None and isinstance(filename, str) and not filename.startswith("<"):
-            found.append(
-                Origin(filename, origin.url, origin.source, folder if folder not in ("", "default") else None)
-            )
+            known = folder if folder not in ("", "default") else None
+            found.append(Origin(filename, origin.url, origin.source, known, inside=inside or None))
     return found
 
 
@@ -194,7 +201,12 @@ class Finder:
         """The first place that has the file under this name, or None."""
         for shelf in ("declared", "bundled", "templates", "manager", "notes"):
             for origin in self._shelf(shelf):
-                if _same(origin, name, folder):
+                if not _same(origin, name, folder):
+                    continue
+                # The workflow itself knows which of the many files of such a name it means.
+                if shelf == "declared" or not _deps_match.is_generic(name):
+                    return origin
+                if origin.inside and origin.inside.lower() == _deps_match.inside(name).lower():
                     return origin
         return None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
+import _addresses
 import _catalog
 import _deps_catalog
 import _deps_place
@@ -143,8 +143,14 @@ def _fix(item: Item) -> dict[str, Any]:
     if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
         if item.origin is not None and item.origin.suggestion:
             return {"fix": "the address stands in a note of the workflow: look at it before using it"}
-        if item.origin is not None:
+        if item.origin is not None and not may_fetch(item.origin.url):
             return {"fix": "its host is none that models are fetched from: look at it, then use --allow-host"}
+        if item.origin is not None and target(item) is not None:
+            return {
+                "fix": "its name is no plain file name below the models folder: rename it in the workflow"
+            }
+        if item.origin is not None:
+            return {"fix": "which model folder it belongs to is not known: download it by hand"}
         return {"fix": "no source names an address; look for the file name at huggingface.co or civitai.com"}
     return {}
 
@@ -195,9 +201,11 @@ def target(item: Item) -> tuple[str, str] | None:
 
 def may_fetch(url: str) -> bool:
     """Whether an address is on one of the hosts that models are fetched from without being asked."""
-    parts = urlsplit(url)
+    parts = _addresses.plain_parts(url)
     if (
-        parts.scheme != "https"
+        parts is None
+        or "@" in parts.netloc
+        or parts.scheme != "https"
         or parts.hostname not in _deps_catalog.DOWNLOAD_HOSTS
         or parts.port not in (None, 443)
     ):

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import _cli
+import _deps_hosts
 import _deps_manager
 import _deps_place
 import _deps_report
@@ -182,10 +182,8 @@ def _model_step(item: Item, ways: Ways) -> Step:
         return step._replace(blocked=error.message)
     reason = ways.allowed.refusal(origin.url)
     if reason is not None:
-        host = urlsplit(origin.url).hostname or "HOST"
         return step._replace(
-            blocked=f"its address is not used: {reason}",
-            consent=f"--allow-host {_safe_text.clean(host, 100)}",
+            blocked=f"its address is not used: {reason}", consent=_deps_hosts.flag_for(origin.url)
         )
     if _deps_report.is_pickle(item.name) and not ways.allow_pickle:
         blocked = "files of this type can run code when they are loaded"

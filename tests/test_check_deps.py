@@ -297,6 +297,46 @@ def test_a_note_is_a_suggestion_without_a_command(check: Checker) -> None:
     assert "next" not in found
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://[::1",
+        "https://huggingface.co:99999/x",
+        "https://hugging\u2100.co/x",
+        "https://evil.example\\@huggingface.co/x.safetensors",
+        "https://huggingface.co/a\n--evil/x.safetensors",
+        "https://huggingface.co/a b/x.safetensors",
+    ],
+)
+def test_an_address_that_is_none_is_no_source_and_no_fault(check: Checker, url: str) -> None:
+    loader = saved("CheckpointLoaderSimple", 1, "x.safetensors", properties={"models": [
+        {"name": "x.safetensors", "url": url, "directory": "checkpoints"}]})  # fmt: skip
+    document = check(editor(loader, saved("Note", 2, f"see {url}/x.safetensors")), code=1)
+    entry = one(document, "models", "missing")
+    assert "fix_command" not in entry
+    assert "evil" not in json.dumps(entry)
+
+
+def test_a_source_of_a_name_that_many_models_bear_is_the_workflows_own_or_none(check: Checker) -> None:
+    check.comfy.manager.shape = "v3"
+    check.comfy.manager.models = [
+        {"filename": "diffusion_pytorch_model.safetensors", "save_path": "checkpoints/flux", "url": f"{URL}/flux.safetensors"},
+        {"filename": "diffusion_pytorch_model.safetensors", "save_path": "checkpoints/wan", "url": f"{URL}/wan.safetensors"},
+    ]  # fmt: skip
+    entry = one(check(graph("diffusion_pytorch_model.safetensors"), code=1), "models", "missing")
+    assert "get" not in entry
+    entry = one(check(graph("wan/diffusion_pytorch_model.safetensors"), code=1), "models", "missing")
+    assert entry["get"]["url"] == f"{URL}/wan.safetensors"
+
+
+def test_a_name_that_is_no_file_name_is_said_to_be_the_reason(check: Checker) -> None:
+    loader = saved("CheckpointLoaderSimple", 1, "-x.safetensors", properties={"models": [
+        {"name": "-x.safetensors", "url": f"{URL}/x.safetensors", "directory": "checkpoints"}]})  # fmt: skip
+    entry = one(check(editor(loader), code=1), "models", "missing")
+    assert "fix_command" not in entry
+    assert "rename it" in entry["fix"]
+
+
 def test_an_address_on_another_host_is_marked_and_not_in_a_command(check: Checker) -> None:
     models = [
         {"name": "new.safetensors", "url": "https://evil.example/new.safetensors", "directory": "checkpoints"}

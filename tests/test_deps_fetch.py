@@ -277,6 +277,10 @@ def test_known_hosts_are_allowed(url: str) -> None:
         "http://127.0.0.1:8188/view",
         "https://[::1]/x",
         "https://huggingface.co:99999/a",
+        "https://evil.example\\@huggingface.co/a",
+        "https://huggingface.co\n.evil.example/a",
+        "https://[::1",
+        "https://hugging\u2100.co/a",
         "not an address",
     ],
 )
@@ -296,6 +300,24 @@ def test_a_name_alone_means_https_and_no_private_network() -> None:
     assert allowed.refusal("http://models.example/x") is not None
     assert "private" in (allowed.refusal("https://localhost/x") or "")
     assert AllowedHosts(["models.example:8443"]).refusal("https://models.example/x") is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://models.example/x.safetensors",
+        "https://models.example:8443/x.safetensors",
+        "http://huggingface.co/x.safetensors",
+        "https://github.com/a/b/raw/main/x.safetensors",
+        "https://127.0.0.1/x.safetensors",
+        "https://[::1]:9000/x.safetensors",
+        "https://user@models.example/x.safetensors",
+    ],
+)
+def test_the_flag_that_is_named_really_consents(url: str) -> None:
+    flag, value = _deps_hosts.flag_for(url).split(" ")
+    assert flag == "--allow-host"
+    assert AllowedHosts([value]).refusal(url) is None
 
 
 @pytest.mark.parametrize("text", ["", "http://", "ftp://x", "a/b", "x?y", "http://u@h", "x:99999999"])

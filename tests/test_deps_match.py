@@ -53,6 +53,36 @@ def test_other_models_are_not_meant(wanted: str) -> None:
     assert _deps_match.best(wanted, LISTED) is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ("SDXL/diffusion_pytorch_model.safetensors", "flux/diffusion_pytorch_model.safetensors"),
+        ("diffusion_pytorch_model-00001-of-00003.safetensors", "a/diffusion_pytorch_model-00001-of-00003.safetensors"),
+        ("model.safetensors", "SD1.5/model.safetensors"),
+        ("pytorch_lora_weights", "x/pytorch_lora_weights.safetensors"),
+        ("sd15/detail.safetensors", "sdxl/detail.safetensors"),
+        ("wan/high/lightx2v.safetensors", "wan/low/lightx2v.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_name_that_other_models_bear_too_is_not_sure_in_another_folder(wanted: str, there: str) -> None:
+    match = _deps_match.best(wanted, [there])
+    assert match is not None
+    assert (match.name, match.sure) == (there, False)
+
+
+def test_one_s_own_folders_leave_a_name_sure() -> None:
+    for wanted, there in (
+        ("people/anna.safetensors", "anna/anna.safetensors"),
+        ("XL/a1.safetensors", "sdxl/a1.safetensors"),
+    ):
+        match = _deps_match.best(wanted, [there])
+        assert match is not None
+        assert match.sure
+    match = _deps_match.best("sdxl\\model.safetensors", ["SDXL/model.safetensors"])
+    assert match is not None
+    assert match.sure
+
+
 def test_an_exact_name_beats_all_others() -> None:
     match = _deps_match.best("a.safetensors", ["A.safetensors", "x/a.safetensors", "a.safetensors"])
     assert match is not None
