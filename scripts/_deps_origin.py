@@ -232,7 +232,10 @@ class Finder:
 
 
 def _same(origin: Origin, name: str, folder: str | None) -> bool:
-    if _deps_match.base_name(origin.name).lower() != _deps_match.base_name(name).lower():
+    there, wanted = (_deps_match.base_name(text).lower() for text in (origin.name, name))
+    # Prompts call an embedding without its suffix.
+    bare = _deps_match.without_suffix(there) if folder == "embeddings" else there
+    if wanted not in (there, bare):
         return False
     if folder is None or origin.folder is None:
         return True

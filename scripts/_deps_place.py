@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _deps_comfy
+import _deps_match
 import _places
 from _cli import SkillError
 from _safe_names import safe_name
@@ -107,8 +108,9 @@ def manager_entry(models: list[Mapping[str, Any]], folder: str, filename: str) -
     """The entry of the Manager's list for a file, which is what it accepts as an order."""
     for entry in models:
         save_path = str(entry.get("save_path") or "").replace("\\", "/")
-        if entry.get("filename") == filename and (
-            save_path == "default" or save_path.split("/")[0] == folder
-        ):
+        near = save_path == "default" or save_path.split("/")[0] == folder
+        if _deps_match.is_generic(filename):
+            near = save_path.strip("/") == folder
+        if entry.get("filename") == filename and near:
             return entry
     return None

@@ -94,7 +94,7 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
         facts["used_by"] = [_use(use) for use in item.uses[:MOST_USES]]
     if item.folder:
         facts["folder"] = item.folder
-    if item.kind in ("model", "embedding") and is_pickle(item.name):
+    if item.kind in ("model", "embedding") and is_pickle(_file_name(item)):
         facts["pickle"] = True
     facts |= _by_name(item, workflow)
     if item.similar:
@@ -104,6 +104,11 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
     if item.pack is not None:
         facts |= item.pack.to_json()
     return facts if fixed and item.kind != "file" else facts | _fix(item)
+
+
+def _file_name(item: Item) -> str:
+    """The name of the file: an embedding is called without its suffix, and where it can be had tells that."""
+    return item.origin.name if item.kind == "embedding" and item.origin is not None else item.name
 
 
 def _use(use: Use) -> dict[str, str]:

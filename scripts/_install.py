@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -87,6 +88,15 @@ def _attempt(step: Step, ways: Ways) -> Outcome:
         return _download_by_manager(step, ways)
     except SkillError as error:
         return Outcome(step, False, error.message, error)
+    except OSError as error:
+        # A folder that cannot be made or written, or a disk that filled up: the other steps may still do.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        failure = SkillError(
+            f"models/{step.relative} could not be written: {error.strerror or error}", exit=Exit.FAILED,
+            code="disk_full" if full else "system_error",
+            hint="what has arrived is kept: free some space, then run it again" if full else None,
+        )  # fmt: skip
+        return Outcome(step, False, failure.message, failure)
 
 
 def _download(step: Step, ways: Ways) -> Outcome:

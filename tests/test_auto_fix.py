@@ -365,6 +365,62 @@ def test_a_name_that_leads_out_of_the_models_folder_is_not_written(stage: Stage,
     assert not list(stage.folder.rglob("*evil*")) and not list(stage.folder.rglob("b.safetensors"))
 
 
+def test_a_place_that_cannot_be_written_stops_no_other_step(stage: Stage) -> None:
+    (stage.comfy.models / "vae").rmdir()
+    (stage.comfy.models / "vae").write_text("a file where a folder should be")
+    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
+    other = stage.editor("v.safetensors", f"{stage.host.url}/v.safetensors", "vae")["nodes"][0]
+    flow["nodes"] = [{**other, "type": "VAELoader"}, {**flow["nodes"][0], "id": 2}]
+    stage.comfy.packs["core"] = {
+        "VAELoader": node({"vae_name": [["pixel_space"], {}]}),
+    }
+    stage.comfy.loaded.add("core")
+    stage.host.files |= {"/new.safetensors": safetensors(), "/v.safetensors": safetensors()}
+    document = stage(flow, "--yes", "--allow-host", stage.host.url, code=1)
+    done = {outcome["name"]: outcome["done"] for outcome in document["outcomes"]}
+    assert done == {"v.safetensors": False, "new.safetensors": True}
+    assert "could not be written" in document["outcomes"][0]["message"]
+
+
+def test_an_embedding_is_had_by_its_name_without_suffix_and_a_pickle_still_wants_consent(
+    stage: Stage,
+) -> None:
+    flow = stage.editor("base.safetensors", f"{stage.host.url}/bad.pt", "embeddings")
+    flow["nodes"][0]["properties"]["models"][0]["name"] = "bad.pt"
+    text = {
+        **flow["nodes"][0],
+        "id": 2,
+        "type": "CLIPTextEncode",
+        "properties": {},
+        "widgets_values": ["embedding:bad, dark"],
+    }
+    stage.comfy.packs["core"] = {
+        "CLIPTextEncode": node({"text": ["STRING", {"multiline": True}]}, output=True)
+    }
+    stage.comfy.loaded.add("core")
+    flow["nodes"].append(text)
+    stage.host.files["/bad.pt"] = b"PK\x03\x04" + bytes(40)
+    words = ("--allow-host", stage.host.url)
+    (step,) = stage(flow, "--dry-run", *words, code=0)["plan"]
+    assert (step["path"], step["consent"]) == ("models/embeddings/bad.pt", "--allow-pickle")
+    (step,) = stage(flow, "--dry-run", "--allow-pickle", *words, code=0)["plan"]
+    assert step["how"] == "download"
+
+
+def test_the_managers_file_of_a_common_name_is_not_taken_for_another(stage: Stage) -> None:
+    name = "diffusion_pytorch_model.safetensors"
+    entry = {
+        "filename": name,
+        "url": f"{stage.host.url}/flux.safetensors",
+        "save_path": "checkpoints/flux",
+        "name": "N",
+    }
+    stage.comfy.manager.shape, stage.comfy.manager.models = "v3", [entry]
+    flow = stage.editor(name, f"{stage.host.url}/{name}")
+    document = stage(flow, "--dry-run", "--via", "manager", "--allow-host", stage.host.url, code=0)
+    assert "list does not hold" in document["plan"][0]["blocked"]
+
+
 def test_a_gated_model_is_exit_4_with_the_reason(stage: Stage) -> None:
     stage.host.status["/new.safetensors"] = 401
     document = stage(
