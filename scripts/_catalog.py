@@ -272,7 +272,13 @@ PARTNER_CLASS_STARTS = (
     "Ideogram", "OpenAI", "Minimax", "Kling", "Luma", "Moonvalley", "Pixverse", "Recraft", "Rodin3D", "Runway",
     "Stability", "Tripo", "Veo3", "VeoVideo", "Vidu", "ByteDance", "Gemini", "FluxPro", "FluxKontextPro",
     "FluxKontextMax", "Flux2Pro", "Flux2Max", "LtxvApi", "TopazImage", "TopazVideo", "Meshy", "Hailuo",
+    "Beeble", "Bria", "ClarityCrystal", "ClaudeNode", "ElevenLabs", "FishAudio", "Flux2Image", "Flux3Image", "Flux3Max",
+    "Flux3TextToVideo", "FluxErase", "FluxVTO", "FluxVideoEdit", "FluxVideoUpscale", "Grok", "HappyHorse", "HeyGen",
+    "Higgsfield", "HitPaw", "Krea2Image", "Krea2Style", "Krea3Image", "LtxApi", "Magnific", "MetaMuse", "Mirelo",
+    "OpenRouter", "Pruna", "Quiver", "Sonilo", "SyncLipSync", "SyncTalking", "Tencent", "Veed", "Wavespeed",
 )  # fmt: skip
+# How the classes of other partner nodes end.
+PARTNER_CLASS_ENDS = ("ToImageApi", "VideoApi", "EditApi")
 PARTNER_CLASSES = frozenset(
     {
         "WanTextToImageApi",
@@ -283,7 +289,10 @@ PARTNER_CLASSES = frozenset(
     }
 )
 # Classes that start like a partner node and run on the machine itself.
-NOT_PARTNER_CLASSES = frozenset({"RecraftColorRGB", "RecraftControls", "StabilityMatrix"})
+NOT_PARTNER_CLASSES = frozenset(
+    {"RecraftColorRGB", "RecraftControls", "StabilityMatrix", "TripoSplatConditioning", "TripoSplatPreprocessImage",
+     "TripoSplatSamplingPreview", "Ideogram4Scheduler"}
+)  # fmt: skip
 
 # Inputs that the node's own check replaces the server's check of ranges and lists for (its definition does not say
 # so); "input_types": the node checks its link types itself.

@@ -76,9 +76,11 @@ def partner_nodes(graph: Graph, definitions: Definitions | None = None) -> list[
         class_type = class_of(node)
         flag = book.flag(class_type, "api_node")
         if flag is None:
-            starts = class_type.startswith(_catalog.PARTNER_CLASS_STARTS)
+            named = class_type.startswith(_catalog.PARTNER_CLASS_STARTS) or class_type.endswith(
+                _catalog.PARTNER_CLASS_ENDS
+            )
             flag = class_type in _catalog.PARTNER_CLASSES or (
-                starts and class_type not in _catalog.NOT_PARTNER_CLASSES
+                named and class_type not in _catalog.NOT_PARTNER_CLASSES
             )
         if flag:
             found.append(node_id)

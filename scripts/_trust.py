@@ -129,10 +129,10 @@ def _packs(subject: Subject) -> Iterator[Worry]:
             yield Worry(
                 INFO, "installed_pack", f"{len(classes)} class(es) of the installed pack {pack}", facts=facts
             )
-        elif standing == "known":
-            yield Worry(
-                LOW, "known_pack", f"{len(classes)} class(es) of the widely used pack {pack}", facts=facts
-            )
+        elif standing in ("known", "said"):
+            whose = "that the workflow says are " if standing == "said" else ""
+            message = f"{len(classes)} class(es) {whose}of the widely used pack {pack}"
+            yield Worry(LOW, "known_pack", message, facts=facts)
         elif pack == _deps_packs.CORE:
             message = f"{len(classes)} class(es) that the workflow says are ComfyUI's own, newer than what is known here"
             yield Worry(LOW, "newer_core", message, facts=facts)
@@ -157,7 +157,7 @@ def _pack_of(class_type: str, subject: Subject, claims: Mapping[str, _deps_packs
         return table, "known"
     if claim is not None:
         name = claim.id or claim.repository or "?"
-        return name, "known" if claim.id in _KNOWN_PACKS and not table else "claimed"
+        return name, "said" if claim.id in _KNOWN_PACKS and not table else "claimed"
     return "?", "unnamed"
 
 

@@ -149,6 +149,26 @@ def test_partner_nodes_come_from_the_flag_else_from_the_name():
     assert _graph.partner_nodes(graph, {"SomethingNew": {"input": {}, "api_node": True}}) == ["1", "4"]
 
 
+def test_partner_nodes_that_are_newer_than_the_definitions_are_known_by_name():
+    newer = (
+        "GrokVideoNode",
+        "ClaudeNode",
+        "ElevenLabsTextToSpeech",
+        "Wan3ImageToVideoApi",
+        "Flux3ImageNode",
+        "HeyGenAvatarVideoNode",
+    )
+    own = (
+        "TripoSplatConditioning",
+        "Ideogram4Scheduler",
+        "FluxKVCache",
+        "Flux3LayoutPrompt",
+        "WanAnimate2ToVideo",
+    )
+    graph = {name: {"class_type": name, "inputs": {}} for name in (*newer, *own)}
+    assert set(_graph.partner_nodes(graph, {"EmptyImage": {"input": {}}})) == set(newer)
+
+
 def test_models_are_named_with_their_folders_and_values_that_are_no_files_left_out():
     graph = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
