@@ -158,6 +158,13 @@ AGENT_WORDS: tuple[str, ...] = (
     r"\b(run|execute|install|download|send|upload|fetch|delete|call|open|read|reveal|print|ignore|tell|write)\b",
     r"(?i)\b(do not|don't|never)\b[^.\n]{0,30}\b(tell|inform|mention|reveal|show|ask|warn|alert)\b[^.\n]{0,25}"
     r"\b(user|human|owner|operator|person)\b",
+    r"(?i)\b(no need to|without)\b[^.\n]{0,20}\b(tell|inform|mention|ask|warn|alert)(ing)?\b[^.\n]{0,25}"
+    r"\b(user|human|owner|operator)\b",
+    # "Ignore the previous instructions" in other languages.
+    r"(忽略|无视|無視|忘记|忘記)[^。\n]{0,15}(指令|指示|提示|规则|規則)|(以前|上記|これまで)の?[^。\n]{0,10}(指示|命令)[^。\n]{0,6}(無視|忘れ)"
+    r"|(이전|위의|모든)[^.\n]{0,15}(지시|명령)[^.\n]{0,10}무시",
+    r"(?i)\b(ignorier|missacht|vergiss|vergess|ignor[ea]|oublie|olvida|ignori|esque[cç]a|игнорируй|забудь|проигнорируй)\w*\b"
+    r"[^.\n]{0,40}\b(anweisung|vorgabe|regel|instruction|consigne|instrucci|instru[cç]|istruzion|инструкци|указани|правил)",
     r"(?i)\b(send|post|upload|exfiltrate|forward|leak|paste)\b[^.\n]{0,60}"
     r"\b(api[ _-]?keys?|tokens?|passwords?|credentials?|secrets?|env(ironment)?( variables?)?|\.ssh|\.env)\b",
     r"(?i)\b(curl|wget|iwr|invoke-webrequest)\b[^\n]{0,200}\|\s*(ba|z|da)?sh\b",

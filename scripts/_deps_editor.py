@@ -34,22 +34,27 @@ def groups_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 def nodes_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """The saved nodes of the top graph and of every subgraph definition."""
     for group in groups_of(editor):
-        nodes = group.get("nodes")
-        for node in nodes if isinstance(nodes, list) else []:
-            if isinstance(node, Mapping):
-                yield node
+        yield from _nodes_in(group)
 
 
-def texts_in(value: Any, depth: int = 0) -> Iterator[str]:
-    """Every text in a saved value."""
-    if isinstance(value, str):
-        yield value
-    elif depth < 6 and isinstance(value, Mapping):
-        for item in value.values():
-            yield from texts_in(item, depth + 1)
-    elif depth < 6 and isinstance(value, list):
-        for item in value:
-            yield from texts_in(item, depth + 1)
+def _nodes_in(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    nodes = group.get("nodes")
+    for node in nodes if isinstance(nodes, list) else []:
+        if isinstance(node, Mapping):
+            yield node
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a saved value, however deep."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += reversed(list(one.values()))
+        elif isinstance(one, list):
+            waiting += reversed(one)
 
 
 def notes_of(editor: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -94,16 +99,36 @@ def rough_graph(editor: Mapping[str, Any], *, everything: bool = False) -> dict[
 
 
 def switched_off(editor: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The muted and bypassed nodes as a rough graph: one click brings them back."""
+    """The nodes that are muted, bypassed or in a subgraph that nothing uses, as a rough graph: one click brings them back."""
     graph: dict[str, dict[str, Any]] = {}
-    for number, node in enumerate(nodes_of(editor)):
-        kind = node.get("type")
-        off = node.get("mode") in (MUTED, BYPASSED) and isinstance(kind, str) and not _UUID.fullmatch(kind)
-        if off and kind not in VIRTUAL:
+    used = _used_subgraphs(editor)
+    for group in groups_of(editor):
+        unused = group is not editor and group.get("id") not in used
+        for number, node in enumerate(_nodes_in(group)):
+            kind = node.get("type")
+            off = unused or node.get("mode") in (MUTED, BYPASSED)
+            if not off or not isinstance(kind, str) or _UUID.fullmatch(kind) or kind in VIRTUAL:
+                continue
             texts = list(texts_in(node.get("widgets_values")))
             inputs = {f"widget {index}": text for index, text in enumerate(texts)}
-            graph[f"{node.get('id', number)} (switched off)"] = {"class_type": kind, "inputs": inputs}
+            name = f"{node.get('id', number)} (switched off)"
+            name = name if name not in graph else f"{name} {len(graph)}"
+            graph[name] = {"class_type": kind, "inputs": inputs}
     return graph
+
+
+def _used_subgraphs(editor: Mapping[str, Any] | None) -> set[Any]:
+    """The ids of the subgraph definitions that nodes which are switched on stand for, directly or through others."""
+    groups = {group.get("id"): group for group in groups_of(editor) if isinstance(group.get("id"), str)}
+    used: set[Any] = set()
+    waiting = [editor] if isinstance(editor, Mapping) else []
+    while waiting:
+        for node in _nodes_in(waiting.pop()):
+            kind = node.get("type")
+            if kind in groups and kind not in used and node.get("mode") not in (MUTED, BYPASSED):
+                used.add(kind)
+                waiting.append(groups[kind])
+    return used
 
 
 def _names_model(text: str) -> bool:

@@ -18,6 +18,7 @@ import _deps_packs
 import _deps_report
 import _graph
 import _safe_text
+import _sources
 import _trust_text
 from _deps_need import classes_of
 from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
@@ -68,7 +69,8 @@ class Subject(NamedTuple):
 def worries(subject: Subject) -> list[Worry]:
     """Everything worth a look, worst first."""
     found = [
-        *_nodes(subject), *_packs(subject), *_models(subject), *_partner(subject), *_values(subject), *_texts(subject),
+        *_nodes(subject), *_packs(subject), *_models(subject), *_addresses_of_models(subject), *_partner(subject),
+        *_values(subject), *_texts(subject),
         *_saved_beside(subject), *_size(subject),
     ]  # fmt: skip
     once = {(w.code, w.message, w.says): w for w in reversed(found)}
@@ -175,6 +177,17 @@ def _models(subject: Subject) -> Iterator[Worry]:
             )  # fmt: skip
 
 
+def _addresses_of_models(subject: Subject) -> Iterator[Worry]:
+    """Where the workflow says that its models are to be had, when that is none of the usual hosts."""
+    if subject.editor is None:
+        return
+    for entry in _sources.declared_models(subject.editor):
+        url = entry.get("url")
+        if isinstance(url, str) and url and not _deps_report.may_fetch(url):
+            message = "a model is said to be had from a host that models are not usually fetched from"
+            yield Worry(MEDIUM, "model_address", message, says=url)
+
+
 def _partner(subject: Subject) -> Iterator[Worry]:
     ids = _graph.partner_nodes(subject.graph, subject.definitions)
     if ids:
@@ -224,7 +237,7 @@ def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worr
 
 def _texts(subject: Subject) -> Iterator[Worry]:
     """Words to an agent and hidden characters, wherever text stands: notes, titles, prompts, names."""
-    for where, text, note in _all_texts(subject):
+    for where, text, note in _every_text(subject):
         hidden = _trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
@@ -251,10 +264,24 @@ def _texts(subject: Subject) -> Iterator[Worry]:
                     )
 
 
-def _all_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
-    """Every text with where it stands, and whether it is a note."""
+def _every_text(subject: Subject) -> Iterator[tuple[str, str, bool]]:
+    """Every text with where it stands, and whether it is a note; those of the editor file that stand nowhere known last."""
+    seen = set()
+    for where, text, note in _known_texts(subject):
+        seen.add(text)
+        yield where, text, note
+    for text in _deps_editor.texts_in(subject.editor):
+        if text not in seen:
+            seen.add(text)
+            yield "the editor file", text, False
+
+
+def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
+    """The texts of nodes and notes with where each stands, and whether it is a note."""
     for node_id, node in each(subject.graph):
         yield f"the title of node {node_id}", title_of(node), False
+        for text in _deps_editor.texts_in(node.get("_meta")):
+            yield f"what is saved of node {node_id}", text, False
         yield f"the class of node {node_id}", class_of(node), False
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {node_id}", str(name), False

@@ -97,9 +97,14 @@ def _graph_of(
 
 
 def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
-    """Nodes of classes that only the editor workflow beside the graph has: whoever opens the file there gets those."""
+    """Nodes whose class or texts only the editor workflow beside the graph has: whoever opens the file there gets those."""
     if loaded.editor is None or loaded.graph is None:
         return {}
-    known = classes_of(loaded.graph)
-    rough = _deps_editor.rough_graph(loaded.editor, everything=True)
-    return {f"{node_id} (editor)": node for node_id, node in rough.items() if node["class_type"] not in known}
+    known, texts = classes_of(loaded.graph), set(_deps_editor.texts_in(loaded.graph))
+    found = {}
+    for node_id, node in _deps_editor.rough_graph(loaded.editor, everything=True).items():
+        if node["class_type"] not in known:
+            found[f"{node_id} (editor)"] = node
+        elif fresh := {name: text for name, text in node["inputs"].items() if text not in texts}:
+            found[f"{node_id} (editor)"] = {**node, "inputs": fresh}
+    return found

@@ -29,8 +29,15 @@ _CODE = re.compile(
     r"|__import__\s*\(|\b(eval|exec|compile)\s*\(|\bos\.(system|popen|remove|environ)\b|\bsubprocess\.\w+|\bopen\s*\([^)\n]{1,80},\s*['\"][wa]"
     r"|\bglobals\s*\(\)|__(class|subclasses|globals|builtins)__|require\s*\(\s*['\"](child_process|fs)['\"]|\bshutil\.rmtree\b"
 )
-_URL = re.compile(r"(?i)\b(https?|ftp|file|s3|gs|ssh|git)://[^\s\"'<>()\[\]{}|\\^`]+")
-_PATH = re.compile(r"^(/[^/\s]|[A-Za-z]:[\\/]|\\\\[^\\]|~[/\\]|\$\{?HOME\b|%(USERPROFILE|APPDATA)%)")
+_URL = re.compile(
+    r"(?i)\b(https?|wss?|ftp|file|s3|gs|ssh|git)://(\[[^\]\s]+\][^\s\"'<>()\[\]{}|\\^`]*|[^\s\"'<>()\[\]{}|\\^`]+)"
+)
+_PATH = re.compile(
+    r"(?i)^(/[^/\s]|//[^/\s]+/|[a-z]:([\\/]|[\w.-]+\.\w{1,5}$)|\\\\[^\\]|~[\w.-]*[/\\]"
+    r"|\$(\{|env:)?(home|userprofile|appdata|localappdata|tmpdir|temp)\b"
+    r"|%(userprofile|homepath|appdata|localappdata|programdata|systemroot|windir|temp|tmp)%)"
+)
+MOST_LINES = 50
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class AgentWords(NamedTuple):
 def agent_words(text: str) -> AgentWords | None:
     """The piece of a text that reads like an instruction to an agent, or None."""
     read = plain(text)
+    # A sentence may be broken into lines; a blank line ends it.
+    read = re.sub(r"(?<!\n)[ \t]*\n[ \t]*(?!\n)", " ", read)
     for patterns, persona in ((_AGENT, False), (_PERSONA, True)):
         for pattern in patterns:
             match = pattern.search(read)
@@ -119,7 +128,7 @@ def is_inside_address(url: str) -> bool:
 
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
+        host = (parts.hostname or "").lower().split("%")[0].rstrip(".")
     except ValueError:
         return True
     if (
@@ -135,10 +144,14 @@ def is_inside_address(url: str) -> bool:
 
 
 def outside_path(text: str) -> str | None:
-    """Why a short text is a path that leads out of the server's own folders, or None."""
-    if len(text) > 400 or "\n" in text:
-        return None
-    if _PATH.match(text):
-        return "an absolute path"
-    parts = re.split(r"[/\\]", text)
-    return "a path that climbs out of its folder" if ".." in parts and len(parts) > 1 else None
+    """Why a short text, or a line of it, is a path that leads out of the server's own folders; None when none does."""
+    for line in text[: 2 * MOST_LINES * 400].splitlines()[:MOST_LINES]:
+        path = line.strip()
+        if len(path) > 400:
+            continue
+        if _PATH.match(path):
+            return "an absolute path"
+        parts = re.split(r"[/\\]", path)
+        if ".." in parts and len(parts) > 1:
+            return "a path that climbs out of its folder"
+    return None
