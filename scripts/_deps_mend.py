@@ -27,7 +27,7 @@ from _install_plan import Step, Ways
 def mend(args: argparse.Namespace) -> dict[str, Any]:
     """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …"""
     allowed = AllowedHosts(args.allow_host)
-    with _deps_survey.asked(args, needed=True) as asked:
+    with _deps_survey.asked(args, inventory=args.inventory, needed=True) as asked:
         done = _examined(asked, args.workflows)
         checks = [checked for _, checked in done]
         document: dict[str, Any] = {"counts": _deps_report.summary(checks)}
@@ -52,7 +52,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
             _deps_plan_words.again(args, asked.words),
             _deps_plan_words.left_alone(checks, args.only),
         )
-        told = _deps_plan_words.told(steps, left, _deps_next.renaming(asked, done), again)
+        told = _deps_plan_words.told(steps, left, _deps_next.renaming(asked, done), again, live=asked.live)
         if document["totals"].get("fits") is False:
             told["message"] += "; the disk has not enough room for all of it"
         if args.dry_run:

@@ -23,12 +23,17 @@ OTHER_WAYS = {
 
 
 def told(
-    steps: Sequence[Step], left: Mapping[str, int], renaming: Sequence[str], again: Sequence[str]
+    steps: Sequence[Step],
+    left: Mapping[str, int],
+    renaming: Sequence[str],
+    again: Sequence[str],
+    *,
+    live: bool = True,
 ) -> dict[str, Any]:
     """Message, hint and next for a plan that was not carried out.
 
     left: how many missing things of a kind the plan leaves alone ("name": they only need another name, and `renaming`
-    are the commands for that). again: the words that make the same plan.
+    are the commands for that). again: the words that make the same plan. live: a server answers, and no inventory.
     """
     doable = [step for step in steps if step.how]
     blocked = [step for step in steps if not step.how]
@@ -49,7 +54,12 @@ def told(
     if "name" in left:
         hints.append("write names as use_instead has them" + (": next does it" if renaming else ""))
     if doable:
-        hints.insert(0, "show the plan to the user; --yes in the place of --dry-run carries it out")
+        flags = (
+            "--yes in the place of --dry-run"
+            if live
+            else "--host and --yes in the place of --inventory and --dry-run"
+        )
+        hints.insert(0, f"show the plan to the user; {flags} carries it out")
     if hints:
         document["hint"] = "; ".join(hints)
     following = [*renaming, *_next(doable, consents, again)]

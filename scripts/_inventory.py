@@ -156,6 +156,10 @@ class Inventory:
             hint="give --host instead of --inventory",
         )
 
+    def list_jobs(self, *asked: Any, **options: Any) -> Any:  # noqa: ARG002
+        """It has no jobs, and nobody to ask for them. Raises SkillError `not_found`."""
+        return self.get_json("jobs")
+
     def close(self) -> None:
         """Nothing to close; a server has it."""
 

@@ -33,7 +33,8 @@ def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
     document: dict[str, Any] = {"status": "ok", **head(server), "memory_gb": memory, "workflows": rows}
     if models.unknown:
         document["unknown"] = f"the server did not list: {', '.join(sorted(models.unknown))}"
-    if rows and not rows[0]["missing_models"]:
+    live = hasattr(server, "request")  # an inventory runs nothing
+    if live and rows and not rows[0]["missing_models"]:
         document["next"] = [command("run_workflow.py", INDEX.parent / rows[0]["file"], "--host", server.url)]
     return document
 

@@ -36,6 +36,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "workflows", nargs="+", metavar="WORKFLOW", help="what shall run: file, -, template:NAME …"
     )
     _flags.add_server_flags(parser)
+    parser.add_argument(
+        "--inventory", metavar="FILE", help="plan for the server of this inventory (with --dry-run)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--yes", action="store_true", help="the user has seen the plan and agrees to it")
     parser.add_argument("--only", choices=["nodes", "models"], help="leave the other kind alone")
@@ -63,6 +66,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.dry_run and args.yes:
         parser.error("--dry-run and --yes exclude each other")
+    if args.inventory and (args.host or not args.dry_run):
+        parser.error(
+            "--inventory goes with --dry-run and without --host: nothing can be installed into a file"
+        )
     return args
 
 

@@ -56,6 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--repair takes exactly one WORKFLOW")
     if args.inventory and args.save_inventory:
         parser.error("--inventory and --save-inventory exclude each other")
+    if args.inventory and args.host:
+        parser.error("--inventory and --host exclude each other")
     return args
 
 

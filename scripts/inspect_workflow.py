@@ -38,7 +38,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     _flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="know the installed packs from this inventory")
     _flags.add_quiet_flag(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.inventory and args.host:
+        parser.error("--inventory and --host exclude each other")
+    return args
 
 
 def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:

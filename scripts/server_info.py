@@ -14,6 +14,7 @@ Examples:
     python3 scripts/server_info.py nodes --search upscale --output IMAGE
     python3 scripts/server_info.py node KSampler
     python3 scripts/server_info.py models checkpoints --search xl
+    python3 scripts/server_info.py node KSampler --inventory server.json
     python3 scripts/server_info.py template flux_schnell --save flux.json
     python3 scripts/server_info.py upload photo.png
     python3 scripts/server_info.py upload mask.png --mask --original 'photo.png [input]'
@@ -41,6 +42,8 @@ SEARCHED = {
     "subgraphs": "subgraph blueprints of node packs",
     "workflows": "workflows saved on the server",
 }
+# What an inventory can tell.
+FROM_INVENTORY = ("stats", "nodes", "node", "models", "embeddings", "suggest")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -79,12 +82,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     suited = question("suggest", "bundled workflows that suit this server's memory and models", full=False)
     suited.add_argument("--kind", choices=["image", "video", "audio", "3d"], help="only those that make this")
+    for name in FROM_INVENTORY:
+        questions.choices[name].add_argument(
+            "--inventory", metavar="FILE", help="ask what check_deps.py --save-inventory wrote of a server"
+        )
     _add_file_questions(question)
     _flags.add_server_flags(parser)
     _flags.add_quiet_flag(parser)
     for added in questions.choices.values():
         _repeat_flags(added)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if getattr(args, "inventory", None) and args.host:
+        parser.error("--inventory and --host exclude each other")
+    return args
 
 
 def _repeat_flags(question: argparse.ArgumentParser) -> None:
@@ -118,12 +128,11 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _connect
     import _server_files
     import _server_questions as ask
 
     _cli.be_quiet(args.quiet)
-    server = _connect.connect_from(args)
+    server = _asked(args)
     if args.question == "stats":
         return ask.stats(server, full=args.full)
     if args.question == "features":
@@ -147,6 +156,16 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     if args.question in ("template", "workflow"):
         return _server_files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
     return _files(args, server)
+
+
+def _asked(args: argparse.Namespace) -> Any:
+    if getattr(args, "inventory", None):
+        import _inventory
+
+        return _inventory.load(args.inventory)
+    import _connect
+
+    return _connect.connect_from(args)
 
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:

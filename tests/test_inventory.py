@@ -169,3 +169,42 @@ def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_writes_no_inventory(run: Any, tmp_path: Path) -> None:
     assert run("check_deps.py", "--save-inventory", "one.json", "--host", "http://127.0.0.1:9").code == 3
     assert not (tmp_path / "one.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "key"),
+    [("stats", "comfyui_version"), ("nodes --search upscale", "items"), ("node KSampler", "node"), ("models", "folders"),
+     ("models checkpoints", "items"), ("embeddings", "items"), ("suggest", "workflows")],
+)  # fmt: skip
+def test_questions_are_answered_by_an_inventory_as_by_its_server(
+    run: Any, demo: Any, tmp_path: Path, question: str, key: str
+) -> None:
+    assert run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url).code == 0
+    asked = run(
+        "server_info.py",
+        *question.split(),
+        "--inventory",
+        "one.json",
+        env={"COMFY_HOST": "http://127.0.0.1:9"},
+    )
+    live = run("server_info.py", *question.split(), "--host", demo.url)
+    assert asked.code == live.code == 0, asked.out
+    assert asked.json[key] == live.json[key]
+    assert "next" not in asked.json
+
+
+def test_a_plan_for_an_inventory_is_only_a_plan(run: Any, demo: Any, tmp_path: Path) -> None:
+    assert run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url).code == 0
+    (tmp_path / "f.json").write_text(json.dumps({"1": {"class_type": "FaceDetailer", "inputs": {}}}))
+    ran = run("auto_fix_deps.py", "f.json", "--inventory", "one.json", "--dry-run")
+    assert (ran.code, ran.json["status"]) == (0, "dry_run")
+    assert ran.json["plan"][0]["name"] == "comfyui-impact-pack"
+    assert run("auto_fix_deps.py", "f.json", "--inventory", "one.json", "--yes").code == 2
+
+
+@pytest.mark.parametrize(
+    "words", ["check_deps.py f.json", "inspect_workflow.py f.json", "server_info.py nodes"]
+)
+def test_an_inventory_and_a_server_exclude_each_other(run: Any, words: str) -> None:
+    ran = run(*words.split(), "--inventory", "one.json", "--host", "demo")
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
