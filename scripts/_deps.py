@@ -89,6 +89,7 @@ def check(graph: Mapping[str, Any], stock: Stock) -> Check:
     items = [*_nodes(needs, definitions, stock)]
     items += [_model(need, definitions, stock) for need in needs.models]
     items += [_embedding(name, uses, stock) for name, uses in needs.embeddings.items()]
+    items += [_glued(name, written, use, stock) for name, written, use in needs.glued]
     items += [_file(need, stock) for need in needs.files]
     items += [_value(need) for need in needs.values]
     tags = [tag for tag in tags_in(graph, definitions) if tag.use.node_id not in needs.idle]
@@ -202,8 +203,23 @@ def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
     bare = _deps_match.without_suffix(name)
     if name in names or bare in names:
         return item._replace(status=PRESENT)
-    reason = "the server lists no embedding of that name; it would run and leave the word out"
-    return _absent(item, names, reason)
+    # The list has no suffixes, so that of the prompt says nothing.
+    absent = _absent(item._replace(name=bare), names, "the server lists no such embedding")
+    return absent._replace(name=name, reason=f"{absent.reason}; it would run and leave the word out")
+
+
+def _glued(name: str, written: str, use: Use, stock: Stock) -> Item:
+    """An embedding that ComfyUI overlooks for how it is written, though the server may have it."""
+    item = _embedding(name, (use,), stock)
+    if item.status != PRESENT:
+        return item
+    reason = f"ComfyUI does not read {written!r} as that embedding and would leave it out: it wants blanks around the word"
+    return item._replace(
+        name=written,
+        status=MISSING,
+        reason=reason,
+        match=Match(f"embedding:{name}", "blanks around it", True),
+    )
 
 
 def _file(need: FileNeed, stock: Stock) -> Item:
@@ -215,7 +231,8 @@ def _file(need: FileNeed, stock: Stock) -> Item:
         return item._replace(status=PRESENT)
     if there is None and not (need.choices and _flat(need.name)):
         return item._replace(reason=f"the {need.kind} could not be looked up ({why})")
-    return _absent(item, need.choices or (), f"the server's input folder has no such {need.kind}")
+    kind = next((kind for kind in ("output", "temp") if need.name.endswith(f" [{kind}]")), "input")
+    return _absent(item, need.choices or (), f"the server's {kind} folder has no such {need.kind}")
 
 
 def _flat(name: str) -> bool:

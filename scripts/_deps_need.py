@@ -61,12 +61,14 @@ class ValueNeed(NamedTuple):
 class Needs(NamedTuple):
     """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at.
 
-    loose: file names in free text inputs, of which no definition says that the node reads them.
+    loose: file names in free text inputs, of which no definition says that the node reads them. glued: embeddings as
+    (name, the word as it stands) that are written so that ComfyUI does not read them.
     """
 
     classes: Mapping[str, tuple[str, ...]]
     models: tuple[ModelNeed, ...] = ()
     embeddings: Mapping[str, tuple[Use, ...]] = {}
+    glued: tuple[tuple[str, str, Use], ...] = ()
     files: tuple[FileNeed, ...] = ()
     values: tuple[ValueNeed, ...] = ()
     idle: tuple[str, ...] = ()
@@ -97,13 +99,19 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
             reading.node(node_id, node)
     idle = sorted((node_id for node_id, _ in each(graph) if node_id not in live), key=natural_key)
     embeddings: dict[str, list[Use]] = {}
+    glued: list[tuple[str, str, Use]] = []
     for use in _graph.embeddings_in(graph):
         if use.node_id in live:
-            embeddings.setdefault(use.name, []).append(_use(use.node_id, graph[use.node_id], use.input))
+            place = _use(use.node_id, graph[use.node_id], use.input)
+            if use.written:
+                glued.append((use.name, use.written, place))
+            else:
+                embeddings.setdefault(use.name, []).append(place)
     return Needs(
         classes,
         tuple(ModelNeed(name, *reading.kind[key], tuple(uses)) for key, uses in reading.models.items() for name in [key[0]]),
         {name: tuple(uses) for name, uses in embeddings.items()},
+        tuple(glued),
         tuple(FileNeed(key[0], key[1], reading.listed[key], tuple(uses)) for key, uses in reading.files.items()),
         tuple(reading.values),
         tuple(idle),
@@ -123,6 +131,11 @@ def _looked_at(
 
 def _use(node_id: str, node: Mapping[str, Any], name: str) -> Use:
     return Use(node_id, name, class_of(node), title_of(node))
+
+
+def _each_of(value: Any) -> list[Any]:
+    """A value that holds several, as those; else itself."""
+    return value if isinstance(value, list) else [value]
 
 
 class _Reading:
@@ -147,15 +160,17 @@ class _Reading:
             value, spec = literal(raw), specs.get(name)
             use = _use(node_id, node, name)
             upload = spec.upload if spec else _catalog.UPLOADS.get((class_type, name))
-            if upload and isinstance(value, str) and value:
-                self._file(value, upload, spec.choices if spec else None, use)
+            if upload and (files := [one for one in _each_of(value) if isinstance(one, str) and one]):
+                for one in files:
+                    self._file(one, upload, spec.choices if spec else None, use)
             elif spec is not None and spec.choices is not None:
-                for one in value if isinstance(value, list) else [value]:
+                for one in _each_of(value):
                     self._choice(one, spec.choices, use)
             elif (node_id, name) in self.by_table and not upload:
                 known = self.by_table[node_id, name]
                 if known.folder is None and spec is not None:
-                    self.loose.append((known.name, use))
+                    if "embedding:" not in known.name:
+                        self.loose.append((known.name, use))
                     continue
                 self._model(known.name, known.folder, None, use._replace(plain=isinstance(value, str)))
 
@@ -164,7 +179,10 @@ class _Reading:
         folder = _graph.model_folder(use.class_type, use.input)
         names_a_file = isinstance(value, str) and value.lower().endswith(_SUFFIXES)
         lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
-        if isinstance(value, str) and (names_a_file or (value not in choices and (lists_files or folder))):
+        no_file = bool(choices) and value in _catalog.NOT_A_FILE
+        if isinstance(value, str) and (
+            names_a_file or (value not in choices and not no_file and (lists_files or folder))
+        ):
             self._model(value, folder, texts, use)
         elif choices and value not in choices:
             self.values.append(ValueNeed(value, choices, (use,)))

@@ -187,6 +187,11 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         if start != part.size:
             part.restart()
             raise _Again("the server sent another part than asked for")
+        etag = response.headers.get("ETag", "").removeprefix("W/")
+        if part.size and ((etag and etag != part.etag) or (total and part.total not in (None, total))):
+            # It should have sent the whole new file (If-Range); two halves of two files make none.
+            part.restart()
+            raise _Again("the file has changed meanwhile")
         part.total = total if total is not None else part.total
     else:
         part.restart()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import _catalog
@@ -152,15 +152,19 @@ def models_in(graph: Graph, definitions: Definitions | None = None) -> list[Mode
 
 
 class EmbeddingUse(NamedTuple):
-    """A textual-inversion embedding that a prompt names as `embedding:NAME`."""
+    """A textual-inversion embedding that a prompt names as `embedding:NAME`.
+
+    written: the word as it stands, where ComfyUI does not read it as that name and leaves it out; else empty.
+    """
 
     node_id: str
     input: str
     name: str
+    written: str = ""
 
 
-# The tokenizer splits the text at blanks and cuts the name there (comfy/sd1_clip.py).
-_EMBEDDING = re.compile(r"embedding:([^\s,()\[\]{}|<>\"']+)")
+_ENDS = "()[]{}|<>\"'"
+_EMBEDDING = re.compile(rf"embedding:([^\s{re.escape(_ENDS)}]+)")
 
 
 def embeddings_in(graph: Graph) -> list[EmbeddingUse]:
@@ -171,11 +175,26 @@ def embeddings_in(graph: Graph) -> list[EmbeddingUse]:
             value = literal(raw)
             if not isinstance(value, str) or "embedding:" not in value:
                 continue
-            for match in _EMBEDDING.finditer(value):
-                embedding = re.sub(r":[\d.]*$", "", match.group(1)).rstrip(".:;")
-                if embedding:
-                    found.append(EmbeddingUse(node_id, name, embedding))
+            found += [EmbeddingUse(node_id, name, *words) for words in _embeddings(value)]
     return sorted(set(found), key=lambda use: (natural_key(use.node_id), use.input, use.name))
+
+
+def _embeddings(text: str) -> Iterator[tuple[str, str]]:
+    """Each embedding that a text means, and how it is written where ComfyUI does not read it so.
+
+    The tokenizer wants a blank or a bracket before `embedding:`, takes all up to the next blank for the name, and drops
+    commas at its ends; a weight is only one inside of brackets (comfy/sd1_clip.py).
+    """
+    for match in _EMBEDDING.finditer(text):
+        word, before = match[1], text[max(0, match.start() - 2) : match.start()]
+        if text.startswith(")", match.end()) and not word.endswith("\\"):
+            word = re.sub(r":[\d.]*$", "", word)
+        name = re.sub(r":[\d.]*$", "", re.split("[,;]", word.strip(",\\"))[0]).rstrip(".:")
+        if not name:
+            continue
+        apart = not before or before[-1].isspace() or (before[-1] in _ENDS and before[0] != "\\")
+        read = apart and word.strip(",") == name
+        yield name, "" if read else f"{'' if apart else before[-1]}embedding:{word}"
 
 
 def sampling_steps(graph: Graph, definitions: Definitions | None = None) -> int:

@@ -60,11 +60,14 @@ def privacy_of(host: str) -> int:
 
 def _address_privacy(text: str) -> int:
     address = ipaddress.ip_address(text.split("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     if address.is_link_local or address.is_unspecified or address.is_multicast:
         return 3
     if address.is_loopback:
         return 2
-    return 1 if address.is_private else 0
+    # Not the same as is_private: 100.64.0.0/10 is neither (carriers and private overlay networks use it).
+    return 0 if address.is_global else 1
 
 
 class SecureSession(requests.Session):

@@ -30,6 +30,7 @@ class ModelHost:
         self.cut: dict[str, list[int]] = {}
         self.stall: dict[str, int] = {}
         self.ranges = True
+        self.heeds_if_range = True
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         host = self
 
@@ -81,7 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers["ETag"] = etag
         start, status = 0, 200
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and host.ranges and self.headers.get("If-Range") == etag:
+        same = self.headers.get("If-Range") == etag or not host.heeds_if_range
+        if wanted and host.ranges and same:
             start, status = int(wanted.group(1)), 206
             if start >= len(body):
                 self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(body)}"})

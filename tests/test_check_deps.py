@@ -370,6 +370,50 @@ def test_a_repair_never_replaces_the_workflow_itself(check: Checker, tmp_path: P
 # --- embeddings and files
 
 
+@pytest.mark.parametrize(
+    "text", ["embedding:easynegative,blurry", "ugly,embedding:easynegative", "embedding:easynegative:1.2"]
+)
+def test_an_embedding_that_would_be_overlooked_is_not_present(check: Checker, text: str) -> None:
+    check.comfy.embeddings = ["easynegative"]
+    flow = graph()
+    flow["2"]["inputs"]["text"] = text
+    entry = one(check(flow, code=1), "embeddings", "missing")
+    assert (entry["use_instead"], entry["how"]) == ("embedding:easynegative", "blanks around it")
+    assert "leave it out" in entry["reason"]
+
+
+def test_the_suffix_of_an_embedding_says_nothing(check: Checker) -> None:
+    check.comfy.embeddings = ["easynegative"]
+    flow = graph()
+    flow["2"]["inputs"]["text"] = "embedding:EasyNegative.pt"
+    document = check(flow, code=1)
+    entry = one(document, "embeddings", "missing")
+    assert (entry["use_instead"], entry["sure"]) == ("easynegative", True)
+    assert "not_checked" not in document["workflows"][0]
+
+
+def test_several_pictures_in_one_input_are_each_looked_up(check: Checker) -> None:
+    files = {"__value__": ["example.png", "other.png"]}
+    flow = graph(**{"5": {"class_type": "LoadImage", "inputs": {"image": files}}})
+    flow["4"]["inputs"]["images"] = ["5", 0]
+    document = check(flow, code=1)["workflows"][0]["files"]
+    assert (document["present"], document["missing"][0]["name"]) == (["example.png"], "other.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("x.png", "input"), ("x.png [output]", "output"), ("x.png [temp]", "temp")]
+)
+def test_the_folder_that_was_looked_into_is_named(check: Checker, name: str, folder: str) -> None:
+    flow = graph(**{"5": {"class_type": "LoadImage", "inputs": {"image": name}}})
+    flow["4"]["inputs"]["images"] = ["5", 0]
+    assert f"{folder} folder" in one(check(flow, code=1), "files", "missing")["reason"]
+
+
+def test_a_word_in_place_of_a_file_is_a_value_and_no_file_to_look_for(check: Checker) -> None:
+    entry = one(check(graph("Baked VAE"), code=1), "values", "missing")
+    assert "fix" not in entry
+
+
 def test_embeddings_in_prompts(check: Checker) -> None:
     check.comfy.embeddings = ["easynegative"]
     flow = graph()

@@ -91,6 +91,19 @@ def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Pa
     assert (tmp_path / "m.safetensors").read_bytes() == body
 
 
+@pytest.mark.parametrize("size", [3_000_000, 3_500_000])
+def test_halves_of_two_files_are_never_put_together(host: ModelHost, tmp_path: Path, size: int) -> None:
+    host.heeds_if_range = False
+    host.files["/m.safetensors"] = safetensors(3_000_000, seed=1)
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * _fetch_model.ATTEMPTS]
+    with pytest.raises(SkillError):
+        fetch(wanted(host, tmp_path), allow(host))
+    host.cut.clear()
+    body = host.files["/m.safetensors"] = safetensors(size, seed=2)
+    fetch(wanted(host, tmp_path), allow(host))
+    assert (tmp_path / "m.safetensors").read_bytes() == body
+
+
 def test_without_a_validator_a_cut_download_starts_anew_and_gives_up_in_the_end(
     host: ModelHost, tmp_path: Path
 ) -> None:

@@ -202,6 +202,26 @@ def test_embeddings_are_read_out_of_texts(text, names):
     assert [use.name for use in _graph.embeddings_in(graph)] == names
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("embedding:x, blurry", []),
+        ("ugly\nembedding:x", []),
+        ("(a:1.1)embedding:x (embedding:y, z:1.2) {embedding:z|b}", []),
+        ("embedding:x,blurry", ["embedding:x,blurry"]),
+        ("ugly,embedding:x, blurry", [",embedding:x,"]),
+        ("embedding:x:1.2", ["embedding:x:1.2"]),
+        ("embedding:x.", ["embedding:x."]),
+        (r"\(embedding:x\)", [r"(embedding:x\\"[:-1]]),
+    ],
+)
+def test_an_embedding_that_comfyui_overlooks_is_told_apart(text, written):
+    graph = {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": text}}}
+    found = _graph.embeddings_in(graph)
+    assert {use.name for use in found} <= {"x", "y", "z"}
+    assert [use.written for use in found if use.written] == written
+
+
 def test_steps_are_counted_over_stages_and_through_links():
     graph = {
         "1": {

@@ -16,6 +16,8 @@ import graphs
 import pytest
 from conftest import Demo, Runner
 
+import _session
+
 KEY = "comfyui-canary-0123456789abcdef"
 BEARER = "canary-bearer-9876543210fedcba"
 
@@ -319,3 +321,12 @@ def test_a_key_file_is_read_and_a_bad_one_is_misuse(run: Runner, demo: Demo, gra
     (run.folder / "empty.txt").write_text("")
     assert run("run_workflow.py", workflow, "--host", demo.url, "--api-key-file", "empty.txt").code == 2
     assert run("run_workflow.py", workflow, "--host", demo.url, "--api-key-file", "nowhere").code == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "privacy"),
+    [("8.8.8.8", 0), ("10.0.0.1", 1), ("100.64.0.1", 1), ("::ffff:10.0.0.1", 1), ("::ffff:127.0.0.1", 2),
+     ("::ffff:169.254.169.254", 3), ("fd00::1", 1), ("2606:4700:4700::1111", 0)],
+)  # fmt: skip
+def test_how_private_an_address_is(address: str, privacy: int) -> None:
+    assert _session.privacy_of(address) == privacy
