@@ -197,7 +197,9 @@ NOT_A_FILE = frozenset(
 )  # fmt: skip
 # File types that can run code when they are opened.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx", ".torchscript"}) | PICKLE_SUFFIXES
+# File types that hold numbers and nothing that runs.
+DATA_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx"})
+MODEL_SUFFIXES = DATA_SUFFIXES | {".torchscript"} | PICKLE_SUFFIXES
 
 # Inputs that take a file from the user: (class, input) -> kind.
 UPLOADS = {

@@ -158,7 +158,7 @@ class _Reading:
             if link_of(raw) is not None:
                 continue
             value, spec = literal(raw), specs.get(name)
-            use = _use(node_id, node, name)
+            use = _use(node_id, node, name)._replace(plain=not isinstance(value, (list, dict)))
             upload = spec.upload if spec else _catalog.UPLOADS.get((class_type, name))
             if upload and (files := [one for one in _each_of(value) if isinstance(one, str) and one]):
                 for one in files:

@@ -223,6 +223,11 @@ def is_pickle(name: str) -> bool:
     return name.lower().endswith(tuple(_catalog.PICKLE_SUFFIXES))
 
 
+def may_run_code(name: str) -> bool:
+    """Whether a file that is fetched wants a consent of its own: ComfyUI unpickles whatever is of no other known type."""
+    return not name.lower().endswith(tuple(_catalog.DATA_SUFFIXES))
+
+
 def verdict(checks: Sequence[Check]) -> str:
     """The worst of the three words over all workflows."""
     statuses = {item.status for checked in checks for item in checked.items}

@@ -82,7 +82,7 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
             `already_there`, `disk_full`, `corrupt`, `unreachable` (3), `not_found`.
     """
     _deps_hosts.require(allowed, wanted.url)
-    if _deps_report.is_pickle(wanted.target.name) and not wanted.allow_pickle:
+    if _deps_report.may_run_code(wanted.target.name) and not wanted.allow_pickle:
         raise SkillError(
             f"{wanted.target.name} is of a type that can run code when it is loaded", code="consent_needed",
             exit=Exit.UNSAFE, hint="look for a .safetensors file; if you trust the source, add --allow-pickle",

@@ -185,7 +185,7 @@ def _model_step(item: Item, ways: Ways) -> Step:
         return step._replace(
             blocked=f"its address is not used: {reason}", consent=_deps_hosts.flag_for(origin.url)
         )
-    if _deps_report.is_pickle(place[1]) and not ways.allow_pickle:
+    if _deps_report.may_run_code(place[1]) and not ways.allow_pickle:
         blocked = "files of this type can run code when they are loaded"
         return step._replace(blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)

@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="also download .ckpt .pt .pth .bin .pkl, which can run code",
+        help="also download .ckpt .pt .pth .bin .pkl and unknown types, which can run code",
     )
     parser.add_argument(
         "--restart",

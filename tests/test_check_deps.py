@@ -578,3 +578,15 @@ def test_the_free_tier_is_refused_and_not_missing(run: Any, new_demo: Any, tmp_p
     )
     assert ran.code == 4
     assert ran.json["counts"] == {"present": 1, "missing": 0, "unknown": 4}
+
+
+def test_a_name_among_several_in_one_input_is_not_set_in_the_place_of_all(
+    check: Checker, tmp_path: Path
+) -> None:
+    names = {"__value__": ["SDXL/base.safetensors", "base.safetensors"]}
+    flow = graph(**{"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": names}}})
+    document = check(flow, "--repair", tmp_path / "copy.json", code=1)
+    entry = one(document, "models", "missing")
+    assert entry["use_instead"] == "SDXL/base.safetensors"
+    assert "set" not in entry
+    assert document["workflows"][0]["repaired"]["changes"] == []

@@ -200,13 +200,14 @@ def test_a_file_that_is_there_is_never_replaced(host: ModelHost, tmp_path: Path)
     assert host.seen == []
 
 
-def test_a_pickle_wants_consent(host: ModelHost, tmp_path: Path) -> None:
-    host.files["/m.pt"] = b"PK\x03\x04" + b"\0" * 100
+@pytest.mark.parametrize("name", ["m.pt", "m.PTH", "m.py", "m.joblib", "m"])
+def test_what_may_run_code_wants_consent(host: ModelHost, tmp_path: Path, name: str) -> None:
+    host.files[f"/{name}"] = b"PK\x03\x04" + b"\0" * 100
     with pytest.raises(SkillError) as caught:
-        fetch(wanted(host, tmp_path, "m.pt"), allow(host))
+        fetch(wanted(host, tmp_path, name), allow(host))
     assert caught.value.exit == _cli.Exit.UNSAFE
     assert "--allow-pickle" in (caught.value.hint or "")
-    assert fetch(wanted(host, tmp_path, "m.pt", allow_pickle=True), allow(host)).bytes == 104
+    assert fetch(wanted(host, tmp_path, name, allow_pickle=True), allow(host)).bytes == 104
 
 
 def test_a_full_disk_is_seen_before_the_download(
