@@ -229,7 +229,7 @@ def _file(need: FileNeed, stock: Stock) -> Item:
     there, why = stock.has_input(need.name)
     if there:
         return item._replace(status=PRESENT)
-    if there is None and not (need.choices and _flat(need.name)):
+    if there is None and not (need.choices is not None and _flat(need.name)):
         return item._replace(reason=f"the {need.kind} could not be looked up ({why})")
     kind = next((kind for kind in ("output", "temp") if need.name.endswith(f" [{kind}]")), "input")
     return _absent(item, need.choices or (), f"the server's {kind} folder has no such {need.kind}")

@@ -171,6 +171,9 @@ class Stock:
             self._note(error)
             return None, error.message
         response.close()
+        # A login page answers every address with 200; ComfyUI itself never serves a file as one.
+        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+            return None, "the server answered with a web page"
         return True, ""
 
     def _ask(self, question: Callable[[], T]) -> T:

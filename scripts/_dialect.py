@@ -214,17 +214,20 @@ class Dialect(_common.Server, abc.ABC):
             found: dict[str, Any] = {}
             for name in dict.fromkeys(classes):
                 answer = self._one_definition(name)
-                if isinstance(answer, Mapping):
-                    found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
+                found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
             return found
         return self.all_definitions()
 
-    def _one_definition(self, name: str) -> Any:
+    def _one_definition(self, name: str) -> Mapping[str, Any]:
         if name in self._definitions:
             return {name: self._definitions[name]}
         answer = self.get_json(f"object_info/{_common.quoted(name)}")
-        if isinstance(answer, Mapping):
-            self._definitions.update(answer)
+        # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
+        if not isinstance(answer, Mapping) or (answer and name not in answer):
+            raise SkillError(
+                f"{self.url} gave no definition of {name!r}", code="bad_answer", exit=_cli.Exit.FAILED
+            )
+        self._definitions.update(answer)
         return answer
 
     def all_definitions(self) -> dict[str, Any]:

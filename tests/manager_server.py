@@ -55,6 +55,7 @@ class Comfy:
         self.page_for_all = False
         self.dies_at: str | None = None
         self.faults: dict[str, int] = {}
+        self.says: dict[str, tuple[bytes, str]] = {}
         self.seen: list[tuple[str, str, Any]] = []
         self.restarts = 0
         self.fetch: Any = None
@@ -150,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = comfy.faults.get(path) or comfy.faults.get("*")
         if fault:
             self._send(fault, b"no", "text/plain")
+            return
+        if path in comfy.says:
+            self._send(200, *comfy.says[path])
             return
         form = self.headers.get("Content-Type", "").split(";")[0]
         found = comfy.manager.answer(method, path, query, body, form)

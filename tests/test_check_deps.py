@@ -463,6 +463,22 @@ def test_without_definitions_three_folder_answers_are_three_sentences(check: Che
     assert "no model folder" in unknown_folder
 
 
+@pytest.mark.parametrize("said", [b"[]", b'{"detail": "please log in"}'])
+def test_an_answer_that_is_no_definition_does_not_mean_that_the_class_is_missing(
+    check: Checker, said: bytes
+) -> None:
+    check.comfy.says["object_info/SaveImage"] = (said, "application/json")
+    document = check(graph(), code=3)
+    assert "SaveImage" in [entry["name"] for entry in document["workflows"][0]["nodes"]["unknown"]]
+
+
+def test_a_login_page_is_no_picture(check: Checker) -> None:
+    check.comfy.says["view"] = (b"<html>log in</html>", "text/html; charset=utf-8")
+    flow = graph(**{"5": {"class_type": "LoadImage", "inputs": {"image": "sub/x.png"}}})
+    flow["4"]["inputs"]["images"] = ["5", 0]
+    assert "web page" in one(check(flow, code=4), "files", "unknown")["reason"]
+
+
 def test_a_folder_of_a_missing_pack_leaves_its_model_unknown(check: Checker) -> None:
     flow = graph(
         **{"7": {"class_type": "IPAdapterModelLoader", "inputs": {"ipadapter_file": "x.safetensors"}}}
