@@ -108,26 +108,38 @@ RISKS: dict[str, str] = {
 # The same by words in a class name, for packs that no table knows: (pattern, what it may do).
 RISK_WORDS: tuple[tuple[str, str], ...] = (
     (
-        r"(?i)\b(python|javascript|lua)\b.*\b(exec|run|eval|script|code|node|expr)|\b(exec|eval|run)[ _]?(python|code|script|js)",
+        r"(?i)\b(python|javascript|lua)\b.*\b(exec|run|eval|script|code|node|expr)|\b(exec|eval|run)[ _]?(python|code|script|js)"
+        r"|\b(python|code|script|js)[ _-]?(exec|run|eval|interpret)|\binterpreter\b|^(custom|my)?[ _]?code([ _]?node)?$",
         _EVAL,
     ),
     (r"(?i)(^|[^a-z])eval(uate)?([^a-z]|$)|(Exec|Eval)(ute|uate)?(Python|Code|Script|Node)?$", _EVAL),
-    (r"(?i)\b(shell|bash|terminal|powershell|subprocess|cmd)\b|(Shell|Bash|Subprocess|PowerShell)", _SHELL),
     (
-        r"(?i)(from|by|load|get|fetch|download)[ _-]?(the[ _-])?ur[li]|\bhttp|(?-i:URL|Url)(?![a-z])|webhook|download",
+        r"(?i)\b(shell|bash|terminal|powershell|subprocess|cmd)\b|(?-i:Shell|Bash|Subprocess|PowerShell)"
+        r"|\b(run|exec(ute)?|system|ffmpeg)[ _-]?command|\b(pip|git)[ _-]?(install|clone|pull)|install[ _-]?(package|module|pip)",
+        _SHELL,
+    ),
+    (
+        r"(?i)(from|by|load|get|fetch|download)[ _-]?(the[ _-])?ur[li]|\bhttp|(?-i:URL|Url)(?![a-z])|webhook|download"
+        r"|\b(web|rest|api)[ _-]?(api[ _-]?)?(request|call)|\brequests?[ _-]?(get|post)\b"
+        r"|\bcurl[ _-]?(node|get|request)|web[ _-]?image",
         _FETCH,
     ),
     (
-        r"(?i)(delete|remove|unlink|erase)[ _-]?(file|folder|dir)|\brmtree\b|(move|copy|rename)[ _-]?file",
+        r"(?i)(delete|remove|unlink|erase)[ _-]?(file|folder|dir)|\brmtree\b|(move|copy|rename)[ _-]?file"
+        r"|\b(file|folder)s?[ _-]?(delet|remov|mov|eras)|clear[ _-]?(folder|dir)",
         _DELETE,
     ),
-    (r"(?i)(save|write|append)[ _-]?(text|string|file|csv|json)|to[ _-]?(path|file)\b", _WRITE),
+    (
+        r"(?i)(save|write|append)[ _-]?(text|string|file|csv|json)|to[ _-]?(path|file)\b|\bfile[ _-]?writ|\bSave ?Image ?KJ\b",
+        _WRITE,
+    ),
     (
         r"(?i)(load|read|open)[ _-]?(text|string|file|csv|json)([ _-]?file)?\b|from[ _-]?(path|dir|directory|folder)\b",
         _READ,
     ),
     (
-        r"(?i)(upload|send|post)[ _-]?(to|image|file|request)|telegram|discord|\bsmtp\b|\bemail\b|\bs3\b",
+        r"(?i)(upload|send|post)[ _-]?(to(?![ _-]?(cpu|gpu|cuda|device))|image|file|request)|\b(s?ftp|ssh)\b"
+        r"|telegram|discord|\bsmtp\b|\bemail\b|\bs3\b",
         _SEND,
     ),
     (r"(?i)pickle|torch[ _-]?load", _PICKLE),

@@ -95,7 +95,18 @@ def test_the_bundled_workflows_need_no_look(path: Path) -> None:
     [
         ("PythonExec", "runs_code", "high"),
         ("RunPythonCode", "runs_code", "high"),
+        ("Python Interpreter", "runs_code", "high"),
+        ("CodeExecutor", "runs_code", "high"),
+        ("Code Node", "runs_code", "high"),
         ("MyShellCommand", "runs_programs", "high"),
+        ("Run Command", "runs_programs", "high"),
+        ("PipInstall", "runs_programs", "high"),
+        ("GitClone", "runs_programs", "high"),
+        ("File Delete", "deletes_files", "high"),
+        ("ClearFolder", "deletes_files", "high"),
+        ("WebRequest", "fetches_addresses", "medium"),
+        ("SaveImageKJ", "writes_files", "medium"),
+        ("FTP", "sends_data", "high"),
         ("LoadImageFromURL", "fetches_addresses", "medium"),
         ("Fetch Url Node", "fetches_addresses", "medium"),
         ("DeleteFile", "deletes_files", "high"),
@@ -110,9 +121,25 @@ def test_classes_that_reach_outside(look: Inspector, class_type: str, code: str,
     assert entry["node_ids"] == ["7"]
 
 
+@pytest.mark.parametrize(
+    "class_type",
+    ["SeashellLora", "SendToCPU", "Image Remove Background", "CodeFormer", "QRCode", "Curly Hair"],
+)
+def test_harmless_names_are_not_suspected(look: Inspector, class_type: str) -> None:
+    document = look(graph(**{"7": {"class_type": class_type, "inputs": {}}}), code=1)
+    assert {entry["code"] for entry in document["findings"]["items"]} == {"unknown_pack"}
+
+
 def test_a_class_that_no_table_knows_is_of_an_unknown_pack(look: Inspector) -> None:
     (entry,) = findings(look(graph(**{"7": {"class_type": "Florbel", "inputs": {}}}), code=1), "unknown_pack")
     assert entry["classes"]["items"] == ["Florbel"]
+
+
+def test_what_a_server_would_tell_of_unknown_classes_is_said(look: Inspector, tmp_path: Path) -> None:
+    flow = graph(**{"7": {"class_type": "Florbel", "inputs": {}}})
+    assert "--inventory" in look(flow, code=1)["hint"]
+    (tmp_path / "inv.json").write_text(json.dumps({"SaveImage": {"input": {}, "output": []}}))
+    assert "--inventory" not in look(flow, "--inventory", tmp_path / "inv.json", code=1)["hint"]
 
 
 def test_a_widely_used_pack_is_named_without_alarm(look: Inspector) -> None:
