@@ -154,9 +154,11 @@ def _among_choices(item: Item, choices: tuple[str, ...], stock: Stock) -> Item:
     return _absent(item._replace(folder=folder), choices, reason)
 
 
-def _absent(item: Item, names: Sequence[str], reason: str) -> Item:
+def _absent(item: Item, names: Sequence[str], reason: str, *, sure: Sequence[str] | None = None) -> Item:
+    """sure: the kinds of matches that may be sure, all of them without it."""
     match = _deps_match.best(item.name, names)
     if match is not None:
+        match = match._replace(sure=match.sure and (sure is None or match.how in sure))
         sure = "the same file" if match.sure else "perhaps what is meant"
         reason = f"{reason} under that name; {match.name!r} is there ({match.how}: {sure})"
         return item._replace(status=MISSING, reason=reason, match=match)
@@ -232,7 +234,9 @@ def _file(need: FileNeed, stock: Stock) -> Item:
     if there is None and not (need.choices is not None and _flat(need.name)):
         return item._replace(reason=f"the {need.kind} could not be looked up ({why})")
     kind = next((kind for kind in ("output", "temp") if need.name.endswith(f" [{kind}]")), "input")
-    return _absent(item, need.choices or (), f"the server's {kind} folder has no such {need.kind}")
+    reason = f"the server's {kind} folder has no such {need.kind}"
+    # Pictures of one name in two folders are two pictures: only the way of writing may differ.
+    return _absent(item, need.choices or (), reason, sure=("other slashes", "other case"))
 
 
 def _flat(name: str) -> bool:

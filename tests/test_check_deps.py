@@ -409,6 +409,16 @@ def test_the_folder_that_was_looked_into_is_named(check: Checker, name: str, fol
     assert f"{folder} folder" in one(check(flow, code=1), "files", "missing")["reason"]
 
 
+def test_a_picture_of_that_name_in_another_folder_is_another_picture(check: Checker, tmp_path: Path) -> None:
+    flow = graph(**{"5": {"class_type": "LoadImage", "inputs": {"image": "pasted/example.png"}}})
+    flow["4"]["inputs"]["images"] = ["5", 0]
+    document = check(flow, "--repair", tmp_path / "copy.json", code=1)
+    entry = one(document, "files", "missing")
+    assert (entry["use_instead"], entry["sure"]) == ("example.png", False)
+    assert "the same file" not in entry["reason"]
+    assert document["workflows"][0]["repaired"]["changes"] == []
+
+
 def test_a_word_in_place_of_a_file_is_a_value_and_no_file_to_look_for(check: Checker) -> None:
     entry = one(check(graph("Baked VAE"), code=1), "values", "missing")
     assert "fix" not in entry
