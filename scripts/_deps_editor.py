@@ -125,7 +125,9 @@ def _used_subgraphs(editor: Mapping[str, Any] | None) -> set[Any]:
     while waiting:
         for node in _nodes_in(waiting.pop()):
             kind = node.get("type")
-            if kind in groups and kind not in used and node.get("mode") not in (MUTED, BYPASSED):
+            if not isinstance(kind, str) or kind not in groups or kind in used:
+                continue
+            if node.get("mode") not in (MUTED, BYPASSED):
                 used.add(kind)
                 waiting.append(groups[kind])
     return used

@@ -179,7 +179,7 @@ class _Reading:
         folder = _graph.model_folder(use.class_type, use.input)
         names_a_file = isinstance(value, str) and value.lower().endswith(_SUFFIXES)
         lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
-        no_file = bool(choices) and value in _catalog.NOT_A_FILE
+        no_file = isinstance(value, str) and bool(choices) and value in _catalog.NOT_A_FILE
         if isinstance(value, str) and (
             names_a_file or (value not in choices and not no_file and (lists_files or folder))
         ):

@@ -419,6 +419,11 @@ def test_a_picture_of_that_name_in_another_folder_is_another_picture(check: Chec
     assert document["workflows"][0]["repaired"]["changes"] == []
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, {"__value__": [["x"]]}, {"__value__": [{"a": 1}]}, [], 5, None])
+def test_a_value_of_another_kind_than_a_name_is_no_fault(check: Checker, value: Any) -> None:
+    assert check(graph(value)).get("code") != "internal_error"
+
+
 def test_a_word_in_place_of_a_file_is_a_value_and_no_file_to_look_for(check: Checker) -> None:
     entry = one(check(graph("Baked VAE"), code=1), "values", "missing")
     assert "fix" not in entry

@@ -315,6 +315,13 @@ def test_an_address_that_is_none_is_no_fault(look: Inspector) -> None:
     assert look(editor("see https://[::1/x and https://huggingface.co:99999/x"))["findings"]
 
 
+@pytest.mark.parametrize("kind", [["x"], {"a": 1}, None, 5])
+def test_a_node_of_no_kind_is_no_fault(look: Inspector, kind: Any) -> None:
+    flow = editor("hello")
+    flow["nodes"].append({**flow["nodes"][-1], "id": 50, "type": kind})
+    assert look(flow).get("code") != "internal_error"
+
+
 def test_a_subgraph_that_is_switched_off_is_looked_at_too(look: Inspector) -> None:
     sub = "11111111-2222-3333-4444-555555555555"
     flow = editor("hello")
