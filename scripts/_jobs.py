@@ -123,20 +123,29 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
 
 
 def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
-    """Submit and return at once: the report with the prompt id and the command that waits for it."""
+    """Submit and return at once: the report with the prompt id and the command that waits for it.
+
+    Who stops it at the submit learns what became of the job, as in `run`.
+    """
     submission = new_submission(server, prepared, options)
     _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
     if unheard := _reports.socket_nodes(prepared.graph):
         _cli.warn(
             f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
         )
+    job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
+    watcher = Watcher(server, submission.client_id, use_socket=False)
+    progress = Progress(prepared.graph, quiet=True)
     try:
-        accepted = _submit.submit(server, submission)
+        state = _follow(watcher, job, progress, options, LONG_RUN, submission, wait=False)
     except SkillError as error:
-        _tell_where_to_look(error, server, submission, options)
+        _complete(error, job, prepared, submission, options)
         raise
-    _announce(server, accepted.prompt_id)
-    return _reports.submitted(server, accepted, prepared, options.output_dir)
+    finally:
+        watcher.close()
+    if job.interrupted:
+        return _collected(job, state, prepared, options, progress, missed_frames=True)
+    return _reports.submitted(server, job.accepted, prepared, options.output_dir)
 
 
 def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
@@ -178,10 +187,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
         watcher.close()
         report = _collected(job, state, prepared, options, progress, watcher.missed_frames)
     except SkillError as error:
-        if job.accepted is not NOT_YET:
-            # A seed that was drawn for this run is told, however the wait ends.
-            error.details = _reports.about(prepared) | error.details
-        _tell_where_to_look(error, server, submission, options)
+        _complete(error, job, prepared, submission, options)
         raise
     except (KeyboardInterrupt, Terminated) as stop:
         # Between two of the steps above; each of them has its own, better answer.
@@ -202,10 +208,15 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     return report
 
 
-def _tell_where_to_look(error: SkillError, server: Dialect, submission: Submission, options: Options) -> None:
+def _complete(
+    error: SkillError, job: Job, prepared: Prepared, submission: Submission, options: Options
+) -> None:
     """A submit of unknown fate must not be repeated; this is what to do instead."""
+    if job.accepted is not NOT_YET:
+        # A seed that was drawn for this run is told, however the wait ends.
+        error.details = _reports.about(prepared) | error.details
     if error.code == "submit_unknown" and not error.next:
-        error.next = [_reports.look_command(server, submission, options.output_dir)]
+        error.next = [_reports.look_command(job.server, submission, options.output_dir)]
 
 
 def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
@@ -336,14 +347,18 @@ def _follow(
     options: Options,
     warn_after: float,
     submission: Submission | None = None,
+    *,
+    wait: bool = True,
 ) -> JobState:
-    """Submit (when there is something to submit) and wait: the job's last state.
+    """Submit (when there is something to submit) and wait (unless not wanted): the job's last state.
 
     Ctrl-C cancels the job (or leaves it, when asked to); a second Ctrl-C stops waiting for that.
     """
     try:
         if submission is not None:
             _submit_job(watcher, job, submission, options.strict)
+        if not wait:
+            return JobState(job.prompt_id, "pending")
         return _wait(watcher, job, progress, options, warn_after)
     except KeyboardInterrupt:
         if not _stands(watcher, job, submission):

@@ -244,6 +244,33 @@ def test_no_wait_then_resume_from_another_process(run: Runner, any_server: str, 
     assert Path(ran.json["outputs"][0]["file"]).exists()
 
 
+def test_no_wait_stops_a_job_with_dropped_parts_when_strict(run: Runner, demo: Demo, graph_file: Any) -> None:
+    occupy(demo, 6)
+    graph = graphs.picture()
+    graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["99", 0], "filename_prefix": "x"}}
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--no-wait", "--strict")
+    assert (ran.code, ran.json["status"], ran.json["dropped"][0]["node_id"]) == (6, "rejected", "9")
+    assert demo.get("/queue")["queue_pending"] == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 5)])
+def test_no_wait_that_is_stopped_at_the_submit_names_its_job(
+    run: Runner, demo: Demo, graph_file: Any, number: int, code: int
+) -> None:
+    demo.fault("hang-after")
+    ours = f"ours-{time.time_ns()}"
+    graph = graphs.sleeper(5)
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graph), "--no-wait")
+    in_queue(demo, ours)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=15)
+    report = json.loads(out)
+    assert (process.returncode, report["prompt_id"], report["retryable"]) == (code, ours, False)
+    # Ctrl-C stops it; the time limit of whoever called us does not.
+    assert bool(demo.get("/queue")["queue_running"]) == (number == signal.SIGTERM)
+    assert report["seeds"]
+
+
 def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, graph_file: Any) -> None:
     prompt_id = demo.post("/prompt", {"prompt": graphs.sleeper(0.6), "client_id": "somebody"})["prompt_id"]
     started = time.monotonic()
