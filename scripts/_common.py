@@ -372,6 +372,7 @@ class Server:
 
         from _session import RefusedRedirect
 
+        timeout = time_left(timeout)
         try:
             response = self.session.post(
                 self.route(path), json=body, headers=headers, timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
@@ -475,6 +476,11 @@ def time_left(wish: float) -> float:
     return min(wish, max(_deadline.get() - time.monotonic(), LEAST_TIME))
 
 
+def time_is_up() -> bool:
+    """Whether the time that `no_later_than` gave is over."""
+    return time.monotonic() >= _deadline.get()
+
+
 def pause_before(attempt: int, retry_after: str | None = None) -> float:
     """Seconds to wait before the next attempt: what the server asked for, else exponential with jitter."""
     wait = retry_seconds(retry_after)
@@ -510,5 +516,5 @@ __all__ = [
     "CLOUD_HOST", "CLOUD_HOSTS", "CLOUD_URL", "DEPLOYMENT_SUFFIX", "Access", "AnswerLost", "Server", "cloud_endpoint",
     "error_text", "is_cloud_host", "is_this_machine", "never_connected", "no_later_than", "normal_base",
     "parse_headers", "parse_model_list", "pause_before", "quoted", "read_key", "resolve_url", "retry_seconds",
-    "split_user_info", "stream", "time_left", "unreachable",
+    "split_user_info", "stream", "time_is_up", "time_left", "unreachable",
 ]  # fmt: skip

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Graph = Mapping[str, Any]
 # `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
 MARK = "comfyui_skill_mark"
+# A lost submit is looked for at least so long, also when the time for it is over.
+LEAST_LOOK = 2.0
 
 
 class FileRef(NamedTuple):
@@ -313,16 +315,21 @@ class Dialect(_common.Server, abc.ABC):
                 found = self._look_for(submission, look_for, lost)
                 if found is not None:
                     return Accepted(found, found_again=True)
-                throttled = lost.status == 429 and time.monotonic() < give_up
+                late = _common.time_is_up()
+                if late and lost.status is None:
+                    # We did not wait for the answer: the server may still come to it.
+                    raise self._fate_unknown(submission, lost, late=True) from lost
+                throttled = lost.status == 429 and time.monotonic() < give_up and not late
                 again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
-                if not throttled and (attempt > 1 or not again):
+                if not throttled and (attempt > 1 or late or not again):
                     raise lost.failure or submit_failed(lost, sure=self.own_ids) from lost
-                time.sleep(_common.pause_before(attempt + (3 if throttled else 0), lost.retry_after))
+                pause = _common.pause_before(attempt + (3 if throttled else 0), lost.retry_after)
+                time.sleep(_common.time_left(pause))
 
     def _look_for(self, submission: Submission, patience: float, lost: _common.AnswerLost) -> str | None:
         """Ask the server until it answers whether it has the job; a moment longer, since it may still be reading it."""
         looks = 2 if lost.status == 429 else self.looks
-        give_up = time.monotonic() + patience
+        give_up = time.monotonic() + max(_common.time_left(patience), LEAST_LOOK)
         pause, answers = 0.05, 0
         while True:
             try:
@@ -339,18 +346,21 @@ class Dialect(_common.Server, abc.ABC):
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _fate_unknown(self, submission: Submission, lost: Exception) -> SkillError:
+    def _fate_unknown(self, submission: Submission, lost: Exception, *, late: bool = False) -> SkillError:
         look = (
             f"look for prompt id {submission.prompt_id}"
             if self.own_ids
             else "look at the newest jobs in its list"
         )
+        what = "the answer to the submit was lost, and the server cannot be asked what became of it"
+        if late:
+            what = "the submit was not answered in time, and the server does not know the job so far"
         return SkillError(
-            "the answer to the submit was lost, and the server cannot be asked what became of it",
+            what,
             code="submit_unknown",
             exit=_cli.Exit.RUNNING,
-            hint=f"when the server is back, {look} before running again",
-            reason="out_of_reach",
+            hint=f"when the server {'answers again' if late else 'is back'}, {look} before running again",
+            reason="time_is_up" if late else "out_of_reach",
             server_said=_safe_text.clean(lost, 300),
             prompt_id=submission.prompt_id if self.own_ids else None,
             mark=submission.prompt_id,

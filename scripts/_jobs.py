@@ -37,6 +37,8 @@ WORTH_SAYING = 3.0
 # An interrupt takes effect at the next step; a silent long node finishes first.
 CANCEL_PATIENCE = 8.0
 SAY_AGAIN = 0.5
+# A submit gets so long also where the time limit is shorter: one that is cut off leaves its fate open.
+SUBMIT_TIME = 5.0
 WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
 
@@ -212,7 +214,7 @@ def _complete(
     error: SkillError, job: Job, prepared: Prepared, submission: Submission, options: Options
 ) -> None:
     """A submit of unknown fate must not be repeated; this is what to do instead."""
-    if job.accepted is not NOT_YET:
+    if job.accepted is not NOT_YET or error.code == "submit_unknown":
         # A seed that was drawn for this run is told, however the wait ends.
         error.details = _reports.about(prepared) | error.details
     if error.code == "submit_unknown" and not error.next:
@@ -282,10 +284,13 @@ def _collected(
         raise _left_running(job, options, f"told to stop {words}", "still_running", FETCH_HINT) from None
 
 
-def _submit_job(watcher: Watcher, job: Job, submission: Submission, strict: bool) -> None:
+def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Options) -> None:
     job.submitted = time.monotonic()
-    _accept(watcher, job, _submit.submit(job.server, submission))
-    if job.accepted.node_errors and strict:
+    limit = None if options.timeout is None else job.submitted + max(options.timeout, SUBMIT_TIME)
+    with _common.no_later_than(limit):
+        accepted = _submit.submit(job.server, submission)
+    _accept(watcher, job, accepted)
+    if job.accepted.node_errors and options.strict:
         job.server.cancel(job.prompt_id)
         raise _reports.strict_rejection(job)
 
@@ -356,7 +361,7 @@ def _follow(
     """
     try:
         if submission is not None:
-            _submit_job(watcher, job, submission, options.strict)
+            _submit_job(watcher, job, submission, options)
         if not wait:
             return JobState(job.prompt_id, "pending")
         return _wait(watcher, job, progress, options, warn_after)

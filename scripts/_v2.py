@@ -120,9 +120,10 @@ class V2(Dialect):
                 asked, found = self._seen(submission)
                 if found is not None:
                     return Accepted(found, found_again=True)
-                if attempt >= MOST_SUBMITS:
-                    raise self._given_up(submission, lost, asked) from lost
-                time.sleep(_common.pause_before(attempt, lost.retry_after))
+                late = _common.time_is_up()
+                if attempt >= MOST_SUBMITS or late:
+                    raise self._given_up(submission, lost, asked and not late) from lost
+                time.sleep(_common.time_left(_common.pause_before(attempt, lost.retry_after)))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
                     return self._claimed(submission, look_for, lost or error)
@@ -131,10 +132,12 @@ class V2(Dialect):
                         raise self._fate_unknown(submission, lost) from error
                     time.sleep(AWAY_PAUSE)
                     continue
-                if error.details.get("http_status") != 429 or time.monotonic() > give_up:
+                over = time.monotonic() > give_up or _common.time_is_up()
+                if error.details.get("http_status") != 429 or over:
                     raise
                 wait = error.details.get("retry_after")
-                time.sleep(max(1.0, wait) if isinstance(wait, (int, float)) else 2.0)
+                pause = max(1.0, wait) if isinstance(wait, (int, float)) else 2.0
+                time.sleep(_common.time_left(pause))
 
     def _check_upstream(self) -> None:
         """The proxy keeps a key when ComfyUI is away, and nobody can say then whether it got the job: look before."""

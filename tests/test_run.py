@@ -380,6 +380,28 @@ def test_a_time_out_keeps_the_job_and_comes_in_time(run: Runner, demo: Demo, gra
     assert demo.get("/queue")["queue_running"][0][1] == ran.json["prompt_id"]
 
 
+def test_a_time_limit_covers_a_submit_that_is_not_answered(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.sleeper(9))
+    for fault, code in (("hang-after", "still_running"), ("hang", "submit_unknown")):
+        demo.fault(fault)
+        started = time.monotonic()
+        ran = run("run_workflow.py", workflow, "--host", demo.url, "--timeout", "5")
+        assert time.monotonic() - started < 9
+        assert (ran.code, ran.json["code"]) == (5, code)
+        assert ran.json["prompt_id"] in ran.json["next"][0]
+    assert len(posts(demo, "/prompt")) == 2
+
+
+def test_a_time_limit_ends_the_wait_for_a_server_that_refuses_for_now(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    demo.fault({"name": "429", "times": 100, "retry_after": 20})
+    started = time.monotonic()
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--timeout", "5")
+    assert time.monotonic() - started < 9
+    assert (ran.code, ran.json["code"], ran.json["retryable"]) == (1, "busy", True)
+
+
 @pytest.mark.parametrize("follow", ["--ws", "--no-ws"])
 def test_a_job_removed_by_someone_else_ends_the_wait(
     run: Runner, demo: Demo, graph_file: Any, follow: str
