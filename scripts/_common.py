@@ -115,8 +115,8 @@ class Server:
     def credentials(self) -> dict[str, str]:
         """The headers that carry the user's credentials to this origin."""
         headers = dict(self.access.headers)
-        if self.access.key:
-            headers.setdefault("Authorization", f"Bearer {self.access.key}")
+        if self.access.key and not any(name.lower() == "authorization" for name in headers):
+            headers["Authorization"] = f"Bearer {self.access.key}"
         return headers
 
     def socket_url(self, client_id: str) -> str:

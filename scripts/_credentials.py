@@ -65,9 +65,15 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
             or re.search(r"[\r\n\0]", value)
         ):
             raise SkillError(
-                "a --header must read 'Name: value'", hint="for example --header 'Authorization: Bearer …'"
+                "a --header must read 'Name: value'",
+                hint="for example --header 'Authorization: Bearer TOKEN'",
             )
         value = value.strip()
+        if any(ord(char) > 255 for char in value):
+            raise SkillError(
+                f"the value of --header {name.strip()} holds characters that no header can carry",
+                hint="copy it again without quotation marks, dashes or dots that a text program has put in",
+            )
         _safe_text.hide(value)
         for word in value.split():
             if len(word) >= 8:

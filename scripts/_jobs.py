@@ -124,13 +124,19 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
     )
 
 
+def checked_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
+    """What would be submitted, after all that can be known to be wrong with it. Raises as `new_submission`, and misuse."""
+    submission = new_submission(server, prepared, options)
+    _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
+    return submission
+
+
 def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
     """Submit and return at once: the report with the prompt id and the command that waits for it.
 
     Who stops it at the submit learns what became of the job, as in `run`.
     """
-    submission = new_submission(server, prepared, options)
-    _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
+    submission = checked_submission(server, prepared, options)
     if unheard := _reports.socket_nodes(prepared.graph):
         _cli.warn(
             f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
@@ -147,7 +153,7 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
         watcher.close()
     if job.interrupted:
         return _collected(job, state, prepared, options, progress, missed_frames=True)
-    return _reports.submitted(server, job.accepted, prepared, options.output_dir)
+    return _reports.submitted(server, job.accepted, prepared, options)
 
 
 def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
 
 
 def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
-    submission = new_submission(server, prepared, options)
+    submission = checked_submission(server, prepared, options)
     watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
     progress = Progress(prepared.graph, quiet=options.quiet)
     expected = _timing.estimate(server.url, prepared.graph)
@@ -183,7 +189,6 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
     warn_after = _first_warning(expected, prepared.video)
     try:
-        _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
         watcher.open()
         state = _follow(watcher, job, progress, options, warn_after, submission)
         watcher.close()
@@ -218,7 +223,7 @@ def _complete(
         # A seed that was drawn for this run is told, however the wait ends.
         error.details = _reports.about(prepared) | error.details
     if error.code == "submit_unknown" and not error.next:
-        error.next = [_reports.look_command(job.server, submission, options.output_dir)]
+        error.next = [_reports.look_command(job.server, submission, options)]
 
 
 def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
@@ -234,7 +239,7 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     except SkillError as error:
         error.details.setdefault("prompt_id", prompt_id)
         if not error.next and error.exit not in (Exit.MISUSE, Exit.UNREACHABLE):
-            error.next = [_reports.resume_command(server, prompt_id, options.output_dir)]
+            error.next = [_reports.resume_command(server, prompt_id, options)]
         raise
 
 
@@ -379,7 +384,7 @@ def _follow(
         if job.accepted is not NOT_YET:
             error.details.setdefault("prompt_id", job.prompt_id)
             if not error.next and error.exit != Exit.REJECTED:
-                error.next = [_reports.resume_command(job.server, job.prompt_id, options.output_dir)]
+                error.next = [_reports.resume_command(job.server, job.prompt_id, options)]
         raise
 
 
@@ -466,7 +471,7 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             status="cancelled",
             prompt_id=job.prompt_id,
             hint=error.message,
-            next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
+            next=[_reports.resume_command(job.server, job.prompt_id, options)],
         ) from error
 
 
@@ -496,7 +501,7 @@ def _left_running(job: Job, options: Options, message: str, code: str, hint: str
         status="timeout" if code == "still_running" else "running",
         retryable=False,
         hint=hint,
-        next=[_reports.resume_command(job.server, job.prompt_id, options.output_dir)],
+        next=[_reports.resume_command(job.server, job.prompt_id, options)],
         prompt_id=job.prompt_id,
         host=job.server.url,
     )

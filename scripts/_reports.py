@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _collect
+import _places
 import _safe_names
 import _safe_text
 from _cli import SkillError
@@ -40,11 +41,17 @@ def command(script: str, *words: object) -> str:
     )
 
 
-def resume_command(server: Dialect, prompt_id: str, output_dir: Path) -> str:
-    """The command that waits for a job and downloads it. Keys are not repeated in it."""
-    return command(
-        "run_workflow.py", "--resume", prompt_id, "--output-dir", output_dir, *server_words(server)
-    )
+def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
+    """The command that waits for a job and downloads it as it was asked for. Keys are not repeated in it."""
+    wanted = {
+        "--flat-output": options.flat,
+        "--overwrite": options.overwrite,
+        "--include-previews": options.include_previews,
+        "--receipt": options.receipt,
+    }
+    flags = [flag for flag, given in wanted.items() if given]
+    where = ["--output-dir", options.output_dir]
+    return command("run_workflow.py", "--resume", prompt_id, *where, *flags, *server_words(server))
 
 
 def explain_command(server: Dialect, prompt_id: str) -> str:
@@ -57,16 +64,19 @@ def list_command(server: Dialect) -> str:
     return command("manage_queue.py", "jobs", *server_words(getattr(server, "beside", None) or server))
 
 
-def look_command(server: Dialect, submission: Submission, output_dir: Path) -> str:
+def look_command(server: Dialect, submission: Submission, options: Options) -> str:
     """The command that tells what became of a submit whose answer never came."""
     if server.own_ids:
-        return resume_command(server, submission.prompt_id, output_dir)
+        return resume_command(server, submission.prompt_id, options)
     return list_command(server)
 
 
 def server_words(server: Dialect) -> list[str]:
-    """The flags that name a server. Keys are not repeated in them."""
-    return ["--host", server.url, *(["--api", server.api] if server.api != "local" else [])]
+    """The flags that name a server and how to trust it. Keys are not repeated in them."""
+    words = ["--host", server.url, *(["--api", server.api] if server.api != "local" else [])]
+    if server.access.ca_bundle:
+        words += ["--ca-bundle", str(_places.absolute(server.access.ca_bundle))]
+    return [*words, "--insecure"] if server.access.insecure else words
 
 
 def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
@@ -107,11 +117,11 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
     return document
 
 
-def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, output_dir: Path) -> dict[str, Any]:
+def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, options: Options) -> dict[str, Any]:
     """The report of --no-wait."""
     document = {"status": "submitted", **head(server, accepted.prompt_id), **about(prepared)}
     document |= _dropped(accepted.node_errors, prepared.graph)
-    document["next"] = [resume_command(server, accepted.prompt_id, output_dir)]
+    document["next"] = [resume_command(server, accepted.prompt_id, options)]
     return document
 
 
@@ -339,7 +349,7 @@ def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> di
         else "fetch them again when the server answers"
     )
     words = _words("partial", "download_failed", message, hint, retryable=True)
-    return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
+    return words | {"next": [resume_command(job.server, job.prompt_id, options)]}
 
 
 def _words(status: str, code: str, message: str, hint: str, *, retryable: bool = False) -> dict[str, Any]:
@@ -350,7 +360,7 @@ def _interrupted(job: Job, state: JobState, anything: bool, options: Options) ->
     if state.phase in ("pending", "running"):
         message = "interrupted; the job was told to stop but has not ended yet"
         words = _words("cancelled", "interrupted", message, "its running node finishes first")
-        return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
+        return words | {"next": [resume_command(job.server, job.prompt_id, options)]}
     if state.outcome == "success":
         return _words("success", "interrupted", "interrupted, but the job had finished", "its files are here")
     return _words(
@@ -371,11 +381,13 @@ def _lost(job: Job, options: Options) -> dict[str, Any]:
             "ask again by its prompt id, and look at the server's own job page, before running it again: it may have "
             "run, and be paid for",
         )
-        return words | {"next": [resume_command(job.server, job.prompt_id, options.output_dir)]}
+        return words | {"next": [resume_command(job.server, job.prompt_id, options)]}
     message = "the server has no trace of this job: it was restarted or its history was cleared"
+    hint = "run the workflow again"
     if not job.ours:
         message = "the server has no trace of this prompt id: it is wrong, or the server was restarted since"
-    words = _words("lost", "lost", message, "run the workflow again", retryable=job.ours)
+        hint = "compare the id and --host with the server's job list; only a job that is gone is worth another run"
+    words = _words("lost", "lost", message, hint, retryable=job.ours)
     return words | {"next": [list_command(job.server)]}
 
 
@@ -407,6 +419,7 @@ def _write_receipt(
     import _graph
     import _model_facts
 
+    path = options.output_dir / f"{_safe_names.safe_name(job.prompt_id)}.json"
     receipt = {
         "receipt": 1,
         "prompt_id": job.prompt_id,
@@ -414,11 +427,9 @@ def _write_receipt(
         "host": job.server.url,
         "api": job.server.api,
         "server": server_facts(job.server),
-        "workflow": prepared.source.origin if prepared is not None else None,
         "graph": job.graph,
-        "seeds": prepared.seeds if prepared is not None else {},
-        "parameters": document.get("set", []),
-        "uploads": document.get("uploads", []),
+        **_asked_for(job, prepared, options, document, path),
+        "include_previews": options.include_previews,
         "models": sorted({use.name for use in _graph.models_in(dict(job.graph))}),
         "model_files": _model_facts.model_facts(job.server, job.graph),
         "files": [
@@ -430,10 +441,43 @@ def _write_receipt(
         "started": state.started,
         "client": {"python": platform.python_version(), "system": platform.system()},
     }
-    path = options.output_dir / f"{_safe_names.safe_name(job.prompt_id)}.json"
     text = _safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
     _safe_names.write_whole(path, text.encode())
     return path
+
+
+def _asked_for(
+    job: Job, prepared: Prepared | None, options: Options, document: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """What the run was asked to do. Who only fetches it (--resume) knows the graph; an earlier receipt knows the rest."""
+    if prepared is not None:
+        return {
+            "workflow": prepared.source.origin,
+            "seeds": prepared.seeds,
+            "parameters": document.get("set", []),
+            "uploads": document.get("uploads", []),
+            "only": options.targets,
+        }
+    import json
+
+    import _prepare
+
+    known: dict[str, Any] = {
+        "workflow": None,
+        "seeds": _prepare.seeds_of(job.graph),
+        "parameters": [],
+        "uploads": [],
+        "only": None,
+    }
+    try:
+        earlier = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return known
+    same = isinstance(earlier, dict) and (earlier.get("receipt"), earlier.get("prompt_id")) == (
+        1,
+        job.prompt_id,
+    )
+    return {key: earlier.get(key, value) for key, value in known.items()} if same else known
 
 
 def server_facts(server: Dialect) -> dict[str, Any]:

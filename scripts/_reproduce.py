@@ -44,6 +44,17 @@ class Receipt(NamedTuple):
         listed = self.document.get("files")
         return [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
 
+    @property
+    def targets(self) -> list[str] | None:
+        """The output nodes that the first run was limited to (--only); None when it was not."""
+        only = self.document.get("only")
+        return [str(item) for item in only] if isinstance(only, list) else None
+
+    @property
+    def include_previews(self) -> bool:
+        """Whether the first run fetched temporary files too, so that they are among its files."""
+        return self.document.get("include_previews") is True
+
 
 def load(path: Path) -> Receipt:
     """The receipt in a file. Raises SkillError (exit 2) when it is none."""

@@ -102,24 +102,22 @@ def folder_inside(root: Path, segments: list[str]) -> Path:
     return folder
 
 
-def make_folder(path: Path) -> Path:
-    """The output folder, made when needed. Raises SkillError (exit 2) when it cannot be one, before any work is done."""
+def make_folder(path: Path, flag: str = "--output-dir") -> Path:
+    """The folder that `flag` names, made when needed. Raises SkillError (exit 2) when it cannot be one, before any work."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise SkillError(f"{path} is not a folder", hint="give another --output-dir") from error
+        raise SkillError(f"{path} is not a folder", hint=f"give another {flag}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SkillError(
-            f"cannot make the folder {path}: {reason}", hint="give another --output-dir"
-        ) from error
+        raise SkillError(f"cannot make the folder {path}: {reason}", hint=f"give another {flag}") from error
     probe = path / f".{os.urandom(6).hex()}.part"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise SkillError(
-            f"cannot write into {path}: {error.strerror}", hint="give another --output-dir"
+            f"cannot write into {path}: {error.strerror}", hint=f"give another {flag}"
         ) from error
     return path
 

@@ -35,6 +35,10 @@ import _safe_text
 import _value_flags
 from _cli import SkillError
 
+# A job that was submitted long ago is neither changed nor only rehearsed.
+VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
+NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prompt_id")
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = _flags.parser(__doc__)
@@ -62,6 +66,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args.workflow = args.workflow or args.workflow_flag
     if [bool(args.workflow), bool(args.resume), bool(args.reproduce)].count(True) != 1:
         parser.error("give a workflow, --resume PROMPT_ID or --reproduce RECEIPT")
+    if args.resume and (idle := [flag for flag in NOT_WITH_RESUME if getattr(args, flag)]):
+        flags = ", ".join("--" + flag.replace("_", "-") for flag in idle)
+        parser.error(f"--resume fetches a job as it was submitted: leave out {flags}")
     return args
 
 
@@ -182,7 +189,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     if args.save_workflow:
         _save_graph(Path(args.save_workflow), prepared.graph)
     if args.dry_run:
-        return _dry_run(server, prepared, args)
+        return _dry_run(server, prepared, args, _options(args, output_dir))
     _need_known_nodes(prepared, server, args.workflow)
     _need_consent(prepared, args)
     options = _options(args, output_dir)
@@ -198,19 +205,30 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     import _reproduce
     import _safe_names
 
-    if args.set or args.args or args.input_image or args.input_mask or args.input_file or args.lora:
+    if any(getattr(args, flag) for flag in VALUES):
         raise SkillError(
             "--reproduce runs the receipt as it is: leave the values out",
             hint="to change it, run the picture itself",
         )
+    if args.no_wait or args.save_workflow:
+        raise SkillError(
+            "--reproduce runs and compares: leave out --no-wait and --save-workflow",
+            hint="--dry-run prints the graph",
+        )
     receipt = _reproduce.load(_places.expanded(args.reproduce))
     server = _connect.connect_from(args, need_key=True)
     prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
+    options = _options(args, output_dir)
+    options = options._replace(
+        receipt=True,
+        targets=options.targets or receipt.targets,
+        include_previews=options.include_previews or receipt.include_previews,
+    )
     if args.dry_run:
-        return _dry_run(server, prepared, args) | {"differences": _reproduce.differences(receipt, server)}
+        document = _dry_run(server, prepared, args, options)
+        return document | {"differences": _reproduce.differences(receipt, server)}
     _need_consent(prepared, args)
     _safe_names.make_folder(output_dir)
-    options = _options(args, output_dir)._replace(receipt=True)
     return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
 
 
@@ -228,7 +246,9 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
 
     _safe_text.hide(args.partner_key)
     _safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
-    previews = _safe_names.make_folder(_places.expanded(args.save_previews)) if args.save_previews else None
+    previews = None
+    if args.save_previews and not args.dry_run:
+        previews = _safe_names.make_folder(_places.expanded(args.save_previews), "--save-previews")
     return _jobs.Options(
         output_dir,
         timeout=args.timeout,
@@ -292,9 +312,11 @@ def _save_graph(path: Path, graph: dict[str, Any]) -> None:
     )
 
 
-def _dry_run(server: Any, prepared: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _dry_run(server: Any, prepared: Any, args: argparse.Namespace, options: Any) -> dict[str, Any]:
+    import _jobs
     import _reports
 
+    _jobs.checked_submission(server, prepared, options)
     document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
     if args.save_workflow:
         document["saved_workflow"] = str(_places.absolute(args.save_workflow))
@@ -307,13 +329,18 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
     import _reports
 
     prepared = _prepare.prepare(_read(args, None), wishes, None)
+    by_hand = (
+        "; choose the files under `uploads` in their nodes first, no server has them"
+        if prepared.uploads
+        else ""
+    )
     path = _places.absolute(args.save_workflow)
     _save_graph(path, prepared.graph)
     return error.document() | {
         "saved_workflow": str(path),
         **_reports.about(prepared),
-        "hint": f"start ComfyUI and drag {path.name} into its browser window (or menu Workflow, Open), then press Run;"
-        " or run this command again when the server is up",
+        "hint": f"start ComfyUI and drag {path.name} into its browser window (or menu Workflow, Open)"
+        f"{by_hand}, then press Run; or run this command again when the server is up",
     }
 
 

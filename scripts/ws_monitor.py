@@ -70,7 +70,9 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     import _safe_names
 
     _cli.be_quiet(args.quiet)
-    previews = _safe_names.make_folder(_places.expanded(args.previews)) if args.previews else None
+    previews = (
+        _safe_names.make_folder(_places.expanded(args.previews), "--previews") if args.previews else None
+    )
     server = _connect.connect_from(args, need_key=True)
     if args.json:
         view: _monitor.View = _monitor_views.JsonLines()

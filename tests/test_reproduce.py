@@ -134,3 +134,41 @@ def test_a_receipt_does_not_make_us_send_any_file(run: Runner, demo: Demo, graph
     path = graph_file(receipt, "receipt.json")
     run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "out")
     assert not [entry for entry in demo.log() if entry["path"].startswith("/upload")]
+
+
+def test_a_run_of_some_outputs_is_repeated_as_such(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["8"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "other"}}
+    graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    words = ["--only", "8", "--only", "9", "--include-previews"]
+    path = receipt_of(run, demo, graph_file(graph), *words)
+    ran = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "again")
+    assert (ran.code, ran.json["reproduced"]) == (0, True), ran.out
+    assert {item["node_id"] for item in ran.json["outputs"]} == {"8", "9"}
+
+
+def test_fetching_a_job_again_keeps_what_its_receipt_knew(run: Runner, demo: Demo, graph_file: Any) -> None:
+    path = receipt_of(run, demo, graph_file(graphs.picture()), "--set", "width=48", "--only", "2")
+    before = json.loads(path.read_text())
+    ran = run(
+        "run_workflow.py",
+        "--resume",
+        before["prompt_id"],
+        "--host",
+        demo.url,
+        "--output-dir",
+        "first",
+        "--receipt",
+    )
+    assert (ran.code, ran.json["receipt"]) == (0, str(path))
+    after = json.loads(path.read_text())
+    for key in ("workflow", "parameters", "seeds", "only", "graph", "files"):
+        assert after[key] == before[key] or key == "files"
+    assert before["only"] == ["2"] and before["parameters"]
+
+
+def test_what_reproduce_cannot_heed_is_misuse(run: Runner, demo: Demo, graph_file: Any) -> None:
+    path = receipt_of(run, demo, graph_file(graphs.picture()))
+    for words in (["--no-wait"], ["--save-workflow", "kept.json"], ["--randomize-seed"]):
+        ran = run("run_workflow.py", "--reproduce", path, "--host", demo.url, *words)
+        assert (ran.code, ran.json["code"]) == (2, "misuse")

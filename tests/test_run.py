@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -224,6 +225,16 @@ def test_a_dry_run_sends_no_job_and_prints_the_graph(run: Runner, demo: Demo, gr
     assert not (run.folder / "outputs").exists()
 
 
+def test_a_dry_run_finds_what_the_run_would_be_refused_for(run: Runner, demo: Demo, graph_file: Any) -> None:
+    for words in (["--only", "99"], ["--only", "1"]):
+        ran = run(
+            "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--dry-run", *words,
+            "--save-previews", "seen",
+        )  # fmt: skip
+        assert (ran.code, ran.json["code"]) == (2, "no_such_output_node")
+    assert not (run.folder / "seen").exists()
+
+
 def test_without_a_server_nothing_runs_but_the_graph_can_be_kept(run: Runner, graph_file: Any) -> None:
     ran = run(
         "run_workflow.py", graph_file(graphs.picture()), "--host", "127.0.0.1:9", "--set", "width=40",
@@ -231,7 +242,19 @@ def test_without_a_server_nothing_runs_but_the_graph_can_be_kept(run: Runner, gr
     )  # fmt: skip
     assert (ran.code, ran.json["code"]) == (3, "unreachable")
     assert json.loads((run.folder / "kept.json").read_text())["1"]["inputs"]["width"] == 40
-    assert "browser" in ran.json["hint"]
+    assert "browser" in ran.json["hint"] and "uploads" not in ran.json["hint"]
+
+
+def test_files_that_no_server_has_yet_are_named_when_the_graph_is_kept(run: Runner, graph_file: Any) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(run.folder / "p.png")
+    ran = run(
+        "run_workflow.py", graph_file(graphs.photo()), "--host", "127.0.0.1:9",
+        "--input-image", "image=p.png", "--save-workflow", "kept.json",
+    )  # fmt: skip
+    assert ran.code == 3
+    assert "files under `uploads`" in ran.json["hint"]
 
 
 def test_no_wait_then_resume_from_another_process(run: Runner, any_server: str, graph_file: Any) -> None:
@@ -279,9 +302,34 @@ def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, g
     assert time.monotonic() - started < 4
 
 
+def test_the_command_to_go_on_fetches_what_was_asked_for(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.sleeper(1.5)
+    graph["2"]["inputs"]["filename_prefix"] = "deep/slept"
+    graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    flags = ["--flat-output", "--include-previews", "--receipt", "--insecure"]
+    left = flow(run, demo.url, graph_file(graph), "--timeout", "0.5", *flags)
+    assert left.code == 5
+    words = shlex.split(left.json["next"][0])
+    ran = run("run_workflow.py", *words[2:])
+    assert ran.code == 0, ran.out
+    assert {item["node_id"] for item in ran.json["outputs"]} == {"2", "3"}
+    assert {Path(item["file"]).parent for item in ran.json["outputs"]} == {run.folder / "out"}
+    receipt = json.loads(Path(ran.json["receipt"]).read_text())
+    assert receipt["seeds"] == {"1.seed": graph["1"]["inputs"]["seed"]}
+    assert "--insecure" in words
+
+
+def test_flags_that_mean_nothing_for_a_job_that_runs_already_are_misuse(run: Runner, demo: Demo) -> None:
+    for words in (["--dry-run"], ["--no-wait"], ["--set", "seed=1"], ["--save-workflow", "kept.json"]):
+        ran = flow(run, demo.url, "--resume", "some-job", *words)
+        assert (ran.code, ran.json["code"]) == (2, "misuse")
+        assert words[0] in ran.json["message"]
+
+
 def test_an_unknown_prompt_id_is_lost_not_waited_for(run: Runner, demo: Demo) -> None:
     ran = flow(run, demo.url, "--resume", "no-such-job", timeout=15)
     assert (ran.code, ran.json["status"], ran.json["retryable"]) == (1, "lost", False)
+    assert "job list" in ran.json["hint"]
 
 
 @pytest.mark.parametrize(

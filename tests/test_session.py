@@ -274,6 +274,27 @@ def test_headers_go_to_http_socket_and_downloads_of_the_origin(
     assert BEARER not in ran.out + ran.err
 
 
+def test_a_header_that_cannot_be_sent_is_misuse(run: Runner, graph_file: Any) -> None:
+    header = "Authorization: Bearer \u201c" + BEARER + "\u201d"
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", "127.0.0.1:9", "--header", header)
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
+    assert "--header Authorization" in ran.json["message"]
+    assert BEARER not in ran.out + ran.err
+
+
+def test_a_login_of_the_users_own_beats_the_key_however_it_is_spelt(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--api-key", KEY,
+        "--header", f"authorization: Bearer {BEARER}",
+    )  # fmt: skip
+    assert ran.code == 0
+    seen = {name.lower(): value for name, value in demo.log()[-1]["headers"].items()}
+    assert seen["authorization"] == f"Bearer {BEARER}"
+    assert KEY not in json.dumps(demo.log())
+
+
 def test_user_info_in_the_address_becomes_a_header_and_is_never_shown(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
