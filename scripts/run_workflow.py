@@ -248,7 +248,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     _safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
     previews = None
     if args.save_previews and not args.dry_run:
-        previews = _safe_names.make_folder(_places.expanded(args.save_previews), "--save-previews")
+        previews = _safe_names.make_folder(_places.absolute(args.save_previews), "--save-previews")
     return _jobs.Options(
         output_dir,
         timeout=args.timeout,

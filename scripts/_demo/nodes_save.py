@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def preview_image(call: Any, images: Any = None, mask: Any = None) -> Result:
     return save_pictures(call, pictures, "temp", f"ComfyUI_temp_{letters}", 1)
 
 
-@node("SaveImageWebsocket")
+# Never cached: the server keeps no copy that a second run could be answered with.
+@node("SaveImageWebsocket", changes=lambda _inputs, _folders: time.time())
 async def over_socket(call: Any, images: Images) -> Result:
     total = len(need_images(images, "images").frames)
     for number, picture in enumerate(images.frames):
