@@ -456,12 +456,16 @@ def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:
 def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
     """Stop this job and no other, then wait a little for its end, so that what is finished can be downloaded."""
     _cli.warn("stopping the job (Ctrl-C again to stop waiting)")
-    job.interrupted = True
+    job.interrupted, told = True, False
     try:
         job.server.cancel(job.prompt_id)
+        told = True
         return _await_cancelled(watcher, job, progress, options)
     except KeyboardInterrupt:
-        return JobState(job.prompt_id, "running")
+        if told:
+            return JobState(job.prompt_id, "running")
+        words = "interrupted again before the server was told to stop the job: it may go on"
+        raise _left_running(job, options, words, "interrupted") from None
     except Terminated:
         raise _left_running(job, options, "told to stop while cancelling", "still_running") from None
     except SkillError as error:

@@ -376,6 +376,23 @@ def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file
     assert demo.get(f"/history/{ours}")[ours]["status"]["messages"][-1][0] == "execution_interrupted"
 
 
+def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: Demo, graph_file: Any) -> None:
+    ours = f"ours-{time.time_ns()}"
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(30)))
+    in_queue(demo, ours)
+    demo.fault({"name": "delay", "route": "/queue", "ms": 20_000})
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    while "stopping the job" not in process.stderr.readline():
+        pass
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    report = json.loads(out)
+    assert (process.returncode, report["status"], report["prompt_id"]) == (130, "running", ours)
+    assert "may go on" in report["message"] and ours in report["next"][0]
+
+
 def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, graph_file: Any) -> None:
     running = occupy(demo, 3)
     ours = f"ours-{time.time_ns()}"
