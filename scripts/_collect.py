@@ -6,9 +6,11 @@ temporary name with flat memory, checked for length, and renamed when whole.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -187,29 +189,47 @@ class Collector:
         self._taken: set[str] = set()
         self._naming = threading.Lock()  # files are fetched by several threads
         self._stopped = False
+        self._parts: set[Path] = set()  # being written
 
     def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
         """Fetch a few at once; what fails is reported beside what arrived. Order as given."""
-        if len(outputs) < 2:
-            results = [self._try(output) for output in outputs]
-        else:
-            from concurrent.futures import ThreadPoolExecutor, wait
-
-            with ThreadPoolExecutor(min(AT_ONCE, len(outputs))) as pool:
-                try:
-                    futures = [pool.submit(self._try, output) for output in outputs]
-                    # Windows hears Ctrl-C only between waits.
-                    while wait(futures, timeout=LOOK_UP).not_done:
-                        pass
-                    results = [future.result() for future in futures]
-                except BaseException:
-                    # Ctrl-C and SIGTERM: the other downloads end at their next piece, not at their last.
-                    self._stopped = True
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+        several = len(outputs) > 1
+        results = self._fetch_several(outputs) if several else [self._try(output) for output in outputs]
         return [item for item in results if isinstance(item, Saved)], [
             item for item in results if isinstance(item, Failed)
         ]
+
+    def _fetch_several(self, outputs: Sequence[OutputFile]) -> list[Saved | Failed]:
+        """Who stops us does not wait for a server that says nothing: the threads, unlike a pool's, end with the process."""
+        waiting = deque(enumerate(outputs))
+        results: dict[int, Saved | Failed] = {}
+        faults: list[Exception] = []
+
+        def work() -> None:
+            while waiting and not self._stopped:
+                with contextlib.suppress(IndexError):  # another thread took the last one
+                    number, output = waiting.popleft()
+                    try:
+                        results[number] = self._try(output)
+                    except Exception as error:  # noqa: BLE001  (raised again below)
+                        faults.append(error)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(AT_ONCE, len(outputs)))]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(LOOK_UP)  # Windows hears Ctrl-C only between waits
+        except BaseException:
+            self._stopped = True
+            for part in self._parts.copy():
+                with contextlib.suppress(OSError):
+                    part.unlink()
+            raise
+        if faults:
+            raise faults[0]
+        return [results[number] for number in sorted(results)]
 
     def _try(self, output: OutputFile) -> Saved | Failed:
         try:
@@ -231,6 +251,7 @@ class Collector:
         """Fetch one file. Raises SkillError (`download_failed`, `not_found`, `refused` …) or OSError of the disk."""
         target = self._target(output)
         part = _safe_names.part_beside(target)
+        self._parts.add(part)
         try:
             with _safe_names.held(part):
                 size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
@@ -239,6 +260,8 @@ class Collector:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        finally:
+            self._parts.discard(part)
         return Saved(path, output, size, digest, reused, path.name != _plain_name(output.ref))
 
     def save_bytes(self, name: str, data: bytes, node_id: str, key: str) -> Saved:

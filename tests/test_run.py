@@ -776,6 +776,21 @@ def test_only_runs_one_output(run: Runner, any_server: str, graph_file: Any) -> 
     assert [item["node_id"] for item in ran.json["outputs"]] == ["4"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 5)])
+def test_a_server_that_hangs_on_its_files_does_not_keep_who_is_told_to_stop(
+    run: Runner, demo: Demo, graph_file: Any, number: int, code: int
+) -> None:
+    demo.fault("hang:route=/view")
+    process = under_way(run, demo.url, graph_file(graphs.two_pictures()))
+    wait_for(lambda: sum(entry["path"] == "/view" for entry in demo.log()) == 2)
+    started = time.monotonic()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert time.monotonic() - started < 3
+    assert (process.returncode, "--resume" in json.loads(out)["next"][0]) == (code, True)
+    assert list((run.folder / "out").glob("**/*.part")) == []
+
+
 def test_being_stopped_while_downloading_does_not_lose_the_job(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
