@@ -405,9 +405,10 @@ def _wait_until(
     while True:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
-            raise _left_running(
-                job, options, f"not finished after {options.timeout:g} s; the job goes on", "still_running"
-            )
+            words = f"not finished after {options.timeout:g} s; the job goes on"
+            if not (job.ours or watcher.has_seen(job.prompt_id)):
+                words = f"the server has told nothing of this job in {options.timeout:g} s"
+            raise _left_running(job, options, words, "still_running")
         if now - job.submitted > warn_after:
             _cli.warn(f"still going after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})")
             warn_after *= 2

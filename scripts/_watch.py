@@ -173,6 +173,10 @@ class Watcher:
         watched.check_at = now + FIRST_LOOK if self.live and ours else now
         self._watched[prompt_id] = watched
 
+    def has_seen(self, prompt_id: str) -> bool:
+        """Whether the server has shown a followed job since: waiting or running."""
+        return prompt_id in self._watched and self._watched[prompt_id].phase != "submitted"
+
     def forget(self, prompt_id: str) -> None:
         """Follow it no longer."""
         self._watched.pop(prompt_id, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import _common
 import _events
@@ -87,6 +88,7 @@ class Wire:
                 suppress_origin=True,
                 redirect_limit=0,
                 skip_utf8_validation=True,
+                **_proxies(server),
             )
         except websocket.WebSocketBadStatusException as error:
             raise Disconnected(
@@ -158,6 +160,13 @@ def _in_words(error: Exception) -> str:
     """The cause without the address, which may hold a token."""
     name = type(error).__name__
     return WORDS.get(name, _safe_text.clean(name))
+
+
+def _proxies(server: Dialect) -> dict[str, Any]:
+    """As for HTTP: the environment's proxies are for other machines. The library looks at exceptions only beside a name."""
+    if not _common.is_this_machine(urlsplit(server.url).hostname or ""):
+        return {}
+    return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
 
 
 def _tls(server: Dialect) -> dict[str, Any] | None:

@@ -486,6 +486,13 @@ def test_a_job_removed_by_someone_else_ends_the_wait(
     assert json.loads(out)["status"] == "cancelled"
 
 
+def test_a_time_limit_says_when_nothing_was_seen_of_the_job(run: Runner, demo: Demo) -> None:
+    demo.fault("hang:route=/history")
+    ran = flow(run, demo.url, "--resume", "no-such-job", "--timeout", "1")
+    assert (ran.code, ran.json["code"]) == (5, "still_running")
+    assert "told nothing" in ran.json["message"]
+
+
 def test_a_job_interrupted_by_someone_else_is_cancelled_not_failed(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:

@@ -274,6 +274,19 @@ def test_headers_go_to_http_socket_and_downloads_of_the_origin(
     assert BEARER not in ran.out + ran.err
 
 
+def test_a_proxy_for_other_machines_is_not_asked_for_this_one(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    for host in (demo.url, demo.url.replace("127.0.0.1", "localhost")):
+        ran = run(
+            "run_workflow.py", graph_file(graphs.picture()), "--host", host,
+            env=nowhere | {"no_proxy": "elsewhere.example"},
+        )  # fmt: skip
+        assert ran.code == 0
+        assert "polling" not in ran.err
+
+
 def test_a_header_that_cannot_be_sent_is_misuse(run: Runner, graph_file: Any) -> None:
     header = "Authorization: Bearer \u201c" + BEARER + "\u201d"
     ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", "127.0.0.1:9", "--header", header)
