@@ -122,18 +122,18 @@ class Cloud(Dialect):
                 f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
             )
         if response.status_code == 400:
-            raise _refusals.rejection(answer, submission.graph)
+            raise _refusals.rejection(self.with_options(answer), submission.graph)
         if response.status_code >= 400:
             raise self.failure(response)
         if not isinstance(answer, Mapping) or answer.get("error"):
             known = _refusals.refusal(kind, _common.error_text(response))
-            raise known or _refusals.rejection(answer, submission.graph)
+            raise known or _refusals.rejection(self.with_options(answer), submission.graph)
         prompt_id = answer.get("prompt_id")
         if not isinstance(prompt_id, str):
             raise SkillError(f"{self.url} named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED)
         errors = answer.get("node_errors")
         if errors and not self._runs_anyway(prompt_id):
-            raise _refusals.rejection(answer, submission.graph)
+            raise _refusals.rejection(self.with_options(answer), submission.graph)
         self._submitted[prompt_id] = time.monotonic()
         return Accepted(prompt_id, errors if isinstance(errors, Mapping) else {})
 

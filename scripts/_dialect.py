@@ -220,6 +220,20 @@ class Dialect(_common.Server, abc.ABC):
             return found
         return self.all_definitions()
 
+    def with_options(self, answer: Any) -> Any:
+        """A submit's answer with the values that each wrong input takes, also where the server leaves them out."""
+        import _refusals
+
+        def definition_of(name: str) -> Any:
+            try:
+                return self.definitions([name]).get(name)
+            except SkillError:
+                return None
+
+        if not isinstance(answer, Mapping):
+            return answer
+        return {**answer, "node_errors": _refusals.with_options(answer.get("node_errors"), definition_of)}
+
     def _one_definition(self, name: str) -> Mapping[str, Any]:
         if name in self._definitions:
             return {name: self._definitions[name]}

@@ -37,7 +37,7 @@ class Local(Dialect):
         if response.status_code == 400:
             import _refusals
 
-            raise _refusals.rejection(_json(response), submission.graph)
+            raise _refusals.rejection(self.with_options(_json(response)), submission.graph)
         if response.status_code == 429:
             # Not ComfyUI's own: a proxy's. It may be waited out like any other.
             raise _common.AnswerLost(

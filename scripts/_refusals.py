@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import _safe_text
@@ -124,6 +124,38 @@ def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     return _safe_text.clean(error.get("message") or error.get("details") or "unknown", 200)
 
 
+def with_options(node_errors: Any, definition_of: Callable[[str], Any]) -> Any:
+    """Node errors with the input's definition where the server left it out, as it does for more than 20 values."""
+    if not isinstance(node_errors, Mapping):
+        return node_errors
+    whole = dict(node_errors)
+    for node_id, entry in node_errors.items():
+        errors = entry.get("errors") if isinstance(entry, Mapping) else None
+        if isinstance(errors, list) and any(_lacks_options(error) for error in errors):
+            known = definition_of(str(entry.get("class_type")))
+            whole[node_id] = {**entry, "errors": [_with_config(error, known) for error in errors]}
+    return whole
+
+
+def _lacks_options(error: Any) -> bool:
+    extra = error.get("extra_info") if isinstance(error, Mapping) else None
+    return (
+        isinstance(extra, Mapping)
+        and error.get("type") == "value_not_in_list"
+        and extra.get("input_config") is None
+    )
+
+
+def _with_config(error: Any, definition: Any) -> Any:
+    inputs = definition.get("input") if isinstance(definition, Mapping) else None
+    if not _lacks_options(error) or not isinstance(inputs, Mapping):
+        return error
+    extra = error["extra_info"]
+    parts = [part for part in inputs.values() if isinstance(part, Mapping)]
+    config = next((part[name] for part in parts if (name := extra.get("input_name")) in part), None)
+    return {**error, "extra_info": {**extra, "input_config": config}}
+
+
 def node_problems(node_errors: Any, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each node error of a rejection in plain words; survives both shapes (ComfyUI's and API v2's field/reason)."""
     if not isinstance(node_errors, Mapping):
@@ -217,7 +249,11 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
         return f"--set {target}={allowed[0]}"
     if is_model_file(given):
         return GET_THE_FILE
-    return f"choose one of `allowed` with --set {target}=VALUE"
+    return (
+        f"choose one of `allowed` with --set {target}=VALUE"
+        if allowed
+        else f"--set {target}=VALUE that it has"
+    )
 
 
 def _short(value: Any) -> str:

@@ -120,17 +120,18 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
 def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, options: Options) -> dict[str, Any]:
     """The report of --no-wait."""
     document = {"status": "submitted", **head(server, accepted.prompt_id), **about(prepared)}
-    document |= _dropped(accepted.node_errors, prepared.graph)
+    document |= _dropped(server, accepted.node_errors, prepared.graph)
     document["next"] = [resume_command(server, accepted.prompt_id, options)]
     return document
 
 
-def _dropped(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, Any]:
+def _dropped(server: Dialect, node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, Any]:
     if not node_errors:
         return {}
     import _refusals
 
-    return {"dropped": _refusals.node_problems(node_errors, graph)}
+    whole = server.with_options({"node_errors": node_errors})["node_errors"]
+    return {"dropped": _refusals.node_problems(whole, graph)}
 
 
 def strict_rejection(job: Job) -> SkillError:
@@ -142,7 +143,7 @@ def strict_rejection(job: Job) -> SkillError:
         hint="correct the nodes under `dropped`, or run without --strict",
         next=[explain_command(job.server, job.prompt_id)],
         **head(job.server, job.prompt_id),
-        **_dropped(job.accepted.node_errors, job.graph),
+        **_dropped(job.server, job.accepted.node_errors, job.graph),
     )
 
 
@@ -181,7 +182,7 @@ def finished(
         document["texts"] = texts
     if failed:
         document["failed_downloads"] = [item.json() for item in failed[:MOST_FAILED]]
-    document |= _dropped(job.accepted.node_errors, job.graph)
+    document |= _dropped(job.server, job.accepted.node_errors, job.graph)
     if job.accepted.found_again:
         document["submit_note"] = (
             "the answer to the submit was lost; the job was found on the server, not sent again"

@@ -186,6 +186,22 @@ def test_a_rejected_graph_is_explained_with_the_allowed_values(
     assert "Make it small" in ran.json["message"]
 
 
+def test_the_allowed_values_are_shown_also_where_the_server_leaves_them_out(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    """For a list of more than 20 values it says only how long it is."""
+    graph = graphs.picture()
+    wrong = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "eulr"}}
+    graph["8"] = {"class_type": "PreviewAny", "inputs": {"source": ["9", 0]}}
+    graph["9"] = wrong
+    ran = flow(run, any_server, graph_file(graph))
+    (dropped,) = ran.json["dropped"]
+    assert (dropped["allowed"]["items"][0], dropped["fix"]) == ("euler", "--set 9.sampler_name=euler")
+    del graph["2"]
+    refused = flow(run, any_server, graph_file(graph))
+    assert (refused.code, refused.json["node_errors"]) == (6, [dropped])
+
+
 def test_a_dropped_branch_is_partial_and_strict_stops_it(
     run: Runner, any_server: str, graph_file: Any
 ) -> None:
