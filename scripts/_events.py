@@ -33,7 +33,12 @@ class Event(NamedTuple):
     @property
     def end(self) -> str | None:
         """`success`, `error` or `cancelled` when this event ends a run."""
-        return END_TYPES.get(self.type)
+        return None if self.blocks else END_TYPES.get(self.type)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it tells that a node's input was withheld on purpose: looks like a failure, and the run goes on."""
+        return self.type == "execution_error" and self.data.get("exception_type") == "ExecutionBlocked"
 
 
 class Preview(NamedTuple):

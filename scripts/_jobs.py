@@ -89,6 +89,7 @@ class Job:
         self.submitted = submitted
         self.ours = ours
         self.socket_images: list[tuple[str, _events.Preview]] = []
+        self.blocked: list[_events.Event] = []
         self.previews: list[Path] = []
         self.previews_wanted = True
         self.interrupted = False
@@ -434,6 +435,8 @@ def _take_news(
 
 def _take_update(job: Job, update: Update, options: Options) -> None:
     frame = update.frame
+    if isinstance(frame, _events.Event) and frame.blocks:
+        job.blocked.append(frame)
     if not isinstance(frame, _events.Preview):
         return
     if _reports.sends_through_socket(job.graph, frame.node):

@@ -19,6 +19,7 @@ from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
+    import _events
     from _jobs import Job, Options
     from _prepare import Prepared
     from _progress import Progress
@@ -183,6 +184,8 @@ def finished(
     if failed:
         document["failed_downloads"] = [item.json() for item in failed[:MOST_FAILED]]
     document |= _dropped(job.server, job.accepted.node_errors, job.graph)
+    if job.blocked:
+        document["blocked"] = [_blocked(event, job.graph) for event in job.blocked[:MOST_FAILED]]
     if job.accepted.found_again:
         document["submit_note"] = (
             "the answer to the submit was lost; the job was found on the server, not sent again"
@@ -206,6 +209,17 @@ def _listed_files(saved: list[_collect.Saved], folder: Path) -> dict[str, Any]:
         left = len(saved) - MOST_FILES
         listed["outputs_not_listed"] = {"count": left, "of": len(saved), "folder": str(folder)}
     return listed
+
+
+def _blocked(event: _events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
+    """A node that did not run because one before it withheld its result, with that one's words. No record keeps it."""
+    node = graph.get(str(event.node))
+    kind = node.get("class_type") if isinstance(node, Mapping) else event.data.get("node_type")
+    return {
+        "node_id": _safe_text.clean(event.node or "", 60),
+        "class_type": _safe_text.clean(kind or "", 80),
+        "server_said": _safe_text.clean(event.data.get("exception_message") or "", 300).strip(),
+    }
 
 
 def _account(server: Dialect, prepared: Prepared | None) -> dict[str, Any]:
@@ -400,6 +414,8 @@ def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str
         return "the workflow put out text only; see `texts`"
     if job.server.api == "v2":
         return "the server lists no files; texts and some kinds of files are not part of API v2"
+    if job.blocked:
+        return "nodes refused to pass their results on, so what follows them did not run; see `blocked`"
     if not state.outputs:
         return "the server reports no outputs: nothing was reached, or all was cached by a run that kept no record"
     return "the output nodes reported nothing that is a file or a text"

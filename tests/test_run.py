@@ -156,6 +156,28 @@ def test_a_failed_run_names_its_node_and_keeps_what_was_finished(
     assert [item["node_id"] for item in ran.json["outputs"]] == ["2"]
 
 
+def test_a_branch_that_a_node_holds_back_is_told_and_ends_nothing(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    """The server reports it as an error of the run, and goes on: here for longer than an end is waited for."""
+    graph = graphs.picture()
+    graph["2"] = {"class_type": "DemoBlock", "inputs": {"image": ["1", 0], "message": "not today"}}
+    graph["3"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "held"}}
+    held = flow(run, demo.url, graph_file(graph))
+    (blocked,) = held.json["blocked"]
+    assert (held.code, blocked["node_id"], held.json["outputs"]) == (0, "3", [])
+    assert "not today" in blocked["server_said"] and "`blocked`" in held.json["message"]
+
+    graph = graphs.picture() | {"2": graph["2"], "3": graph["3"]}  # another color: nothing is cached
+    graph["4"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
+    graph["5"] = {"class_type": "ImageInvert", "inputs": {"image": ["4", 0]}}
+    sleep = {"seconds": 11.5, "steps": 5, "seed": 1, "image": ["5", 0]}
+    graph["6"] = {"class_type": "DemoSleep", "inputs": sleep}
+    graph["7"] = {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "late"}}
+    ran = flow(run, demo.url, graph_file(graph))
+    assert (ran.code, ran.json["status"], len(ran.json["outputs"])) == (0, "success", 1), ran.out
+
+
 def test_a_run_that_ended_for_memory_says_so(run: Runner, demo: Demo, graph_file: Any) -> None:
     ran = flow(run, demo.url, graph_file(graphs.failing("OOM")))
     assert ran.json["code"] == "out_of_memory"
