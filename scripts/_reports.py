@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,8 @@ def finished(
     missed_frames: bool,
 ) -> dict[str, Any]:
     """The report of a job that has ended: downloads what it put out and says how it ended."""
+    if options.targets is not None:
+        state = _only_asked_for(state, job.graph, options.targets)
     collector = _collect.Collector(
         job.server,
         options.output_dir,
@@ -200,6 +202,15 @@ def finished(
     if options.receipt and state.done:
         document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
     return document
+
+
+def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence[str]) -> JobState:
+    """The state with the outputs of these nodes and what they need: 0.3.64 adds every other one that it has in its cache."""
+    import _graph
+
+    wanted = _graph.upstream_of(graph, targets)
+    asked_for = {key: value for key, value in state.outputs.items() if key.split(".")[0] in wanted}
+    return state._replace(outputs=asked_for)
 
 
 def _listed_files(saved: list[_collect.Saved], folder: Path) -> dict[str, Any]:

@@ -836,6 +836,16 @@ def test_a_server_that_hangs_on_its_files_does_not_keep_who_is_told_to_stop(
     assert list((run.folder / "out").glob("**/*.part")) == []
 
 
+def test_only_fetches_no_other_output_from_an_older_servers_cache(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    url = new_demo("--version", "0.3.64").url
+    workflow = graph_file(graphs.two_pictures())
+    assert len(flow(run, url, workflow).json["outputs"]) == 2
+    again = flow(run, url, workflow, "--only", "4")
+    assert [item["node_id"] for item in again.json["outputs"]] == ["4"]
+
+
 def test_being_stopped_while_downloading_does_not_lose_the_job(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
