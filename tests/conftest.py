@@ -52,20 +52,29 @@ class Demo:
 
     def get(self, path: str) -> Any:
         """The JSON of a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.loads(answer.read() or b"null")
 
     def post(self, path: str, body: Any = None) -> Any:
         """The JSON of a POST; None for the empty answers."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read() or b"null")
 
     def log(self) -> list[dict[str, Any]]:
         """The requests it received."""
         answer = self.get("/demo/log")
         return answer if isinstance(answer, list) else answer["requests"]
+
+    def asked(self, path: str) -> list[dict[str, Any]]:
+        """The requests for a path that scripts have made, not the tests."""
+        ours = "Python-urllib"
+        return [
+            entry
+            for entry in self.log()
+            if entry["path"] == path and not entry["headers"].get("User-Agent", "").startswith(ours)
+        ]
 
     def fault(self, *faults: Any) -> None:
         """Replace its active faults."""
@@ -76,7 +85,7 @@ class Demo:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         try:
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=10)
@@ -144,6 +153,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("COMFY")},
             "COMFYUI_SKILL_CACHE": str(folder / "cache"),
@@ -157,10 +167,19 @@ class Runner:
         self, script: str, *words: object, env: dict[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """A running script, for tests that send signals."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
         )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a failed test has left running: it would speak to the next test's server."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def __call__(
         self,
@@ -181,9 +200,11 @@ class Runner:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Runner:
+def run(tmp_path: Path) -> Iterator[Runner]:
     """Runs scripts in the test's own folder, with a cache of its own and no keys from the environment."""
-    return Runner(tmp_path)
+    runner = Runner(tmp_path)
+    yield runner
+    runner.stop()
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,17 @@ ALL = ("local", "cloud", "v2")
 # What is asked about a job besides its record; a proxy is asked once for a job that nobody has.
 SPARED = ("*/00000000-0000-*", "*/events", "*/workflow")
 # The same code with less patience, so that what is waited for in vain costs a test a second and not half a minute.
+BRISK = """
+import _cloud, _common, _dialect, _v2, _watch
+_cloud.Cloud.looks = 2
+"""
 HASTY = """
-import _cloud, _dialect, _v2
 _cloud.Cloud.grace = _v2.V2.grace = 1.0
+_watch.Watcher.__init__.__kwdefaults__["patience"] = 1.0
 for one in (_dialect.Dialect, _v2.V2):
     one.submit.__kwdefaults__["look_for"] = 1.0
-_cloud.Cloud.looks = 2
-import _common
+"""
+UNANSWERED = """
 for one in (_common.Server.request, _common.Server.post_once):
     one.__kwdefaults__["timeout"] = 2.0
 """
@@ -33,6 +37,22 @@ def answers(code: int, times: int = ALWAYS, **more: Any) -> dict[str, Any]:
 def away(*, back: float | None = None, **more: Any) -> dict[str, Any]:
     """The server ends at this request; `back`: seconds until it is there again with all that it knew."""
     return {"act": "down", "times": ONCE if back else ALWAYS, "back": back, **more}
+
+
+def passes(fault: dict[str, Any]) -> bool:
+    """Whether the server is well again after a moment."""
+    return fault.get("times", ALWAYS) == ONCE or bool(fault.get("back"))
+
+
+def patience(fault: dict[str, Any]) -> str:
+    """Python that a command runs first. What passes is given all its time: a second is soon over on a crowded machine."""
+    hang = UNANSWERED if fault.get("act") == "hang" else ""
+    return BRISK + ("" if passes(fault) else HASTY) + hang
+
+
+def reconnect_time(fault: dict[str, Any]) -> str:
+    """The value of --reconnect-time."""
+    return "20" if passes(fault) else "1"
 
 
 @dataclass(frozen=True)
@@ -132,6 +152,7 @@ WAITING = [
     WaitRow("503 for good", "record", answers(503, skip=1), LOST_SIGHT, slow=True),
     WaitRow("the server dies while the job runs", "record", away(skip=1), LOST_SIGHT, slow=True),
     WaitRow("the server dies and comes back", "record", away(skip=1, back=0.5), DONE),
+    WaitRow("the server never answers a look", "record", {"act": "hang", "skip": 1}, LOST_SIGHT, slow=True),
     WaitRow("the server restarts empty", "server", {"spec": "restart:at=node"}, (1, "lost", "lost"), apis=("local", "v2"), others={"wait": (1, "partial", "lost")}),
     WaitRow("401 on the download", "file", answers(401), (1, "partial", "download_failed"), hows=("resume", "wait"), slow=True),
     WaitRow("503 once on the download", "file", answers(503, ONCE), DONE, hows=("resume", "wait"), slow=True),

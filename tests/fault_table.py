@@ -93,6 +93,9 @@ ROWS = [
     Row("it is carried out, the answer's length is too short", "submit", {"act": "length", "add": -5}, *FINE, ("local", "cloud")),
     Row("200 with a web page", "submit", status(200, body="html"), 1, "error", "bad_answer", 0),
     Row("200 with nothing", "submit", status(200, body="empty"), 1, "error", "bad_answer", 0),
+    Row("the server dies before it arrives", "submit", fault_rows.away(), 5, "error", "submit_unknown", 0, ALL),
+    Row("the server dies once it is carried out", "submit", fault_rows.away(after=True), 5, "error", "submit_unknown", 1, ALL),
+    Row("the server dies once it is carried out and comes back", "submit", fault_rows.away(after=True, back=0.4), *FINE, ALL),
     Row("redirected", "submit", {"act": "redirect", "code": 302, "to": "/login"}, 1, "error", "moved", 0, ALL),
     Row("redirected to a file: address", "submit", {"act": "redirect", "code": 307, "to": "file:///etc/passwd"}, 1, "error", "unsafe_redirect", 0),
     Row("slow headers", "submit", {"act": "slow", "pause": 0.03, "times": ONCE}, *FINE),
@@ -107,6 +110,8 @@ ROWS = [
     Row("200 with broken JSON for good", "record", status(200, ALWAYS, "broken"), *GONE),
     Row("the connection breaks once", "record", {"act": "close", "times": ONCE}, *FINE, ALL),
     Row("the connection breaks for good", "record", {"act": "close"}, *GONE, ("local", "cloud")),
+    Row("the server dies while the job runs", "record", fault_rows.away(), *GONE, ALL),
+    Row("the server dies while the job runs and comes back", "record", fault_rows.away(back=0.4), *FINE, ALL),
     Row("half of the answer arrives, once", "record", {"act": "cut", "times": ONCE}, *FINE, ("local", "cloud")),
     Row("redirected to a private address", "record", {"act": "redirect", "code": 302, "to": "http://169.254.169.254/x"}, *GONE),
     Row("redirected to no address at all", "record", {"act": "redirect", "code": 302, "to": "http://[::1"}, *GONE),
@@ -121,6 +126,8 @@ ROWS = [
     Row("the connection breaks once", "file", {"act": "close", "times": ONCE}, *FINE, ALL),
     Row("the connection breaks every time", "file", {"act": "close"}, *UNFETCHED, ALL),
     *[Row(f"{tenth}0 % of the body arrive, once", "file", {"act": "cut", "share": tenth / 10, "times": ONCE}, *FINE, ALL if tenth in (0, 5) else ("local",)) for tenth in range(10)],
+    Row("the server dies after the job's end", "file", fault_rows.away(), *UNFETCHED, ALL),
+    Row("the server dies after the job's end and comes back", "file", fault_rows.away(back=0.4), *FINE, ALL),
     Row("half of the body arrives, every time", "file", {"act": "cut"}, *UNFETCHED),
     Row("the length says more than comes, once", "file", {"act": "length", "add": 9, "times": ONCE}, *FINE),
     Row("slow headers", "file", {"act": "slow", "pause": 0.03, "times": ONCE}, *FINE),
@@ -162,10 +169,11 @@ DEATHS = [
     ("view", "at the download", 1, "partial", "download_failed"),
 ]
 
-# What is wrong on this computer: in words, exit, status, code. The tests of the same names build each case.
-HERE = {
+# What is wrong around it: in words, exit, status, code. The tests of the same names build each case (clock: test_clock.py).
+HERE: dict[str, tuple[str, int, str, str | None]] = {
     "no_server": ("no server at the address", 3, "error", "unreachable"),
-    "not_comfyui": ("a web server that is not ComfyUI", 1, "error", "not_comfyui"),
+    "not_comfyui": ("a web server that is not ComfyUI", 1, "error", "bad_answer"),
+    "deaf": ("a server that takes the connection and never answers", 3, "error", "unreachable"),
     "forgot_everything": ("the server restarts empty in mid-run", 1, "lost", "lost"),
     "disk_full": ("the disk is full at the download", 1, "partial", "download_failed"),
     "folder_is_file": ("the output folder is a file", 2, "error", "misuse"),
@@ -174,15 +182,17 @@ HERE = {
     "read_only": ("the output folder cannot be written to", 2, "error", "misuse"),
     "folder_removed": ("the output folder is removed in mid-run", 1, "partial", "download_failed"),
     "file_exists": ("a file of that name exists", 0, "success", None),
+    "clock": ("the clock jumps by hours, here or at the server", 0, "success", None),
 }
 
 HEAD = """# What goes wrong, and what then happens
 
-Every line below is carried out by `tests/test_faults.py`, `test_faults_batch.py` and `test_faults_wait.py`; this file
-is written by `tests/fault_table.py`. First what becomes of a single run of `run_workflow.py`, then of a batch, then of
-those who wait for a job. On top of each line: stdout holds one JSON document, no half-written file is left, no job is
-executed twice, and once something was submitted the document names its prompt id and, under `next`, a command that
-goes on or tells what became of it. For batches and waits that command is carried out too.
+Every line below is carried out by `tests/test_faults.py`, `test_faults_batch.py`, `test_faults_wait.py` and
+`test_clock.py`; this file is written by `tests/fault_table.py`. First what becomes of a single run of
+`run_workflow.py`, then of a batch, then of those who wait for a job. On top of each line: stdout holds one JSON
+document, no half-written file is left, no job is executed twice, and once something was submitted the document names
+its prompt id and, under `next`, a command that goes on or tells what became of it. For batches and waits that command
+is carried out too.
 
 "Once" means that the next attempt succeeds. "Where" names the protocols on which a line is tried.
 """
@@ -215,6 +225,13 @@ def batch_lines() -> list[str]:
     return [*lines, ""]
 
 
+COMMANDS = {
+    "resume": "run_workflow.py --resume",
+    "wait": "manage_queue.py wait",
+    "monitor": "ws_monitor.py",
+}
+
+
 def waiting_lines() -> list[str]:
     """The table of those who wait for another's job."""
     lines = [
@@ -225,6 +242,8 @@ def waiting_lines() -> list[str]:
     for row in fault_rows.WAITING:
         hows = "" if len(row.hows) == 3 else " (not the monitor)"
         lines.append(f"| {row.what}{hows} | {', '.join(row.apis)} {cell(*row.outcome)}")
+        for how, outcome in row.others.items():
+            lines.append(f"| the same, seen by `{COMMANDS[how]}` | {', '.join(row.apis)} {cell(*outcome)}")
     return [*lines, ""]
 
 
@@ -236,11 +255,20 @@ def document() -> str:
         lines += [f"## Faults at {words}", "", "| fault | exit | status | code | the job is | where |", "|---|---|---|---|---|---|"]  # fmt: skip
         for row in ROWS:
             if row.role == role:
-                outcome = cell(row.exit, row.status, row.code)
-                lines.append(f"| {row.what} {outcome} {executed[row.runs]} | {', '.join(row.apis)} |")
+                groups: dict[tuple[int, str, str | None, int], list[str]] = {}
+                for api in row.apis:
+                    groups.setdefault(row.expected(api), []).append(api)
+                for (exit, said, code, runs), apis in groups.items():
+                    lines.append(
+                        f"| {row.what} {cell(exit, said, code)} {executed[runs]} | {', '.join(apis)} |"
+                    )
         lines.append("")
     lines += batch_lines() + waiting_lines()
-    lines += ["## Frames of the WebSocket", "", "The run succeeds with all of its files, exit 0:", ""]
+    lines += ["## Frames of the WebSocket", ""]
+    lines += [
+        "`run_workflow.py`, `run_batch.py`, `manage_queue.py wait` and `ws_monitor.py` bring the job to its end, exit 0:",
+        "",
+    ]
     lines += [f"* {words}" for words in FRAMES.values()]
     lines += ["* the socket is cut at each frame of a run, one after the other", ""]
     lines += ["## The server's process ends", "", "| when | exit | status | code |", "|---|---|---|---|"]

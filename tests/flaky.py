@@ -118,11 +118,22 @@ class Flaky:
         with self.changing:
             if not self.gone:
                 return
-            self.server = ThreadingHTTPServer(("127.0.0.1", self.port), self.handler)
+            self.server = self._listen()
             self.server.daemon_threads = True
             self.port = self.server.server_address[1]
             self.gone = False
             threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def _listen(self) -> ThreadingHTTPServer:
+        """A server at the port, which another program's connection may have taken for a moment meanwhile."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                return ThreadingHTTPServer(("127.0.0.1", self.port), self.handler)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def down(self, back: float | None = None) -> None:
         """Go away as a process does that dies; be back after so many seconds."""

@@ -30,8 +30,9 @@ def two_pictures(prefix: str = "skilltest") -> Graph:
     return graph
 
 
-def sleeper(seconds: float, steps: int = 10, seed: int | None = None) -> Graph:
-    """Demo server only: waits with progress, then saves a picture."""
+def sleeper(seconds: float, steps: int | None = None, seed: int | None = None) -> Graph:
+    """Demo server only: waits with progress, then saves a picture. It can be stopped between two steps."""
+    steps = steps or max(10, int(seconds * 4))
     seed = next(_colors) if seed is None else seed
     return {
         "1": {

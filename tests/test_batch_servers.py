@@ -34,7 +34,7 @@ def finished(*servers: Demo) -> Counter[int]:
     return Counter(entry["prompt"][2]["1"]["inputs"]["seed"] for entry in good)
 
 
-def wait_for(condition: Any, seconds: float = 20) -> Any:
+def wait_for(condition: Any, seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():
@@ -53,7 +53,7 @@ def test_two_servers_share_the_work(run: Runner, new_demo: Any, graph_file: Any)
     hosts = run.folder / "hosts.txt"
     hosts.write_text(f"# my machines\n{one.url}\n\n{two.url}\n")
     ran = run(
-        "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", f"@{hosts}", "--output-dir", "out",
+        "run_batch.py", graph_file(graphs.sleeper(0.4, 2, seed=100)), "--host", f"@{hosts}", "--output-dir", "out",
         "--count", 16,
     )  # fmt: skip
     assert ran.code == 0, ran.out
@@ -66,7 +66,7 @@ def test_two_servers_share_the_work(run: Runner, new_demo: Any, graph_file: Any)
 def test_a_server_that_dies_has_its_runs_moved(run: Runner, new_demo: Any, graph_file: Any) -> None:
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(0.15, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "run_batch.py", graph_file(graphs.sleeper(0.4, 2, seed=100)), "--host", one.url, "--host", two.url,
         "--output-dir", "out", "--count", 20, "--reconnect-time", 1.5,
     )  # fmt: skip
     wait_for(downloaded(run, 4))
@@ -151,14 +151,14 @@ def test_a_server_without_the_model_takes_no_part(run: Runner, new_demo: Any, gr
 
 def test_a_crawling_server_loses_its_waiting_runs(run: Runner, new_demo: Any, graph_file: Any) -> None:
     slow, quick = new_demo(), new_demo()
-    slow.fault("slow-start:ms=3000")
+    slow.fault("slow-start:ms=8000")
     began = time.monotonic()
     ran = run(
         "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", slow.url, "--host", quick.url,
         "--output-dir", "out", "--count", 14, "--no-report",
     )  # fmt: skip
     assert ran.code == 0, ran.out
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 30, "its share would have taken a minute"
     assert finished(slow, quick) == Counter(range(100, 114))
 
 
@@ -191,7 +191,7 @@ def test_a_server_that_comes_back_has_the_moved_runs_cancelled(
     one.process.send_signal(signal.SIGSTOP)  # it keeps its queue, and says nothing
     path = run.folder / "out" / "batch.jsonl"
     try:
-        wait_for(lambda: '"event":"moved"' in path.read_text(), 40)
+        wait_for(lambda: '"event":"moved"' in path.read_text())
     finally:
         one.process.send_signal(signal.SIGCONT)
     out, _ = process.communicate(timeout=90)
@@ -249,7 +249,7 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
     assert resumed.code == 0 and resumed.json["done_before"] == 7, resumed.out
     assert "left_behind" not in resumed.json
     assert moved_away(run.folder / "out", one) == set()
-    wait_for(lambda: not queued(one), 1.5)  # less than a run takes: the executing one stops at its next step
+    wait_for(lambda: not queued(one))
     done = {key for key, entry in one.get("/history").items() if entry["status"]["status_str"] == "success"}
     assert len(left & done) <= 1, "only the one that was executing may have ended"
     journal = (run.folder / "out" / "batch.jsonl").read_bytes()
@@ -272,7 +272,7 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
     wait_for(lambda: len(queued(one)) >= 4)
     one.process.send_signal(signal.SIGSTOP)
     try:
-        wait_for(lambda: moved_away(run.folder / "out", one), 40)
+        wait_for(lambda: moved_away(run.folder / "out", one))
         process.kill()
         process.communicate()
     finally:
@@ -333,7 +333,7 @@ def test_files_of_a_server_that_stays_away_are_given_up_together(
     one.stop()
     began = time.monotonic()
     out, _ = process.communicate(timeout=60)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 40, "one after the other would be 80 s"
     document = json.loads(out)
     assert document["failures"]["count"] >= 30
     assert {row["status"] for row in document["failures"]["items"]} == {"download_failed"}
@@ -367,9 +367,12 @@ def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(
     path = run.folder / "out" / "batch.jsonl"
     wait_for(lambda: path.exists() and path.read_bytes().count(b'"finished"') == 8)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Ctrl-C again" in line:
+            break
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and json.loads(out)["not_run"] == 8
     one.fault()
     resumed = run("run_batch.py", "--resume", "out", "--no-report")

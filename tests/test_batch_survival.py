@@ -18,7 +18,7 @@ from conftest import Demo, Runner
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
 
-def wait_for(condition: Any, seconds: float = 20) -> Any:
+def wait_for(condition: Any, seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():
@@ -141,7 +141,7 @@ def test_lines_lost_to_a_power_cut_do_not_run_anything_twice(
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
-    process = begin(run, demo, graph_file, 40)
+    process = begin(run, demo, graph_file, 400)
     wait_for(done(run, 1))
     second = run("run_batch.py", "--resume", "out")
     assert (second.code, second.json["code"]) == (2, "locked")
@@ -153,7 +153,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(
     stopped = run.start("run_batch.py", "--resume", "out", "--no-report")
     wait_for(done(run, known + 1))
     stopped.send_signal(signal.SIGINT)
-    assert json.loads(stopped.communicate(timeout=30)[0])["code"] == "interrupted"
+    assert json.loads(stopped.communicate(timeout=60)[0])["code"] == "interrupted"
 
 
 def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo, graph_file: Any) -> None:
@@ -161,7 +161,7 @@ def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo
     wait_for(done(run, 2))
     foreign = demo.post("/prompt", {"prompt": graphs.sleeper(0.2, 2), "client_id": "other"})["prompt_id"]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     document = json.loads(out)
     assert process.returncode == 130 and "Traceback" not in err
     assert (document["status"], document["code"]) == ("cancelled", "interrupted")
@@ -180,13 +180,14 @@ def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo
 
 
 def test_sigterm_answers_at_once_and_leaves_the_jobs(run: Runner, demo: Demo, graph_file: Any) -> None:
-    process = begin(run, demo, graph_file, 6, nap=0.5)
+    process = begin(run, demo, graph_file, 6, nap=1.0)
     wait_for(done(run, 1))
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=10)
-    assert time.monotonic() - asked < 1.5
+    out, err = process.communicate(timeout=60)
     document = json.loads(out)
+    assert len(document["prompt_ids"]["items"]) >= 1 and demo.get("/queue")["queue_running"]
+    assert time.monotonic() - asked < 4, "the five runs that were left take longer"
     assert process.returncode == 5 and document["code"] == "still_running" and "Traceback" not in err
     assert document["prompt_ids"]["count"] >= 1
     assert run("run_batch.py", "--resume", "out").code == 0
@@ -262,7 +263,7 @@ def test_a_changed_workflow_is_refused(run: Runner, demo: Demo, graph_file: Any)
 
 def test_resuming_a_complete_batch_does_nothing(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = begin(run, demo, graph_file, 3)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     before = len(submitted(demo))
     ran = run("run_batch.py", "--resume", "out")
     assert ran.code == 0 and ran.json["done_before"] == 3

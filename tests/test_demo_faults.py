@@ -17,15 +17,15 @@ PICTURE = {
 
 
 def connect(url: str, client_id: str = "a") -> websocket.WebSocket:
-    return websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=5)
+    return websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=30)
 
 
 def post(demo: Any, prompt_id: str, prompt: dict[str, Any] = PICTURE, **more: Any) -> requests.Response:
     body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": "a"}
-    return requests.post(f"{demo.url}/prompt", json=body, timeout=5, **more)
+    return requests.post(f"{demo.url}/prompt", json=body, timeout=30, **more)
 
 
-def finished(demo: Any, prompt_id: str, seconds: float = 5) -> dict[str, Any]:
+def finished(demo: Any, prompt_id: str, seconds: float = 60) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = demo.get(f"/history/{prompt_id}")
@@ -43,17 +43,30 @@ def starts(demo: Any) -> list[str]:
     ]
 
 
-def frames(socket: websocket.WebSocket, seconds: float = 0.3) -> list[Any]:
-    """All frames that come within a time; None at the end when the connection was cut."""
-    socket.settimeout(seconds)
+def until(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def status(url: str) -> int:
+    return requests.get(url, timeout=30).status_code
+
+
+def frames(socket: websocket.WebSocket, job: str) -> list[Any]:
+    """All frames to the end of a job and what follows at once; None at the end when the connection was cut."""
     found: list[Any] = []
     while True:
         try:
             found.append(socket.recv())
         except websocket.WebSocketTimeoutException:
+            assert socket.gettimeout() == 0.2, f"the end of {job} never came: {found}"
             return found
         except (websocket.WebSocketConnectionClosedException, ConnectionError):
             return [*found, None]
+        if '"node": null' in str(found[-1]) and f'"prompt_id": "{job}"' in str(found[-1]):
+            socket.settimeout(0.2)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +79,9 @@ def test_submit_faults_differ_in_whether_the_job_runs(demo: Any, fault: str, ran
         assert post(demo, "x").status_code == 502
     except requests.ConnectionError:
         assert fault in ("answer-lost", "close:route=/prompt")
-    time.sleep(0.2)
-    assert starts(demo) == (["x"] if ran else [])
     assert post(demo, "y").status_code == 200
+    finished(demo, "y")
+    assert starts(demo) == (["x", "y"] if ran else ["y"])
 
 
 def test_too_many_requests_says_when_to_come_back(demo: Any) -> None:
@@ -84,26 +97,26 @@ def test_too_many_requests_says_when_to_come_back(demo: Any) -> None:
 )
 def test_status_with_a_body_of_any_kind(demo: Any, body: str, kind: str | None) -> None:
     demo.fault(f"status:route=/history*,code=503,body={body},times=1,after=1")
-    assert requests.get(f"{demo.url}/history", timeout=5).status_code == 200
-    answer = requests.get(f"{demo.url}/api/history/x", timeout=5)
+    assert requests.get(f"{demo.url}/history", timeout=30).status_code == 200
+    answer = requests.get(f"{demo.url}/api/history/x", timeout=30)
     assert answer.status_code == 503
     assert (answer.headers.get("Content-Type") or "").split(";")[0] == (kind or "")
-    assert requests.get(f"{demo.url}/history", timeout=5).status_code == 200
+    assert requests.get(f"{demo.url}/history", timeout=30).status_code == 200
 
 
 def test_hang_never_answers(demo: Any) -> None:
     demo.fault("hang:route=/queue")
     with pytest.raises(requests.ReadTimeout):
         requests.get(f"{demo.url}/queue", timeout=0.3)
-    assert requests.get(f"{demo.url}/prompt", timeout=5).status_code == 200
+    assert requests.get(f"{demo.url}/prompt", timeout=30).status_code == 200
 
 
 def test_redirect_and_delay(demo: Any) -> None:
     demo.fault("redirect:route=/view,to=http://127.0.0.1:9{path}", "delay:route=/queue,ms=200")
-    answer = requests.get(f"{demo.url}/view?filename=a.png", timeout=5, allow_redirects=False)
+    answer = requests.get(f"{demo.url}/view?filename=a.png", timeout=30, allow_redirects=False)
     assert answer.headers["Location"] == "http://127.0.0.1:9/view?filename=a.png"
     began = time.monotonic()
-    requests.get(f"{demo.url}/queue", timeout=5)
+    requests.get(f"{demo.url}/queue", timeout=30)
     assert time.monotonic() - began > 0.19
 
 
@@ -116,46 +129,52 @@ def file_url(demo: Any) -> str:
 
 
 def test_truncated_then_whole(demo: Any, file_url: str) -> None:
-    whole = requests.get(file_url, timeout=5).content
+    whole = requests.get(file_url, timeout=30).content
     demo.fault("truncate:share=0.5,times=1")
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        _ = requests.get(file_url, timeout=5).content
-    rest = requests.get(file_url, headers={"Range": "bytes=10-"}, timeout=5)
+        _ = requests.get(file_url, timeout=30).content
+    rest = requests.get(file_url, headers={"Range": "bytes=10-"}, timeout=30)
     assert (rest.status_code, rest.content) == (206, whole[10:])
 
 
 def test_wrong_length_no_length_garbage_and_slow(demo: Any, file_url: str) -> None:
-    whole = requests.get(file_url, timeout=5).content
+    whole = requests.get(file_url, timeout=30).content
     demo.fault("wrong-length:add=-5")
-    assert requests.get(file_url, timeout=5).content == whole[:-5]
+    assert requests.get(file_url, timeout=30).content == whole[:-5]
     demo.fault("wrong-length:add=5")
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        _ = requests.get(file_url, timeout=5).content
+        _ = requests.get(file_url, timeout=30).content
     demo.fault("no-length")
-    answer = requests.get(file_url, timeout=5)
+    answer = requests.get(file_url, timeout=30)
     assert "Content-Length" not in answer.headers and answer.content == whole
     demo.fault("garbage:route=/view")
-    assert len(requests.get(file_url, timeout=5).content) == 1000
+    assert len(requests.get(file_url, timeout=30).content) == 1000
     demo.fault(f"slow-body:rate={len(whole) * 2}")
     began = time.monotonic()
-    assert requests.get(file_url, timeout=5).content == whole
+    assert requests.get(file_url, timeout=30).content == whole
     assert time.monotonic() - began > 0.3
 
 
 def test_401_from_the_first_execution_on(demo: Any) -> None:
     demo.fault("401-mid-run")
-    assert requests.get(f"{demo.url}/queue", timeout=5).status_code == 200
+    assert requests.get(f"{demo.url}/queue", timeout=30).status_code == 200
     assert post(demo, "x").status_code == 200
-    time.sleep(0.2)
-    assert requests.get(f"{demo.url}/queue", timeout=5).status_code == 401
+    until(lambda: status(f"{demo.url}/queue") == 401)
+    assert starts(demo) == ["x"]
 
 
 def test_down_drops_connections_for_a_while(demo: Any) -> None:
     demo.fault("down:ms=300")
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{demo.url}/queue", timeout=5)
-    time.sleep(0.35)
-    assert requests.get(f"{demo.url}/queue", timeout=5).status_code == 200
+        requests.get(f"{demo.url}/queue", timeout=30)
+
+    def up() -> bool:
+        try:
+            return status(f"{demo.url}/queue") == 200
+        except requests.ConnectionError:
+            return False
+
+    until(up)
 
 
 # sockets
@@ -165,11 +184,11 @@ def test_drop_after_so_many_frames_once(demo: Any) -> None:
     demo.fault("drop-socket:frames=4")
     socket = connect(demo.url)
     post(demo, "x")
-    seen = frames(socket)
+    seen = frames(socket, "x")
     assert len(seen) == 5 and seen[-1] is None
     again = connect(demo.url)
     post(demo, "y")
-    assert frames(again)[-1] is not None
+    assert frames(again, "y")[-1] is not None
     again.close()
 
 
@@ -177,7 +196,9 @@ def test_silent_refused_and_unanswered_sockets(demo: Any) -> None:
     demo.fault("silent-socket")
     socket = connect(demo.url)
     post(demo, "x")
-    assert frames(socket) == []
+    finished(demo, "x")
+    socket.settimeout(0.2)
+    assert frames(socket, "x") == []
     demo.fault("no-socket:code=403")
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         connect(demo.url)
@@ -208,9 +229,7 @@ def test_odd_frames(demo: Any, fault: str, check: Any) -> None:
     demo.fault(fault)
     socket = connect(demo.url)
     post(demo, "x")
-    seen = frames(socket, 1.0)
-    assert check(seen)
-    assert any('"node": null' in str(frame) for frame in seen)
+    assert check(frames(socket, "x"))
     socket.close()
 
 
@@ -218,8 +237,16 @@ def test_reordered_frames_swap_and_none_is_lost(demo: Any) -> None:
     demo.fault("reorder-frames:every=2")
     socket = connect(demo.url)
     post(demo, "x")
-    kinds = [json.loads(frame)["type"] for frame in frames(socket) if isinstance(frame, str)]
+    post(demo, "y")  # a frame waits for the next one, and the last of the first job comes with the second
+    seen: list[Any] = []
+    while not ("execution_success" in str(seen[-1:]) and '"y"' in str(seen[-1:])):
+        seen.append(socket.recv())
+    kinds = [json.loads(frame)["type"] for frame in seen if isinstance(frame, str)]
     assert kinds.index("progress_state") < kinds.index("execution_cached")
+    assert (
+        kinds.count("execution_success") == kinds.count("execution_start") == 2
+        and kinds.count("executed") == 2
+    )
     socket.close()
 
 
@@ -244,6 +271,7 @@ def test_out_of_memory_and_failure_in_a_named_node(demo: Any) -> None:
 def test_stuck_node_can_be_interrupted(demo: Any) -> None:
     demo.fault("stuck:node=SaveImage")
     post(demo, "x")
+    until(lambda: starts(demo))
     time.sleep(0.2)
     assert demo.get("/history/x") == {}
     demo.post("/interrupt", {"prompt_id": "x"})
@@ -260,13 +288,13 @@ def test_a_reset_leaves_nothing_that_could_reach_the_next_client(demo: Any) -> N
     new = connect(demo.url)
     old.close()
     post(demo, "y")
-    heard = [json.loads(frame) for frame in frames(new) if isinstance(frame, str)]
+    heard = [json.loads(frame) for frame in frames(new, "y") if isinstance(frame, str)]
     assert "execution_success" in [frame["type"] for frame in heard]
     assert "x" not in [frame["data"].get("prompt_id") for frame in heard]
 
 
 def test_late_history_lost_job_and_paused_queue(demo: Any) -> None:
-    demo.fault("history-late:ms=300")
+    demo.fault("history-late:ms=2000")
     socket = connect(demo.url)
     post(demo, "late")
     while "execution_success" not in str(socket.recv()):
@@ -275,11 +303,8 @@ def test_late_history_lost_job_and_paused_queue(demo: Any) -> None:
     assert finished(demo, "late")
     demo.fault("job-lost")
     assert post(demo, "lost").status_code == 200
-    time.sleep(0.2)
-    assert demo.get("/history/lost") == {} and demo.get("/queue") == {
-        "queue_running": [],
-        "queue_pending": [],
-    }
+    until(lambda: demo.get("/queue") == {"queue_running": [], "queue_pending": []})
+    assert demo.get("/history/lost") == {}
     demo.fault("paused")
     post(demo, "waits")
     time.sleep(0.2)
@@ -295,7 +320,7 @@ def test_restart_loses_everything_and_cuts_sockets(demo: Any) -> None:
     demo.fault("restart:at=start")
     socket = connect(demo.url)
     post(demo, "x")
-    assert frames(socket)[-1] is None
+    assert frames(socket, "x")[-1] is None
     assert demo.get("/history") == {} and demo.get("/queue")["queue_running"] == []
     assert post(demo, "y").json()["number"] == 0
     assert finished(demo, "y")["status"]["status_str"] == "success"
@@ -310,15 +335,15 @@ def test_dies_at_the_moment(new_demo: Any, moment: str) -> None:
         if moment == "connect":
             connect(server.url)
         post(server, "x")
-        finished(server, "x", 1)
-        requests.get(f"{server.url}/view?filename=x", timeout=5)
+        finished(server, "x")
+        requests.get(f"{server.url}/view?filename=x", timeout=30)
     except (OSError, AssertionError, websocket.WebSocketException):
         pass
-    assert server.process.wait(5) == 1
+    assert server.process.wait(timeout=60) == 1
 
 
 def test_log_keeps_what_was_asked(demo: Any) -> None:
-    requests.post(f"{demo.url}/prompt?x=1", json={"a": 1}, headers={"X-Canary": "c"}, timeout=5)
+    requests.post(f"{demo.url}/prompt?x=1", json={"a": 1}, headers={"X-Canary": "c"}, timeout=30)
     entry = demo.log()[-1]
     assert (entry["method"], entry["path"], entry["query"]) == ("POST", "/prompt", {"x": "1"})
     assert entry["headers"]["X-Canary"] == "c" and entry["json"] == {"a": 1} and entry["status"] == 400
@@ -326,6 +351,6 @@ def test_log_keeps_what_was_asked(demo: Any) -> None:
 
 def test_wrong_fault_changes_nothing(demo: Any) -> None:
     demo.fault("paused")
-    answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=5)
+    answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=30)
     assert answer.status_code == 400 and "no fault 'nonsense'" in answer.json()["error"]
     assert demo.get("/demo/faults")["faults"][0]["name"] == "paused"

@@ -23,7 +23,7 @@ def saved(demo: Any, save: dict[str, Any], sound: bool = False) -> tuple[bytes, 
     graph = {"1": TONE, "9": save} if sound else {"1": STILL, "2": FRAMES, "9": save}
     body = {"prompt": graph, "extra_data": {"extra_pnginfo": {"workflow": WORKFLOW}}}
     prompt_id = demo.post("/prompt", body)["prompt_id"]
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         found = demo.get(f"/history/{prompt_id}")
         if found:
@@ -33,7 +33,7 @@ def saved(demo: Any, save: dict[str, Any], sound: bool = False) -> tuple[bytes, 
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     items = [item for output in entry["outputs"].values() for items in output.values() for item in items]
     item = next(item for item in items if isinstance(item, dict))
-    return requests.get(f"{demo.url}/view", params=item, timeout=10).content, item
+    return requests.get(f"{demo.url}/view", params=item, timeout=30).content, item
 
 
 def boxes(data: bytes) -> dict[bytes, bytes]:

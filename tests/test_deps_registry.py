@@ -252,12 +252,12 @@ def test_ctrl_c_ends_comfy_cli_too(desk: Desk, run: Any) -> None:
     desk.answers["sleep"] = 60
     path = desk.write("SomeNode")
     process = run.start("check_deps.py", path, "--host", desk.comfy.url, env=desk.env)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not desk.calls("deps-in-workflow"):
         time.sleep(0.05)
     (call,) = desk.calls("deps-in-workflow")
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(out)["code"] == "interrupted"
     with pytest.raises(ProcessLookupError):

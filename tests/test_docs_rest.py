@@ -113,10 +113,9 @@ def wait_for(desk: Desk, variable: str = "ID") -> None:
     """Let the job in a variable end: the page does not wait, a reader does."""
     import time
 
-    for _ in range(100):
-        answer = json.loads(desk.ask(f'curl -s "$COMFY/history/${variable}"')[2])
-        if answer:
-            return
+    end = time.monotonic() + 60
+    while not json.loads(desk.ask(f'curl -s "$COMFY/history/${variable}"')[2]):
+        assert time.monotonic() < end, "the job did not end"
         time.sleep(0.02)
 
 
@@ -148,9 +147,9 @@ def wait_on_the_proxy(desk: Desk) -> None:
     import time
 
     job = json.loads((desk.folder / "job.json").read_text(encoding="utf-8"))["id"]
-    for _ in range(100):
-        if json.loads(desk.ask(f"curl -s $V2/api/v2/jobs/{job}")[2])["status"] == "succeeded":
-            return
+    end = time.monotonic() + 60
+    while json.loads(desk.ask(f"curl -s $V2/api/v2/jobs/{job}")[2])["status"] != "succeeded":
+        assert time.monotonic() < end, "the job did not end"
         time.sleep(0.05)
 
 
@@ -158,10 +157,12 @@ def wait_on_the_cloud(desk: Desk) -> None:
     import time
 
     desk.set('export JOB=$(python3 -c \'import json; print(json.load(open("answer.json"))["prompt_id"])\')')
-    for _ in range(100):
+    end = time.monotonic() + 60
+    while True:
         status, _, body = desk.ask("curl -s -H @key.txt $CLOUD/api/jobs/$JOB")
         if status == "200" and json.loads(body).get("outputs"):
             return
+        assert time.monotonic() < end, "the job did not end"
         time.sleep(0.05)
 
 

@@ -145,7 +145,7 @@ class Replay:
             self.loop.run_forever()
 
         threading.Thread(target=serve, daemon=True).start()
-        ready.wait(10)
+        ready.wait(60)
 
     async def _start(self) -> None:
         app = web.Application()

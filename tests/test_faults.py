@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ import graphs
 import pytest
 from conftest import ROOT, Demo, Runner
 from fault_bench import Bench
+from fault_rows import SPARED, patience, reconnect_time
 from fault_table import ALWAYS, DEATHS, FRAMES, HERE, ONCE, ROLES, ROWS, Row
 from flaky import Fault
 from v2_servers import free_port
@@ -45,7 +47,7 @@ def local(benches: dict[str, Bench]) -> Bench:
 
 def fault_of(role: str, api: str, given: dict[str, Any]) -> Fault:
     method, path = ROLES[role][api]
-    return Fault(path=path, method=method, **given)
+    return Fault(path=path, method=method, unless=SPARED, **given)
 
 
 def run_once(forks: Forks, bench: Bench, *words: object, graph: Any = None, **options: Any) -> Finished:
@@ -105,7 +107,9 @@ MATRIX = [pytest.param(api, row, id=f"{api}-{row.role}-{row.what}") for row in R
 def test_the_matrix(forks: Forks, benches: dict[str, Bench], api: str, row: Row) -> None:
     bench = benches[api]
     bench.ready(fault_of(row.role, api, row.fault))
-    ran = run_once(forks, bench)
+    dies = row.fault["act"] == "down"
+    words = ["--reconnect-time", reconnect_time(row.fault)] if dies else []
+    ran = run_once(forks, bench, *words, before=patience(row.fault) if dies else "")
     exit, status, code, runs = row.expected(api)
     executions = bench.executions()
     assert len(executions) == runs, ran.out
@@ -155,7 +159,7 @@ def frame_count(bench: Bench) -> int:
     import websocket
 
     bench.ready()
-    wire = websocket.create_connection(f"ws{bench.demo.url[4:]}/ws?clientId=counter", timeout=5)
+    wire = websocket.create_connection(f"ws{bench.demo.url[4:]}/ws?clientId=counter", timeout=30)
     bench.demo.post("/prompt", {"prompt": graphs.two_pictures(), "client_id": "counter"})
     count, frame = 0, ""
     while '"executing"' not in frame or '"node": null' not in frame:
@@ -166,7 +170,25 @@ def frame_count(bench: Bench) -> int:
     return count
 
 
-@pytest.mark.parametrize("follow", ["run", "wait"])
+def followed(forks: Forks, bench: Bench, who: str, job: str) -> Finished:
+    """The four who follow a run to its end: `run` and `batch` submit it themselves."""
+    if who == "run":
+        return run_once(forks, bench, graph=graphs.two_pictures())
+    if who == "batch":
+        (forks.folder / "graph.json").write_text(json.dumps(graphs.two_pictures()))
+        shutil.rmtree(forks.folder / "out", ignore_errors=True)
+        return forks("run_batch.py", "graph.json", "--count", 1, *bench.words(forks.folder), "--output-dir", "out",
+                     "--no-report", "--quiet", "--reconnect-time", "20")  # fmt: skip
+    return WAITS[who](forks, bench, job)
+
+
+FOLLOWERS = ["run", "wait", "batch", "monitor"]
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [pytest.param(who, marks=[pytest.mark.slow] if who in ("batch", "monitor") else []) for who in FOLLOWERS],
+)
 @pytest.mark.parametrize("part", range(3))
 def test_the_socket_is_cut_at_each_frame(forks: Forks, local: Bench, part: int, follow: str) -> None:
     """Each index of a run of two pictures is struck once, by thirds."""
@@ -174,14 +196,11 @@ def test_the_socket_is_cut_at_each_frame(forks: Forks, local: Bench, part: int, 
     assert count > 12
     for index in range(part, count + 1, 3):
         local.ready(frames=f"drop-socket:frames={index}")
-        if follow == "run":
-            ran = run_once(forks, local, graph=graphs.two_pictures())
-        else:
-            ran = waited(forks, local, submit(local, graphs.two_pictures()))
+        job = submit(local, graphs.two_pictures()) if follow in ("wait", "monitor") else ""
+        ran = followed(forks, local, follow, job)
         assert ran.code == 0, (index, ran.out, ran.err)
         assert len(local.executions()) == 1
-        if follow == "run":
-            assert len(ran.json["outputs"]) == 2
+        assert follow == "monitor" or len(list((forks.folder / "out").rglob("*.png"))) == 2
         for path in (forks.folder / "out").rglob("*.png"):
             path.unlink()
 
@@ -192,8 +211,25 @@ def test_odd_frames_change_nothing(forks: Forks, local: Bench, spec: str) -> Non
     ran = run_once(forks, local, graph=graphs.two_pictures())
     judge(ran, forks.folder, (0, "success", None), local.executions())
     assert len(ran.json["outputs"]) == 2
-    assert ran.seconds < 8
+    assert ran.seconds < 30
     assert ran.peak_mb < 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", FRAMES, ids=list(FRAMES.values()))
+@pytest.mark.parametrize("follow", [who for who in FOLLOWERS if who != "run"])
+def test_odd_frames_change_nothing_for_those_who_follow(
+    forks: Forks, local: Bench, follow: str, spec: str
+) -> None:
+    local.ready(frames=spec)
+    graph = graphs.two_pictures()
+    # Frames without a client id go to every socket.
+    job = local.demo.post("/prompt", {"prompt": graph})["prompt_id"] if follow in ("wait", "monitor") else ""
+    ran = followed(forks, local, follow, job)
+    assert (ran.code, ran.json["status"]) == (0, "success"), ran.out
+    assert len(local.executions()) == 1
+    assert follow == "monitor" or len(list((forks.folder / "out").rglob("*.png"))) == 2
+    assert ran.seconds < 45 and ran.peak_mb < 150
 
 
 @pytest.mark.parametrize(
@@ -226,7 +262,7 @@ WAITS = {
     ),
     "wait": waited,
     "monitor": lambda forks, bench, job: forks(
-        "ws_monitor.py", "--prompt-id", job, *bench.words(forks.folder), "--timeout", "15"
+        "ws_monitor.py", "--prompt-id", job, *bench.words(forks.folder), "--timeout", "60"
     ),
 }  # fmt: skip
 PASSING = {
@@ -253,11 +289,11 @@ def test_waiting_survives_what_passes(forks: Forks, local: Bench, how: str, faul
 
 @pytest.mark.parametrize("how", WAITS)
 def test_waiting_ends_when_the_key_is_no_longer_taken(forks: Forks, local: Bench, how: str) -> None:
-    job = submit(local, graphs.sleeper(3))
+    job = submit(local, graphs.sleeper(90))
     local.relay.reset(fault_of("record", "local", {**fault_of_status(401, ALWAYS, "json"), "skip": 1}))
     ran = WAITS[how](forks, local, job)
     assert (ran.code, ran.json["code"]) == (4, "refused"), ran.out
-    assert ran.seconds < 6
+    assert ran.seconds < 25
     local.demo.post("/interrupt", {"prompt_id": job})
 
 
@@ -275,11 +311,11 @@ def test_the_server_dies(forks: Forks, moment: str, outcome: Any) -> None:
         ran = forks(
             "run_workflow.py", path, "--host", demo.url, "--output-dir", "out", "--reconnect-time", "1"
         )
-        assert demo.process.wait(5) == 1
+        assert demo.process.wait(timeout=60) == 1
     finally:
         demo.stop()
     judge(ran, forks.folder, outcome, ["?"])
-    assert ran.seconds < 20
+    assert ran.seconds < 60
 
 
 @pytest.mark.parametrize(("moment", "exit"), [("node", 1), ("history", 1), ("view", 1)])
@@ -315,7 +351,7 @@ def test_no_server(forks: Forks) -> None:
         ran = forks(script, *words, "--host", f"127.0.0.1:{free_port()}")
         assert (ran.code, ran.json["status"], ran.json["code"]) == outcome_of("no_server"), script
         assert ran.json["retryable"] is True and ran.json["hint"]
-        assert ran.seconds < 5, script
+        assert ran.seconds < 20, script
 
 
 def test_not_comfyui(forks: Forks) -> None:
@@ -339,7 +375,7 @@ def test_not_comfyui(forks: Forks) -> None:
         "run_workflow.py", path, "--host", f"127.0.0.1:{server.server_address[1]}", "--output-dir", "out"
     )
     server.shutdown()
-    assert ran.code == 1 and ran.json["code"] in ("not_comfyui", "bad_answer"), ran.out
+    assert (ran.code, ran.json["status"], ran.json["code"]) == outcome_of("not_comfyui"), ran.out
     assert "ComfyUI" in ran.json["message"]
 
 
@@ -348,9 +384,9 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(forks: Forks) -> No
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         path = forks.folder / "graph.json"
         path.write_text(json.dumps(graphs.picture()))
-        ran = forks("run_workflow.py", path, "--host", f"127.0.0.1:{deaf.getsockname()[1]}", timeout=90)
-    assert (ran.code, ran.json["code"]) == (3, "unreachable")
-    assert ran.seconds < 60
+        ran = forks("run_workflow.py", path, "--host", f"127.0.0.1:{deaf.getsockname()[1]}", timeout=180)
+    assert (ran.code, ran.json["status"], ran.json["code"]) == outcome_of("deaf")
+    assert ran.seconds < 90
 
 
 def test_forgot_everything(forks: Forks, local: Bench) -> None:
@@ -412,20 +448,18 @@ def test_a_bad_output_folder_is_found_before_anything_is_sent(forks: Forks, loca
 
 
 def test_folder_removed(forks: Forks, local: Bench) -> None:
-    import shutil
-
     def remove() -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end and not (forks.folder / "out").is_dir():
             time.sleep(0.01)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end and not local.executions():
             time.sleep(0.01)
         shutil.rmtree(forks.folder / "out")
 
     remover = threading.Thread(target=remove)
     remover.start()
-    ran = run_once(forks, local, graph=graphs.sleeper(0.6))
+    ran = run_once(forks, local, graph=graphs.sleeper(4))
     remover.join()
     judge(ran, forks.folder, outcome_of("folder_removed"), local.executions())
 
@@ -479,11 +513,11 @@ def test_a_resumed_batch_that_cannot_ask_yet_runs_nothing_twice(
     path.write_text(json.dumps(graphs.sleeper(0.2, 2)))
     words = ["--host", local.relay.url, "--api", "local", "--no-report", "--quiet", "--reconnect-time", "20"]
     process = forks.start("run_batch.py", path, "--count", "4", "--output-dir", "out", *words)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end and not local.executions():
         time.sleep(0.02)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     local.relay.reset(fault_of("record", "local", fault))
     again = forks("run_batch.py", "--resume", "out", *words)
     assert again.code == 0, again.out + again.err

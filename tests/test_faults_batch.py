@@ -12,7 +12,7 @@ from typing import Any
 import graphs
 import pytest
 from fault_bench import KEY, Bench
-from fault_rows import BATCH, HASTY, SOME, SPARED, BatchRow
+from fault_rows import BATCH, SOME, SPARED, BatchRow, patience, reconnect_time
 from fault_table import ROLES
 from flaky import Fault
 from zygote import Finished, Forks, Zygote
@@ -38,12 +38,13 @@ def prepared(bench: Bench, row: BatchRow) -> None:
     bench.ready(Fault(path=path, method=method, unless=SPARED, **row.fault))
 
 
-def begun(forks: Forks, bench: Bench) -> Finished:
+def begun(forks: Forks, bench: Bench, fault: dict[str, Any]) -> Finished:
     """A batch of three. Without a socket every end is read from a job's record."""
     path = forks.folder / "graph.json"
     path.write_text(json.dumps(graphs.sleeper(0.12, 1, seed=uuid.uuid4().int % 10**9)))
     return forks("run_batch.py", path, *bench.words(forks.folder), "--count", RUNS, "--output-dir", "out",
-                 "--no-report", "--no-ws", "--quiet", "--reconnect-time", "1", "--parallel", RUNS, before=HASTY)  # fmt: skip
+                 "--no-report", "--no-ws", "--quiet", "--reconnect-time", reconnect_time(fault), "--parallel", RUNS,
+                 before=patience(fault))  # fmt: skip
 
 
 def carried_on(forks: Forks, bench: Bench, command: str) -> Finished:
@@ -51,7 +52,7 @@ def carried_on(forks: Forks, bench: Bench, command: str) -> Finished:
     python, script, *words = shlex.split(command)
     assert python == sys.executable
     key = ["--api-key-file", "key"] if bench.api == "cloud" else []
-    return forks(Path(script).name, *words, *key, "--no-report", "--quiet", before=HASTY)
+    return forks(Path(script).name, *words, *key, "--no-report", "--quiet")
 
 
 def whole_files(folder: Path) -> list[Path]:
@@ -67,7 +68,7 @@ def whole_files(folder: Path) -> list[Path]:
 def test_the_matrix(forks: Forks, benches: dict[str, Bench], api: str, row: BatchRow) -> None:
     bench = benches[api]
     prepared(bench, row)
-    ran = begun(forks, bench)
+    ran = begun(forks, bench, row.fault)
     document = ran.json
     exit, status, code, succeeded, runs = row.expected(api)
     assert (ran.code, document["status"]) == (exit, status), ran.out + ran.err

@@ -12,17 +12,23 @@ from typing import Any
 import graphs
 import pytest
 from fault_bench import Bench
-from fault_rows import HASTY, SPARED, WAITING, WaitRow, answers
+from fault_rows import (
+    ALWAYS,
+    BRISK,
+    HASTY,
+    SPARED,
+    WAITING,
+    WaitRow,
+    answers,
+    passes,
+    patience,
+    reconnect_time,
+)
 from fault_table import ROLES
 from flaky import Fault
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
-# For the two commands that have no --reconnect-time: a second, not half a minute.
-IMPATIENT = f"""{HASTY}
-import _watch
-_watch.Watcher.__init__.__kwdefaults__["patience"] = 1.0
-"""
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def submitted(forks: Forks, bench: Bench, graph: Any) -> str:
     return prompt_id
 
 
-def followed(forks: Forks, bench: Bench, how: str, job: str) -> Finished:
+def followed(forks: Forks, bench: Bench, how: str, job: str, fault: dict[str, Any]) -> Finished:
     """Wait for it in one of three ways; without a socket every look goes to the job's record."""
     words: dict[str, list[object]] = {
         "resume": [
@@ -59,14 +65,14 @@ def followed(forks: Forks, bench: Bench, how: str, job: str) -> Finished:
             "--output-dir",
             "out",
             "--reconnect-time",
-            "1",
+            reconnect_time(fault),
             "--no-ws",
         ],
         "wait": ["manage_queue.py", "wait", job, "--output-dir", "out"],
-        "monitor": ["ws_monitor.py", "--prompt-id", job, "--timeout", "20", "--no-ws"],
+        "monitor": ["ws_monitor.py", "--prompt-id", job, "--timeout", "60", "--no-ws"],
     }
     script, *rest = words[how]
-    return forks(str(script), *rest, *bench.words(forks.folder), "--quiet", before=IMPATIENT)
+    return forks(str(script), *rest, *bench.words(forks.folder), "--quiet", before=patience(fault))
 
 
 def params() -> list[Any]:
@@ -92,13 +98,13 @@ def test_the_matrix(forks: Forks, benches: dict[str, Bench], api: str, how: str,
     bench.ready()
     job = submitted(forks, bench, graphs.sleeper(0.0 if row.role == "file" else 0.9, 3))
     strike(bench, row.role, row.fault)
-    ran = followed(forks, bench, how, job)
+    ran = followed(forks, bench, how, job, row.fault)
     document = ran.json
     exit, status, code = row.expected(how)
     assert (ran.code, document["status"], document.get("code")) == (exit, status, code), ran.out + ran.err
     assert len(bench.executions()) == 1
     assert not list((forks.folder / "out").rglob("*.part"))
-    assert ran.seconds < 10
+    assert ran.seconds < (45 if passes(row.fault) else 25)
     if exit == 0:
         assert how == "monitor" or len(list((forks.folder / "out").rglob("*.png"))) == 1
         return
@@ -128,7 +134,7 @@ def test_a_cloud_job_that_has_no_record_is_lost_from_sight_not_cancelled(
     path = forks.folder / "graph.json"
     path.write_text(json.dumps(graphs.picture()))
     ran = forks("run_workflow.py", path, *bench.words(forks.folder), socket, "--output-dir", "out",
-                before=f"{HASTY}\nimport _watch; _watch.HISTORY_PATIENCE = 2.0; _cloud.Cloud.grace = 4.0")  # fmt: skip
+                before=f"{BRISK}{HASTY}_watch.HISTORY_PATIENCE = 2.0; _cloud.Cloud.grace = 4.0")  # fmt: skip
     assert len(bench.executions()) == 1
     document = ran.json
     if socket == "--ws":
@@ -161,9 +167,11 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
     }
     script, *rest = words[how]
     ran = forks(str(script), *rest, *bench.words(forks.folder), timeout=60)
-    assert ran.code in (3, 5) and ran.json["hint"], ran.out
-    assert ran.code == 3 or ran.json["next"]
-    assert ran.seconds < 10
+    # The monitor has heard the server on its socket, the others have heard nothing yet.
+    expected = (5, "still_running") if how == "monitor" else (3, "unreachable")
+    assert (ran.code, ran.json["code"]) == expected and ran.json["hint"], ran.out
+    assert how != "monitor" or ran.json["next"]
+    assert ran.seconds < 40
 
 
 @pytest.mark.parametrize("api", ["local", "cloud", "v2"])
@@ -173,7 +181,7 @@ def test_nothing_there_at_all(forks: Forks, benches: dict[str, Bench], api: str)
     job = "00000000-0000-4000-8000-000000000000"
     bench.relay.down()
     for how in ("resume", "wait", "monitor"):
-        ran = followed(forks, bench, how, job)
+        ran = followed(forks, bench, how, job, {"times": ALWAYS})
         assert (ran.code, ran.json["code"], ran.json["retryable"]) == (3, "unreachable", True), ran.out
     path = forks.folder / "graph.json"
     path.write_text(json.dumps(graphs.picture()))

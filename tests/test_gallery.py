@@ -303,7 +303,7 @@ def test_a_video_without_a_frame_says_what_it_is(
     assert _contact_cells.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
     began = time.monotonic()
     picture = picture_of(_contact_sheet.write(made)[0])
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     assert (0x5B, 0x61, 0x68) in {color for _, color in picture.getcolors(1 << 24) or []}  # the tile's frame
 
 

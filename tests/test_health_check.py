@@ -86,7 +86,7 @@ def test_the_smoke_test_burns_no_compute_and_leaves_nothing(check, new_demo):
     start = time.monotonic()
     rows = by_name(check("--host", demo.url, "--smoke-test"))
     assert "stopped as soon as it had begun" in rows["smoke_test_model"]["message"]
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     assert demo.get("/history") == {}
     assert demo.get("/queue") == {"queue_running": [], "queue_pending": []}
     assert not any(
@@ -115,15 +115,15 @@ def test_ctrl_c_in_a_smoke_test_takes_the_job_back(run, new_demo):
     demo = new_demo()
     demo.fault({"name": "stuck", "node": "EmptyImage"})
     process = run.start("health_check.py", "--host", demo.url, "--smoke-test", start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not demo.get("/queue")["queue_running"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(out)["code"] == "interrupted"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while demo.get("/queue")["queue_running"]:
         assert time.monotonic() < deadline, "the job was left running"
         time.sleep(0.05)
@@ -144,7 +144,7 @@ def test_a_listener_that_says_nothing_is_given_up_soon(check):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         start = time.monotonic()
         report = check("--host", f"http://127.0.0.1:{mute.getsockname()[1]}", exit_code=3)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 45
     assert "something listens" in by_name(report)["server"]["message"]
 
 

@@ -20,7 +20,9 @@ from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
 
+# Of the processor; PATIENCE ends what waits for ever.
 SECONDS = 15.0
+PATIENCE = 60.0
 MEGABYTES = 400.0
 MEMORY = {"as": 3 << 30}
 OFFLINE = {
@@ -65,7 +67,7 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 def told_well(ran: Finished, name: str, *, reads_huge: bool = False) -> dict[str, Any]:
     """One document (or the graph) on stdout, nothing raw on stderr, in bounded time and memory."""
     assert ran.code in (0, 1, 2, 3, 5, 6, 7), (name, ran.code, ran.out[:500])
-    assert ran.seconds < SECONDS, (name, ran.seconds)
+    assert ran.cpu_seconds < SECONDS, (name, ran.cpu_seconds)
     assert ran.peak_mb < (3 * MEGABYTES if reads_huge else MEGABYTES), (name, ran.peak_mb)
     assert ran.out.isascii()
     assert not UNSAFE.search(ran.err.replace("\r", "")), (name, ran.err)
@@ -97,7 +99,7 @@ def hostile_file(forks: Forks, demo: Demo, name: str, readers: tuple[str, ...]) 
     outside = everything(forks.folder.parent)
     for reader in readers:
         command = OFFLINE.get(reader) or [*ONLINE[reader], "--host", demo.url]
-        ran = forks(*words_for(command, path), timeout=SECONDS + 5, limits=MEMORY)  # type: ignore[arg-type]
+        ran = forks(*words_for(command, path), timeout=PATIENCE, limits=MEMORY)  # type: ignore[arg-type]
         told_well(ran, f"{name}: {reader}")
     after = everything(forks.folder.parent)
     changed = {key for key in outside | after if outside.get(key) != after.get(key)}
@@ -134,7 +136,7 @@ def any_json(zygote: Zygote, value: Any, readers: list[str]) -> None:
         path = Path(name) / "w.json"
         path.write_text(json.dumps(value))
         for reader in readers:
-            told_well(forks(*words_for(OFFLINE[reader], path), timeout=20), reader)  # type: ignore[arg-type]
+            told_well(forks(*words_for(OFFLINE[reader], path), timeout=PATIENCE), reader)  # type: ignore[arg-type]
 
 
 FLAGS = {
@@ -179,7 +181,7 @@ FLAGS = {
 def test_a_hostile_flag_is_misuse_and_nothing_is_sent(forks: Forks, demo: Demo, name: str) -> None:
     path = forks.folder / "w.json"
     path.write_text(json.dumps(graphs.picture()))
-    ran = forks("run_workflow.py", path, "--host", demo.url, *FLAGS[name], timeout=20)
+    ran = forks("run_workflow.py", path, "--host", demo.url, *FLAGS[name], timeout=PATIENCE)
     document = told_well(ran, name)
     if name == "an empty address":
         assert ran.code in (0, 2, 3)  # stands for the default address
@@ -207,7 +209,7 @@ def test_a_hostile_prompt_id_stays_one_path_segment(forks: Forks, demo: Demo, ta
     """It is looked for under its whole name and not found, by every script that takes one."""
     for prompt_id in IDS:
         script, *words = (word.replace("ID", prompt_id) for word in TAKE_IDS[taker])
-        ran = forks(script, *words, "--host", demo.url, timeout=20)
+        ran = forks(script, *words, "--host", demo.url, timeout=PATIENCE)
         told_well(ran, f"{taker} {prompt_id!r}")
         assert ran.code in (1, 2), (prompt_id, ran.out)
     # The log shows paths decoded: a name that had left its place would stand without the route before it.
@@ -232,7 +234,7 @@ def test_hostile_definitions_are_survived(forks: Forks) -> None:
         definitions = forks.folder / f"d{number}.json"
         definitions.write_text(json.dumps(shape))
         for script in ("validate_workflow.py", "extract_schema.py", "convert_workflow.py"):
-            ran = forks(script, workflow, "--object-info", definitions, timeout=20)
+            ran = forks(script, workflow, "--object-info", definitions, timeout=PATIENCE)
             told_well(ran, f"{script} {shape}")
 
 
@@ -253,7 +255,7 @@ def test_a_file_that_a_server_names_lands_inside_whatever_its_name(forks: Forks,
     for kind in kinds:
         path = forks.folder / "w.json"
         path.write_text(json.dumps({"1": {"class_type": "DemoNasty", "inputs": inputs | {name: kind}}}))
-        ran = forks("run_workflow.py", path, "--host", demo.url, "--output-dir", "out", timeout=20)
+        ran = forks("run_workflow.py", path, "--host", demo.url, "--output-dir", "out", timeout=PATIENCE)
         told_well(ran, kind)
         out = os.path.realpath(forks.folder / "out")
         for item in ran.json.get("outputs", []):

@@ -395,7 +395,7 @@ def test_unusable_input_is_exit_2(run: Any, tmp_path: Path, content: str) -> Non
 def test_long_hostile_text_takes_no_long_time() -> None:
     import time
 
-    started = time.monotonic()
+    started = time.process_time()
     for text in (
         "ignore " * 20_000,
         "a" * 200_000,
@@ -408,13 +408,13 @@ def test_long_hostile_text_takes_no_long_time() -> None:
         _trust_text.hidden_in(text)
         _trust_text.code_in(text)
         list(_trust_text.addresses_in(text))
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_a_text_of_blank_lines_does_not_hold_the_check_up():
     import time
 
-    started = time.monotonic()
+    started = time.process_time()
     assert _trust_text.code_in("\n" * 100_000) is None
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert "import os" in _trust_text.code_in("fine\n\n\n  import os\nos.remove('x')")

@@ -60,7 +60,7 @@ def test_a_queue_of_many_jobs_is_listed_and_ours_runs_in_turn(
         demo.post("/prompt", {"prompt": graphs.picture(color=number, size=8), "client_id": "others"})
     listed = forks("manage_queue.py", "list", "--host", demo.url)
     assert listed.code == 0 and listed.json["pending"] == waiting
-    assert len(listed.out) < 60_000 and listed.seconds < 10
+    assert len(listed.out) < 60_000 and listed.cpu_seconds < 8
     demo.fault()
     path = forks.folder / "w.json"
     path.write_text(json.dumps(graphs.picture()))
@@ -97,7 +97,7 @@ def test_large_node_definitions(forks: Forks, new_demo: Any, classes: int) -> No
     path = forks.folder / "w.json"
     path.write_text(json.dumps(graphs.picture()))
     ran = forks("run_workflow.py", path, "--host", demo.url, "--set", "1.width=16", "--output-dir", "out")
-    assert ran.code == 0 and ran.peak_mb < 90 and ran.seconds < 10
+    assert ran.code == 0 and ran.peak_mb < 90 and ran.cpu_seconds < 8
     asked = [entry["path"] for entry in demo.log() if "object_info" in entry["path"]]
     assert "/object_info" not in asked
     listed = forks("server_info.py", "nodes", "--search", "Made1", "--host", demo.url)
@@ -126,7 +126,7 @@ def test_a_large_picture_is_read_for_its_workflow_alone(forks: Forks, megabytes:
         file.write(text + chunk(b"IEND", b""))
     ran = forks("extract_schema.py", "large.png", "--offline")
     assert ran.code == 0, ran.out
-    assert ran.peak_mb < 70 and ran.seconds < 5
+    assert ran.peak_mb < 70 and ran.cpu_seconds < 4
 
 
 def test_five_monitors_and_a_run_do_not_disturb_each_other(
@@ -134,7 +134,7 @@ def test_five_monitors_and_a_run_do_not_disturb_each_other(
 ) -> None:
     demo = new_demo()
     runner = run.start("run_workflow.py", graph_file(graphs.sleeper(4)), "--host", demo.url, "--output-dir", "out", "--prompt-id", "watched")  # fmt: skip
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while time.monotonic() < end and not demo.get("/queue")["queue_running"]:
         time.sleep(0.05)
     monitors = [run.start("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url) for _ in range(5)]

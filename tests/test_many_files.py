@@ -95,7 +95,7 @@ def test_a_history_of_50_000_jobs_is_read_only_as_far_as_needed(forks: Forks, re
         assert ran.code == 0, ran.out
         assert server.given <= most
     assert len(ran.out) < 60_000
-    assert ran.seconds < 8 and ran.peak_mb < 90
+    assert ran.cpu_seconds < 6 and ran.peak_mb < 90
     if reader in ("resume", "wait"):
         assert len(list((forks.folder / "out").glob("*.png"))) == FILES
 
@@ -117,7 +117,7 @@ def by_run(forks: Forks, url: str, prompt_id: str) -> Finished:
 
 
 @pytest.mark.parametrize(
-    ("images", "seconds"), [(700, 20), pytest.param(50_000, 900, marks=pytest.mark.slow)]
+    ("images", "seconds"), [(700, 15), pytest.param(50_000, 900, marks=pytest.mark.slow)]
 )
 def test_a_job_of_very_many_files(forks: Forks, new_demo: Any, images: int, seconds: float) -> None:
     demo = new_demo("--step-time", "0.001")
@@ -139,7 +139,7 @@ def test_a_job_of_very_many_files(forks: Forks, new_demo: Any, images: int, seco
     }  # fmt: skip
     print(f"{images} files in {ran.seconds:.0f} s with {ran.peak_mb:.0f} MB; "
           + ", ".join(f"{name} {item.seconds:.1f} s {item.peak_mb:.0f} MB" for name, item in told.items()))  # fmt: skip
-    assert ran.seconds < seconds and ran.peak_mb < 80 + 0.004 * images
+    assert ran.cpu_seconds < seconds and ran.peak_mb < 80 + 0.004 * images
     for name, item in told.items():
         assert item.code == 0 and len(item.out) < 30_000, name
-        assert item.seconds < 10 and item.peak_mb < 80 + 0.003 * images, name
+        assert item.cpu_seconds < 8 and item.peak_mb < 80 + 0.003 * images, name

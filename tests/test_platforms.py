@@ -97,13 +97,13 @@ def test_two_batches_in_one_folder_with_the_locks_of_windows(
         "run_batch.py", workflow, "--host", demo.url, "--output-dir", "out", "--count", "20"
     )
     journal = windows.folder / "out" / "batch.jsonl"
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (journal.exists() and b'"submit"' in journal.read_bytes()):
         assert time.monotonic() < end and first.poll() is None, first.communicate()
         time.sleep(0.02)
     second = windows("run_batch.py", "--resume", "out", "--host", demo.url)
     first.terminate()
-    first.communicate(timeout=30)
+    first.communicate(timeout=60)
     assert (second.code, second.json["code"]) == (2, "locked")
     assert str(first.pid) in second.json["message"]
 
@@ -134,7 +134,7 @@ def test_two_processes_and_one_locked_byte(tmp_path: Path) -> None:
 
     assert other() == "False owner"
     owner.kill()
-    owner.wait(timeout=10)
+    owner.wait(timeout=60)
     owner.stdin.close()
     owner.stdout.close()
     assert other() == "True owner"

@@ -16,11 +16,12 @@ from typing import Any
 import graphs
 import pytest
 from conftest import Demo, Ran, Runner
+from v2_servers import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
 
-def wait_for(condition: Any, seconds: float = 20) -> Any:
+def wait_for(condition: Any, seconds: float = 60) -> Any:
     """The first true value of a condition."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -338,7 +339,7 @@ def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, g
     started = time.monotonic()
     ran = flow(run, demo.url, "--resume", prompt_id)
     assert ran.code == 0
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 def test_the_command_to_go_on_fetches_what_was_asked_for(run: Runner, demo: Demo, graph_file: Any) -> None:
@@ -366,7 +367,7 @@ def test_flags_that_mean_nothing_for_a_job_that_runs_already_are_misuse(run: Run
 
 
 def test_an_unknown_prompt_id_is_lost_not_waited_for(run: Runner, demo: Demo) -> None:
-    ran = flow(run, demo.url, "--resume", "no-such-job", timeout=15)
+    ran = flow(run, demo.url, "--resume", "no-such-job", timeout=60)
     assert (ran.code, ran.json["status"], ran.json["retryable"]) == (1, "lost", False)
     assert "job list" in ran.json["hint"]
 
@@ -403,7 +404,7 @@ def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file
     in_queue(demo, ours)
     other = demo.post("/prompt", {"prompt": graphs.sleeper(0.2), "client_id": "other"})["prompt_id"]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
     report = json.loads(out)
@@ -432,12 +433,12 @@ def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: D
 
 
 def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, graph_file: Any) -> None:
-    running = occupy(demo, 3)
+    running = occupy(demo, 90)
     ours = f"ours-{time.time_ns()}"
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.picture()))
     in_queue(demo, ours, running=False)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=15)
+    out, _ = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert json.loads(out)["prompt_id"] == ours
@@ -453,7 +454,7 @@ def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file:
     )
     in_queue(demo, ours)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=15)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in json.loads(out)["next"][0]
     history = wait_for(lambda: demo.get(f"/history/{ours}"))
@@ -462,24 +463,25 @@ def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file:
 
 def test_sigterm_leaves_the_job_and_prints_how_to_resume(run: Runner, demo: Demo, graph_file: Any) -> None:
     ours = f"ours-{time.time_ns()}"
-    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(1)))
+    process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(90)))
     in_queue(demo, ours)
     started = time.monotonic()
     process.terminate()
-    out, _ = process.communicate(timeout=15)
+    out, _ = process.communicate(timeout=60)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 8
     assert process.returncode == 5
     report = json.loads(out)
     assert report["prompt_id"] == ours
     assert ours in report["next"][0]
-    assert wait_for(lambda: demo.get(f"/history/{ours}"))[ours]["status"]["status_str"] == "success"
+    assert demo.get("/queue")["queue_running"][0][1] == ours
+    assert posts(demo, "/interrupt") == posts(demo, "/queue") == []
 
 
 def test_a_time_out_keeps_the_job_and_comes_in_time(run: Runner, demo: Demo, graph_file: Any) -> None:
     started = time.monotonic()
-    ran = run("run_workflow.py", graph_file(graphs.sleeper(3)), "--host", demo.url, "--timeout", "1")
-    assert time.monotonic() - started < 2.5
+    ran = run("run_workflow.py", graph_file(graphs.sleeper(90)), "--host", demo.url, "--timeout", "1")
+    assert time.monotonic() - started < 8
     assert (ran.code, ran.json["status"]) == (5, "timeout")
     assert demo.get("/queue")["queue_running"][0][1] == ran.json["prompt_id"]
 
@@ -510,16 +512,18 @@ def test_a_time_limit_ends_the_wait_for_a_server_that_refuses_for_now(
 def test_a_job_removed_by_someone_else_ends_the_wait(
     run: Runner, demo: Demo, graph_file: Any, follow: str
 ) -> None:
-    occupy(demo, 6)
+    occupy(demo, 90)
     ours = f"ours-{time.time_ns()}"
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.picture()), "--host", demo.url, follow
     )
     in_queue(demo, ours, running=False)
     # The watcher has to have seen it waiting before it can tell a removal from a loss.
-    time.sleep(1.2)
+    asked = len(demo.asked(f"/api/jobs/{ours}"))
+    wait_for(lambda: len(demo.asked(f"/api/jobs/{ours}")) > asked)
+    time.sleep(0.3)  # until it has read that answer
     demo.post("/queue", {"delete": [ours]})
-    out, _ = process.communicate(timeout=12)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert json.loads(out)["status"] == "cancelled"
 
@@ -540,14 +544,14 @@ def test_a_job_interrupted_by_someone_else_is_cancelled_not_failed(
     )
     in_queue(demo, ours)
     demo.post("/interrupt", {"prompt_id": ours})
-    out, _ = process.communicate(timeout=12)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert json.loads(out)["status"] == "cancelled"
 
 
 def test_a_restarted_server_means_lost(run: Runner, new_demo: Any, graph_file: Any) -> None:
-    first = new_demo()
-    port = first.url.rsplit(":", 1)[1]
+    port = str(free_port())
+    first = new_demo("--port", port)
     ours = f"ours-{time.time_ns()}"
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.sleeper(30)), "--host", first.url
@@ -555,7 +559,7 @@ def test_a_restarted_server_means_lost(run: Runner, new_demo: Any, graph_file: A
     in_queue(first, ours)
     first.stop()
     new_demo("--port", port)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert json.loads(out)["status"] == "lost"
 
@@ -575,7 +579,7 @@ def test_a_server_that_stays_away_is_given_up(run: Runner, new_demo: Any, graph_
     )
     in_queue(server, ours)
     server.stop()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     report = json.loads(out)
     assert process.returncode == 1
     assert (report["code"], report["prompt_id"]) == ("server_gone", ours)
@@ -798,7 +802,7 @@ def test_a_broken_output_pipe_is_quiet(run: Runner, demo: Demo, graph_file: Any)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     err = process.stderr.read()
-    process.wait(timeout=15)
+    process.wait(timeout=60)
     assert "Traceback" not in err and "BrokenPipe" not in err
 
 
@@ -864,9 +868,9 @@ def test_being_stopped_while_downloading_does_not_lose_the_job(
     for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, 5)):
         ours = f"ours-{time.time_ns()}"
         process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graph))
-        wait_for(lambda: any(path.stat().st_size > 1_000_000 for path in run.folder.glob("out/.*.part")), 20)
+        wait_for(lambda: any(path.stat().st_size > 1_000_000 for path in run.folder.glob("out/.*.part")))
         process.send_signal(stop)
-        out, _ = process.communicate(timeout=15)
+        out, _ = process.communicate(timeout=60)
         report = json.loads(out)
         assert process.returncode == code
         assert report["prompt_id"] == ours and report["retryable"] is False
@@ -963,7 +967,7 @@ def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
         while ours not in process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
         assert (process.returncode, json.loads(out)["prompt_id"]) == (130, ours)
         assert all(item[1] != ours for part in demo.get("/queue").values() for item in part)
 

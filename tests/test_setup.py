@@ -191,7 +191,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def wait_for(condition, limit_s: float = 15.0) -> None:
+def wait_for(condition, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -439,7 +439,7 @@ def test_a_server_that_does_not_answer_in_time_is_still_running(box):
     start = time.monotonic()
     report = box.run("--wait", "2", exit_code=5)
     assert (report["status"], report["retryable"]) == ("timeout", True)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 40
 
 
 def test_a_failed_installation_is_taken_up_again(box):
@@ -463,7 +463,7 @@ def test_ctrl_c_leaves_nothing_that_the_next_run_trips_over(box, number, moment)
     wait_for(lambda: hanging.exists() and hanging.read_text())
     child = int(hanging.read_text())
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert json.loads(out)["code"] == "interrupted"
     with pytest.raises(ProcessLookupError):
@@ -510,7 +510,7 @@ def test_two_setups_do_not_run_at_once(box):
     wait_for(lambda: (box.home / "hanging").exists())
     assert box.run(exit_code=1)["code"] == "already_in_progress"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
 
 
 def test_no_git(box):

@@ -42,7 +42,7 @@ def on_terminal(run: Runner, *words: object) -> tuple[dict[str, Any], str]:
     os.close(ours)
     assert process.stdout is not None
     out = process.stdout.read()
-    assert process.wait(timeout=30) == 0, (out, shown)
+    assert process.wait(timeout=60) == 0, (out, shown)
     return json.loads(out), shown.decode()
 
 
@@ -68,7 +68,7 @@ def test_a_run_shows_its_steps_in_place(run: Runner, demo: Demo, graph_file: Any
 
 def test_the_monitor_redraws_a_block_and_leaves_the_end(run: Runner, demo: Demo) -> None:
     prompt_id = f"ours-{time.time_ns()}"
-    demo.post("/prompt", {"prompt": graphs.sleeper(1.5), "prompt_id": prompt_id, "client_id": "other"})
+    demo.post("/prompt", {"prompt": graphs.sleeper(6), "prompt_id": prompt_id, "client_id": "other"})
     in_queue(demo, prompt_id)
     document, shown = on_terminal(run, "ws_monitor.py", prompt_id, "--host", demo.url)
     assert document["status"] == "success"

@@ -77,7 +77,7 @@ def started(process: subprocess.Popen[str]) -> str:
 
 
 def running(demo: Demo, prompt_id: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if any(item[1] == prompt_id for item in demo.get("/queue")["queue_running"]):
             return
@@ -216,7 +216,7 @@ def test_interrupt_stops_the_job_although_the_proxy_cannot(
     running(demo, prompt_id)
 
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
 
     assert process.returncode == 130, out
     assert demo.get("/queue")["queue_running"] == []
@@ -256,7 +256,7 @@ def test_a_proxy_elsewhere_is_not_helped_out_and_says_so(
 def test_a_job_removed_behind_the_proxy_ends_as_cancelled(
     run: Runner, proxy: Proxy, demo: Demo, graph_file: Any
 ) -> None:
-    demo.post("/prompt", {"prompt": graphs.sleeper(20), "client_id": "other"})
+    demo.post("/prompt", {"prompt": graphs.sleeper(90), "client_id": "other"})
     process = run.start(
         "run_workflow.py", graph_file(graphs.picture()), "--host", proxy.url, "--output-dir", "out"
     )
@@ -264,7 +264,7 @@ def test_a_job_removed_behind_the_proxy_ends_as_cancelled(
     time.sleep(0.5)
 
     demo.post("/queue", {"delete": [prompt_id]})
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=60)
 
     assert process.returncode == 1
     assert '"status": "cancelled"' in out
@@ -378,7 +378,7 @@ def test_the_server_dying_in_mid_run_names_the_job(
     running(upstream, prompt_id)
 
     upstream.stop()
-    out, _ = process.communicate(timeout=40)
+    out, _ = process.communicate(timeout=60)
 
     assert process.returncode == 1
     assert prompt_id in out
@@ -394,7 +394,7 @@ def test_many_jobs_are_followed_by_one_watcher_without_streams(proxy: Proxy, dem
     for prompt_id in ids:
         watcher.watch(prompt_id)
     ended: dict[str, str | None] = {}
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while watcher.watching and time.monotonic() < give_up:
         ended |= {
             item.state.prompt_id: item.state.outcome for item in watcher.updates(1) if isinstance(item, Ended)

@@ -28,41 +28,52 @@ def finished(server: Demo, graph: Any) -> str:
     return prompt_id
 
 
+def released(run: Runner, demo: Demo, blocker: str, *words: object) -> Ran:
+    """The monitor with these words; once it listens, the job that holds up the others is stopped."""
+    process = run.start("ws_monitor.py", *words, "--host", demo.url)
+    wait_for(lambda: demo.asked("/ws") and demo.asked("/queue"))
+    demo.post("/interrupt", {"prompt_id": blocker})
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return Ran(process.returncode, out, err)
+
+
 def lines(ran: Ran) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran.out.splitlines()]
 
 
 def test_the_monitor_tells_the_outcome_of_anothers_job(run: Runner, demo: Demo) -> None:
     good = submit(demo, graphs.sleeper(0.4))
-    ran = run("ws_monitor.py", "--prompt-id", good, "--host", demo.url, timeout=20)
+    ran = run("ws_monitor.py", "--prompt-id", good, "--host", demo.url, timeout=60)
     assert (ran.code, ran.json["status"]) == (0, "success")
     bad = submit(demo, graphs.failing())
-    ran = run("ws_monitor.py", "--prompt-id", bad, "--host", demo.url, timeout=20)
+    ran = run("ws_monitor.py", "--prompt-id", bad, "--host", demo.url, timeout=60)
     assert (ran.code, ran.json["status"]) == (1, "error")
     assert "The weak one" in ran.json["message"]
 
 
 def test_a_job_that_has_ended_or_never_was_does_not_keep_the_monitor(run: Runner, demo: Demo) -> None:
     ended = finished(demo, graphs.picture())
-    assert run("ws_monitor.py", "--prompt-id", ended, "--host", demo.url, timeout=15).code == 0
-    ran = run("ws_monitor.py", "--prompt-id", "no-such-job", "--host", demo.url, timeout=15)
+    assert run("ws_monitor.py", "--prompt-id", ended, "--host", demo.url, timeout=60).code == 0
+    ran = run("ws_monitor.py", "--prompt-id", "no-such-job", "--host", demo.url, timeout=60)
     assert (ran.code, ran.json["status"]) == (1, "lost")
 
 
 def test_all_that_runs_is_seen_though_others_submitted_it(run: Runner, demo: Demo) -> None:
-    ids = {submit(demo, graphs.sleeper(2.5), client) for client in ("a", "b", None)}
-    ran = run("ws_monitor.py", "--all", "--host", demo.url, timeout=40)
+    blocker = occupy(demo, 90)
+    ids = {submit(demo, graphs.sleeper(0.5), client) for client in ("a", "b", None)}
+    ran = released(run, demo, blocker, "--all")
     assert ran.code == 0
-    assert {job["prompt_id"] for job in ran.json["jobs"]["items"]} == ids
-    assert {job["status"] for job in ran.json["jobs"]["items"]} == {"success"}
+    ends = {job["prompt_id"]: job["status"] for job in ran.json["jobs"]["items"]}
+    assert ends == {blocker: "cancelled"} | dict.fromkeys(ids, "success")
 
 
 def test_json_lines_carry_every_message_cleaned(run: Runner, demo: Demo) -> None:
     # Frames of a run without a client id go to every socket.
-    occupy(demo, 2)
+    blocker = occupy(demo, 90)
     graph = graphs.sleeper(0.6, steps=4)
     prompt_id = submit(demo, graph, client=None)
-    ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--json", "--host", demo.url, timeout=20)
+    ran = released(run, demo, blocker, "--prompt-id", prompt_id, "--json")
     rows = lines(ran)
     kinds = {row["type"] for row in rows}
     assert {"status", "progress", "progress_state", "job", "ended", "result"} <= kinds
@@ -75,7 +86,7 @@ def test_json_lines_carry_every_message_cleaned(run: Runner, demo: Demo) -> None
 def test_other_peoples_prompts_are_left_out(run: Runner, demo: Demo) -> None:
     mine = submit(demo, graphs.sleeper(0.5), client=None)
     other = submit(demo, graphs.sleeper(0.2), client=None)
-    ran = run("ws_monitor.py", "--prompt-id", mine, "--json", "--host", demo.url, timeout=20)
+    ran = run("ws_monitor.py", "--prompt-id", mine, "--json", "--host", demo.url, timeout=60)
     assert other not in ran.out
 
 
@@ -87,19 +98,9 @@ def test_previews_are_saved_with_node_step_and_right_suffix(run: Runner, demo: D
         },
         "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "p"}},
     }
-    occupy(demo, 2.5)
+    blocker = occupy(demo, 90)
     prompt_id = submit(demo, graph, client=None)
-    ran = run(
-        "ws_monitor.py",
-        "--prompt-id",
-        prompt_id,
-        "--json",
-        "--previews",
-        "seen",
-        "--host",
-        demo.url,
-        timeout=20,
-    )
+    ran = released(run, demo, blocker, "--prompt-id", prompt_id, "--json", "--previews", "seen")
     saved = [row for row in lines(ran) if row["type"] == "preview_saved"]
     assert saved
     for row in saved:
@@ -108,21 +109,21 @@ def test_previews_are_saved_with_node_step_and_right_suffix(run: Runner, demo: D
 
 
 def test_the_time_is_up_and_the_job_goes_on(run: Runner, demo: Demo) -> None:
-    prompt_id = submit(demo, graphs.sleeper(30))
+    prompt_id = submit(demo, graphs.sleeper(90))
     started = time.monotonic()
     ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--timeout", "1", "--host", demo.url)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 20
     assert (ran.code, ran.json["code"]) == (5, "still_running")
     in_queue(demo, prompt_id)
 
 
 def test_ctrl_c_leaves_the_job_alone(run: Runner, demo: Demo) -> None:
-    prompt_id = submit(demo, graphs.sleeper(30))
+    prompt_id = submit(demo, graphs.sleeper(90))
     process = run.start("ws_monitor.py", "--prompt-id", prompt_id, "--host", demo.url)
     wait_for(lambda: any(entry["path"] == "/ws" for entry in demo.log()))
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(out)["status"] == "cancelled"
     in_queue(demo, prompt_id)
@@ -131,7 +132,7 @@ def test_ctrl_c_leaves_the_job_alone(run: Runner, demo: Demo) -> None:
 def test_the_monitor_does_not_disturb_the_submitter(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = run.start(
         "run_workflow.py",
-        graph_file(graphs.sleeper(1.5)),
+        graph_file(graphs.sleeper(4)),
         "--host",
         demo.url,
         "--output-dir",
@@ -140,8 +141,8 @@ def test_the_monitor_does_not_disturb_the_submitter(run: Runner, demo: Demo, gra
         "watched",
     )
     in_queue(demo, "watched")
-    monitor = run("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url, timeout=20)
-    out, err = process.communicate(timeout=20)
+    monitor = run("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url, timeout=60)
+    out, err = process.communicate(timeout=60)
     assert (monitor.code, process.returncode) == (0, 0), err
     assert "connection lost" not in err
     assert len(json.loads(out)["outputs"]) == 1
@@ -185,7 +186,7 @@ def test_last_and_list(run: Runner, demo: Demo) -> None:
 
 
 def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
-    running = occupy(demo, 25)
+    running = occupy(demo, 90)
     ran = run("fetch_logs.py", running, "--host", demo.url)
     assert (ran.code, ran.json["code"]) == (5, "still_running")
     ran = run("fetch_logs.py", "no-such-job", "--host", demo.url)
@@ -207,11 +208,11 @@ def test_node_times_are_told_where_we_watched(run: Runner, demo: Demo, graph_fil
     ran = run("run_workflow.py", graph_file(graphs.sleeper(0.4)), "--host", demo.url)
     nodes = run("fetch_logs.py", ran.json["prompt_id"], "--host", demo.url).json["nodes"]["items"]
     assert nodes[0]["class_type"] == "DemoSleep"
-    assert 0.3 < nodes[0]["seconds"] < 3
+    assert 0.3 < nodes[0]["seconds"] < 30
 
 
 def test_the_list_is_in_true_order_and_marks_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
-    running = occupy(demo, 25)
+    running = occupy(demo, 90)
     others = [submit(demo, graphs.picture()) for _ in range(4)]
     ours = run(
         "run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait", "--front"
@@ -224,7 +225,7 @@ def test_the_list_is_in_true_order_and_marks_ours(run: Runner, demo: Demo, graph
 
 
 def test_cancel_hits_what_was_named_and_asks_for_others(run: Runner, demo: Demo, graph_file: Any) -> None:
-    running, waiting = occupy(demo, 25), submit(demo, graphs.picture())
+    running, waiting = occupy(demo, 90), submit(demo, graphs.picture())
     ours = run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait").json[
         "prompt_id"
     ]
@@ -243,7 +244,7 @@ def test_cancelling_what_is_not_there_is_no_success(run: Runner, demo: Demo) -> 
 
 
 def test_clear_takes_ours_and_asks_before_it_takes_all(run: Runner, demo: Demo, graph_file: Any) -> None:
-    occupy(demo, 25)
+    occupy(demo, 90)
     foreign = submit(demo, graphs.picture())
     run("run_workflow.py", graph_file(graphs.picture()), "--host", demo.url, "--no-wait")
     ran = run("manage_queue.py", "clear", "--host", demo.url)
@@ -255,11 +256,12 @@ def test_clear_takes_ours_and_asks_before_it_takes_all(run: Runner, demo: Demo, 
 
 
 def test_a_waiting_job_moves_to_the_front_and_runs_once(run: Runner, demo: Demo) -> None:
-    running = occupy(demo, 5)
+    running = occupy(demo, 90)
     first, second = submit(demo, graphs.picture()), submit(demo, graphs.picture())
     ran = run("manage_queue.py", "move-front", second, "--host", demo.url)
     assert (ran.code, ran.json["position"]) == (0, 1)
-    wait_for(lambda: demo.get(f"/history/{first}"), 15)
+    demo.post("/interrupt", {"prompt_id": running})
+    wait_for(lambda: demo.get(f"/history/{first}"))
     order = [entry for entry in demo.get("/history") if entry in (running, first, second)]
     assert order == [running, second, first]
     assert run("manage_queue.py", "move-front", second, "--host", demo.url).code == 1
@@ -302,7 +304,7 @@ def test_wait_for_several_jobs_tells_each_outcome(run: Runner, demo: Demo) -> No
         "out",
         "--host",
         demo.url,
-        timeout=30,
+        timeout=60,
     )
     assert (ran.code, ran.json["status"]) == (1, "partial")
     outcome = {job["prompt_id"]: job["status"] for job in ran.json["jobs"]}
@@ -311,7 +313,7 @@ def test_wait_for_several_jobs_tells_each_outcome(run: Runner, demo: Demo) -> No
 
 
 def test_wait_that_runs_out_of_time(run: Runner, demo: Demo) -> None:
-    prompt_id = occupy(demo, 25)
+    prompt_id = occupy(demo, 90)
     ran = run("manage_queue.py", "wait", prompt_id, "--timeout", "0.5", "--host", demo.url)
     assert (ran.code, ran.json["waiting"]) == (5, [prompt_id])
 
@@ -409,7 +411,7 @@ def test_a_second_run_knows_how_long_the_first_took(run: Runner, demo: Demo, gra
     first = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=1)), "--host", demo.url)
     assert "estimate" not in first.json
     second = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=2)), "--host", demo.url)
-    assert 0.3 < second.json["estimate"]["seconds"] < 3
+    assert 0.3 < second.json["estimate"]["seconds"] < 30
     third = run("run_workflow.py", graph_file(graphs.sleeper(0.5, seed=3)), "--host", demo.url, "--no-cache")
     assert "estimate" not in third.json
 
@@ -468,14 +470,14 @@ def test_a_filter_looks_further_back_than_it_shows(run: Runner, demo: Demo) -> N
 def test_a_wait_that_is_stopped_tells_what_has_come(
     run: Runner, demo: Demo, number: int, code: int, status: str
 ) -> None:
-    short, long = submit(demo, graphs.sleeper(0.2)), submit(demo, graphs.sleeper(40))
+    short, long = submit(demo, graphs.sleeper(0.2)), submit(demo, graphs.sleeper(90))
     process = run.start("manage_queue.py", "wait", short, long, "--output-dir", "out", "--host", demo.url)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(short):
             break
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     told = json.loads(out)
     assert (told["status"], told["waiting"]) == (status, [long])
@@ -485,7 +487,7 @@ def test_a_wait_that_is_stopped_tells_what_has_come(
 
 
 def test_a_job_that_cannot_be_put_in_again_is_not_lost(run: Runner, demo: Demo) -> None:
-    occupy(demo, 20)
+    occupy(demo, 90)
     submit(demo, graphs.sleeper(1))
     graph = graphs.sleeper(2)
     last = submit(demo, graph)

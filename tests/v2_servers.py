@@ -6,7 +6,9 @@ records the headers it gets, refusals, lost answers, event streams as they are w
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -25,11 +27,12 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below those that the system gives away itself in the next moment."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Proxy:
@@ -46,7 +49,7 @@ class Proxy:
         self._await()
 
     def _await(self) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
                 with urllib.request.urlopen(f"{self.url}/api/v2/health", timeout=5):

@@ -22,11 +22,13 @@ Job = dict[str, Any]
 
 
 class Finished(Ran):
-    """A finished command, with what it cost."""
+    """A finished command, with what it cost: seconds on the clock, of the processor (which others cannot lengthen), memory."""
 
-    def __init__(self, code: int, out: str, err: str, seconds: float, peak_mb: float) -> None:
+    def __init__(
+        self, code: int, out: str, err: str, seconds: float, peak_mb: float, cpu_seconds: float = 0.0
+    ) -> None:
         super().__init__(code, out, err)
-        self.seconds, self.peak_mb = seconds, peak_mb
+        self.seconds, self.peak_mb, self.cpu_seconds = seconds, peak_mb, cpu_seconds
 
 
 class Zygote:
@@ -39,7 +41,7 @@ class Zygote:
         )
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Carry out one job: {"code", "seconds", "peak_mb"}; code -9 when it took longer than `timeout` seconds."""
+        """Carry out one job: {"code", "seconds", "peak_mb", "cpu_seconds"}; code -9 when it took longer than `timeout` seconds."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -50,7 +52,7 @@ class Zygote:
         """End it."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
         self.process.stdout.close()
         shutil.rmtree(self.bytecode, ignore_errors=True)
 
@@ -91,7 +93,7 @@ class Forks(Runner):
         assert done["code"] != -9, f"not finished after {timeout} s\n{out}\n{err}"
         assert "Traceback (most recent call last)" not in err, err
         assert '"internal_error"' not in out, out
-        return Finished(done["code"], out, err, done["seconds"], done["peak_mb"])
+        return Finished(done["code"], out, err, done["seconds"], done["peak_mb"], done["cpu_seconds"])
 
 
 def become(job: Job) -> None:
@@ -168,6 +170,7 @@ def serve() -> None:
             "code": os.waitstatus_to_exitcode(status),
             "seconds": time.monotonic() - started,
             "peak_mb": (usage.ru_maxrss if usage else 0) / 1024,
+            "cpu_seconds": usage.ru_utime + usage.ru_stime if usage else 0.0,
         }
         print(json.dumps(answer), flush=True)
 
