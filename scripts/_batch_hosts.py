@@ -78,7 +78,8 @@ def _of_file(name: str) -> list[Host]:
         lines = _text_file.read(path).splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
-            f"cannot read {_safe_text.clean(name, 200)}", hint="--host @FILE wants one address a line"
+            f"cannot read {_safe_text.clean(name, 200)}: {_text_file.reason(error)}",
+            hint="--host @FILE wants one address a line",
         ) from error
     parser = _line_parser()
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]

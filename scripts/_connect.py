@@ -78,7 +78,8 @@ def connect(
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:
         _credentials.refuse_plain_http(url, access)
-    if ca_bundle and not os.path.exists(ca_bundle):  # noqa: PTH110
+    # A device or a pipe would be read for ever.
+    if ca_bundle and not (os.path.isfile(ca_bundle) or os.path.isdir(ca_bundle)):  # noqa: PTH112, PTH113
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
     if need_key and _common.is_cloud_host(url) and not (key or access.headers):
         raise SkillError(

@@ -92,7 +92,8 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | N
             key = (_text_file.read(_places.expanded(api_key_file)).splitlines() or [""])[0]
         except (OSError, UnicodeDecodeError) as error:
             raise SkillError(
-                f"cannot read the key file {api_key_file}", hint="one line of text: the key"
+                f"cannot read the key file {api_key_file}: {_text_file.reason(error)}",
+                hint="one line of text: the key",
             ) from error
     environment = os.environ.get("COMFY_CLOUD_API_KEY")
     _safe_text.hide(environment)

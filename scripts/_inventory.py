@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import _safe_names
 import _safe_text
+import _text_file
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def load(path: str | Path) -> Inventory:
     from _sources_json import parse, text_of
 
     try:
-        data = Path(path).read_bytes()
+        data = _text_file.read_bytes(Path(path))
     except OSError as error:
         raise SkillError(
             f"cannot read the inventory {path}: {error.strerror or error}",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import _file_lock
+import _text_file
 from _cli import Exit, SkillError
 
 NAME = "batch.jsonl"
@@ -212,7 +213,7 @@ def read(folder: Path) -> Recorded:
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """(object, offset after it) of each line; None for what is torn or unreadable."""
     end = 0
-    with path.open("rb") as file:
+    with _text_file.open_file(path) as file:
         while line := file.readline(MOST_LINE):
             end += len(line)
             value = None

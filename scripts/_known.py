@@ -16,6 +16,7 @@ import _common
 import _flags
 import _graph
 import _places
+import _text_file
 from _cli import SkillError
 from _dialect import Dialect
 
@@ -105,7 +106,7 @@ def bundled() -> Mapping[str, Any] | None:
 def from_file(path: str) -> dict[str, Any]:
     """Node definitions saved with --object-info. Raises SkillError (exit 2) when the file holds none."""
     try:
-        value = json.loads(_places.expanded(path).read_bytes())
+        value = json.loads(_text_file.read_bytes(_places.expanded(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise SkillError(
             f"cannot read node definitions from {path}", hint="save the server's /object_info there"

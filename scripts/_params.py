@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import _catalog
+import _safe_text
 from _cli import Exit, SkillError
 from _meaning import SIZED, Use, feeds_of, meaning, sizes_latent, uses_of
 from _names import demote, group_all, name_all, nearest
@@ -163,7 +164,7 @@ class ParameterSet:
         if linked:
             hint = linked
         return SkillError(
-            f"this workflow has no parameter {key!r}",
+            f"this workflow has no parameter {_safe_text.clean(key, 200)!r}",
             code="unknown_parameter",
             exit=Exit.MISUSE,
             hint=hint,

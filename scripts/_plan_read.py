@@ -240,7 +240,7 @@ def _text_of(path: Path, flag: str) -> str:
     try:
         return _text_file.read(_places.expanded(path))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        said = getattr(error, "strerror", None) or "it is no text in UTF-8 or UTF-16"
         raise SkillError(
-            f"cannot read {_safe_text.clean(path, 200)}: {said}", hint=f"{flag} wants a text file"
+            f"cannot read {_safe_text.clean(path, 200)}: {_text_file.reason(error)}",
+            hint=f"{flag} wants a text file",
         ) from error

@@ -17,6 +17,7 @@ import _prepare
 import _reports
 import _safe_text
 import _sources
+import _text_file
 from _cli import Exit, SkillError
 from _dialect import Dialect
 
@@ -59,9 +60,7 @@ class Receipt(NamedTuple):
 def load(path: Path) -> Receipt:
     """The receipt in a file. Raises SkillError (exit 2) when it is none."""
     try:
-        if path.stat().st_size > MOST_RECEIPT:
-            raise _no_receipt(path, "it is too large")
-        document = json.loads(path.read_bytes())
+        document = json.loads(_text_file.read_bytes(path, MOST_RECEIPT))
     except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or "it is no JSON"
         raise _no_receipt(path, said) from error

@@ -6,7 +6,6 @@ Level 2. `read` gives a graph that can be run, converting editor files on the wa
 from __future__ import annotations
 
 import io
-import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import _graph
+import _text_file
 from _cli import Exit, SkillError
 from _sources_json import not_json, parse, text_of
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
-PIPE_PATIENCE = 5.0
 BUNDLED = Path(__file__).resolve().parent.parent / "workflows"
 
 
@@ -180,13 +179,14 @@ def _from_file(spec: str) -> Loaded:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
-        # What <(command) gives stands under /dev/fd: its writer lives, however slow it is.
-        named_pipe = (
-            hasattr(os, "O_NONBLOCK")
-            and stat.S_ISFIFO(status.st_mode)
-            and not spec.startswith(("/dev/", "/proc/"))
-        )
-        file = _open_pipe(path) if named_pipe else path.open("rb")
+        file = _text_file.open_file(path)
+    except _text_file.NobodyWrites as error:
+        raise SkillError(
+            f"{path} is a pipe into which nobody writes",
+            code="not_readable",
+            exit=Exit.MISUSE,
+            hint="give a file, or pipe the workflow in and say -",
+        ) from error
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
     except PermissionError as error:
@@ -199,23 +199,6 @@ def _from_file(spec: str) -> Loaded:
             return _from_stream(file, status.st_size, f"file {spec}", path.name)
         # A pipe such as <(command): it cannot be rewound, so it is read like standard input.
         return _from_stdin(file, f"file {spec}")
-
-
-def _open_pipe(path: Path) -> BinaryIO:
-    """A named pipe, opened without waiting for ever for a writer. Raises SkillError when none writes soon."""
-    import select
-
-    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not select.select([end], [], [], PIPE_PATIENCE)[0]:
-        os.close(end)
-        raise SkillError(
-            f"{path} is a pipe into which nobody writes",
-            code="not_readable",
-            exit=Exit.MISUSE,
-            hint="give a file, or pipe the workflow in and say -",
-        )
-    os.set_blocking(end, True)
-    return os.fdopen(end, "rb")
 
 
 def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:

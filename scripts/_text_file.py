@@ -1,12 +1,19 @@
-"""Text files that a user names, in whatever encoding their system wrote them.
+"""Files that a user names: read within limits, and as text in whatever encoding their system wrote them.
 
-Level 0. Windows PowerShell's `>` and Out-File write UTF-16; Notepad puts a mark before UTF-8.
+Level 0. A name can stand for a device without an end, or for a pipe into which nobody writes. Windows PowerShell's `>`
+and Out-File write UTF-16; Notepad puts a mark before UTF-8.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
+MOST = 256 << 20
+PIPE_PATIENCE = 5.0
 # The longer marks first: that of UTF-32 begins like that of UTF-16.
 MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -17,9 +24,47 @@ MARKS = (
 )
 
 
+class NobodyWrites(OSError):
+    """A named pipe that no other program has opened."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file, opened. Raises OSError; NobodyWrites when it is a pipe into which nobody writes soon."""
+    # What <(command) gives stands under /dev/fd: its writer lives, however slow it is.
+    if (
+        not hasattr(os, "O_NONBLOCK")
+        or not stat.S_ISFIFO(path.stat().st_mode)
+        or str(path).startswith(("/dev/", "/proc/"))
+    ):
+        return path.open("rb")
+    import select
+
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not select.select([end], [], [], PIPE_PATIENCE)[0]:
+        os.close(end)
+        raise NobodyWrites(errno.EINVAL, "it is a pipe into which nobody writes", str(path))
+    os.set_blocking(end, True)
+    return os.fdopen(end, "rb")
+
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+    """All of a file. Raises OSError, also for one that is larger than `most` or never ends."""
+    with open_file(path) as file:
+        large = os.fstat(file.fileno()).st_size > most
+        data = b"" if large else file.read(most + 1)
+    if large or len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+    return data
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read as text, in words for a message."""
+    return getattr(error, "strerror", None) or "it is no text in UTF-8 or UTF-16"
+
+
 def read(path: Path) -> str:
     """The text of a file with a byte-order mark or in UTF-8, its lines ended by \\n. Raises OSError, UnicodeDecodeError."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     encoding = "utf-8"
     for mark, name in MARKS:
         if data.startswith(mark):

@@ -110,5 +110,6 @@ def _args_text(given: str) -> str:
         return _text_file.read(_places.expanded(given[1:]))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
-            f"cannot read {given[1:]}", hint="--args @FILE wants a JSON file in UTF-8"
+            f"cannot read {given[1:]}: {_text_file.reason(error)}",
+            hint="--args @FILE wants a JSON file in UTF-8",
         ) from error

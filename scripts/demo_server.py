@@ -31,6 +31,7 @@ from typing import Any
 
 import _cli
 import _flags
+import _text_file
 from _demo import cloud_switches, fault_list, manager, model_lists, options
 
 
@@ -137,8 +138,8 @@ def read_definitions(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        loaded = json.loads(_text_file.read(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--definitions {path}: not a readable JSON file ({error})") from error
     entries = loaded.values() if isinstance(loaded, dict) else [None]
     if not all(isinstance(entry, dict) and {"input", "output"} <= entry.keys() for entry in entries):

@@ -107,6 +107,78 @@ def hostile_file(forks: Forks, demo: Demo, name: str, readers: tuple[str, ...]) 
     assert changed == allowed, changed - allowed
 
 
+# What else is read from a file: F is the hostile one, G a good graph.
+READ = {
+    "values": ["run_workflow.py", "G", "--args", "@F", "--dry-run"],
+    "sweep": ["run_batch.py", "G", "--sweep", "@F", "--dry-run"],
+    "table": ["run_batch.py", "G", "--table", "F", "--dry-run"],
+    "prompts": ["run_batch.py", "G", "--prompts", "F", "--dry-run"],
+    "hosts": ["run_batch.py", "G", "--count", "2", "--host", "@F", "--dry-run"],
+    "receipt": ["run_workflow.py", "--reproduce", "F", "--timeout", "5", "--output-dir", "out"],
+    "key": ["server_info.py", "stats", "--api-key-file", "F"],
+    "certificates": ["server_info.py", "stats", "--ca-bundle", "F"],
+    "definitions": ["validate_workflow.py", "G", "--object-info", "F"],
+    "inventory": ["check_deps.py", "G", "--inventory", "F"],
+    "picture": [
+        "run_workflow.py",
+        "P",
+        "--input-image",
+        "1.image=F",
+        "--timeout",
+        "15",
+        "--output-dir",
+        "out",
+    ],
+    "journal": ["run_batch.py", "--resume", "journal"],
+    "definitions of the demo server": [
+        "demo_server.py",
+        "--port",
+        "0",
+        "--exit-with-parent",
+        "--definitions",
+        "F",
+    ],
+}
+# Nobody writes into the pipe: a moment is enough to see that.
+HASTY = "import _text_file; _text_file.PIPE_PATIENCE = 0.3"
+SHARP = ("nothing", "noise", "NULs", "UTF-16", "a list", "nested 100,000 deep", "terminal escapes", "names of 5,000 characters",
+         "an integer of 6,000 digits", "a folder", "a FIFO that nobody writes to", "a link to itself", "/dev/zero", "not there",
+         "a JSON file of 3 GB")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SHARP else [pytest.mark.slow]) for name in FILES]
+)
+def test_a_hostile_file_wherever_one_is_read(forks: Forks, demo: Demo, name: str) -> None:
+    """Values, tables, receipts, keys, journals: taken or refused in words, without a traceback, an end of memory or of time."""
+    path = FILES[name](forks.folder)
+    (forks.folder / "good.json").write_text(json.dumps(graphs.picture()))
+    (forks.folder / "photo.json").write_text(json.dumps(graphs.photo()))
+    (forks.folder / "journal").mkdir()
+    (forks.folder / "journal" / "batch.jsonl").symlink_to(path.absolute())
+    outside = everything(forks.folder.parent)
+    named = {
+        "F": str(path),
+        "@F": f"@{path}",
+        "1.image=F": f"1.image={path}",
+        "G": "good.json",
+        "P": "photo.json",
+    }
+    for what, (script, *words) in READ.items():
+        host = (
+            []
+            if what in ("hosts", "definitions", "inventory") or script == "demo_server.py"
+            else ["--host", demo.url]
+        )
+        words = [named.get(word, word) for word in words]
+        ran = forks(script, *words, *host, timeout=PATIENCE, limits=MEMORY, before=HASTY)
+        told_well(ran, f"{name}: {what}", reads_huge=what == "journal")
+    after = everything(forks.folder.parent)
+    changed = {key for key in outside | after if outside.get(key) != after.get(key)}
+    ours = {*OURS, "journal"}
+    assert all(key == "here" or key.split("/")[1] in ours for key in changed), changed
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
     | st.sampled_from(["1", "2", "class_type", "inputs", "nodes", "links", "prompt", "KSampler", "SaveImage", ESCAPES, BIDI]),

@@ -42,15 +42,19 @@ def killed_often(
     return struck
 
 
-def proven(run: Runner, demo: Demo, runs: int) -> None:
-    """Every run was started exactly once on the server, and has its one whole file; nothing else lies about."""
+def executions(demo: Demo) -> Counter[int]:
+    """How often the server has started each seed."""
     posted = [
         entry["json"] for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"
     ]
     seeds = {body["prompt_id"]: body["prompt"]["1"]["inputs"]["seed"] for body in posted}
     started = [item["prompt_id"] for item in demo.get("/demo/executions")["executions"] if item["event"] == "start"]  # fmt: skip
-    counted = Counter(seeds[prompt_id] for prompt_id in started)
-    assert counted == Counter(range(500, 500 + runs))
+    return Counter(seeds[prompt_id] for prompt_id in started)
+
+
+def proven(run: Runner, demo: Demo, runs: int) -> None:
+    """Every run was started exactly once on the server, and has its one whole file; nothing else lies about."""
+    assert executions(demo) == Counter(range(500, 500 + runs))
     files = [path for path in (run.folder / "out").rglob("*") if path.is_file() and path.suffix == ".png"]
     assert len(files) == runs
     assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in files)
@@ -69,6 +73,30 @@ def test_a_batch_killed_three_times_runs_everything_once(
 ) -> None:
     assert killed_often(run, demo, graph_file, 10, 3, seed) >= 1
     proven(run, demo, 10)
+
+
+def test_what_a_killed_batch_left_on_a_server_that_lost_it_runs_again_and_the_rest_does_not(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    workflow = graph_file(graphs.sleeper(0.2, 2, seed=500))
+    words = ["run_batch.py", workflow, "--output-dir", "out", "--count", 8]
+    process = run.start(*words, "--host", demo.url, "--no-report", "--quiet")
+    end = time.monotonic() + 60
+    path = run.folder / "out" / "batch.jsonl"
+    while not (path.exists() and path.read_bytes().count(b'"downloaded"') >= 2):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    at_home = {item["run"] for item in journal(run.folder / "out") if item["event"] == "downloaded"}
+    before = executions(demo)
+    demo.post("/demo/restart")
+    done = run("run_batch.py", "--resume", "out", "--host", demo.url, "--no-report", "--quiet")
+    assert done.code == 0, done.out
+    again = executions(demo) - before
+    assert set(again) == set(range(500, 508)) - {500 + number for number in at_home}
+    assert set(again.values()) == {1}
+    assert len(list((run.folder / "out").rglob("*.png"))) == 8
 
 
 @pytest.mark.slow

@@ -495,7 +495,7 @@ def test_no_room_asks_for_a_process_or_a_posix_call_without_looking_first() -> N
         "_journal.py": {"os.kill("},  # behind hasattr
         "_hardware_tools.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
         "_setup_run.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
-        "_sources.py": {"os.O_NONBLOCK"},  # behind hasattr
+        "_text_file.py": {"os.O_NONBLOCK"},  # behind hasattr
         "_safe_names.py": {"os.O_NOFOLLOW"},  # behind fcntl
         "folders.py": {"os.kill("},  # behind hasattr
     }

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import graphs
 import pytest
+from conftest import ROOT
 from fault_bench import KEY, Bench
 from flaky import Fault, Flaky
 from v2_servers import free_port
@@ -63,6 +64,11 @@ SCRIPTS: dict[str, list[str]] = {
     "fix": ["auto_fix_deps.py", "W", "--dry-run"],
     "health": ["health_check.py", "--workflow", "W"],
 }  # fmt: skip
+# These ask no server that takes a key; `demo_server.py` plays one and is given its key to compare.
+APART: dict[str, list[str]] = {
+    "hardware_check.py": ["hardware_check.py"],
+    "comfyui_setup.py": ["comfyui_setup.py", "--dry-run"],
+}
 FAULTS: dict[str, list[Fault]] = {
     "none": [],
     "refused": [Fault("status", code=401, body="json")],
@@ -139,6 +145,19 @@ def test_local(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script
 @pytest.mark.parametrize(("script", "fault"), pairs(["run", "batch", "stats", "health", "deps"]))
 def test_cloud(forks: Forks, benches: dict[str, Bench], elsewhere: Flaky, script: str, fault: str) -> None:
     tried(forks, benches["cloud"], elsewhere, script, fault)
+
+
+def test_no_script_is_forgotten() -> None:
+    tried = {words[0] for words in SCRIPTS.values()} | APART.keys() | {"demo_server.py"}
+    assert tried == {path.name for path in (ROOT / "scripts").glob("*.py") if not path.name.startswith("_")}
+
+
+@pytest.mark.parametrize("script", APART)
+def test_those_that_ask_no_server_tell_no_key_of_the_environment(forks: Forks, script: str) -> None:
+    words = APART[script]
+    ran = forks(*words, env={**ENVIRONMENT, "HOME": str(forks.folder)})
+    assert ran.json["status"]
+    nothing_leaked(ran, forks.folder, set())
 
 
 QUICK = ("run", "batch", "wait")

@@ -62,7 +62,7 @@ def read_models(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
             continue
         try:
             loaded = json.loads(Path(value).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"--models {value}: not FOLDER=names and not a readable JSON file ({error})"
             ) from error
