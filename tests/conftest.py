@@ -88,7 +88,7 @@ class Demo:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
         self.process.stdout.close()
 
 

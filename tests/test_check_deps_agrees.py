@@ -24,7 +24,7 @@ def accepted(url: str, graph: dict[str, Any]) -> bool:
         f"{url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return not json.loads(answer.read())["node_errors"]
     except urllib.error.HTTPError as error:
         assert error.code == 400, error.read()

@@ -26,7 +26,7 @@ def without_packages(tmp_path: Path, script: str, *words: str) -> dict[str, Any]
     """The document of a script under an interpreter that sees no installed package (-S: no site-packages)."""
     environment = {"PATH": os.environ["PATH"], "COMFYUI_SKILL_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-S", str(SCRIPTS / script), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, env=environment)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout)
@@ -229,7 +229,7 @@ def test_front_is_said_to_change_nothing_where_it_does_not(
 @POSIX
 def test_ctrl_c_while_loading_is_one_document_too() -> None:
     code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import _cli; raise KeyboardInterrupt"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["code"] == "interrupted"
     assert done.returncode == 130
     assert done.stderr == ""

@@ -50,10 +50,10 @@ class Cloud:
         self.url = server.url
 
     def get(self, path: str, **more: Any) -> requests.Response:
-        return requests.get(self.url + path, headers=KEY, timeout=30, **more)
+        return requests.get(self.url + path, headers=KEY, timeout=60, **more)
 
     def post(self, path: str, body: Any = None, **more: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, headers=KEY, timeout=30, **more)
+        return requests.post(self.url + path, json=body, headers=KEY, timeout=60, **more)
 
     def submit(self, prompt: dict[str, Any], **more: Any) -> str:
         answer = self.post("/api/prompt", {"prompt": prompt, **more})
@@ -92,12 +92,12 @@ def cloud_with(new_demo: Any) -> Any:
 
 def test_a_key_is_wanted_and_both_headers_carry_it(plain_cloud: Cloud) -> None:
     url = f"{plain_cloud.url}/api/user"
-    assert requests.get(url, timeout=30).status_code == 401
-    assert requests.get(url, headers={"X-API-Key": "wrong"}, timeout=30).json()["code"] == "UNAUTHORIZED"
+    assert requests.get(url, timeout=60).status_code == 401
+    assert requests.get(url, headers={"X-API-Key": "wrong"}, timeout=60).json()["code"] == "UNAUTHORIZED"
     assert (
-        requests.get(url, headers={"Authorization": "Bearer comfyui-demo-key"}, timeout=30).status_code == 200
+        requests.get(url, headers={"Authorization": "Bearer comfyui-demo-key"}, timeout=60).status_code == 200
     )
-    assert requests.get(f"{plain_cloud.url}/api/system_stats", timeout=30).status_code == 200
+    assert requests.get(f"{plain_cloud.url}/api/system_stats", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_a_run_from_submit_to_signed_file(plain_cloud: Cloud) -> None:
     answer = plain_cloud.get("/api/view", params={"filename": item["filename"]}, allow_redirects=False)
     place = answer.headers["Location"]
     assert answer.status_code == 302 and not place.startswith(plain_cloud.url)
-    with Image.open(io.BytesIO(requests.get(place, timeout=30).content)) as picture:
+    with Image.open(io.BytesIO(requests.get(place, timeout=60).content)) as picture:
         assert picture.size == (64, 64)
-    assert requests.get(place, headers=KEY, timeout=30).status_code == 400
-    assert requests.get(place.replace("Signature=", "Signature=0"), timeout=30).status_code == 403
+    assert requests.get(place, headers=KEY, timeout=60).status_code == 400
+    assert requests.get(place.replace("Signature=", "Signature=0"), timeout=60).status_code == 403
     seen = plain_cloud.server.get("/demo/storage")["requests"]
     assert [entry["credentials"] for entry in seen[-3:]] == [[], ["X-API-Key"], []]
 
@@ -173,7 +173,7 @@ def test_uploaded_file_has_a_hash_name_that_a_loader_takes(plain_cloud: Cloud) -
     Image.new("RGB", (40, 30), (1, 2, 3)).save(buffer, "PNG")
     files = {"image": ("cat.png", buffer.getvalue())}
     answer = requests.post(
-        f"{plain_cloud.url}/api/upload/image", files=files, data={"type": "input"}, headers=KEY, timeout=30
+        f"{plain_cloud.url}/api/upload/image", files=files, data={"type": "input"}, headers=KEY, timeout=60
     )
     name = answer.json()["name"]
     assert len(name) == 68 and name.endswith(".png")
@@ -187,9 +187,9 @@ def test_uploaded_file_has_a_hash_name_that_a_loader_takes(plain_cloud: Cloud) -
 def test_socket_wants_the_token_and_broadcasts(plain_cloud: Cloud) -> None:
     address = f"ws{plain_cloud.url[4:]}/ws?clientId=x"
     with pytest.raises(websocket.WebSocketBadStatusException):
-        websocket.create_connection(address, timeout=30)
+        websocket.create_connection(address, timeout=60)
     sockets = [
-        websocket.create_connection(f"{address}&token=comfyui-demo-key&n={n}", timeout=30) for n in range(2)
+        websocket.create_connection(f"{address}&token=comfyui-demo-key&n={n}", timeout=60) for n in range(2)
     ]
     sockets[1].recv()
     job_id = plain_cloud.submit(PICTURE)
@@ -267,7 +267,7 @@ def test_late_outputs_seconds_plain_names_and_an_unknown_word(cloud_with: Any) -
 
 def test_run_over_the_cap_is_cancelled_and_late_records(cloud_with: Any) -> None:
     cloud = cloud_with("cap_s=0.3", "record_late_ms=2000")
-    socket = websocket.create_connection(f"ws{cloud.url[4:]}/ws?token=comfyui-demo-key", timeout=30)
+    socket = websocket.create_connection(f"ws{cloud.url[4:]}/ws?token=comfyui-demo-key", timeout=60)
     job_id = cloud.submit(sleeper(40))
     while json.loads(socket.recv())["type"] != "execution_interrupted":
         pass
@@ -282,7 +282,7 @@ def test_signed_addresses_expire(cloud_with: Any) -> None:
     name = job["outputs"]["2"]["images"][0]["filename"]
     place = cloud.get("/api/view", params={"filename": name}, allow_redirects=False).headers["Location"]
     time.sleep(1.1)
-    answer = requests.get(place, timeout=30)
+    answer = requests.get(place, timeout=60)
     assert answer.status_code == 400 and "ExpiredToken" in answer.text
 
 

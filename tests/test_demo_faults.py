@@ -17,12 +17,12 @@ PICTURE = {
 
 
 def connect(url: str, client_id: str = "a") -> websocket.WebSocket:
-    return websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=30)
+    return websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=60)
 
 
 def post(demo: Any, prompt_id: str, prompt: dict[str, Any] = PICTURE, **more: Any) -> requests.Response:
     body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": "a"}
-    return requests.post(f"{demo.url}/prompt", json=body, timeout=30, **more)
+    return requests.post(f"{demo.url}/prompt", json=body, timeout=60, **more)
 
 
 def finished(demo: Any, prompt_id: str, seconds: float = 60) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def until(condition: Any, seconds: float = 60) -> None:
 
 
 def status(url: str) -> int:
-    return requests.get(url, timeout=30).status_code
+    return requests.get(url, timeout=60).status_code
 
 
 def frames(socket: websocket.WebSocket, job: str) -> list[Any]:
@@ -97,26 +97,26 @@ def test_too_many_requests_says_when_to_come_back(demo: Any) -> None:
 )
 def test_status_with_a_body_of_any_kind(demo: Any, body: str, kind: str | None) -> None:
     demo.fault(f"status:route=/history*,code=503,body={body},times=1,after=1")
-    assert requests.get(f"{demo.url}/history", timeout=30).status_code == 200
-    answer = requests.get(f"{demo.url}/api/history/x", timeout=30)
+    assert requests.get(f"{demo.url}/history", timeout=60).status_code == 200
+    answer = requests.get(f"{demo.url}/api/history/x", timeout=60)
     assert answer.status_code == 503
     assert (answer.headers.get("Content-Type") or "").split(";")[0] == (kind or "")
-    assert requests.get(f"{demo.url}/history", timeout=30).status_code == 200
+    assert requests.get(f"{demo.url}/history", timeout=60).status_code == 200
 
 
 def test_hang_never_answers(demo: Any) -> None:
     demo.fault("hang:route=/queue")
     with pytest.raises(requests.ReadTimeout):
         requests.get(f"{demo.url}/queue", timeout=0.3)
-    assert requests.get(f"{demo.url}/prompt", timeout=30).status_code == 200
+    assert requests.get(f"{demo.url}/prompt", timeout=60).status_code == 200
 
 
 def test_redirect_and_delay(demo: Any) -> None:
     demo.fault("redirect:route=/view,to=http://127.0.0.1:9{path}", "delay:route=/queue,ms=200")
-    answer = requests.get(f"{demo.url}/view?filename=a.png", timeout=30, allow_redirects=False)
+    answer = requests.get(f"{demo.url}/view?filename=a.png", timeout=60, allow_redirects=False)
     assert answer.headers["Location"] == "http://127.0.0.1:9/view?filename=a.png"
     began = time.monotonic()
-    requests.get(f"{demo.url}/queue", timeout=30)
+    requests.get(f"{demo.url}/queue", timeout=60)
     assert time.monotonic() - began > 0.19
 
 
@@ -129,35 +129,35 @@ def file_url(demo: Any) -> str:
 
 
 def test_truncated_then_whole(demo: Any, file_url: str) -> None:
-    whole = requests.get(file_url, timeout=30).content
+    whole = requests.get(file_url, timeout=60).content
     demo.fault("truncate:share=0.5,times=1")
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        _ = requests.get(file_url, timeout=30).content
-    rest = requests.get(file_url, headers={"Range": "bytes=10-"}, timeout=30)
+        _ = requests.get(file_url, timeout=60).content
+    rest = requests.get(file_url, headers={"Range": "bytes=10-"}, timeout=60)
     assert (rest.status_code, rest.content) == (206, whole[10:])
 
 
 def test_wrong_length_no_length_garbage_and_slow(demo: Any, file_url: str) -> None:
-    whole = requests.get(file_url, timeout=30).content
+    whole = requests.get(file_url, timeout=60).content
     demo.fault("wrong-length:add=-5")
-    assert requests.get(file_url, timeout=30).content == whole[:-5]
+    assert requests.get(file_url, timeout=60).content == whole[:-5]
     demo.fault("wrong-length:add=5")
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        _ = requests.get(file_url, timeout=30).content
+        _ = requests.get(file_url, timeout=60).content
     demo.fault("no-length")
-    answer = requests.get(file_url, timeout=30)
+    answer = requests.get(file_url, timeout=60)
     assert "Content-Length" not in answer.headers and answer.content == whole
     demo.fault("garbage:route=/view")
-    assert len(requests.get(file_url, timeout=30).content) == 1000
+    assert len(requests.get(file_url, timeout=60).content) == 1000
     demo.fault(f"slow-body:rate={len(whole) * 2}")
     began = time.monotonic()
-    assert requests.get(file_url, timeout=30).content == whole
+    assert requests.get(file_url, timeout=60).content == whole
     assert time.monotonic() - began > 0.3
 
 
 def test_401_from_the_first_execution_on(demo: Any) -> None:
     demo.fault("401-mid-run")
-    assert requests.get(f"{demo.url}/queue", timeout=30).status_code == 200
+    assert requests.get(f"{demo.url}/queue", timeout=60).status_code == 200
     assert post(demo, "x").status_code == 200
     until(lambda: status(f"{demo.url}/queue") == 401)
     assert starts(demo) == ["x"]
@@ -166,7 +166,7 @@ def test_401_from_the_first_execution_on(demo: Any) -> None:
 def test_down_drops_connections_for_a_while(demo: Any) -> None:
     demo.fault("down:ms=300")
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{demo.url}/queue", timeout=30)
+        requests.get(f"{demo.url}/queue", timeout=60)
 
     def up() -> bool:
         try:
@@ -336,14 +336,14 @@ def test_dies_at_the_moment(new_demo: Any, moment: str) -> None:
             connect(server.url)
         post(server, "x")
         finished(server, "x")
-        requests.get(f"{server.url}/view?filename=x", timeout=30)
+        requests.get(f"{server.url}/view?filename=x", timeout=60)
     except (OSError, AssertionError, websocket.WebSocketException):
         pass
     assert server.process.wait(timeout=60) == 1
 
 
 def test_log_keeps_what_was_asked(demo: Any) -> None:
-    requests.post(f"{demo.url}/prompt?x=1", json={"a": 1}, headers={"X-Canary": "c"}, timeout=30)
+    requests.post(f"{demo.url}/prompt?x=1", json={"a": 1}, headers={"X-Canary": "c"}, timeout=60)
     entry = demo.log()[-1]
     assert (entry["method"], entry["path"], entry["query"]) == ("POST", "/prompt", {"x": "1"})
     assert entry["headers"]["X-Canary"] == "c" and entry["json"] == {"a": 1} and entry["status"] == 400
@@ -351,6 +351,6 @@ def test_log_keeps_what_was_asked(demo: Any) -> None:
 
 def test_wrong_fault_changes_nothing(demo: Any) -> None:
     demo.fault("paused")
-    answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=30)
+    answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=60)
     assert answer.status_code == 400 and "no fault 'nonsense'" in answer.json()["error"]
     assert demo.get("/demo/faults")["faults"][0]["name"] == "paused"

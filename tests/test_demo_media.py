@@ -33,7 +33,7 @@ def saved(demo: Any, save: dict[str, Any], sound: bool = False) -> tuple[bytes, 
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     items = [item for output in entry["outputs"].values() for items in output.values() for item in items]
     item = next(item for item in items if isinstance(item, dict))
-    return requests.get(f"{demo.url}/view", params=item, timeout=30).content, item
+    return requests.get(f"{demo.url}/view", params=item, timeout=60).content, item
 
 
 def boxes(data: bytes) -> dict[bytes, bytes]:

@@ -335,7 +335,7 @@ def test_the_demos_manager_refuses_what_the_real_one_refuses(
     demo = new_demo("--manager", shape)
     request = urllib.request.Request(demo.url + path, b"{}", {"Content-Type": kind})
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
     assert caught.value.code == wanted
 
 
@@ -349,4 +349,4 @@ def test_a_reader_that_goes_away_is_no_traceback(run: Any, demo: Any) -> None:
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
-    process.wait(timeout=20)
+    process.wait(timeout=60)

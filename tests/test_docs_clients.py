@@ -111,7 +111,7 @@ class Listener:
         import websocket
 
         self.socket = websocket.create_connection(
-            f"ws{url.removeprefix('http')}/ws?clientId={client_id}", timeout=20
+            f"ws{url.removeprefix('http')}/ws?clientId={client_id}", timeout=60
         )
         self.frames: list[Any] = [json.loads(self.socket.recv())]
         if flags:
@@ -133,7 +133,7 @@ class Listener:
 def frames_of_a_run(demo: Demo, flags: bool = False) -> list[Any]:
     listener = Listener(demo.url, f"docs-{flags}", flags)
     demo.post("/prompt", {"prompt": SAMPLED, "client_id": f"docs-{flags}", "prompt_id": f"docs-run-{flags}"})
-    listener.thread.join(timeout=20)
+    listener.thread.join(timeout=60)
     assert not listener.thread.is_alive(), "the last frame of the page never came"
     listener.socket.close()
     return listener.frames

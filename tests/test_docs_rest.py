@@ -62,7 +62,7 @@ class Desk:
 
     def bash(self, line: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, timeout=40
+            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, timeout=60
         )
 
     def set(self, line: str) -> None:

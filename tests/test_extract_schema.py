@@ -99,7 +99,7 @@ def test_the_summary_holds_names_and_values(run, graph_file):
 
 
 def test_no_server_and_no_flags_is_no_failure(run, graph_file):
-    done = run("extract_schema.py", graph_file(GRAPH), env={"COMFY_HOST": ""}, timeout=30)
+    done = run("extract_schema.py", graph_file(GRAPH), env={"COMFY_HOST": ""}, timeout=60)
 
     assert done.code == 0
     assert "prompt" in {p["name"] for p in done.json["parameters"]}

@@ -159,7 +159,7 @@ def frame_count(bench: Bench) -> int:
     import websocket
 
     bench.ready()
-    wire = websocket.create_connection(f"ws{bench.demo.url[4:]}/ws?clientId=counter", timeout=30)
+    wire = websocket.create_connection(f"ws{bench.demo.url[4:]}/ws?clientId=counter", timeout=60)
     bench.demo.post("/prompt", {"prompt": graphs.two_pictures(), "client_id": "counter"})
     count, frame = 0, ""
     while '"executing"' not in frame or '"node": null' not in frame:
@@ -207,11 +207,14 @@ def test_the_socket_is_cut_at_each_frame(forks: Forks, local: Bench, part: int, 
 
 @pytest.mark.parametrize("spec", FRAMES, ids=list(FRAMES.values()))
 def test_odd_frames_change_nothing(forks: Forks, local: Bench, spec: str) -> None:
+    plain = run_once(forks, local, graph=graphs.two_pictures())
+    shutil.rmtree(forks.folder / "out")
     local.ready(frames=spec)
     ran = run_once(forks, local, graph=graphs.two_pictures())
     judge(ran, forks.folder, (0, "success", None), local.executions())
     assert len(ran.json["outputs"]) == 2
-    assert ran.seconds < 30
+    # A crowded machine makes both slow; the longest wait of ours is that for a silent socket.
+    assert ran.seconds < 6 + 4 * plain.seconds
     assert ran.peak_mb < 150
 
 

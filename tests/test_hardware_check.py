@@ -58,7 +58,7 @@ class Machine:
             env=environment,
             cwd=self.home,
             capture_output=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()

@@ -157,7 +157,7 @@ def test_the_dependency_block_names_what_is_imported(path: Path) -> None:
 def test_help_is_instant_and_works_from_anywhere(path: Path, tmp_path: Path) -> None:
     heavy = "requests|urllib3|websocket|PIL|tqdm|aiohttp|numpy"
     command = [sys.executable, "-X", "importtime", str(path), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-400:]
     assert "Example" in done.stdout and "xit code" in done.stdout
     loaded = set(re.findall(rf"\|\s+({heavy})$", done.stderr, re.M))
@@ -174,7 +174,7 @@ def test_bad_flags_are_one_document_and_exit_2(path: Path, tmp_path: Path) -> No
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 2
     document = json.loads(done.stdout)

@@ -50,7 +50,7 @@ def windows(run: Runner) -> Runner:
 def test_the_play_is_played(windows: Runner) -> None:
     code = "import sys, time; assert time.monotonic() * 64 % 1 == 0; print(sys.stdout.encoding); import fcntl"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=windows.environment, capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", code], env=windows.environment, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout.strip()) == (1, "cp1252")
     assert "fcntl" in done.stderr
@@ -129,7 +129,7 @@ def test_two_processes_and_one_locked_byte(tmp_path: Path) -> None:
 
     def other() -> str:
         return subprocess.run(
-            [*words, ask, tmp_path / "lock"], env=environment, capture_output=True, text=True, timeout=20
+            [*words, ask, tmp_path / "lock"], env=environment, capture_output=True, text=True, timeout=60
         ).stdout.strip()
 
     assert other() == "False owner"
@@ -287,7 +287,7 @@ def test_a_word_for_windows_is_one_harmless_word_in_git_bash_too(word: str) -> N
 @pytest.mark.parametrize("word", HARMLESS)
 def test_git_bash_takes_it_as_one_word(word: str) -> None:
     line = _safe_text.windows_words(["printf", "<%s>", word]).replace("printf", "printf", 1)
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=20, cwd="/")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, cwd="/")
     assert done.returncode == 0 and done.stderr == "" and done.stdout.count("<") >= 1
     if not set(word) & set('$`"%\n“”\\'):
         assert done.stdout == f"<{word}>"
@@ -375,7 +375,7 @@ CONSOLES += [
 def test_help_on_a_console_that_lacks_characters(script: str, encoding: str, run: Runner) -> None:
     done = subprocess.run(
         run.command(script, "--help"), env={**run.environment, "PYTHONIOENCODING": f"{encoding}:strict"},
-        capture_output=True, timeout=30,
+        capture_output=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0 and "usage" in done.stdout.decode(encoding) and done.stderr == b""
 
@@ -442,7 +442,7 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[1] == "~/x"

@@ -426,7 +426,7 @@ def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: D
         pass
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     report = json.loads(out)
     assert (process.returncode, report["status"], report["prompt_id"]) == (130, "running", ours)
     assert "may go on" in report["message"] and ours in report["next"][0]
@@ -946,7 +946,7 @@ def test_ctrl_c_at_any_moment_leaves_no_job_behind(
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60, steps=600)))
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=60)
     if not out:
         # Python itself was still starting: the signal's default ended it.
         assert posts(demo, "/prompt") == []

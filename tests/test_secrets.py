@@ -210,7 +210,7 @@ def tried(forks: Forks, bench: Bench, elsewhere: Flaky, script: str, fault: str)
     elsewhere.seen.clear()
     words = ["w.json" if word == "W" else word for word in SCRIPTS[script][1:]]
     given = set(forks.folder.rglob("*")) | {forks.folder / "key"}
-    ran = forks(SCRIPTS[script][0], *words, *flags(forks.folder, bench.relay.url, bench.api), env=ENVIRONMENT, timeout=40)  # fmt: skip
+    ran = forks(SCRIPTS[script][0], *words, *flags(forks.folder, bench.relay.url, bench.api), env=ENVIRONMENT, timeout=60)  # fmt: skip
     json.loads(ran.out.splitlines()[-1] if "--json" in words else ran.out)
     nothing_leaked(ran, forks.folder, given)
     for _, path, headers, body in elsewhere.seen:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from v2_servers import free_port
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 DATA = Path(__file__).parent / "data" / "hardware"
@@ -103,7 +104,7 @@ class Box:
         (root / "proc" / "meminfo").write_text(f"MemTotal: {64 * 1024**2} kB\n")
         self.environment = {"COMFY_HARDWARE_ROOT": str(root), "COMFY_HARDWARE_SYSTEM": "Linux"}
         self.workspace = self.home / "comfy" / "ComfyUI"
-        self.port = unused_port()
+        self.port = free_port()
         self.processes: list[subprocess.Popen] = []
 
     def program(self, name: str, text: str) -> None:
@@ -177,15 +178,9 @@ class Box:
                 pass
 
 
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def answers(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
         return False
     return True

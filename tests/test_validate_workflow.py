@@ -95,7 +95,7 @@ def accepts(url: str, graph: dict) -> bool:
     body = json.dumps({"prompt": graph}).encode()
     request = urllib.request.Request(f"{url}/prompt", body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return not json.loads(answer.read())["node_errors"]
     except urllib.error.HTTPError as error:
         assert error.code in (400, 500)

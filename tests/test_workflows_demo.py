@@ -28,7 +28,7 @@ KINDS = {
 
 def call(url, body=None):
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 
@@ -60,7 +60,7 @@ def run(url, graph):
 
 def fetched(url, file, folder):
     path = folder / file["filename"]
-    with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(file)}", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(file)}", timeout=60) as answer:
         path.write_bytes(answer.read())
     return path
 

@@ -62,7 +62,7 @@ class Proxy:
     def stop(self) -> None:
         """End it."""
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
 
 class Seen:
