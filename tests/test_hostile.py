@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from conftest import Demo
 from hostile_files import BIDI, ESCAPES, FILES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from v2_servers import Double, Seen, running, send
 from zygote import Finished, Forks, Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick runner forks")
@@ -310,30 +312,90 @@ def test_hostile_definitions_are_survived(forks: Forks) -> None:
             told_well(ran, f"{script} {shape}")
 
 
-def test_a_file_that_a_server_names_lands_inside_whatever_its_name(forks: Forks, demo: Demo) -> None:
-    """The demo server's DemoNasty sends one kind of name after the other."""
-    definition = demo.get("/object_info/DemoNasty").get("DemoNasty")
-    if not definition:
-        pytest.skip("the demo server has no DemoNasty")
-    required = definition["input"]["required"]
-    (name, spec) = next((key, value) for key, value in required.items() if isinstance(value[0], list) or value[0] == "COMBO")  # fmt: skip
-    kinds = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
-    inputs = {
-        key: value[1]["default"]
-        for key, value in required.items()
-        if len(value) > 1 and "default" in value[1]
-    }
+@pytest.mark.parametrize("script", ["run_workflow.py", "run_batch.py"])
+def test_a_file_that_a_server_names_lands_inside_whatever_its_name(
+    forks: Forks, demo: Demo, script: str
+) -> None:
+    """The demo server's DemoHostileNames sends one kind of name after the other."""
+    (kinds, *_) = demo.get("/object_info/DemoHostileNames")["DemoHostileNames"]["input"]["required"]["kind"]
+    assert {"traversal", "absolute", "drive", "reserved", "long", "odd"} <= set(kinds)
+    path = forks.folder / "w.json"
     before = everything(forks.folder.parent)
-    for kind in kinds:
-        path = forks.folder / "w.json"
-        path.write_text(json.dumps({"1": {"class_type": "DemoNasty", "inputs": inputs | {name: kind}}}))
-        ran = forks("run_workflow.py", path, "--host", demo.url, "--output-dir", "out", timeout=PATIENCE)
+    files = 0
+    for seed, kind in enumerate(kinds):
+        inputs = {"kind": kind, "seed": seed}
+        path.write_text(json.dumps({"1": {"class_type": "DemoHostileNames", "inputs": inputs}}))
+        words = ["--count", "1", "--no-report"] if script == "run_batch.py" else []
+        out = forks.folder / "out" / str(seed)
+        ran = forks(script, path, "--host", demo.url, "--output-dir", out, *words, timeout=PATIENCE)
         told_well(ran, kind)
-        out = os.path.realpath(forks.folder / "out")
-        for item in ran.json.get("outputs", []):
-            assert os.path.realpath(item["file"]).startswith(out + os.sep), item
+        saved = [Path(item["file"]) for item in ran.json.get("outputs", [])]
+        files += sum(1 for file in out.rglob("*") if file.suffix == ".png")
+        assert all(os.path.realpath(file).startswith(os.path.realpath(out) + os.sep) for file in saved), saved
+        assert not [file for file in out.rglob("*") if UNSAFE.search(file.name)]
     after = everything(forks.folder.parent)
     changed = {key for key in before | after if before.get(key) != after.get(key)}
+    assert files >= len(kinds) // 2
     assert all(
         key in ("here", "here/w.json") or key.startswith(("here/out", "here/cache")) for key in changed
     ), changed
+
+
+PLACES = [("../../evil.png", ""), ("ok.png", "../../.."), ("HERE/evil.png", ""), ("ok.png", "HERE/sub"), ("..", ".."), (".", ""),
+          ("C:\\evil.png", "C:\\Windows"), ("..\\..\\evil.png", "..\\.."), ("a\x00b\n.png", "sub\r"), ("\x1b[31mred.png", ""),
+          ("CON", ""), ("nul.txt", "com1"), ("n" * 5000 + ".png", "s" * 300), ("~/evil.png", "~"), ("$HOME/x.png", ""),
+          (".bashrc", ".ssh"), ("%2e%2e%2fevil.png", "..%2f.."), ("file:///etc/passwd", "http://127.0.0.1:9"), ("batch.jsonl", "")]  # fmt: skip
+
+
+class Willing(Double):
+    """A server that gives a picture under every name, also under those that a ComfyUI refuses.
+
+    HERE in a name stands for an absolute folder.
+    """
+
+    def __init__(self, here: Path) -> None:
+        self.here = str(here)
+        super().__init__()
+
+    def answer(self, handler: BaseHTTPRequestHandler, request: Seen) -> None:
+        if request.path.startswith("/history/"):
+            files = [
+                {
+                    "filename": name.replace("HERE", self.here),
+                    "subfolder": sub.replace("HERE", self.here),
+                    "type": "output",
+                }
+                for name, sub in PLACES
+            ]
+            entry = {"prompt": [1, "job", {}, {}, ["1"]], "outputs": {"1": {"images": files}},
+                     "status": {"status_str": "success", "completed": True, "messages": []}}  # fmt: skip
+            return send(handler, 200, {"job": entry})
+        if request.path == "/view":
+            return send(handler, 200, b"\x89PNG\r\n\x1a\n" + bytes(99), {"Content-Type": "image/png"})
+        found = {
+            "/queue": {"queue_running": [], "queue_pending": []},
+            "/system_stats": {"system": {}, "devices": []},
+        }
+        return send(handler, 200 if request.path in found else 404, found.get(request.path, b"404"))
+
+
+@pytest.mark.parametrize(
+    "words", [["run_workflow.py", "--resume", "job"], ["manage_queue.py", "wait", "job"]]
+)
+def test_a_server_that_gives_files_under_any_name_writes_nowhere_else(forks: Forks, words: list[str]) -> None:
+    (forks.folder / "deep" / "er").mkdir(parents=True)
+    before = everything(forks.folder.parent)
+    with running(Willing(forks.folder.parent)) as server:
+        ran = forks(
+            *words, "--host", server.url, "--api", "local", "--output-dir", "deep/er/out", timeout=PATIENCE
+        )
+    told_well(ran, "names")
+    after = everything(forks.folder.parent)
+    made = {key for key in after if key not in before and key.endswith(".png")}
+    assert len(made) >= 10, ran.out
+    changed = {key for key in before | after if before.get(key) != after.get(key)}
+    assert all(
+        key in ("here", "here/deep/er") or key.startswith(("here/deep/er/out", "here/cache"))
+        for key in changed
+    ), changed
+    assert not [path for path in forks.folder.rglob("*") if UNSAFE.search(path.name)]
