@@ -193,7 +193,9 @@ def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
     assert (ran.code, ran.json["status"]) == (1, "lost")
 
 
-def test_the_servers_own_log_lines(run: Runner, any_server: str) -> None:
+def test_the_servers_own_log_lines(run: Runner, any_server: str, graph_file: Any) -> None:
+    # A server that has just begun has logged nothing.
+    assert run("run_workflow.py", graph_file(graphs.picture()), "--host", any_server).code == 0
     ran = run("fetch_logs.py", "--server", "--lines", "5", "--host", any_server)
     assert ran.code == 0
     assert 0 < len(ran.json["server_said"]) <= 5
