@@ -90,7 +90,7 @@ def normal_base(host: str) -> str:
         port = parts.port
     except ValueError as error:
         raise SkillError(
-            f"{_safe_text.clean(host, 80)!r} is not a server address: {error}",
+            f"{_safe_text.clean(host, 80)!r} is not a server address: {_safe_text.clean(error, 200)}",
             hint="for example http://127.0.0.1:8188",
         ) from error
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())

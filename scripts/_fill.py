@@ -25,6 +25,8 @@ from _uploads import UploadTarget, painted_mask, upload_targets
 
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
 
+MOST_WRONG = 50
+
 
 class Filled(NamedTuple):
     """A filled graph.
@@ -89,6 +91,8 @@ def fill_found(
             # What hangs on a refused choice (resize_type.width) would be refused for that alone.
             if not any(name.startswith(f"{other}.") for other in wrong):
                 wrong[name] = error
+        if len(wrong) >= MOST_WRONG:
+            break  # nobody corrects thousands one by one, and the nearest name of each takes its time
     if wrong:
         raise _all_wrong(list(wrong.values()))
     if randomize_seed:

@@ -145,7 +145,7 @@ READ = {
 HASTY = "import _text_file; _text_file.PIPE_PATIENCE = 0.3"
 SHARP = ("nothing", "noise", "NULs", "UTF-16", "a list", "nested 100,000 deep", "terminal escapes", "names of 5,000 characters",
          "an integer of 6,000 digits", "a folder", "a FIFO that nobody writes to", "a link to itself", "/dev/zero", "not there",
-         "a JSON file of 3 GB")  # fmt: skip
+         "a JSON file of 3 GB", "20,000 nodes", "nested 100,000 objects")  # fmt: skip
 
 
 @pytest.mark.parametrize(
