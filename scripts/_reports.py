@@ -209,7 +209,8 @@ def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence
     import _graph
 
     wanted = _graph.upstream_of(graph, targets)
-    asked_for = {key: value for key, value in state.outputs.items() if key.split(".")[0] in wanted}
+    # A node that another one made bears its maker's id before a dot.
+    asked_for = {key: value for key, value in state.outputs.items() if {key, key.split(".")[0]} & wanted}
     return state._replace(outputs=asked_for)
 
 
