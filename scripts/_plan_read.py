@@ -6,6 +6,7 @@ Level 2. Everything unreadable is refused here, with the place, before a server 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,7 +129,7 @@ def table(path: str) -> Axis:
     if ending in (".jsonl", ".ndjson", ".json"):
         rows = _json_rows(text, path, lines=ending != ".json")
     else:
-        rows = _csv_rows(text, path, "\t" if ending == ".tsv" else ",")
+        rows = _csv_rows(text, path, "\t" if ending == ".tsv" else _separator(text))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows or not [name for name in names if name != OUTPUT_COLUMN]:
         raise SkillError(
@@ -137,8 +138,19 @@ def table(path: str) -> Axis:
     return Axis("table", tuple(names), [[row.get(name) for name in names] for row in rows])
 
 
+def _separator(text: str) -> str:
+    """A comma, or the semicolon that spreadsheets write where the comma stands in numbers."""
+    header = next((line for line in _lines(text) if line.strip()), "")
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text. A cell or a prompt may hold other breaks (U+2028, a vertical tab): those end none."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
 def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
@@ -160,7 +172,7 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
 
 def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
     if lines:
-        pieces = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        pieces = [(number, line) for number, line in enumerate(_lines(text), 1) if line.strip()]
         rows = [_json(line, f"{path} line {number}") for number, line in pieces]
     else:
         whole = _json(text, path)
@@ -173,7 +185,7 @@ def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
 
 def prompts(path: str, into: str) -> Axis:
     """A line, a prompt; blank lines are skipped."""
-    lines = [line.strip() for line in _text_of(Path(path), "--prompts").splitlines() if line.strip()]
+    lines = [line.strip() for line in _lines(_text_of(Path(path), "--prompts")) if line.strip()]
     if not lines:
         raise SkillError(f"{path} holds no prompts", hint="one prompt a line")
     return Axis("prompts", (into,), lines)

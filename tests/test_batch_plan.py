@@ -145,6 +145,29 @@ def test_prompts_are_lines(tmp_path: Path) -> None:
     assert list(prompts(str(path), "prompt").rows) == ["a fox", "a cat", "# not a comment"]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x0b", "\x85"])
+def test_a_break_inside_a_text_makes_no_second_run(tmp_path: Path, mark: str) -> None:
+    text = f"a fox{mark}asleep"
+    lines, rows, objects = tmp_path / "p.txt", tmp_path / "t.csv", tmp_path / "t.jsonl"
+    lines.write_text(f"{text}\na cat\n", encoding="utf-8")
+    rows.write_text(f"prompt,cfg\n{text},5\n", encoding="utf-8")
+    objects.write_text(json.dumps({"prompt": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert list(prompts(str(lines), "prompt").rows) == [text, "a cat"]
+    assert list(table(str(rows)).rows) == [[text, "5"]]
+    assert [row[0] for row in table(str(objects)).rows] == [text]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_spreadsheet_may_separate_with_semicolons(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text(
+        end.join(["", "prompt;cfg", '"a; b, c";5', "d, e;7", ""]), encoding="utf-8-sig", newline=""
+    )
+    axis = table(str(path))
+    assert axis.names == ("prompt", "cfg")
+    assert list(axis.rows) == [["a; b, c", "5"], ["d, e", "7"]]
+
+
 def test_a_folder_gives_its_media_in_natural_order(tmp_path: Path) -> None:
     for name in ("p10.png", "p9.png", ".hidden.png", "notes.txt", "sub/p1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
