@@ -83,6 +83,7 @@ def _resume(args: argparse.Namespace) -> dict[str, Any]:
     _batch_setup.need_consent(
         recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
     )
+    _check_name(args.name, ready[0])
     args.name = args.name or recorded.plan.get("name")
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
     return _in_folder(args, work, recorded)
@@ -154,13 +155,16 @@ def _read(args: argparse.Namespace, server: Dialect) -> Any:
 
 
 def _check_name(template: str | None, filler: Filler) -> None:
-    """--name must fit the first run, before anything is sent."""
+    """--name must fit the values of all runs (of the first thousands of each axis), before anything is sent."""
     if template is None:
         return
     import _batch_fetch
 
     plan = filler.recipe.plan
-    _batch_fetch.made_name(template, 0, plan.values(0), filler.prepared.seeds)
+    first = dict.fromkeys(plan.names) | plan.values(0)
+    for number, axis in enumerate(plan.axes):
+        for step in filler.steps_to_check(number):
+            _batch_fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
 
 
 def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None) -> dict[str, Any]:

@@ -65,7 +65,13 @@ class Names:
             return _safe_names.safe_name(_without_suffix(str(values[OUTPUT_COLUMN])))
         if self._template is None:
             return None
-        return _safe_names.safe_name(made_name(self._template, run, values, seeds))
+        try:
+            made = made_name(self._template, run, dict.fromkeys(self._plan.names) | values, seeds)
+        except SkillError as error:
+            # Found out when the run is done (a value far down a long list): its files are worth more than their name.
+            _cli.warn(f"run {run} keeps a folder of its own: {error.message}")
+            return None
+        return _safe_names.safe_name(made)
 
     def folder(self, run: int) -> Path:
         """The folder of a run that has one."""
@@ -75,7 +81,7 @@ class Names:
 def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping[str, int]) -> str:
     """`{index:04d}_{seed}_{cfg}` filled in; only names and plain number formats, nothing is evaluated.
 
-    Raises SkillError (exit 2) for an unknown field or a format that does not fit.
+    A value of None (an empty cell of a table) gives no text. Raises SkillError (exit 2) for an unknown field or a format that does not fit.
     """
     known: dict[str, Any] = {**seeds, **values, "index": run, "number": run + 1}
     if "seed" not in known and seeds:
@@ -88,6 +94,8 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
                 f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}"
             )
         value = known[name]
+        if value is None:
+            return ""
         if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
             raise SkillError(
                 f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}"
@@ -162,7 +170,7 @@ class Fetchers:
                 self._bring(haul)
                 self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
             except SkillError as error:
-                # A name that does not fit this run's values: one run without files, not a batch that never ends.
+                # One run without files, not a batch that never ends.
                 self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
             except OSError as error:
                 # The disk does not take the journal or the files any more: going on would lose results.

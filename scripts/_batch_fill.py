@@ -184,7 +184,7 @@ class Filler:
         trial, first = self.trial(), plan.values(0)
         bad = {}
         for number, axis in enumerate(plan.axes):
-            for step in self._steps_to_check(number) if axis.names else []:
+            for step in self.steps_to_check(number) if axis.names else []:
                 try:
                     trial.fill_values(first | axis.at(step), 0)
                 except SkillError as error:
@@ -195,7 +195,7 @@ class Filler:
                     bad[number, step] = error
         return bad
 
-    def _steps_to_check(self, number: int) -> list[int]:
+    def steps_to_check(self, number: int) -> list[int]:
         """The first steps of an axis that this plan reaches, and the last one."""
         plan = self.recipe.plan
         axis = plan.axes[number]

@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -532,19 +533,44 @@ def test_texts_are_kept(run: Runner, demo: Demo, graph_file: Any) -> None:
     assert sorted(line["texts"][0]["text"] for line in ends) == ["a", "b"]
 
 
-def test_a_name_that_does_not_fit_one_run_costs_that_run_alone(
+@pytest.mark.parametrize("again", [False, True])
+def test_a_name_that_does_not_fit_every_run_is_refused_before_anything_is_sent(
+    run: Runner, demo: Demo, graph_file: Any, again: bool
+) -> None:
+    varied = ["--sweep", "filename_prefix=12,cat,13", "--output-dir", "out"]
+    flow = graph_file(graphs.picture())
+    if again:
+        assert run("run_batch.py", flow, "--host", demo.url, *varied).code == 0
+        varied = ["--resume", "out"]
+    sent = len(posts(demo))
+    ran = run("run_batch.py", flow, "--host", demo.url, *varied, "--name", "{filename_prefix:04d}")
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
+    assert "does not fit 'cat'" in ran.json["message"]
+    assert len(posts(demo)) == sent
+
+
+def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    import _batch_fetch
+    import _plan
+
+    plan = _plan.Plan((_plan.Axis("sweep", ("x",), ["12", "cat"]),), str(uuid.uuid4()))
+    options = SimpleNamespace(folder=tmp_path, name="{x:04d}")
+    names = _batch_fetch.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
+    assert [names.base(run, {}) for run in range(2)] == ["0012", None]
+
+
+def test_a_row_without_a_value_of_the_name_keeps_its_file(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
+    (run.folder / "t.csv").write_text("width,height\n16,16\n24,\n")
     ran = run(
         "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out",
-        "--sweep", "filename_prefix=12,cat,13", "--name", "{filename_prefix:04d}",
+        "--table", "t.csv", "--name", "{width}_{height:03d}",
     )  # fmt: skip
-    assert ran.code == 1
-    assert (ran.json["status"], ran.json["succeeded"], ran.json["failed"]) == ("partial", 2, 1)
-    (failure,) = ran.json["failures"]["items"]
-    assert (failure["run"], failure["status"]) == (1, "download_failed")
-    assert "does not fit" in failure["message"]
-    assert sorted(path.name for path in (run.folder / "out").glob("00*.png")) == ["0012.png", "0013.png"]
+    assert ran.code == 0, ran.out
+    assert sorted(path.name for path in (run.folder / "out").glob("[0-9]*.png")) == ["16_016.png", "24_.png"]
 
 
 def test_a_batchs_jobs_are_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
