@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _cli
@@ -21,6 +21,7 @@ import _safe_text
 from _cli import SkillError
 from _dialect import Dialect, FileRef
 from _plan import OUTPUT_COLUMN
+from _plan_read import is_media
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -81,7 +82,8 @@ class Names:
 def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping[str, int]) -> str:
     """`{index:04d}_{seed}_{cfg}` filled in; only names and plain number formats, nothing is evaluated.
 
-    A value of None (an empty cell of a table) gives no text. Raises SkillError (exit 2) for an unknown field or a format that does not fit.
+    A value of None (an empty cell of a table) gives no text, an input file its bare name.
+    Raises SkillError (exit 2) for an unknown field or a format that does not fit.
     """
     known: dict[str, Any] = {**seeds, **values, "index": run, "number": run + 1}
     if "seed" not in known and seeds:
@@ -101,7 +103,7 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
                 f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}"
             )
         try:
-            text = format(_number(value) if form else value, form)
+            text = format(_number(value) if form else _bare(value), form)
         except (ValueError, TypeError) as error:
             raise SkillError(
                 f"--name: {{{name}:{form}}} does not fit {_safe_text.clean(value, 40)!r}"
@@ -109,6 +111,12 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
         return _safe_names.safe_name(text)[:MOST_VALUE]
 
     return _FIELD.sub(fill, template)
+
+
+def _bare(value: Any) -> Any:
+    """A picture's or video's path without folders and suffix; anything else as it is."""
+    name = PurePath(value) if isinstance(value, str) else None
+    return name.stem if name is not None and is_media(name) else value
 
 
 def _number(value: Any) -> Any:

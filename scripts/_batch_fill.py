@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _fill
 import _graph
 import _params
+import _places
+import _placing
 import _prepare
 import _sources
 from _cli import Exit, SkillError
@@ -39,6 +41,10 @@ class Recipe(NamedTuple):
     def constant(self) -> _prepare.Wishes:
         """The wishes that do not vary; fresh seeds are drawn for each run instead."""
         return self.wishes._replace(randomize_seed=False)
+
+
+def _is_local_file(value: Any) -> bool:
+    return isinstance(value, str) and not value.startswith("output:") and _placing.may_be_file(value)
 
 
 class Filler:
@@ -84,6 +90,17 @@ class Filler:
         if name == "size":
             return False
         return any(parameter.upload for parameter in self.parameters.resolve(name))
+
+    def takes_files(self, names: Iterable[str]) -> bool:
+        """Whether one of these names of the plan sets an input that takes files."""
+        return not self._file_names.isdisjoint(names)
+
+    def rooted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values with local files by their whole path."""
+        return {
+            name: str(_places.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
+            for name, value in values.items()
+        }
 
     def missing_classes(self) -> list[str]:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""
@@ -150,7 +167,18 @@ class Filler:
 
     def check(self) -> list[str]:
         """What is worth telling of the plan and of the first run."""
-        return [*self._torn_texts(), *self.trial().fill_values(self.recipe.plan.values(0), 0).notes]
+        first = self.trial().fill_values(self.recipe.plan.values(0), 0)
+        return [*self._torn_texts(), *self._repeats(first.graph), *first.notes]
+
+    def _repeats(self, graph: Mapping[str, Any]) -> list[str]:
+        """Runs of --count that would all give the same: no seed varies among them."""
+        plan = self.recipe.plan
+        times = max((len(axis) for axis in plan.axes if axis.kind == "count"), default=1)
+        if times < 2 or plan.count < 2 or self.trial().fill_values(plan.values(0), 1).graph != graph:
+            return []
+        return [
+            f"--count {times}: these runs are all the same graph, since no seed varies among them; the pictures will be too"
+        ]
 
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""

@@ -11,6 +11,15 @@ import _flags
 import _value_flags
 
 MOST_RUNS = 10_000
+# What a journal's plan line holds, so that a resumed batch does not look at them.
+PLAN_FLAGS = (
+    "--count", "--seed-start", "--sweep", "--zip", "--table", "--prompts", "--prompts-into", "--input-dir", "--into",
+    "--recursive", "--limit", "--shuffle", "--set", "--args", "--input-image", "--input-mask", "--input-file", "--lora",
+    "--tiled-vae", "--invert-mask", "--randomize-seed", "--force-link", "--no-validate", "--dry-run",
+)  # fmt: skip
+NEED = {
+    "--seed-start": "--count", "--prompts-into": "--prompts", "--into": "--input-dir", "--recursive": "--input-dir",
+}  # fmt: skip
 
 
 def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
@@ -37,7 +46,24 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
         parser.error("--report stands alone")
     if args.resume and args.output_dir:
         parser.error("--resume names the folder; leave --output-dir out")
+    given = [flag for flag in PLAN_FLAGS if _value(args, flag) != _default(parser, flag)]
+    if args.resume and given:
+        # Taken silently, "20 more runs" would be reported as a success that ran nothing.
+        parser.error(
+            f"--resume takes the plan from the folder; leave {given[0]} out, or start a new batch in another --output-dir"
+        )
+    for flag, needed in NEED.items():
+        if flag in given and not _value(args, needed):
+            parser.error(f"{flag} means something only beside {needed}")
     return args
+
+
+def _value(args: argparse.Namespace, flag: str) -> object:
+    return getattr(args, flag.lstrip("-").replace("-", "_"))
+
+
+def _default(parser: argparse.ArgumentParser, flag: str) -> object:
+    return parser.get_default(flag.lstrip("-").replace("-", "_"))
 
 
 def _add_plan_flags(parser: argparse.ArgumentParser) -> None:

@@ -5,15 +5,18 @@ Level 3. No server is asked.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import _journal
 import _safe_text
-from _plan import OUTPUT_COLUMN, Plan
+from _plan import OUTPUT_COLUMN, Axis, Plan
+from _plan_read import is_media
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -34,10 +37,11 @@ class Row(NamedTuple):
     texts: Sequence[Mapping[str, Any]] = ()
     code: str | None = None
     message: str | None = None
+    paths: Mapping[str, Any] = {}  # the whole values of input files, which `values` names shorter
 
 
 class Results(NamedTuple):
-    """A batch that was read back. `demo`: made by the demo server."""
+    """A batch that was read back. `demo`: made by the demo server. `plan`: with input files named for people."""
 
     folder: Path
     plan: Plan
@@ -57,11 +61,45 @@ def read(folder: Path) -> Results:
 
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
-    plan = recipe.plan
+    plan = _for_people(recipe.plan)
     rows = [_row(plan, run, recorded.runs.get(run)) for run in range(plan.count)]
+    if plan is not recipe.plan:
+        rows = [row._replace(paths=recipe.plan.values(row.run)) for row in rows]
     hosts = recorded.plan.get("hosts")
     demo = recorded.plan.get("demo") is True or (isinstance(hosts, list) and "demo" in hosts)
     return Results(folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows)
+
+
+def _for_people(plan: Plan) -> Plan:
+    """The plan with input files named below the folder that they share: in a label a long path hides what differs."""
+    axes = tuple(_shorter(axis) for axis in plan.axes)
+    return plan if axes == plan.axes else Plan(axes, plan.key, plan.limit, plan.shuffled)
+
+
+def _shorter(axis: Axis) -> Axis:
+    if not isinstance(axis.rows, list):
+        return axis
+    steps = [axis.at(step) for step in range(len(axis))]
+    shared: dict[str, str] = {}
+    for name in axis.names:
+        folders = [str(path.parent) for row in steps if (path := _input_path(row.get(name))) is not None]
+        with contextlib.suppress(ValueError):  # none, or on several drives
+            shared[name] = os.path.commonpath(folders)
+    if not shared:
+        return axis
+    return Axis(
+        axis.kind, axis.names, [[_below(shared, name, row.get(name)) for name in axis.names] for row in steps]
+    )
+
+
+def _below(shared: Mapping[str, str], name: str, value: Any) -> Any:
+    path = _input_path(value)
+    return value if path is None or name not in shared else path.relative_to(shared[name]).as_posix()
+
+
+def _input_path(value: Any) -> Path | None:
+    path = Path(value) if isinstance(value, str) else None
+    return path if path is not None and path.is_absolute() and is_media(path) else None
 
 
 def _row(plan: Plan, run: int, record: _journal.RunRecord | None) -> Row:
@@ -131,8 +169,8 @@ def table(results: Results) -> bytes:
         seeds = [seed_of(row) if column == "seed" else row.seeds.get(column) for column in seed_columns]
         files = ";".join(str(item.get("file")) for item in row.files)
         cells = [
-            row.run, *(row.values.get(name) for name in names), *seeds, row.status, row.seconds, files, row.host,
-            row.prompt_id, row.attempt or None, row.code, row.message,
+            row.run, *(row.paths.get(name, row.values.get(name)) for name in names), *seeds, row.status, row.seconds,
+            files, row.host, row.prompt_id, row.attempt or None, row.code, row.message,
         ]  # fmt: skip
         writer.writerow([_cell(cell) for cell in cells])
     return _safe_text.redact(out.getvalue()).encode("utf-8", "replace")

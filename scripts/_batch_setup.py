@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _cli
+import _places
 import _safe_text
 import _sources
 from _batch_fill import Filler, Recipe
 from _cli import Exit, SkillError
 from _dialect import Dialect
-from _plan import Plan
+from _plan import Axis, Plan
 from _prepare import Wishes
 
 # So many runs on a paid service are a try; more are a bill.
@@ -141,6 +142,25 @@ def plan_line(recipe: Recipe, name: str | None) -> dict[str, Any]:
     }
 
 
+def rooted(filler: Filler) -> Recipe:
+    """The recipe with the whole paths of its input files: a batch may be resumed from another folder."""
+    source, wishes, plan = filler.recipe
+    axes = tuple(_rooted_axis(filler, axis) for axis in plan.axes)
+    files = [
+        (name, path if path.startswith("output:") else str(_places.absolute(path)), kind)
+        for name, path, kind in wishes.files
+    ]
+    wishes = wishes._replace(settings=filler.rooted(wishes.settings), files=files)
+    return Recipe(source, wishes, Plan(axes, plan.key, plan.limit, plan.shuffled))
+
+
+def _rooted_axis(filler: Filler, axis: Axis) -> Axis:
+    if not filler.takes_files(axis.names):
+        return axis
+    steps = [filler.rooted(axis.at(step)) for step in range(len(axis))]
+    return Axis(axis.kind, axis.names, [[row.get(name) for name in axis.names] for row in steps])
+
+
 def recipe_from(line: Mapping[str, Any]) -> Recipe:
     """The recipe that a plan line holds. Raises SkillError (exit 2) when it has been tampered with."""
     try:
@@ -177,4 +197,4 @@ def refuse_changed(line: Mapping[str, Any], now: _sources.Source) -> None:
         )  # fmt: skip
 
 
-__all__ = ["fillers", "need_consent", "plan_line", "recipe_from", "refuse_changed"]
+__all__ = ["fillers", "need_consent", "plan_line", "recipe_from", "refuse_changed", "rooted"]

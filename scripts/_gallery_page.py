@@ -44,7 +44,7 @@ tbody th { position: sticky; left: 0; z-index: 2; min-width: 5.5rem; max-width: 
 td .card { width: min(200px, 42vw); border: 0; background: none }
 td .card.bad { border: 1px solid var(--bad) }
 td dl { padding: 2px 4px; display: block }
-td dt { display: inline } td dd { display: inline; -webkit-line-clamp: none }
+td dt { display: inline; margin-right: .35em } td dd { display: inline; -webkit-line-clamp: none }
 .empty { color: var(--quiet); padding: 24px 0 }
 #further { margin: 16px auto; display: block }
 """

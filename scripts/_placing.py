@@ -29,7 +29,7 @@ class Placed(NamedTuple):
 
 def wants_upload(settings: Mapping[str, Any], files: Sequence[tuple[str, str, str]]) -> bool:
     """Whether anything given is, or may be, a file to send."""
-    return bool(files) or any(isinstance(value, str) and _may_be_file(value) for value in settings.values())
+    return bool(files) or any(isinstance(value, str) and may_be_file(value) for value in settings.values())
 
 
 def place(
@@ -48,7 +48,7 @@ def place(
     _refuse_twice(settings, pictures, masks)
     placed = Placed(dict(settings), [], set())
     candidates = dict(pictures) | {
-        name: value for name, value in settings.items() if isinstance(value, str) and _may_be_file(value)
+        name: value for name, value in settings.items() if isinstance(value, str) and may_be_file(value)
     }
     given = dict(pictures)
     _place_pictures(graph, candidates, given, definitions, uploader, placed)
@@ -171,7 +171,8 @@ def annotated(value: str | Mapping[str, Any]) -> FileRef:
     return FileRef(name, folder, match[2] or "input")
 
 
-def _may_be_file(value: str) -> bool:
+def may_be_file(value: str) -> bool:
+    """Whether a value names a file of this machine, or another job's output."""
     if value.startswith("output:"):
         return True
     try:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import _cli
@@ -199,12 +199,17 @@ def files(folder: str, into: str, *, recursive: bool) -> Axis:
             f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
         )
     found = root.rglob("*") if recursive else root.iterdir()
-    paths = [path for path in found if path.suffix.lower().lstrip(".") in MEDIA and _visible(path, root)]
+    paths = [path for path in found if is_media(path) and _visible(path, root)]
     if not paths:
         deeper = "" if recursive else "; --recursive looks into sub-folders"
         raise SkillError(f"{folder} holds no pictures, videos or sounds", hint=f"check the folder{deeper}")
     paths.sort(key=lambda path: _natural(path.relative_to(root).as_posix()))
     return Axis("files", (into,), [str(path.absolute()) for path in paths])
+
+
+def is_media(path: PurePath) -> bool:
+    """Whether this is the name of a picture, video, sound or 3D model."""
+    return path.suffix.lower().lstrip(".") in MEDIA
 
 
 def _visible(path: Path, root: Path) -> bool:

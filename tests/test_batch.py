@@ -404,6 +404,9 @@ def test_a_turned_photo_of_a_batch_is_told_once(run: Runner, demo: Demo) -> None
         (["--count", "0"], 2, "--count"),
         (["--count", "3", "--max-runs", "2"], 7, "--max-runs"),
         (["--count", "2", "--name", "{nosuch}"], 2, "nosuch"),
+        (["--sweep", "width=16,24", "--seed-start", "5"], 2, "only beside --count"),
+        (["--count", "2", "--recursive"], 2, "only beside --input-dir"),
+        (["--count", "2", "--prompts-into", "x"], 2, "only beside --prompts"),
         (["--count", "2", "--name", "{index.__class__}"], 2, "__class__"),
         (["--table", "nothere.csv"], 2, "nothere.csv"),
         (["--sweep", "width=16,24", "--host", "@nothere"], 2, "nothere"),
@@ -417,6 +420,42 @@ def test_misuse_is_one_sentence_and_nothing_is_sent(
     assert ran.code == code, ran.out
     assert said in ran.out
     assert posts(demo) == [] and not (run.folder / "out" / "batch.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--count", "9"], ["--set", "width=24"], ["--sweep", "width=16,24"], ["--limit", "1"], ["--dry-run"]],
+)
+def test_a_resume_refuses_what_it_would_not_look_at(
+    run: Runner, demo: Demo, graph_file: Any, words: list[str]
+) -> None:
+    flow = graph_file(graphs.picture())
+    first = run("run_batch.py", flow, "--host", demo.url, "--output-dir", "out", "--count", 2, "--no-report")
+    before = (run.folder / "out" / "batch.jsonl").read_bytes()
+    ran = run("run_batch.py", flow, "--host", demo.url, "--resume", "out", *words)
+    assert (first.code, ran.code) == (0, 2)
+    assert f"leave {words[0]} out" in ran.json["message"]
+    assert (run.folder / "out" / "batch.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("seeded", "words", "told"),
+    [
+        (False, ["--count", "3"], True),
+        (False, ["--count", "3", "--randomize-seed"], True),
+        (False, ["--count", "1"], False),
+        (True, ["--count", "3"], False),
+        (True, ["--count", "3", "--randomize-seed"], False),
+        (True, ["--count", "2", "--sweep", "seed=1,2"], True),
+    ],
+)
+def test_runs_that_are_all_the_same_are_told(
+    run: Runner, demo: Demo, graph_file: Any, seeded: bool, words: list[str], told: bool
+) -> None:
+    graph = graphs.sleeper(0.01, 1) if seeded else graphs.picture()
+    ran = run("run_batch.py", graph_file(graph), "--host", demo.url, "--dry-run", *words)
+    assert ran.code == 0
+    assert any("all the same" in text for text in ran.json.get("warnings", [])) == told
 
 
 def test_a_used_folder_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:
@@ -561,9 +600,7 @@ def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file(tmp_path: Path
     assert [names.base(run, {}) for run in range(2)] == ["0012", None]
 
 
-def test_a_row_without_a_value_of_the_name_keeps_its_file(
-    run: Runner, demo: Demo, graph_file: Any
-) -> None:
+def test_a_row_without_a_value_of_the_name_keeps_its_file(run: Runner, demo: Demo, graph_file: Any) -> None:
     (run.folder / "t.csv").write_text("width,height\n16,16\n24,\n")
     ran = run(
         "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,29 @@ def test_files_left_on_a_server_that_is_gone_are_made_again_not_taken_from_anoth
         with Image.open(path) as picture:
             red = picture.convert("RGB").getpixel((0, 0))[0]
         assert red < 255, "another run's file"
+
+
+@pytest.mark.parametrize("way", ["table", "sweep", "set", "input-image"])
+def test_a_resume_from_another_folder_finds_the_input_files(
+    run: Runner, demo: Demo, graph_file: Any, way: str
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(run.folder / "own.png")
+    (run.folder / "t.csv").write_text("image\nown.png\n")
+    words = {
+        "table": ["--table", "t.csv"], "sweep": ["--sweep", "image=own.png"],
+        "set": ["--set", "image=own.png", "--count", "1"], "input-image": ["--input-image", "image=own.png", "--count", "1"],
+    }[way]  # fmt: skip
+    ran = run("run_batch.py", graph_file(graphs.photo()), "--host", demo.url, "--output-dir", "out", *words)
+    assert ran.code == 0, ran.out
+    path = run.folder / "out" / "batch.jsonl"
+    line = json.loads(path.read_bytes().splitlines()[0])
+    line["plan"]["key"] = str(uuid.uuid4())  # so that the server's first run is not found again
+    path.write_text(json.dumps(line) + "\n")
+    (run.folder / "elsewhere").mkdir()
+    resumed = Runner(run.folder / "elsewhere")("run_batch.py", "--resume", run.folder / "out", "--no-report")
+    assert (resumed.code, resumed.json["files"]) == (0, 1), resumed.out
 
 
 def test_a_changed_workflow_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:

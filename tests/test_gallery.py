@@ -356,3 +356,29 @@ def test_the_whole_way_from_a_journal(run: Any, demo: Any, graph_file: Any) -> N
     assert [row.steps for row in again.rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert all(row.status == "success" and row.files for row in again.rows)
     assert sys.getsizeof((run.folder / "out" / "index.html").read_bytes()) < 40_000
+
+
+def test_input_files_are_told_apart_by_their_names_not_by_their_folder(
+    run: Any, demo: Any, graph_file: Any
+) -> None:
+    import graphs
+
+    photos = (
+        run.folder
+        / "a-folder-with-a-name-that-is-longer-than-any-label"
+        / "of-a-customer-who-has-many-photos"
+    )
+    for name in ("one.png", "sub/two.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name), 0, 0)).save(photos / name)
+    ran = run(
+        "run_batch.py", graph_file(graphs.photo()), "--host", demo.url, "--output-dir", "out", "--input-dir", photos,
+        "--recursive", "--name", "{index}-{image}",
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    out = run.folder / "out"
+    assert sorted(path.name for path in out.glob("[0-9]*.png")) == ["0-one.png", "1-two.png"]
+    made = read(out)
+    assert [row.values["image"] for row in made.rows] == ["one.png", "sub/two.png"]
+    assert str(photos / "sub" / "two.png") in table(made).decode()
+    assert str(photos) not in (out / "index.html").read_text()
