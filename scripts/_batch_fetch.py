@@ -34,6 +34,7 @@ SLOW_FETCH = 0.05
 PROBE_PAUSE, PROBE_PATIENCE = 3.0, 2.0
 MOST_TEXT = 4000
 MOST_VALUE = 60
+OURS = re.compile(r"(?i)contact_sheet(_\d+)?|index|results|batch")
 _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
@@ -63,7 +64,7 @@ class Names:
         """The flat name (without suffix) of a run's files, or None when it has a folder of its own."""
         values = self._plan.values(run)
         if values.get(OUTPUT_COLUMN):
-            return _safe_names.safe_name(_without_suffix(str(values[OUTPUT_COLUMN])))
+            return _flat(_without_suffix(str(values[OUTPUT_COLUMN])))
         if self._template is None:
             return None
         try:
@@ -72,11 +73,17 @@ class Names:
             # Found out when the run is done (a value far down a long list): its files are worth more than their name.
             _cli.warn(f"run {run} keeps a folder of its own: {error.message}")
             return None
-        return _safe_names.safe_name(made)
+        return _flat(made)
 
     def folder(self, run: int) -> Path:
         """The folder of a run that has one."""
         return self._folder / f"run_{run:0{self._digits}d}"
+
+
+def _flat(name: str) -> str:
+    """A run's name as that of a file; not one that a page of the batch is written under."""
+    safe = _safe_names.safe_name(name)
+    return f"_{safe}" if OURS.fullmatch(safe) else safe
 
 
 def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping[str, int]) -> str:

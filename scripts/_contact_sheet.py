@@ -6,6 +6,7 @@ Level 3. Pillow only.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_TITLE_LINES = 2
+OURS = re.compile(r"contact_sheet(_\d+)?\.png")
 LEAST_WIDTH = 400
 # Pillow's own font ends here, a few signs aside.
 LAST_LATIN = 0x24F
@@ -35,7 +37,8 @@ def write(results: Results) -> list[Path]:
     """The sheets' paths, `contact_sheet.png` first; old ones of more pages are removed. Empty when nothing has run."""
     rows = [row for row in results.rows if row.status != "not_run"]
     for old in results.folder.glob("contact_sheet*.png"):
-        old.unlink(missing_ok=True)
+        if OURS.fullmatch(old.name):
+            old.unlink(missing_ok=True)
     if not rows:
         return []
     thumbs = Thumbnails(results.folder)

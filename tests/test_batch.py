@@ -610,6 +610,30 @@ def test_a_row_without_a_value_of_the_name_keeps_its_file(run: Runner, demo: Dem
     assert sorted(path.name for path in (run.folder / "out").glob("[0-9]*.png")) == ["16_016.png", "24_.png"]
 
 
+def test_a_file_named_like_a_page_of_the_batch_is_not_lost_to_it(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    names = ["contact_sheet", "contact_sheet_2.png", "contact_sheet_mine", "index"]
+    rows = "".join(f"{16 + 8 * at},{name}\n" for at, name in enumerate(names))
+    (run.folder / "t.csv").write_text(f"width,output\n{rows}")
+    ran = run(
+        "run_batch.py",
+        graph_file(graphs.picture()),
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--table",
+        "t.csv",
+    )
+    assert ran.code == 0, ran.out
+    from PIL import Image
+
+    for at, row in enumerate(rows_of(run.folder / "out")):
+        with Image.open(run.folder / "out" / row["files"]) as picture:
+            assert picture.width == 16 + 8 * at
+
+
 def test_a_batchs_jobs_are_ours(run: Runner, demo: Demo, graph_file: Any) -> None:
     ran = run(
         "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 2
