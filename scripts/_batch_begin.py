@@ -183,6 +183,9 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
             journal.write("plan", **recorded.plan)
         else:
             recorded = _journal.read(folder)  # again, now that nobody else writes
+            _batch_hosts.recognise(
+                recorded, [filler.server for filler in work.ready if filler.server is not None]
+            )
             _safe_names.remove_parts(folder)
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
             look = 0 if recorded.clean else LOST_LINES * len(work.ready)

@@ -6,6 +6,7 @@ Level 3. A key belongs to one origin: with several servers each has its own, on 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ import _safe_text
 import _text_file
 from _cli import SkillError
 from _dialect import Dialect
+from _journal import Recorded
 
+LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", re.I)
 LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FILE and --insecure"
 
 
@@ -120,7 +123,7 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
     if plan is not None and not args.host:
         hosts = _recorded(args, plan)
     _refuse_shared_key(args, hosts)
-    found: dict[str, tuple[Host, Dialect]] = {}
+    found: dict[str, tuple[Host, Dialect]] = {}  # by place
     error: SkillError | None = None
     for host in hosts:
         try:
@@ -131,12 +134,29 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
             error = failure
             _cli.warn(f"{host.address}: {failure.message}")
             continue
-        found.setdefault(server.url, (host, server))
+        found.setdefault(place_of(server.url), (host, server))
     if not found:
         assert error is not None
         raise error
     words = [f"@{host.file}" if host.file else word_of(server) for host, server in found.values()]
     return Connected([server for _, server in found.values()], list(dict.fromkeys(words)))
+
+
+def place_of(url: str) -> str:
+    """A server's address in one spelling: the names of this machine are one."""
+    return LOOPBACK.sub(r"\1localhost", url)
+
+
+def recognise(recorded: Recorded, servers: Sequence[Dialect]) -> None:
+    """Write the journal's servers as this session names them, so that no run is taken for one of another server."""
+    urls = {place_of(server.url): server.url for server in servers}
+    for record in recorded.runs.values():
+        record.host = record.host and urls.get(place_of(record.host), record.host)
+        record.left_on = record.left_on and urls.get(place_of(record.left_on), record.left_on)
+    left: dict[str, set[str]] = {}
+    for host, ids in recorded.left.items():
+        left.setdefault(urls.get(place_of(host), host), set()).update(ids)
+    recorded.left = left
 
 
 def word_of(server: Dialect) -> str:
@@ -194,4 +214,4 @@ def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
     return [Host(host) for host in dict.fromkeys(hosts)] or [Host(None)]
 
 
-__all__ = ["Connected", "Host", "connect", "named", "word_of"]
+__all__ = ["Connected", "Host", "connect", "named", "place_of", "recognise", "word_of"]

@@ -107,6 +107,22 @@ def test_runs_that_finished_while_nobody_watched_are_downloaded(
     all_there(run, 4)
 
 
+def test_a_server_under_another_name_of_this_machine_is_the_same_server(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = begin(run, demo, graph_file, 4)
+    wait_for(lambda: len(submitted(demo)) == 4)
+    process.kill()
+    process.communicate()
+    other = demo.url.replace("127.0.0.1", "localhost")
+    resumed = run("run_batch.py", "--resume", "out", "--host", other, "--host", demo.url)
+    assert resumed.code == 0, resumed.out
+    assert [row["host"] for row in resumed.json["hosts"]] == [other]
+    assert "left_behind" not in resumed.json and "moved" not in resumed.json
+    assert len(submitted(demo)) == 4
+    all_there(run, 4)
+
+
 def test_a_torn_last_line_is_survived(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = begin(run, demo, graph_file, 6)
     wait_for(done(run, 2))
