@@ -135,7 +135,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
-        help="give up on a server that is out of reach for this long (default: %(default)g)",
+        help="give up on a server that is out of reach for this long, or takes no run for ten times as long "
+        "(default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
         "--ws", action=argparse.BooleanOptionalAction,

@@ -28,6 +28,8 @@ AHEAD = 3
 AHEAD_OF_SHORT = 12
 SHORT = 0.4
 BUSY_PAUSE = 2.0
+# A server that refuses (a full queue, too many requests) is waited for so many times longer than one that is away.
+BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
 
 
@@ -47,6 +49,7 @@ class Supply:
         self.at_once: int | None = None  # runs on the server at once; None: its queue is kept filled
         self._pause_until = 0.0
         self._outage_since: float | None = None
+        self._turned_away_since: float | None = None
         outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
         self._output_nodes = frozenset(node.node_id for node in outputs)
 
@@ -150,7 +153,7 @@ class Supply:
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
         accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
-        self._outage_since = None
+        self._outage_since = self._turned_away_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
         if not self.server.fleeting:
@@ -166,9 +169,9 @@ class Supply:
         """What a failed submit means: for the run alone, for the server, or only for now."""
         todo = flight.todo
         if error.code in ("queue_full", "busy"):
-            self._pause_until = time.monotonic() + BUSY_PAUSE
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
+            self._turned_away(error)
         elif error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
             self.ends.fail(todo, "unknown", facts_of(error))
         elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
@@ -186,6 +189,22 @@ class Supply:
             self.ends.reject(todo, error)
         else:
             self.ends.failed(flight, error.code, "error", facts_of(error), None)
+
+    def _turned_away(self, error: SkillError) -> None:
+        """The server takes no run now. While some of ours are there that passes; else it is waited for, not for ever."""
+        now = time.monotonic()
+        self._pause_until = now + BUSY_PAUSE
+        limit = BUSY_FACTOR * self.batch.options.run.patience
+        if self.flights:
+            self._turned_away_since = None
+        elif self._turned_away_since is None:
+            self._turned_away_since = now
+            _cli.note(f"{self.url} takes no run now ({error.message}); trying again for {limit:.0f} s")
+        elif now - self._turned_away_since > limit:
+            raise SkillError(
+                f"{self.url} has taken no run for {limit:.0f} s: {error.message}", code=error.code, exit=Exit.FAILED,
+                retryable=True, hint="go on with --resume when it is less busy", **error.details,
+            ) from error  # fmt: skip
 
     def _outage(self, error: SkillError) -> None:
         now = time.monotonic()

@@ -123,6 +123,21 @@ def test_a_server_under_another_name_of_this_machine_is_the_same_server(
     all_there(run, 4)
 
 
+def test_a_server_that_takes_no_run_is_told_at_once_and_given_up_in_the_end(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    demo = new_demo("--fault", "429:times=1000,retry_after=0")
+    ran = run(
+        "run_batch.py", graph_file(graphs.sleeper(0.05, 2)), "--host", demo.url, "--output-dir", "out", "--count", 3,
+        "--reconnect-time", "0.2", "--no-report",
+    )  # fmt: skip
+    assert (ran.code, ran.json["status"], ran.json["code"]) == (1, "partial", "busy"), ran.out
+    assert ran.json["retryable"] and "--resume" in ran.json["next"][0] and ran.json["not_run"] == 3
+    assert "takes no run now" in ran.err
+    demo.fault()
+    assert run("run_batch.py", "--resume", "out", "--no-report").json["succeeded"] == 3
+
+
 def test_a_torn_last_line_is_survived(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = begin(run, demo, graph_file, 6)
     wait_for(done(run, 2))
