@@ -48,6 +48,14 @@ class BatchOptions(NamedTuple):
     hosts: tuple[str, ...] = ()
 
 
+class Left(NamedTuple):
+    """Where a run may still be from before it was moved: it was out of reach then."""
+
+    host: str
+    prompt_id: str
+    attempt: int
+
+
 class Todo(NamedTuple):
     """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
 
@@ -62,6 +70,7 @@ class Todo(NamedTuple):
     look: bool = False
     end: dict[str, Any] | None = None  # how it ended, when only its files are missing
     barred: frozenset[str] = frozenset()
+    left: Left | None = None
 
 
 class Tally:
@@ -75,6 +84,7 @@ class Tally:
         self.size = 0
         self.moved = 0
         self.retried = 0
+        self.twice = 0  # moved runs that their first server finished all the same
         self.failed = 0  # how many failures there were, earlier sessions' included
         self.failures: list[dict[str, Any]] = []  # the first ones
         self.said: Counter[str] = Counter()
@@ -205,6 +215,20 @@ class Batch:
         self.journal.write("cleared", prompt_id=prompt_id, **{"from": host})
         with self._changed:
             self._left.get(host, {}).pop(prompt_id, None)
+
+    def reclaim(self, host: str) -> None:
+        """A silent server answers again: the runs moved away from it that wait still are looked for there first."""
+        found = []
+        with self._changed:
+            for at, todo in enumerate(self._waiting):
+                if todo.left is not None and todo.left.host == host:
+                    found.append(todo.left.prompt_id)
+                    self._waiting[at] = todo._replace(
+                        attempt=todo.left.attempt, prompt_id=todo.left.prompt_id, accepted=True, host=host, left=None,
+                        barred=todo.barred - {host},
+                    )  # fmt: skip
+        for prompt_id in found:
+            self.cleared(host, prompt_id)
 
     @property
     def left(self) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import _cli
 import _jobs
+from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
 from _cli import SkillError
@@ -31,6 +32,7 @@ class Moves:
         self.url = server.url
         self.flights = flights
         self.ends = ends
+        self._was_silent = False
         self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
 
     def release_wanted(self) -> None:
@@ -49,43 +51,58 @@ class Moves:
 
     def seize(self) -> None:
         """Called by another lane while this one is stuck in a request: its runs are taken from it."""
-        for prompt_id, flight in list(self.flights.items()):
+        self._was_silent = True
+        for prompt_id, flight in self._last_first():
             if self.flights.pop(prompt_id, None) is not None:
                 self._move(prompt_id, flight, left=True)
 
     def give_away(self, error: SkillError) -> None:
         """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
+        self._was_silent = True
         if self.flights:
             _cli.warn(
                 f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers"
             )
-        for prompt_id, flight in list(self.flights.items()):
+        for prompt_id, flight in self._last_first():
             self.flights.drop(prompt_id)
             self._move(prompt_id, flight, left=True)
+
+    def _last_first(self) -> list[tuple[str, Flight]]:
+        """The runs here, the executing one at the end: it is the likeliest to be done when the server is back."""
+        return list(self.flights.items())[::-1]
 
     def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
         todo = flight.todo
         self.batch.moved(todo, prompt_id, self.url, left=left)
         barred = todo.barred | {self.url}
+        place = Left(self.url, prompt_id, todo.attempt) if left else None
         again = todo._replace(
-            attempt=todo.attempt + 1, prompt_id=None, host=None, accepted=False, barred=barred
+            attempt=todo.attempt + 1, prompt_id=None, host=None, accepted=False, barred=barred, left=place
         )
         self.batch.put_back(again)
 
     def clear(self) -> None:
         """Cancel here what was moved elsewhere while this server was out of reach. Raises SkillError when it still is."""
         now = time.monotonic()
+        if self._was_silent and self.batch.left_on(self.url):
+            self.batch.reclaim(self.url)
+            self._was_silent = False
         for prompt_id in self.batch.left_on(self.url):
             if now < self._look_at.get(prompt_id, 0.0):
                 continue
             if self.server.cancel(prompt_id):
                 # It may have begun just now, and then a server forgets the interrupt: it is looked for again.
                 self._look_at[prompt_id] = now + _jobs.SAY_AGAIN
-            elif prompt_id not in self._look_at and not self.server.state(prompt_id).done:
+                continue
+            state = self.server.state(prompt_id)
+            if prompt_id not in self._look_at and not state.done:
                 self._look_at[prompt_id] = now + SECOND_LOOK
-            else:
-                self._look_at.pop(prompt_id, None)
-                self.batch.cleared(self.url, prompt_id)
+                continue
+            if state.done and state.outcome == "success":
+                self.batch.tally.twice += 1
+                _cli.warn(f"{self.url} had finished {prompt_id} before it could be cancelled: run twice")
+            self._look_at.pop(prompt_id, None)
+            self.batch.cleared(self.url, prompt_id)
 
     def cancel(self, prompt_id: str) -> bool:
         """Stop one run here. False when there was nothing to stop, or the server did not let us."""
@@ -97,8 +114,7 @@ class Moves:
 
     def wind_down(self) -> None:
         """Stop what is ours here: the waiting ones first, so that none of them starts; keep what has ended."""
-        newest_first = reversed(self.flights.items())
-        for prompt_id, flight in sorted(newest_first, key=lambda item: item[1].started is not None):
+        for prompt_id, flight in sorted(self._last_first(), key=lambda item: item[1].started is not None):
             self._stop_one(prompt_id, flight)
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:

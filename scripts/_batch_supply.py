@@ -147,7 +147,13 @@ class Supply:
             attempt += 1  # that id has been used up
         prompt_id = self.batch.prompt_id(todo.run, attempt)
         flight.todo = todo = todo._replace(
-            attempt=attempt, prompt_id=prompt_id, accepted=False, host=self.url, look=False, end=None
+            attempt=attempt,
+            prompt_id=prompt_id,
+            accepted=False,
+            host=self.url,
+            look=False,
+            end=None,
+            left=None,
         )
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds

@@ -285,6 +285,50 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
     assert queued(one) == queued(two) == set()
 
 
+def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_there(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    """The executing run is the last one that others take over; what ran on both all the same is told."""
+    one, two = new_demo(), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(2.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 10, "--reconnect-time", 0.5, "--no-report",
+    )  # fmt: skip
+    wait_for(lambda: len(queued(one)) >= 4)
+    (executing,) = one.get("/queue")["queue_running"]
+    one.fault("drop-socket:frames=1", "down:ms=4000")
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out
+    ended = finished(one, two)
+    assert set(ended) == set(range(100, 110))
+    assert json.loads(out)["moved"] >= 1 and ended[executing[2]["1"]["inputs"]["seed"]] == 1
+    twice = sum(ended.values()) - len(ended)
+    assert json.loads(out).get("ran_twice", 0) == twice == err.count("run twice")
+    assert moved_away(run.folder / "out", one) == queued(one) == queued(two) == set()
+
+
+def test_what_a_server_finished_before_its_cancel_came_is_counted() -> None:
+    from types import SimpleNamespace
+    from unittest import mock
+
+    import _batch
+    import _batch_moves
+
+    batch = mock.Mock(tally=_batch.Tally(), left_on=lambda _: ["late", "stopped"])
+    ends = {"late": "success", "stopped": "cancelled"}
+    server = SimpleNamespace(
+        url="http://x",
+        cancel=lambda _: False,
+        state=lambda id_: SimpleNamespace(done=True, outcome=ends[id_]),
+    )
+    _batch_moves.Moves(batch, server, mock.Mock(), mock.Mock()).clear()  # type: ignore[arg-type]
+    assert batch.tally.twice == 1
+    assert [call.args for call in batch.cleared.call_args_list] == [
+        ("http://x", "late"),
+        ("http://x", "stopped"),
+    ]
+
+
 def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, graph_file: Any) -> None:
     one = new_demo()
     ran = run(
