@@ -85,6 +85,9 @@ class Moves:
         """Cancel here what was moved elsewhere while this server was out of reach. Raises SkillError when it still is."""
         now = time.monotonic()
         if self._was_silent and self.batch.left_on(self.url):
+            self.server.list_jobs(
+                0, finished=False
+            )  # raises while it is away still, and others may go on with its runs
             self.batch.reclaim(self.url)
             self._was_silent = False
         for prompt_id in self.batch.left_on(self.url):
