@@ -253,14 +253,21 @@ def _options(
 
 
 def _pages(folder: Path) -> dict[str, Any]:
-    """Make the pages; a failure there does not spoil the report of the runs."""
+    """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
     import _batch_pages
+    import _reports
+    import _signals
 
     try:
         return _batch_pages.write(folder)
     except (OSError, SkillError) as error:
         _cli.warn(f"the runs are done, but their pages could not be written: {error}")
         return {"report_problem": str(error)}
+    except (KeyboardInterrupt, _signals.Terminated):
+        # What became of the runs is worth more than pictures of it.
+        told = f"interrupted; this makes the pages: {_reports.command('run_batch.py', '--report', folder)}"
+        _cli.warn(told)
+        return {"report_problem": told}
 
 
 def _report_only(folder: Path) -> dict[str, Any]:

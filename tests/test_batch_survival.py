@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -209,6 +210,31 @@ def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo
     mine = seeds_run(demo)
     assert all(mine[seed] == 1 for seed in range(100, 130))
     all_there(run, 30)
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_the_pages_are_made_leaves_the_report_of_the_runs(
+    run: Runner, demo: Demo, graph_file: Any, tmp_path: Path, signal_: signal.Signals
+) -> None:
+    """A slow ffmpeg stands for pages that take their time."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "ffmpeg").write_text("#!/bin/sh\ntouch started\nexec sleep 9\n")
+    (tools / "ffmpeg").chmod(0o755)
+    first = run(
+        "run_batch.py", graph_file(graphs.picture()), "--host", demo.url, "--output-dir", "out", "--count", 1
+    )
+    path = run.folder / "out" / "batch.jsonl"
+    path.write_text(path.read_text().replace('"type":"image"', '"type":"video"'))
+    process = run.start(
+        "run_batch.py", "--resume", "out", env={"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    )
+    wait_for(lambda: (run.folder / "started").exists())
+    process.send_signal(signal_)
+    out, _ = process.communicate(timeout=20)
+    document = json.loads(out)
+    assert (first.code, document["status"], document["done_before"]) == (0, "success", 1), out
+    assert "--report" in document["report_problem"]
 
 
 def test_sigterm_answers_at_once_and_leaves_the_jobs(run: Runner, demo: Demo, graph_file: Any) -> None:
