@@ -179,7 +179,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
         if recorded is None:
             _refuse_used(folder)
             recorded, look = _journal.Recorded(_plan_line(args, work), 0), 0
-            journal = _journal.Journal(folder / _journal.NAME)
+            journal = _journal.Journal(folder / _journal.NAME, fresh=True)
             journal.write("plan", **recorded.plan)
         else:
             recorded = _journal.read(folder)  # again, now that nobody else writes
@@ -222,7 +222,7 @@ def _refuse_used(folder: Path) -> None:
     """A second batch in one folder would mix its files with the first one's."""
     import _batch_run
 
-    if (folder / _journal.NAME).exists():
+    if _journal.begun(folder):
         raise SkillError(
             f"{folder} holds a batch already", code="folder_in_use", exit=_cli.Exit.MISUSE,
             hint="go on with it by --resume, or give another --output-dir",

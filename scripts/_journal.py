@@ -110,14 +110,14 @@ _one_line = json.JSONEncoder(separators=(",", ":")).encode
 class Journal:
     """Appends to a journal from any thread. Every line is flushed at once and soon forced to the disk."""
 
-    def __init__(self, path: Path, *, keep: int | None = None) -> None:
-        """`keep`: bytes of the existing file that are whole lines; what follows them is cut off."""
+    def __init__(self, path: Path, *, keep: int | None = None, fresh: bool = False) -> None:
+        """`keep`: bytes of the existing file that are whole lines; what follows them is cut off. `fresh`: all is."""
         self.path = path
         self._lock = threading.Lock()
         if keep is not None:
             with path.open("r+b") as file:
                 file.truncate(keep)
-        self._file = path.open("ab")
+        self._file = path.open("wb" if fresh else "ab")
         self._dirty = threading.Event()
         self._ended = threading.Event()
         self._closed = False
@@ -185,6 +185,17 @@ class Recorded:
         self.whole = whole
         self.clean = False  # the last session wrote its end: nothing is missing
         self.seconds = 0.0
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds a batch. One whose plan did not even get onto the disk has sent nothing, and is none."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            return file.readline(MOST_LINE)[-1:] == b"\n"
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def read(folder: Path) -> Recorded:
@@ -275,4 +286,4 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
             recorded.left.setdefault(record.left_on, set()).add(record.prompt_id)
 
 
-__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "read"]
+__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "begun", "read"]

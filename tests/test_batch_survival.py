@@ -154,6 +154,19 @@ def test_a_torn_last_line_is_survived(run: Runner, demo: Demo, graph_file: Any) 
     all_there(run, 6)
 
 
+@pytest.mark.parametrize("left", ["", '{"event":"plan","version":1,"ma'])
+def test_a_batch_that_died_before_its_plan_was_written_is_no_obstacle(
+    run: Runner, demo: Demo, graph_file: Any, left: str
+) -> None:
+    (run.folder / "out").mkdir()
+    (run.folder / "out" / "batch.jsonl").write_text(left)
+    words = ["--host", demo.url, "--output-dir", "out", "--count", 1, "--no-report"]
+    ran = run("run_batch.py", graph_file(graphs.picture()), *words)
+    assert ran.code == 0, ran.out
+    assert run("run_batch.py", "--resume", "out", "--no-report").json["done_before"] == 1
+    assert run("run_batch.py", graph_file(graphs.picture()), *words).json["code"] == "folder_in_use"
+
+
 def test_lines_lost_to_a_power_cut_do_not_run_anything_twice(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
