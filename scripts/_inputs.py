@@ -53,7 +53,14 @@ class Uploader:
             ref = self._send_mask(path, digest, original)
         else:
             ref = self._send(path, digest)
-        row = {"name": target.name, "file": str(path), "as": ref.filename, "kind": kind, "sha256": digest}
+        # The whole path: a receipt may be run again from another folder.
+        row = {
+            "name": target.name,
+            "file": str(_places.absolute(path)),
+            "as": ref.filename,
+            "kind": kind,
+            "sha256": digest,
+        }
         return self._value(ref), row
 
     def _value(self, ref: FileRef) -> Any:

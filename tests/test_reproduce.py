@@ -74,6 +74,19 @@ def test_input_files_are_sent_again(run: Runner, demo: Demo, graph_file: Any) ->
     assert any("p.png" in row["what"] for row in changed.json["differences"])
 
 
+def test_input_files_are_found_again_from_another_folder(run: Runner, demo: Demo, graph_file: Any) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (9, 9), "teal").save(run.folder / "p.png")
+    path = receipt_of(run, demo, graph_file(graphs.photo()), "--input-image", "image=p.png")
+    demo.post("/demo/reset")
+    (run.folder / "elsewhere").mkdir()
+    again = Runner(run.folder / "elsewhere")(
+        "run_workflow.py", "--reproduce", path.absolute(), "--host", demo.url
+    )
+    assert again.code == 0 and again.json["reproduced"] is True, again.out
+
+
 def test_a_missing_node_is_named_and_nothing_is_sent(run: Runner, demo: Demo, graph_file: Any) -> None:
     path = receipt_of(run, demo, graph_file(graphs.picture()))
     receipt = json.loads(path.read_text())
