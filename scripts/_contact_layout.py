@@ -144,7 +144,8 @@ def _grid_sheets(
     head = max(len(wrapped(words, wide, MOST_HEAD_LINES)) for words in heads) + 2
     room = HEIGHT - head * LINE - 3 * MARGIN
     # All lines on one page, if the pictures are still worth a look then.
-    box = _box(natural, (wide, max(room // len(down.steps) - LINE - MARGIN, MOST_BOX // 3)))
+    least = min(MOST_BOX // 3, max(natural[1], LEAST_BOX) * 3 // 4)
+    box = _box(natural, (wide, max(room // len(down.steps) - LINE - MARGIN, least)))
     a_page = max(room // (box[1] + LINE + MARGIN), 1)
     for fixed in _combined(paged):
         for first in range(0, len(down.steps), a_page):

@@ -206,6 +206,14 @@ def place_of(picture: Image.Image, color: tuple[int, int, int]) -> tuple[int, in
     return next((x, y) for y in range(picture.height) for x in range(picture.width) if pixels[x, y] == color)
 
 
+def test_small_pictures_shrink_a_little_rather_than_leave_one_line_for_a_second_page(tmp_path: Path) -> None:
+    made = results(tmp_path, pages=10, rows=3, columns=4)
+    for row in made.rows:
+        for item in row.files:
+            Image.new("RGB", (128, 128)).save(tmp_path / item["file"])
+    assert len(_contact_sheet.write(made)) <= 4
+
+
 def test_two_axes_are_a_grid_whose_lines_follow_the_first(tmp_path: Path) -> None:
     made = results(tmp_path, rows=2, columns=3)
     picture = picture_of(_contact_sheet.write(made)[0])
