@@ -13,14 +13,12 @@ import _jobs
 from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
+from _batch_supply import SECOND_LOOK
 from _cli import SkillError
 from _dialect import Dialect, JobState
 
 if TYPE_CHECKING:
     from _batch import Batch
-
-# A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
-SECOND_LOOK = 1.0
 
 
 class Moves:

@@ -53,8 +53,12 @@ def run(
         _close_fetchers(batch)
         _wait_for_clearing(batch)
     except KeyboardInterrupt:
-        progress.close()
-        _stop(batch)
+        try:
+            progress.close()
+            _stop(batch)
+        except (KeyboardInterrupt, Terminated):
+            batch.stop("interrupted")
+            _cli.warn("not waiting any longer; --resume picks up what is left")
     except Terminated:
         # The caller's time is up: jobs stay on the servers, and the journal knows them.
         batch.stop("abandoned")
@@ -91,16 +95,13 @@ def _wait_for_clearing(batch: Batch) -> None:
 
 
 def _stop(batch: Batch) -> None:
-    """Ctrl-C: lanes cancel what is theirs, files under way arrive. A second Ctrl-C stops waiting for that."""
-    _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
+    """Ctrl-C: lanes cancel what is theirs, files under way arrive."""
     batch.stop("interrupted")
+    _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
     give_up = time.monotonic() + STOP_PATIENCE
-    try:
-        while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
-            batch.wait(FRAME)
-        _close_fetchers(batch, give_up)
-    except (KeyboardInterrupt, Terminated):
-        _cli.warn("not waiting any longer; --resume picks up what is left")
+    while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
+        batch.wait(FRAME)
+    _close_fetchers(batch, give_up)
 
 
 def resume_command(batch: Batch) -> str:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import _cli
+import _common
 import _graph
 import _jobs
 import _ours
@@ -28,6 +29,8 @@ AHEAD = 3
 AHEAD_OF_SHORT = 12
 SHORT = 0.4
 BUSY_PAUSE = 2.0
+# A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
+SECOND_LOOK = 1.0
 # A server that refuses (a full queue, too many requests) is waited for so many times longer than one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
@@ -48,6 +51,7 @@ class Supply:
         self.watcher = watcher
         self.at_once: int | None = None  # runs on the server at once; None: its queue is kept filled
         self._pause_until = 0.0
+        self._unanswered: set[str] = set()  # prompt ids whose submit got no answer
         self._outage_since: float | None = None
         self._turned_away_since: float | None = None
         outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
@@ -86,18 +90,25 @@ class Supply:
             self.ends.unfit(todo, error)
             return
         flight = Flight(todo, filled.graph, filled.seeds, time.monotonic())
-        try:
-            if self._find_again(todo, flight):
+        with _common.no_later_than(self._longest_silence()):
+            try:
+                if self._find_again(todo, flight):
+                    return
+            except SkillError as error:
+                self._not_looked_up(todo, flight, error)
                 return
-        except SkillError as error:
-            self._not_looked_up(todo, error)
-            return
-        try:
-            self._submit(todo, flight)
-        except SkillError as error:
-            self._not_submitted(todo, flight, error)
+            try:
+                self._submit(todo, flight)
+            except SkillError as error:
+                self._not_submitted(todo, flight, error)
 
-    def _not_looked_up(self, todo: Todo, error: SkillError) -> None:
+    def _longest_silence(self) -> float | None:
+        """When a server that does not answer counts as gone, where another one can take its runs."""
+        if len(self.batch.lanes) < 2 or not self.server.own_ids:
+            return None
+        return time.monotonic() + max(self.batch.options.run.patience, _jobs.SUBMIT_TIME)
+
+    def _not_looked_up(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
         if error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
             self.ends.fail(todo, "unknown", facts_of(error))
@@ -105,7 +116,7 @@ class Supply:
         self.batch.put_back(todo)
         if error.exit == Exit.REFUSED:
             raise error
-        self._outage(error)
+        self._outage(error, flight)
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
@@ -129,6 +140,9 @@ class Supply:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=found)
             prompt_id = found
         state = self.server.state(prompt_id)
+        if state.phase == "unknown" and prompt_id in self._unanswered:
+            time.sleep(SECOND_LOOK)
+            state = self.server.state(prompt_id)
         if state.phase == "unknown":
             return False
         flight.ours = False
@@ -185,8 +199,10 @@ class Supply:
                 # Nothing was sent: the id is still free.
                 self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
                 todo = todo._replace(prompt_id=None, host=None, attempt=todo.attempt + 1)
+            elif todo.prompt_id:
+                self._unanswered.add(todo.prompt_id)
             self.batch.put_back(todo)
-            self._outage(error)
+            self._outage(error, flight)
         elif error.exit == Exit.REFUSED:
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
@@ -212,12 +228,14 @@ class Supply:
                 retryable=True, hint="go on with --resume when it is less busy", **error.details,
             ) from error  # fmt: skip
 
-    def _outage(self, error: SkillError) -> None:
+    def _outage(self, error: SkillError, flight: Flight) -> None:
+        """No answer since this run was begun. Raises SkillError `server_gone` when that lasts too long."""
         now = time.monotonic()
         if self._outage_since is None:
-            self._outage_since = now
+            # Where nobody else can go on, a server that is stuck for a while gets that while on top.
+            self._outage_since = flight.submitted if len(self.batch.lanes) > 1 else now
             _cli.note(f"{self.url} does not answer; trying again for {self.batch.options.run.patience:.0f} s")
-        if now - self._outage_since > self.batch.options.run.patience:
+        if now - self._outage_since >= self.batch.options.run.patience:
             self._outage_since = None
             raise SkillError(
                 f"{self.url} has been out of reach for {self.batch.options.run.patience:.0f} s", code="server_gone",

@@ -321,14 +321,22 @@ class Cloud(Dialect):
         size = path.stat().st_size
         if size > MOST_UPLOAD:
             raise SkillError(f"{path.name} has {size} bytes; the cloud takes pictures up to {MOST_UPLOAD}")
+        import warnings
+
         from PIL import Image
 
-        Image.MAX_IMAGE_PIXELS = None
         try:
-            with Image.open(path) as image:
-                width, height = image.size
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    width, height = image.size
         except OSError:
             return
+        except Image.DecompressionBombError as error:
+            raise SkillError(
+                f"{path.name} has too many pixels; the cloud takes up to {MOST_PIXELS}",
+                hint="scale it down first",
+            ) from error
         if max(width, height) > MOST_EDGE or width * height > MOST_PIXELS:
             raise SkillError(
                 f"{path.name} is {width} x {height}; the cloud takes up to {MOST_EDGE} an edge and {MOST_PIXELS} pixels",

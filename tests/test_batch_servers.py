@@ -256,6 +256,26 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
     )
 
 
+def test_a_server_that_falls_silent_within_a_submit_does_not_keep_that_run(
+    run: Runner, new_demo: Any, graph_file: Any
+) -> None:
+    one, two = new_demo("--fault", "delay:route=/prompt,method=POST,ms=600000"), new_demo()
+    process = run.start(
+        "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 4, "--reconnect-time", 1, "--no-report",
+    )  # fmt: skip
+    wait_for(lambda: any((row["method"], row["path"]) == ("POST", "/prompt") for row in one.log()))
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        out, _ = process.communicate(timeout=50)  # the submit itself would be waited for longer
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    document = json.loads(out)
+    assert (process.returncode, document["succeeded"]) == (0, 4), out
+    assert [row["runs"] for row in document["hosts"] if row["host"] == two.url] == [4]
+    assert document["left_behind"][one.url]["count"] == 1
+
+
 def test_a_killed_batch_follows_moved_runs_where_they_still_are(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:

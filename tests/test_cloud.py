@@ -654,3 +654,19 @@ def test_the_environments_key_goes_to_the_clouds_own_host_alone(
     assert done.code == 4
     assert all(KEY not in json.dumps(entry) for entry in demo.log())
     assert os.environ.get("COMFY_CLOUD_API_KEY") != KEY
+
+
+@pytest.mark.parametrize(("side", "words"), [(9000, "9000 x 9000"), (60_000, "too many pixels")])
+def test_a_picture_beyond_the_clouds_limits_is_refused_before_it_is_sent(
+    cloud: Start, tmp_path: Path, side: int, words: str
+) -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b""))
+    with pytest.raises(SkillError, match=words):
+        client(cloud()).upload(tmp_path / "huge.png")
