@@ -10,6 +10,11 @@ from typing import Any
 
 import _batch_results
 import _safe_names
+import _safe_text
+
+MOST_ROWS = 20
+MOST_FILES = 4
+MOST_TEXT = 200
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -26,9 +31,28 @@ def write(folder: Path) -> dict[str, Any]:
     ):
         _safe_names.write_whole(folder / name, make(results))
         document[key] = str(folder / name)
+    document["results"] = _first_rows(results) | {"all_in": document["results_csv"]}
     sheets = _contact_sheet.write(results)
     if sheets:
         document["contact_sheet"] = str(sheets[0])
     if len(sheets) > 1:
         document["contact_sheets"] = [str(path) for path in sheets]
     return document
+
+
+def _first_rows(results: _batch_results.Results) -> dict[str, Any]:
+    """Which file came of which values, for the first runs: enough to point at the best of a small sweep."""
+    rows = [
+        {
+            "run": row.run,
+            "status": row.status,
+            "values": {
+                name: _safe_text.clean(value, MOST_TEXT) if isinstance(value, str) else value
+                for name, value in row.values.items()
+            },
+            **({"seeds": dict(row.seeds)} if row.seeds else {}),
+            "files": [str(results.folder / str(item.get("file"))) for item in row.files[:MOST_FILES]],
+        }
+        for row in results.rows[:MOST_ROWS]
+    ]
+    return {"count": len(results.rows), "items": rows}

@@ -138,16 +138,17 @@ def _terminated(batch: Batch) -> dict[str, Any]:
 def _counts(batch: Batch) -> dict[str, Any]:
     ends = {name: count for name, count in batch.tally.ends.items() if count}
     succeeded = ends.pop("success", 0)
+    tally = batch.tally
     document = {
         "runs": batch.recipe.plan.count,
-        "succeeded": succeeded,
-        "failed": sum(ends.values()),
-        "not_run": max(batch.to_do - batch.tally.settled, 0),
+        "succeeded": succeeded + tally.earlier - tally.earlier_failed,
+        "failed": sum(ends.values()) + tally.earlier_failed,
+        "not_run": max(batch.to_do - tally.settled, 0),
     }
-    if batch.tally.earlier:
-        document["done_before"] = batch.tally.earlier
-    if batch.tally.earlier_failed:
-        document["failed_before"] = batch.tally.earlier_failed
+    if tally.earlier:
+        document["done_before"] = tally.earlier
+    if tally.earlier_failed:
+        document["failed_before"] = tally.earlier_failed
     return document
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -171,11 +172,15 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         source = _sources.Source(graph, workflow.get("editor"), str(workflow["origin"]), False, [], [], [])
         files = [(str(name), str(path), str(kind)) for name, path, kind in wishes["files"]]
         kept = Wishes(
-            dict(wishes["settings"]), files, list(wishes["loras"]), frozenset(wishes["force_links"]),
+            dict(wishes["settings"]), files, [str(lora) for lora in wishes["loras"]], frozenset(wishes["force_links"]),
             bool(wishes["validate"]), bool(wishes["randomize_seed"]), bool(wishes["invert_mask"]),
             bool(wishes.get("tiled_vae")),
         )  # fmt: skip
-        return Recipe(source, kept, Plan.from_json(line["plan"]))
+        plan = Plan.from_json(line["plan"])
+        uuid.UUID(plan.key)  # the prompt ids are made from it
+        if plan.count != line["count"]:
+            raise ValueError("the plan has another number of runs")
+        return Recipe(source, kept, plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SkillError(
             f"the plan in the journal cannot be read ({_safe_text.clean(error, 100)})", code="no_batch", exit=Exit.MISUSE,

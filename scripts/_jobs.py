@@ -208,7 +208,9 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
         watcher.close()
     if expected is not None:
         report["estimate"] = expected.to_json()
-    if state.outcome == "success" and not server.fleeting:
+    # What the server had in its cache altogether says nothing of how long a run takes.
+    computed = len(progress.cached) < len(prepared.graph)
+    if state.outcome == "success" and computed and not server.fleeting:
         seconds = report.get("execution_seconds", report["seconds"])
         _timing.record(
             server.url, job.prompt_id, prepared.graph, seconds, progress.node_seconds, len(progress.cached)

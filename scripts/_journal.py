@@ -13,9 +13,11 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
 
 import _file_lock
+import _safe_text
 import _text_file
 from _cli import Exit, SkillError
 
@@ -207,7 +209,10 @@ def read(folder: Path) -> Recorded:
             if recorded is None:
                 recorded = Recorded(_plan_of(line, path), end)
             elif line is not None:
-                _take(recorded, line)
+                try:
+                    _take(recorded, line)
+                except (TypeError, ValueError) as error:
+                    raise _damaged(path, line) from error
                 recorded.whole = end
     except FileNotFoundError as error:
         raise SkillError(
@@ -237,6 +242,8 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
 def _plan_of(line: dict[str, Any] | None, path: Path) -> dict[str, Any]:
     if line is None or line.get("event") != "plan" or line.get("version") != 1:
         raise _not_ours(path)
+    if not isinstance(line.get("made", 0), (int, float)):
+        raise _damaged(path, line)
     return line
 
 
@@ -245,9 +252,19 @@ def _not_ours(path: Path) -> SkillError:
     return SkillError(f"{path} is not the journal of a batch", code="no_batch", exit=Exit.MISUSE, hint=hint)
 
 
+def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
+    event = _safe_text.clean(line.get("event"), 20)
+    return SkillError(
+        f"{path} was changed by hand: a line of the event {event!r} holds values that no batch writes",
+        code="no_batch", exit=Exit.MISUSE, hint="put the old line back, or take it out: then its run is looked up again",
+    )  # fmt: skip
+
+
 def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
     """One line's meaning for the state of its run."""
     event, number = line.get("event"), line.get("run")
+    if not all(isinstance(line.get(key, ""), (str, NoneType)) for key in ("prompt_id", "host", "from")):
+        raise TypeError("an id or an address is no text")
     recorded.clean = event == "end"
     if event == "end":
         recorded.seconds += float(line.get("seconds") or 0.0)

@@ -75,14 +75,17 @@ class Axis:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Axis:
-        """The axis that `to_json` wrote."""
+        """The axis that `to_json` wrote. Raises as `Plan.from_json`."""
         names = tuple(str(name) for name in value["names"])
         if "range" in value:
             start, stop, step = (str(part) for part in value["range"])
             return Axis(value["kind"], names, Steps(start, stop, step))
         if "times" in value:
             return Axis(value["kind"], names, range(int(value["times"])))
-        return Axis(value["kind"], names, list(value["rows"]))
+        axis = Axis(value["kind"], names, list(value["rows"]))
+        for position in range(len(axis)):
+            axis.at(position)  # a row that does not fit the names
+        return axis
 
 
 class Plan:

@@ -197,11 +197,21 @@ def finished(
     if job.previews:
         document["previews"] = _safe_text.cap([str(path) for path in job.previews], 20)
     document |= about(prepared) | _account(job.server, prepared)
+    if prepared is None:
+        document |= _seeds_in(job.graph)
     if state.outcome == "success" and not saved and not failed and not missed:
         document["message"] = _why_no_files(state, texts, job)
     if options.receipt and state.done:
         document["receipt"] = str(_write_receipt(job, state, prepared, saved, options, document))
     return document
+
+
+def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The seeds of a job that is only waited for: drawn ones are known from nowhere else."""
+    import _prepare
+
+    seeds = _prepare.seeds_of(graph)
+    return {"seeds": seeds} if seeds else {}
 
 
 def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence[str]) -> JobState:

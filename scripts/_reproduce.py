@@ -138,9 +138,13 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
     document |= {"receipt_used": str(receipt.path), "reproduced": same, "files_compared": compared}
     cached = document.get("cached_nodes")
     if isinstance(cached, int) and cached >= len(receipt.graph) - _outputs(receipt.graph):
-        document["note"] = (
-            "the server answered from its cache: nothing was computed again (restart it for a real test)"
-        )
+        document |= {
+            "computed": False,
+            "note": "the server answered from its cache: nothing was computed again, so this proves little",
+        }
+        if server.api == "local":
+            document["note"] += "; empty the cache (see next), then reproduce once more"
+            document["next"] = [_reports.command("manage_queue.py", "free", *_reports.server_words(server))]
     if same:
         return document
     found = differences(receipt, server)

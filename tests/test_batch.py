@@ -50,6 +50,11 @@ def test_a_sweep_becomes_files_pages_and_one_document(run: Runner, any_server: s
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
         f"run_{at:04d}" for at in range(6)
     ]
+    last = ran.json["results"]["items"][5]
+    assert (last["run"], last["values"]) == (5, {"width": "32", "1.color": color + 1})
+    assert [Path(name).parent.name for name in last["files"]] == ["run_0005"] and Path(
+        last["files"][0]
+    ).is_file()
     from PIL import Image
 
     sizes = []
@@ -656,7 +661,7 @@ def test_the_plan_line_keeps_every_wish() -> None:
         validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
     )  # fmt: skip
     source = _sources.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
-    recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), "key"))
+    recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), str(uuid.uuid4())))
     line = json.loads(json.dumps(_batch_setup.plan_line(recipe, None)))
     assert _batch_setup.recipe_from(line).wishes == wishes
 

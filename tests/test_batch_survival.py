@@ -154,6 +154,32 @@ def test_a_torn_last_line_is_survived(run: Runner, demo: Demo, graph_file: Any) 
     all_there(run, 6)
 
 
+@pytest.mark.parametrize(
+    ("event", "key", "value"),
+    [
+        ("plan", "made", "zz"),
+        ("plan", "count", 3),
+        ("submit", "attempt", "zz"),
+        ("submit", "host", 5),
+        ("submit", "prompt_id", ["x"]),
+        ("downloaded", "files", 5),
+        ("end", "seconds", "zz"),
+    ],
+)
+def test_a_journal_that_was_changed_by_hand_is_refused(
+    run: Runner, demo: Demo, graph_file: Any, event: str, key: str, value: Any
+) -> None:
+    assert begin(run, demo, graph_file, 2).wait() == 0
+    path = run.folder / "out" / "batch.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    next(line for line in lines if line["event"] == event)[key] = value
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for flag in ("--resume", "--report"):
+        ran = run("run_batch.py", flag, "out")
+        assert (ran.code, ran.json["code"]) == (2, "no_batch"), ran.out
+    assert len(submitted(demo)) == 2
+
+
 @pytest.mark.parametrize("left", ["", '{"event":"plan","version":1,"ma'])
 def test_a_batch_that_died_before_its_plan_was_written_is_no_obstacle(
     run: Runner, demo: Demo, graph_file: Any, left: str
@@ -361,6 +387,7 @@ def test_resuming_a_complete_batch_does_nothing(run: Runner, demo: Demo, graph_f
     before = len(submitted(demo))
     ran = run("run_batch.py", "--resume", "out")
     assert ran.code == 0 and ran.json["done_before"] == 3
+    assert (ran.json["runs"], ran.json["succeeded"]) == (3, 3)
     assert len(submitted(demo)) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,17 @@ def test_what_reproduce_cannot_heed_is_misuse(run: Runner, demo: Demo, graph_fil
     for words in (["--no-wait"], ["--save-workflow", "kept.json"], ["--randomize-seed"]):
         ran = run("run_workflow.py", "--reproduce", path, "--host", demo.url, *words)
         assert (ran.code, ran.json["code"]) == (2, "misuse")
+
+
+def test_an_answer_from_the_cache_proves_little_and_next_empties_it(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    workflow = graph_file(graphs.picture())
+    first = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "first", "--receipt")
+    words = ["--reproduce", first.json["receipt"], "--host", any_server]
+    cached = run("run_workflow.py", *words, "--output-dir", "cached")
+    assert (cached.code, cached.json["reproduced"], cached.json["computed"]) == (0, True, False)
+    freed = run("manage_queue.py", *shlex.split(cached.json["next"][0])[2:])
+    assert freed.code == 0, freed.out
+    real = run("run_workflow.py", *words, "--output-dir", "real")
+    assert real.json["reproduced"] is True and "computed" not in real.json, real.out

@@ -335,11 +335,21 @@ def test_no_wait_that_is_stopped_at_the_submit_names_its_job(
 
 
 def test_resume_joins_a_running_job_of_another_client(run: Runner, demo: Demo, graph_file: Any) -> None:
-    prompt_id = demo.post("/prompt", {"prompt": graphs.sleeper(0.6), "client_id": "somebody"})["prompt_id"]
+    graph = graphs.sleeper(0.6, seed=77)
+    prompt_id = demo.post("/prompt", {"prompt": graph, "client_id": "somebody"})["prompt_id"]
     started = time.monotonic()
     ran = flow(run, demo.url, "--resume", prompt_id)
-    assert ran.code == 0
+    assert (ran.code, ran.json["seeds"]) == (0, {"1.seed": 77})
     assert time.monotonic() - started < 20
+
+
+def test_a_run_that_was_cached_altogether_is_no_measure(run: Runner, demo: Demo, graph_file: Any) -> None:
+    workflow = graph_file(graphs.sleeper(0.3))
+    for _ in range(3):
+        ran = flow(run, demo.url, workflow)
+    assert ran.json["cached_nodes"] == 2
+    assert (ran.json["estimate"]["runs"], ran.json["estimate"]["low"]) == (1, ran.json["estimate"]["high"])
+    assert ran.json["estimate"]["seconds"] >= 0.3
 
 
 def test_the_command_to_go_on_fetches_what_was_asked_for(run: Runner, demo: Demo, graph_file: Any) -> None:
