@@ -189,11 +189,10 @@ def test_what_reproduce_cannot_heed_is_misuse(run: Runner, demo: Demo, graph_fil
 
 
 def test_an_answer_from_the_cache_proves_little_and_next_empties_it(
-    run: Runner, any_server: str, graph_file: Any
+    run: Runner, demo: Demo, graph_file: Any
 ) -> None:
-    workflow = graph_file(graphs.picture())
-    first = run("run_workflow.py", workflow, "--host", any_server, "--output-dir", "first", "--receipt")
-    words = ["--reproduce", first.json["receipt"], "--host", any_server]
+    first = receipt_of(run, demo, graph_file(graphs.picture()))
+    words = ["--reproduce", first, "--host", demo.url]
     cached = run("run_workflow.py", *words, "--output-dir", "cached")
     assert (cached.code, cached.json["reproduced"], cached.json["computed"]) == (0, True, False)
     freed = run("manage_queue.py", *shlex.split(cached.json["next"][0])[2:])
