@@ -74,23 +74,25 @@ def cancel(
     The status is `error` when one could not be stopped.
     """
     ours = _ours.known(server.url)
-    here = {job.prompt_id: job for job in queue_rows(server)}
+    here = _phases(server, None if all_ours else ids)
     if all_ours:
-        # Waiting ones first, so that none starts while the running one ends.
-        ids = [prompt_id for prompt_id in reversed(here) if prompt_id in ours]
+        ids = [prompt_id for prompt_id in here if prompt_id in ours]
+    ids = list(dict.fromkeys(ids))
     foreign = [prompt_id for prompt_id in ids if prompt_id in here and prompt_id not in ours]
     _need_consent(len(foreign), yes, "--yes", "cancel")
-    results = []
-    for prompt_id in ids:
-        was = here[prompt_id].phase if prompt_id in here else None
+    found, places = {}, {prompt_id: place for place, prompt_id in enumerate(here)}
+    # Waiting ones first, the last before all others, so that none starts while the running one ends.
+    for prompt_id in sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True):
         hit = server.cancel(prompt_id)
-        results.append(
-            {
-                "prompt_id": _safe_text.clean(prompt_id, 100),
-                "was": was,
-                "result": _confirmed(server, prompt_id, hit),
-            }
-        )
+        found[prompt_id] = _confirmed(server, prompt_id, hit)
+    results = [
+        {
+            "prompt_id": _safe_text.clean(prompt_id, 100),
+            "was": here.get(prompt_id),
+            "result": found[prompt_id],
+        }
+        for prompt_id in ids
+    ]
     failed = [item for item in results if item["result"] not in ("cancelled", "removed", "already_ended")]
     document: dict[str, Any] = {"status": "ok", **head(server), "jobs": results}
     if failed:
@@ -103,6 +105,17 @@ def cancel(
     return document
 
 
+def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
+    """`running` or `pending` of what is in the queue; of these ids alone where the server lists no jobs."""
+    try:
+        return {job.prompt_id: job.phase for job in queue_rows(server)}
+    except SkillError as error:
+        if error.code != "not_offered" or ids is None:
+            raise
+    phases = {prompt_id: server.state(prompt_id).phase for prompt_id in ids}
+    return {prompt_id: phase for prompt_id, phase in phases.items() if phase in UNFINISHED}
+
+
 def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
     """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`."""
     give_up, pause = time.monotonic() + CONFIRM_PATIENCE, 0.05
@@ -112,12 +125,13 @@ def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
             return "cancelled" if state.outcome == "cancelled" else "already_ended"
         if state.phase == "unknown":
             return "removed" if hit else "not_found"
-        if not hit or time.monotonic() > give_up:
+        if time.monotonic() > give_up:
             return "still_running"
         time.sleep(pause)
         if pause == LONGEST_PAUSE:
-            # An interrupt that comes just before a run's first node is forgotten by the server.
-            server.cancel(prompt_id)
+            # An interrupt that comes just before a run's first node is forgotten by the server; and where there was
+            # nothing to stop, the job has begun since, or is being stopped already.
+            hit = server.cancel(prompt_id) or hit
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 

@@ -20,7 +20,7 @@ class Diagnosis(NamedTuple):
 # (pattern over "exception type: message", case ignored) -> diagnosis. The first match wins.
 KNOWN: list[tuple[str, Diagnosis]] = [
     (
-        r"OutOfMemory|OOMError|out of memory|alloc\w* .*failed|not enough memory|DefaultCPUAllocator",
+        r"OutOfMemory|OOMError|out of memory|alloc\w* .*failed|not enough memory|DefaultCPUAllocator|^\S*: allocation on device",
         Diagnosis(
             "out_of_memory",
             "the device ran out of memory",

@@ -68,11 +68,7 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
 
 
 def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
-    words = (
-        "it is running"
-        if state.phase == "running"
-        else f"it waits in the queue, place {state.position or 'unknown'}"
-    )
+    words = "it is running" if state.phase == "running" else f"it waits in the queue{_place(server, state)}"
     return {
         "status": "running",
         "code": "still_running",
@@ -81,6 +77,18 @@ def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
         **head(server, state.prompt_id),
         "next": [command("manage_queue.py", "wait", state.prompt_id, *server_words(server))],
     }
+
+
+def _place(server: Dialect, state: JobState) -> str:
+    """Where it stands in the queue; a job's record alone does not always tell."""
+    place = state.position
+    if place is None:
+        try:
+            queue = server.list_jobs(0, finished=False)
+        except SkillError:
+            return ""
+        place = next((job.position for job in queue if job.prompt_id == state.prompt_id), None)
+    return f", place {place}" if place else ""
 
 
 def _times(state: JobState) -> dict[str, Any]:

@@ -23,8 +23,9 @@ import _safe_names
 import _safe_text
 import _timing
 from _cli import SkillError
-from _dialect import Dialect, JobState, JobSummary
+from _dialect import Dialect, Graph, JobState, JobSummary
 from _progress import WAITING, Progress
+from _signals import Terminated
 from _watch import Ended, Update, Watcher
 
 # Looking at the whole queue costs a request; changes come as `status` frames anyway.
@@ -45,6 +46,18 @@ class Shown:
     estimate: _timing.Estimate | None = None
     since: float = field(default_factory=time.monotonic)
     previews: int = 0
+    known: bool = False  # its graph is known
+
+    def learn(self, graph: Graph, url: str) -> None:
+        """The graph tells titles and shares, and how long such runs took before."""
+        self.known = True
+        self.progress.learn(graph)
+        self.estimate = _timing.estimate(url, graph)
+
+    def runs(self) -> None:
+        """It runs now: its time counts from here, without what it waited."""
+        if self.state != "running":
+            self.state, self.since = "running", time.monotonic()
 
     @property
     def doing(self) -> str:
@@ -110,6 +123,7 @@ class Monitor:
         self.watcher = Watcher(server, uuid.uuid4().hex, use_socket=use_socket, answered=False)
         self.watcher.tap = self._tap
         self._answered = False
+        self._unlisted_since: float | None = None  # the queue could not be read since then
         self._look_at = 0.0
         self._queue_changed = False
 
@@ -123,6 +137,11 @@ class Monitor:
             if self.ids and not error.next:
                 error.next = [self._again_command()]
             raise
+        except KeyboardInterrupt:
+            return self._stopped(_cli.INTERRUPTED | {"message": "interrupted by the user; the jobs go on"})
+        except Terminated:
+            said = {"status": "timeout", "code": "still_running", "message": "told to stop; the jobs go on"}
+            return self._stopped(said | {"retryable": False})
         finally:
             self.view.close()
             self.watcher.close()
@@ -132,8 +151,11 @@ class Monitor:
         for prompt_id in self.ids:
             self._show(JobSummary(prompt_id, "pending"))
         while True:
-            self._look()
-            if not follow and not self.jobs:
+            looked = self._look()
+            if not (follow or looked or self.jobs or self.ids):
+                # Only a look of this moment can say that the queue is empty.
+                looked = self._look(at_once=True)
+            if not follow and not self.jobs and (looked or self.ids):
                 return self._report()
             wait = 0.5 if give_up is None else min(0.5, give_up - time.monotonic())
             if wait <= 0:
@@ -153,23 +175,27 @@ class Monitor:
         if owner is None or not self.ids or owner in self.ids:
             self.view.frame(frame)
 
-    def _look(self) -> None:
-        """What is in the queue now: new jobs are shown, places are brought up to date."""
+    def _look(self, *, at_once: bool = False) -> bool:
+        """What is in the queue now: new jobs are shown, places are brought up to date. False: not looked, or in vain."""
         now = time.monotonic()
-        if now < self._look_at and not (
-            self._queue_changed and now >= self._look_at - SLOW_LOOK + LOOK_PAUSE
-        ):
-            return
+        due = self._look_at - (SLOW_LOOK - LOOK_PAUSE if self._queue_changed else 0.0)
+        if now < due and not at_once:
+            return False
         self._queue_changed, self._look_at = False, now + SLOW_LOOK
         try:
             listed = self.server.list_jobs(1000, finished=False)
         except SkillError as error:
-            if error.exit == _cli.Exit.REFUSED or (
-                error.exit == _cli.Exit.UNREACHABLE and not self._answered
-            ):
+            if self._unlisted_since is None:
+                self._unlisted_since = now
+            hopeless = not self._answered or now - self._unlisted_since > self.watcher.patience
+            if self.ids:
+                # Named jobs have records of their own, and the watcher sees to them.
+                hopeless = not self._answered and error.exit == _cli.Exit.UNREACHABLE
+            if hopeless or error.exit == _cli.Exit.REFUSED:
                 raise
-            return
-        self._answered = True
+            self._learn_graphs()
+            return False
+        self._answered, self._unlisted_since = True, None
         waiting = 0
         for job in listed:
             waiting += job.phase == "pending"
@@ -178,7 +204,21 @@ class Monitor:
             )
             if wanted:
                 self._show(job)
+        self._learn_graphs()
         self.view.change(self.jobs, self.watcher.queue_remaining)
+        return True
+
+    def _learn_graphs(self) -> None:
+        """The graphs that the list does not show, from the jobs' own records (the cloud and API v2)."""
+        for shown in self.jobs.values():
+            if shown.known:
+                continue
+            try:
+                graph = self.server.state(shown.prompt_id).graph
+            except SkillError:
+                continue  # the watcher asks as well, and knows what to make of it
+            if graph is not None:
+                shown.learn(graph, self.server.url)
 
     def _show(self, job: JobSummary) -> None:
         if job.prompt_id in self.outcomes:
@@ -188,11 +228,10 @@ class Monitor:
             shown = Shown(job.prompt_id, job.phase, Progress(job.graph or {}, quiet=True))
             self.jobs[job.prompt_id] = shown
             self.watcher.watch(job.prompt_id, ours=False)
-        if job.graph is not None and shown.estimate is None:
-            shown.progress.learn(job.graph)
-            shown.estimate = _timing.estimate(self.server.url, job.graph)
-        if job.phase == "running" and shown.state != "running":
-            shown.since = time.monotonic()
+        if job.graph is not None and not shown.known:
+            shown.learn(job.graph, self.server.url)
+        if job.phase == "running":
+            shown.runs()
         shown.state, shown.position = job.phase, job.position
 
     def _take(self, item: Update | Ended) -> None:
@@ -209,7 +248,7 @@ class Monitor:
             if item.frame.type == "job_pending":
                 shown.position = item.frame.data.get("position") or shown.position
             else:
-                shown.state = "running"
+                shown.runs()
                 shown.progress.on(item.frame)
         self.view.change(self.jobs, self.watcher.queue_remaining)
 
@@ -235,12 +274,18 @@ class Monitor:
         if state.execution_seconds is not None:
             outcome["execution_seconds"] = round(state.execution_seconds, 3)
         files = _collect.files_of(state.outputs, previews=True)
-        outcome["outputs"] = [_safe_text.clean(item.ref.filename, 200) for item in files[:20]]
+        names = [item.ref.display_name or item.ref.filename for item in files[:20]]
+        outcome["outputs"] = [_safe_text.clean(name, 200) for name in names]
         if status == "error":
             failed = _failures.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
         self.outcomes[state.prompt_id] = outcome
         self.view.ended(shown, outcome)
+
+    def _stopped(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """We are told to go: what was seen so far, and how to come back to the named jobs."""
+        again = {"next": [self._again_command()]} if self.ids else {}
+        return self._report() | {"hint": "nothing was changed"} | dict(said) | again
 
     def _report(self, *, timed_out: bool = False) -> dict[str, Any]:
         """The closing document: the outcome of what was watched decides the exit code."""

@@ -30,6 +30,7 @@ class Progress:
         self.node_seconds: dict[str, float] = {}
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
         self._done: set[str] = set()
+        self._finished = 0  # nodes done by the server's own count, where it tells one
         self._node: str | None = None
         self._told = False  # `executing` frames come here: the run is ours
         self._node_since = self.started
@@ -44,8 +45,9 @@ class Progress:
         """The part of the run that is done, by nodes and the running node's steps."""
         value, most = self._step
         within = min(value / most, 1.0) if most > 0 and self._node is not None else 0.0
+        done = max(len((self._done | self.cached) & self._names.keys()), min(self._finished, self.total))
         # Nodes that expand into others are counted as they come; only the end itself is 100 %.
-        return min((len((self._done | self.cached) & self._names.keys()) + within) / self.total, 0.99)
+        return min((done + within) / self.total, 0.99)
 
     @property
     def step(self) -> tuple[float, float]:
@@ -146,9 +148,14 @@ class Progress:
     def _on_job_progress(self, event: _events.Event) -> None:
         """A snapshot from a server that reports whole-job progress."""
         node = event.data.get("current_node")
+        # How many nodes there are is ours to know: comfy-api-proxy counts only those that it has seen.
+        self._finished = max(self._finished, int(_events.number(event.data.get("nodes_done"))))
         if node is not None and str(node) != self._node:
-            self._node = str(node)
-            self._say(self._names.get(self._node, f"node {node}"), "running")
+            if self._node is not None:
+                self._done.add(self._node)
+            self._node, self._step = str(node), (0.0, 0.0)
+            name = self._names.get(self._node) or f"node {node}"
+            self._say(name, name)
         self._take_step(_events.number(event.data.get("step")), _events.number(event.data.get("steps")))
 
     def _say(self, words: str, doing: str) -> None:

@@ -15,7 +15,7 @@ Examples:
 
 The view goes to stderr and one JSON document to stdout at the end; with --json, JSON Lines on stdout instead.
 Exit codes: 0 the watched jobs succeeded (or the queue is empty), 1 one failed, was cancelled or is lost, 2 misuse,
-3 no server, 4 refused, 5 not finished when the time was up, 130 interrupted (the jobs go on).
+3 no server, 4 refused, 5 not finished when the time was up or on SIGTERM, 130 interrupted (the jobs go on).
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     import _monitor
     import _monitor_views
     import _safe_names
+    import _signals
 
+    _signals.listen()
     _cli.be_quiet(args.quiet)
     previews = (
         _safe_names.make_folder(_places.expanded(args.previews), "--previews") if args.previews else None

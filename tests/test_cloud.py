@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -83,6 +84,23 @@ def follow(server: Cloud, prompt_id: str, use_socket: bool = False) -> Any:
     finally:
         watcher.close()
     raise AssertionError("it did not end in time")
+
+
+# --- watching what another process submitted
+
+
+def test_the_monitor_knows_titles_shares_and_names(run: Runner, cloud: Start) -> None:
+    demo = cloud()
+    (run.folder / "key").write_text(KEY)
+    prompt_id = client(demo).submit(submission(graphs.sleeper(1.0))).prompt_id
+
+    ran = run("ws_monitor.py", prompt_id, "--host", demo.url, "--api-key-file", "key", timeout=30)
+
+    assert ran.code == 0
+    assert "A long nap (DemoSleep), step" in ran.err
+    shares = [int(share) for share in re.findall(r"(\d+)% ", ran.err)]
+    assert shares == sorted(shares) and max(shares) == 50
+    assert ran.json["jobs"]["items"][0]["outputs"][0].startswith("slept_")
 
 
 # --- a whole run

@@ -517,6 +517,56 @@ def test_what_v2_lacks_is_said_plainly(hosted: Hosted, ask: str) -> None:
     assert hosted.seen == []
 
 
+@pytest.mark.parametrize("words", [[], ["--follow", "--timeout", "2"]])
+def test_a_queue_that_is_not_listed_is_no_empty_queue(run: Runner, hosted: Hosted, words: list[str]) -> None:
+    ran = run("ws_monitor.py", "--host", hosted.url, *words, timeout=15)
+
+    assert (ran.code, ran.json["code"]) == (1, "not_offered")
+
+
+def test_a_named_job_is_watched_where_none_are_listed(run: Runner, hosted: Hosted) -> None:
+    hosted.script = ["running", "running", "running", "succeeded"]
+    prompt_id = client(hosted).submit(submission()).prompt_id
+
+    ran = run("ws_monitor.py", prompt_id, "--host", hosted.url, timeout=20)
+
+    assert (ran.code, ran.json["status"]) == (0, "success")
+
+
+def test_a_named_job_is_cancelled_where_none_are_listed(run: Runner, hosted: Hosted) -> None:
+    hosted.script = ["running"]
+    prompt_id = client(hosted).submit(submission()).prompt_id
+
+    asked = run("manage_queue.py", "cancel", prompt_id, "--host", hosted.url)
+    done = run("manage_queue.py", "cancel", prompt_id, "--yes", "--host", hosted.url)
+    unknown = run("manage_queue.py", "cancel", str(uuid.uuid4()), "--host", hosted.url)
+
+    assert (asked.code, asked.json["flag"]) == (7, "--yes")
+    assert (done.code, done.json["jobs"][0]["result"]) == (0, "cancelled")
+    assert (unknown.code, unknown.json["code"]) == (1, "not_found")
+
+
+@pytest.mark.parametrize(("key", "code", "account"), [(KEY, 0, "ok"), ("comfyui-other", 4, "fail")])
+def test_health_is_told_where_no_jobs_are_listed(
+    run: Runner, hosted: Hosted, key: str, code: int, account: str
+) -> None:
+    hosted.key = KEY
+    (run.folder / "key").write_text(key)
+
+    ran = run("health_check.py", "--host", hosted.url, "--api-key-file", "key")
+
+    rows = {row["name"]: row["result"] for row in ran.json["checks"]}
+    assert (ran.code, rows["server"], rows["account"]) == (code, account, account)
+
+
+def test_the_features_tell_whether_jobs_are_listed(run: Runner, hosted: Hosted) -> None:
+    told = run("server_info.py", "features", "--host", hosted.url)
+    assert told.json["jobs_api"] is False
+    hosted.listing = "labels"
+    told = run("server_info.py", "features", "--host", hosted.url)
+    assert told.json["jobs_api"] is True
+
+
 def test_a_route_of_comfyui_is_not_part_of_v2(hosted: Hosted) -> None:
     with pytest.raises(SkillError) as caught:
         client(hosted).get_json("queue")

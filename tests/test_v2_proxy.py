@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -268,6 +269,18 @@ def test_a_job_removed_behind_the_proxy_ends_as_cancelled(
 
     assert process.returncode == 1
     assert '"status": "cancelled"' in out
+
+
+def test_the_monitor_knows_titles_and_shares_behind_the_proxy(run: Runner, proxy: Proxy) -> None:
+    server = _connect.dialect(proxy.url, _common.Access(), "v2")
+    server.submit(Submission(graphs.sleeper(1.5), str(uuid.uuid4()), "c"))
+
+    ran = run("ws_monitor.py", "--host", proxy.url, timeout=30)
+
+    assert ran.code == 0
+    assert "A long nap (DemoSleep), step" in ran.err
+    shares = [int(share) for share in re.findall(r"(\d+)% ", ran.err)]
+    assert max(shares) <= 50
 
 
 def test_a_run_is_picked_up_by_its_id(run: Runner, proxy: Proxy, graph_file: Any) -> None:

@@ -125,8 +125,51 @@ def test_ctrl_c_leaves_the_job_alone(run: Runner, demo: Demo) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(out)["status"] == "cancelled"
+    told = json.loads(out)
+    assert (told["status"], told["code"]) == ("cancelled", "interrupted")
+    assert [job["prompt_id"] for job in told["jobs"]["items"]] == [prompt_id]
     in_queue(demo, prompt_id)
+
+
+@pytest.mark.parametrize("lines_wanted", [False, True])
+def test_a_monitor_that_is_told_to_stop_says_what_it_saw(run: Runner, demo: Demo, lines_wanted: bool) -> None:
+    prompt_id = submit(demo, graphs.sleeper(30))
+    words = ["--json"] if lines_wanted else []
+    process = run.start("ws_monitor.py", "--prompt-id", prompt_id, *words, "--host", demo.url)
+    wait_for(lambda: any(entry["path"] == "/queue" for entry in demo.log()))
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    told = json.loads(out.splitlines()[-1] if lines_wanted else out)
+    assert (process.returncode, told["code"]) == (5, "still_running")
+    assert told["jobs"]["items"][0]["prompt_id"] == prompt_id
+    assert f"manage_queue.py wait {prompt_id}" in told["next"][0]
+    in_queue(demo, prompt_id)
+
+
+def test_a_queue_that_cannot_be_read_is_no_empty_queue(run: Runner, demo: Demo) -> None:
+    submit(demo, graphs.sleeper(30))
+    demo.fault({"name": "502-before", "route": "/queue", "method": "GET", "code": "500", "times": 9})
+    ran = run("ws_monitor.py", "--host", demo.url, timeout=15)
+    assert (ran.code, ran.json["code"]) == (1, "server_error")
+
+
+def test_the_monitor_goes_on_while_the_queue_has_jobs(run: Runner, demo: Demo) -> None:
+    # More short jobs than it shows at once: when those have ended, others have come up.
+    occupy(demo, 1)
+    for _ in range(40):
+        submit(demo, graphs.sleeper(0.05))
+    ran = run("ws_monitor.py", "--host", demo.url, timeout=30)
+    assert (ran.code, demo.get("/prompt")["exec_info"]["queue_remaining"]) == (0, 0)
+    assert ran.json["jobs"]["count"] > 8
+
+
+def test_the_time_of_a_job_counts_from_its_start(run: Runner, demo: Demo) -> None:
+    occupy(demo, 2)
+    prompt_id = submit(demo, graphs.sleeper(30), client=None)  # its frames come to everybody
+    ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--timeout", "3", "--host", demo.url, timeout=20)
+    (job,) = ran.json["jobs"]["items"]
+    assert job["state"] == "running" and job["elapsed_seconds"] < 2
 
 
 def test_the_monitor_does_not_disturb_the_submitter(run: Runner, demo: Demo, graph_file: Any) -> None:
@@ -185,6 +228,14 @@ def test_last_and_list(run: Runner, demo: Demo) -> None:
     assert [row["state"] for row in rows] == ["error", "success"]
 
 
+def test_a_waiting_job_is_told_its_place(run: Runner, demo: Demo) -> None:
+    occupy(demo, 25)
+    submit(demo, graphs.picture())
+    second = submit(demo, graphs.picture())
+    ran = run("fetch_logs.py", second, "--host", demo.url)
+    assert (ran.code, ran.json["message"]) == (5, "the job has not ended: it waits in the queue, place 2")
+
+
 def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
     running = occupy(demo, 90)
     ran = run("fetch_logs.py", running, "--host", demo.url)
@@ -238,6 +289,16 @@ def test_cancel_hits_what_was_named_and_asks_for_others(run: Runner, demo: Demo,
     done = run("manage_queue.py", "cancel", running, "--yes", "--host", demo.url)
     assert (done.code, done.json["jobs"][0]["result"]) == (0, "cancelled")
     assert wait_for(lambda: demo.get(f"/history/{waiting}"))[waiting]["status"]["status_str"] == "success"
+
+
+def test_cancel_takes_waiting_jobs_first_and_each_once(run: Runner, demo: Demo) -> None:
+    running, waiting = occupy(demo, 25), submit(demo, graphs.picture())
+    ran = run("manage_queue.py", "cancel", running, waiting, waiting, "--yes", "--host", demo.url)
+    assert ran.code == 0, ran.out
+    assert [(job["prompt_id"], job["result"]) for job in ran.json["jobs"]] == [
+        (running, "cancelled"),
+        (waiting, "removed"),
+    ]
 
 
 def test_cancelling_what_is_not_there_is_no_success(run: Runner, demo: Demo) -> None:
@@ -429,6 +490,11 @@ def test_estimates_in_words() -> None:
     ("exception", "message", "code"),
     [
         ("torch.OutOfMemoryError", "Allocation on device 0 would exceed allowed memory.", "out_of_memory"),
+        (
+            "node_execution_error",
+            "Allocation on device ",
+            "out_of_memory",
+        ),  # API v2 drops the exception's type
         (
             "RuntimeError",
             "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)",
