@@ -269,7 +269,9 @@ VIDEO_OUTPUTS = frozenset(
     {"SaveVideo", "SaveWEBM", "SaveAnimatedWEBP", "SaveAnimatedPNG", "VHS_VideoCombine", "ADE_AnimateDiffCombine",
      "CreateVideo"}
 )  # fmt: skip
-# Parts of class names of nodes that run on paid partner services, for when definitions do not say `api_node`.
+# How the categories of nodes begin that run on paid partner services (the second is the older one).
+PARTNER_CATEGORIES = ("partner/", "api node")
+# Parts of class names of such nodes, for when there are no definitions.
 PARTNER_CLASS_STARTS = (
     "Ideogram", "OpenAI", "Minimax", "Kling", "Luma", "Moonvalley", "Pixverse", "Recraft", "Rodin3D", "Runway",
     "Stability", "Tripo", "Veo3", "VeoVideo", "Vidu", "ByteDance", "Gemini", "FluxPro", "FluxKontextPro",

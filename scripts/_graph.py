@@ -69,13 +69,18 @@ def live_ids(graph: Graph, definitions: Definitions | None = None) -> set[str]:
 
 
 def partner_nodes(graph: Graph, definitions: Definitions | None = None) -> list[str]:
-    """The ids of nodes that call a paid partner service (definition flag `api_node`; else by class name)."""
+    """The ids of nodes that call a paid partner service: by the definition's flag `api_node`, by its category where it
+    has no such flag, and by the class name where there is no definition.
+    """
     book = Book(definitions)
     found = []
     for node_id, node in each(graph):
         class_type = class_of(node)
-        flag = book.flag(class_type, "api_node")
-        if flag is None:
+        definition = book.definition(class_type)
+        if definition is not None:
+            category = str(definition.get("category") or "")
+            flag = bool(definition.get("api_node", category.startswith(_catalog.PARTNER_CATEGORIES)))
+        else:
             named = class_type.startswith(_catalog.PARTNER_CLASS_STARTS) or class_type.endswith(
                 _catalog.PARTNER_CLASS_ENDS
             )

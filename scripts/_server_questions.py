@@ -117,7 +117,9 @@ def features(server: Dialect) -> dict[str, Any]:
     """What this server can do, found out by asking, and which way the scripts will go."""
     flags = server.features()
     upload = flags.get("max_upload_size")
-    jobs_api = server.api != "local" or answers(server, "api/jobs", {"limit": 1})
+    # Comfy Cloud's v1 has it; of v2's surfaces not all list jobs.
+    listing = {"local": "api/jobs", "v2": "api/v2/jobs"}.get(server.api)
+    jobs_api = listing is None or answers(server, listing, {"limit": 1})
     native_cancel = server.api != "local" or has_cancel_route(server)
     return about(server) | {
         "chosen_because": server.why,

@@ -149,6 +149,20 @@ def test_partner_nodes_come_from_the_flag_else_from_the_name():
     assert _graph.partner_nodes(graph, {"SomethingNew": {"input": {}, "api_node": True}}) == ["1", "4"]
 
 
+@pytest.mark.parametrize(
+    ("definition", "partner"),
+    [
+        ({"category": "partner/image/New"}, ["1"]),
+        ({"category": "api node/image/New"}, ["1"]),
+        ({"category": "api node/image/New", "api_node": False}, []),  # a helper that calls nobody
+        ({"category": "image"}, []),
+    ],
+)
+def test_a_definition_without_the_flag_tells_a_partner_node_by_its_category(definition, partner):
+    graph = {"1": {"class_type": "SomethingNew", "inputs": {}}}
+    assert _graph.partner_nodes(graph, {"SomethingNew": {"input": {}, **definition}}) == partner
+
+
 def test_partner_nodes_that_are_newer_than_the_definitions_are_known_by_name():
     newer = (
         "GrokVideoNode",

@@ -18,6 +18,10 @@ import pytest
 from conftest import SCRIPTS
 from graphs import picture as picture_graph
 
+import _common
+import _connect
+from _dialect import Submission
+
 
 @pytest.fixture
 def check(run):
@@ -323,6 +327,14 @@ def test_the_cloud_without_a_good_key(check, new_demo, key):
     assert not [
         entry for entry in cloud.log() if entry["path"].endswith("/prompt") and entry["method"] == "POST"
     ]
+
+
+def test_a_cloud_that_has_no_machine_yet_has_no_dead_worker(check, new_demo):
+    cloud = new_demo("--cloud", "--tier", "creator", "--fault", "paused")
+    server = _connect.dialect(cloud.url, _common.Access(key="comfyui-demo-key"), "cloud")
+    server.submit(Submission(picture_graph(1), str(uuid.uuid4()), "c"))
+    row = by_name(check(*cloud_flags(cloud)))["queue"]
+    assert (row["result"], row["running"], row["pending"]) == ("ok", 0, 1)
 
 
 def test_the_cloud_with_a_plan_that_runs_nothing(check, new_demo):
