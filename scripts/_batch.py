@@ -46,6 +46,7 @@ class BatchOptions(NamedTuple):
     name: str | None = None
     retry_failed: bool = False
     hosts: tuple[str, ...] = ()
+    partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
 
 
 class Left(NamedTuple):
@@ -335,7 +336,7 @@ class Batch:
     def help_out(self, idle: Lane) -> None:
         """An idle lane asks for work that waits (or crawls) elsewhere; that lane gives it back when it can."""
         with self._changed:
-            if self._waiting or self.stopping:
+            if self._waiting or self.stopping or self.options.partner:
                 return
             others = [lane for lane in self.lanes if lane is not idle and lane.flights]
             for lane in others:

@@ -248,7 +248,7 @@ def _options(
     )  # fmt: skip
     return BatchOptions(
         folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,
-        tuple(words),
+        tuple(words), partner=any(filler.prepared.partner for filler in ready),
     )  # fmt: skip
 
 

@@ -121,15 +121,19 @@ class Ends:
             self.samples.note(flight.todo.run, flight.graph, seconds)
         return seconds
 
+    def leave(self, todo: Todo, prompt_id: str, why: str) -> None:
+        """A run whose fate is not known and that may be paid for: it is not submitted again."""
+        said = f"{why}; what became of it is not known"
+        look = "--retry-failed asks for it again first; look at the server's own job page: it may be paid for"
+        self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
+
     def _lost(self, todo: Todo, prompt_id: str) -> None:
         """The server was restarted or its queue cleared: the run is submitted again, but not for ever.
 
         A service that keeps its records and shows none may have run it, and will be paid for it: it is left at that.
         """
-        if self.server.keeps_records:
-            said = "the server took this run and shows no record of it; what became of it is not known"
-            look = "--retry-failed asks for it again first; look at the server's own job page: it may be paid for"
-            self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
+        if self.server.keeps_records or self.batch.options.partner:
+            self.leave(todo, prompt_id, "the server took this run and shows no record of it")
             return
         if todo.lost + 1 >= MOST_LOST:
             self.fail(
@@ -145,7 +149,9 @@ class Ends:
     ) -> None:
         """A failed run: once more when that may help and --retries allows it, else its end."""
         todo = flight.todo
-        if code in TRANSIENT and todo.tried < self.batch.options.retries and not self.batch.stopping:
+        # Partner nodes may have been paid for before the run failed; a submit that was turned away surely was not.
+        free = code == "busy" or not self.batch.options.partner
+        if code in TRANSIENT and free and todo.tried < self.batch.options.retries and not self.batch.stopping:
             if code == "out_of_memory":
                 if todo.freed:
                     return self._give_up(flight, status, facts, state)

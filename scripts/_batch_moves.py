@@ -71,6 +71,9 @@ class Moves:
 
     def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
         todo = flight.todo
+        if left and self.batch.options.partner:
+            self.ends.leave(todo, prompt_id, f"{self.url} has this run and is out of reach")
+            return
         self.batch.moved(todo, prompt_id, self.url, left=left)
         barred = todo.barred | {self.url}
         place = Left(self.url, prompt_id, todo.attempt) if left else None

@@ -144,6 +144,9 @@ class Supply:
             time.sleep(SECOND_LOOK)
             state = self.server.state(prompt_id)
         if state.phase == "unknown":
+            if self.batch.options.partner and not self.batch.options.retry_failed:
+                self.ends.leave(todo, prompt_id, "it was sent before, and the server shows no record of it")
+                return True
             return False
         flight.ours = False
         self.flights[prompt_id] = flight

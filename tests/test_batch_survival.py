@@ -291,6 +291,35 @@ def test_sigterm_answers_at_once_and_leaves_the_jobs(run: Runner, demo: Demo, gr
     assert seeds_run(demo) == Counter(range(100, 106))
 
 
+def paid_graph() -> dict[str, Any]:
+    """The partner node is paid for; then something that takes a while, and may fail."""
+    return {
+        "1": {"class_type": "DemoPartner", "inputs": {"prompt": "a fox", "seed": 1}},
+        "2": {"class_type": "DemoSleep", "inputs": {"seconds": 0.3, "steps": 3, "seed": 1}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "paid"}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "slept"}},
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["fail:node=DemoSleep,kind=ConnectionError,message=timed out,times=1", "restart:at=start,down=300"],
+)
+def test_no_run_with_a_partner_node_is_submitted_twice(
+    run: Runner, demo: Demo, graph_file: Any, fault: str
+) -> None:
+    demo.fault(fault)
+    words = ("run_batch.py", graph_file(paid_graph()), "--host", demo.url, "--output-dir", "out", "--yes-spend",
+             "--partner-key", "comfyui-partner")  # fmt: skip
+    ran = run(*words, "--count", 3, "--randomize-seed", "--retries", 2, "--parallel", 1, timeout=60)
+    sent = [entry for entry in demo.log() if (entry["method"], entry["path"]) == ("POST", "/prompt")]
+    assert (ran.code, ran.json["succeeded"], ran.json["failed"]) == (1, 2, 1)
+    assert len(sent) == 3
+    again = run("run_batch.py", "--resume", "out", "--retry-failed", "--yes-spend", "--partner-key", "comfyui-partner",
+                timeout=60)  # fmt: skip
+    assert (again.code, again.json["run_states"]) == (0, {"success": 3}), again.out
+
+
 def test_a_restarted_server_gets_its_lost_runs_again(run: Runner, demo: Demo, graph_file: Any) -> None:
     process = begin(run, demo, graph_file, 10)
     wait_for(done(run, 3))
