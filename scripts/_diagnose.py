@@ -24,7 +24,8 @@ KNOWN: list[tuple[str, Diagnosis]] = [
         Diagnosis(
             "out_of_memory",
             "the device ran out of memory",
-            "free the models (manage_queue.py free --models --memory), lower size or batch_size, or use tiled VAE decode",
+            "lower size or batch_size, or use tiled VAE decode; on a ComfyUI of one's own also free the models "
+            "(manage_queue.py free --models --memory)",
         ),
     ),
     (

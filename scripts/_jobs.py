@@ -169,10 +169,23 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
     import _memory
 
     report["proposals"] = _memory.proposals(prepared.graph, server)
-    if not options.retry_oom or prepared.partner or server.api != "local":
+    if not options.retry_oom:
+        return report
+    if prepared.partner or server.api != "local":
+        why = (
+            "it would cost again"
+            if prepared.partner
+            else "only on a ComfyUI of one's own can memory be freed"
+        )
+        _cli.warn(f"out of memory: not tried again, {why}")
         return report
     _cli.warn("out of memory: freeing the server's models and cache, then trying once more")
-    server.post_json("free", {"unload_models": True, "free_memory": True})
+    try:
+        server.post_json("free", {"unload_models": True, "free_memory": True})
+    except SkillError as error:
+        # The failure of the run is what matters; a server that ran out of memory may be gone altogether.
+        _cli.warn(f"not tried again, its memory could not be freed: {error.message}")
+        return report
     again = _run_once(server, prepared, options._replace(prompt_id=None))
     again["retried"] = {"after": "out_of_memory", "first_prompt_id": report["prompt_id"]}
     if again.get("code") == "out_of_memory":

@@ -391,6 +391,16 @@ def test_out_of_memory_is_tried_once_more_after_freeing(run: Runner, demo: Demo,
     assert paths.index("/free") > paths.index("/prompt")
 
 
+def test_a_failure_for_memory_is_told_though_the_memory_cannot_be_freed(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    demo.fault("502-before:route=/free,method=POST")
+    ran = run("run_workflow.py", graph_file(graphs.failing("OOM")), "--retry-oom", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (1, "out_of_memory")
+    assert ran.json["prompt_id"] and "proposals" in ran.json and "retried" not in ran.json
+    assert "could not be freed" in ran.err
+
+
 def test_without_the_flag_nothing_is_repeated(run: Runner, demo: Demo, graph_file: Any) -> None:
     run("run_workflow.py", graph_file(graphs.failing("OOM")), "--host", demo.url)
     assert [entry["path"] for entry in demo.log() if entry["method"] == "POST"].count("/prompt") == 1
