@@ -177,10 +177,7 @@ class Cloud(Dialect):
             answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
         except SkillError as error:
             if error.details.get("http_status") == 400:
-                raise SkillError(
-                    f"{_safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
-                    hint="its ids are lower-case UUIDs",
-                ) from error
+                raise _no_id(prompt_id) from error
             if error.code != "not_found":
                 raise
             young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace
@@ -239,6 +236,8 @@ class Cloud(Dialect):
         try:
             answer = self.post_json(f"jobs/{_common.quoted(prompt_id)}/cancel", None)
         except SkillError as error:
+            if error.details.get("http_status") == 400:
+                raise _no_id(prompt_id) from error
             if error.code == "not_found":
                 return False
             raise
@@ -375,3 +374,10 @@ class Cloud(Dialect):
     def account(self) -> dict[str, Any]:
         """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
         return _cloud_account.report(self)
+
+
+def _no_id(prompt_id: str) -> SkillError:
+    return SkillError(
+        f"{_safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
+        hint="its ids are lower-case UUIDs",
+    )

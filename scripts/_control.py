@@ -82,9 +82,15 @@ def cancel(
     _need_consent(len(foreign), yes, "--yes", "cancel")
     found, places = {}, {prompt_id: place for place, prompt_id in enumerate(here)}
     # Waiting ones first, the last before all others, so that none starts while the running one ends.
+    unheard: dict[str, SkillError] = {}
     for prompt_id in sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True):
-        hit = server.cancel(prompt_id)
-        found[prompt_id] = _confirmed(server, prompt_id, hit)
+        try:
+            found[prompt_id] = _confirmed(server, prompt_id, server.cancel(prompt_id))
+        except SkillError as error:
+            if error.code != "cancel_not_confirmed":
+                error.details["jobs"] = [{"prompt_id": key, "result": value} for key, value in found.items()]
+                raise
+            found[prompt_id], unheard[prompt_id] = "still_running", error
     results = [
         {
             "prompt_id": _safe_text.clean(prompt_id, 100),
@@ -102,6 +108,8 @@ def cancel(
             "message": f"{failed[0]['prompt_id']}: {str(failed[0]['result']).replace('_', ' ')}",
             "hint": HINTS.get(str(failed[0]["result"]), "see manage_queue.py list"),
         }
+    if unheard:
+        document |= next(iter(unheard.values())).document()
     return document
 
 

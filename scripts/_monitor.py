@@ -134,7 +134,7 @@ class Monitor:
             with _common.no_later_than(give_up):
                 return self._watch(follow, give_up)
         except SkillError as error:
-            if self.ids and not error.next:
+            if self.ids and not error.next and error.exit != _cli.Exit.MISUSE:
                 error.next = [self._again_command()]
             raise
         except KeyboardInterrupt:

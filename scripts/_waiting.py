@@ -41,7 +41,8 @@ def wait(
         left = _left(server, wanted, results, output_dir)
         if not results:
             error.details |= {key: value for key, value in left.items() if key != "next"}
-            error.next = error.next or left.get("next", [])
+            if error.exit != _cli.Exit.MISUSE:
+                error.next = error.next or left.get("next", [])
             raise
         return _head(server, wanted, results) | error.document() | left
     except KeyboardInterrupt:

@@ -408,8 +408,8 @@ class Watcher:
         return state
 
     def _outage(self, error: SkillError, watched: _Watched) -> None:
-        """A refusal ends the wait at once; anything else may pass."""
-        if error.exit == _cli.Exit.REFUSED:
+        """A refusal ends the wait at once, and so does an id that can be none; anything else may pass."""
+        if error.exit in (_cli.Exit.REFUSED, _cli.Exit.MISUSE):
             error.details.setdefault("prompt_id", watched.prompt_id)
             raise error
         if error.exit == _cli.Exit.UNREACHABLE and not self._answered:

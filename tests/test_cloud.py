@@ -487,6 +487,20 @@ def test_an_id_of_another_kind_is_misuse_at_once(run: Runner, cloud: Start) -> N
     assert (done.code, done.json["code"]) == (2, "misuse"), done.out
 
 
+@pytest.mark.parametrize(
+    "words", [("ws_monitor.py",), ("manage_queue.py", "wait"), ("manage_queue.py", "cancel")]
+)
+def test_an_id_of_another_kind_is_not_waited_for(run: Runner, cloud: Start, words: tuple[str, ...]) -> None:
+    demo = cloud()
+    (run.folder / "key").write_text(KEY)
+
+    done = run(*words, "my-job", "--host", demo.url, "--api-key-file", "key", timeout=15)
+
+    assert (done.code, done.json["code"]) == (2, "misuse"), done.out
+    assert "not a job id" in done.json["message"]
+    assert "next" not in done.json
+
+
 # --- cancel
 
 

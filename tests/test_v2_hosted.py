@@ -8,13 +8,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import graphs
 import pytest
 from conftest import Runner
-from v2_servers import PICTURE, Hosted, Storage, refuse, running, sse
+from v2_servers import PICTURE, Hosted, Seen, Storage, refuse, running, send, sse
 
 import _collect
 import _common
@@ -544,6 +545,27 @@ def test_a_named_job_is_cancelled_where_none_are_listed(run: Runner, hosted: Hos
     assert (asked.code, asked.json["flag"]) == (7, "--yes")
     assert (done.code, done.json["jobs"][0]["result"]) == (0, "cancelled")
     assert (unknown.code, unknown.json["code"]) == (1, "not_found")
+
+
+class Deaf(Hosted):
+    """It takes the cancel of its first job, and the job goes on."""
+
+    def answer(self, handler: BaseHTTPRequestHandler, request: Seen) -> None:
+        first = next(iter(self.jobs), "none")
+        if request.path == f"/api/v2/jobs/{first}/cancel":
+            return send(handler, 200, self.record(self.jobs[first], "running"))
+        return super().answer(handler, request)
+
+
+def test_a_cancel_that_does_not_take_leaves_no_other_job_running(run: Runner, storage: Storage) -> None:
+    with running(Deaf(storage)) as hosted:
+        hosted.script = ["running"]
+        ids = [client(hosted).submit(submission()).prompt_id for _ in range(2)]
+
+        ran = run("manage_queue.py", "cancel", *ids, "--yes", "--host", hosted.url)
+
+    assert (ran.code, ran.json["code"]) == (1, "cancel_not_confirmed")
+    assert [job["result"] for job in ran.json["jobs"]] == ["still_running", "cancelled"]
 
 
 @pytest.mark.parametrize(("key", "code", "account"), [(KEY, 0, "ok"), ("comfyui-other", 4, "fail")])
