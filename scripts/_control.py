@@ -235,12 +235,20 @@ def history(server: Dialect, most: int) -> dict[str, Any]:
 
 def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
     """Forget finished jobs; their files stay."""
-    foreign = [prompt_id for prompt_id in ids if prompt_id not in _ours.known(server.url)]
+    ids, ours = list(dict.fromkeys(ids)), _ours.known(server.url)
+    foreign = [prompt_id for prompt_id in ids if prompt_id not in ours]
     _need_consent(len(foreign), yes, "--yes", "history-delete")
     known = [prompt_id for prompt_id in ids if server.state(prompt_id).done]
     server.post_json("history", {"delete": list(known)})
+    kept = [prompt_id for prompt_id in known if server.state(prompt_id).done]
     missing = [prompt_id for prompt_id in ids if prompt_id not in known]
-    document: dict[str, Any] = {"status": "ok", **head(server), "deleted": known}
+    document: dict[str, Any] = {
+        "status": "ok",
+        **head(server),
+        "deleted": [prompt_id for prompt_id in known if prompt_id not in kept],
+    }
+    if kept:
+        document |= _not_deleted(len(kept)) | {"kept": kept}
     if missing:
         document |= {
             "status": "error",
@@ -259,11 +267,21 @@ def history_clear(server: Dialect, *, yes: bool = False) -> dict[str, Any]:
             "this forgets the finished jobs of everybody on this server (files stay)", code="consent_needed",
             hint="ask the user, then add --yes", flag="--yes",
         )  # fmt: skip
+    before = {job.prompt_id for job in server.list_jobs(5) if job.phase == "done"}
     server.post_json("history", {"clear": True})
+    left = [job.prompt_id for job in server.list_jobs(5) if job.phase == "done"]
+    # What has ended since is no sign that the server kept anything.
+    kept = len(before.intersection(left))
+    return {"status": "ok", **head(server), "left": len(left)} | (_not_deleted(kept) if kept else {})
+
+
+def _not_deleted(count: int) -> dict[str, Any]:
     return {
-        "status": "ok",
-        **head(server),
-        "left": len([job for job in server.list_jobs(5) if job.phase == "done"]),
+        "status": "error",
+        "code": "not_deleted",
+        "message": f"the server took the request and still shows {count} of the jobs",
+        "hint": "look again with manage_queue.py history",
+        "retryable": False,
     }
 
 

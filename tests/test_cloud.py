@@ -474,6 +474,24 @@ def test_history_is_deleted_under_its_old_name(cloud: Start) -> None:
     server.post_json("history", {"delete": [prompt_id]})
 
     assert [entry["path"] for entry in demo.log() if entry["method"] == "POST"][-1] == "/api/history"
+    assert server.state(prompt_id).done is False
+    assert prompt_id not in [job.prompt_id for job in server.list_jobs()]
+
+
+def test_a_history_that_keeps_the_job_is_said(cloud: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _control
+
+    server = client(cloud())
+    prompt_id = server.submit(submission()).prompt_id
+    follow(server, prompt_id)
+    monkeypatch.setattr(server, "post_json", lambda *_words, **_options: None)
+
+    for told in (
+        _control.history_delete(server, [prompt_id, prompt_id], yes=True),
+        _control.history_clear(server, yes=True),
+    ):
+        assert (told["status"], told["code"]) == ("error", "not_deleted")
+        assert "still shows 1" in told["message"]
 
 
 def test_an_id_of_another_kind_is_misuse_at_once(run: Runner, cloud: Start) -> None:

@@ -68,7 +68,7 @@ class CloudRoutes:
             ("GET", "/prompt", self.demo.run_routes.get_prompt),
             ("POST", "/prompt", self.submit),
             ("POST", "/free", self.nothing_done),
-            ("POST", "/history", self.demo.run_routes.post_history),
+            ("POST", "/history", self.post_history),
             ("GET", "/object_info", info.object_info),
             ("GET", "/experiment/models", info.experiment_models),
             ("GET", "/experiment/models/{folder}", self.models_of),
@@ -204,6 +204,13 @@ class CloudRoutes:
             asyncio.get_running_loop().call_later(left, self._over_cap, job_id, cap)
             return
         job.capped = job.item.stop = True
+
+    async def post_history(self, request: web.Request) -> web.StreamResponse:
+        answer = await self.demo.run_routes.post_history(request)
+        for job in [job for job in self.jobs.jobs.values() if job.ended is not None]:
+            if job.entry and job.id not in self.engine.history:
+                del self.jobs.jobs[job.id]
+        return answer
 
     async def nothing_done(self, _request: web.Request) -> web.Response:
         return empty()
