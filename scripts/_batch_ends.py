@@ -85,7 +85,7 @@ class Ends:
             }
             self.failed(flight, told["code"], "error", facts, state)
         elif state.outcome == "cancelled":
-            facts |= {"code": "cancelled", "message": "stopped or removed by someone else"}
+            facts |= {"code": "cancelled", "message": "cancelled, and not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)
         elif flight.node_errors:
             problems = _refusals.node_problems(flight.node_errors, flight.graph)

@@ -33,6 +33,7 @@ LOOK_PAUSE = 0.5
 SLOW_LOOK = 5.0
 # Jobs further back have nothing to show but their place.
 MOST_WAITING = 3
+UNSEEN = "running; the server tells its steps only to the client that submitted it"
 
 
 @dataclass
@@ -60,17 +61,21 @@ class Shown:
             self.state, self.since = "running", time.monotonic()
 
     @property
+    def unseen(self) -> bool:
+        """Whether it runs and nothing of it comes here: its frames go to the client that submitted it."""
+        return self.state == "running" and self.progress.doing == WAITING
+
+    @property
     def doing(self) -> str:
-        """What it does now; frames of others' runs go to their submitters, so often only that it runs."""
-        quiet = self.state == "running" and self.progress.doing == WAITING
-        return "running" if quiet else self.progress.doing
+        """What it does now, as far as that is told here."""
+        return UNSEEN if self.unseen else self.progress.doing
 
     def row(self) -> dict[str, Any]:
         """The job as one JSON object."""
         row: dict[str, Any] = {
             "prompt_id": self.prompt_id,
             "state": self.state,
-            "share": round(self.progress.share, 3),
+            "share": None if self.unseen else round(self.progress.share, 3),
             "doing": self.doing,
             "elapsed_seconds": round(time.monotonic() - self.since, 1),
         }

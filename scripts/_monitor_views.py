@@ -168,10 +168,11 @@ def _words(job: Shown) -> str:
         place = f"place {job.position}" if job.position else "waiting"
         return f"{job.prompt_id[:8]}  {place}{_estimate(job)}"
     full = round(job.progress.share * BAR_WIDTH)
+    share = "  ? " if job.unseen else f"{job.progress.share:4.0%}"
     elapsed = time.monotonic() - job.since
     cached = f", {len(job.progress.cached)} cached" if job.progress.cached else ""
     bar = "#" * full + "." * (BAR_WIDTH - full)
-    return f"{job.prompt_id[:8]}  {bar} {job.progress.share:4.0%} {elapsed:6.1f} s  {job.doing}{cached}{_estimate(job)}"
+    return f"{job.prompt_id[:8]}  {bar} {share} {elapsed:6.1f} s  {job.doing}{cached}{_estimate(job)}"
 
 
 def _estimate(job: Shown) -> str:

@@ -343,7 +343,7 @@ def _ending(
         return _words(
             "cancelled",
             "cancelled",
-            "the job was stopped or removed by someone else",
+            "the job was cancelled, and not by this command",
             "run it again if wanted"
             if job.server.api == "local"
             else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",

@@ -164,6 +164,14 @@ def test_the_monitor_goes_on_while_the_queue_has_jobs(run: Runner, demo: Demo) -
     assert ran.json["jobs"]["count"] > 8
 
 
+def test_how_far_anothers_job_is_is_unknown_not_zero(run: Runner, demo: Demo) -> None:
+    prompt_id = submit(demo, graphs.sleeper(30), client="somebody")
+    ran = run("ws_monitor.py", "--prompt-id", prompt_id, "--timeout", "2", "--host", demo.url)
+    (job,) = ran.json["jobs"]["items"]
+    assert (job["state"], job["share"]) == ("running", None)
+    assert "only to the client that submitted it" in job["doing"] and "0%" not in ran.err
+
+
 def test_the_time_of_a_job_counts_from_its_start(run: Runner, demo: Demo) -> None:
     occupy(demo, 2)
     prompt_id = submit(demo, graphs.sleeper(30), client=None)  # its frames come to everybody
