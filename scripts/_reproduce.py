@@ -14,6 +14,7 @@ import _collect
 import _graph
 import _model_facts
 import _prepare
+import _receipt
 import _reports
 import _safe_text
 import _sources
@@ -257,7 +258,7 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
             }
         )
     was = receipt.document.get("server")
-    now = _reports.server_facts(server)
+    now = _receipt.server_facts(server)
     for key, what in FACTS.items():
         before = was.get(key) if isinstance(was, Mapping) else None
         if before and now.get(key) and before != now[key]:
