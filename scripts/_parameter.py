@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import _catalog
 from _nodes import class_of, is_literal, literal, title_of
-from _specs import InputSpec
+from _specs import InputSpec, choices_shown
 
 MOST_CHOICES = 40
 # A file of one's own is uploaded more often than one of the server's is chosen.
@@ -49,8 +49,10 @@ class Parameter(NamedTuple):
         """NODE.INPUT, which always works."""
         return f"{self.node_id}.{self.input}"
 
-    def to_json(self, choices_of: str | None = None) -> dict[str, Any]:
+    def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
         """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.
+
+        every: no list is capped.
 
         What repeats is left out: node id and input are the address `set`, a title that is the class type's name goes
         without saying, and so do types that come from a definition and names that are the input's own.
@@ -72,11 +74,14 @@ class Parameter(NamedTuple):
         if self.feeds:
             document["feeds"] = list(self.feeds)
         if self.spec is not None:
-            document |= _limits(self.spec, choices_of, MOST_FILES if self.upload else MOST_CHOICES)
+            choices = self.spec.choices or ()
+            if not every:
+                choices = choices[:MOST_FILES] if self.upload else choices_shown(choices, MOST_CHOICES)
+            document |= _limits(self.spec, choices_of, choices)
         return document
 
 
-def _limits(spec: InputSpec, choices_of: str | None, most: int) -> dict[str, Any]:
+def _limits(spec: InputSpec, choices_of: str | None, shown: tuple[Any, ...]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for option in ("default", "min", "max", "step"):
         if option in spec.options and is_literal(spec.options[option]):
@@ -88,9 +93,9 @@ def _limits(spec: InputSpec, choices_of: str | None, most: int) -> dict[str, Any
     if spec.choices is not None and choices_of is not None:
         document["choices"] = {"count": len(spec.choices), "same_as": choices_of}
     elif spec.choices is not None:
-        document["choices"] = {"count": len(spec.choices), "items": list(spec.choices[:most])}
-        if len(spec.choices) > most:
-            document["choices"]["more"] = len(spec.choices) - most
+        document["choices"] = {"count": len(spec.choices), "items": list(shown)}
+        if len(spec.choices) > len(shown):
+            document["choices"] |= {"more": len(spec.choices) - len(shown), "hint": "--all shows the rest"}
     return document
 
 

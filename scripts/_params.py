@@ -192,8 +192,11 @@ class ParameterSet:
         addresses = [parameter.address for parameter in self.parameters] if "." in key else []
         return nearest(key, [*self.names(), *addresses], count)
 
-    def to_json(self, limit: int | None = None) -> dict[str, Any]:
-        """`parameters`, at most `limit`, those with a known meaning first in node order, and `groups`."""
+    def to_json(self, limit: int | None = None, *, every: bool = False) -> dict[str, Any]:
+        """`parameters`, at most `limit`, those with a known meaning first in node order, and `groups`.
+
+        every: lists of choices are not capped.
+        """
         # What matters comes first, so that a cap cuts the rest.
         ordered = sorted(self.parameters, key=lambda parameter: parameter.role is None)
         seen: dict[tuple[str, ...], str] = {}
@@ -201,7 +204,7 @@ class ParameterSet:
         for parameter in ordered[:limit]:
             choices = tuple(map(repr, parameter.spec.choices or ())) if parameter.spec is not None else ()
             twin = seen.setdefault(choices, parameter.name) if len(choices) > FEW_CHOICES else parameter.name
-            rows.append(parameter.to_json(None if twin == parameter.name else twin))
+            rows.append(parameter.to_json(None if twin == parameter.name else twin, every=every))
         return {
             "parameters": rows,
             "groups": {

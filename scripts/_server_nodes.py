@@ -8,7 +8,7 @@ from typing import Any
 
 import _safe_text
 from _cli import Exit, SkillError
-from _specs import InputSpec, read_spec
+from _specs import InputSpec, choices_shown, read_spec
 
 CHOICES_SHOWN = 20
 TEXT_LIMIT = 300
@@ -105,7 +105,7 @@ def _row(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -> dict[str, Any]:
-    """One class: every input with type, range and allowed values (the first 20, unless `full`), every output.
+    """One class: every input with type, range and allowed values (of long lists the first 20, unless `full`), every output.
 
     Raises:
         SkillError: no such class, with the nearest names.
@@ -137,9 +137,11 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
 def _input(spec: InputSpec, full: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"type": spec.type}
     if spec.choices is not None:
-        shown = spec.choices if full else spec.choices[:CHOICES_SHOWN]
+        shown = spec.choices if full else choices_shown(spec.choices, CHOICES_SHOWN)
         told["choices"] = list(shown)
         told["choices_count"] = len(spec.choices)
+        if len(shown) < len(spec.choices):
+            told["choices_hint"] = "--full shows the rest"
     elif spec.options.get("remote"):
         told["choices"] = "asked from the server when the editor shows them"
     for option in OPTIONS_SHOWN:

@@ -21,6 +21,15 @@ WIDGET_TYPES = frozenset(
     {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO, "MARKDOWN", "COLOR", "TEXTAREA", "CURVE"}
 )
 
+# Lists up to this size are told whole: the samplers of core and of a large node pack are about a hundred short words.
+MOST_CHOICES, MOST_LETTERS = 100, 2500
+
+
+def choices_shown(choices: tuple[Any, ...], most: int) -> tuple[Any, ...]:
+    """The choices that a report shows: all of a list of moderate size, else the first `most`."""
+    letters = sum(len(str(choice)) for choice in choices[: MOST_CHOICES + 1])
+    return choices if len(choices) <= MOST_CHOICES and letters <= MOST_LETTERS else choices[:most]
+
 
 class InputSpec(NamedTuple):
     """One declared input. `type` is the definition's word; "COMBO" for both styles of a list of choices."""

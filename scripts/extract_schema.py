@@ -47,7 +47,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="names and values of what matters, without types and ranges",
     )
     parser.add_argument(
-        "--all", action="store_true", help=f"list every input, however many (else {MOST_PARAMETERS} at most)"
+        "--all",
+        action="store_true",
+        help=f"list every input (else {MOST_PARAMETERS} at most) and every choice of long lists",
     )
     _node_definitions.add_flags(parser)
     return parser.parse_args(argv)
@@ -100,7 +102,7 @@ def schema(
             "other_inputs": len(parameters.parameters) - len(named),
         }
     total = len(parameters.parameters)
-    document = facts | parameters.to_json(total if every else MOST_PARAMETERS)
+    document = facts | parameters.to_json(total if every else MOST_PARAMETERS, every=every)
     if total > len(document["parameters"]):
         document["parameters_total"] = total
         document["hint"] = "--all lists the rest"

@@ -39,7 +39,10 @@ def test_saved_definitions_give_types_ranges_and_choices(run, graph_file):
         == found["steps"]
     )
     assert found["sampler_name"]["choices"]["count"] == 44
-    assert found["sampler_name"]["choices"]["more"] == 4
+    assert (
+        len(found["sampler_name"]["choices"]["items"]) == 44
+        and "uni_pc" in found["sampler_name"]["choices"]["items"]
+    )
     assert found["prompt"]["multiline"] is True
     assert found["image"]["takes_upload"] == "image"
     assert done.json["input_files"] == [
@@ -145,6 +148,20 @@ def test_long_lists_are_capped_and_all_shows_the_rest():
     capped = extract_schema.schema(graph, None)
     assert (len(capped["parameters"]), capped["parameters_total"]) == (extract_schema.MOST_PARAMETERS, 900)
     assert len(extract_schema.schema(graph, None, every=True)["parameters"]) == 900
+
+
+def test_a_list_of_hundreds_of_choices_is_cut_and_names_the_flag_for_the_rest():
+    choices = [f"model_{n}.safetensors" for n in range(120)]
+    definitions = {
+        "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [choices]}}, "output": ["MODEL"]}
+    }
+
+    def shown(**flags):
+        return extract_schema.schema({"1": GRAPH["1"]}, definitions, **flags)["parameters"][0]["choices"]
+
+    assert len(shown()["items"]) == 40
+    assert (shown()["count"], shown()["more"], shown()["hint"]) == (120, 80, "--all shows the rest")
+    assert shown(every=True) == {"count": 120, "items": choices}
 
 
 def test_hostile_titles_and_values_are_cleaned(run, graph_file):

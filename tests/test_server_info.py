@@ -89,9 +89,26 @@ def test_a_node_in_detail(ask):
     assert (inputs["steps"]["type"], inputs["steps"]["min"], inputs["steps"]["max"]) == ("INT", 1, 10000)
     assert inputs["seed"]["max"] == 18446744073709551615
     assert "euler" in inputs["sampler_name"]["choices"]
-    assert len(inputs["sampler_name"]["choices"]) == 20 < inputs["sampler_name"]["choices_count"]
-    full = ask("node", "KSampler", "--full")["node"]["inputs"]["required"]["sampler_name"]
-    assert len(full["choices"]) == full["choices_count"]
+    assert len(inputs["sampler_name"]["choices"]) == inputs["sampler_name"]["choices_count"] == 44
+    assert "uni_pc" in inputs["sampler_name"]["choices"] and "choices_hint" not in inputs["sampler_name"]
+
+
+def test_a_list_of_hundreds_is_cut_and_names_the_flag_for_the_rest(run, new_demo, tmp_path):
+    models = tmp_path / "models.json"
+    models.write_text(json.dumps({"checkpoints": [f"model_{n}.safetensors" for n in range(120)]}))
+    server = new_demo("--models", str(models))
+
+    def choices(*words):
+        ran = run("server_info.py", "node", "CheckpointLoaderSimple", "--host", server.url, *words)
+        return ran.json["node"]["inputs"]["required"]["ckpt_name"]
+
+    cut = choices()
+    assert (len(cut["choices"]), cut["choices_count"], cut["choices_hint"]) == (
+        20,
+        120,
+        "--full shows the rest",
+    )
+    assert len(choices("--full")["choices"]) == 120
 
 
 def test_a_misspelt_node_gets_the_nearest_name(ask):
