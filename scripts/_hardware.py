@@ -187,6 +187,26 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     return report | {"seconds": round(time.monotonic() - start, 2)}
 
 
+def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
+    """The verdict and the families for another machine: one graphics card of its own with so much memory (0: none)."""
+    there = system_of.Place("Linux", "x86_64", Path("/nowhere"), simulated=False)
+    gpu = Gpu("nvidia", "a graphics card", int(vram_gb * GIB), "asked for") if vram_gb else None
+    ram = None if ram_gb is None else int(ram_gb * GIB)
+    memory = {"total": ram, "limit": None, "usable": ram}
+    verdict = _hardware_verdict.judge(there, gpu, memory, {"free": None}, {"bits": 64}, False, False)
+    notes = [
+        *verdict.notes,
+        "nothing of this machine was looked at; the card is taken for one that computes in fp8",
+    ]
+    if ram is None:
+        notes.append("`tight` also wants the system memory in `ram_gb`: --ram GB counts it in")
+    report = _report(there, verdict._replace(notes=notes), gpu, [gpu] if gpu else [], memory, [])
+    kept = ("status", "code", "message", "hint", "retryable", "verdict", "usable_locally", "reasons", "blockers", "notes",
+            "best_gpu", "memory", "families")  # fmt: skip
+    asked = {"asked_for": {"vram_gb": vram_gb, "ram_gb": ram_gb}}
+    return {key: report[key] for key in kept if key in report} | asked
+
+
 def _report(
     here: system_of.Place,
     verdict: _hardware_verdict.Verdict,

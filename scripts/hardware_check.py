@@ -11,6 +11,7 @@ machine). The report names the flag for `comfy install` and a table of model fam
 Examples:
     python3 scripts/hardware_check.py
     python3 scripts/hardware_check.py --model flux              (one family: does it fit?)
+    python3 scripts/hardware_check.py --vram 6 --ram 16         (another machine: what would run there?)
     python3 scripts/hardware_check.py --check-pytorch --workspace ~/comfy/ComfyUI
 
 Exit codes: 0 usable locally (with --model: it fits, if tightly), 1 not (verdict `cloud`, or something in `blockers`
@@ -50,15 +51,45 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="FAMILY",
         help="answer for one family of models alone, such as sdxl, flux or 'wan 14b'",
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--vram",
+        type=_gigabytes,
+        metavar="GB",
+        help="answer for another machine, whose graphics card has so much memory (0: it has none)",
+    )
+    parser.add_argument(
+        "--ram", type=_gigabytes, metavar="GB", help="with --vram: that machine's system memory"
+    )
+    args = parser.parse_args(argv)
+    if args.ram is not None and args.vram is None:
+        parser.error("--ram goes with --vram")
+    if args.vram is not None and (args.check_pytorch or args.workspace):
+        parser.error("--vram asks about another machine: --check-pytorch and --workspace are of this one")
+    return args
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1
+    if not 0 <= size <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size in GB, such as 6")
+    return size
 
 
 def report(
-    workspace: Path | None, *, pytorch: bool, summary: bool, model: str | None = None
+    workspace: Path | None,
+    *,
+    pytorch: bool,
+    summary: bool,
+    model: str | None = None,
+    vram: float | None = None,
+    ram: float | None = None,
 ) -> dict[str, Any]:
     """The report this script prints, with a short summary on stderr if wanted."""
     families = _families(model) if model is not None else []
-    found = _hardware.check(workspace, pytorch=pytorch)
+    found = _hardware.check(workspace, pytorch=pytorch) if vram is None else _hardware.suppose(vram, ram)
     if families:
         return _one_family(found, families)
     if summary:
@@ -86,8 +117,8 @@ def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
     document |= answer
     if found["blockers"]:
         document |= {key: found[key] for key in ("code", "message", "hint", "retryable") if key in found}
-    kept = ("verdict", "reasons", "blockers", "best_gpu", "memory", "disk")
-    return document | {key: found[key] for key in kept}
+    kept = ("verdict", "reasons", "blockers", "best_gpu", "memory", "disk", "asked_for")
+    return document | {key: found[key] for key in kept if key in found}
 
 
 def summary_lines(found: dict[str, Any]) -> list[str]:
@@ -97,7 +128,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         f"verdict: {found['verdict']} - " + "; ".join(found["reasons"]),
         f"GPU:     {best['name']}, {best['usable_gb'] or '?'} GB usable" if best else "GPU:     none",
         f"memory:  {found['memory']['usable_gb'] or '?'} GB",
-        f"install: {found['install']['command']}",
+        *([f"install: {found['install']['command']}"] if "install" in found else []),
     ]
     lines += [f"fix:     {blocker}" for blocker in found["blockers"]]
     lines += [f"note:    {note}" for note in found["notes"]]
@@ -112,7 +143,13 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     return _cli.run(
-        report, args.workspace, pytorch=args.check_pytorch, summary=not args.json, model=args.model
+        report,
+        args.workspace,
+        pytorch=args.check_pytorch,
+        summary=not args.json,
+        model=args.model,
+        vram=args.vram,
+        ram=args.ram,
     )
 
 

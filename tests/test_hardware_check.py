@@ -519,3 +519,23 @@ def test_the_simulation_is_admitted(machine):
 
 def test_an_unknown_flag_is_misuse(machine):
     assert machine.check("--jsn", exit_code=2)["code"] == "misuse"
+
+
+def test_another_machine_is_judged_by_the_memory_that_is_named(machine: Machine) -> None:
+    small = machine.check("--vram", "6", "--ram", "16")
+    fits = {(row["family"], row["precision"]): row["fits"] for row in small["families"]}
+    assert (small["verdict"], small["asked_for"]) == ("marginal", {"vram_gb": 6.0, "ram_gb": 16.0})
+    assert (fits["SD 1.5", "fp16"], fits["SDXL", "fp16"], fits["Qwen-Image", "fp8"]) == ("yes", "tight", "no")
+    assert not {"gpus", "disk", "python", "install", "next"} & set(small)
+    assert machine.check("--vram", "8")["verdict"] == "ok"
+    assert machine.check("--vram", "12", "--ram", "4", exit_code=1)["verdict"] == "cloud"
+    assert machine.check("--vram", "0", exit_code=1)["best_gpu"] is None
+    one = machine.check("--vram", "6", "--model", "flux")
+    assert (one["fits"], one["asked_for"]["vram_gb"]) == ("tight", 6.0)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--ram", "16"], ["--vram", "6", "--check-pytorch"], ["--vram", "big"], ["--vram", "-1"]]
+)
+def test_another_machine_wants_its_memory_and_nothing_of_this_one(machine: Machine, flags: list[str]) -> None:
+    assert machine.check(*flags, exit_code=2)["code"] == "misuse"
