@@ -85,7 +85,8 @@ def connect(
         raise SkillError(
             f"{url} wants a key, and none was given",
             code="refused",
-            hint="set COMFY_CLOUD_API_KEY or give --api-key-file FILE (references/cloud.md)",
+            hint="set COMFY_CLOUD_API_KEY or give --api-key-file FILE; keys are made at https://platform.comfy.org "
+            "(references/cloud.md)",
         )
     found = Found(api, f"--api {api} was given")
     if api == "auto":

@@ -13,7 +13,7 @@ import _places
 import _safe_text
 import _server_questions
 from _cli import Exit, SkillError
-from _dialect import Dialect
+from _dialect import Dialect, JobSummary
 from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
 
 GIB = 1024**3
@@ -23,6 +23,8 @@ STUCK_LOOKS, STUCK_PAUSE_S = 3, 0.7
 LONG_RUN_S = 3600
 # Nobody's job: API v2 wants the key for it as for any other, and not every server lists jobs.
 NO_JOB = "00000000-0000-4000-8000-000000000000"
+# A worker that dies within a job leaves it listed as running for ever. On a server of one's own most jobs are over by then.
+QUIET_RUN_S = 600
 CLOCK_SKEW_S = 60
 
 
@@ -133,7 +135,10 @@ def _written_folder(argv: Any) -> Path:
 
 
 def queue_moves(server: Dialect) -> Check:
-    """The queue takes jobs: pending ones with none running, look after look, mean a dead worker."""
+    """The queue takes jobs: pending ones with none running, look after look, mean a dead worker.
+
+    A job that runs for long may have lost its worker, too: its progress goes to its own client, so that is a doubt.
+    """
     jobs = server.list_jobs(0, finished=False)
     for _ in range(STUCK_LOOKS - 1):
         if server.api != "local" or not _stands(jobs):
@@ -156,14 +161,36 @@ def queue_moves(server: Dialect) -> Check:
             "restart the server",
             **counts,
         )
+    limit = QUIET_RUN_S if server.api == "local" else LONG_RUN_S
     for job in running:
-        started = server.state(job.prompt_id).started
-        if started and server.now() - started > LONG_RUN_S:
-            hours = (server.now() - started) / 3600
-            return warn(
-                "queue", f"a job has been running for {hours:.1f} hours", prompt_id=job.prompt_id, **counts
-            )
+        seconds = server.now() - (_begun(server, job) or server.now())
+        if seconds > limit:
+            return _runs_long(server, job.prompt_id, seconds, counts)
     return ok("queue", "idle" if not jobs else f"{len(running)} running, {pending} waiting", **counts)
+
+
+def _begun(server: Dialect, job: JobSummary) -> float | None:
+    """When a running job began, at the earliest; None where the server tells no time."""
+    started = server.state(job.prompt_id).started
+    if started or server.api != "local" or not job.created:
+        return started
+    # ComfyUI tells only when it was handed in. It runs one job at a time, so this one began after the last that ended.
+    return max([job.created, *(other.ended for other in server.list_jobs(1) if other.ended)])
+
+
+def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[str, Any]) -> Check:
+    span = f"{seconds / 3600:.1f} hours" if seconds >= LONG_RUN_S else f"{seconds / 60:.0f} minutes"
+    message, fix = f"a job has been running for {span}", None
+    if server.api == "local":
+        message += "; whether it still moves cannot be seen from here"
+        cancel = _safe_text.shell_words(
+            ["python3", "scripts/manage_queue.py", "cancel", prompt_id, *host_words(server)]
+        )
+        fix = (
+            "if it is no long video: the server's log and load tell whether it works; when it is still listed a "
+            f"minute after {cancel}, its worker is dead: restart the server"
+        )
+    return warn("queue", message, fix, prompt_id=prompt_id, **counts)
 
 
 def _stands(jobs: Any) -> bool:

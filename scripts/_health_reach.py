@@ -67,17 +67,19 @@ def look_around() -> list[dict[str, Any]]:
     return found
 
 
-def choose(host: str | None) -> tuple[str, list[dict[str, Any]], list[Check]]:
+def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any]], list[Check]]:
     """The server to look at, what was found on the way, and what is to be said about the choice.
 
     A given host or $COMFY_HOST is kept, whatever it is like: it is what the scripts will use. Else the first of
     the usual ports that ComfyUI answers on.
     """
+    configured = os.environ.get("COMFY_HOST")
+    if (host or configured or api) == "cloud":
+        host = _common.CLOUD_URL
     if host:
         return host, [], []
     around = look_around()
     running = [row["url"] for row in around if row["state"] == "comfyui"]
-    configured = os.environ.get("COMFY_HOST")
     if configured:
         return configured, around, []
     if not running or running[0] == _flags.DEFAULT_HOST:
@@ -95,7 +97,7 @@ def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
     if (mute := _mute(host)) is not None:
         return None, mute
     try:
-        server = _connect.connect(host, **options)
+        server = _connect.connect(host, need_key=True, **options)
         return server, None
     except SkillError as error:
         if error.exit == Exit.MISUSE or error.code == "consent_needed":

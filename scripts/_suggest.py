@@ -1,91 +1,172 @@
-"""Which of the bundled workflows suit a server: its memory, its models.
+"""Which of the bundled workflows suit a server: its memory, its models, its nodes.
 
-Level 3. The facts of each workflow are those of `workflows/index.json`.
+Level 3. The facts of each workflow are those of `workflows/index.json`; what is there is told by the same check as
+check_deps.py's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import _deps
+import _safe_text
 from _cli import Exit, SkillError
+from _deps import MISSING, UNKNOWN, Item
+from _deps_need import classes_of
+from _deps_next import RENAMED
+from _deps_stock import Had, Stock
 from _dialect import Dialect
-from _reports import command, head
+from _reports import command, head, server_words
 
 INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
 GB = 1024**3
 # A card sold as 12 GB tells a little less.
 TOLERANCE_GB = 0.6
+ON_THE_CPU = "this server computes on the CPU: memory_gb is the machine's own, and a small picture takes minutes, a video hours"
+
+
+class _Stock(Stock):
+    """What a server has, without looking for the pictures that the bundled workflows name: the user brings them."""
+
+    def has_input(self, value: str) -> tuple[bool | None, str]:  # noqa: ARG002
+        return None, "not looked for"
 
 
 def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
-    """The bundled workflows, best first: those whose models are there, then those that fit the memory, small ones first.
+    """The bundled workflows, best first: those that are ready, that fit the memory, that need no file, small ones first.
 
-    Each row says `fits` (true, false, or null where the memory is not told) and `missing_models`.
+    Each row says `ready` (true, false, or null where that could not be asked), `fits` (true, false, or null where the
+    memory is not told, or is that of a CPU), and what is missing or replaced.
     """
     index = json.loads(INDEX.read_text(encoding="utf-8"))
-    memory = _memory_gb(server)
-    models = _Models(server)
-    rows = [_row(entry, memory, models) for entry in index["workflows"] if kind in (None, entry["kind"])]
-    rows.sort(key=lambda row: (bool(row["missing_models"]), row["fits"] is False, row["vram_gb"] or 0))
-    document: dict[str, Any] = {"status": "ok", **head(server), "memory_gb": memory, "workflows": rows}
-    if models.unknown:
-        document["unknown"] = f"the server did not list: {', '.join(sorted(models.unknown))}"
-    live = hasattr(server, "request")  # an inventory runs nothing
-    if live and rows and not rows[0]["missing_models"]:
-        document["next"] = [command("run_workflow.py", INDEX.parent / rows[0]["file"], "--host", server.url)]
+    entries = [entry for entry in index["workflows"] if kind in (None, entry["kind"])]
+    graphs = [json.loads((INDEX.parent / entry["file"]).read_text(encoding="utf-8")) for entry in entries]
+    memory, device = _memory(server)
+    stock = _Stock(server)
+    stock.definitions(name for graph in graphs for name in classes_of(graph))
+    rows, unknown = [], set()
+    for entry, graph in zip(entries, graphs, strict=True):
+        items = [item for item in _deps.check(graph, stock).items if item.kind != "file"]
+        rows.append(_row(entry, items, memory, device))
+        unknown |= {item.folder or f"{item.kind}s" for item in items if item.status == UNKNOWN}
+    for problem in stock.problems:
+        if problem.exit == Exit.UNREACHABLE:
+            raise problem
+    rows.sort(key=_rank)
+    document: dict[str, Any] = {"status": "ok", **head(server), "memory_gb": memory, "device": device}
+    if device == "cpu" and not server.demo:
+        document["note"] = ON_THE_CPU
+    document["workflows"] = rows
+    if unknown:
+        document["unknown"] = f"the server did not list: {', '.join(sorted(unknown))}"
+    if hasattr(server, "request"):  # an inventory runs nothing
+        document |= _next(server, rows)
     return document
 
 
-def _row(entry: Mapping[str, Any], memory: float | None, models: _Models) -> dict[str, Any]:
-    needed = entry.get("vram_gb")
-    fits = None if memory is None or needed is None else needed <= memory + TOLERANCE_GB
-    missing = [model["name"] for model in entry["models"] if models.has(model) is False]
-    return {
+def _rank(row: Mapping[str, Any]) -> tuple[int, bool, bool, float]:
+    ready = {True: 0, None: 1, False: 2}[row["ready"]]
+    return ready, row["fits"] is False, bool(row["input_files"]), row["vram_gb"] or 0
+
+
+def _next(server: Dialect, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first that runs as it stands; where none does, what the likeliest one lacks."""
+    words = ["--host", "demo"] if server.fleeting else server_words(server)
+    alone = [row for row in rows if not row["input_files"]]
+    ready = [row for row in alone if row["ready"]]
+    if ready:
+        values = [word for text in ready[0].get("set", ()) for word in ("--set", text)]
+        return {"next": [command("run_workflow.py", INDEX.parent / ready[0]["file"], *values, *words)]}
+    lacking = [row for row in alone if row["ready"] is False]
+    if lacking:
+        return {"next": [command("check_deps.py", INDEX.parent / lacking[0]["file"], *words)]}
+    return {}
+
+
+def _row(
+    entry: Mapping[str, Any], items: Sequence[Item], memory: float | None, device: str | None
+) -> dict[str, Any]:
+    missing = [item for item in items if item.status == MISSING]
+    renamed = [
+        item for item in missing if item.kind in RENAMED and item.match is not None and _settable(item)
+    ]
+    row = {
         "file": entry["file"],
         "purpose": entry["purpose"],
         "kind": entry["kind"],
-        "vram_gb": needed,
-        "fits": fits if entry["models"] else True,
-        "missing_models": missing,
+        "ready": _ready(items, renamed),
+        "vram_gb": entry.get("vram_gb"),
+        "fits": _fits(entry, memory, device),
+        "input_files": [place["name"] for place in entry["inputs"]],
+        "missing_models": [item.name for item in missing if item.kind == "model" and not item.fixed_by_name],
+        "missing_nodes": [item.name for item in missing if item.kind == "node"],
     }
+    if row["missing_nodes"] and entry["node_packs"]:
+        row["node_packs"] = [pack["name"] for pack in entry["node_packs"]]
+    if values := [item.name for item in missing if item.kind == "value" and item not in renamed]:
+        row["missing_values"] = values
+    if renamed:
+        row["use_instead"] = [
+            {
+                "name": item.name,
+                "use_instead": _safe_text.clean(item.match.name, 200),
+                "how": item.match.how,
+                "sure": item.match.sure,
+            }
+            for item in renamed
+            if item.match is not None
+        ]
+        row["set"] = [
+            f"{use.address}={item.match.name}"
+            for item in renamed
+            if item.match is not None
+            for use in item.uses
+        ]
+    return row
 
 
-def _memory_gb(server: Dialect) -> float | None:
-    """The largest device's memory in GiB; None on the cloud, whose machines are not the user's to choose."""
-    if server.api != "local":
+def _settable(item: Item) -> bool:
+    return all(use.plain for use in item.uses)
+
+
+def _ready(items: Sequence[Item], renamed: Sequence[Item]) -> bool | None:
+    """Whether all is there, under these names or with the replacements; None when that could not be asked."""
+    if any(item.status == MISSING and item not in renamed for item in items):
+        return False
+    return None if any(item.status == UNKNOWN for item in items) else True
+
+
+def _fits(entry: Mapping[str, Any], memory: float | None, device: str | None) -> bool | None:
+    needed = entry.get("vram_gb")
+    if not entry["models"]:
+        return True
+    if memory is None or needed is None:
         return None
-    devices = server.stats().get("devices")
-    sizes = [item.get("vram_total") for item in devices or [] if isinstance(item, Mapping)]
-    known = [size for size in sizes if isinstance(size, (int, float)) and size > 0]
-    return round(max(known) / GB, 1) if known else None
+    if needed > memory + TOLERANCE_GB:
+        return False
+    return None if device == "cpu" else True
 
 
-class _Models:
-    """What the server has, a folder asked for once. `unknown`: folders that it would not list."""
-
-    def __init__(self, server: Dialect) -> None:
-        self.server = server
-        self.unknown: set[str] = set()
-        self._folders: dict[str, set[str] | None] = {}
-
-    def has(self, model: Mapping[str, Any]) -> bool | None:
-        """Whether a model file is there, under any sub-folder; None when that could not be asked."""
-        folder = str(model["folder"])
-        if folder not in self._folders:
-            self._folders[folder] = self._names(folder)
-        names = self._folders[folder]
-        return None if names is None else str(model["name"]) in names
-
-    def _names(self, folder: str) -> set[str] | None:
-        try:
-            return {name.replace("\\", "/").rsplit("/", 1)[-1] for name in self.server.models(folder)}
-        except SkillError as error:
-            if error.code == "folder_not_found":
-                return set()
-            if error.exit in (Exit.UNREACHABLE,):
-                raise
-            self.unknown.add(folder)
-            return None
+def _memory(server: Had) -> tuple[float | None, str | None]:
+    """The largest device's memory in GiB and its type; None on the cloud, whose machines are not the user's to choose."""
+    if server.api != "local":
+        return None, None
+    try:
+        told = server.stats()
+    except SkillError as error:
+        if error.code != "not_had":
+            raise
+        return None, None
+    devices = [item for item in told.get("devices") or [] if isinstance(item, Mapping)]
+    known = [
+        (item["vram_total"], item.get("type"))
+        for item in devices
+        if isinstance(item.get("vram_total"), (int, float)) and item["vram_total"] > 0
+    ]
+    if not known:
+        return None, None
+    size, device = max(known, key=lambda pair: (pair[1] != "cpu", pair[0]))
+    return round(size / GB, 1), _safe_text.clean(device, 40) if device else None

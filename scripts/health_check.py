@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import _cli
 import _flags
 import _safe_text
+from _cli import SkillError
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -60,7 +61,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
     _cli.be_quiet(args.quiet or args.json)
     packages = _health_reach.packages()
-    host, around, checks = _health_reach.choose(args.host)
+    host, around, checks = _health_reach.choose(args.host, args.api)
     if "requests" in packages.details.get("missing", ()):
         return document(
             host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
@@ -78,7 +79,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     if server is None:
         assert problem is not None
         checks.append(_elsewhere(problem, around))
-        checks += unasked(NEEDS_SERVER)
+        checks += unasked(NEEDS_SERVER if problem.details.get("code") == "unreachable" else problem.message)
     else:
         checks += server_checks(server, args.workflow, smoke=args.smoke_test)
     for check in checks:
@@ -167,21 +168,30 @@ def document(
     told["checks"] = [check.json() for check in checks]
     if around:
         told["found"] = around
-    told["next"] = next_commands(server, failed)
+    told["next"] = next_commands(server, checks)
     return told
 
 
-def next_commands(server: Dialect | None, failed: list[Check]) -> list[str]:
-    """What to run now."""
+def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
+    """What to run now: what mends a failure, else a run that this server can do, else what tells the possible ones."""
+    failed = [check for check in checks if check.result == "fail"]
     runs = (_safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
-    import _health_findings
+    import _reports
+    import _suggest
 
-    host = _health_findings.host_words(server)
-    flow = "workflows/sd15_txt2img.json"
-    return [_safe_text.shell_words(["python3", "scripts/run_workflow.py", flow, *host])]
+    words = ["--host", "demo"] if server.fleeting else _reports.server_words(server)
+    if any(check.name == "queue" and check.result == "warn" for check in checks):
+        return [_reports.command("manage_queue.py", "list", *words)]
+    try:
+        ready: list[str] = _suggest.suggest(server).get("next", [])
+    except SkillError:
+        ready = []
+    if any("run_workflow.py" in line for line in ready):
+        return ready
+    return [_reports.command("server_info.py", "suggest", *words)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -80,7 +80,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         one.add_argument("name", metavar="NAME")
         one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
         one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    suited = question("suggest", "bundled workflows that suit this server's memory and models", full=False)
+    suited = question(
+        "suggest",
+        "bundled workflows, those first that are ready to run on this server and fit its memory",
+        full=False,
+    )
     suited.add_argument("--kind", choices=["image", "video", "audio", "3d"], help="only those that make this")
     for name in FROM_INVENTORY:
         questions.choices[name].add_argument(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 import uuid
 from collections.abc import Iterator
 
@@ -76,7 +78,23 @@ def test_a_healthy_server(check, any_server):
     assert rows["queue"]["result"] == "ok"
     assert rows["server"]["comfyui_version"]
     assert report["summary"]["fail"] == 0
-    assert report["next"][0].startswith("python3 scripts/run_workflow.py")
+    assert "run_workflow.py" in report["next"][0]
+
+
+def test_the_next_command_runs_as_it_stands(check, run, new_demo):
+    server = new_demo("--step-time", "0.005", "--models", "checkpoints=v1-5-pruned-emaonly.safetensors")
+    command = shlex.split(check("--host", server.url)["next"][0])
+    assert "1.ckpt_name=v1-5-pruned-emaonly.safetensors" in command
+    done = subprocess.run(
+        command, cwd=run.folder, env=run.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_server_on_which_nothing_is_ready_is_asked_what_it_lacks(check, new_demo):
+    empty = new_demo("--models", "checkpoints=", "--models", "diffusion_models=")
+    (command,) = check("--host", empty.url)["next"]
+    assert f"server_info.py suggest --host {empty.url}" in command
 
 
 def test_the_smoke_test_runs_one_job_and_stops_the_other(check, any_server):
@@ -183,6 +201,52 @@ def test_a_busy_queue_is_not_a_stuck_one(check, new_demo):
         demo.post("/prompt", {"prompt": picture_graph(color)})
     row = by_name(check("--host", demo.url))["queue"]
     assert (row["result"], row["running"], row["pending"]) == ("ok", 1, 1)
+
+
+def job_server(*, created, ended=None, api="local"):
+    """A stand-in for a server at 10:00:00 with one running job, and one that ended."""
+    import _dialect
+
+    running = _dialect.JobSummary("abc", "running", created=36_000 - created)
+    over = [_dialect.JobSummary("old", "done", ended=36_000 - ended)] if ended is not None else []
+
+    def list_jobs(limit=100, *, finished=True):
+        return [running, *(over[:limit] if finished else [])]
+
+    return types.SimpleNamespace(
+        api=api, url="http://127.0.0.1:8188", fleeting=False, list_jobs=list_jobs, now=lambda: 36_000.0,
+        state=lambda name: _dialect.JobState(name, "running"),
+    )  # fmt: skip
+
+
+def test_a_job_that_runs_for_long_may_have_lost_its_worker():
+    import _health
+
+    row = _health.queue_moves(job_server(created=1500))
+    assert (row.result, row.details["prompt_id"]) == ("warn", "abc")
+    assert row.message.startswith(
+        "a job has been running for 25 minutes; whether it still moves cannot be seen"
+    )
+    assert "manage_queue.py cancel abc" in row.fix and "restart the server" in row.fix
+    assert _health.queue_moves(job_server(created=500)).result == "ok"
+
+
+def test_the_time_that_a_job_waited_for_others_is_no_time_that_it_ran():
+    import _health
+
+    assert _health.queue_moves(job_server(created=7200, ended=60)).result == "ok"
+    assert "for 20 minutes" in _health.queue_moves(job_server(created=7200, ended=1200)).message
+
+
+def test_no_run_is_proposed_behind_a_job_that_may_never_end():
+    import _health_findings
+    import health_check
+
+    server = types.SimpleNamespace(
+        api="local", url="http://127.0.0.1:9", fleeting=False, access=types.SimpleNamespace(ca_bundle=None, insecure=False)
+    )  # fmt: skip
+    (command,) = health_check.next_commands(server, [_health_findings.warn("queue", "long")])
+    assert "manage_queue.py list" in command
 
 
 def test_a_proxy_without_websockets(check, demo):
@@ -335,6 +399,17 @@ def test_a_cloud_that_has_no_machine_yet_has_no_dead_worker(check, new_demo):
     server.submit(Submission(picture_graph(1), str(uuid.uuid4()), "c"))
     row = by_name(check(*cloud_flags(cloud)))["queue"]
     assert (row["result"], row["running"], row["pending"]) == ("ok", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "words", [["--host", "cloud"], ["--host", "https://cloud.comfy.org"], ["--api", "cloud"]]
+)
+def test_without_a_key_the_cloud_is_not_even_asked(check, words):
+    report = check(*words, exit_code=4)
+    assert (report["code"], report["server"]) == ("refused", "https://cloud.comfy.org")
+    for told in ("COMFY_CLOUD_API_KEY", "--api-key-file", "https://platform.comfy.org"):
+        assert told in report["hint"]
+    assert report["summary"]["fail"] == 1
 
 
 def test_the_cloud_with_a_plan_that_runs_nothing(check, new_demo):
