@@ -10,7 +10,17 @@ from _check_wisdom import wisdom
 from _finding import ERROR, INFO, WARNING, Finding, about
 from _graph import outputs_of
 from _names import nearest
-from _nodes import Definitions, Graph, class_of, each, links_of, natural_key, node_of, upstream_of
+from _nodes import (
+    Definitions,
+    Graph,
+    class_of,
+    each,
+    links_of,
+    natural_key,
+    node_of,
+    upstream_of,
+    with_missing_types,
+)
 from _specs import Book
 
 _MOST_SUGGESTED = 3
@@ -33,12 +43,16 @@ def findings(
     replacements: the server's `/node_replacements` answer, when it has one.
     """
     book = Book(definitions)
+    graph = with_missing_types(graph)
+    complete = complete and definitions is not None
     found = list(_structure(graph))
-    found += _classes(graph, book, complete and definitions is not None, replacements or {})
+    found += _classes(graph, book, complete, replacements or {})
     outputs = [output.node_id for output in outputs_of(graph, definitions)]
     if not outputs and not any(finding.code == "unknown_class" for finding in found):
-        found.append(_no_output(graph, book, complete and definitions is not None))
-    live = upstream_of(graph, outputs)
+        found.append(_no_output(graph, book, complete))
+    # A class that the server lacks has the graph rejected anyway; it may be an output, so what it draws from counts.
+    unknown = [node_id for node_id, node in each(graph) if complete and not book.knows(class_of(node))]
+    live = upstream_of(graph, [*outputs, *unknown])
     for node_id, node in each(graph):
         if node_id in live and book.knows(class_of(node)):
             found += node_findings(graph, book, node_id, node)

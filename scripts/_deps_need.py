@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import _catalog
 import _graph
 from _graph import Book
-from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
+from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of, with_missing_types
 
 _SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
 
@@ -78,13 +78,9 @@ class Needs(NamedTuple):
 def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The node classes of a graph with the ids of their nodes, also of nodes that a conversion could not make."""
     found: dict[str, list[str]] = {}
-    for node_id, node in graph.items():
-        class_type = class_of(node) if isinstance(node, Mapping) else ""
-        meta = node.get("_meta") if isinstance(node, Mapping) else None
-        if not class_type and isinstance(meta, Mapping) and isinstance(meta.get("missing_type"), str):
-            class_type = meta["missing_type"]
-        if class_type:
-            found.setdefault(class_type, []).append(str(node_id))
+    for node_id, node in each(with_missing_types(graph)):
+        if class_of(node):
+            found.setdefault(class_of(node), []).append(node_id)
     return {name: tuple(sorted(ids, key=natural_key)) for name, ids in sorted(found.items())}
 
 

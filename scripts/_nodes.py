@@ -48,6 +48,19 @@ def literal(value: Any) -> Any:
     return value
 
 
+def with_missing_types(graph: Graph) -> Graph:
+    """The graph with its class at each node that a conversion left without one (`_meta.missing_type`)."""
+    named = {
+        node_id: {**node, "class_type": meta["missing_type"]}
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping)
+        and not class_of(node)
+        and isinstance(meta := node.get("_meta"), Mapping)
+        and isinstance(meta.get("missing_type"), str)
+    }
+    return {**graph, **named} if named else graph
+
+
 def each(graph: Graph) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The nodes that have a class, as (node id, node); anything else in the mapping is passed over."""
     for node_id, node in graph.items():

@@ -27,7 +27,7 @@ HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
 _RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in _deps_catalog.RISK_WORDS)
 _CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
-QUOTE = 200
+QUOTE = 400
 LONG_TEXT = 20_000
 MANY_NODES = 2000
 MANY_BYTES = 20_000_000
@@ -212,10 +212,11 @@ def _values(subject: Subject) -> Iterator[Worry]:
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
     at = f"{_safe_text.clean(class_type, 80)}.{_safe_text.clean(name, 80)}"
-    why = _trust_text.outside_path(text)
-    if why:
+    outside = _trust_text.outside_path(text)
+    if outside:
+        path, why = outside
         severity = HIGH if re.search(r"(?i)prefix|save|output|write", f"{name} {class_type}") else MEDIUM
-        yield Worry(severity, "outside_path", f"{at} holds {why}", node_id, class_type, text)
+        yield Worry(severity, "outside_path", f"{at} holds {why}", node_id, class_type, path)
     code = _trust_text.code_in(text)
     if code:
         yield Worry(HIGH, "code_in_input", f"{at} holds program code", node_id, class_type, code)

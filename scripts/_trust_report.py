@@ -14,7 +14,7 @@ import _sources
 import _trust
 from _cli import SkillError
 from _deps_need import classes_of
-from _nodes import each
+from _nodes import each, with_missing_types
 
 MOST_FINDINGS = 60
 
@@ -94,7 +94,7 @@ def _graph_of(
     assert loaded.editor is not None
     try:
         made = _editor.convert(loaded.editor, definitions)
-        return {**made.graph, **_deps_editor.switched_off(loaded.editor)}, []
+        return {**with_missing_types(made.graph), **_deps_editor.switched_off(loaded.editor)}, []
     except SkillError as error:
         note = f"it could not be converted ({error.message}); it was read as it is"
         return _deps_editor.rough_graph(loaded.editor, everything=True), [note]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ _PATH = re.compile(
     r"|%(userprofile|homepath|appdata|localappdata|programdata|systemroot|windir|temp|tmp)%)"
 )
 MOST_LINES = 50
+MOST_QUOTED = 300
+_SENTENCE_END = re.compile(r"[.!?][\"'`)\]*]*\s+|[。！？]|\n\s*\n")
+_LINE_END = re.compile(r"\n")
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,32 @@ def agent_words(text: str) -> AgentWords | None:
         for pattern in patterns:
             match = pattern.search(read)
             if match:
-                start = max(0, match.start() - 40)
-                return AgentWords(read[start : match.end() + 60].strip(), persona)
+                return AgentWords(_quoted(read, match, _SENTENCE_END), persona)
     return None
+
+
+def _quoted(text: str, match: re.Match[str], ends: re.Pattern[str]) -> str:
+    """The sentences (or lines) that a match stands in, with neighbours while there is room; … where it was cut."""
+    edges = sorted({0, *(end.end() for end in ends.finditer(text)), len(text)})
+    first = bisect.bisect_right(edges, match.start(), hi=len(edges) - 1) - 1
+    last = bisect.bisect_left(edges, match.end())
+    while last + 1 < len(edges) and edges[last + 1] - edges[first] <= MOST_QUOTED:
+        last += 1
+    while first and edges[last] - edges[first - 1] <= MOST_QUOTED:
+        first -= 1
+    start, end = edges[first], edges[last]
+    if end - start > MOST_QUOTED:
+        start = max(start, match.start() - MOST_QUOTED // 2)
+        end = min(end, max(match.end(), start + MOST_QUOTED))
+    before, after = text[:start].strip(), text[end:].strip()
+    return f"{'… ' if before else ''}{text[start:end].strip()}{' …' if after else ''}"
 
 
 def code_in(text: str) -> str | None:
     """The piece of a text that is program code which reaches outside, or None."""
-    match = _CODE.search(text[:MOST_READ])
-    return text[max(0, match.start() - 10) : match.end() + 60].strip() if match else None
+    read = text[:MOST_READ]
+    match = _CODE.search(read)
+    return _quoted(read, match, _LINE_END) if match else None
 
 
 def addresses_in(text: str) -> Iterator[str]:
@@ -143,15 +164,15 @@ def is_inside_address(url: str) -> bool:
         return bool(re.fullmatch(r"(0x[0-9a-f]+|\d+)(\.(0x[0-9a-f]+|\d+)){0,3}", host))
 
 
-def outside_path(text: str) -> str | None:
-    """Why a short text, or a line of it, is a path that leads out of the server's own folders; None when none does."""
+def outside_path(text: str) -> tuple[str, str] | None:
+    """The line of a text that is a path which leads out of the server's own folders, and why; None when none does."""
     for line in text[: 2 * MOST_LINES * 400].splitlines()[:MOST_LINES]:
         path = line.strip()
         if len(path) > 400:
             continue
         if _PATH.match(path):
-            return "an absolute path"
+            return path, "an absolute path"
         parts = re.split(r"[/\\]", path)
         if ".." in parts and len(parts) > 1:
-            return "a path that climbs out of its folder"
+            return path, "a path that climbs out of its folder"
     return None

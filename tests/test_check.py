@@ -209,6 +209,31 @@ def test_without_definitions_the_wiring_is_still_checked():
     assert not [one for one in codes(image(), None) if one[0] == "error"]
 
 
+def test_a_class_that_the_conversion_could_not_make_is_unknown_and_a_path():
+    graph = image(n9__images=["30", 0], n3__model=["20", 0])
+    graph["20"] = {
+        "class_type": "LoraLoaderModelOnly",
+        "inputs": {"model": ["1", 0], "lora_name": "gone.safetensors", "strength_model": 1.0},
+    }
+    graph["30"] = {"inputs": {"image": ["8", 0]}, "_meta": {"title": "Quux", "missing_type": "SharpenQuux"}}
+
+    found = _check.findings(graph, DEFINITIONS)
+
+    told = {(f.code, f.node_id, f.class_type) for f in found}
+    assert told == {
+        ("unknown_class", "30", "SharpenQuux"),
+        ("not_in_list", "20", "LoraLoaderModelOnly"),
+    }
+
+
+def test_what_an_unknown_class_draws_from_is_checked_also_when_it_is_the_end():
+    graph = image()
+    graph["9"]["class_type"] = "QuuxWriter"
+    graph["1"]["inputs"]["ckpt_name"] = "gone.safetensors"
+
+    assert codes(graph) == {("error", "unknown_class", "9"), ("error", "not_in_list", "1")}
+
+
 def test_an_unknown_class_names_its_likely_meaning():
     graph = image()
     graph["8"]["class_type"] = "VAEDecoed"

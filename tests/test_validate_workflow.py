@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from editor_files import File
 
 import _check
 
@@ -52,6 +53,25 @@ def test_a_workflow_that_would_be_rejected_is_exit_6(run, graph_file):
     assert finding["code"] == "too_small"
     assert (finding["node_id"], finding["input"], finding["severity"]) == ("1", "width", "error")
     assert finding["fix"]
+
+
+def test_a_missing_type_of_an_editor_file_is_named(run, tmp_path):
+    file = File()
+    file.node(8, "SharpenQuux", values=[1], inputs="image:IMAGE", outputs="IMAGE")
+    file.link(6, 0, 8, "image")
+    file.nodes.remove(file[7])
+    file.links = [row for row in file.links if row[3] != 7]
+    file.node(7, "SaveImage", values=["out"], inputs="images:IMAGE")
+    file.link(8, 0, 7, "images")
+    path = tmp_path / "quux.json"
+    path.write_text(json.dumps(file.document()), "utf-8")
+
+    done = run("validate_workflow.py", path, "--object-info", DEFINITIONS)
+
+    assert done.code == 6
+    found = {(f["code"], f["class_type"]) for f in done.json["findings"]["items"] if "class_type" in f}
+    assert found >= {("unknown_class", "SharpenQuux"), ("not_in_list", "CheckpointLoaderSimple")}
+    assert not {"dead_branch", "no_class_type"} & {f["code"] for f in done.json["findings"]["items"]}
 
 
 def test_offline_says_what_it_could_not_check(run, graph_file):
