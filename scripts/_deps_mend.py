@@ -41,6 +41,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
             raise _deps_survey.unknown(document, problems)
         ways = _ways(args, asked, allowed)
         steps = _install_plan.plan(checks, ways, args.only)
+        steps = _install_plan.with_instead(steps, checks, args.workflows)
         steps = _install_plan.registered(steps, asked.find_registry())
         document["plan"] = [step.to_json() for step in steps]
         document["totals"] = _install_plan.totals(steps, ways)

@@ -60,6 +60,7 @@ def told(
             else "--host and --yes in the place of --inventory and --dry-run"
         )
         hints.insert(0, f"show the plan to the user; {flags} carries it out")
+    hints = [*_instead(steps), *hints]
     if hints:
         document["hint"] = "; ".join(hints)
     following = [*renaming, *_next(doable, consents, again)]
@@ -114,6 +115,16 @@ def _other_reasons(blocked: Sequence[Step]) -> list[str]:
     others = [step for step in blocked if not step.lacks and not step.consent]
     more = [f"{len(others) - MOST_REASONS} more, see plan"] if len(others) > MOST_REASONS else []
     return [f"{_safe_text.clean(step.name, 80)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
+
+
+def _instead(steps: Sequence[Step]) -> list[str]:
+    """What the server has in the place of something to download, a few of them."""
+    return [
+        f"the server has {_safe_text.clean(step.instead['use_instead'], 80)}, perhaps in the place of "
+        f"{_safe_text.clean(step.name, 80)}: `set` of that step runs with it and nothing is downloaded"
+        for step in steps
+        if step.instead
+    ][:MOST_REASONS]
 
 
 def _flags(found: Any) -> list[str]:

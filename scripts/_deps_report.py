@@ -96,7 +96,7 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
         facts["folder"] = item.folder
     if item.kind in ("model", "embedding") and is_pickle(_file_name(item)):
         facts["pickle"] = True
-    facts |= _by_name(item, workflow)
+    facts |= by_name(item, workflow)
     if item.similar:
         facts["similar"] = [_safe_text.clean(name, MOST_NAMED) for name in item.similar]
     if item.origin is not None:
@@ -119,7 +119,8 @@ def _use(use: Use) -> dict[str, str]:
     }
 
 
-def _by_name(item: Item, workflow: str) -> dict[str, Any]:
+def by_name(item: Item, workflow: str) -> dict[str, Any]:
+    """The listed name that is (or may be) meant, and the run that uses it; nothing when there is none."""
     if item.match is None:
         return {}
     facts: dict[str, Any] = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}

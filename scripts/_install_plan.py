@@ -5,7 +5,7 @@ Registry ids alone are installed, downloads come from allowed hosts alone; nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +32,7 @@ class Step(NamedTuple):
     """One thing to do. blocked: why it is not done. facts: for the report.
 
     consent: the flag by which the user would allow it; lacks: the flag that would tell what is not known.
+    instead: what the server has that may do in its place, so that nothing need be downloaded.
     """
 
     kind: str
@@ -45,16 +46,22 @@ class Step(NamedTuple):
     sha256: str | None = None
     bytes: int | None = None
     facts: Mapping[str, Any] | None = None
+    instead: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The step for a report."""
         shown = {
-            "kind": self.kind, "name": _safe_text.clean(self.name, 200), "how": self.how, "blocked": self.blocked,
+            "kind": self.kind, "name": _safe_text.clean(self.name, 200), **self._instead(),
+            "how": self.how, "blocked": self.blocked,
             "consent": self.consent, "lacks": self.lacks, "path": f"models/{self.relative}" if self.relative else None,
             "url": self.url,
             "sha256": self.sha256, "bytes": self.bytes,
         }  # fmt: skip
         return {key: value for key, value in shown.items() if value is not None} | dict(self.facts or {})
+
+    def _instead(self) -> dict[str, Any]:
+        # `how` is the way of the installation in a step.
+        return {"match" if key == "how" else key: value for key, value in (self.instead or {}).items()}
 
 
 class Ways(NamedTuple):
@@ -85,6 +92,16 @@ def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[S
                 step = _model_step(item, ways)
                 steps.setdefault((step.kind, step.relative or step.name), step)
     return _looked_up(list(steps.values()), ways)
+
+
+def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence[str]) -> list[Step]:
+    """The steps with the file that the server has and that may do in the place of one to download."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for checked, spec in zip(checks, specs, strict=True):
+        for item in checked.of(MISSING):
+            if item.kind == "model" and item.match is not None:
+                found.setdefault(item.name, _deps_report.by_name(item, spec))
+    return [step._replace(instead=found.get(step.name) if step.kind == "model" else None) for step in steps]
 
 
 def _pack_step(item: Item, ways: Ways) -> Step:
@@ -265,10 +282,13 @@ def _with_facts(step: Step, facts: _fetch_model.Facts) -> Step:
     return step._replace(bytes=facts.bytes or step.bytes, sha256=step.sha256 or facts.sha256, facts=more)
 
 
-def totals(steps: Iterable[Step], ways: Ways) -> dict[str, Any]:
-    """The sum of the known sizes and the free space at the target."""
+def totals(steps: Sequence[Step], ways: Ways) -> dict[str, Any]:
+    """The sums of the known sizes (of what would be done, and of what is blocked) and the free space at the target."""
     downloads = [step for step in steps if step.kind == "model" and step.how is not None]
     document: dict[str, Any] = {"bytes": sum(step.bytes or 0 for step in downloads)}
+    blocked = sum(step.bytes or 0 for step in steps if step.kind == "model" and step.how is None)
+    if blocked:
+        document["bytes_blocked"] = blocked
     unknown = sum(1 for step in downloads if step.bytes is None)
     if unknown:
         document["sizes_unknown"] = unknown

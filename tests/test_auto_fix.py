@@ -573,6 +573,33 @@ def test_a_name_that_only_differs_is_not_downloaded(stage: Stage) -> None:
     assert document["use_instead"][0]["use_instead"] == "base.safetensors"
 
 
+def test_a_step_says_which_file_of_the_server_may_do_instead(stage: Stage) -> None:
+    flow = stage.editor(
+        "base-fp16.safetensors", "https://elsewhere.example/base-fp16.safetensors", size=2_000
+    )
+    document = stage(flow, "--dry-run", code=0)
+    (step,) = document["plan"]
+    assert list(step)[:4] == ["kind", "name", "use_instead", "match"]
+    assert (step["use_instead"], step["sure"]) == ("base.safetensors", False)
+    assert "1.ckpt_name=base.safetensors" in step["set"]
+    assert document["hint"].startswith("the server has base.safetensors")
+
+
+def test_the_size_of_what_is_blocked_is_told(stage: Stage) -> None:
+    flow = stage.flow(
+        **{
+            "1": {
+                "class_type": "CheckpointLoaderSimple",
+                "inputs": {"ckpt_name": "sd_xl_base_1.0.safetensors"},
+            }
+        }
+    )
+    document = stage(flow, "--dry-run", "--via", "manager", code=0)
+    (step,) = document["plan"]
+    assert "blocked" in step and step["bytes"] > 1e9
+    assert document["totals"] == document["totals"] | {"bytes": 0, "bytes_blocked": step["bytes"]}
+
+
 def test_a_workflow_from_standard_input_is_looked_at_twice(stage: Stage, run: Any) -> None:
     stage.host.files["/new.safetensors"] = safetensors()
     flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
