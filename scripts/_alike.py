@@ -9,6 +9,8 @@ import _catalog
 from _names import nearest
 
 MOST_SHOWN = 12
+# A list is shown whole when nothing in it is like the value, and it is short enough to be read.
+MOST_WHOLE, MOST_LETTERS = 100, 2000
 GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
 
 
@@ -68,3 +70,10 @@ def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -
     while len(near) < count and (choice := next(rest, None)) is not None:
         near.append(choice)
     return near[:count]
+
+
+def choices_to_show(word: str, listed: Sequence[str]) -> list[str]:
+    """What a refusal shows of a list: the values nearest to `word`; the whole list when none is near and it is short."""
+    near = meant(word, listed) is not None or nearest(word, listed, 1)
+    whole = len(listed) <= MOST_WHOLE and sum(map(len, listed)) <= MOST_LETTERS and not near
+    return nearest_choices(word, listed, len(listed) if whole else MOST_SHOWN)

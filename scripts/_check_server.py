@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import _catalog
-from _alike import meant, nearest_choices
+from _alike import choices_to_show, is_model_file, meant, nearest_choices
 from _finding import ERROR, WARNING, Finding, about
 from _names import nearest
 from _nodes import Graph, class_of, inputs_of, literal, node_of
@@ -227,10 +227,9 @@ def _listed_value(
     if value in choices:
         return
     upload = spec.upload or _catalog.UPLOADS.get((class_of(node), name))
-    near = nearest_choices(str(value), [str(choice) for choice in choices], 6)
-    twin = meant(str(value), [str(choice) for choice in choices])
-    hint = f"nearest: {', '.join(near)}" if near else "the server's list is empty"
-    hint = f"did you mean {twin}?" if twin is not None else hint
+    listed = [str(choice) for choice in choices]
+    near = nearest_choices(str(value), listed, 6)
+    hint = _choices_in_words(str(value), listed, near)
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "not_in_list", node_id, node,
@@ -243,6 +242,20 @@ def _listed_value(
         return
     missing = "not in the server's list" if choices else "and the server has no file for it"
     yield about(ERROR, "not_in_list", node_id, node, f"{name!r} is {_short(value)}, {missing}", hint, name)
+
+
+def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
+    twin = meant(value, listed)
+    if twin is not None:
+        return f"did you mean {twin}?"
+    if not listed:
+        return "the server's list is empty"
+    if nearest(value, listed, 1):
+        return f"nearest: {', '.join(near)}"
+    shown = choices_to_show(value, listed)
+    more = f" … ({len(listed)} in all)" if len(shown) < len(listed) else ""
+    get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
+    return f"{get}set one of: {', '.join(shown)}{more}"
 
 
 def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from _alike import advice, meant, nearest_choices
+from _alike import advice, choices_to_show, meant
 from _cli import Exit, SkillError
 from _parameter import Parameter
 from _specs import InputSpec
@@ -271,6 +271,6 @@ def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> Ski
         hint=advice(str(value), listed),
         parameter=parameter.name,
         address=parameter.address,
-        allowed={"count": len(listed), "items": nearest_choices(str(value), listed)},
+        allowed={"count": len(listed), "items": choices_to_show(str(value), listed)},
         **details,
     )

@@ -31,14 +31,26 @@ def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[s
 
 
 def after_changes(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, chosen: Collection[str]
+    graph: Mapping[str, Any],
+    definitions: Mapping[str, Any] | None,
+    chosen: Collection[str],
+    uploaded: Collection[str] = (),
 ) -> list[str]:
-    """Warnings of the graph check about nodes that were changed: odd sizes, LoRAs that nothing uses, and the like."""
+    """Warnings of the graph check about nodes that were changed: odd sizes, LoRAs that nothing uses, and the like.
+
+    uploaded: addresses that hold a file which was just sent or found on the server; no list of it knows that yet.
+    """
     if definitions is None or not chosen:
         return []
     import _check
 
     nodes = {address.partition(".")[0] for address in chosen}
     found = _check.findings(graph, definitions, complete=False)
-    told = [item for item in found if item.severity == "warning" and item.node_id in nodes]
+    told = [
+        item
+        for item in found
+        if item.severity == "warning"
+        and item.node_id in nodes
+        and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in uploaded)
+    ]
     return [_safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]

@@ -30,7 +30,30 @@ def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[d
         found.insert(0, {"use": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"})
     for node_id, node in _graph.each(graph):
         found += _smaller_size(node_id, _graph.inputs_of(node))
-    return found
+    return found or _elsewhere(server)
+
+
+def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
+    """What helps when the graph itself has nothing to make smaller."""
+    found = [
+        {"use": "a smaller input picture", "why": "this graph sets no size, batch or decoder of its own"}
+    ]
+    if server is not None and server.api != "local":
+        return found
+    from _reports import command, server_words
+
+    words = server_words(server) if server is not None else []
+    return [
+        {
+            "use": command("manage_queue.py", "free", "--models", "--memory", *words),
+            "why": "what earlier runs left in memory goes; then run it again (--retry-oom does both)",
+        },
+        *found,
+        {
+            "use": "start the server with --lowvram",
+            "why": "models are kept in parts in the main memory: slower",
+        },
+    ]
 
 
 def _whole(value: Any) -> int | None:

@@ -104,7 +104,7 @@ def prepare(
     )  # fmt: skip
     chosen = {f"{item['node_id']}.{item['input']}" for item in filled.changes}
     doubts = _doubts.sample_pictures(filled.graph, chosen)
-    doubts += _doubts.after_changes(filled.graph, definitions, chosen)
+    doubts += _doubts.after_changes(filled.graph, definitions, chosen, uploaded)
     return Prepared(
         filled.graph,
         source,

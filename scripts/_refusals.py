@@ -13,7 +13,6 @@ from typing import Any
 import _safe_text
 from _cli import Exit, SkillError
 
-MOST_ALLOWED = 12
 SAID = 300
 CLOSE_ENOUGH = 0.84
 
@@ -194,14 +193,15 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
 def _explain(
     kind: str, where: str, name: str, extra: Mapping[str, Any], error: Mapping[str, Any], node_id: str
 ) -> tuple[str, str, dict[str, Any]]:
+    from _alike import choices_to_show
+
     got = _safe_text.clean(_short(extra.get("received_value")), 120)
     target = f"{node_id}.{name}"
     if kind == "value_not_in_list":
         allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
         fix = _replacement(target, extra.get("received_value"), allowed)
-        more = (
-            {"allowed": _safe_text.clean_tree(_safe_text.cap(allowed, MOST_ALLOWED), 200)} if allowed else {}
-        )
+        most = len(choices_to_show(str(extra.get("received_value")), allowed))
+        more = {"allowed": _safe_text.clean_tree(_safe_text.cap(allowed, most), 200)} if allowed else {}
         return f"{where}: {name} = {got} is not one of the server's values", _safe_text.clean(fix, 200), more
     if kind in ("value_smaller_than_min", "value_bigger_than_max"):
         options = _config_options(extra.get("input_config"))

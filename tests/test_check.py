@@ -234,6 +234,13 @@ def test_what_an_unknown_class_draws_from_is_checked_also_when_it_is_the_end():
     assert codes(graph) == {("error", "unknown_class", "9"), ("error", "not_in_list", "1")}
 
 
+def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
+    (found,) = _check.findings(image(n3__sampler_name="foo"), DEFINITIONS)
+
+    assert found.fix.startswith("set one of: euler, ")
+    assert found.fix.count(", ") > 12
+
+
 def test_an_unknown_class_names_its_likely_meaning():
     graph = image()
     graph["8"]["class_type"] = "VAEDecoed"

@@ -136,6 +136,12 @@ def test_a_value_outside_the_list_gets_the_nearest_first_and_few():
     assert error.details["allowed"]["count"] > 12
 
 
+def test_a_value_that_is_like_none_gets_the_whole_short_list():
+    allowed = refusal({"sampler_name": "foo"}).details["allowed"]
+
+    assert len(allowed["items"]) == allowed["count"] > 12
+
+
 @pytest.mark.parametrize(
     ("name", "given", "wanted"),
     [

@@ -223,6 +223,9 @@ def test_the_allowed_values_are_shown_also_where_the_server_leaves_them_out(
     del graph["2"]
     refused = flow(run, any_server, graph_file(graph))
     assert (refused.code, refused.json["node_errors"]) == (6, [dropped])
+    wrong["inputs"]["sampler_name"] = "foo"
+    (problem,) = flow(run, any_server, graph_file(graph)).json["node_errors"]
+    assert len(problem["allowed"]["items"]) == problem["allowed"]["count"] > 20
 
 
 def test_a_dropped_branch_is_partial_and_strict_stops_it(
@@ -715,6 +718,15 @@ def test_an_earlier_output_is_an_input(run: Runner, any_server: str, graph_file:
     assert ran.code == 0, ran.out
     data = Path(ran.json["outputs"][0]["file"]).read_bytes()
     assert int.from_bytes(data[16:20], "big") == 24
+
+
+def test_a_file_that_was_found_on_the_server_is_not_doubted(
+    run: Runner, any_server: str, graph_file: Any
+) -> None:
+    first = flow(run, any_server, graph_file(graphs.picture(size=24)))
+    chosen = f"image=output:{first.json['prompt_id']}"
+    ran = flow(run, any_server, graph_file(graphs.photo(), "second.json"), "--input-image", chosen)
+    assert (ran.code, ran.json.get("warnings")) == (0, None), ran.out
 
 
 def test_paid_nodes_need_consent_before_anything_is_sent(run: Runner, demo: Demo, graph_file: Any) -> None:

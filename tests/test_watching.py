@@ -437,6 +437,15 @@ def test_proposals_are_made_for_this_graph() -> None:
     } <= set(said)  # fmt: skip
 
 
+def test_a_graph_without_sizes_gets_proposals_too(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.failing("OOM")
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url)
+    told = run("fetch_logs.py", ran.json["prompt_id"], "--host", demo.url).json["proposals"]
+    assert told == ran.json["proposals"]
+    assert "manage_queue.py free --models --memory" in told[0]["use"]
+    assert "--lowvram" in told[-1]["use"]
+
+
 def test_tiled_decoding_swaps_the_node(run: Runner, demo: Demo) -> None:
     from conftest import ROOT
 
