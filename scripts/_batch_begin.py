@@ -59,12 +59,12 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     axes += _count_axis(args, source, axes, wishes)
     plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
     recipe = Recipe(source, wishes, plan)
-    ready, notes = _batch_setup.fillers(recipe, servers)
+    ready, notes = _batch_setup.fillers(recipe, servers, dry_run=args.dry_run)
     _check_name(args.name, ready[0])
     if args.dry_run:
         import _batch_estimate
 
-        return _batch_estimate.preview(recipe, ready, notes)
+        return _batch_estimate.preview(recipe, ready, notes, args.workflow)
     _batch_setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
     folder = _places.absolute(args.output_dir or default)

@@ -23,8 +23,10 @@ LOOKED_AT = 8
 LOOKED_INTO = 200
 
 
-def preview(recipe: Recipe, ready: Sequence[Filler], notes: Sequence[str]) -> dict[str, Any]:
-    """The plan with its count, its first runs and, when such a graph has run before, an estimate."""
+def preview(
+    recipe: Recipe, ready: Sequence[Filler], notes: Sequence[str], workflow: str | None = None
+) -> dict[str, Any]:
+    """The plan with its count, its first runs, what speaks against the first and, when such a graph has run, an estimate."""
     plan = recipe.plan
     document: dict[str, Any] = {
         "status": "dry_run",
@@ -40,8 +42,24 @@ def preview(recipe: Recipe, ready: Sequence[Filler], notes: Sequence[str]) -> di
     partner = sorted({node for filler in ready for node in filler.prepared.partner})
     if partner:
         document["partner_nodes"] = partner
+    document |= _rejection(recipe, ready, workflow)
     guess = estimate(recipe, ready)
     return document | ({"estimate": guess} if guess else {})
+
+
+def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) -> dict[str, Any]:
+    """That the first server which takes the first run's values would refuse its graph; nothing when it would not."""
+    import _foreseen
+
+    for filler in ready if recipe.wishes.validate else ():
+        try:
+            first = filler.trial().fill_values(recipe.plan.values(0), 0)
+        except SkillError:
+            continue  # a value that only another server takes
+        if filler.server is not None:
+            sent = {*first.uploads, *(row["input"] for row in filler.prepared.uploads)}
+            return _foreseen.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
+    return {}
 
 
 def _shown(filler: Filler, plan: Plan, run: int) -> dict[str, Any]:

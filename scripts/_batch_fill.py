@@ -106,7 +106,8 @@ class Filler:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""
         if self.definitions is None:
             return []
-        classes = {_graph.class_of(node) for _, node in _graph.each(self.prepared.graph)}
+        graph = _graph.with_missing_types(self.prepared.graph)
+        classes = {_graph.class_of(node) for _, node in _graph.each(graph)}
         return sorted(classes - self.definitions.keys())
 
     def fill(self, run: int) -> _fill.Filled:

@@ -26,7 +26,9 @@ from _prepare import Wishes
 FEW_PAID_RUNS = 5
 
 
-def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], list[str]]:
+def fillers(
+    recipe: Recipe, servers: Sequence[Dialect], *, dry_run: bool = False
+) -> tuple[list[Filler], list[str]]:
     """A filler for each server that can run this graph, and notes about those that cannot.
 
     A value that only some servers take (a model that one of them has) is left to those. Raises SkillError when a
@@ -37,7 +39,7 @@ def fillers(recipe: Recipe, servers: Sequence[Dialect]) -> tuple[list[Filler], l
     first_error: SkillError | None = None
     for server in servers:
         try:
-            filler = Filler(recipe, server)
+            filler = Filler(recipe, server, dry_run=dry_run)
             why = filler.lacks() if len(servers) > 1 else None
             if missing := filler.missing_classes():
                 raise _lacks(server, missing)

@@ -49,6 +49,7 @@ EXIT_BY_CODE = {
     "refused": Exit.REFUSED,
     "still_running": Exit.RUNNING,
     "rejected": Exit.REJECTED,
+    "would_be_rejected": Exit.REJECTED,
     "consent_needed": Exit.UNSAFE,
 }
 EXIT_BY_STATUS = {

@@ -25,6 +25,7 @@ from _nodes import (
     node_of,
     title_of,
     upstream_of,
+    with_missing_types,
 )
 from _specs import Book, InputSpec
 from _unwrap import Unwrapped, is_api, is_editor, unwrap
@@ -33,7 +34,7 @@ __all__ = [
     "Book", "Consumer", "Definitions", "EmbeddingUse", "Graph", "InputSpec", "Link", "ModelUse", "OutputNode",
     "Unwrapped", "class_of", "consumers_of", "each", "embeddings_in", "given_title", "inputs_of", "is_api",
     "is_editor", "is_literal", "is_video", "link_of", "links_of", "literal", "live_ids", "models_in", "natural_key",
-    "node_of", "outputs_of", "partner_nodes", "sampling_steps", "title_of", "unwrap", "upstream_of",
+    "node_of", "outputs_of", "partner_nodes", "sampling_steps", "title_of", "unwrap", "upstream_of", "with_missing_types",
 ]  # fmt: skip
 
 

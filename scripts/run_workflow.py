@@ -318,6 +318,13 @@ def _dry_run(server: Any, prepared: Any, args: argparse.Namespace, options: Any)
 
     _jobs.checked_submission(server, prepared, options)
     document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
+    if not args.no_validate:
+        import _foreseen
+
+        sent = {row["input"] for row in prepared.uploads}
+        document |= _foreseen.rejection(
+            server, prepared.graph, workflow=args.workflow, sent=sent, only=options.targets
+        )
     if args.save_workflow:
         document["saved_workflow"] = str(_places.absolute(args.save_workflow))
     return document | {"graph": _cli.Verbatim(prepared.graph)}

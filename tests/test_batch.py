@@ -276,6 +276,54 @@ def test_a_run_that_takes_too_long_is_cancelled(run: Runner, demo: Demo, graph_f
     assert [row["status"] for row in rows_of(run.folder / "out")] == ["success", "timed_out", "success"]
 
 
+def test_the_dry_run_says_what_the_server_would_reject(
+    run: Runner, demo: Demo, graph_file: Any, tmp_path: Path
+) -> None:
+    graph = graphs.photo()
+    loader = next(node for node in graph.values() if node["class_type"] == "LoadImage")
+    loader["inputs"]["image"] = "nobody-has.png"
+    graph["9"] = {"class_type": "PreviewAny", "inputs": {"source": ["10", 0]}}
+    graph["10"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "eulr"}}
+    words = (graph_file(graph), "--host", demo.url, "--dry-run", "--count", "2")
+
+    ran = run("run_batch.py", *words)
+
+    assert (ran.code, ran.json["status"], ran.json["code"]) == (6, "dry_run", "would_be_rejected"), ran.out
+    told = {(row["code"], row["node_id"]) for row in ran.json["would_be_rejected"]["items"]}
+    assert ("not_in_list", "10") in told and "file_missing" in {code for code, _ in told}
+    assert ran.json["runs"] == 2 and ran.json["next"]
+
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    ran = run("run_batch.py", *words, "--input-image", "image=mine.png", "--set", "10.sampler_name=euler")
+    assert (ran.code, "code" in ran.json) == (0, False), ran.out
+    assert not [entry for entry in demo.log() if entry["method"] == "POST" and "upload" in entry["path"]]
+
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    sweep = ("--sweep", "10.sampler_name=euler,heun", "--input-dir", tmp_path / "photos", "--into", "image")
+    ran = run("run_batch.py", *words[:-2], *sweep)
+    assert (ran.code, "code" in ran.json) == (0, False), ran.out
+
+
+def test_a_class_that_an_editor_file_has_and_the_server_lacks_is_named_before_the_first_run(
+    run: Runner, demo: Demo, tmp_path: Path
+) -> None:
+    from editor_files import File
+
+    file = File(empty=True)
+    file.node(1, "EmptyImage", values=[8, 8, 1, 0], outputs="IMAGE")
+    file.node(2, "SharpenQuux", values=[1], inputs="image:IMAGE", outputs="IMAGE")
+    file.node(3, "SaveImage", values=["x"], inputs="images:IMAGE")
+    file.link(1, 0, 2, "image")
+    file.link(2, 0, 3, "images")
+    (tmp_path / "quux.json").write_text(json.dumps(file.document()), "utf-8")
+    ran = run("run_batch.py", tmp_path / "quux.json", "--host", demo.url, "--sweep", "1.width=8,16")
+    assert (ran.code, ran.json["missing_nodes"]) == (6, ["SharpenQuux"]), ran.out
+
+
 def test_the_dry_run_sends_nothing_and_estimates_from_history(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:

@@ -1019,3 +1019,51 @@ def test_what_is_probably_not_meant_is_said(run: Runner, demo: Demo) -> None:
         "width=512",
     )
     assert "warnings" not in fine.json
+
+
+def test_a_dry_run_says_what_the_server_would_reject(run: Runner, demo: Demo, graph_file: Any) -> None:
+    graph = graphs.picture()
+    graph["8"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "nobody-has.safetensors"}}
+    graph["9"] = {"class_type": "SharpenQuux", "inputs": {"image": ["2", 0], "model": ["8", 0]}}
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--dry-run")
+    assert (ran.code, ran.json["status"], ran.json["code"]) == (6, "dry_run", "would_be_rejected"), ran.out
+    told = {(row["code"], row["node_id"]) for row in ran.json["would_be_rejected"]["items"]}
+    assert told == {("unknown_class", "9"), ("not_in_list", "8")}
+    assert "check_deps.py" in ran.json["next"][0] and ran.json["hint"] and ran.json["graph"]
+    assert posts(demo, "/prompt") == []
+
+    del graph["9"]["inputs"]["model"], graph["8"]
+    graph["9"]["class_type"] = "ImageInvert"
+    ran = run("run_workflow.py", graph_file(graph), "--host", demo.url, "--dry-run")
+    assert (ran.code, "code" in ran.json) == (0, False), ran.out
+
+
+def test_a_dry_run_does_not_miss_the_file_that_a_run_sends(
+    run: Runner, demo: Demo, graph_file: Any, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    graph = graphs.photo()
+    loader = next(node for node in graph.values() if node["class_type"] == "LoadImage")
+    loader["inputs"]["image"] = "nobody-has.png"
+    words = (graph_file(graph), "--host", demo.url, "--dry-run")
+    assert run("run_workflow.py", *words).code == 6
+    assert run("run_workflow.py", *words, "--no-validate").code == 0
+    ran = run("run_workflow.py", *words, "--input-image", "image=mine.png")
+    assert (ran.code, "code" in ran.json) == (0, False), ran.out
+
+
+def test_a_dry_run_of_some_outputs_asks_nothing_of_the_others(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    graph = graphs.picture()
+    graph["8"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": -1, "height": 8, "batch_size": 1, "color": 0},
+    }
+    graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "x"}}
+    words = (graph_file(graph), "--host", demo.url, "--dry-run")
+    assert run("run_workflow.py", *words).code == 6
+    ran = run("run_workflow.py", *words, "--only", "2")
+    assert ran.code == 0, ran.out

@@ -1,0 +1,66 @@
+"""What a server would say to a graph that a dry run does not send: the findings of the graph check that are errors.
+
+Level 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import _check
+import _known
+import _reports
+import _safe_text
+from _dialect import Dialect
+from _finding import ERROR
+from _nodes import upstream_of
+
+MOST = 50
+WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
+
+
+def rejection(
+    server: Dialect,
+    graph: Mapping[str, Any],
+    *,
+    workflow: str | None = None,
+    sent: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """The keys by which a dry run says that the server would refuse the graph; none when it would take it.
+
+    workflow: as the user named it, for the commands. sent: addresses of files that a run sends or has found itself.
+    only: the output nodes that a run is limited to. Nothing is said when the server's own definitions are not to be had.
+    """
+    known = _known.of_server(server)
+    definitions = known.all()
+    if known.origin != "server" or definitions is None:
+        return {}
+    looked_at = upstream_of(graph, only) if only else None
+    wrong = [
+        item
+        for item in _check.findings(graph, definitions)
+        if item.severity == ERROR
+        and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in sent)
+        # Of the nodes that --only leaves out, the server asks for the class alone.
+        and (
+            looked_at is None or item.node_id in looked_at or item.code in ("unknown_class", "no_class_type")
+        )
+    ]
+    if not wrong:
+        return {}
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    document: dict[str, Any] = {
+        "code": "would_be_rejected",
+        "message": f"nothing was sent; the server would reject this graph, or leave out a part of it: {wrong[0].message}{more}",
+        "hint": wrong[0].fix,
+        "retryable": False,
+        "would_be_rejected": _safe_text.cap([item.to_json() for item in wrong], MOST),
+    }
+    if workflow and workflow != "-":
+        script = (
+            "check_deps.py" if any(item.code in WANTS_FILES for item in wrong) else "validate_workflow.py"
+        )
+        document["next"] = [_reports.command(script, workflow, *_reports.server_words(server))]
+    return document
