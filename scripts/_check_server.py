@@ -250,11 +250,11 @@ def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
         return f"did you mean {twin}?"
     if not listed:
         return "the server's list is empty"
+    get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
     if nearest(value, listed, 1):
-        return f"nearest: {', '.join(near)}"
+        return f"{get}{'the ' if get else ''}nearest: {', '.join(near)}"
     shown = choices_to_show(value, listed)
     more = f" … ({len(listed)} in all)" if len(shown) < len(listed) else ""
-    get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
     return f"{get}set one of: {', '.join(shown)}{more}"
 
 

@@ -241,6 +241,12 @@ def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
     assert found.fix.count(", ") > 12
 
 
+def test_a_missing_model_is_first_to_be_fetched():
+    (found,) = _check.findings(image(n1__ckpt_name="nosuch.safetensors"), DEFINITIONS)
+
+    assert found.fix.startswith("get the file (check_deps.py says from where), or ")
+
+
 def test_an_unknown_class_names_its_likely_meaning():
     graph = image()
     graph["8"]["class_type"] = "VAEDecoed"
