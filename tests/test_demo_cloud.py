@@ -116,6 +116,14 @@ def test_local_paths_are_bare_404(plain_cloud: Cloud, path: str) -> None:
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (404, "text/plain")
 
 
+def test_a_reset_leaves_an_account_without_a_past(plain_cloud: Cloud) -> None:
+    job_id = plain_cloud.submit(PICTURE)
+    plain_cloud.ended(job_id)
+    assert job_id in [job["id"] for job in plain_cloud.get("/api/jobs").json()["jobs"]]
+    plain_cloud.server.post("/demo/reset")
+    assert plain_cloud.get("/api/jobs").json()["jobs"] == []
+
+
 def test_a_run_from_submit_to_signed_file(plain_cloud: Cloud) -> None:
     job_id = plain_cloud.submit(PICTURE, prompt_id="mine", number=-5)
     assert uuid.UUID(job_id)

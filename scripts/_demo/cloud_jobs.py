@@ -54,6 +54,11 @@ class Jobs:
         engine.on_change = self.changed
         engine.dress = self.dress
 
+    def forget(self) -> None:
+        """An account without a past."""
+        self.jobs.clear()
+        self.files.clear()
+
     def add(self, item: Item) -> Job:
         self.jobs[item.prompt_id] = Job(item)
         return self.jobs[item.prompt_id]

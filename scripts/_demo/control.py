@@ -106,6 +106,8 @@ class Control:
         self.demo.hub.drop_all()
         await self._quiet()
         self.demo.engine.cache.kept.clear()
+        if self.demo.cloud is not None:
+            self.demo.cloud.jobs.forget()
         self.demo.engine.executions.clear()
         self.demo.folders.forget()
         self.requests.clear()
