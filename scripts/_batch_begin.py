@@ -54,7 +54,7 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     """A new batch: plan, servers, consent, folder, runs."""
     wishes = _value_flags.wishes(args)
     axes = _axes(args, wishes)
-    servers, words = _batch_hosts.connect(args)
+    servers, words = _batch_hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
     source = _read(args, servers[0])
     axes += _count_axis(args, source, axes, wishes)
     plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
@@ -70,6 +70,13 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     folder = _places.absolute(args.output_dir or default)
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
     return _in_folder(args, work, None)
+
+
+def _stand_in(path: str) -> tuple[list[Any], list[str]]:
+    """What a server had in its place, for a dry run; as `_batch_hosts.connect`."""
+    import _inventory
+
+    return [_inventory.load(_places.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +158,8 @@ def _read(args: argparse.Namespace, server: Dialect) -> Any:
     import _sources
 
     known = _known.of_server(server)
-    return _sources.read(args.workflow, server=server, definitions=known.all, complete=lambda: known.complete)
+    asked = None if args.inventory else server  # an inventory holds no workflows
+    return _sources.read(args.workflow, server=asked, definitions=known.all, complete=lambda: known.complete)
 
 
 def _check_name(template: str | None, filler: Filler) -> None:

@@ -46,6 +46,7 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
         parser.error("--report stands alone")
     if args.resume and args.output_dir:
         parser.error("--resume names the folder; leave --output-dir out")
+    _flags.refuse_inventory_alone(parser, args)
     given = [flag for flag in PLAN_FLAGS if _value(args, flag) != _default(parser, flag)]
     if args.resume and given:
         # Taken silently, "20 more runs" would be reported as a success that ran nothing.
@@ -108,6 +109,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
     )
+    _flags.add_inventory_flag(group)
     group.add_argument(
         "--parallel", type=_flags.count, metavar="N",
         help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",

@@ -90,6 +90,23 @@ def _whole(text: str, least: int) -> int:
     return value
 
 
+def add_inventory_flag(parser: argparse._ArgumentGroup) -> None:
+    """--inventory for commands that otherwise run something; `refuse_inventory_alone` goes with it."""
+    parser.add_argument(
+        "--inventory",
+        metavar="FILE",
+        help="with --dry-run: ask what check_deps.py --save-inventory wrote of a server instead of a server",
+    )
+
+
+def refuse_inventory_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Misuse: an inventory runs nothing, and stands in the place of a server."""
+    if args.inventory and not args.dry_run:
+        parser.error("an inventory runs nothing: --inventory goes with --dry-run")
+    if args.inventory and args.host:
+        parser.error("--inventory and --host exclude each other")
+
+
 def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """The flags that say which server and with which credentials."""
     group = parser.add_argument_group("server")

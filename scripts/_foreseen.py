@@ -14,6 +14,7 @@ import _reports
 import _safe_text
 from _dialect import Dialect
 from _finding import ERROR
+from _inventory import Inventory
 from _nodes import upstream_of
 
 MOST = 50
@@ -21,7 +22,7 @@ WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
 
 
 def rejection(
-    server: Dialect,
+    server: Dialect | Inventory,
     graph: Mapping[str, Any],
     *,
     workflow: str | None = None,
@@ -33,7 +34,11 @@ def rejection(
     workflow: as the user named it, for the commands. sent: addresses of files that a run sends or has found itself.
     only: the output nodes that a run is limited to. Nothing is said when the server's own definitions are not to be had.
     """
-    known = _known.of_server(server)
+    known = (
+        _known.Definitions("server", server.all_definitions())
+        if isinstance(server, Inventory)
+        else _known.of_server(server)
+    )
     definitions = known.all()
     if known.origin != "server" or definitions is None:
         return {}
@@ -62,5 +67,6 @@ def rejection(
         script = (
             "check_deps.py" if any(item.code in WANTS_FILES for item in wrong) else "validate_workflow.py"
         )
-        document["next"] = [_reports.command(script, workflow, *_reports.server_words(server))]
+        words = server.words if isinstance(server, Inventory) else _reports.server_words(server)
+        document["next"] = [_reports.command(script, workflow, *words)]
     return document

@@ -33,7 +33,8 @@ class Uploader:
     """Turns local files and outputs of earlier jobs into the values that a graph's inputs must hold."""
 
     def __init__(self, server: Dialect | None, *, dry_run: bool = False, invert_mask: bool = False) -> None:
-        self.server = server
+        # An inventory, which stands in for a server in a dry run, takes no files.
+        self.server = server if isinstance(server, Dialect) else None
         self.dry_run = dry_run
         self.invert_mask = invert_mask
         self._sent: dict[str, FileRef] = {}

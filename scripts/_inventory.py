@@ -99,10 +99,12 @@ class Inventory:
     """An inventory that stands in for a server where one is asked for definitions, models, embeddings and versions."""
 
     demo = False
+    fleeting = False
 
-    def __init__(self, document: Mapping[str, Any], origin: str) -> None:
+    def __init__(self, document: Mapping[str, Any], origin: str, path: str | Path) -> None:
         self._document = document
         self.url = origin
+        self.words = ["--inventory", str(path)]  # the flags that name it, for commands
         self.api = str(document.get("api") or "local")
 
     def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -202,9 +204,9 @@ def load(path: str | Path) -> Inventory:
             raise SkillError(
                 f"{path} is an inventory of a version that is not known here", hint="take a new one"
             )
-        return Inventory(document, f"inventory {Path(path).name}")
+        return Inventory(document, f"inventory {Path(path).name}", path)
     if isinstance(document, Mapping) and _looks_like_definitions(document):
-        return Inventory({"definitions": document, "api": "local"}, f"definitions {Path(path).name}")
+        return Inventory({"definitions": document, "api": "local"}, f"definitions {Path(path).name}", path)
     raise SkillError(
         f"{path} is no inventory", hint="make one with scripts/check_deps.py --save-inventory FILE"
     )

@@ -27,10 +27,10 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
     if submission.front and not server.chooses_front:
         _cli.warn("this server orders its queue itself: --front changes nothing")
     if submission.targets is not None:
-        _check_targets(server, submission.graph, submission.targets)
+        check_targets(server, submission.graph, submission.targets)
 
 
-def _check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
+def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
     """The server silently ignores a target that is no output node of the graph."""
     outputs = [node.node_id for node in _graph.outputs_of(graph, _definitions(server, graph))]
     for target in targets:

@@ -69,6 +69,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.resume and (idle := [flag for flag in NOT_WITH_RESUME if getattr(args, flag)]):
         flags = ", ".join("--" + flag.replace("_", "-") for flag in idle)
         parser.error(f"--resume fetches a job as it was submitted: leave out {flags}")
+    _flags.refuse_inventory_alone(parser, args)
+    if args.inventory and args.reproduce:
+        parser.error("a receipt needs a server: leave out --inventory")
     return args
 
 
@@ -87,6 +90,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="everything up to the submit; prints the final graph"
     )
+    _flags.add_inventory_flag(group)
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
     group.add_argument(
         "--timeout",
@@ -176,6 +180,8 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     import _safe_names
 
     wishes = _value_flags.wishes(args)
+    if args.inventory:
+        return _rehearse(args, wishes)
     if not args.dry_run:
         _safe_names.make_folder(output_dir)
     try:
@@ -237,7 +243,8 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
     import _sources
 
     known = _known.of_server(server) if server is not None else _known.without_server(args.host)
-    return _sources.read(args.workflow, server=server, definitions=known.all, complete=lambda: known.complete)
+    asked = None if args.inventory else server  # an inventory holds no workflows
+    return _sources.read(args.workflow, server=asked, definitions=known.all, complete=lambda: known.complete)
 
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:
@@ -314,20 +321,40 @@ def _save_graph(path: Path, graph: dict[str, Any]) -> None:
 
 def _dry_run(server: Any, prepared: Any, args: argparse.Namespace, options: Any) -> dict[str, Any]:
     import _jobs
-    import _reports
 
     _jobs.checked_submission(server, prepared, options)
+    return _rehearsed(server, prepared, args, options.targets)
+
+
+def _rehearsed(
+    server: Any, prepared: Any, args: argparse.Namespace, only: list[str] | None
+) -> dict[str, Any]:
+    import _reports
+
     document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
     if not args.no_validate:
         import _foreseen
 
         sent = {row["input"] for row in prepared.uploads}
-        document |= _foreseen.rejection(
-            server, prepared.graph, workflow=args.workflow, sent=sent, only=options.targets
-        )
+        document |= _foreseen.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=only)
     if args.save_workflow:
         document["saved_workflow"] = str(_places.absolute(args.save_workflow))
     return document | {"graph": _cli.Verbatim(prepared.graph)}
+
+
+def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
+    """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
+    import _inventory
+    import _prepare
+    import _submit
+
+    server: Any = _inventory.load(_places.expanded(args.inventory))
+    prepared = _prepare.prepare(_read(args, server), wishes, server, dry_run=True)
+    if args.only is not None:
+        _submit.check_targets(server, prepared.graph, args.only)
+    if args.save_workflow:
+        _save_graph(Path(args.save_workflow), prepared.graph)
+    return _rehearsed(server, prepared, args, args.only)
 
 
 def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[str, Any]:

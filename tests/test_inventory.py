@@ -202,9 +202,42 @@ def test_a_plan_for_an_inventory_is_only_a_plan(run: Any, demo: Any, tmp_path: P
     assert run("auto_fix_deps.py", "f.json", "--inventory", "one.json", "--yes").code == 2
 
 
+def test_runs_and_batches_are_rehearsed_with_an_inventory(run: Any, demo: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    root = Path(__file__).resolve().parent.parent / "workflows"
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    assert run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url).code == 0
+    demo.post("/demo/log/clear")
+    offline = ["--dry-run", "--inventory", "one.json"]
+    photo = ["--input-image", "image=p.png", "--set", "denoise=0.3"]
+    single = run(
+        "run_workflow.py", root / "sdxl_img2img.json", *photo, *offline, env={"COMFY_HOST": demo.url}
+    )
+    assert (single.code, single.json["status"], single.json["host"]) == (0, "dry_run", "inventory one.json")
+    batch = run("run_batch.py", root / "sdxl_img2img.json", *photo, "--sweep", "cfg=4,5", *offline)
+    assert (batch.code, batch.json["runs"]) == (0, 2), batch.out
+    assert [entry for entry in demo.log() if not entry["path"].startswith("/demo/")] == []
+
+    flow = json.loads((root / "sd15_txt2img.json").read_text())
+    flow["1"]["inputs"]["ckpt_name"] = "nobody_has_this.safetensors"
+    (tmp_path / "f.json").write_text(json.dumps(flow))
+    for script, *more in (["run_workflow.py"], ["run_batch.py", "--count", "2"]):
+        refused = run(script, "f.json", *more, *offline)
+        assert (refused.code, refused.json["code"]) == (6, "would_be_rejected"), refused.out
+        assert "--inventory one.json" in refused.json["next"][0]
+        assert run(script, "f.json", *more, "--inventory", "one.json").json["code"] == "misuse"
+    for words in (["f.json", "--only", "99"], ["template:x"], ["f.json", "--input-image", "1.x=p.png"]):
+        assert run("run_workflow.py", *words, *offline).code == 2
+
+
 @pytest.mark.parametrize(
-    "words", ["check_deps.py f.json", "inspect_workflow.py f.json", "server_info.py nodes"]
-)
+    "words",
+    [
+        "check_deps.py f.json", "inspect_workflow.py f.json", "server_info.py nodes", "run_workflow.py f.json --dry-run",
+        "run_batch.py f.json --dry-run",
+    ],
+)  # fmt: skip
 def test_an_inventory_and_a_server_exclude_each_other(run: Any, words: str) -> None:
     ran = run(*words.split(), "--inventory", "one.json", "--host", "demo")
     assert (ran.code, ran.json["code"]) == (2, "misuse")
