@@ -91,6 +91,11 @@ class Tally:
         self.said: Counter[str] = Counter()
 
     @property
+    def succeeded(self) -> int:
+        """Runs that succeeded, earlier sessions' included."""
+        return self.ends["success"] + self.earlier - self.earlier_failed
+
+    @property
     def settled(self) -> int:
         """How many runs have come to an end in this session."""
         return sum(self.ends.values())

@@ -136,13 +136,11 @@ def _terminated(batch: Batch) -> dict[str, Any]:
 
 
 def _counts(batch: Batch) -> dict[str, Any]:
-    ends = {name: count for name, count in batch.tally.ends.items() if count}
-    succeeded = ends.pop("success", 0)
     tally = batch.tally
     document = {
         "runs": batch.recipe.plan.count,
-        "succeeded": succeeded + tally.earlier - tally.earlier_failed,
-        "failed": sum(ends.values()) + tally.earlier_failed,
+        "succeeded": tally.succeeded,
+        "failed": tally.failed,
         "not_run": max(batch.to_do - tally.settled, 0),
     }
     if tally.earlier:
@@ -205,12 +203,12 @@ def _host(lane: Lane) -> dict[str, Any]:
 def _verdict(batch: Batch) -> dict[str, Any]:
     """status, and for all but a full success also code, message, hint, retryable, next."""
     tally = batch.tally
-    failed = tally.settled - tally.ends["success"] + tally.earlier_failed
+    failed = tally.failed
     if batch.complete and not failed:
         return {"status": "success"}
     again = [resume_command(batch)]
     if batch.stopping == "interrupted":
-        done = tally.ends["success"] + tally.earlier - tally.earlier_failed
+        done = tally.succeeded
         what = f"the {done} runs that succeeded are here" if done else "no run had succeeded yet"
         return _words(
             "cancelled", "interrupted", f"interrupted by the user; {what}", again, True, failed=failed
