@@ -82,6 +82,7 @@ def _stand_in(path: str) -> tuple[list[Any], list[str]]:
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
     """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
     folder = _places.absolute(args.resume)
+    _journal.refuse_links(folder)
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
     servers, words = _batch_hosts.connect(args, recorded.plan)
@@ -180,6 +181,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
     import _batch_run
 
     folder = work.folder
+    _journal.refuse_links(folder)
     _safe_names.make_folder(folder)
     lock = _journal.Lock(folder)
     journal = None
@@ -194,7 +196,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
             _batch_hosts.recognise(
                 recorded, [filler.server for filler in work.ready if filler.server is not None]
             )
-            _safe_names.remove_parts(folder)
+            _safe_names.remove_parts(folder, "run_*")
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
             look = 0 if recorded.clean else LOST_LINES * len(work.ready)
         document = _batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
