@@ -206,7 +206,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
         lock.release()
     if work.notes:
         document["warnings"] = [*work.notes, *document.get("warnings", ())]
-    if not args.no_report and document.get("code") != "still_running":
+    if not args.no_report and document.get("code") not in ("still_running", "output_gone"):
         document |= _pages(folder)
     _point_to_rest(document)
     return document

@@ -180,21 +180,23 @@ class Fetchers:
 
     def _work(self) -> None:
         while (haul := self._queue.get()) is not None:
-            began = time.monotonic()
             try:
-                self._bring(haul)
-                self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
-            except SkillError as error:
-                # One run without files, not a batch that never ends.
-                self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
+                self._take(haul)
             except OSError as error:
-                # The disk does not take the journal or the files any more: going on would lose results.
-                said = error.strerror or type(error).__name__
-                self.batch.stop(
-                    "disk", SkillError(f"cannot write into the output folder: {said}", code="system_error")
-                )
+                self.batch.disk_failed(error)
             except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
                 self.batch.stop("fault", _cli.fault(error))
+
+    def _take(self, haul: Haul) -> None:
+        if self.batch.folder_lost():
+            return
+        began = time.monotonic()
+        try:
+            self._bring(haul)
+            self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
+        except SkillError as error:
+            # One run without files, not a batch that never ends.
+            self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
 
     def _bring(self, haul: Haul) -> None:
         self._refuse_while_gone()

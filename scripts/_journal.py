@@ -7,6 +7,7 @@ loss, kill -9 in the middle of a write) is dropped and written over. A lock keep
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -39,8 +40,10 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._file: IO[str] = self._opened(folder)
+        self._told_apart = False  # whether this disk's numbers tell one file from another
         for _ in range(MOST_TRIES):
-            if self._is_still_there():
+            self._told_apart = self._is_still_there()
+            if self._told_apart:
                 break
             # Between our opening and our locking its last owner took it away: that lock would keep nobody out.
             self._file.close()
@@ -97,6 +100,10 @@ class Lock:
 
     def release(self) -> None:
         """Let others in; the file goes away."""
+        if self._told_apart and not self._is_still_there():
+            # The folder was removed, and what is there now keeps others out of a newer one.
+            self._file.close()
+            return
         try:
             self._path.unlink()
         except PermissionError:
@@ -123,18 +130,33 @@ class Journal:
             with _safe_files.open_file(path, "r+b") as file:
                 file.truncate(keep)
         self._file = _safe_files.open_file(path, "wb" if fresh else "ab")
+        self._told_apart = self._is_there()
         self._dirty = threading.Event()
         self._ended = threading.Event()
         self._closed = False
         self._syncer = threading.Thread(target=self._sync, name="journal", daemon=True)
         self._syncer.start()
 
+    def _is_there(self) -> bool:
+        return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+
+    def gone(self) -> bool:
+        """Whether the file was removed or replaced since it was opened: what is written now is lost."""
+        try:
+            return not self._is_there() and self._told_apart
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError):
+            return False  # closed, or a disk that cannot say
+
     def write(self, event: str, **facts: Any) -> None:
-        """One line: {"event": event, ...}."""
+        """One line: {"event": event, ...}. Raises OSError; FileNotFoundError when the journal was removed."""
         line = _one_line({"event": event, **facts}).encode() + b"\n"
         with self._lock:
             if self._closed:
                 return
+            if self.gone():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             self._file.write(line)
             self._file.flush()
         self._dirty.set()
@@ -159,7 +181,8 @@ class Journal:
             self._closed = True
             with contextlib.suppress(OSError):
                 os.fsync(self._file.fileno())
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk, which the batch has reported
+                self._file.close()
         self._ended.set()
         self._dirty.set()
 

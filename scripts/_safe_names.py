@@ -207,9 +207,10 @@ def remove_parts(folder: Path, below: str = "") -> None:
 
 
 def _remove_parts_in(folder: Path) -> None:
-    for name in filter(_PART.fullmatch, os.listdir(folder)):
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
+    for path in folder.iterdir():
+        if _PART.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:

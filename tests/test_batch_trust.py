@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import graphs
 import pytest
-from conftest import Demo, Ran, Runner
+from conftest import SCRIPTS, Demo, Ran, Runner
 from test_batch_survival import begin, done, submitted, wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and signals are tested on POSIX")
@@ -153,3 +156,104 @@ def test_a_resume_removes_half_fetched_files_at_any_depth(
     assert (folder / "run_0000" / "video" / "notes.part").exists()
     assert (folder / "other_batch" / "run_0000" / half).exists()
     assert (victim / half).exists()
+
+
+def sleepy(run: Runner, demo: Demo, graph_file: Any, count: int, seconds: float) -> subprocess.Popen[str]:
+    """A batch whose runs take long and can be cancelled at any moment."""
+    graph = graph_file(graphs.sleeper(seconds, int(20 * seconds), seed=100))
+    return run.start(
+        "run_batch.py", graph, "--host", demo.url, "--output-dir", "out", "--count", count, "--no-report"
+    )
+
+
+def queue_of(demo: Demo) -> int:
+    queue = demo.get("/queue")
+    return len(queue["queue_running"]) + len(queue["queue_pending"])
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+def test_a_folder_that_vanishes_ends_the_batch_in_truth(
+    run: Runner, demo: Demo, graph_file: Any, how: str
+) -> None:
+    """Even while no run ends and nothing is written: what executes then could never be resumed."""
+    process = sleepy(run, demo, graph_file, 3, 300)
+    wait_for(lambda: queue_of(demo) == 3)
+    if how == "removed":
+        shutil.rmtree(run.folder / "out")
+    else:
+        (run.folder / "out").rename(run.folder / "elsewhere")
+    out, _ = process.communicate(timeout=120)
+    document = json.loads(out)
+    assert (process.returncode, document["status"], document["code"]) == (1, "partial", "output_gone")
+    assert (document["succeeded"], document["not_run"]) == (0, 3)
+    assert "next" not in document and "journal" not in document
+    assert not (run.folder / "out").exists()
+    assert queue_of(demo) == 0
+
+
+def test_no_fetcher_makes_a_removed_folder_anew(run: Runner, demo: Demo, graph_file: Any) -> None:
+    process = begin(run, demo, graph_file, 60, nap=0.05)
+    wait_for(done(run, 5))
+    shutil.rmtree(run.folder / "out", ignore_errors=True)
+    while (run.folder / "out").exists():  # a file that arrived meanwhile
+        shutil.rmtree(run.folder / "out", ignore_errors=True)
+    out, _ = process.communicate(timeout=120)
+    assert (process.returncode, json.loads(out)["code"]) == (1, "output_gone")
+    assert not (run.folder / "out").exists()
+    assert len(submitted(demo)) < 60
+
+
+def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: Demo, graph_file: Any) -> None:
+    first = sleepy(run, demo, graph_file, 4, 300)
+    wait_for(lambda: queue_of(demo) == 4)
+    shutil.rmtree(run.folder / "out")
+    second = sleepy(run, demo, graph_file, 4, 2)
+    out, _ = first.communicate(timeout=120)
+    assert (first.returncode, json.loads(out)["code"]) == (1, "output_gone")
+    third = sleepy(run, demo, graph_file, 4, 2)
+    out, _ = third.communicate(timeout=120)
+    assert second.poll() is None, "the second must still be at work"
+    assert (third.returncode, json.loads(out)["code"]) == (2, "locked")
+    out, _ = second.communicate(timeout=120)
+    assert (second.returncode, json.loads(out)["succeeded"]) == (0, 4)
+    assert sorted(path.name for path in (run.folder / "out").iterdir()) == [
+        "batch.jsonl", *(f"run_{number:04d}" for number in range(4))
+    ]  # fmt: skip
+    entries = demo.get("/history").values()
+    assert sum(entry["status"]["status_str"] == "success" for entry in entries) == 4
+
+
+FULL_DISK = """
+import os, pathlib, resource, sys, threading, types
+sys.path.insert(0, sys.argv[1])
+import _batch, _batch_fetch, _journal, _plan, _cli
+import _local
+
+folder = pathlib.Path(sys.argv[2])
+journal = _journal.Journal(folder / "batch.jsonl", fresh=True)
+batch = _batch.Batch.__new__(_batch.Batch)
+batch.journal, batch.lost, batch.stopping, batch.failure = journal, None, None, None
+batch.tally, batch._changed, batch.all_given = _batch.Tally(), threading.Condition(), True
+run = types.SimpleNamespace(patience=0.0, include_previews=False, flat=False)
+batch.options = types.SimpleNamespace(folder=folder, run=run, name=None)
+batch.recipe = types.SimpleNamespace(plan=_plan.Plan((_plan.Axis("count", ["seed"], [[1], [2]]),), "key", None, False))
+server = _local.Local("http://127.0.0.1:1")  # nothing answers there
+fetchers = _batch_fetch.Fetchers(batch, server)
+fetchers._gone_at = float("inf")  # out of reach: its files are given up at once, which is written down
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+for number in range(2):
+    fetchers.add(_batch_fetch.Haul(number, server, "success", {}, {}, {}))
+fetchers.close()
+print(batch.stopping, batch.failure.code, batch._changed is not None)
+"""
+
+
+def test_a_full_disk_met_while_a_loss_is_written_down_ends_as_a_report(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(SCRIPTS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in ran.stderr, ran.stderr
+    assert ran.stdout.split() == ["disk", "system_error", "True"], ran.stderr
