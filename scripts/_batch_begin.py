@@ -88,12 +88,12 @@ def _resume(args: argparse.Namespace) -> dict[str, Any]:
     servers, words = _batch_hosts.connect(args, recorded.plan)
     _refuse_changed(args, recorded, servers[0])
     ready, notes = _batch_setup.fillers(recipe, servers)
-    _batch_setup.need_consent(
-        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
-    )
     _check_name(args.name, ready[0])
     args.name = args.name or recorded.plan.get("name")
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
+    _batch_setup.need_consent(
+        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
+    )
     return _in_folder(args, work, recorded)
 
 

@@ -93,15 +93,16 @@ def need_consent(plan: Plan, ready: Sequence[Filler], *, yes_spend: bool, max_ru
         )  # fmt: skip
     if yes_spend:
         return
-    partner = sorted({node for filler in ready for node in filler.prepared.partner})
-    if partner:
-        graph = ready[0].prepared.graph
-        classes = sorted({str(graph[node]["class_type"]) for node in partner if node in graph})
-        raise SkillError(
-            f"{plan.count} runs would each call partner nodes that cost credits: {', '.join(classes)[:200]}",
-            code="consent_needed", hint="ask the user, then add --yes-spend", flag="--yes-spend",
-            partner_nodes=partner, runs=plan.count,
-        )  # fmt: skip
+    paying = [filler for filler in ready if filler.prepared.partner]
+    if paying:
+        import _spending
+
+        nodes = {node for filler in paying for node in filler.prepared.partner}
+        prepared = paying[0].prepared._replace(partner=sorted(nodes))
+        servers = [filler.server for filler in paying if filler.server is not None]
+        raise _spending.consent_needed(
+            prepared, servers, f"{plan.count} runs would each call", runs=plan.count
+        )
     paid = [filler.server.url for filler in ready if filler.server is not None and is_paid(filler.server)]
     if paid and plan.count > FEW_PAID_RUNS:
         raise SkillError(

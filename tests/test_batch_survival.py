@@ -316,7 +316,7 @@ def test_no_run_with_a_partner_node_is_submitted_twice(
     assert (ran.code, ran.json["succeeded"], ran.json["failed"]) == (1, 2, 1)
     assert len(sent) == 3
     again = run("run_batch.py", "--resume", "out", "--retry-failed", "--yes-spend", "--partner-key", "comfyui-partner",
-                timeout=60)  # fmt: skip
+                "--host", demo.url, timeout=60)  # fmt: skip
     assert (again.code, again.json["run_states"]) == (0, {"success": 3}), again.out
 
 

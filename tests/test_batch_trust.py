@@ -7,6 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +261,171 @@ def test_a_full_disk_met_while_a_loss_is_written_down_ends_as_a_report(tmp_path:
     )
     assert "Traceback" not in ran.stderr, ran.stderr
     assert ran.stdout.split() == ["disk", "system_error", "True"], ran.stderr
+
+
+def plan_of(run: Runner) -> dict[str, Any]:
+    lines = (run.folder / "out" / "batch.jsonl").read_text(encoding="utf-8").splitlines()
+    return dict(json.loads(lines[0]))
+
+
+def hand_on(run: Runner, name: str, plan: dict[str, Any]) -> None:
+    """A folder as a stranger would hand it on: a plan of which nothing has run."""
+    plan["plan"]["key"] = str(uuid.uuid4())  # else its runs are found at the server by their ids
+    (run.folder / name).mkdir()
+    end = json.dumps({"event": "end", "seconds": 1})
+    (run.folder / name / "batch.jsonl").write_text(f"{json.dumps(plan)}\n{end}\n", encoding="utf-8")
+
+
+class Listener(ThreadingHTTPServer):
+    """A server on this machine that keeps what it is asked; `answer` gives (status, body) for a path."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Any) -> None:
+        self.asked: list[str] = []
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                listener.asked.append(f"{self.command} {self.path}\n{self.headers}")
+                status, body = answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_CONNECT = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def listen() -> Iterator[Any]:
+    made: list[Listener] = []
+
+    def start(answer: Any) -> Listener:
+        made.append(Listener(answer))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "hosts", [["https://attacker.run.comfy.app"], ["cloud"], ["http://127.0.0.1:9", "cloud"]]
+)
+def test_the_cloud_key_of_the_environment_goes_to_no_host_of_a_journal(
+    run: Runner, demo: Demo, graph_file: Any, listen: Any, hosts: list[str]
+) -> None:
+    assert new(run, demo, graph_file).code == 0
+    hand_on(run, "other", {**plan_of(run), "hosts": hosts})
+    proxy = listen(lambda path: (502, b""))  # what would reach the internet comes here
+    env = {
+        "COMFY_CLOUD_API_KEY": "comfyui-canary",
+        "https_proxy": proxy.url,
+        "http_proxy": proxy.url,
+        "no_proxy": "127.0.0.1",
+    }
+    ran = run("run_batch.py", "--resume", "other", env=env)
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
+    assert hosts[0] in ran.json["hint"]
+    assert proxy.asked == []
+    named = run("run_batch.py", "--resume", "other", "--host", hosts[-1], "--reconnect-time", 1, env=env)
+    assert named.code != 2 and any(line.startswith("CONNECT") for line in proxy.asked)
+
+
+def paid_graph() -> dict[str, Any]:
+    graph = graphs.picture()
+    graph["1"] = {"class_type": "DemoPartner", "inputs": {"prompt": "a fox", "seed": 1}}
+    return dict(graph)
+
+
+@pytest.mark.parametrize("way", ["environment", "flag"])
+def test_the_partner_key_goes_to_no_host_of_a_journal(
+    run: Runner, demo: Demo, graph_file: Any, way: str
+) -> None:
+    words = ("--host", demo.url, "--output-dir", "out", "--count", 2, "--limit", 1, "--yes-spend")
+    assert run("run_batch.py", graph_file(paid_graph()), *words, "--partner-key", "comfyui-mine").code == 0
+    hand_on(run, "other", plan_of(run))
+    demo.post("/demo/log/clear")
+    env = {"COMFY_PARTNER_KEY": "comfyui-canary"} if way == "environment" else {}
+    flag = ["--partner-key", "comfyui-canary"] if way == "flag" else []
+    ran = run("run_batch.py", "--resume", "other", "--yes-spend", *flag, env=env)
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
+    assert demo.url in ran.json["hint"]
+    assert not submitted(demo)
+    assert "canary" not in json.dumps(demo.log())
+    ran = run("run_batch.py", "--resume", "other", "--yes-spend", *flag, "--host", demo.url, env=env)
+    assert ran.code == 0, ran.out
+    assert "canary" in json.dumps(submitted(demo))
+
+
+def test_a_command_to_go_on_names_no_host_that_only_the_journal_knows(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    """It would be run as it stands, and then the key belongs to whom the journal says."""
+    words = ("--host", demo.url, "--output-dir", "out", "--count", 1)
+    ran = run("run_batch.py", graph_file(graphs.failing()), *words)
+    assert ran.code == 1 and demo.url in ran.json["next"][0]
+    hand_on(run, "other", plan_of(run))
+    ran = run("run_batch.py", "--resume", "other")
+    assert (ran.code, ran.json["failed"]) == (1, 1)
+    assert ran.json["next"] and demo.url not in ran.json["next"][0]
+
+
+@pytest.mark.parametrize("script", ["run_batch.py", "run_workflow.py"])
+def test_consent_names_node_price_and_server(
+    run: Runner, demo: Demo, graph_file: Any, listen: Any, script: str
+) -> None:
+    badge = {"engine": "jsonata", "depends_on": {"widgets": []}, "expr": '{"type":"usd","usd":0.018}'}
+
+    def answer(path: str) -> tuple[int, bytes]:
+        value = demo.get(path)
+        if path.startswith("/object_info"):
+            value = {name: {**entry, "price_badge": badge} for name, entry in value.items()}
+        return 200, json.dumps(value).encode()
+
+    server = listen(answer)
+    count = ["--count", 2] if script == "run_batch.py" else []
+    ran = run(script, graph_file(paid_graph()), "--host", server.url, "--output-dir", "out", *count)
+    assert (ran.code, ran.json["code"], ran.json["flag"]) == (7, "consent_needed", "--yes-spend")
+    assert ran.json["hosts"] == [server.url] and ran.json["prices"] == {"DemoPartner": "$0.018"}
+    assert all(word in ran.json["message"] for word in ("DemoPartner", "$0.018", server.url))
+    assert not submitted(demo)
+
+
+@pytest.mark.parametrize(
+    ("said", "price"),
+    [
+        ('{"type":"usd","usd":0.05,"format":{"suffix":"/second"}}', "$0.05/second"),
+        ('{"type":"range_usd","min_usd":0.03,"max_usd":0.06,"format":{"approximate":true}}', "about $0.03 to $0.06"),
+        ('{"type":"list_usd","usd":[0.0143, 0.0715]}', "$0.0143 to $0.0715"),
+        ('( $rate := widgets.x = "1080p" ? 0.4 : 0.1; {"type":"usd","usd": $rate} )', None),
+        ('{"type":"usd","usd":true}', None),
+        ('{"type":"usd","usd":[]}', None),
+        ('{"type":"range_usd","min_usd":0.03}', None),
+        ("[" * 100_000, None),
+        ('{"type":"usd","usd":"free"}', None),
+    ],
+)  # fmt: skip
+def test_a_price_is_read_where_it_does_not_depend_on_the_inputs(said: str, price: str | None) -> None:
+    import _spending
+
+    assert _spending.price_of({"price_badge": {"expr": said}}) == price
+
+
+@pytest.mark.parametrize(
+    "definition", [None, {}, {"price_badge": None}, {"price_badge": {}}, {"price_badge": {"expr": 5}}]
+)
+def test_a_node_without_a_price_has_none(definition: Any) -> None:
+    import _spending
+
+    assert _spending.price_of(definition) is None
