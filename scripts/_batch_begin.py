@@ -213,7 +213,8 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
 
 
 def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
-    line = _batch_setup.plan_line(_batch_setup.rooted(work.ready[0]), args.name)
+    first = work.ready[0]
+    line = _batch_setup.plan_line(_batch_setup.rooted(first), args.name, first.input_files())
     servers = [filler.server for filler in work.ready if filler.server is not None]
     line["workflow"]["spec"] = _spec_of(args.workflow)
     line["hosts"] = [_batch_hosts.word_of(server) for server in servers]

@@ -34,6 +34,7 @@ def consent_needed(
     ]
     more = [f"{len(classes) - MOST_NAMED} more"] if len(classes) > MOST_NAMED else []
     hosts = [server.url for server in servers]
+    known: dict[str, Any] = {"prices": prices} if prices else {}
     return SkillError(
         f"{what} partner nodes that cost credits: {', '.join([*named, *more])}; on {', '.join(hosts)}",
         code="consent_needed",
@@ -41,7 +42,7 @@ def consent_needed(
         flag="--yes-spend",
         partner_nodes=list(prepared.partner),
         hosts=hosts,
-        **({"prices": prices} if prices else {}),
+        **known,
         **details,
     )
 

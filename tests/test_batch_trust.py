@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import uuid
+import wave
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -429,3 +431,76 @@ def test_a_node_without_a_price_has_none(definition: Any) -> None:
     import _spending
 
     assert _spending.price_of(definition) is None
+
+
+def sounds() -> dict[str, Any]:
+    """A sound goes in and comes out again."""
+    return {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": "old.wav"}},
+        "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "a"}},
+    }
+
+
+def wav(path: Path, level: int = 1) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes([level, 0]) * 800)
+    return path
+
+
+def uploads(demo: Demo) -> list[Any]:
+    return [entry for entry in demo.log() if entry["path"].startswith("/upload")]
+
+
+WAYS = {
+    "table": ["--table", "t.csv"],
+    "sweep": ["--sweep", "audio=own.wav"],
+    "set": ["--set", "audio=own.wav", "--count", "1"],
+    "input-file": ["--input-file", "audio=own.wav", "--count", "1"],
+    "input-dir": ["--input-dir", "sounds", "--into", "audio"],
+}
+
+
+def with_sound(run: Runner, demo: Demo, graph_file: Any, way: str) -> None:
+    """A batch that sends one sound, over."""
+    wav(run.folder / "own.wav")
+    (run.folder / "sounds").mkdir()
+    wav(run.folder / "sounds" / "own.wav")
+    (run.folder / "t.csv").write_text("audio\nown.wav\n")
+    ran = run("run_batch.py", graph_file(sounds()), "--host", demo.url, "--output-dir", "out", *WAYS[way])
+    assert ran.code == 0, ran.out
+    assert len(uploads(demo)) == 1
+    demo.post("/demo/reset")
+    demo.post("/demo/log/clear")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_journal_makes_us_send_no_file_that_it_does_not_know(
+    run: Runner, demo: Demo, graph_file: Any, way: str
+) -> None:
+    with_sound(run, demo, graph_file, way)
+    secret = run.folder / "id_ed25519"
+    secret.write_text("PRIVATE KEY")
+    stolen = json.loads(re.sub(r'"[^"]*own\.wav"', json.dumps(str(secret)), json.dumps(plan_of(run))))
+    assert str(secret) in json.dumps(stolen)
+    hand_on(run, "other", stolen)
+    ran = run("run_batch.py", "--resume", "other", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (7, "unsafe_upload"), ran.out
+    assert str(secret) in ran.json["message"]
+    assert uploads(demo) == [] and submitted(demo) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resume_sends_the_files_that_its_own_batch_began_with(
+    run: Runner, demo: Demo, graph_file: Any, way: str
+) -> None:
+    with_sound(run, demo, graph_file, way)
+    hand_on(run, "other", plan_of(run))
+    ran = run("run_batch.py", "--resume", "other", "--host", demo.url)
+    assert (ran.code, ran.json["succeeded"]) == (0, 1), ran.out
+    assert len(uploads(demo)) == 1
+    wav(run.folder / "own.wav", level=2)
+    wav(run.folder / "sounds" / "own.wav", level=2)
+    hand_on(run, "third", plan_of(run))
+    ran = run("run_batch.py", "--resume", "third", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (7, "unsafe_upload"), ran.out
