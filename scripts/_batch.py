@@ -85,6 +85,7 @@ class Tally:
         self.size = 0
         self.moved = 0
         self.retried = 0
+        self.resubmitted: set[int] = set()  # runs sent once more: the server had no record of them any more
         self.twice = 0  # moved runs that their first server finished all the same
         self.failed = 0  # how many failures there were, earlier sessions' included
         self.failures: list[dict[str, Any]] = []  # the first ones

@@ -168,7 +168,13 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     document |= {"seconds": round(seconds, 3), "files": tally.files, "bytes": tally.size}
     if tally.settled and seconds > 0:
         document["runs_per_second"] = round(tally.settled / seconds, 3)
-    for key, value in (("moved", tally.moved), ("ran_twice", tally.twice), ("retried", tally.retried)):
+    again = len(tally.resubmitted)
+    for key, value in (
+        ("moved", tally.moved),
+        ("ran_twice", tally.twice),
+        ("retried", tally.retried),
+        ("resubmitted", again),
+    ):
         if value:
             document[key] = value
     if tally.failures:

