@@ -119,6 +119,9 @@ class Batch:
         self.recipe = recipe
         self.options = options
         self.journal = journal
+        self.listed = (
+            listed if isinstance(listed := recorded.plan.get("hosts"), list) else []
+        )  # by the journal
         self.lanes: list[Lane] = []
         self.tally = Tally()
         self.started = time.monotonic()

@@ -201,9 +201,9 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
 
 
 def _left_command(batch: Batch, host: str) -> str:
-    return resume_words(
-        batch.options.folder, (*batch.options.hosts, *(() if host in batch.options.hosts else (host,))), None
-    )
+    named = batch.options.hosts
+    asked_anyway = host in named or (not named and host in batch.listed)
+    return resume_words(batch.options.folder, named if asked_anyway else (*named, host), None)
 
 
 def _host(lane: Lane) -> dict[str, Any]:

@@ -588,3 +588,25 @@ def test_a_report_names_only_files_in_its_folder(
             for word in ("evil.example", "id_ed25519", "victim/file", "alert(1)", "hostname")
             if word in text
         ]
+
+
+@pytest.mark.parametrize(
+    ("named", "listed", "host", "words"),
+    [
+        (("http://a",), ["http://a"], "http://a", ["http://a"]),
+        (("http://a",), ["http://a"], "http://b", ["http://a", "http://b"]),
+        ((), ["http://a", "http://b"], "http://b", []),
+        ((), ["http://a"], "http://b", ["http://b"]),
+    ],
+)
+def test_the_command_that_clears_a_server_names_it_only_when_the_journal_does_not(
+    tmp_path: Path, named: tuple[str, ...], listed: list[str], host: str, words: list[str]
+) -> None:
+    import types
+
+    import _batch_run
+
+    options = types.SimpleNamespace(folder=tmp_path, hosts=named)
+    batch: Any = types.SimpleNamespace(options=options, listed=listed)
+    command = _batch_run._left_command(batch, host).split()
+    assert [command[at + 1] for at, word in enumerate(command) if word == "--host"] == words
