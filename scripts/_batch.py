@@ -85,6 +85,7 @@ class Tally:
         self.size = 0
         self.moved = 0
         self.retried = 0
+        self.resubmitted: set[int] = set()  # runs sent once more: the server had no record of them any more
         self.twice = 0  # moved runs that their first server finished all the same
         self.failed = 0  # how many failures there were, earlier sessions' included
         self.failures: list[dict[str, Any]] = []  # the first ones
@@ -118,6 +119,9 @@ class Batch:
         self.recipe = recipe
         self.options = options
         self.journal = journal
+        self.listed = (
+            listed if isinstance(listed := recorded.plan.get("hosts"), list) else []
+        )  # by the journal
         self.lanes: list[Lane] = []
         self.tally = Tally()
         self.started = time.monotonic()
@@ -125,6 +129,7 @@ class Batch:
             None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
         )
         self.failure: _cli.SkillError | None = None
+        self.lost: _cli.SkillError | None = None  # what to say of an output folder that was removed
         self.seconds: deque[float] = deque(maxlen=50)
         self._changed = threading.Condition()
         self._waiting: deque[Todo] = deque()
@@ -306,6 +311,25 @@ class Batch:
             self.stopping = self.stopping or why
             self.failure = self.failure or failure
             self._changed.notify_all()
+
+    def disk_failed(self, error: OSError) -> None:
+        """The disk no longer takes the journal or the files: going on would lose results."""
+        if not self.folder_lost():
+            said = error.strerror or type(error).__name__
+            self.stop(
+                "disk", _cli.SkillError(f"cannot write into the output folder: {said}", code="system_error")
+            )
+
+    def folder_lost(self) -> bool:
+        """Whether the output folder was removed or replaced; then the batch stops, and writes nothing any more."""
+        if self.lost is None and self.journal.gone():
+            self.journal.close()
+            self.lost = _cli.SkillError(
+                f"the output folder {self.options.folder} was removed while the batch ran; its journal and the files in "
+                "it are lost", code="output_gone", hint="nothing is left to resume: start the batch again",
+            )  # fmt: skip
+            self.stop("disk", self.lost)
+        return self.lost is not None
 
     def wait(self, seconds: float) -> None:
         """Sleep until something changes, at most so long."""

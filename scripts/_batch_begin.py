@@ -82,17 +82,18 @@ def _stand_in(path: str) -> tuple[list[Any], list[str]]:
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
     """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
     folder = _places.absolute(args.resume)
+    _journal.refuse_links(folder)
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
     servers, words = _batch_hosts.connect(args, recorded.plan)
     _refuse_changed(args, recorded, servers[0])
     ready, notes = _batch_setup.fillers(recipe, servers)
-    _batch_setup.need_consent(
-        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
-    )
     _check_name(args.name, ready[0])
     args.name = args.name or recorded.plan.get("name")
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
+    _batch_setup.need_consent(
+        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
+    )
     return _in_folder(args, work, recorded)
 
 
@@ -180,6 +181,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
     import _batch_run
 
     folder = work.folder
+    _journal.refuse_links(folder)
     _safe_names.make_folder(folder)
     lock = _journal.Lock(folder)
     journal = None
@@ -194,7 +196,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
             _batch_hosts.recognise(
                 recorded, [filler.server for filler in work.ready if filler.server is not None]
             )
-            _safe_names.remove_parts(folder)
+            _safe_names.remove_parts(folder, "run_*")
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
             look = 0 if recorded.clean else LOST_LINES * len(work.ready)
         document = _batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
@@ -204,14 +206,15 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
         lock.release()
     if work.notes:
         document["warnings"] = [*work.notes, *document.get("warnings", ())]
-    if not args.no_report and document.get("code") != "still_running":
+    if not args.no_report and document.get("code") not in ("still_running", "output_gone"):
         document |= _pages(folder)
     _point_to_rest(document)
     return document
 
 
 def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
-    line = _batch_setup.plan_line(_batch_setup.rooted(work.ready[0]), args.name)
+    first = work.ready[0]
+    line = _batch_setup.plan_line(_batch_setup.rooted(first), args.name, first.input_files())
     servers = [filler.server for filler in work.ready if filler.server is not None]
     line["workflow"]["spec"] = _spec_of(args.workflow)
     line["hosts"] = [_batch_hosts.word_of(server) for server in servers]

@@ -141,6 +141,7 @@ class Ends:
             )
             return
         self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
+        self.batch.tally.resubmitted.add(todo.run)
         again = todo._replace(attempt=todo.attempt + 1, prompt_id=None, host=None, lost=todo.lost + 1)
         self.batch.put_back(again)
 

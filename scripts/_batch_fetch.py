@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import _cli
 import _collect
 import _events
+import _safe_files
 import _safe_names
 import _safe_text
 from _cli import SkillError
@@ -56,7 +57,6 @@ class Names:
     def __init__(self, batch: Batch) -> None:
         plan = batch.recipe.plan
         self._plan = plan
-        self._folder = batch.options.folder
         self._template = batch.options.name
         self._digits = max(4, len(str(max(plan.count - 1, 0))))
 
@@ -75,9 +75,9 @@ class Names:
             return None
         return _flat(made)
 
-    def folder(self, run: int) -> Path:
-        """The folder of a run that has one."""
-        return self._folder / f"run_{run:0{self._digits}d}"
+    def folder(self, run: int) -> str:
+        """The name of a run's folder, when it has one."""
+        return f"run_{run:0{self._digits}d}"
 
 
 def _flat(name: str) -> str:
@@ -180,21 +180,23 @@ class Fetchers:
 
     def _work(self) -> None:
         while (haul := self._queue.get()) is not None:
-            began = time.monotonic()
             try:
-                self._bring(haul)
-                self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
-            except SkillError as error:
-                # One run without files, not a batch that never ends.
-                self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
+                self._take(haul)
             except OSError as error:
-                # The disk does not take the journal or the files any more: going on would lose results.
-                said = error.strerror or type(error).__name__
-                self.batch.stop(
-                    "disk", SkillError(f"cannot write into the output folder: {said}", code="system_error")
-                )
+                self.batch.disk_failed(error)
             except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
                 self.batch.stop("fault", _cli.fault(error))
+
+    def _take(self, haul: Haul) -> None:
+        if self.batch.folder_lost():
+            return
+        began = time.monotonic()
+        try:
+            self._bring(haul)
+            self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
+        except SkillError as error:
+            # One run without files, not a batch that never ends.
+            self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
 
     def _bring(self, haul: Haul) -> None:
         self._refuse_while_gone()
@@ -250,8 +252,8 @@ class Fetchers:
         if not outputs and not haul.pictures:
             return [], []
         base = self.names.base(haul.run, haul.seeds)
-        root = options.folder if base is not None else self.names.folder(haul.run)
-        root.mkdir(parents=True, exist_ok=True)
+        steps = [self.names.folder(haul.run)] if base is None else []
+        root = _safe_files.make_folder(options.folder, *steps)
         collector = _collect.Collector(
             haul.server, root, flat=base is not None or options.run.flat, patience=options.run.patience
         )

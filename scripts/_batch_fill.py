@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _fill
@@ -65,7 +66,10 @@ class Filler:
     def _uploader(self) -> Uploader:
         import _inputs
 
-        return _inputs.Uploader(self.server, dry_run=self.dry_run, invert_mask=self.recipe.wishes.invert_mask)
+        wishes = self.recipe.wishes
+        return _inputs.Uploader(
+            self.server, dry_run=self.dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
+        )
 
     def _definitions(self) -> Mapping[str, Any] | None:
         if self.server is None:
@@ -101,6 +105,20 @@ class Filler:
             name: str(_places.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
             for name, value in values.items()
         }
+
+    def input_files(self) -> list[Path]:
+        """The local files that the runs of this plan name, each once."""
+        wishes, plan = self.recipe.wishes, self.recipe.plan
+        values: list[Any] = [str(_places.expanded(path)) for _, path, _ in wishes.files]
+        values += [
+            value
+            for name, value in wishes.settings.items()
+            if _is_local_file(value) and self._takes_files(name)
+        ]
+        for axis in plan.axes:
+            taking = [name for name in axis.names if name in self._file_names]
+            values += [axis.at(step).get(name) for step in range(len(axis)) for name in taking]
+        return list(dict.fromkeys(_places.absolute(value) for value in values if _is_local_file(value)))
 
     def missing_classes(self) -> list[str]:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import _cli
 import _common
 import _connect
+import _credentials
 import _places
 import _safe_text
 import _text_file
@@ -27,7 +28,8 @@ LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FI
 
 
 class Host(NamedTuple):
-    """One server as it was named. `file`: the hosts file it stands in, as an absolute path."""
+    """One server as it was named. `file`: the hosts file it stands in, as an absolute path. `named`: by the user, not
+    by a journal alone."""
 
     address: str | None
     file: Path | None = None
@@ -36,10 +38,11 @@ class Host(NamedTuple):
     headers: Sequence[str] = ()
     ca_bundle: str | None = None
     insecure: bool = False
+    named: bool = True
 
 
 class Connected(NamedTuple):
-    """The servers that answer, and the --host words that name them again (without keys)."""
+    """The servers that answer, and the --host words of those that the user has named (without keys)."""
 
     servers: list[Dialect]
     words: list[str]
@@ -119,9 +122,7 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
     Raises the last one's error when none answers, a refusal of a single one, and misuse at once: a key that would
     go to several origins, or to one that only the journal names.
     """
-    hosts = named(args.host)
-    if plan is not None and not args.host:
-        hosts = _recorded(args, plan)
+    hosts = _recorded(args, plan) if plan is not None and not args.host else named(args.host)
     _refuse_shared_key(args, hosts)
     found: dict[str, tuple[Host, Dialect]] = {}  # by place
     error: SkillError | None = None
@@ -138,7 +139,10 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
     if not found:
         assert error is not None
         raise error
-    words = [f"@{host.file}" if host.file else word_of(server) for host, server in found.values()]
+    # A command to go on must not name a server that only the journal knows: keys may go to those it names.
+    words = [
+        f"@{host.file}" if host.file else word_of(server) for host, server in found.values() if host.named
+    ]
     return Connected([server for _, server in found.values()], list(dict.fromkeys(words)))
 
 
@@ -175,6 +179,7 @@ def _reached(args: argparse.Namespace, host: Host, *, alone: bool) -> Dialect:
         ca_bundle=host.ca_bundle or args.ca_bundle,
         insecure=host.insecure or args.insecure,
         need_key=True,
+        named=host.named,
     )
     if not alone:
         server.features()
@@ -206,12 +211,15 @@ def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
     """The journal's servers. A folder can come from anyone, so a key goes only to a server that the command names."""
     listed = plan.get("hosts")
     hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
-    if args.api_key or args.api_key_file or args.header:
-        told = " ".join(f"--host {_safe_text.clean(host, 200)}" for host in hosts[:3])
-        raise SkillError(
-            "a key is sent only to a server that the same command names", hint=f"add {told or '--host'}"
-        )
-    return [Host(host) for host in dict.fromkeys(hosts)] or [Host(None)]
+    keys = args.api_key or args.api_key_file or args.header or args.partner_key
+    if keys or any(_is_cloud(host) for host in hosts):
+        raise _credentials.not_named(hosts)
+    return [Host(host, named=False) for host in dict.fromkeys(hosts)] or [Host(None)]
+
+
+def _is_cloud(host: str) -> bool:
+    """Whether a server takes runs only with a key."""
+    return host == "cloud" or _common.is_cloud_host(_common.normal_base(_common.split_user_info(host)[0]))
 
 
 __all__ = ["Connected", "Host", "connect", "named", "place_of", "recognise", "word_of"]

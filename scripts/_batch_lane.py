@@ -68,8 +68,8 @@ class Lane(threading.Thread):
         except SkillError as error:
             self._end_with(error)
         except OSError as error:
-            self._end_with(SkillError(f"the system said: {error.strerror or error}", code="system_error"))
-            self.batch.stop("disk", self.failure)
+            self.batch.disk_failed(error)
+            self.failure = self.batch.failure
         except Exception as error:  # noqa: BLE001  (it ends as a report)
             self._end_with(_cli.fault(error))
         finally:
@@ -106,6 +106,10 @@ class Lane(threading.Thread):
                     raise
                 self.moves.give_away(error)
                 self._await_return()
+            except OSError:
+                if not self.batch.folder_lost():
+                    raise
+                # Nothing can resume these runs: the next round cancels them.
         self._clear_the_last()
 
     def _clear_the_last(self) -> None:

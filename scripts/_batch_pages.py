@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import _batch_results
+import _cli
 import _safe_names
 import _safe_text
 
@@ -25,6 +26,9 @@ def write(folder: Path) -> dict[str, Any]:
     results = _batch_results.read(folder)
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
     document: dict[str, Any] = {"run_states": counts}
+    if results.outside:
+        _cli.warn(f"{results.outside} files that the journal names do not lie in {folder} and are left out")
+        document["files_left_out"] = results.outside
     for name, key, make in (
         ("results.csv", "results_csv", _batch_results.table),
         ("index.html", "index_html", _gallery.page),

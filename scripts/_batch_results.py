@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,9 @@ import _safe_text
 from _plan import OUTPUT_COLUMN, Axis, Plan
 from _plan_read import is_media
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A backslash or a colon would make a name a share, a drive or an address.
+NEVER_IN_NAMES = "\\:\0"
+FORMULA_SIGNS = frozenset("=+-@")
 
 
 class Row(NamedTuple):
@@ -49,6 +52,7 @@ class Results(NamedTuple):
     made: float
     demo: bool
     rows: list[Row]
+    outside: int = 0  # files that the journal names elsewhere, and that are left out
 
     def count(self, status: str) -> int:
         """How many runs ended so."""
@@ -62,12 +66,30 @@ def read(folder: Path) -> Results:
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
     plan = _for_people(recipe.plan)
+    home = folder.resolve()
+    outside = 0
+    for record in recorded.runs.values():
+        kept = [item for item in record.files if _is_inside(home, item.get("file"))]
+        outside += len(record.files) - len(kept)
+        record.files = kept
     rows = [_row(plan, run, recorded.runs.get(run)) for run in range(plan.count)]
     if plan is not recipe.plan:
         rows = [row._replace(paths=recipe.plan.values(row.run)) for row in rows]
     hosts = recorded.plan.get("hosts")
     demo = recorded.plan.get("demo") is True or (isinstance(hosts, list) and "demo" in hosts)
-    return Results(folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows)
+    return Results(
+        folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows, outside
+    )
+
+
+def _is_inside(home: Path, name: Any) -> bool:
+    """Whether a file that a journal names is one below its folder, links followed, by a name as batches write them."""
+    if not isinstance(name, str) or not name or set(name) & set(NEVER_IN_NAMES) or name.startswith("/"):
+        return False
+    try:
+        return (home / name).resolve().is_relative_to(home)
+    except (OSError, ValueError, RuntimeError):  # too long, or a link to itself
+        return False
 
 
 def _for_people(plan: Plan) -> Plan:
@@ -150,21 +172,8 @@ def table(results: Results) -> bytes:
     seed_columns = (["seed"] if addresses and "seed" not in names else []) if single else addresses
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "run",
-            *names,
-            *seed_columns,
-            "status",
-            "seconds",
-            "files",
-            "host",
-            "prompt_id",
-            "attempts",
-            "code",
-            "message",
-        ]
-    )
+    rest = ["status", "seconds", "files", "host", "prompt_id", "attempts", "code", "message"]
+    writer.writerow([_cell(name) for name in ["run", *names, *seed_columns, *rest]])
     for row in results.rows:
         seeds = [seed_of(row) if column == "seed" else row.seeds.get(column) for column in seed_columns]
         files = ";".join(str(item.get("file")) for item in row.files)
@@ -182,9 +191,13 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = _safe_text.clean(value)
-    if text.startswith(FORMULA_STARTS) and not _is_number(text):
-        return f"'{text}"
-    return text
+    return f"'{text}" if _is_formula(text) and not _is_number(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet may compute it: full-width signs count like the plain ones, blanks before them do not."""
+    begin = unicodedata.normalize("NFKC", text.lstrip()[:1])
+    return text[:1] in ("\t", "\r", "\n") or begin in FORMULA_SIGNS
 
 
 def _is_number(text: str) -> bool:

@@ -66,9 +66,13 @@ def run(
     finally:
         progress.close()
     seconds = time.monotonic() - batch.started
-    journal.write(
-        "end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends)
-    )
+    batch.folder_lost()
+    try:
+        journal.write(
+            "end", seconds=round(seconds, 3), status=batch.stopping or "complete", ends=dict(batch.tally.ends)
+        )
+    except OSError as error:
+        batch.disk_failed(error)
     for filler, lane in zip(ready, batch.lanes, strict=True):
         _batch_times.remember(filler.prepared.graph, lane.samples.times())
     return report(batch, seconds)
@@ -77,6 +81,7 @@ def run(
 def _wait(batch: Batch, progress: BatchProgress) -> None:
     while not batch.over:
         batch.wait(FRAME)
+        batch.folder_lost()
         progress.show()
 
 
@@ -122,13 +127,18 @@ def resume_words(folder: Path, hosts: Sequence[str], api: str | None) -> str:
 
 def _terminated(batch: Batch) -> dict[str, Any]:
     flying = [prompt_id for lane in batch.lanes for prompt_id in list(lane.flights)]
+    words: dict[str, Any] = {
+        "hint": "go on with --resume; finished runs are not repeated",
+        "retryable": False,
+        "next": [resume_command(batch)],
+    }
+    if batch.folder_lost():
+        words = {"hint": "the output folder was removed: nothing can resume this batch", "retryable": False}
     return {
         "status": "timeout",
         "code": "still_running",
         "message": f"told to stop; {len(flying)} submitted runs go on",
-        "hint": "go on with --resume; finished runs are not repeated",
-        "retryable": False,
-        "next": [resume_command(batch)],
+        **words,
         **_counts(batch),
         "prompt_ids": _safe_text.cap(flying, MOST_SHOWN),
         "output_dir": str(batch.options.folder),
@@ -158,7 +168,13 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     document |= {"seconds": round(seconds, 3), "files": tally.files, "bytes": tally.size}
     if tally.settled and seconds > 0:
         document["runs_per_second"] = round(tally.settled / seconds, 3)
-    for key, value in (("moved", tally.moved), ("ran_twice", tally.twice), ("retried", tally.retried)):
+    again = len(tally.resubmitted)
+    for key, value in (
+        ("moved", tally.moved),
+        ("ran_twice", tally.twice),
+        ("retried", tally.retried),
+        ("resubmitted", again),
+    ):
         if value:
             document[key] = value
     if tally.failures:
@@ -179,14 +195,15 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         document["demo"] = True
         document["demo_note"] = "made by the demo server: not generated results, never show them as such"
     document["output_dir"] = str(batch.options.folder)
-    document["journal"] = str(batch.journal.path)
+    if batch.lost is None:
+        document["journal"] = str(batch.journal.path)
     return document
 
 
 def _left_command(batch: Batch, host: str) -> str:
-    return resume_words(
-        batch.options.folder, (*batch.options.hosts, *(() if host in batch.options.hosts else (host,))), None
-    )
+    named = batch.options.hosts
+    asked_anyway = host in named or (not named and host in batch.listed)
+    return resume_words(batch.options.folder, named if asked_anyway else (*named, host), None)
 
 
 def _host(lane: Lane) -> dict[str, Any]:
@@ -204,6 +221,9 @@ def _verdict(batch: Batch) -> dict[str, Any]:
     """status, and for all but a full success also code, message, hint, retryable, next."""
     tally = batch.tally
     failed = tally.failed
+    if batch.lost is not None:
+        words = _words("partial", batch.lost.code, batch.lost.message, [])
+        return words | {"hint": batch.lost.hint}
     if batch.complete and not failed:
         return {"status": "success"}
     again = [resume_command(batch)]

@@ -10,9 +10,12 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import _cli
+import _collect
+import _media_metadata
 import _places
 import _safe_text
 import _sources
@@ -93,15 +96,16 @@ def need_consent(plan: Plan, ready: Sequence[Filler], *, yes_spend: bool, max_ru
         )  # fmt: skip
     if yes_spend:
         return
-    partner = sorted({node for filler in ready for node in filler.prepared.partner})
-    if partner:
-        graph = ready[0].prepared.graph
-        classes = sorted({str(graph[node]["class_type"]) for node in partner if node in graph})
-        raise SkillError(
-            f"{plan.count} runs would each call partner nodes that cost credits: {', '.join(classes)[:200]}",
-            code="consent_needed", hint="ask the user, then add --yes-spend", flag="--yes-spend",
-            partner_nodes=partner, runs=plan.count,
-        )  # fmt: skip
+    paying = [filler for filler in ready if filler.prepared.partner]
+    if paying:
+        import _spending
+
+        nodes = {node for filler in paying for node in filler.prepared.partner}
+        prepared = paying[0].prepared._replace(partner=sorted(nodes))
+        servers = [filler.server for filler in paying if filler.server is not None]
+        raise _spending.consent_needed(
+            prepared, servers, f"{plan.count} runs would each call", runs=plan.count
+        )
     paid = [filler.server.url for filler in ready if filler.server is not None and is_paid(filler.server)]
     if paid and plan.count > FEW_PAID_RUNS:
         raise SkillError(
@@ -117,8 +121,8 @@ def is_paid(server: Dialect) -> bool:
     return server.api == "v2" and getattr(server, "surface", "") in ("cloud", "deployment")
 
 
-def plan_line(recipe: Recipe, name: str | None) -> dict[str, Any]:
-    """The first line of the journal: all that --resume and --report need, and no key."""
+def plan_line(recipe: Recipe, name: str | None, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """The first line of the journal: all that --resume and --report need, and no key. `files`: what the runs send."""
     source, wishes = recipe.source, recipe.wishes
     return {
         "version": 1,
@@ -142,7 +146,12 @@ def plan_line(recipe: Recipe, name: str | None) -> dict[str, Any]:
             "tiled_vae": wishes.tiled_vae,
         },
         "name": name,
+        "input_digests": sorted({_collect.file_digest(path) for path in files if not _is_picture(path)}),
     }
+
+
+def _is_picture(path: Path) -> bool:
+    return _media_metadata.image_facts(path).problem is None
 
 
 def rooted(filler: Filler) -> Recipe:
@@ -176,7 +185,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         kept = Wishes(
             dict(wishes["settings"]), files, [str(lora) for lora in wishes["loras"]], frozenset(wishes["force_links"]),
             bool(wishes["validate"]), bool(wishes["randomize_seed"]), bool(wishes["invert_mask"]),
-            bool(wishes.get("tiled_vae")),
+            bool(wishes.get("tiled_vae")), frozenset(str(digest) for digest in line.get("input_digests") or ()),
         )  # fmt: skip
         plan = Plan.from_json(line["plan"])
         uuid.UUID(plan.key)  # the prompt ids are made from it

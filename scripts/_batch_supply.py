@@ -147,6 +147,8 @@ class Supply:
             if self.batch.options.partner and not self.batch.options.retry_failed:
                 self.ends.leave(todo, prompt_id, "it was sent before, and the server shows no record of it")
                 return True
+            if todo.prompt_id is not None and prompt_id not in self._unanswered:
+                self.batch.tally.resubmitted.add(todo.run)
             return False
         flight.ours = False
         self.flights[prompt_id] = flight

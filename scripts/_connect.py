@@ -58,11 +58,13 @@ def connect(
     insecure: bool = False,
     probe: bool = True,
     need_key: bool = False,
+    named: bool = True,
 ) -> Dialect:
     """The server at an address (default: $COMFY_HOST, else this machine's; `demo` starts the demo server).
 
     `cloud` means Comfy Cloud, and so does `api="cloud"` without an address. With `probe`, an `auto` protocol is found
     out by asking; without, from the address alone. `need_key`: refuse at once when the cloud has been given no key.
+    `named` False: only a file names the server, and no key of the environment goes there.
     Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
     """
     host = (
@@ -74,7 +76,7 @@ def connect(
         host = _common.CLOUD_URL
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
-    key = _common.read_key(api_key, api_key_file, url)
+    key = _common.read_key(api_key, api_key_file, url, named=named)
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:
         _credentials.refuse_plain_http(url, access)
@@ -92,7 +94,7 @@ def connect(
     if api == "auto":
         found = _found_out(url, access, probe)
     server = dialect(url, access, found.api, demo=found.demo)
-    server.why = found.why
+    server.why, server.named = found.why, named
     return server
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import _places
@@ -54,6 +54,15 @@ def refuse_plain_http(url: str, access: Access) -> None:
     )
 
 
+def not_named(hosts: Sequence[str]) -> SkillError:
+    """The refusal to send a key to servers that no flag of this command names."""
+    flags = " ".join(f"--host {_safe_text.clean(host, 200)}" for host in hosts[:3])
+    return SkillError(
+        "a key is sent only to a server that the same command names",
+        hint=f"if the key may go there, add {flags or '--host'}",
+    )
+
+
 def parse_headers(lines: list[str]) -> dict[str, str]:
     """`Name: value` lines from the command line. Raises SkillError on a bad one; values are hidden from all output."""
     headers: dict[str, str] = {}
@@ -82,8 +91,11 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
     return headers
 
 
-def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | None:
-    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment."""
+def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: bool = True) -> str | None:
+    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment.
+
+    `named`: whether the user has named this server. One that only a file names gets no key of the environment.
+    """
     key = api_key
     if key is None and api_key_file:
         import _text_file
@@ -97,7 +109,7 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str) -> str | N
             ) from error
     environment = os.environ.get("COMFY_CLOUD_API_KEY")
     _safe_text.hide(environment)
-    if key is None and environment and is_cloud_host(url) and url.startswith("https://"):
+    if key is None and environment and named and is_cloud_host(url) and url.startswith("https://"):
         key = environment
     if key is None:
         return None

@@ -123,6 +123,7 @@ class Dialect(_common.Server, abc.ABC):
 
     api = "local"
     why = ""  # how this protocol was chosen
+    named = True  # by the user; else only by a file, and then no key goes there
     own_ids = True  # the client chooses the prompt id
     has_socket = True  # a WebSocket reports progress
     client_frames = True  # the socket carries only our own runs' frames

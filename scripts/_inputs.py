@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,20 @@ _TOLD: set[Path] = set()
 class Uploader:
     """Turns local files and outputs of earlier jobs into the values that a graph's inputs must hold."""
 
-    def __init__(self, server: Dialect | None, *, dry_run: bool = False, invert_mask: bool = False) -> None:
+    def __init__(
+        self,
+        server: Dialect | None,
+        *,
+        dry_run: bool = False,
+        invert_mask: bool = False,
+        known: frozenset[str] | None = None,
+    ) -> None:
+        """`known`: see `Wishes.known_files`."""
         # An inventory, which stands in for a server in a dry run, takes no files.
         self.server = server if isinstance(server, Dialect) else None
         self.dry_run = dry_run
         self.invert_mask = invert_mask
+        self.known = known
         self._sent: dict[str, FileRef] = {}
         self._local: dict[FileRef, Path] = {}
 
@@ -50,6 +60,12 @@ class Uploader:
         path = _places.expanded(given)
         self._check(path, kind)
         digest = _collect.file_digest(path)
+        if self.known is not None and not may_leave(path, digest, self.known):
+            raise SkillError(
+                f"{path} is not sent: only the journal names it, and its content is not one that the batch began with",
+                code="unsafe_upload", exit=Exit.UNSAFE,
+                hint="if the file is meant, begin a new batch whose command names it",
+            )  # fmt: skip
         if kind == "mask":
             ref = self._send_mask(path, digest, original)
         else:
@@ -158,6 +174,14 @@ class Uploader:
                 f"job {_safe_text.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
             )
         return wanted[0].ref
+
+
+def may_leave(path: Path, digest: str, known: Collection[str | None]) -> bool:
+    """Whether a file that only a receipt or a journal names may be sent: one whose content it knows, or a picture.
+
+    Such a file can come from anyone and name any file of this machine.
+    """
+    return digest in known or _media_metadata.image_facts(path).problem is None
 
 
 def hashed_name(name: str, digest: str) -> str:

@@ -98,17 +98,20 @@ class Job:
 def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str | None:
     """The key for partner nodes that goes with a graph: the one given, else the environment's where a node needs it.
 
-    Raises SkillError `consent_needed` when it would travel unencrypted to another machine.
+    Raises SkillError `consent_needed` when it would travel unencrypted to another machine, and misuse when only a file
+    names the server.
     """
     key = given or (os.environ.get("COMFY_PARTNER_KEY") if prepared.partner else None)
     _safe_text.hide(key)
     if key:
+        if not server.named:
+            raise _credentials.not_named([server.url])
         _credentials.refuse_plain_http(server.url, server.access)
     return key
 
 
 def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
-    """The graph with the ids and the extra data that go with it. Raises as `partner_key`."""
+    """The graph with the ids and the extra data that go with it. Raises SkillError as `partner_key` does."""
     extra: dict[str, Any] = {}
     if prepared.source.editor is not None:
         # The editor's own file travels along, so that a result dragged into ComfyUI opens with its layout.

@@ -7,8 +7,10 @@ loss, kill -9 in the middle of a write) is dropped and written over. A lock keep
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,12 +19,14 @@ from types import NoneType
 from typing import IO, Any
 
 import _file_lock
+import _safe_files
 import _safe_text
-import _text_file
 from _cli import Exit, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
+# What a batch writes into under this very name; its pages are replaced as a whole instead.
+WRITTEN = re.compile(r"(?i)\.batch\.lock|batch\.jsonl|run_\d+|.*\.part(\.json)?")
 # The disk is told to keep what was flushed this often (seconds), in a thread of its own: writers wait while it does.
 SYNC_PAUSE = 1.0
 # A disk that tells a file by another number each time must not keep us here for ever.
@@ -36,8 +40,10 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._file: IO[str] = self._opened(folder)
+        self._told_apart = False  # whether this disk's numbers tell one file from another
         for _ in range(MOST_TRIES):
-            if self._is_still_there():
+            self._told_apart = self._is_still_there()
+            if self._told_apart:
                 break
             # Between our opening and our locking its last owner took it away: that lock would keep nobody out.
             self._file.close()
@@ -49,7 +55,7 @@ class Lock:
 
     def _opened(self, folder: Path) -> IO[str]:
         """The lock file, open and locked. Raises SkillError `locked`."""
-        self._file = self._path.open("a+", encoding="utf-8")
+        self._file = _safe_files.open_file(self._path, "a+", encoding="utf-8")
         if self._take():
             return self._file
         self._file.seek(0)
@@ -94,6 +100,10 @@ class Lock:
 
     def release(self) -> None:
         """Let others in; the file goes away."""
+        if self._told_apart and not self._is_still_there():
+            # The folder was removed, and what is there now keeps others out of a newer one.
+            self._file.close()
+            return
         try:
             self._path.unlink()
         except PermissionError:
@@ -117,21 +127,36 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         if keep is not None:
-            with path.open("r+b") as file:
+            with _safe_files.open_file(path, "r+b") as file:
                 file.truncate(keep)
-        self._file = path.open("wb" if fresh else "ab")
+        self._file = _safe_files.open_file(path, "wb" if fresh else "ab")
+        self._told_apart = self._is_there()
         self._dirty = threading.Event()
         self._ended = threading.Event()
         self._closed = False
         self._syncer = threading.Thread(target=self._sync, name="journal", daemon=True)
         self._syncer.start()
 
+    def _is_there(self) -> bool:
+        return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
+
+    def gone(self) -> bool:
+        """Whether the file was removed or replaced since it was opened: what is written now is lost."""
+        try:
+            return not self._is_there() and self._told_apart
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError):
+            return False  # closed, or a disk that cannot say
+
     def write(self, event: str, **facts: Any) -> None:
-        """One line: {"event": event, ...}."""
+        """One line: {"event": event, ...}. Raises OSError; FileNotFoundError when the journal was removed."""
         line = _one_line({"event": event, **facts}).encode() + b"\n"
         with self._lock:
             if self._closed:
                 return
+            if self.gone():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             self._file.write(line)
             self._file.flush()
         self._dirty.set()
@@ -156,7 +181,8 @@ class Journal:
             self._closed = True
             with contextlib.suppress(OSError):
                 os.fsync(self._file.fileno())
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk, which the batch has reported
+                self._file.close()
         self._ended.set()
         self._dirty.set()
 
@@ -192,12 +218,25 @@ class Recorded:
 def begun(folder: Path) -> bool:
     """Whether a folder holds a batch. One whose plan did not even get onto the disk has sent nothing, and is none."""
     try:
-        with (folder / NAME).open("rb") as file:
-            return file.readline(MOST_LINE)[-1:] == b"\n"
+        with _safe_files.open_file(folder / NAME, "rb") as file:
+            return bytes(file.readline(MOST_LINE)[-1:]) == b"\n"
     except FileNotFoundError:
         return False
     except OSError:
         return True
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises SkillError `unsafe_folder` when something that a batch writes into is a link; the folder may be new."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if WRITTEN.fullmatch(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise SkillError(f"cannot read {folder}: {error.strerror}") from error
+    for name in sorted(names):
+        _safe_files.refuse_link(folder / name)
 
 
 def read(folder: Path) -> Recorded:
@@ -229,7 +268,7 @@ def read(folder: Path) -> Recorded:
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """(object, offset after it) of each line; None for what is torn or unreadable."""
     end = 0
-    with _text_file.open_file(path) as file:
+    with _safe_files.open_file(path, "rb") as file:
         while line := file.readline(MOST_LINE):
             end += len(line)
             value = None
@@ -303,4 +342,4 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
             recorded.left.setdefault(record.left_on, set()).add(record.prompt_id)
 
 
-__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "begun", "read"]
+__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "begun", "read", "refuse_links"]

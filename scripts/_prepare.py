@@ -33,7 +33,10 @@ FREE_CLASSES = frozenset(
 
 
 class Wishes(NamedTuple):
-    """What the user wants changed. `settings`: name -> text or typed value. `files`: (name, path, kind) to upload."""
+    """What the user wants changed. `settings`: name -> text or typed value. `files`: (name, path, kind) to upload.
+
+    `known_files`: None when the user's command names the files; else digests of those that a journal may name.
+    """
 
     settings: Mapping[str, Any] = {}
     files: Sequence[tuple[str, str, str]] = ()
@@ -43,6 +46,7 @@ class Wishes(NamedTuple):
     randomize_seed: bool = False
     invert_mask: bool = False
     tiled_vae: bool = False
+    known_files: frozenset[str] | None = None
 
 
 class Prepared(NamedTuple):
@@ -88,7 +92,9 @@ def prepare(
     if _placing.wants_upload(wishes.settings, wishes.files):
         import _inputs
 
-        uploader = _inputs.Uploader(server, dry_run=dry_run, invert_mask=wishes.invert_mask)
+        uploader = _inputs.Uploader(
+            server, dry_run=dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
+        )
         settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
         return Prepared(

@@ -103,12 +103,10 @@ def _uploads(receipt: Receipt) -> list[dict[str, str]]:
 
 
 def _may_leave(row: Mapping[str, Any]) -> bool:
-    """A receipt can come from anyone and name any file: what is sent is what it knows already, or a picture."""
-    if _collect.file_digest(Path(row["file"])) == row.get("sha256"):
-        return True
-    import _media_metadata
+    import _inputs
 
-    return _media_metadata.image_facts(Path(row["file"])).problem is None
+    path = Path(row["file"])
+    return _inputs.may_leave(path, _collect.file_digest(path), [row.get("sha256")])
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:

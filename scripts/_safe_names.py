@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import _safe_files
 import _safe_text
 from _cli import Exit, SkillError
 
@@ -124,7 +125,7 @@ def make_folder(path: Path, flag: str = "--output-dir") -> Path:
 
 def part_beside(target: Path) -> Path:
     """A temporary name in the folder of the final one, so that the last step is a rename."""
-    return target.parent / f".{os.urandom(8).hex()}.part"
+    return target.parent / _safe_files.part_name()
 
 
 @contextlib.contextmanager
@@ -193,11 +194,23 @@ def _removed_if_abandoned(part: Path) -> bool:
     return True
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left half-fetched in a folder and those in it. Only where nobody else writes."""
-    for part in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
-        if _PART.fullmatch(part.name):
-            part.unlink(missing_ok=True)
+def remove_parts(folder: Path, below: str = "") -> None:
+    """Remove what a killed process left half-fetched in a folder, and at any depth of its folders that match `below`.
+
+    No link is followed. Only where no other process writes.
+    """
+    _remove_parts_in(folder)
+    for top in folder.glob(below) if below else ():
+        for place, folders, _ in os.walk(top) if not _safe_files.is_link(top) else ():
+            folders[:] = [name for name in folders if not _safe_files.is_link(Path(place, name))]
+            _remove_parts_in(Path(place))
+
+
+def _remove_parts_in(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _PART.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:

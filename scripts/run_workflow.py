@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     if args.dry_run:
         return _dry_run(server, prepared, args, _options(args, output_dir))
     _need_known_nodes(prepared, server, args.workflow)
-    _need_consent(prepared, args)
+    _need_consent(prepared, server, args)
     options = _options(args, output_dir)
     return (
         _jobs.submit_only(server, prepared, options) if args.no_wait else _jobs.run(server, prepared, options)
@@ -233,7 +233,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     if args.dry_run:
         document = _dry_run(server, prepared, args, options)
         return document | {"differences": _reproduce.differences(receipt, server)}
-    _need_consent(prepared, args)
+    _need_consent(prepared, server, args)
     _safe_names.make_folder(output_dir)
     return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
 
@@ -296,17 +296,11 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     )
 
 
-def _need_consent(prepared: Any, args: argparse.Namespace) -> None:
-    if not prepared.partner or args.yes_spend:
-        return
-    classes = sorted({str(prepared.graph[node]["class_type"]) for node in prepared.partner})
-    raise SkillError(
-        f"this workflow calls {len(prepared.partner)} partner node(s) that cost credits: {', '.join(classes)[:200]}",
-        code="consent_needed",
-        hint="ask the user, then add --yes-spend",
-        flag="--yes-spend",
-        partner_nodes=prepared.partner,
-    )
+def _need_consent(prepared: Any, server: Any, args: argparse.Namespace) -> None:
+    if prepared.partner and not args.yes_spend:
+        import _spending
+
+        raise _spending.consent_needed(prepared, [server])
 
 
 def _save_graph(path: Path, graph: dict[str, Any]) -> None:

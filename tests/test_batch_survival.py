@@ -316,7 +316,7 @@ def test_no_run_with_a_partner_node_is_submitted_twice(
     assert (ran.code, ran.json["succeeded"], ran.json["failed"]) == (1, 2, 1)
     assert len(sent) == 3
     again = run("run_batch.py", "--resume", "out", "--retry-failed", "--yes-spend", "--partner-key", "comfyui-partner",
-                timeout=60)  # fmt: skip
+                "--host", demo.url, timeout=60)  # fmt: skip
     assert (again.code, again.json["run_states"]) == (0, {"success": 3}), again.out
 
 
@@ -327,6 +327,24 @@ def test_a_restarted_server_gets_its_lost_runs_again(run: Runner, demo: Demo, gr
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
     all_there(run, 10)
+    lost = {item["run"] for item in events(run.folder / "out", "lost")}
+    assert lost and json.loads(out)["resubmitted"] == len(lost)
+
+
+def test_runs_that_a_server_lost_between_two_sessions_are_counted(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    process = begin(run, demo, graph_file, 8)
+    wait_for(done(run, 2))
+    process.kill()
+    process.communicate()
+    demo.post("/demo/reset")  # its queue and its history are gone
+    demo.post("/demo/log/clear")
+    before = len(events(run.folder / "out", "submit")) - len(events(run.folder / "out", "finished"))
+    ran = run("run_batch.py", "--resume", "out")
+    assert (ran.code, ran.json["resubmitted"]) == (0, before), ran.out
+    again = run("run_batch.py", "--resume", "out")
+    assert again.code == 0 and "resubmitted" not in again.json
 
 
 def test_a_server_that_goes_away_ends_with_what_is_there_and_resumes_elsewhere(
