@@ -32,11 +32,11 @@ MOST_TEXT = 20_000
 LOOK_UP = 0.5
 
 TYPES = {
-    "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr svg apng",
+    "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr apng",
     "video": "mp4 webm mov mkv avi m4v mpg mpeg ogv",
     "audio": "wav mp3 flac ogg opus m4a aac aiff",
     "3d": "glb gltf obj fbx stl ply usdz usd splat ksplat spz",
-    "text": "txt json csv md srt vtt html xml yaml yml",
+    "text": "txt json csv md srt vtt html xml yaml yml svg",  # an SVG is a document that can hold a script
 }
 TYPE_BY_SUFFIX = {suffix: kind for kind, suffixes in TYPES.items() for suffix in suffixes.split()}
 
@@ -78,7 +78,7 @@ class Saved(NamedTuple):
         if self.reused:
             row["reused"] = True
         if self.renamed:
-            row["server_name"] = _safe_text.clean(_plain_name(self.output.ref), 200)
+            row["server_said"] = _safe_text.clean(_plain_name(self.output.ref), 200)
         if self.bytes == 0:
             row["note"] = "the file is empty on the server too"
         return row
@@ -281,7 +281,7 @@ class Collector:
     def _target(self, output: OutputFile) -> Path:
         """The wished-for path; two outputs of one run never share one, not even by case."""
         ref = output.ref
-        name = _safe_names.safe_name(re.split(r"[/\\]", _plain_name(ref))[-1])
+        name = _safe_names.file_name(re.split(r"[/\\]", _plain_name(ref))[-1])
         # Where a display name exists the subfolder is decoration (the cloud's).
         segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
         folder = _safe_names.folder_inside(self.root, segments)
