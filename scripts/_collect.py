@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 import _common
+import _room
+import _safe_files
 import _safe_names
 import _safe_text
 from _cli import Exit, SkillError
@@ -271,7 +273,8 @@ class Collector:
         part = _safe_names.part_beside(target)
         try:
             with _safe_names.held(part):
-                part.write_bytes(data)
+                with _safe_files.open_file(part, "wb") as file:
+                    file.write(data)
                 path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
@@ -321,7 +324,13 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
     validator: str | None = None
     offset, expected, attempt = 0, None, 0
     give_up = time.monotonic() + patience
-    with part.open("wb") as file:
+
+    def may_go_on(so_far: int) -> None:
+        if stopped():
+            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
+        _refuse_size(part.parent, so_far, expected)
+
+    with _safe_files.open_file(part, "wb") as file:
         while True:
             attempt += 1
             try:
@@ -338,10 +347,11 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             before = offset
             with response:
                 _refuse_page(response, ref)
+                _room.refuse_packed(response.headers)
                 offset = _start(response, file, offset)
                 validator = _validator(response)
                 expected = _expected(response, offset)
-                offset, whole = _copy(response, file, offset, stopped)
+                offset, whole = _copy(response, file, offset, may_go_on)
             if whole and expected in (None, offset):
                 return offset
             if offset > before and validator is not None:
@@ -405,28 +415,28 @@ def _validator(response: requests.Response) -> str | None:
 
 
 def _expected(response: requests.Response, offset: int) -> int | None:
-    """The whole file's length, when the answer says it in a way that can be trusted."""
+    """The whole file's length, when the answer says it."""
     length = response.headers.get("Content-Length")
-    if (
-        length is None
-        or not length.isdigit()
-        or response.headers.get("Content-Encoding", "identity") != "identity"
-    ):
-        return None
-    return offset + int(length)
+    return offset + int(length) if length is not None and length.isdigit() else None
+
+
+def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:
+    """Raises SkillError for a file that is too large, or for which the disk has no room."""
+    _room.refuse_too_large(max(offset, expected or 0))
+    left = _room.SPARE_BYTES if expected is None else max(expected - offset, 0)
+    _room.require(folder, left, "free some space, then fetch the files of this job again")
 
 
 def _copy(
-    response: requests.Response, file: Any, offset: int, stopped: Callable[[], bool]
+    response: requests.Response, file: Any, offset: int, may_go_on: Callable[[int], None]
 ) -> tuple[int, bool]:
-    """Copy what arrives: the new offset, and whether the body ended in good order."""
+    """Copy what arrives: the new offset, and whether the body ended in good order. `may_go_on` raises to end it."""
     import requests
     import urllib3
 
     pieces = _common.stream(response, PIECE)
     while True:
-        if stopped():
-            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
+        may_go_on(offset)
         try:
             piece = next(pieces, b"")
         except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError):
