@@ -154,6 +154,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="flat file names such as '{index:04d}_{seed}_{cfg}' (default: run_0000/…)",
     )
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
+    _flags.add_file_size_flag(group)
     group.add_argument(
         "--no-report", action="store_true", help="make no index.html, contact sheet and results.csv"
     )

@@ -1,7 +1,8 @@
 """Small things remembered between runs, in the user's cache folder: bounded, deletable, never needed.
 
-Level 1. A file that cannot be read or written is as good as absent. `COMFYUI_SKILL_CACHE` moves the folder; the
-value `off` (or --no-cache) turns it off.
+Level 1. A file that cannot be read or written is as good as absent, and so is a folder that others may write into.
+What is read is data: no program and no byte code. `COMFYUI_SKILL_CACHE` moves the folder; the value `off` (or
+--no-cache) turns it off.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import _cli
 import _places
+import _safe_files
+from _cli import SkillError
 
 MOST_FILES = 64
+MOST_CHARACTERS = 100_000_000
 _off = False
+_warned = False
 
 
 def turn_off() -> None:
@@ -29,6 +35,34 @@ def folder() -> Path | None:
     return None if _off else _places.cache_folder()
 
 
+def group(name: str, *, make: bool = False) -> Path | None:
+    """The folder of a group of files, or None: without a cache, when it is absent, or when others may write there."""
+    root = folder()
+    if root is None:
+        return None
+    path = root / name
+    try:
+        if make:
+            # A folder that the user has named may be shared with others on purpose: its rights are not changed.
+            _places.make_private(root, tighten=_places.VARIABLE not in os.environ)
+            if _places.is_private(root):
+                _places.make_private(path)
+        if _places.is_private(root) and not _safe_files.is_link(path) and _places.is_private(path):
+            return path
+        if root.exists() and not _places.is_private(root):
+            _warn(root)
+    except OSError:
+        pass
+    return None
+
+
+def _warn(root: Path) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        _cli.warn(f"the cache folder {root} is not used: other users may write into it, or it is not yours")
+
+
 def slug(text: str) -> str:
     """A short file name for any text: readable start, then a digest."""
     import hashlib
@@ -39,37 +73,37 @@ def slug(text: str) -> str:
 
 def recall(name: str) -> Any:
     """The value kept under a name, or None."""
-    root = folder()
-    if root is None:
+    place = group(name.partition("/")[0])
+    if place is None:
         return None
     try:
-        with (root / f"{name}.json").open(encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError, RecursionError):
+        with _safe_files.open_file(place / _file(name), "r", encoding="utf-8") as file:
+            return json.loads(file.read(MOST_CHARACTERS))
+    except (OSError, ValueError, RecursionError, SkillError):
         return None
 
 
 def keep(name: str, value: Any) -> None:
     """Keep a JSON value under a name (`group/slug`); the group's oldest files go when it grows beyond its bound."""
-    root = folder()
-    if root is None:
+    place = group(name.partition("/")[0], make=True)
+    if place is None:
         return
-    import tempfile
-
-    target = root / f"{name}.json"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+        temporary, file = _safe_files.create_part(place)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(value, file)
-            Path(temporary).replace(target)
+            with file:
+                file.write(json.dumps(value).encode())
+            temporary.replace(place / _file(name))
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        _bound(target.parent)
+        _bound(place)
     except (OSError, ValueError, TypeError):
         return
+
+
+def _file(name: str) -> str:
+    return f"{name.partition('/')[2]}.json"
 
 
 def _bound(group: Path) -> None:

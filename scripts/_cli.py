@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import _bytecode  # noqa: F401  (first: the rooms after it are kept compiled)
 import _json_text
 from _safe_text import clean, redact, shell_words
 from _signals import Terminated, say_again

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 import _common
+import _room
+import _safe_files
 import _safe_names
 import _safe_text
 from _cli import Exit, SkillError
@@ -32,11 +34,11 @@ MOST_TEXT = 20_000
 LOOK_UP = 0.5
 
 TYPES = {
-    "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr svg apng",
+    "image": "png jpg jpeg webp gif bmp tif tiff avif heic exr hdr apng",
     "video": "mp4 webm mov mkv avi m4v mpg mpeg ogv",
     "audio": "wav mp3 flac ogg opus m4a aac aiff",
     "3d": "glb gltf obj fbx stl ply usdz usd splat ksplat spz",
-    "text": "txt json csv md srt vtt html xml yaml yml",
+    "text": "txt json csv md srt vtt html xml yaml yml svg",  # an SVG is a document that can hold a script
 }
 TYPE_BY_SUFFIX = {suffix: kind for kind, suffixes in TYPES.items() for suffix in suffixes.split()}
 
@@ -78,7 +80,7 @@ class Saved(NamedTuple):
         if self.reused:
             row["reused"] = True
         if self.renamed:
-            row["server_name"] = _safe_text.clean(_plain_name(self.output.ref), 200)
+            row["server_said"] = _safe_text.clean(_plain_name(self.output.ref), 200)
         if self.bytes == 0:
             row["note"] = "the file is empty on the server too"
         return row
@@ -271,7 +273,8 @@ class Collector:
         part = _safe_names.part_beside(target)
         try:
             with _safe_names.held(part):
-                part.write_bytes(data)
+                with _safe_files.open_file(part, "wb") as file:
+                    file.write(data)
                 path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
@@ -281,7 +284,7 @@ class Collector:
     def _target(self, output: OutputFile) -> Path:
         """The wished-for path; two outputs of one run never share one, not even by case."""
         ref = output.ref
-        name = _safe_names.safe_name(re.split(r"[/\\]", _plain_name(ref))[-1])
+        name = _safe_names.file_name(re.split(r"[/\\]", _plain_name(ref))[-1])
         # Where a display name exists the subfolder is decoration (the cloud's).
         segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
         folder = _safe_names.folder_inside(self.root, segments)
@@ -321,7 +324,13 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
     validator: str | None = None
     offset, expected, attempt = 0, None, 0
     give_up = time.monotonic() + patience
-    with part.open("wb") as file:
+
+    def may_go_on(so_far: int) -> None:
+        if stopped():
+            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
+        _refuse_size(part.parent, so_far, expected)
+
+    with _safe_files.open_file(part, "wb") as file:
         while True:
             attempt += 1
             try:
@@ -338,10 +347,11 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             before = offset
             with response:
                 _refuse_page(response, ref)
+                _room.refuse_packed(response.headers)
                 offset = _start(response, file, offset)
                 validator = _validator(response)
                 expected = _expected(response, offset)
-                offset, whole = _copy(response, file, offset, stopped)
+                offset, whole = _copy(response, file, offset, may_go_on)
             if whole and expected in (None, offset):
                 return offset
             if offset > before and validator is not None:
@@ -405,28 +415,28 @@ def _validator(response: requests.Response) -> str | None:
 
 
 def _expected(response: requests.Response, offset: int) -> int | None:
-    """The whole file's length, when the answer says it in a way that can be trusted."""
+    """The whole file's length, when the answer says it."""
     length = response.headers.get("Content-Length")
-    if (
-        length is None
-        or not length.isdigit()
-        or response.headers.get("Content-Encoding", "identity") != "identity"
-    ):
-        return None
-    return offset + int(length)
+    return offset + int(length) if length is not None and length.isdigit() else None
+
+
+def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:
+    """Raises SkillError for a file that is too large, or for which the disk has no room."""
+    _room.refuse_too_large(max(offset, expected or 0))
+    left = _room.SPARE_BYTES if expected is None else max(expected - offset, 0)
+    _room.require(folder, left, "free some space, then fetch the files of this job again")
 
 
 def _copy(
-    response: requests.Response, file: Any, offset: int, stopped: Callable[[], bool]
+    response: requests.Response, file: Any, offset: int, may_go_on: Callable[[int], None]
 ) -> tuple[int, bool]:
-    """Copy what arrives: the new offset, and whether the body ended in good order."""
+    """Copy what arrives: the new offset, and whether the body ended in good order. `may_go_on` raises to end it."""
     import requests
     import urllib3
 
     pieces = _common.stream(response, PIECE)
     while True:
-        if stopped():
-            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
+        may_go_on(offset)
         try:
             piece = next(pieces, b"")
         except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError):

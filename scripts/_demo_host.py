@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _programs
 from _cli import Exit, SkillError
 
 SCRIPT = Path(__file__).resolve().parent / "demo_server.py"
@@ -28,7 +29,12 @@ def start(options: list[str] | None = None) -> str:
     said = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the child)
     try:
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, **_apart()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=_programs.environment(),
+            **_apart(),
         )
     except OSError as error:
         raise SkillError(

@@ -73,7 +73,7 @@ def _output_of(words: Sequence[str], limit: float) -> bytes:
 
     from _hardware_tools import kill_tree
 
-    environment = _bare_environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
+    environment = _programs.environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
     # A file, not a pipe: a grandchild that keeps a pipe open would block the reader for ever.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -118,7 +118,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
             hint="python3 -m pip install comfy-cli, or --via manager",
         )  # fmt: skip
     _programs.refuse_batch_file(comfy, words[1:], "install comfy-cli with pipx or uv, which bring comfy.exe")
-    environment = _bare_environment() | _token(token_host)
+    environment = _programs.environment() | _token(token_host)
     try:
         done = subprocess.run(
             [comfy, *words[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -141,14 +141,6 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
 def _end_of(output: bytes) -> str:
     text = _safe_text.clean(output.decode("utf-8", "replace")).strip()
     return text if len(text) <= SAID else "…" + text[-SAID:]
-
-
-def _bare_environment() -> dict[str, str]:
-    """Our environment without the keys that a child has no business with."""
-    secret = {"COMFY_CLOUD_API_KEY", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "COMFY_API_KEY"}
-    for names in _deps_catalog.TOKENS.values():
-        secret.update(names)
-    return {name: value for name, value in os.environ.items() if name not in secret}
 
 
 def _token(host: str | None) -> dict[str, str]:

@@ -77,10 +77,10 @@ def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]
 
 def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
     workspace = _places.expanded(args.workspace) if args.workspace else None
-    folder = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
+    place = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
     return Ways(
-        args.via, asked.server, asked.find_manager(), folder, workspace, allowed, args.allow_pickle,
-        _deps_place.comfy_acts_here(asked.server, args.workspace),
+        args.via, asked.server, asked.find_manager(), place.folder if place else None, workspace, allowed,
+        args.allow_pickle, _deps_place.comfy_acts_here(asked.server, args.workspace), place.by if place else "flag",
     )  # fmt: skip
 
 

@@ -5,37 +5,55 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _deps_comfy
 import _deps_match
 import _places
+from _catalog import MODEL_SUFFIXES
 from _cli import SkillError
-from _safe_names import safe_name
+from _safe_names import file_name, safe_name
+from _safe_text import clean
+
+SERVER = "server"
+# Besides the files that keep any name: what loaders of node packs take for models, vocabularies and settings.
+MODEL_FILES = MODEL_SUFFIXES | {
+    ".joblib", ".pt2", ".engine", ".trt", ".tflite", ".h5", ".pb", ".msgpack", ".model", ".tiktoken", ".vocab",
+    ".mlmodel", ".caffemodel", ".prototxt", ".param", ".yaml",
+}  # fmt: skip
 
 
-def models_folder(server: Any, given: str | None, workspace: str | None) -> Path | None:
+class Place(NamedTuple):
+    """The models folder and who named it: `flag`, `comfy-cli` or `server`."""
+
+    folder: Path
+    by: str
+
+
+def models_folder(server: Any, given: str | None, workspace: str | None) -> Place | None:
     """The models folder: the flag's, the workspace's, that of a server on this machine, comfy-cli's; None when unknown.
 
-    Raises SkillError (exit 2) when a flag names a folder that is not there.
+    What answers at an address of this machine may be a tunnel or a container, so a folder that only the server names
+    is marked as such. Raises SkillError (exit 2) when a flag names a folder that is not there.
     """
     if given:
         path = _places.expanded(given)
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--models-dir wants ComfyUI's models folder")
-        return path
+        return Place(path.resolve(), "flag")
     if workspace:
         path = _places.expanded(workspace) / "models"
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--workspace wants ComfyUI's own folder")
-        return path
+        return Place(path.resolve(), "flag")
     if not is_here(server):
         return None
-    for candidate in (_of_server(server), _of_comfy()):
-        if candidate is not None and candidate.is_dir():
-            return candidate
-    return None
+    named, known = _of_server(server), _of_comfy()
+    if named is not None and named.is_dir():
+        confirmed = known is not None and known.resolve() == named.resolve()
+        return Place(named.resolve(), "comfy-cli" if confirmed else SERVER)
+    return Place(known.resolve(), "comfy-cli") if known is not None and known.is_dir() else None
 
 
 def is_here(server: Any) -> bool:
@@ -66,11 +84,17 @@ def _of_server(server: Any) -> Path | None:
     words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []
     for index, word in enumerate(words):
         if word == "--base-directory" and index + 1 < len(words):
-            return Path(words[index + 1]) / "models"
+            return _models_below(words[index + 1])
         if word.startswith("--base-directory="):
-            return Path(word.partition("=")[2]) / "models"
+            return _models_below(word.partition("=")[2])
     main = Path(words[0]) if words else Path()
-    return main.parent / "models" if main.is_absolute() and main.name == "main.py" else None
+    return _models_below(str(main.parent)) if main.name == "main.py" else None
+
+
+def _models_below(base: str) -> Path | None:
+    """The models folder of a base folder; None for one that is relative or cannot be shown as it is."""
+    shown = clean(base) == base and Path(base).is_absolute()
+    return Path(base) / "models" if shown else None
 
 
 def _of_comfy() -> Path | None:
@@ -90,7 +114,15 @@ def segments(path: str) -> list[str]:
 
 
 def target(folder: str, filename: str) -> str:
-    """The path below the models folder, with forward slashes. Raises SkillError for a path that could lead elsewhere."""
+    """The path below the models folder, with forward slashes.
+
+    Raises SkillError for a path that could lead elsewhere, and for a file that no loader takes for a model (`x.py`).
+    """
+    suffix = f".{filename.rpartition('.')[2].lower()}"
+    if suffix not in MODEL_FILES and file_name(filename) != filename:
+        raise SkillError(
+            f"{filename!r} is not the name of a model file", hint="rename the model in the workflow"
+        )
     return "/".join([*segments(folder), *segments(filename)])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _deps_next
+import _room
 import _safe_text
 from _deps import MISSING, Check
 from _install_plan import Step
@@ -80,6 +81,7 @@ def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
         words += [flag, value] if value else []
     words += ["--via", args.via] if args.via != "auto" else []
     words += [word for host in args.allow_host for word in ("--allow-host", host)]
+    words += _room.flag_words()
     return [*words, *(["--allow-pickle"] if args.allow_pickle else [])]
 
 
@@ -87,7 +89,7 @@ def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str])
     """A plan with the flags that unblock more of it: only shown, since consent is the user's to give."""
     if not again or not consents or doable:
         return []
-    words = [word for flag in consents for word in flag.split(" ")]
+    words = [word for flag in consents for word in flag.split(" ", 1)]
     return [_deps_next.command("auto_fix_deps.py", *again, *words, "--dry-run")]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import _deps_file_check
 import _deps_hosts
 import _deps_origin
 import _deps_report
+import _room
 import _safe_text
 from _cli import Exit, SkillError
 from _deps_hosts import AllowedHosts
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from _session import SecureSession
 
 PIECE = 1 << 20
-SPARE_BYTES = 256 << 20
 ATTEMPTS = 5
 TIMEOUT = (15.0, 60.0)
 
@@ -182,6 +181,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
             f"{_deps_hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
             exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
         )  # fmt: skip
+    _room.refuse_packed(response.headers)
     if status == 206:
         start, total = _range_of(response)
         if start != part.size:
@@ -196,8 +196,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
     else:
         part.restart()
         length = response.headers.get("Content-Length", "")
-        encoded = response.headers.get("Content-Encoding", "identity") not in ("", "identity")
-        part.total = int(length) if length.isdigit() and not encoded else None
+        part.total = int(length) if length.isdigit() else None
     part.remember(response)
 
 
@@ -209,13 +208,9 @@ def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
 
 
 def _check_space(folder: Path, part: Part) -> None:
-    free = shutil.disk_usage(folder).free
-    needed = (part.total - part.size if part.total is not None else 0) + SPARE_BYTES
-    if free < needed:
-        raise SkillError(
-            f"the disk has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed", code="disk_full",
-            exit=Exit.FAILED, hint="free some space, or give another --models-dir",
-        )  # fmt: skip
+    _room.refuse_too_large(max(part.size, part.total or 0), _room.MOST_MODEL_BYTES)
+    left = part.total - part.size if part.total is not None else 0
+    _room.require(folder, left + _room.SPARE_BYTES, "free some space, or give another --models-dir")
 
 
 def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
@@ -227,7 +222,7 @@ def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
                 part.drop()
                 raise _corrupt(wanted, wrong)
         part.add(piece)
-        if count % 256 == 255:
+        if count % 16 == 15:
             _check_space(wanted.target.parent, part)
         if time.monotonic() - said > 2.0:
             said = time.monotonic()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import _file_lock
+import _safe_files
 import _safe_names
 from _cli import Exit, SkillError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import requests
 
 PIECE = 1 << 20
+MOST_NOTE = 1 << 16
 
 
 class Wanted(NamedTuple):
@@ -52,7 +54,8 @@ class Part:
         Afterwards what holds nothing, or nothing of use, is removed.
         """
         try:
-            with self.path.open("ab+") as file:
+            # The names can be known before, and then be links to files of the user.
+            with _safe_files.open_file(self.path, "ab+") as file:
                 _lock(file, self.wanted.target)
                 # Whoever held the lock before may have given this very file its final name.
                 refuse_existing(self.wanted.target)
@@ -71,8 +74,9 @@ class Part:
 
     def _kept_note(self) -> str | None:
         try:
-            kept = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with _safe_files.open_file(self.note, "r", encoding="utf-8") as file:
+                kept = json.loads(file.read(MOST_NOTE))
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
             return None
@@ -97,7 +101,8 @@ class Part:
         self.etag = etag if etag and not etag.startswith("W/") else None
         self.stated_sha256 = stated_hash(response) or self.stated_sha256
         if self.etag:
-            self.note.write_text(json.dumps({"url": self.wanted.url, "etag": self.etag}), encoding="utf-8")
+            with _safe_files.open_file(self.note, "w", encoding="utf-8") as file:
+                json.dump({"url": self.wanted.url, "etag": self.etag}, file)
 
     def add(self, piece: bytes) -> None:
         assert self._file is not None
@@ -124,7 +129,7 @@ class Part:
 
 def refuse_existing(target: Path) -> None:
     """Raises SkillError when the file is there: none is ever replaced."""
-    if target.exists():
+    if os.path.lexists(target):
         raise SkillError(
             f"{target} is there already; nothing was replaced", code="already_there", exit=Exit.FAILED,
             hint="move it away to download it again",

@@ -19,6 +19,7 @@ COMMON_INPUTS = frozenset(
     "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
     "checkpoint batch-size batch_size length fps".split()
 )
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SECRET_FLAG = re.compile(
     r"(?<!\S)(-[\w-]*(?:key|token|secret|passw|header|auth|cookie)[\w-]*)[= ]+(?!-).+", re.I
 )
@@ -80,6 +81,15 @@ def natural(text: str) -> int:
     return _whole(text, 0)
 
 
+def size(text: str) -> int:
+    """A number of bytes, written as 500MB or 20GB, as an argparse type."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?B)?", text.strip().upper())
+    value = int(float(match[1]) * _BYTES[match[2] or "B"]) if match else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
+    return value
+
+
 def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
@@ -139,6 +149,16 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
     )
     group.add_argument("--ca-bundle", metavar="FILE", help="certificate authorities to trust, as PEM")
     group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+
+
+def add_file_size_flag(parser: argparse._ActionsContainer, usual: str = "16GB") -> None:
+    """--max-file-size: `_room.allow` takes its value."""
+    parser.add_argument(
+        "--max-file-size",
+        type=size,
+        metavar="SIZE",
+        help=f"refuse larger files, such as 500MB or 40GB (default: {usual})",
+    )
 
 
 def add_quiet_flag(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def _ask_one(name: str, words: list[str], limit_s: float, answers: dict[str, Ans
 
 def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     # English output where the tool can be asked for it.
-    environment = dict(os.environ, LC_ALL="C", LANG="C")
+    environment = _programs.environment() | {"LC_ALL": "C", "LANG": "C"}
     return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -110,6 +110,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=_programs.environment(),
             check=False,
         )
     else:

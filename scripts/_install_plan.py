@@ -5,6 +5,7 @@ Registry ids alone are installed, downloads come from allowed hosts alone; nothi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from _deps_registry import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
+SERVERS_WORD = "only the server says that its models are there: a person must look at the folder first"
 NO_FOLDER = "where the server keeps its models is not known: give --models-dir"
 
 
@@ -75,6 +77,7 @@ class Ways(NamedTuple):
     allowed: AllowedHosts
     allow_pickle: bool = False
     comfy: bool = False
+    folder_by: str = "flag"
 
 
 def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[Step]:
@@ -207,8 +210,13 @@ def _model_step(item: Item, ways: Ways) -> Step:
         return step._replace(blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)
     step = step._replace(
-        how=how, blocked=blocked_by, lacks="--models-dir DIR" if blocked_by == NO_FOLDER else None
+        how=how,
+        blocked=blocked_by,
+        lacks="--models-dir DIR" if blocked_by == NO_FOLDER else None,
+        consent=f"--models-dir {ways.models_folder}" if blocked_by == SERVERS_WORD else None,
     )
+    if ways.models_folder is not None and (how == DOWNLOAD or blocked_by == SERVERS_WORD):
+        step = step._replace(facts={**facts, "file": str(_place_of(ways.models_folder, step))})
     order = manager_order(ways, step) if how == MANAGER else None
     # The Manager downloads from the address in its own list, so that is the one to show.
     return step._replace(url=str(order["url"]), sha256=None) if order is not None else step
@@ -218,12 +226,12 @@ def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
         return None, "the service's models are fixed: only a server of one's own can be extended"
     if ways.via == "auto" and ways.models_folder is not None:
-        if (ways.models_folder / (step.relative or "")).exists():
+        if os.path.lexists(_place_of(ways.models_folder, step)):
             return (
                 None,
                 "a file of that name is in the models folder, but the server does not list it: restart it, or see its paths",
             )
-        return DOWNLOAD, None
+        return (None, SERVERS_WORD) if ways.folder_by == _deps_place.SERVER else (DOWNLOAD, None)
     if ways.via == COMFY:
         if not ways.comfy:
             return (
@@ -238,6 +246,12 @@ def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.via == MANAGER:
         return None, "the server has no ComfyUI-Manager that answers"
     return None, NO_FOLDER
+
+
+def _place_of(models_folder: Path, step: Step) -> Path:
+    """Where the file of a step really lands: links on the way to it are followed, as many people keep models on another disk."""
+    path = models_folder / (step.relative or "")
+    return path.parent.resolve() / path.name
 
 
 def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
@@ -293,7 +307,7 @@ def totals(steps: Sequence[Step], ways: Ways) -> dict[str, Any]:
     if unknown:
         document["sizes_unknown"] = unknown
     if ways.models_folder is not None:
-        document["models_folder"] = str(ways.models_folder)
+        document |= {"models_folder": str(ways.models_folder), "models_folder_by": ways.folder_by}
         free = document["free_bytes"] = _deps_place.free_bytes(ways.models_folder)
         if free is not None and document["bytes"] > free:
             document["fits"] = False

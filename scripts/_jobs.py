@@ -462,16 +462,17 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
     elif options.save_previews is not None and job.previews_wanted:
         try:
             job.previews.append(_save_preview(job, frame, options.save_previews))
-        except OSError as error:
+        except SkillError as error:
             # A full disk: pictures on the way are no reason to lose the job.
             job.previews_wanted = False
-            _cli.warn(f"previews are no longer saved: {error.strerror or error}")
+            _cli.warn(f"previews are no longer saved: {error.message}")
 
 
 def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:
     name = f"{job.prompt_id[:8]}_node{frame.node or 'x'}_{len(job.previews):04d}{frame.suffix}"
     path = folder / _safe_names.safe_name(name)
-    path.write_bytes(frame.image)
+    # By rename, since a link of that name could be there.
+    _safe_names.write_whole(path, frame.image)
     return path
 
 

@@ -267,7 +267,8 @@ class Monitor:
         )
         shown.previews += 1
         path = self.previews / _safe_names.safe_name(name)
-        path.write_bytes(frame.image)
+        # By rename, since a link of that name could be there.
+        _safe_names.write_whole(path, frame.image)
         self.view.preview(shown, path, len(frame.image))
 
     def _end(self, state: JobState) -> None:

@@ -30,11 +30,10 @@ def remember(url: str, prompt_id: str) -> None:
 
 def _opened(url: str) -> int | None:
     """The file to append to, shortened when it has grown (a batch opens it once); None without a cache."""
-    root = _cache.folder()
-    if root is None:
+    place = _cache.group("ours", make=True)
+    if place is None:
         return None
-    path = root / "ours" / f"{_cache.slug(url)}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = place / f"{_cache.slug(url)}.txt"
     if path.exists() and path.stat().st_size > MOST_BYTES:
         kept = path.read_text(encoding="utf-8").splitlines()[-1000:]
         path.write_text("\n".join(kept) + "\n", encoding="utf-8")
@@ -43,10 +42,10 @@ def _opened(url: str) -> int | None:
 
 def known(url: str) -> set[str]:
     """The prompt ids that were submitted from here."""
-    root = _cache.folder()
-    if root is None:
+    place = _cache.group("ours")
+    if place is None:
         return set()
     try:
-        return set((root / "ours" / f"{_cache.slug(url)}.txt").read_text(encoding="utf-8").splitlines())
+        return set((place / f"{_cache.slug(url)}.txt").read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError):
         return set()

@@ -6,6 +6,7 @@ Level 0. `COMFYUI_SKILL_CACHE` moves it; the value `off` turns it off.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -49,6 +50,30 @@ def cache_folder() -> Path | None:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or _below_home(".cache")
     return Path(base) / "comfyui-skill" if base else None
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is this user's and no other user may write into it. Windows keeps it so below the user's profile."""
+    if not hasattr(os, "geteuid"):
+        return folder.is_dir()
+    try:
+        # A link in a folder that others may write could be theirs, whatever it points at.
+        entries = folder.lstat(), folder.stat()
+    except OSError:
+        return False
+    ours = all(entry.st_uid == os.geteuid() for entry in entries)
+    return ours and stat.S_ISDIR(entries[1].st_mode) and not entries[1].st_mode & 0o022
+
+
+def make_private(folder: Path, *, tighten: bool = True) -> bool:
+    """Make a folder for this user alone; whether it is one. `tighten`: take write access from others where it is ours.
+
+    Raises OSError when it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if tighten and hasattr(os, "geteuid") and folder.stat().st_uid == os.geteuid() and not is_private(folder):
+        folder.chmod(0o700)
+    return is_private(folder)
 
 
 def _below_home(*parts: str) -> str | None:

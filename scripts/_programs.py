@@ -1,12 +1,13 @@
-"""Programs of this machine: where they are, and whether Windows can be trusted to start them with these words.
+"""Programs of this machine: where they are, what they see of the environment, and which words Windows hands to them.
 
-Level 0. On Windows both `shutil.which` and the system look into the current folder first, and that may be anyone's:
-a download folder, a cloned repository.
+Level 0. On Windows both `shutil.which` and the system look into the current folder first, and so does every system
+where PATH has an empty or relative entry. That folder may be anyone's: a download folder, a cloned repository.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,23 +15,40 @@ from pathlib import Path
 import _cli
 
 BATCH_SUFFIXES = (".bat", ".cmd")
+# Names of variables that hold keys; which ones a user has set cannot be known, so they are recognised by their words.
+_SECRET = re.compile(
+    r"key(?!board|map|timeout)|token|secret|passw|passphrase|credential|authorization|cookie|_(pwd|pat|auth)$",
+    re.IGNORECASE,
+)
 _FOR_CMD = frozenset('&|<>^"%!()\r\n')
 
 
 def find(name: str, places: Iterable[str | Path] = ()) -> str | None:
     """The path of a program on PATH, else in one of `places`; None when it is nowhere."""
-    path = os.environ.get("PATH", "").split(os.pathsep)
-    found = find_by_ending(name, path, _endings()) if os.name == "nt" else shutil.which(name)
-    for place in places:
-        found = found or within(place, name)
-    return found
+    for folder in [*os.environ.get("PATH", "").split(os.pathsep), *places]:
+        found = within(folder, name)
+        if found is not None:
+            return found
+    return None
 
 
 def within(folder: str | Path, name: str) -> str | None:
-    """The path of a program that lies in this folder, or None."""
+    """The path of a program that lies in this folder, or None; always None for a folder that is not absolute."""
     if os.name == "nt":
         return find_by_ending(name, [str(folder)], _endings())
-    return shutil.which(name, path=str(folder))
+    found = shutil.which(name, path=str(folder))
+    return found if found is not None and Path(found).is_absolute() else None
+
+
+def environment() -> dict[str, str]:
+    """Our environment as every child gets it: without keys, and with the absolute entries of PATH alone."""
+    values = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    if "PATH" in values:
+        entries = values["PATH"].split(os.pathsep)
+        values["PATH"] = os.pathsep.join(
+            entry for entry in entries if Path(entry.strip().strip('"')).is_absolute()
+        )
+    return values
 
 
 def _endings() -> list[str]:

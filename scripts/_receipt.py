@@ -34,7 +34,7 @@ def write(
     document: Mapping[str, Any],
 ) -> Path:
     """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
-    path = options.output_dir / f"{_safe_names.safe_name(job.prompt_id)}.json"
+    path = options.output_dir / _safe_names.file_name(f"{job.prompt_id}.json")
     receipt = {
         "receipt": 1,
         "prompt_id": job.prompt_id,

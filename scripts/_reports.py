@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import _collect
 import _places
+import _room
 import _safe_names
 import _safe_text
 from _cli import SkillError
@@ -50,7 +51,7 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
         "--include-previews": options.include_previews,
         "--receipt": options.receipt,
     }
-    flags = [flag for flag, given in wanted.items() if given]
+    flags = [*(flag for flag, given in wanted.items() if given), *_room.flag_words()]
     where = ["--output-dir", options.output_dir]
     return command("run_workflow.py", "--resume", prompt_id, *where, *flags, *server_words(server))
 

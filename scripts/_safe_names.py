@@ -38,6 +38,27 @@ LEAST_NAME = 24
 _HELD_BY_ANOTHER = (5, 32, 33)
 PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 MOST_TRIES = 50
+# Only files of these types keep their name: nothing in them runs when somebody opens them with a click or when a tool
+# finds them in its folder. A browser runs what HTML and SVG hold, and readers of .pt, .pkl and .blend run code.
+KEPT_SUFFIXES = frozenset(
+    (
+        "png jpg jpeg jxl webp gif bmp tga tif tiff avif heic heif exr hdr dds apng pbm pgm ppm pfm "
+        "mp4 webm mov mkv avi m4v mpg mpeg ogv wav mp3 flac ogg oga opus m4a aac aif aiff mid "
+        "glb gltf obj mtl fbx dae stl ply 3mf bvh vdb pcd usdz usd usda usdc splat ksplat spz sog "
+        "txt csv tsv json jsonl srt vtt lrc latent safetensors sft gguf onnx npy npz cube zip bin dat"
+    ).split()
+)
+HARMLESS = ".txt"
+# Names of the kept types that tools read by themselves when they are in their folder.
+_READ_BY_TOOLS = re.compile(
+    r"(package|(npm)?package-?lock|npm-shrinkwrap|composer|bower|tsconfig|jsconfig|deno|lerna|nx|turbo|biome|angular|project"
+    r"|vercel|now|netlify|firebase|wrangler|renovate|nodemon|app|manifest|pyrightconfig|babel|jest|webpack|rollup|vite"
+    r"|prettier|eslint|stylelint|tslint|swcrc|api-extractor|launchsettings|appsettings|global|vcpkg|cmake(user)?presets"
+    r"|cmakelists|conan|requirements|constraints|runtime|devcontainer|docker|daemon|mcp|settings|launch|tasks|keybindings"
+    r"|extensions?|opencode|claude|claude_desktop_config|agents?|gemini|gemini-extension|copilot|codex|cursor|windsurf"
+    r"|cline|roo|aider|skills?|hooks|plugin|marketplace|permissions|config|batch)"
+    r"([._-][a-z]+)*\.(txt|json|jsonl)"
+)
 _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$")
 
 
@@ -50,6 +71,23 @@ def safe_name(name: str) -> str:
     if _RESERVED.match(text):
         text = "_" + text
     return _shortened(text) or "file"
+
+
+def file_name(name: str) -> str:
+    """As `safe_name`, for a file that arrives: a name under which nothing runs it and no tool reads it by itself.
+
+    A type that is not in KEPT_SUFFIXES gets `.txt` behind its name (`page.html.txt`), and a name that tools look for gets
+    `_` before it (`_package.json`).
+    """
+    text = safe_name(name)
+    suffix = text.rpartition(".")[2] if "." in text else ""
+    return unread(text if suffix.lower() in KEPT_SUFFIXES else _shortened(text + HARMLESS))
+
+
+def unread(name: str) -> str:
+    """The name, with `_` before it when tools read a file of that name by themselves."""
+    plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return f"_{name}" if _READ_BY_TOOLS.fullmatch(plain) else name
 
 
 def _shortened(text: str) -> str:
@@ -75,7 +113,7 @@ def fitted(folder: Path, name: str, most: int | None = MOST_PATH) -> str:
     stem, dot, suffix = name.rpartition(".")
     ending = f".{suffix}" if dot and len(suffix) <= 10 else ""
     stem = stem if ending else name
-    return stem[: room - len(ending)].rstrip(". ") + ending
+    return unread(stem[: room - len(ending)].rstrip(". ") + ending)
 
 
 def safe_relative(path: str) -> list[str]:
@@ -147,7 +185,7 @@ def _locked(part: Path) -> int | None:
     if fcntl is None:
         return None
     for _ in range(MOST_TRIES):
-        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever tidies up may have removed it between the two steps.
@@ -284,7 +322,8 @@ def write_whole(target: Path, data: bytes) -> None:
     part = part_beside(target)
     try:
         with held(part):
-            part.write_bytes(data)
+            with _safe_files.open_file(part, "wb") as file:
+                file.write(data)
             with contextlib.suppress(FileNotFoundError):
                 part.chmod(target.stat().st_mode & 0o777)
             insist(lambda: part.replace(target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, A
         return {"file": str(target), "downloaded": False}
     _cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
     done = _setup_run.run(
-        [*comfy.words, *model_words(wish)], log, _setup_cli.environment(comfy), "downloading"
+        [*comfy.words, *model_words(wish)], log, _setup_cli.environment(comfy) | _model_token(), "downloading"
     )
     if not done.fine or not target.is_file():
         raise SkillError(
@@ -148,6 +149,12 @@ def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, A
             log_tail=done.tail,
         )
     return {"file": str(target), "downloaded": True}
+
+
+def _model_token() -> dict[str, str]:
+    """The token of the host that the first models come from, for the download alone."""
+    names = ("HF_API_TOKEN", "HF_TOKEN")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
@@ -249,7 +256,12 @@ def run_health(wish: Wish) -> dict[str, Any]:
     """The health check's verdict, run as the command it is; says so when it could not run."""
     try:
         done = subprocess.run(
-            health_words(wish), stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
+            health_words(wish),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            env=_programs.environment(),
+            check=False,
         )
         told = json.loads(done.stdout)
         checks = told["checks"]

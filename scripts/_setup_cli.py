@@ -42,8 +42,9 @@ def _bin(venv: Path) -> Path:
 
 
 def environment(comfy: Comfy | None = None) -> dict[str, str]:
-    """The environment for comfy-cli: analytics off, no foreign virtual environment, its own folder on PATH."""
-    values = {name: value for name, value in os.environ.items() if name not in FOREIGN_ENVIRONMENTS} | QUIET
+    """The environment for comfy-cli: no keys, analytics off, no foreign virtual environment, its own folder on PATH."""
+    values = _programs.environment()
+    values = {name: value for name, value in values.items() if name not in FOREIGN_ENVIRONMENTS} | QUIET
     if comfy is not None:
         # `comfy launch --background` starts a second `comfy` by its bare name.
         values["PATH"] = os.pathsep.join([str(Path(comfy.words[0]).parent), values.get("PATH", "")])
@@ -52,7 +53,9 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
 
 def places() -> list[Path]:
     """Folders where an installed `comfy` may lie that are not on PATH."""
-    found = [_places.home() / ".local" / "bin", _bin(own_venv())]
+    found = [_places.home() / ".local" / "bin"]
+    if _places.is_private(_setup_run.state_folder()):
+        found.append(_bin(own_venv()))
     for variable in ("PIPX_BIN_DIR", "UV_TOOL_BIN_DIR", "XDG_BIN_HOME"):
         if os.environ.get(variable):
             found.insert(0, Path(os.environ[variable]))
@@ -177,7 +180,12 @@ def _tool_folders(name: str) -> list[Path]:
         return []
     try:
         done = subprocess.run(
-            [program, *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            env=environment(),
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []

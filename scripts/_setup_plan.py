@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import _cli
 import _hardware
+import _places
 import _programs
 import _safe_text
 import _setup_cli
@@ -93,8 +94,11 @@ def notes_file() -> Path:
 
 
 def remembered() -> dict[str, Any]:
-    """Setup's own notes; empty when there are none or they are unreadable."""
+    """Setup's own notes; empty when there are none, they are unreadable, or others may have written them."""
+    folder = notes_file().parent
     try:
+        if not folder.is_dir() or not _places.make_private(folder):
+            return {}
         notes = json.loads(notes_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
@@ -105,7 +109,7 @@ def remember(**changes: Any) -> None:
     """Change the notes, whole file at once."""
     notes = {**remembered(), **changes}
     target = notes_file()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _places.make_private(target.parent)
     part = target.with_name(f"state.{os.getpid()}.part")
     part.write_text(json.dumps(notes, indent=1), encoding="utf-8")
     part.replace(target)

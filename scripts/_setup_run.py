@@ -22,6 +22,7 @@ import _cli
 import _file_lock
 import _hardware_tools
 import _places
+import _safe_files
 import _safe_text
 
 TAIL_LINES = 30
@@ -67,7 +68,7 @@ class Log:
     def line(self, text: str) -> None:
         """One line of ours, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with self.path.open("a", encoding="utf-8") as file:
+        with _safe_files.open_file(self.path, "a", encoding="utf-8") as file:
             file.write(f"{stamp} {_safe_text.redact(_safe_text.clean(text))}\n")
 
     def size(self) -> int:
@@ -119,7 +120,7 @@ def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> sub
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         flags = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-    with log.path.open("ab") as output:
+    with _safe_files.open_file(log.path, "ab") as output:
         try:
             return subprocess.Popen(
                 list(words),
@@ -193,8 +194,13 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         SkillError: another setup is running.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    if not _places.make_private(folder):
+        # Setup runs what its notes and its virtual environment in this folder hold.
+        raise _cli.SkillError(
+            f"{folder} is not yours, or other users may write into it", code="unsafe_folder",
+            exit=_cli.Exit.UNSAFE, hint="remove it, or set XDG_STATE_HOME to a folder of your own",
+        )  # fmt: skip
+    with _safe_files.open_file(folder / "lock", "a+") as file:
         if _file_lock.take(file) is False:
             raise _cli.SkillError(
                 "another comfyui_setup is running",

@@ -6,8 +6,6 @@ Level 3. Files come from a server and are hostile: what cannot be read has no th
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _cli
+import _programs
 from _batch_results import Row
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ class Thumbnails:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=limit,
+                env=_programs.environment(),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             _cli.note(f"no thumbnail of {path.name}: {type(error).__name__}")
@@ -107,8 +107,7 @@ def shown(row: Row) -> Mapping[str, Any] | None:
 
 def find_ffmpeg() -> str | None:
     """An ffmpeg on the PATH; one in the current folder, where a downloaded file could lie, does not count."""
-    found = shutil.which("ffmpeg")
-    return found if found and os.path.isabs(found) else None  # noqa: PTH117
+    return _programs.find("ffmpeg")
 
 
 def frame_command(program: str, path: Path) -> list[str]:

@@ -15,6 +15,7 @@ import _cli
 import _common
 import _jobs
 import _reports
+import _room
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
 from _progress import Progress
@@ -94,7 +95,7 @@ def _left(
     left = [prompt_id for prompt_id in wanted if prompt_id not in results]
     if not left:
         return {}
-    words = ["wait", *left, "--output-dir", output_dir, *_reports.server_words(server)]
+    words = ["wait", *left, "--output-dir", output_dir, *_room.flag_words(), *_reports.server_words(server)]
     return {"waiting": left, "next": [_reports.command("manage_queue.py", *words)]}
 
 

@@ -28,6 +28,7 @@ import sys
 import _cli
 import _deps_mend
 import _flags
+import _room
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -62,6 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="have the Manager restart the server after installing node packs",
     )
+    _flags.add_file_size_flag(parser, "100GB")
     _flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.dry_run and args.yes:
@@ -76,6 +78,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     _cli.be_quiet(args.quiet)
+    _room.allow(args.max_file_size)
     return _cli.run(_deps_mend.mend, args)
 
 

@@ -74,6 +74,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="stop waiting after this time (default: never)",
     )
+    _flags.add_file_size_flag(wait)
     args = parser.parse_args(argv)
     if args.command == "cancel" and bool(args.ids) == args.ours:
         cancel.error("give the PROMPT_IDs to cancel, or --ours")
@@ -97,11 +98,13 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     _cli.be_quiet(args.quiet)
     server = _connect.connect_from(args, need_key=True)
     if args.command == "wait":
+        import _room
         import _safe_names
         import _signals
         import _waiting
 
         _signals.listen()
+        _room.allow(args.max_file_size)
         folder = _safe_names.make_folder(_places.absolute(args.output_dir))
         return _waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {

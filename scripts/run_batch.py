@@ -35,10 +35,12 @@ import _cli
 def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _batch_begin
+    import _room
     import _signals
 
     _signals.listen()
     _cli.be_quiet(args.quiet)
+    _room.allow(args.max_file_size)
     try:
         return _batch_begin.report(args)
     except _signals.Terminated:

@@ -139,6 +139,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--flat-output", action="store_true", help="no sub-folders below the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    _flags.add_file_size_flag(group)
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
     group.add_argument("--save-previews", metavar="DIR", help="save the pictures shown while sampling")
     group.add_argument(
@@ -155,11 +156,13 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _connect
     import _jobs
+    import _room
     import _safe_names
     import _signals
 
     _signals.listen()
     _cli.be_quiet(args.quiet)
+    _room.allow(args.max_file_size)
     if args.no_cache:
         import _cache
 

@@ -128,6 +128,7 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
         "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
     )
     download.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+    _flags.add_file_size_flag(download)
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def _asked(args: argparse.Namespace) -> Any:
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
     import _placing
+    import _room
     import _server_files
     from _dialect import FileRef
 
@@ -188,6 +190,7 @@ def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
             overwrite=args.overwrite,
         )
     ref = FileRef(args.name, args.subfolder, args.type)
+    _room.allow(args.max_file_size)
     return _server_files.download(server, ref, args.output_dir, overwrite=args.overwrite)
 
 

@@ -54,6 +54,7 @@ class Stage:
         self.host = ModelHost()
         self.path = os.environ["PATH"]
         self.env: dict[str, str] = {}
+        self.words: tuple[object, ...] = ("--models-dir", self.comfy.models)
 
     def with_comfy_cli(self) -> None:
         program = self.folder / "bin" / "comfy"
@@ -95,7 +96,7 @@ class Stage:
         # Nothing but loopback can be reached: loopback sessions take no proxy.
         dead = "http://127.0.0.1:9"
         env = {"PATH": self.path, "HF_TOKEN": "", "CIVITAI_API_TOKEN": "", "HTTPS_PROXY": dead, **self.env}
-        ran = self._run("auto_fix_deps.py", path, "--host", self.comfy.url, *words, env=env)
+        ran = self._run("auto_fix_deps.py", path, "--host", self.comfy.url, *self.words, *words, env=env)
         if code is not None:
             assert ran.code == code, ran.out + ran.err
         self.output = ran.out + ran.err
@@ -603,7 +604,7 @@ def test_the_size_of_what_is_blocked_is_told(stage: Stage) -> None:
 def test_a_workflow_from_standard_input_is_looked_at_twice(stage: Stage, run: Any) -> None:
     stage.host.files["/new.safetensors"] = safetensors()
     flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
-    words = ("-", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url)
+    words = ("-", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url, *stage.words)
     ran = run("auto_fix_deps.py", *words, stdin=json.dumps(flow))
     assert ran.code == 0, ran.out
 
@@ -622,7 +623,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(stage: Stage, run: Any, tmp
     (tmp_path / "flow.json").write_text(
         json.dumps(stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors"))
     )
-    words = ("flow.json", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url)
+    words = ("flow.json", "--host", stage.comfy.url, "--yes", "--allow-host", stage.host.url, *stage.words)
     part = stage.comfy.models / "checkpoints/new.safetensors.part"
     process = run.start("auto_fix_deps.py", *words)
     deadline = time.monotonic() + 60
@@ -647,3 +648,64 @@ def test_an_interrupted_download_is_kept_and_goes_on(stage: Stage, run: Any, tmp
 def test_a_dead_server_is_exit_3(stage: Stage, run: Any, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(json.dumps(stage.flow()))
     assert run("auto_fix_deps.py", "f.json", "--host", "http://127.0.0.1:9", "--yes").code == 3
+
+
+# --- who says where models go
+
+
+def test_a_folder_that_only_the_server_names_wants_consent(stage: Stage) -> None:
+    stage.words = ()
+    stage.host.files["/new.safetensors"] = safetensors()
+    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
+    words = ("--yes", "--allow-host", stage.host.url)
+    document = stage(flow, *words, code=7)
+    target = stage.comfy.models.resolve() / "checkpoints/new.safetensors"
+    (step,) = document["plan"]
+    assert step["file"] == str(target) and not target.exists()
+    assert step["consent"] == f"--models-dir {stage.comfy.models.resolve()}"
+    assert document["totals"]["models_folder_by"] == "server"
+    assert stage.host.asked("/new.safetensors") == []
+    assert f"--models-dir {stage.comfy.models.resolve()}" in document["next"][0]
+    document = stage(flow, *words, *step["consent"].split(" ", 1), code=0)
+    assert document["outcomes"][0]["file"] == str(target) and target.exists()
+
+
+def test_a_folder_that_comfy_cli_names_too_wants_none(stage: Stage) -> None:
+    stage.words = ()
+    stage.with_comfy_cli()
+    stage.host.files["/new.safetensors"] = safetensors()
+    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
+    document = stage(flow, "--yes", "--allow-host", stage.host.url, code=0)
+    assert document["totals"]["models_folder_by"] == "comfy-cli"
+
+
+def test_the_plan_shows_where_a_linked_folder_leads(stage: Stage) -> None:
+    disk = stage.folder / "other disk"
+    (stage.comfy.models / "checkpoints").rename(disk)
+    (stage.comfy.models / "checkpoints").symlink_to(disk)
+    flow = stage.editor("new.safetensors", f"{stage.host.url}/new.safetensors")
+    stage.host.files["/new.safetensors"] = safetensors()
+    document = stage(flow, "--dry-run", "--allow-host", stage.host.url, code=0)
+    assert document["plan"][0]["file"] == str(disk.resolve() / "new.safetensors")
+
+
+@pytest.mark.parametrize("ending", [".part", ".part.json"])
+def test_a_link_with_the_name_of_an_unfinished_download_is_not_followed(stage: Stage, ending: str) -> None:
+    url = f"{stage.host.url}/new.safetensors"
+    stage.host.files["/new.safetensors"] = safetensors(3_000_000)
+    precious = stage.folder / "precious"
+    precious.write_text("precious data of the user")
+    (stage.comfy.models / f"checkpoints/new.safetensors{ending}").symlink_to(precious)
+    document = stage(stage.editor("new.safetensors", url), "--yes", "--allow-host", stage.host.url, code=1)
+    assert document["outcomes"][0]["code"] == "unsafe_folder"
+    assert precious.read_text() == "precious data of the user"
+    assert not (stage.comfy.models / "checkpoints/new.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "x.sh", "CLAUDE.md", "run.exe", "package.json", "noending"])
+def test_a_model_name_that_no_loader_takes_is_not_downloaded(stage: Stage, name: str) -> None:
+    stage.host.files[f"/{name}"] = b"x" * 100
+    words = ("--yes", "--allow-pickle", "--allow-host", stage.host.url)
+    document = stage(stage.editor(name, f"{stage.host.url}/{name}"), *words)
+    assert document["status"] != "success"
+    assert not list(stage.comfy.models.rglob(name)) and stage.host.asked(f"/{name}") == []

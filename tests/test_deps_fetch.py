@@ -214,7 +214,7 @@ def test_a_full_disk_is_seen_before_the_download(
     host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.files["/m.safetensors"] = safetensors(3_000_000)
-    monkeypatch.setattr(_fetch_model.shutil, "disk_usage", lambda _: _Disk())
+    monkeypatch.setattr(_fetch_model._room.shutil, "disk_usage", lambda _: _Disk())
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.code == "disk_full"

@@ -497,6 +497,7 @@ def test_no_room_asks_for_a_process_or_a_posix_call_without_looking_first() -> N
         "_setup_run.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
         "_text_file.py": {"os.O_NONBLOCK"},  # behind hasattr
         "_safe_names.py": {"os.O_NOFOLLOW"},  # behind fcntl
+        "_places.py": {"os.geteuid"},  # behind hasattr
         "folders.py": {"os.kill("},  # behind hasattr
     }
     for path in [*SCRIPTS.rglob("*.py"), ROOT / "install.py"]:

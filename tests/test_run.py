@@ -607,7 +607,7 @@ def test_existing_files_are_kept_unless_overwrite(run: Runner, demo: Demo, graph
     output = ran.json["outputs"][0]
     assert mine.read_text() == "mine"
     assert output["filename"] == "skilltest_00001_ (1).png"
-    assert output["server_name"] == "skilltest_00001_.png"
+    assert output["server_said"] == "skilltest_00001_.png"
     again = flow(run, demo.url, "--resume", ran.json["prompt_id"], "--overwrite")
     assert again.json["outputs"][0]["file"] == str(mine)
     assert mine.read_bytes().startswith(b"\x89PNG")

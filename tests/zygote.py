@@ -36,8 +36,15 @@ class Zygote:
 
     def __init__(self) -> None:
         self.bytecode = Path(tempfile.mkdtemp(prefix="bytecode-"))
+        # Else every test would compile all modules again.
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        env["PYTHONPYCACHEPREFIX"] = str(self.bytecode)
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(Path(__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
         )
 
     def run(self, job: Job) -> dict[str, Any]:
@@ -63,9 +70,6 @@ class Forks(Runner):
     def __init__(self, folder: Path, zygote: Zygote) -> None:
         super().__init__(folder)
         self.zygote = zygote
-        # Where the scripts keep their compiled rooms in the user's cache, every test would compile them anew.
-        (folder / "cache").mkdir(exist_ok=True)
-        (folder / "cache" / "bytecode").symlink_to(zygote.bytecode)
 
     def __call__(
         self,

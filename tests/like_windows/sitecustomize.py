@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio.unix_events  # both of these ask for modules of POSIX when they are loaded
 import builtins
+import collections
 import errno
 import os
 import pathlib
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -107,6 +109,17 @@ if _accessor is not None:
     for _name in ("rename", "replace", "unlink"):
         setattr(_accessor, _name, staticmethod(getattr(os, _name)))
 os.link = _no_link
+_real_statvfs, _Usage = os.statvfs, collections.namedtuple("_Usage", "total used free")
+
+
+def _disk_usage(path: str) -> _Usage:
+    """Windows has another way to ask than statvfs."""
+    found = _real_statvfs(path)
+    total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    return _Usage(total, total - free, free)
+
+
+shutil.disk_usage = _disk_usage
 os.kill = _kill
 select.select = _sockets_only
 for _name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGQUIT"):
