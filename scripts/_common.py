@@ -36,7 +36,7 @@ from _credentials import Access, parse_headers, read_key
 if TYPE_CHECKING:
     import requests
 
-    from _session import SecureSession
+    from _session import SecureSession, Watch
 
 KEY_HEADER = "X-API-Key"
 CONNECT_TIMEOUT = 10.0
@@ -127,20 +127,20 @@ class Server:
     def session(self) -> SecureSession:
         """The one requests session of this server, made on first use."""
         if self._session is None:
-            self._session = self._new_session(self.credentials())
+            self._session = self._new_session()
         return self._session
 
     @property
     def bare_session(self) -> SecureSession:
         """A session without credentials, for signed addresses."""
         if self._bare_session is None:
-            self._bare_session = self._new_session({})
+            self._bare_session = self.session.bare()
         return self._bare_session
 
-    def _new_session(self, credentials: dict[str, str]) -> SecureSession:
+    def _new_session(self) -> SecureSession:
         from _session import SecureSession
 
-        session = SecureSession(self.url, credentials)
+        session = SecureSession(self.url, self.credentials())
         session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
         if self.access.insecure:
             import urllib3
@@ -164,9 +164,13 @@ class Server:
         timeout: float = READ_TIMEOUT,
         whole_url: bool = False,
         bare: bool = False,
+        endless: bool = False,
         **options: Any,
     ) -> requests.Response:
         """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
+
+        `timeout`: seconds for the whole answer (a long one earns more), or for the head of a streamed one, whose body
+        must then keep moving. `endless`: its body may stand still, as that of an event stream does.
 
         `whole_url`: `path` is an absolute address (a signed download), else a route of this server. `bare`: send no
         credentials, wherever it goes.
@@ -177,7 +181,7 @@ class Server:
         enough = time.monotonic() + timeout
         for attempt in range(1, tries + 1):
             try:
-                response = self._send(method, url, time_left(timeout), options, bare)
+                response = self._send(method, url, time_left(timeout), options, bare, endless)
             except SkillError as error:
                 # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly. Nor is
                 # a server that let the whole time pass without a word asked four times.
@@ -200,7 +204,7 @@ class Server:
         raise AssertionError("unreachable")
 
     def _send(
-        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool
+        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool, endless: bool
     ) -> requests.Response:
         import requests
 
@@ -209,7 +213,11 @@ class Server:
             options = {"allow_redirects": False} | options
         try:
             response = session.request(
-                method, url, timeout=(min(CONNECT_TIMEOUT, timeout), timeout), **options
+                method,
+                url,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
+                watch=_watch(timeout, bool(options.get("stream")), endless),
+                **options,
             )
         except requests.RequestException as error:
             raise self._network_failure(error) from error
@@ -238,10 +246,10 @@ class Server:
         """The sentence for a request that got no answer."""
         import requests
 
-        from _session import RefusedRedirect, TooLarge
+        from _session import RefusedRedirect, TooLarge, UnaskedCoding
 
         where = self.url
-        if isinstance(error, TooLarge):
+        if isinstance(error, TooLarge | UnaskedCoding):
             return SkillError(
                 f"{where}: {error}",
                 code="bad_answer",
@@ -374,9 +382,9 @@ class Server:
 
         timeout = time_left(timeout)
         try:
-            response = self.session.post(
-                self.route(path), json=body, headers=headers, timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-                allow_redirects=False,
+            response = self.session.request(
+                "POST", self.route(path), json=body, headers=headers, allow_redirects=False,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout), watch=_watch(timeout),
             )  # fmt: skip
         except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
             raise self._network_failure(error) from error
@@ -476,6 +484,15 @@ def time_left(wish: float) -> float:
     return min(wish, max(_deadline.get() - time.monotonic(), LEAST_TIME))
 
 
+def _watch(timeout: float, streamed: bool = False, endless: bool = False) -> Watch:
+    """The time that an answer may take: `timeout`, more for a long one, and no more than `no_later_than` leaves."""
+    from _session import DOWNLOAD_PACE, MOST_EXTRA, PACE, Watch
+
+    end = max(_deadline.get(), time.monotonic() + LEAST_TIME)
+    pace, extra = (DOWNLOAD_PACE, math.inf) if streamed else (PACE, MOST_EXTRA)
+    return Watch(timeout, end=end, pace=pace, extra=extra, endless=endless)
+
+
 def time_is_up() -> bool:
     """Whether the time that `no_later_than` gave is over."""
     return time.monotonic() >= _deadline.get()
@@ -508,8 +525,28 @@ def retry_seconds(retry_after: str | None) -> float | None:
 
 
 def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
-    """The body in pieces, so that memory does not grow with the file."""
-    return iter(lambda: response.raw.read(size, decode_content=True), b"")
+    """The body in pieces, so that memory does not grow with the file.
+
+    Raises SkillError `download_failed` when it comes too slowly, what the library raises when it is cut.
+    """
+    import urllib3
+
+    while True:
+        try:
+            piece = response.raw.read(size, decode_content=True)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            if response.watch.left() > 0:  # type: ignore[attr-defined]
+                raise
+            raise SkillError(
+                "the file comes so slowly that it would never end",
+                code="download_failed",
+                exit=_cli.Exit.FAILED,
+                retryable=True,
+                hint="check the connection to the server, and whether something between holds the file back",
+            ) from error
+        if not piece:
+            return
+        yield piece
 
 
 __all__ = [
