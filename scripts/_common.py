@@ -360,7 +360,7 @@ class Server:
                 code="bad_answer",
                 exit=_cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
-                server_said=_safe_text.clean(response.text, 200),
+                server_said=_safe_text.clean(text_of(response), 200),
             ) from error
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
@@ -443,9 +443,18 @@ def error_text(response: requests.Response) -> str:
     try:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
-        text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", response.text[:20_000], flags=re.S | re.I)
+        text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", text_of(response, 20_000), flags=re.S | re.I)
         return _safe_text.clean(" ".join(text.split()), SAID_LIMIT)
     return _safe_text.clean(_words_of(body), SAID_LIMIT)
+
+
+def text_of(response: requests.Response, most: int | None = None) -> str:
+    """An answer's text, of its first `most` bytes: in the encoding that it names, else UTF-8. A guess could split words."""
+    named = re.search(r"charset=[\"']?([\w.:-]+)", response.headers.get("Content-Type", ""), re.I)
+    try:
+        return response.content[:most].decode(named[1] if named else "utf-8", "replace")
+    except LookupError:
+        return response.content[:most].decode("utf-8", "replace")
 
 
 def _words_of(body: Any) -> str:
@@ -553,5 +562,5 @@ __all__ = [
     "CLOUD_HOST", "CLOUD_HOSTS", "CLOUD_URL", "DEPLOYMENT_SUFFIX", "Access", "AnswerLost", "Server", "cloud_endpoint",
     "error_text", "is_cloud_host", "is_this_machine", "never_connected", "no_later_than", "normal_base",
     "parse_headers", "parse_model_list", "pause_before", "quoted", "read_key", "resolve_url", "retry_seconds",
-    "split_user_info", "stream", "time_is_up", "time_left", "unreachable",
+    "split_user_info", "stream", "text_of", "time_is_up", "time_left", "unreachable",
 ]  # fmt: skip

@@ -45,7 +45,9 @@ class Talk:
         """Answer a WebSocket's handshake."""
         secret = self.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         accept = base64.b64encode(hashlib.sha1(secret.encode()).digest()).decode()
-        self.head("101 Switching Protocols", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Accept=accept)
+        self.head(
+            "101 Switching Protocols", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Accept=accept
+        )
 
 
 def frame(payload: bytes, opcode: int = 1, *, last: bool = True, announced: int | None = None) -> bytes:
@@ -54,7 +56,9 @@ def frame(payload: bytes, opcode: int = 1, *, last: bool = True, announced: int 
     head = bytes([(0x80 if last else 0) | opcode])
     if size < 126:
         return head + bytes([size]) + payload
-    return head + (struct.pack("!BH", 126, size) if size < 1 << 16 else struct.pack("!BQ", 127, size)) + payload
+    return (
+        head + (struct.pack("!BH", 126, size) if size < 1 << 16 else struct.pack("!BQ", 127, size)) + payload
+    )
 
 
 class Raw:
@@ -88,7 +92,9 @@ class Raw:
             if not line:
                 return
             pairs = iter(lambda: file.readline().decode("latin-1").strip(), "")
-            headers = {name.lower(): value.strip() for name, _, value in (pair.partition(":") for pair in pairs)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (pair.partition(":") for pair in pairs)
+            }
             file.read(int(headers.get("content-length", 0)))
             self.seen.append(line)
             self.headers.append(headers)

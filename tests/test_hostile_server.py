@@ -362,7 +362,10 @@ def test_a_job_whose_socket_floods_is_followed_without_it(run: Runner, raw: Any)
     def answer(talk: Talk) -> None:
         if talk.path.startswith("/ws"):
             talk.upgrade()
-            greeting = {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1}}, "sid": "me"}}
+            greeting = {
+                "type": "status",
+                "data": {"status": {"exec_info": {"queue_remaining": 1}}, "sid": "me"},
+            }
             talk.send(frame(json.dumps(greeting).encode()))
             huge_frame(talk)
             return
@@ -379,7 +382,9 @@ def test_a_job_whose_socket_floods_is_followed_without_it(run: Runner, raw: Any)
         talk.send(body)
 
     server = raw(answer)
-    ran = run("run_workflow.py", "--resume", "job", "--host", server.url, "--timeout", "40", "--output-dir", "out")
+    ran = run(
+        "run_workflow.py", "--resume", "job", "--host", server.url, "--timeout", "40", "--output-dir", "out"
+    )
     assert ran.json["status"] == "success", ran.out
     assert sum("/ws" in line for line in server.seen) == 1
     ended_by_us(server, UNREAD)
@@ -397,7 +402,10 @@ def test_nothing_is_left_of_what_was_refused(run: Runner, raw: Any, tmp_path: Pa
         if talk.path.startswith("/view"):
             packed(gzip.compress(gzip.compress(bytes(1 << 24))), "gzip, gzip")(talk)
             return
-        found: dict[str, Any] = {"/features": {"supports_preview_metadata": True}, "/history/job": {"job": record}}
+        found: dict[str, Any] = {
+            "/features": {"supports_preview_metadata": True},
+            "/history/job": {"job": record},
+        }
         body = json.dumps(found.get(talk.path, {})).encode()
         talk.head("200 OK" if talk.path in found else "404 X", Content_Length=len(body), Connection="close")
         talk.send(body)
