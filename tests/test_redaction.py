@@ -100,11 +100,11 @@ def test_a_token_is_found_without_its_scheme_and_a_cookie_without_its_name() -> 
     assert "canary" not in _safe_text.redact("canary-5f1c9e7788 and canary-cookie-77ab21")
 
 
-@pytest.mark.parametrize("limit", range(560, 640))
-def test_a_secret_is_hidden_before_a_text_is_cut(limit: int) -> None:
+def test_a_secret_is_hidden_before_a_text_is_cut() -> None:
     _safe_text.hide(KEY)
-    shown = _safe_text.clean("x" * (600 - LEAST) + KEY + "y" * 200, limit)
-    assert not any(KEY[:length] in shown for length in range(LEAST, len(KEY)))
+    for limit in range(560, 640):
+        shown = _safe_text.clean("x" * (600 - LEAST) + KEY + "y" * 200, limit)
+        assert not any(KEY[:length] in shown for length in range(LEAST, len(KEY))), limit
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def echo() -> Iterator[Callable[..., Raw]]:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "400 X", "401 X", "404 X", "500 X"])
-@pytest.mark.parametrize("limit", [200, 300, 600])
+@pytest.mark.parametrize("limit", [200, 600])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_server_cannot_have_the_key_cut_and_printed(
     run: Runner, echo: Any, status: str, limit: int, whole: bool
