@@ -67,7 +67,7 @@ def is_ambiguous_number(host: str) -> bool:
     Any name whose last label is a number is one; the four plain decimal numbers alone are read alike everywhere.
     """
     last = host.removesuffix(".").rpartition(".")[2]
-    if not re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last):
+    if ":" in host or not re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last):
         return False
     try:
         ipaddress.IPv4Address(host)
@@ -83,7 +83,7 @@ def origin_of(url: str) -> Origin:
     return scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(scheme, 0)
 
 
-def name(url: str) -> None:
+def note_named(url: str) -> None:
     """Note that the user named this address: a redirect may lead there from another server of this machine."""
     _named.add(origin_of(url))
 

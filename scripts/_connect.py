@@ -75,7 +75,7 @@ def connect(
         host = _common.CLOUD_URL
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
-    _addresses.name(url)
+    _addresses.note_named(url)
     key = _common.read_key(api_key, api_key_file, url)
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:

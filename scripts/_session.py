@@ -429,6 +429,8 @@ def _finished(response: requests.Response, watch: Watch, streamed: bool) -> requ
     _refuse_unasked_coding(response)
     failed = response.status_code >= 400
     if streamed and not failed:
+        # What a command may wait for has come; a file that moves is not cut off.
+        watch.end = math.inf
         response.watch = watch  # type: ignore[attr-defined]
         return response
     watch.limit_body()

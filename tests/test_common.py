@@ -126,4 +126,5 @@ def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
 
 
 def test_a_number_in_full_width_is_the_number_it_shows() -> None:
+    assert _common.normal_base("http://[::ffff:127.0.0.1]:80") == "http://[::ffff:127.0.0.1]:80"
     assert _common.normal_base("http://\uff11\uff12\uff17.0.0.1:80") == "http://127.0.0.1:80"

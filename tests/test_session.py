@@ -94,7 +94,7 @@ def server_with_key(url: str) -> Any:
 
 def named(server: Web) -> Web:
     """A server that the user has named: another one of this machine may point there."""
-    _addresses.name(server.url)
+    _addresses.note_named(server.url)
     return server
 
 
