@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -325,6 +325,8 @@ class SecureSession(requests.Session):
         redirects, token = _watch.set(watch), _exchange.set(_Exchange(self, request.url or "", watch))
         try:
             response = super().send(request, **{**kwargs, "stream": True})
+            if location := self.get_redirect_target(response):
+                _web_parts(_absolute(response.url, location))
             return _finished(response, watch, streamed)
         except NotAdmitted as error:
             raise RefusedRedirect(str(error)) from error
@@ -369,7 +371,7 @@ class SecureSession(requests.Session):
         self, request: requests.PreparedRequest, source: str, target: str, proxies: Any
     ) -> tuple[requests.PreparedRequest, Any]:
         """The request that a redirect asks for, with the credentials when it goes home, and its proxies."""
-        url = urljoin(source, requests.utils.requote_uri(target))
+        url = _absolute(source, target)
         self.check_redirect(source, url)
         moved = request.copy()
         moved.url = url
@@ -381,13 +383,8 @@ class SecureSession(requests.Session):
 
     def check_redirect(self, source: str, target: str) -> None:
         """Raises RefusedRedirect for a target that a download must not go to."""
-        scheme = urlsplit(target).scheme.lower()
-        if scheme not in ("http", "https"):
-            raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")
-        parts = plain_parts(target)
-        if parts is None:
-            raise RefusedRedirect("the server redirected to something that is no address")
-        if urlsplit(source).scheme == "https" and scheme == "http":
+        parts = _web_parts(target)
+        if urlsplit(source).scheme == "https" and parts.scheme == "http":
             raise RefusedRedirect("the server redirected from https to plain http")
         if origin_of(target) == self.home.origin:
             return
@@ -411,6 +408,22 @@ class SecureSession(requests.Session):
             raise NotAdmitted(
                 f"the server redirected to port {origin[2]} of this machine, which was not named"
             )
+
+
+def _absolute(source: str, location: str) -> str:
+    """The whole address that a Location header means."""
+    return urljoin(source, requests.utils.requote_uri(location))
+
+
+def _web_parts(target: str) -> SplitResult:
+    """The parts of an address on the web. Raises RefusedRedirect for any other."""
+    scheme = urlsplit(target).scheme.lower()
+    if scheme not in ("http", "https"):
+        raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")
+    parts = plain_parts(target)
+    if parts is None:
+        raise RefusedRedirect("the server redirected to something that is no address")
+    return parts
 
 
 def _watch_for(timeout: Any, streamed: bool) -> Watch:
