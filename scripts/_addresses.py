@@ -5,7 +5,6 @@ Level 1, pure.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
@@ -54,6 +53,8 @@ def is_this_machine(host: str) -> bool:
     """Whether a host name or address literal means this machine, without asking anyone: never by how it begins."""
     if host.lower() in ("localhost", "localhost."):
         return True
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -69,6 +70,8 @@ def is_ambiguous_number(host: str) -> bool:
     last = host.removesuffix(".").rpartition(".")[2]
     if ":" in host or not re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last):
         return False
+    import ipaddress
+
     try:
         ipaddress.IPv4Address(host)
     except ValueError:

@@ -547,7 +547,7 @@ def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
             if response.watch.left() > 0:  # type: ignore[attr-defined]
                 raise
             raise SkillError(
-                "the file comes so slowly that it would never end",
+                "the file stopped arriving, or arrives too slowly",
                 code="download_failed",
                 exit=_cli.Exit.FAILED,
                 retryable=True,

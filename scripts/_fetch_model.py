@@ -277,7 +277,7 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
         )  # fmt: skip
     if isinstance(error, UnaskedCoding):
         return SkillError(
-            f"{_deps_hosts.shown(url)} gives the file packed, although that was not asked for",
+            f"{_deps_hosts.shown(url)} sends the file compressed, although that was not asked for",
             code="download_failed",
             exit=Exit.FAILED,
             hint="a proxy may stand between; else download it by hand from its page",

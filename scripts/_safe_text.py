@@ -14,9 +14,9 @@ from typing import Any
 HIDDEN = "[hidden]"
 # Shorter values would blot out ordinary words wherever they happen to stand.
 SHORTEST_SECRET = 4
-# So long a beginning of a secret is hidden as well: whoever cuts a text may cut a secret in it.
+# The first characters of a secret are hidden too, from this number on: a text may have been cut inside a secret.
 SHORTEST_PIECE = 8
-# With these begin ordinary words too: a piece of a secret is longer by as many characters at least.
+# Ordinary words also begin like this, so a piece of a secret must be longer than its label by BEYOND_LABEL.
 LABELS = ("comfyui-", "github_pat_", "ghp_", "hf_", "sk-proj-", "sk-", "bearer", "basic", "token")
 BEYOND_LABEL = 4
 
@@ -31,7 +31,7 @@ _UNSAFE = re.compile(
 
 
 class _Folds(dict[int, str]):
-    """What each character is compared as: without case, width, accents; nothing for space and what does not show."""
+    """The letters that each character is compared as: no case, width or accents; nothing for space and invisible ones."""
 
     def __missing__(self, code: int) -> str:
         import unicodedata
@@ -47,17 +47,17 @@ class _Folds(dict[int, str]):
         return self[code]
 
 
-# Letters by their class, of which nothing is seen.
+# Unicode calls these letters or symbols, but they show nothing.
 _BLANKS = "\u115f\u1160\u3164\uffa0\u2800"
 _folds = _Folds()
-_short_secrets: list[str] = []  # these are sought exactly as they are spelt
-_forms: dict[str, str] = {}  # a secret in one spelling, folded -> the least beginning of it that is hidden
+_short_secrets: list[str] = []  # found only in their exact spelling
+_forms: dict[str, str] = {}  # a secret in one spelling, folded -> its shortest beginning that is hidden
 
 
 def hide(secret: str | None, *, pieces: bool = True) -> None:
-    """Register a secret: from now on no output of this process shows it, however it is spelt, nor how it begins.
+    """Register a secret: from now on no output of this process shows it, in any spelling.
 
-    `pieces`: its beginnings too; not for what may be an ordinary word.
+    `pieces`: hide its beginnings too. Use False for a value that may be an ordinary word.
     """
     if not secret or len(secret) < SHORTEST_SECRET:
         return
@@ -75,7 +75,7 @@ def hide(secret: str | None, *, pieces: bool = True) -> None:
 
 
 def _spellings(text: str) -> list[str]:
-    """A text plain, percent-encoded, as JSON and other escapes, in hexadecimal, and in base64 at each place in it."""
+    """The text plain, percent-encoded, escaped, in hexadecimal, and in base64 at each of its three offsets."""
     from base64 import b64encode
     from urllib.parse import quote, quote_plus
 
@@ -117,7 +117,7 @@ def redact(text: str) -> str:
 
 
 def _found(folded: str) -> list[tuple[int, int]]:
-    """Where secrets lie in a folded text, in order, those that touch as one."""
+    """Start and end of each secret in a folded text, in order. Spans that touch become one."""
     spans: list[tuple[int, int]] = []
     for form, least in _forms.items():
         start = folded.find(least)
@@ -137,7 +137,7 @@ def _found(folded: str) -> list[tuple[int, int]]:
 def clean(text: object, limit: int | None = None) -> str:
     """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long.
 
-    What is cut is searched for secrets before: half a secret would not be found afterwards.
+    Secrets are hidden before the text is cut: half a secret would not be found afterwards.
     """
     plain = str(text)
     if not plain.isascii():

@@ -11,6 +11,7 @@ import contextlib
 import io
 import ipaddress
 import math
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -35,12 +36,12 @@ MOST_BYTES_OF_FAILURE = 32 * 1024 * 1024
 # Bytes a second below which an answer counts as standing still, and the time that a slow one may earn by its length.
 PACE, DOWNLOAD_PACE = 16 * 1024, 1024
 MOST_EXTRA = 600.0
-# What urllib3 can undo without growing a piece of a body more than a thousandfold.
+# Codings in which a piece of a body cannot grow more than a thousandfold when it is unpacked.
 CODINGS = "gzip, deflate"
 # Names that leave the bytes as they are: some storages put `aws-chunked` on what they hand out.
 NO_CODING = frozenset({"", "identity", "aws-chunked"})
-# Where the demo server keeps the files of the cloud it plays: a port of its own, and a path that no other service has.
-DEMO_STORAGE = "/demo-bucket/"
+# The cloud that the demo server plays keeps its files on another port, under a path that no other service has.
+DEMO_FILE = re.compile(r"/demo-bucket/[\w-]+\.\w+")
 
 
 class RefusedRedirect(requests.RequestException):
@@ -52,11 +53,11 @@ class TooLarge(requests.RequestException):
 
 
 class UnaskedCoding(requests.RequestException):
-    """An answer that is packed in a way that was not asked for."""
+    """An answer in a content coding that was not asked for."""
 
 
 class NotAdmitted(Exception):
-    """A connection that must not be used. Not an OSError: urllib3 takes those for faults of the network."""
+    """A connection that must not be used. Not an OSError, because urllib3 treats those as network faults."""
 
 
 def privacy_of(host: str) -> int:
@@ -146,7 +147,7 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 class _TimedReader(io.RawIOBase):
-    """The bytes of a socket, each read of which ends when its watch does: a socket's own limit is for one read."""
+    """The bytes of a socket, read under a watch: the socket's own time-out is for one read, not for the answer."""
 
     def __init__(self, raw: Any, sock: socket.socket, watch: Watch) -> None:
         self._raw, self._sock, self._watch = raw, sock, watch
@@ -159,7 +160,7 @@ class _TimedReader(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the answer took too long")
         usual = self._sock.gettimeout()
-        # Setting a limit is a system call, which an answer that comes at once does not need.
+        # Setting a time-out is a system call; an answer that comes at once needs none.
         if usual is not None and usual <= left * 1.1:
             count = self._raw.readinto(buffer)
         else:
@@ -394,8 +395,9 @@ class SecureSession(requests.Session):
             raise RefusedRedirect(str(error)) from error
 
     def admit(self, url: str, privacy: int) -> None:
-        """Called with an address's privacy when it was looked up, and again when it was connected to, which a name
-        may answer differently. Raises NotAdmitted.
+        """Judge an address by its privacy: as looked up, and again as connected to, since a name may change between.
+
+        Raises NotAdmitted.
         """
         origin = origin_of(url)
         if origin == self.home.origin:
@@ -403,7 +405,7 @@ class SecureSession(requests.Session):
             return
         if privacy > self.home.privacy:
             raise NotAdmitted("the server redirected to a more private network than its own")
-        own_port = origin[2] == self.home.origin[2] or urlsplit(url).path.startswith(DEMO_STORAGE)
+        own_port = origin[2] == self.home.origin[2] or DEMO_FILE.fullmatch(urlsplit(url).path)
         if privacy == 2 and not own_port and not is_named(url):
             raise NotAdmitted(
                 f"the server redirected to port {origin[2]} of this machine, which was not named"
@@ -427,14 +429,14 @@ def _web_parts(target: str) -> SplitResult:
 
 
 def _watch_for(timeout: Any, streamed: bool) -> Watch:
-    """The watch of a request that brought none: its read time-out, for a head or a whole answer."""
+    """The watch of a request that was given none: the read time-out becomes its patience."""
     patience = timeout[1] if isinstance(timeout, tuple) else timeout
     pace, extra = (DOWNLOAD_PACE, math.inf) if streamed else (PACE, MOST_EXTRA)
     return Watch(math.inf if patience is None else patience, pace=pace, extra=extra)
 
 
 def _finished(response: requests.Response, watch: Watch, streamed: bool) -> requests.Response:
-    """The answer as the caller gets it: read whole unless it is a download, and empty when it only points elsewhere."""
+    """The answer as the caller gets it: unread for a download, empty for a redirect, else read whole."""
     if response.is_redirect:
         response.close()
         response._content, response._content_consumed = b"", True  # type: ignore[attr-defined]
@@ -442,7 +444,7 @@ def _finished(response: requests.Response, watch: Watch, streamed: bool) -> requ
     _refuse_unasked_coding(response)
     failed = response.status_code >= 400
     if streamed and not failed:
-        # What a command may wait for has come; a file that moves is not cut off.
+        # The end is for waiting. A file that arrives is not cut off.
         watch.end = math.inf
         response.watch = watch  # type: ignore[attr-defined]
         return response
@@ -451,12 +453,12 @@ def _finished(response: requests.Response, watch: Watch, streamed: bool) -> requ
 
 
 def _refuse_unasked_coding(response: requests.Response) -> None:
-    """Raises UnaskedCoding for a body packed in another way than asked, or twice: it may unpack to any size."""
+    """Raises UnaskedCoding for a body in a coding that was not asked for, or in two: it may unpack to any size."""
     asked = _codings(response.request.headers.get("Accept-Encoding", ""))
     used = _codings(response.headers.get("Content-Encoding", ""))
     if len(used) > 1 or not set(used) <= set(asked):
         response.close()
-        raise UnaskedCoding("the answer is packed in a way that was not asked for")
+        raise UnaskedCoding("the answer is compressed in a way that was not asked for")
 
 
 def _codings(header: str) -> list[str]:
@@ -465,7 +467,7 @@ def _codings(header: str) -> list[str]:
 
 
 def _read_whole(response: requests.Response, most: int) -> requests.Response:
-    """Read a body as far as `most` bytes: also one that unpacks to far more than was sent."""
+    """Read a body of at most `most` bytes, counted as they are unpacked."""
     pieces, size = [], 0
     for piece in response.iter_content(1 << 16):
         size += len(piece)
