@@ -135,6 +135,16 @@ def test_a_packed_answer_is_read_and_one_packed_twice_is_refused(raw: Any) -> No
     assert refusal(lambda: Local(twice.url).get_json("x", attempts=1)).code == "bad_answer"
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_an_answer_is_measured_as_it_is_unpacked(
+    raw: Any, monkeypatch: pytest.MonkeyPatch, coding: str
+) -> None:
+    monkeypatch.setattr(_session, "MOST_BYTES", 1 << 20)
+    body = json.dumps("x" * (1 << 20)).encode()
+    server = raw(packed({"gzip": gzip.compress, "deflate": zlib.compress}[coding](body), coding))
+    assert refusal(lambda: Local(server.url).get_json("x", attempts=1)).code == "bad_answer"
+
+
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip", "x-gzip", "br", "zstd"])
 def test_a_file_that_is_packed_unasked_is_refused(raw: Any, coding: str) -> None:
     server = raw(packed(gzip.compress(b"picture"), coding))
