@@ -261,7 +261,7 @@ class Server:
                 f"refused to follow {where}: {error}",
                 code="unsafe_redirect",
                 exit=_cli.Exit.FAILED,
-                hint="nothing was sent there; ask who runs the server, or what stands before it",
+                hint="nothing was sent there; if you know that address, give it to --host, else ask who runs the server",
             )
         if isinstance(error, requests.TooManyRedirects):
             return SkillError(
