@@ -18,6 +18,10 @@ CLOUD_HOSTS = (CLOUD_HOST, "platformapi.comfy.org")
 DEPLOYMENT_SUFFIX = ".run.comfy.app"
 # Cloud v1 renames these local routes (its fact sheet, "Local ComfyUI vs cloud"); everything else keeps its name.
 CLOUD_ROUTES = {"history": "history_v2", "models": "experiment/models"}
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Origin = tuple[str, str, int]  # scheme, host, port
+_named: set[Origin] = set()
 
 
 def is_cloud_host(host: str) -> bool:
@@ -46,8 +50,50 @@ def plain_parts(url: str) -> SplitResult | None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host name means this machine, without asking anyone."""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
+    """Whether a host name or address literal means this machine, without asking anyone: never by how it begins."""
+    if host.lower() in ("localhost", "localhost."):
+        return True
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def is_ambiguous_number(host: str) -> bool:
+    """Whether a host is an IPv4 address in a spelling that programs read differently: `127.1`, `0x7f.1`, `2130706433`.
+
+    Any name whose last label is a number is one; the four plain decimal numbers alone are read alike everywhere.
+    """
+    last = host.removesuffix(".").rpartition(".")[2]
+    if ":" in host or not re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last):
+        return False
+    import ipaddress
+
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port of an address, with the scheme's own port filled in."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS.get(scheme, 0)
+
+
+def note_named(url: str) -> None:
+    """Note that the user named this address: a redirect may lead there from another server of this machine."""
+    _named.add(origin_of(url))
+
+
+def is_named(url: str) -> bool:
+    """Whether the user named the origin of this address."""
+    return origin_of(url) in _named
 
 
 def cloud_endpoint(path: str) -> str:
@@ -113,6 +159,11 @@ def normal_base(host: str) -> str:
         raise SkillError(
             f"{_safe_text.clean(host, 80)!r} is no host name", hint="for example http://127.0.0.1:8188"
         ) from error
+    if is_ambiguous_number(name):
+        raise SkillError(
+            f"{_safe_text.clean(host, 80)!r} is a number that programs read as different addresses",
+            hint="write an IPv4 address as four plain numbers, for example 127.0.0.1",
+        )
     name = f"[{name}]" if ":" in name else name
     netloc = f"{name}:{port}" if port else name
     return urlunsplit((scheme, netloc, parts.path.rstrip("/"), "", ""))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import mimetypes
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +128,6 @@ def upload_again(server: V2, ref: FileRef) -> FileRef:
 def fetch(server: V2, ref: FileRef, target: Path) -> Path:
     """The file's bytes on disk."""
     with server.open_file(ref) as response, target.open("wb") as file:
-        response.raw.decode_content = True
-        shutil.copyfileobj(response.raw, file, PIECE)
+        for piece in _common.stream(response, PIECE):
+            file.write(piece)
     return target

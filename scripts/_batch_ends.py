@@ -80,7 +80,7 @@ class Ends:
             said = told["error"]["server_said"]
             facts |= {
                 "code": told["code"],
-                "message": f"{told['message']}: {said}"[:600],
+                "message": _safe_text.clean(f"{told['message']}: {said}", 600),
                 "hint": told["hint"],
             }
             self.failed(flight, told["code"], "error", facts, state)

@@ -318,7 +318,9 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         emit(INTERRUPTED)
         os._exit(Exit.INTERRUPTED)
-    sys.__excepthook__(kind, error, trace)
+    import traceback
+
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 sys.excepthook = _uncaught

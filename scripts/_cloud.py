@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -309,8 +308,8 @@ class Cloud(Dialect):
             # Named by us, since the name is the server's; the suffix decides which limits apply.
             path = Path(folder) / f"output{Path(name).suffix[:16]}"
             with self.open_file(ref) as answer, path.open("wb") as file:
-                answer.raw.decode_content = True
-                shutil.copyfileobj(answer.raw, file, 1 << 20)
+                for piece in _common.stream(answer):
+                    file.write(piece)
             return self.upload(path, name=name)
 
     def _check_limits(self, path: Path) -> None:

@@ -36,7 +36,7 @@ from _credentials import Access, parse_headers, read_key
 if TYPE_CHECKING:
     import requests
 
-    from _session import SecureSession
+    from _session import SecureSession, Watch
 
 KEY_HEADER = "X-API-Key"
 CONNECT_TIMEOUT = 10.0
@@ -127,20 +127,20 @@ class Server:
     def session(self) -> SecureSession:
         """The one requests session of this server, made on first use."""
         if self._session is None:
-            self._session = self._new_session(self.credentials())
+            self._session = self._new_session()
         return self._session
 
     @property
     def bare_session(self) -> SecureSession:
         """A session without credentials, for signed addresses."""
         if self._bare_session is None:
-            self._bare_session = self._new_session({})
+            self._bare_session = self.session.bare()
         return self._bare_session
 
-    def _new_session(self, credentials: dict[str, str]) -> SecureSession:
+    def _new_session(self) -> SecureSession:
         from _session import SecureSession
 
-        session = SecureSession(self.url, credentials)
+        session = SecureSession(self.url, self.credentials())
         session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
         if self.access.insecure:
             import urllib3
@@ -164,9 +164,13 @@ class Server:
         timeout: float = READ_TIMEOUT,
         whole_url: bool = False,
         bare: bool = False,
+        endless: bool = False,
         **options: Any,
     ) -> requests.Response:
         """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
+
+        `timeout`: seconds for the whole answer (a long one earns more), or for the head of a streamed one, whose body
+        must then keep moving. `endless`: its body may stand still, as that of an event stream does.
 
         `whole_url`: `path` is an absolute address (a signed download), else a route of this server. `bare`: send no
         credentials, wherever it goes.
@@ -177,7 +181,7 @@ class Server:
         enough = time.monotonic() + timeout
         for attempt in range(1, tries + 1):
             try:
-                response = self._send(method, url, time_left(timeout), options, bare)
+                response = self._send(method, url, time_left(timeout), options, bare, endless)
             except SkillError as error:
                 # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly. Nor is
                 # a server that let the whole time pass without a word asked four times.
@@ -200,7 +204,7 @@ class Server:
         raise AssertionError("unreachable")
 
     def _send(
-        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool
+        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool, endless: bool
     ) -> requests.Response:
         import requests
 
@@ -209,7 +213,11 @@ class Server:
             options = {"allow_redirects": False} | options
         try:
             response = session.request(
-                method, url, timeout=(min(CONNECT_TIMEOUT, timeout), timeout), **options
+                method,
+                url,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
+                watch=_watch(timeout, bool(options.get("stream")), endless),
+                **options,
             )
         except requests.RequestException as error:
             raise self._network_failure(error) from error
@@ -238,10 +246,10 @@ class Server:
         """The sentence for a request that got no answer."""
         import requests
 
-        from _session import RefusedRedirect, TooLarge
+        from _session import RefusedRedirect, TooLarge, UnaskedCoding
 
         where = self.url
-        if isinstance(error, TooLarge):
+        if isinstance(error, TooLarge | UnaskedCoding):
             return SkillError(
                 f"{where}: {error}",
                 code="bad_answer",
@@ -253,7 +261,7 @@ class Server:
                 f"refused to follow {where}: {error}",
                 code="unsafe_redirect",
                 exit=_cli.Exit.FAILED,
-                hint="nothing was sent there; ask who runs the server, or what stands before it",
+                hint="nothing was sent there; if you know that address, give it to --host, else ask who runs the server",
             )
         if isinstance(error, requests.TooManyRedirects):
             return SkillError(
@@ -352,7 +360,7 @@ class Server:
                 code="bad_answer",
                 exit=_cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
-                server_said=_safe_text.clean(response.text, 200),
+                server_said=_safe_text.clean(text_of(response), 200),
             ) from error
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
@@ -374,9 +382,9 @@ class Server:
 
         timeout = time_left(timeout)
         try:
-            response = self.session.post(
-                self.route(path), json=body, headers=headers, timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-                allow_redirects=False,
+            response = self.session.request(
+                "POST", self.route(path), json=body, headers=headers, allow_redirects=False,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout), watch=_watch(timeout),
             )  # fmt: skip
         except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
             raise self._network_failure(error) from error
@@ -435,9 +443,18 @@ def error_text(response: requests.Response) -> str:
     try:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
-        text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", response.text[:20_000], flags=re.S | re.I)
+        text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", text_of(response, 20_000), flags=re.S | re.I)
         return _safe_text.clean(" ".join(text.split()), SAID_LIMIT)
     return _safe_text.clean(_words_of(body), SAID_LIMIT)
+
+
+def text_of(response: requests.Response, most: int | None = None) -> str:
+    """An answer's text, of its first `most` bytes: in the encoding that it names, else UTF-8. A guess could split words."""
+    named = re.search(r"charset=[\"']?([\w.:-]+)", response.headers.get("Content-Type", ""), re.I)
+    try:
+        return response.content[:most].decode(named[1] if named else "utf-8", "replace")
+    except LookupError:
+        return response.content[:most].decode("utf-8", "replace")
 
 
 def _words_of(body: Any) -> str:
@@ -476,6 +493,15 @@ def time_left(wish: float) -> float:
     return min(wish, max(_deadline.get() - time.monotonic(), LEAST_TIME))
 
 
+def _watch(timeout: float, streamed: bool = False, endless: bool = False) -> Watch:
+    """The time that an answer may take: `timeout`, more for a long one, and no more than `no_later_than` leaves."""
+    from _session import DOWNLOAD_PACE, MOST_EXTRA, PACE, Watch
+
+    end = max(_deadline.get(), time.monotonic() + LEAST_TIME)
+    pace, extra = (DOWNLOAD_PACE, math.inf) if streamed else (PACE, MOST_EXTRA)
+    return Watch(timeout, end=end, pace=pace, extra=extra, endless=endless)
+
+
 def time_is_up() -> bool:
     """Whether the time that `no_later_than` gave is over."""
     return time.monotonic() >= _deadline.get()
@@ -508,13 +534,33 @@ def retry_seconds(retry_after: str | None) -> float | None:
 
 
 def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
-    """The body in pieces, so that memory does not grow with the file."""
-    return iter(lambda: response.raw.read(size, decode_content=True), b"")
+    """The body in pieces, so that memory does not grow with the file.
+
+    Raises SkillError `download_failed` when it comes too slowly, what the library raises when it is cut.
+    """
+    import urllib3
+
+    while True:
+        try:
+            piece = response.raw.read(size, decode_content=True)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            if response.watch.left() > 0:  # type: ignore[attr-defined]
+                raise
+            raise SkillError(
+                "the file stopped arriving, or arrives too slowly",
+                code="download_failed",
+                exit=_cli.Exit.FAILED,
+                retryable=True,
+                hint="check the connection to the server, and whether something between holds the file back",
+            ) from error
+        if not piece:
+            return
+        yield piece
 
 
 __all__ = [
     "CLOUD_HOST", "CLOUD_HOSTS", "CLOUD_URL", "DEPLOYMENT_SUFFIX", "Access", "AnswerLost", "Server", "cloud_endpoint",
     "error_text", "is_cloud_host", "is_this_machine", "never_connected", "no_later_than", "normal_base",
     "parse_headers", "parse_model_list", "pause_before", "quoted", "read_key", "resolve_url", "retry_seconds",
-    "split_user_info", "stream", "time_is_up", "time_left", "unreachable",
+    "split_user_info", "stream", "text_of", "time_is_up", "time_left", "unreachable",
 ]  # fmt: skip

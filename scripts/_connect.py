@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import _addresses
 import _cache
 import _common
 import _credentials
@@ -76,6 +77,8 @@ def connect(
         host = _common.CLOUD_URL
     bare, login = _common.split_user_info(host)
     url = _common.normal_base(bare)
+    if named:
+        _addresses.note_named(url)
     key = _common.read_key(api_key, api_key_file, url, named=named)
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:

@@ -36,10 +36,15 @@ class Access:
     @property
     def secret(self) -> bool:
         """Whether something here must not be read on the way."""
-        return bool(self.key) or any(word in name.lower() for name in self.headers for word in SECRET_HEADERS)
+        return bool(self.key) or any(is_secret_header(name) for name in self.headers)
 
     def __repr__(self) -> str:
         return "Access(...)"
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether a header of this name usually carries a secret."""
+    return any(word in name.lower() for word in SECRET_HEADERS)
 
 
 def refuse_plain_http(url: str, access: Access) -> None:
@@ -83,10 +88,12 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
                 f"the value of --header {name.strip()} holds characters that no header can carry",
                 hint="copy it again without quotation marks, dashes or dots that a text program has put in",
             )
-        _safe_text.hide(value)
-        for word in value.split():
+        secret = is_secret_header(name)
+        _safe_text.hide(value, pieces=secret)
+        # A server may give back the token without its scheme, the cookie without its name.
+        for word in {*value.split(), *re.split(r"[\s;,=\"]+", value)}:
             if len(word) >= 8:
-                _safe_text.hide(word)
+                _safe_text.hide(word, pieces=secret)
         headers[name.strip()] = value
     return headers
 

@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 import _addresses
 import _deps_catalog
 import _safe_text
+from _addresses import Origin, origin_of
 from _cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _session import SecureSession
-
-Origin = tuple[str, str, int]
 
 
 class AllowedHosts:
@@ -44,7 +43,7 @@ class AllowedHosts:
         if parts.scheme not in ("https", "http"):
             raise _bad_host(text)
         if written_out:
-            self.origins.add(_origin(text))
+            self.origins.add(origin_of(text))
         elif port is None:
             self.names.add(parts.hostname.lower())
         else:
@@ -55,7 +54,7 @@ class AllowedHosts:
         parts = _addresses.plain_parts(url)
         if parts is None:
             return "it is no address that all programs read alike"
-        origin = _origin(url)
+        origin = origin_of(url)
         if origin in self.origins:
             return None
         if parts.username is not None or parts.password is not None:
@@ -81,7 +80,7 @@ class AllowedHosts:
     def redirect_refusal(self, home: str, target: str) -> str | None:
         """Why a download that began at `home` may not go on at `target`, or None when it may."""
         try:
-            origin, start = _origin(target), _origin(home)
+            origin, start = origin_of(target), origin_of(home)
         except ValueError:
             return "it is no address"
         if origin == start or origin in self.origins:
@@ -98,12 +97,6 @@ def _hands_over_to(home: str, host: str) -> bool:
         if host == known or (known.startswith(".") and host.endswith(known)):
             return True
     return home == "civitai.com" and re.fullmatch(_deps_catalog.CIVITAI_BUCKET, host) is not None
-
-
-def _origin(url: str) -> Origin:
-    from _session import origin_of
-
-    return origin_of(url)
 
 
 def _private(host: str) -> str | None:
@@ -148,7 +141,7 @@ def flag_for(url: str) -> str:
 
 def token_for(url: str) -> str | None:
     """The user's token for this address's own host, over https only; from now on no output shows it."""
-    scheme, host, port = _origin(url)
+    scheme, host, port = origin_of(url)
     for variable in token_variables(host):
         token = (os.environ.get(variable) or "").strip()
         _safe_text.hide(token)
@@ -164,13 +157,17 @@ def token_variables(host: str) -> tuple[str, ...]:
 
 def session_for(url: str, allowed: AllowedHosts) -> SecureSession:
     """A session for one download: its token stays at its host, its redirects on the hosts that belong to it."""
-    from _session import RefusedRedirect, SecureSession
+    from _session import NotAdmitted, RefusedRedirect, SecureSession
 
     class DownloadSession(SecureSession):
         def check_redirect(self, source: str, target: str) -> None:  # noqa: ARG002
             reason = allowed.redirect_refusal(url, target)
             if reason is not None:
                 raise RefusedRedirect(f"it leads to {shown(target)}, and {reason}")
+
+        def admit(self, url: str, privacy: int) -> None:
+            if privacy and origin_of(url) not in allowed.origins:
+                raise NotAdmitted(f"{shown(url)} leads into a private network")
 
     token = token_for(url)
     session = DownloadSession(url, {"Authorization": f"Bearer {token}"} if token else {})

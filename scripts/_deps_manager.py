@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import _cli
+import _common
 import _safe_text
 from _cli import Exit, SkillError
 
@@ -51,7 +52,7 @@ def _version(server: Any, path: str) -> str | None:
         if error.code in ("unreachable", "refused"):
             raise
         return None
-    text = response.text.strip()[:60]
+    text = _common.text_of(response, 200).strip()[:60]
     # A web page that answers every address with 200 is no Manager.
     return text if _VERSION.match(text) else None
 

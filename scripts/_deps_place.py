@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import _addresses
 import _deps_comfy
 import _deps_match
 import _places
@@ -58,9 +59,8 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
 
 def is_here(server: Any) -> bool:
     """Whether the server runs on this machine, as far as its address tells."""
-    from _session import is_loopback
-
-    return getattr(server, "api", "") == "local" and is_loopback(urlsplit(str(server.url)).hostname or "")
+    here = _addresses.is_this_machine(urlsplit(str(server.url)).hostname or "")
+    return here and getattr(server, "api", "") == "local"
 
 
 def comfy_acts_here(server: Any, workspace: str | None) -> bool:

@@ -263,13 +263,20 @@ def _corrupt(wanted: Wanted, why: str) -> SkillError:
 def _failure(error: requests.RequestException, url: str) -> Exception:
     import requests
 
-    from _session import RefusedRedirect
+    from _session import RefusedRedirect, UnaskedCoding
 
     if isinstance(error, RefusedRedirect):
         return SkillError(
             f"refused to follow {_deps_hosts.shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
             hint="if you trust that host, add --allow-host with its name",
         )  # fmt: skip
+    if isinstance(error, UnaskedCoding):
+        return SkillError(
+            f"{_deps_hosts.shown(url)} sends the file compressed, although that was not asked for",
+            code="download_failed",
+            exit=Exit.FAILED,
+            hint="a proxy may stand between; else download it by hand from its page",
+        )
     if isinstance(error, requests.TooManyRedirects):
         return SkillError(
             f"{_deps_hosts.shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED

@@ -14,6 +14,11 @@ from typing import Any
 HIDDEN = "[hidden]"
 # Shorter values would blot out ordinary words wherever they happen to stand.
 SHORTEST_SECRET = 4
+# The first characters of a secret are hidden too, from this number on: a text may have been cut inside a secret.
+SHORTEST_PIECE = 8
+# Ordinary words also begin like this, so a piece of a secret must be longer than its label by BEYOND_LABEL.
+LABELS = ("comfyui-", "github_pat_", "ghp_", "hf_", "sk-proj-", "sk-", "bearer", "basic", "token")
+BEYOND_LABEL = 4
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])"
@@ -23,44 +28,123 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_secrets: list[str] = []
 
 
-def hide(secret: str | None) -> None:
-    """Register a secret: from now on no output of this process shows it, plain, quoted or in base64."""
+class _Folds(dict[int, str]):
+    """The letters that each character is compared as: no case, width or accents; nothing for space and invisible ones."""
+
+    def __missing__(self, code: int) -> str:
+        import unicodedata
+
+        letters = unicodedata.normalize("NFKD", chr(code)).casefold()
+        self[code] = "".join(
+            letter
+            for letter in letters
+            if not letter.isspace()
+            and unicodedata.category(letter) not in ("Cc", "Cf", "Mn", "Me")
+            and letter not in _BLANKS
+        )
+        return self[code]
+
+
+# Unicode calls these letters or symbols, but they show nothing.
+_BLANKS = "\u115f\u1160\u3164\uffa0\u2800"
+_folds = _Folds()
+_short_secrets: list[str] = []  # found only in their exact spelling
+_forms: dict[str, str] = {}  # a secret in one spelling, folded -> its shortest beginning that is hidden
+
+
+def hide(secret: str | None, *, pieces: bool = True) -> None:
+    """Register a secret: from now on no output of this process shows it, in any spelling.
+
+    `pieces`: hide its beginnings too. Use False for a value that may be an ordinary word.
+    """
     if not secret or len(secret) < SHORTEST_SECRET:
         return
+    plain = secret.translate(_folds)
+    if len(plain) < SHORTEST_PIECE:
+        _short_secrets.extend({*_spellings(secret)[:5]} - {*_short_secrets})
+        _short_secrets.sort(key=len, reverse=True)
+        return
+    label = next((len(label) for label in LABELS if plain.startswith(label)), 0)
+    piece = secret[: max(SHORTEST_PIECE, label + BEYOND_LABEL)]
+    for spelt, begun in zip(_spellings(secret), _spellings(piece), strict=True):
+        form = spelt.translate(_folds)
+        least = os.path.commonprefix([form, begun.translate(_folds)]) if pieces else form
+        _forms[form] = min(least or form, _forms.get(form, form), key=len)
+
+
+def _spellings(text: str) -> list[str]:
+    """The text plain, percent-encoded, escaped, in hexadecimal, and in base64 at each of its three offsets."""
     from base64 import b64encode
     from urllib.parse import quote, quote_plus
 
-    raw = secret.encode("utf-8", "surrogatepass")
-    forms = {
-        secret,
-        quote(secret, safe="", errors="replace"),
-        quote_plus(secret, errors="replace"),
+    raw = text.encode("utf-8", "surrogatepass")
+    found = [
+        text,
+        quote(text, safe="", errors="replace"),
+        quote_plus(text, errors="replace"),
+        json.dumps(text)[1:-1],
         b64encode(raw).decode(),
-    }
-    forms.add(json.dumps(secret)[1:-1])
-    for form in forms:
-        if form not in _secrets:
-            _secrets.append(form)
-    _secrets.sort(key=len, reverse=True)
+        raw.hex(),
+        "".join(f"%{byte:02x}" for byte in raw),
+        "".join(f"\\x{byte:02x}" for byte in raw),
+        "".join(f"\\u{ord(letter):04x}" for letter in text),
+    ]
+    for offset, skipped in ((0, 0), (1, 2), (2, 3)):
+        whole = (offset + len(raw)) // 3 * 4
+        found.append(b64encode(bytes(offset) + raw).decode()[skipped:whole])
+    return found
 
 
 def redact(text: str) -> str:
-    """The text with every registered secret replaced."""
-    for secret in _secrets:
+    """The text with every registered secret replaced, and every beginning of one."""
+    for secret in _short_secrets:
         if secret in text:
             text = text.replace(secret, HIDDEN)
-    return text
+    if not _forms:
+        return text
+    folded = text.translate(_folds)
+    if not any(least in folded for least in _forms.values()):
+        return text
+    # For each folded character the place in the text that it came from.
+    places = [place for place, letter in enumerate(text) for _ in _folds[ord(letter)]]
+    parts, shown = [], 0
+    for start, end in _found(folded):
+        parts += [text[shown : places[start]], HIDDEN]
+        shown = places[end - 1] + 1
+    return "".join(parts) + text[shown:]
+
+
+def _found(folded: str) -> list[tuple[int, int]]:
+    """Start and end of each secret in a folded text, in order. Spans that touch become one."""
+    spans: list[tuple[int, int]] = []
+    for form, least in _forms.items():
+        start = folded.find(least)
+        while start >= 0:
+            end = start + len(os.path.commonprefix([form, folded[start : start + len(form)]]))
+            spans.append((start, end))
+            start = folded.find(least, start + 1)
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def clean(text: object, limit: int | None = None) -> str:
-    """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long."""
+    """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long.
+
+    Secrets are hidden before the text is cut: half a secret would not be found afterwards.
+    """
     plain = str(text)
     if not plain.isascii():
         plain = _readable(plain)
     plain = _UNSAFE.sub("", _ESCAPES.sub("", plain.replace("\r\n", "\n")))
+    if limit is not None and len(plain) > limit:
+        plain = redact(plain)
     if limit is not None and len(plain) > limit:
         return f"{plain[:limit]}… (+{len(plain) - limit} characters)"
     return plain

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # A preview is a picture in base64; anything larger is no event of a job.
 MOST_FRAME = 24 * 1024 * 1024
+READ_SIZE = 1 << 16
 MOST_WAITING = 1000
 # The ends of a job, after which the stream is still read to its own end.
 LAST_STATUSES = frozenset({"succeeded", "failed", "canceled", "cancelled", "expired"})
@@ -46,8 +47,11 @@ def parse(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
         if field == "event":
             name = value
         elif field == "data":
-            size += len(value)
-            data = [*data, value] if size <= MOST_FRAME else []
+            size += len(value) + 1
+            if size <= MOST_FRAME:
+                data.append(value)
+            else:
+                data.clear()
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -172,7 +176,8 @@ class EventStream:
             return None
         over = False
         with response:
-            for name, data in parse(response.iter_content(chunk_size=None)):
+            # Not whole chunks: the server chooses their size.
+            for name, data in parse(response.iter_content(READ_SIZE)):
                 if self._closed.is_set():
                     return None
                 frame = frame_of(self.prompt_id, name, data)

@@ -318,7 +318,7 @@ class V2(Dialect):
     def open_events(self, prompt_id: str) -> requests.Response | None:
         """The event stream of one job, opened; SkillError where there is none (poll then)."""
         return self.request(
-            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE,
+            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
             headers={"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"},
         )  # fmt: skip
 

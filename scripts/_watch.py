@@ -275,12 +275,13 @@ class Watcher:
 
     def _lost_connection(self, error: Disconnected) -> None:
         self._drop_wire()
+        self._use_socket = not error.mute
         self.restarts_possible = self.missed_frames = True
         self._reconnects = 0
         self._reconnect_at = time.monotonic() + RECONNECT_PAUSES[0]
         for watched in self._watched.values():
             watched.suffices = frozenset()
-        _cli.note(f"connection lost ({error}); reconnecting")
+        _cli.note(f"connection lost ({error}); {'polling instead' if error.mute else 'reconnecting'}")
         self._check_all_now()
 
     def _reconnect(self) -> None:

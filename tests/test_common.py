@@ -112,3 +112,19 @@ def test_subfolders_cannot_climb() -> None:
     assert _safe_names.safe_relative("../../../etc/passwd") == ["etc", "passwd"]
     assert _safe_names.safe_relative("C:\\Windows\\..\\x") == ["Windows", "x"]
     assert _safe_names.safe_relative("/abs/./a//b") == ["abs", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("localhost", True), ("LocalHost", True), ("localhost.", True), ("127.0.0.1", True), ("127.200.3.4", True), ("::1", True),
+     ("[::1]", True), ("::ffff:127.0.0.1", True), ("0:0:0:0:0:0:0:1", True), ("127.evil.example", False), ("127.1", False),
+     ("127.0.0.1.", False), ("0x7f.1", False), ("2130706433", False), ("x.localhost", False), ("localhost.evil.example", False),
+     ("0.0.0.0", False), ("::2", False), ("::ffff:10.0.0.1", False), ("10.0.0.1", False), ("", False)],
+)  # fmt: skip
+def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
+    assert _common.is_this_machine(host) is here
+
+
+def test_a_number_in_full_width_is_the_number_it_shows() -> None:
+    assert _common.normal_base("http://[::ffff:127.0.0.1]:80") == "http://[::ffff:127.0.0.1]:80"
+    assert _common.normal_base("http://\uff11\uff12\uff17.0.0.1:80") == "http://127.0.0.1:80"

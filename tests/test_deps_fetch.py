@@ -404,12 +404,10 @@ def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
     session = _deps_hosts.session_for("https://huggingface.co/a/b", AllowedHosts())
     first = session.prepare_request(requests.Request("GET", "https://huggingface.co/a/b"))
     assert first.headers["Authorization"] == "Bearer hf_secret_value"
-    moved = first.copy()
-    moved.url = "https://cas-bridge.xethub.hf.co/x"
-    response = requests.Response()
-    response.request = first
-    session.rebuild_auth(moved, response)
+    moved, _ = session._redirected(first, str(first.url), "https://cas-bridge.xethub.hf.co/x", {})
     assert "Authorization" not in moved.headers
+    back, _ = session._redirected(moved, str(moved.url), "https://huggingface.co/c", {})
+    assert back.headers["Authorization"] == "Bearer hf_secret_value"
 
 
 def test_an_address_is_shown_without_its_signature() -> None:

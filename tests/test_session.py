@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -16,6 +17,7 @@ import graphs
 import pytest
 from conftest import Demo, Runner
 
+import _addresses
 import _session
 
 KEY = "comfyui-canary-0123456789abcdef"
@@ -90,13 +92,19 @@ def server_with_key(url: str) -> Any:
     return Cloud(url, _common.Access({"Authorization": f"Bearer {BEARER}", "Cookie": "a=canary-cookie"}, KEY))
 
 
+def named(server: Web) -> Web:
+    """A server that the user has named: another one of this machine may point there."""
+    _addresses.note_named(server.url)
+    return server
+
+
 def secrets_in(headers: dict[str, str]) -> bool:
     return any(word in json.dumps(headers) for word in (KEY, BEARER, "canary-cookie"))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_port_gets_no_key_and_no_cookie(web: Any, status: int) -> None:
-    comfy, storage = web(), web()
+    comfy, storage = web(), named(web())
     comfy.redirect("/api/thing", f"{storage.url}/file", status)
     storage.json("/file", {"fine": True})
     assert server_with_key(comfy.url).get_json("thing") == {"fine": True}
@@ -115,7 +123,7 @@ def test_a_redirect_to_another_name_of_the_same_machine_gets_no_key(web: Any) ->
 
 
 def test_a_chain_that_comes_home_gets_the_key_only_at_home(web: Any) -> None:
-    comfy, storage = web(), web()
+    comfy, storage = web(), named(web())
     comfy.redirect("/api/thing", f"{storage.url}/away")
     storage.redirect("/away", f"{comfy.url}/back")
     comfy.json("/back", 1)
@@ -128,7 +136,7 @@ def test_a_signed_address_is_fetched_bare(web: Any, tmp_path: Path) -> None:
     import _collect
     from _dialect import FileRef
 
-    comfy, storage = web(), web()
+    comfy, storage = web(), named(web())
     comfy.redirect("/api/view", f"{storage.url}/signed?X-Goog-Date=now")
     storage.answers["/signed"] = (200, {"Content-Type": "image/png"}, b"\x89PNG whole")
     collector = _collect.Collector(server_with_key(comfy.url), tmp_path)
@@ -186,7 +194,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     command += [
         "-addext",
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:0.0.0.0",
         "-keyout",
         folder / "key.pem",
         "-out",
@@ -364,3 +372,158 @@ def test_a_key_file_is_read_and_a_bad_one_is_misuse(run: Runner, demo: Demo, gra
 )  # fmt: skip
 def test_how_private_an_address_is(address: str, privacy: int) -> None:
     assert _session.privacy_of(address) == privacy
+
+
+# --- what a redirect may reach, judged by the address that is connected to
+def test_a_redirect_to_another_port_of_this_machine_is_not_followed(run: Runner, web: Any) -> None:
+    comfy, private = web(), web()
+    comfy.redirect("/system_stats", f"{private.url}/private")
+    private.json("/private", {"system": {}, "devices": []})
+    ran = run("server_info.py", "stats", "--host", comfy.url, "--api", "local")
+    assert (ran.code, ran.json["code"]) == (1, "unsafe_redirect")
+    assert private.seen == []
+
+
+def test_a_name_is_judged_again_when_it_is_connected_to(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is public when it is looked up and this machine when it is used."""
+    from _cli import SkillError
+
+    comfy, private = web(), web()
+    port = private.url.rpartition(":")[2]
+    comfy.redirect("/api/thing", f"http://rebind.test:{port}/admin")
+    private.json("/admin", 1)
+    answers = iter(["8.8.8.8"])
+    known = socket.getaddrinfo
+
+    def play(host: Any, *words: Any, **options: Any) -> Any:
+        return known(next(answers, "127.0.0.1") if host == "rebind.test" else host, *words, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", play)
+    with pytest.raises(SkillError) as raised:
+        server_with_key(comfy.url).get_json("thing", attempts=1)
+    assert raised.value.code == "unsafe_redirect"
+    assert next(answers, None) is None and private.seen == []
+
+
+def test_the_host_of_a_model_is_judged_again_when_it_is_connected_to(
+    web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import _deps_hosts
+
+    private = web()
+    port = int(private.url.rpartition(":")[2])
+    allowed = _deps_hosts.AllowedHosts([f"models.test:{port}"])
+    known = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *words, **options: known("127.0.0.1", *words, **options)
+    )
+    address = f"https://models.test:{port}/m.safetensors"
+    with _deps_hosts.session_for(address, allowed) as session, pytest.raises(_session.RefusedRedirect):
+        session.get(address, timeout=(5, 5))
+
+
+def test_a_public_name_that_becomes_this_machine_is_left() -> None:
+    session = _session.SecureSession("http://comfy.test:8188")
+    session.admit("http://comfy.test:8188/a", 0)
+    session.admit("http://comfy.test:8188/a", 1)  # a name may lead outside and into the house
+    with pytest.raises(_session.NotAdmitted):
+        _session.SecureSession("http://x.test").bare().admit("http://127.0.0.1/a", 2)
+    session = _session.SecureSession("http://comfy.test:8188")
+    session.admit("http://comfy.test:8188/a", 0)
+    with pytest.raises(_session.NotAdmitted):
+        session.admit("http://comfy.test:8188/a", 2)
+
+
+# --- what the environment may decide, and what not
+LOGIN = "default login someone password canary-netrc-4711\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="0.0.0.0 reaches this machine on POSIX alone")
+def test_a_login_of_netrc_is_not_sent_first_nor_on_a_redirect(
+    web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text(LOGIN)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    comfy = web("0.0.0.0")
+    comfy.redirect("/api/thing", "/other")
+    comfy.json("/other", 1)
+    assert server_with_key(comfy.url).session.trust_env
+    assert server_with_key(comfy.url).get_json("thing") == 1
+    assert comfy.headers("/other")["authorization"] == f"Bearer {BEARER}"
+    from _local import Local
+
+    comfy.redirect("/thing", "/other")
+    assert Local(comfy.url).get_json("thing") == 1
+    assert "Basic" not in json.dumps(comfy.seen)
+
+
+def test_a_proxy_of_the_environment_is_used_for_another_machine(
+    web: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On redirects too. The proxy looks the name up, so its own address is not judged."""
+    from _local import Local
+
+    proxy = web()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    proxy.answers["http://far.test/thing"] = (302, {"Location": "http://farther.test/other"}, b"")
+    proxy.json("http://farther.test/other", 1)
+    assert Local("http://far.test").get_json("thing") == 1
+    assert [path for _, path, _ in proxy.seen] == ["http://far.test/thing", "http://farther.test/other"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="0.0.0.0 reaches this machine on POSIX alone")
+def test_the_authority_of_the_flag_wins_over_that_of_the_environment(
+    web: Any, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import _common
+    from _cli import SkillError
+    from _local import Local
+
+    other = tmp_path / "other.pem"
+    name = ["-subj", "/CN=other", "-keyout", tmp_path / "key.pem", "-out", other]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name]
+    subprocess.run(made, check=True, capture_output=True)
+    comfy = web("0.0.0.0", tls(certificate))
+    comfy.json("/thing", 1)
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        with monkeypatch.context() as patch:
+            patch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+            patch.delenv("CURL_CA_BUNDLE", raising=False)
+            patch.setenv(variable, str(certificate))
+            with pytest.raises(SkillError) as raised:
+                Local(comfy.url, _common.Access(ca_bundle=str(other))).get_json("thing", attempts=1)
+            assert raised.value.code == "unreachable" and comfy.seen == []
+            assert Local(comfy.url).get_json("thing") == 1
+            patch.setenv(variable, str(other))
+            assert Local(comfy.url, _common.Access(ca_bundle=str(certificate))).get_json("thing") == 1
+            assert Local(comfy.url, _common.Access(insecure=True)).get_json("thing") == 1
+        comfy.seen.clear()
+
+
+# --- which names are this machine
+@pytest.mark.parametrize("host", ["127.evil.example", "127.0.0.1.evil.example", "127.0.0.1.nip.example"])
+@pytest.mark.parametrize("words", [("--api-key", KEY), ("--partner-key", KEY)])
+def test_a_name_that_begins_like_this_machine_gets_no_key(
+    run: Runner, web: Any, graph_file: Any, host: str, words: tuple[str, str]
+) -> None:
+    proxy = web()
+    proxy.json(f"http://{host}:8188/features", {"supports_preview_metadata": True})
+    ran = run(
+        "run_workflow.py", graph_file(graphs.picture()), "--host", f"http://{host}:8188", *words,
+        env={"http_proxy": proxy.url, "no_proxy": ""},
+    )  # fmt: skip
+    assert (ran.code, ran.json["code"]) == (7, "consent_needed"), ran.out
+    assert KEY not in json.dumps(proxy.seen)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "127.0.0.1.", "0", "127.0.0.01"]
+)
+def test_a_number_that_programs_read_differently_is_misuse(run: Runner, graph_file: Any, host: str) -> None:
+    ran = run("run_workflow.py", graph_file(graphs.picture()), "--host", f"http://{host}:9", "--api-key", KEY)
+    assert (ran.code, ran.json["code"]) == (2, "misuse")
+    assert ran.json["hint"] and KEY not in ran.out + ran.err

@@ -320,7 +320,7 @@ class Hosted(Double):
             return send(handler, 201, asset)
         if self.storage is None:
             return send(handler, 200, PICTURE, {"Content-Type": "image/png"})
-        signed = f"{self.storage.url}/bucket/fox.png?X-Goog-Expires=900"
+        signed = f"{self.storage.url}/demo-bucket/fox.png?X-Goog-Expires=900"
         return send(handler, 302, b"", {"Location": signed, "Set-Cookie": "session=1"})
 
 
