@@ -81,7 +81,7 @@ AGENT_WORDS: tuple[str, ...] = (
     r"[^.\n]{0,40}\b(anweisung|vorgabe|regel|instruction|consigne|instrucci|instru[cç]|istruzion|инструкци|указани|правил)",
     r"(?i)\b(send|post|upload|exfiltrate|forward|leak|paste)\b[^.\n]{0,60}"
     r"\b(api[ _-]?keys?|tokens?|passwords?|credentials?|secrets?|env(ironment)?( variables?)?|\.ssh|\.env)\b",
-    r"(?i)\b(curl|wget|iwr|invoke-webrequest)\b[^\n]{0,200}\|\s*(ba|z|da)?sh\b",
+    r"(?i)\b(curl|wget|iwr|invoke-webrequest)\b[^\n]{0,200}\|\s{0,9}(ba|z|da)?sh\b",
     r"(?i)\b(sudo|rm\s{1,9}-rf|chmod\s{1,9}\+x|powershell\s{1,9}-|pip\s{1,9}install\s{1,9}(git\+|http)|python3?\s{1,9}-c)\b",
     r"(?i)\b(with|using|add|pass)\b[^.\n]{0,20}(--yes|--allow-pickle|--insecure|--allow-host|--force)(?![\w-])",
 )  # fmt: skip

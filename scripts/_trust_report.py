@@ -118,7 +118,7 @@ def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
 
 def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
     """The nodes inside the group nodes of an editor file, which the graph has as one class alone."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, group in _trust.group_nodes(editor).items():
         if isinstance(group, Mapping):
             inside = _deps_editor.rough_graph({"nodes": group.get("nodes")}, everything=True)

@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str, str]] = {
     EVAL: ("runs_code", "high"),
     FORMULA: ("evaluates_formula", "low"),
     SHELL: ("runs_programs", "high"),
-    INSTALL: ("installs_software", "high"),
+    INSTALL: ("runs_programs", "high"),
     SEND: ("sends_data", "high"),
     DELETE: ("deletes_files", "high"),
     FETCH: ("fetches_addresses", "medium"),

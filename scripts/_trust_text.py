@@ -28,7 +28,7 @@ _HIDDEN = re.compile(
 )
 # A variation selector chooses how the character before it looks: an emoji, a symbol, a Han character. After a letter or
 # after another selector it has nothing to choose, and a run of them can carry any text.
-_SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]+")
 _TAKE_SELECTOR = frozenset("#*0123456789\u00a9\u00ae")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -130,15 +130,13 @@ def _spelled(tags: str) -> str:
 
 
 def _idle_selectors(text: str) -> str:
-    """The variation selectors that choose nothing: after a letter, after one another, at the start."""
+    """The variation selectors that choose nothing: after a letter, at the start, and all of a run of several."""
     idle = []
-    for match in _SELECTOR.finditer(text):
-        before = text[match.start() - 1] if match.start() else ""
-        chooses = before in _TAKE_SELECTOR or (
-            before and ord(before) >= 0x1000 and not _SELECTOR.match(before)
-        )
-        if not (before and chooses):
-            idle.append(match.group())
+    for run in _SELECTORS.finditer(text):
+        before = text[run.start() - 1 : run.start()]
+        chooses = before in _TAKE_SELECTOR or (before and ord(before) >= 0x1000)
+        if len(run.group()) > 1 or not chooses:
+            idle.append(run.group())
     return "".join(idle)
 
 
@@ -172,7 +170,7 @@ def plain(text: str) -> str:
     selectors = _idle_selectors(text)
     if selectors:
         spelled += f" {_spelled_by_selectors(selectors)} "
-    return unicodedata.normalize("NFKC", _SELECTOR.sub("", _HIDDEN.sub("", spelled)))
+    return unicodedata.normalize("NFKC", _SELECTORS.sub("", _HIDDEN.sub("", spelled)))
 
 
 class AgentWords(NamedTuple):
