@@ -56,6 +56,11 @@ def keys_in(text: str) -> Iterator[Found]:
             yield Found(_FORMS[int((match.lastgroup or "k0")[1:])][0], match.group())
 
 
+def masked(text: str) -> str:
+    """The text with each key in it replaced, so that whoever cuts or quotes it shows no part of one."""
+    return _ANY.sub("[hidden]", text)
+
+
 def named_key(name: str, text: str) -> Found | None:
     """The value of an input whose name says that it holds a key, when it looks like one; None for placeholders."""
     value = text.strip()

@@ -35,10 +35,16 @@ _CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
 _SAVES = re.compile(r"(?i)prefix|save|output|write|export|dump")
 QUOTE = 400
 LONG_TEXT = 20_000
+MOST_HIDDEN = 100
 # A real class name is shorter; patterns see no more of one.
 MOST_OF_A_NAME = 200
 MANY_NODES = 2000
 MANY_BYTES = 20_000_000
+
+
+def _shown(text: object, limit: int) -> str:
+    """The workflow's words made safe to show: keys masked before anything is cut."""
+    return _safe_text.clean(_key_patterns.masked(str(text)), limit)
 
 
 class Worry(NamedTuple):
@@ -56,11 +62,11 @@ class Worry(NamedTuple):
         """The worry for a report."""
         document: dict[str, Any] = {"severity": self.severity, "code": self.code, "message": self.message}
         if self.node_id is not None:
-            document["node_id"] = self.node_id
+            document["node_id"] = _shown(self.node_id, 80)
         if self.class_type is not None:
-            document["class_type"] = _safe_text.clean(self.class_type, 120)
+            document["class_type"] = _shown(self.class_type, 120)
         if self.says:
-            document["workflow_says"] = _safe_text.clean(self.says, QUOTE)
+            document["workflow_says"] = _shown(self.says, QUOTE)
         return document | dict(self.facts)
 
 
@@ -91,7 +97,7 @@ def worries(subject: Subject) -> list[Worry]:
 def _nodes(subject: Subject) -> Iterator[Worry]:
     for class_type, node_ids in classes_of(subject.graph).items():
         what = _trust_risks.RISKS.get(class_type)
-        how, shown = "", _safe_text.clean(class_type, 120)
+        how, shown = "", _shown(class_type, 120)
         if what is None and class_type not in _trust_risks.HARMLESS and not _is_core(class_type):
             how, what = "by its name, ", _by_its_name(class_type)
             if what is None and class_type not in _pack_tables.packs_by_class():
@@ -106,7 +112,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
             message,
             node_ids[0],
             class_type,
-            facts={"node_ids": list(node_ids[:10])},
+            facts={"node_ids": [_shown(node_id, 80) for node_id in node_ids[:10]]},
         )
 
 
@@ -156,7 +162,7 @@ def _packs(subject: Subject) -> Iterator[Worry]:
             by_pack.setdefault(_pack_of(class_type, subject, claims.get(class_type)), []).append(class_type)
     for (pack, standing), classes in sorted(by_pack.items()):
         severity, code, says = _STANDINGS[standing]
-        shown = [_safe_text.clean(name[:MOST_OF_A_NAME], 80) for name in classes]
+        shown = [_shown(name[:MOST_OF_A_NAME], 80) for name in classes]
         facts = {"pack": pack} if pack else {}
         message = f"{len(classes)} class(es) {says}".format(pack=pack)
         yield Worry(severity, code, message, facts=facts | {"classes": _safe_text.cap(shown, 12)})
@@ -167,7 +173,7 @@ def _pack_of(class_type: str, subject: Subject, claim: _deps_packs.Pack | None) 
 
     What a file claims settles nothing: it is held against the table. A server names what is installed there.
     """
-    claimed = _safe_text.clean(claim.id or claim.repository or "?", 100) if claim else ""
+    claimed = _shown(claim.id or claim.repository or "?", 100) if claim else ""
     table = _pack_tables.packs_by_class().get(class_type)
     if table:
         if claim and not table & {
@@ -179,11 +185,7 @@ def _pack_of(class_type: str, subject: Subject, claim: _deps_packs.Pack | None) 
     module = definition.get("python_module") if isinstance(definition, Mapping) else None
     if isinstance(module, str):
         own = module.split(".")[0] in _CORE_MODULES
-        return (
-            ("", "newer")
-            if own
-            else (_safe_text.clean(module.removeprefix("custom_nodes."), 80), "installed")
-        )
+        return ("", "newer") if own else (_shown(module.removeprefix("custom_nodes."), 80), "installed")
     return (claimed, "claimed") if claim else ("", "unnamed")
 
 
@@ -231,7 +233,8 @@ def _partner(subject: Subject) -> Iterator[Worry]:
         yield Worry(
             MEDIUM, "paid_nodes",
             f"{len(ids)} node(s) call paid partner services: a run costs credits and sends inputs to them",
-            facts={"count": len(ids), "node_ids": ids[:20], "classes": classes[:20]},
+            facts={"count": len(ids), "node_ids": [_shown(node_id, 80) for node_id in ids[:20]],
+                   "classes": [_shown(name, 80) for name in classes[:20]]},
         )  # fmt: skip
 
 
@@ -243,12 +246,12 @@ def _values(subject: Subject) -> Iterator[Worry]:
             if link_of(raw) is not None:
                 continue
             for text in _deps_editor.texts_in(literal(raw)):
-                if text not in subject.shown:
-                    yield from _value(node_id, class_type, str(name), text)
+                if text not in subject.shown and not _key_patterns.named_key(str(name), text):
+                    yield from _value(node_id, class_type, str(name), _key_patterns.masked(text))
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = f"{_safe_text.clean(class_type, 80)}.{_safe_text.clean(name, 80)}"
+    at = f"{_shown(class_type, 80)}.{_shown(name, 80)}"
     saves = _SAVES.search(f"{name[:MOST_OF_A_NAME]} {class_type[:MOST_OF_A_NAME]}") is not None
     outside = _trust_text.outside_path(text, saves=saves)
     if outside:
@@ -276,12 +279,13 @@ def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worr
 
 def _texts(subject: Subject) -> Iterator[Worry]:
     """Words to an agent and hidden characters, wherever text stands: notes, titles, prompts, names."""
-    for where, text, note in _every_text(subject):
+    for where, raw, note in _every_text(subject):
+        text = _key_patterns.masked(raw)
         hidden = _trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
             if hidden.spells:
-                facts["spells"] = _safe_text.clean(hidden.spells, QUOTE)
+                facts["spells"] = _shown(hidden.spells, QUOTE)
             message = f"{where} holds {hidden.count} character(s) that do not show"
             yield Worry(hidden.severity, "hidden_characters", message, facts=facts)
         words = _trust_text.agent_words(text)
@@ -318,23 +322,23 @@ def _every_text(subject: Subject) -> Iterator[tuple[str, str, bool]]:
 def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
     """The texts of nodes and notes with where each stands, and whether it is a note."""
     for node_id, node in each(subject.graph):
-        yield f"the title of node {node_id}", title_of(node), False
+        yield f"the title of node {_shown(node_id, 40)}", title_of(node), False
         for text in _deps_editor.texts_in(node.get("_meta")):
-            yield f"what is saved of node {node_id}", text, False
-        yield f"the class of node {node_id}", class_of(node), False
+            yield f"what is saved of node {_shown(node_id, 40)}", text, False
+        yield f"the class of node {_shown(node_id, 40)}", class_of(node), False
         for name, raw in inputs_of(node).items():
-            yield f"an input's name of node {node_id}", str(name), False
+            yield f"an input's name of node {_shown(node_id, 40)}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {node_id}, {_safe_text.clean(name, 60)}", text, False
+                yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
-        yield _safe_text.clean(where, 80), text, True
+        yield _shown(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in _deps_editor.nodes_of(subject.editor):
         if isinstance(node.get("title"), str):
-            yield f"the title of node {_safe_text.clean(node.get('id'), 20)}", node["title"], False
+            yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
     extra = (subject.editor or {}).get("extra")
     for text in _deps_editor.texts_in(extra):
         yield "the editor file's extra data", text, True
@@ -348,10 +352,12 @@ def _keys(subject: Subject) -> Iterator[Worry]:
         if re.search(r"(?i)api_?key|token|secret|password|credential", str(name)[:MOST_OF_A_NAME])
     ]
     if names:
-        shown = [_safe_text.clean(n, 60) for n in names]
+        shown = [_shown(n, 60) for n in names]
         yield Worry(MEDIUM, "credential", "a credential is saved with the workflow", facts={"names": shown})
-    for where, found in _every_key(subject):
-        _safe_text.hide(found.text)
+    for number, (where, found) in enumerate(_every_key(subject)):
+        # The texts that are quoted are masked already; this is for names and paths of the file.
+        if number < MOST_HIDDEN:
+            _safe_text.hide(found.text)
         message = f"{where} holds what looks like {found.kind}: a run saves it in its outputs and receipts"
         yield Worry(MEDIUM, "credential", message)
 
@@ -365,7 +371,7 @@ def _every_key(subject: Subject) -> Iterator[tuple[str, _key_patterns.Found]]:
             value = literal(raw)
             found_by_name = _key_patterns.named_key(str(name), value) if isinstance(value, str) else None
             if found_by_name:
-                yield f"node {node_id}, {_safe_text.clean(name, 60)}", found_by_name
+                yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", found_by_name
     for text in _deps_editor.texts_in(subject.extra):
         for found in _key_patterns.keys_in(text):
             yield "the data beside the workflow", found
