@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import _deps_editor
 import _graph
+import _key_patterns
 import _safe_text
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
@@ -54,3 +56,27 @@ def after_changes(
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in uploaded)
     ]
     return [_safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
+
+
+def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> list[str]:
+    """Warnings about keys and tokens in what is submitted: ComfyUI saves the workflow in every picture it makes."""
+    found: dict[str, None] = {}
+    for node_id, node in _graph.each(graph):
+        for name, value in _graph.inputs_of(node).items():
+            for text in _deps_editor.texts_in(_graph.literal(value)):
+                kinds = [key.kind for key in _key_patterns.keys_in(text)]
+                if not kinds and (named := _key_patterns.named_key(str(name), text)):
+                    kinds = [named.kind]
+                found |= dict.fromkeys(
+                    f"node {node_id}, input {_safe_text.clean(name, 60)}: {kind}" for kind in kinds
+                )
+        for key in _key_patterns.keys_in(_graph.title_of(node)):
+            found[f"the title of node {node_id}: {key.kind}"] = None
+    for where, text in _deps_editor.notes_of(editor):
+        found |= dict.fromkeys(
+            f"{_safe_text.clean(where, 80)}: {key.kind}" for key in _key_patterns.keys_in(text)
+        )
+    return [
+        f"what looks like a secret would be saved in the outputs and receipts: {item}; remove it before you share them"
+        for item in list(found)[:MOST]
+    ]

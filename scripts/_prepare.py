@@ -97,8 +97,9 @@ def prepare(
         )
         settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
+        doubts = [*_doubts.sample_pictures(graph, ()), *_doubts.saved_keys(graph, source.editor)]
         return Prepared(
-            graph, source, seeds_of(graph), notes=[*notes, *_doubts.sample_pictures(graph, ())],
+            graph, source, seeds_of(graph), notes=[*notes, *doubts],
             partner=partner_nodes(graph, definitions, server), video=_graph.is_video(graph, definitions),
             done=done,
         )  # fmt: skip
@@ -111,6 +112,7 @@ def prepare(
     chosen = {f"{item['node_id']}.{item['input']}" for item in filled.changes}
     doubts = _doubts.sample_pictures(filled.graph, chosen)
     doubts += _doubts.after_changes(filled.graph, definitions, chosen, uploaded)
+    doubts += _doubts.saved_keys(filled.graph, source.editor)
     return Prepared(
         filled.graph,
         source,

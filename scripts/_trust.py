@@ -11,26 +11,40 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _catalog
-import _deps_catalog
 import _deps_editor
 import _deps_packs
 import _deps_report
 import _graph
+import _key_patterns
+import _pack_tables
 import _safe_text
 import _sources
+import _trust_risks
 import _trust_text
 from _deps_need import classes_of
 from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
-_RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in _deps_catalog.RISK_WORDS)
+_RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in _trust_risks.WORDS)
+_TELLING_INPUT = re.compile(
+    r"(?i)(?P<code>(?:py|python|js|javascript|lua|source)?_?(?:code|script)(?:_input|_text)?|pycode)"
+    r"|(?:shell|bash|system|terminal)?_?(?:command|cmd)(?:_line)?"
+)
 _CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
+_SAVES = re.compile(r"(?i)prefix|save|output|write|export|dump")
 QUOTE = 400
 LONG_TEXT = 20_000
+MOST_HIDDEN = 100
+# A real class name is shorter; patterns see no more of one.
+MOST_OF_A_NAME = 200
 MANY_NODES = 2000
 MANY_BYTES = 20_000_000
+
+
+def _shown(text: object, limit: int) -> str:
+    """The workflow's words made safe to show: keys masked before anything is cut."""
+    return _safe_text.clean(_key_patterns.masked(str(text)), limit)
 
 
 class Worry(NamedTuple):
@@ -48,30 +62,33 @@ class Worry(NamedTuple):
         """The worry for a report."""
         document: dict[str, Any] = {"severity": self.severity, "code": self.code, "message": self.message}
         if self.node_id is not None:
-            document["node_id"] = self.node_id
+            document["node_id"] = _shown(self.node_id, 80)
         if self.class_type is not None:
-            document["class_type"] = _safe_text.clean(self.class_type, 120)
+            document["class_type"] = _shown(self.class_type, 120)
         if self.says:
-            document["workflow_says"] = _safe_text.clean(self.says, QUOTE)
+            document["workflow_says"] = _shown(self.says, QUOTE)
         return document | dict(self.facts)
 
 
 class Subject(NamedTuple):
-    """What is looked at. definitions: of the server where it will run, else of the core alone (`complete` false)."""
+    """What is looked at. definitions: of the server where it will run, else of the core alone (`complete` false).
+
+    shown: texts that only say which files an earlier run of the author's showed; no node reads them.
+    """
 
     graph: Mapping[str, Any]
     editor: Mapping[str, Any] | None
     extra: Mapping[str, Any]
     definitions: Mapping[str, Any] | None
     complete: bool
+    shown: frozenset[str] = frozenset()
 
 
 def worries(subject: Subject) -> list[Worry]:
     """Everything worth a look, worst first."""
     found = [
         *_nodes(subject), *_packs(subject), *_models(subject), *_addresses_of_models(subject), *_partner(subject),
-        *_values(subject), *_texts(subject),
-        *_saved_beside(subject), *_size(subject),
+        *_values(subject), *_texts(subject), *_keys(subject), *_size(subject),
     ]  # fmt: skip
     once = {(w.code, w.message, w.says): w for w in reversed(found)}
     return sorted(once.values(), key=lambda w: (_RANK[w.severity], w.code, natural_key(w.node_id or "")))
@@ -79,28 +96,49 @@ def worries(subject: Subject) -> list[Worry]:
 
 def _nodes(subject: Subject) -> Iterator[Worry]:
     for class_type, node_ids in classes_of(subject.graph).items():
-        what = _deps_catalog.RISKS.get(class_type)
-        guessed = False
-        if what is None and class_type not in _deps_catalog.HARMLESS and not _is_core(class_type, subject):
-            name = _spaced(class_type)
-            what = next(
-                (what for pattern, what in _RISK_WORDS if pattern.search(class_type) or pattern.search(name)),
-                None,
-            )
-            guessed = True
+        what = _trust_risks.RISKS.get(class_type)
+        how, shown = "", _shown(class_type, 120)
+        if what is None and class_type not in _trust_risks.HARMLESS and not _is_core(class_type):
+            how, what = "by its name, ", _by_its_name(class_type)
+            if what is None and class_type not in _pack_tables.packs_by_class():
+                how, what = "by an input's name, ", _by_its_inputs(subject.graph, node_ids)
         if what is None:
             continue
-        code, severity = _deps_catalog.RISK_KINDS[what]
-        how = "by its name, " if guessed else ""
-        message = f"{how}{_safe_text.clean(class_type, 120)} {what} ({len(node_ids)} node(s))"
+        code, severity = _trust_risks.KINDS[what]
+        message = f"{how}{shown} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
             code,
             message,
             node_ids[0],
             class_type,
-            facts={"node_ids": list(node_ids[:10])},
+            facts={"node_ids": [_shown(node_id, 80) for node_id in node_ids[:10]]},
         )
+
+
+def _by_its_name(class_type: str) -> str | None:
+    """What the words of a class name suggest that it does."""
+    name = class_type[:MOST_OF_A_NAME]
+    spaced = _spaced(name)
+    return next(
+        (what for pattern, what in _RISK_WORDS if pattern.search(name) or pattern.search(spaced)), None
+    )
+
+
+def _by_its_inputs(graph: Mapping[str, Any], node_ids: Sequence[str]) -> str | None:
+    """What the names of filled-in text inputs suggest: a class that no table knows, with a field for code or a command."""
+    for node_id in node_ids:
+        for name, value in inputs_of(graph.get(node_id, {})).items():
+            if isinstance(literal(value), str) and (match := _TELLING_INPUT.fullmatch(str(name)[:60])):
+                return _trust_risks.EVAL if match["code"] else _trust_risks.SHELL
+    return None
+
+
+def group_nodes(editor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The group nodes that an editor file defines, by name: `workflow>NAME` stands for the nodes in one."""
+    extra = (editor or {}).get("extra")
+    groups = extra.get("groupNodes") if isinstance(extra, Mapping) else None
+    return groups if isinstance(groups, Mapping) else {}
 
 
 def _spaced(name: str) -> str:
@@ -108,62 +146,62 @@ def _spaced(name: str) -> str:
     return re.sub(r"[_|:]+", " ", re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name))
 
 
-def _is_core(class_type: str, subject: Subject) -> bool:
-    definition = (subject.definitions or {}).get(class_type)
-    if not isinstance(definition, Mapping):
-        return False
-    module = definition.get("python_module")
-    return not isinstance(module, str) or module.split(".")[0] in _CORE_MODULES
+def _is_core(class_type: str) -> bool:
+    """Whether the bundle itself knows a class as ComfyUI's own; a server's word is not asked."""
+    return _pack_tables.CORE in _pack_tables.packs_by_class().get(class_type, ())
 
 
 def _packs(subject: Subject) -> Iterator[Worry]:
-    """Classes that ComfyUI itself does not bring: whose code will run, as far as anybody says."""
+    """Classes that ComfyUI itself does not bring: whose code will run, as far as it is known."""
     claims = _deps_packs.claims_of(subject.graph, subject.editor)
     by_pack: dict[tuple[str, str], list[str]] = {}
+    own = {f"workflow>{name}" for name in group_nodes(subject.editor)}
+    own |= {f"workflow/{name}" for name in group_nodes(subject.editor)}
     for class_type in classes_of(subject.graph):
-        if _is_core(class_type, subject):
-            continue
-        by_pack.setdefault(_pack_of(class_type, subject, claims), []).append(class_type)
+        if not _is_core(class_type) and class_type not in own:
+            by_pack.setdefault(_pack_of(class_type, subject, claims.get(class_type)), []).append(class_type)
     for (pack, standing), classes in sorted(by_pack.items()):
-        shown = [_safe_text.clean(name, 80) for name in classes]
-        facts = {"pack": pack, "classes": _safe_text.cap(shown, 12)}
-        if standing == "installed":
-            yield Worry(
-                INFO, "installed_pack", f"{len(classes)} class(es) of the installed pack {pack}", facts=facts
-            )
-        elif standing in ("known", "said"):
-            whose = "that the workflow says are " if standing == "said" else ""
-            message = f"{len(classes)} class(es) {whose}of the widely used pack {pack}"
-            yield Worry(LOW, "known_pack", message, facts=facts)
-        elif pack == _deps_packs.CORE:
-            message = f"{len(classes)} class(es) that the workflow says are ComfyUI's own, newer than what is known here"
-            yield Worry(LOW, "newer_core", message, facts=facts)
-        elif standing == "claimed":
-            message = (
-                f"{len(classes)} class(es) that the workflow says are of {pack}, a pack that no table knows"
-            )
-            yield Worry(MEDIUM, "unknown_pack", message, facts=facts)
-        else:
-            message = f"{len(classes)} class(es) that nothing says the pack of"
-            yield Worry(MEDIUM, "unknown_pack", message, facts={"classes": facts["classes"]})
+        severity, code, says = _STANDINGS[standing]
+        shown = [_shown(name[:MOST_OF_A_NAME], 80) for name in classes]
+        facts = {"pack": pack} if pack else {}
+        message = f"{len(classes)} class(es) {says}".format(pack=pack)
+        yield Worry(severity, code, message, facts=facts | {"classes": _safe_text.cap(shown, 12)})
 
 
-def _pack_of(class_type: str, subject: Subject, claims: Mapping[str, _deps_packs.Pack]) -> tuple[str, str]:
-    definition = (subject.definitions or {}).get(class_type)
+def _pack_of(class_type: str, subject: Subject, claim: _deps_packs.Pack | None) -> tuple[str, str]:
+    """The pack of a class and how that is known (a key of _STANDINGS).
+
+    What a file claims settles nothing: it is held against the table. A server names what is installed there.
+    """
+    claimed = _shown(claim.id or claim.repository or "?", 100) if claim else ""
+    table = _pack_tables.packs_by_class().get(class_type)
+    if table:
+        if claim and not table & {
+            _pack_tables.usual_name(name) for name in (claim.id, claim.repository) if name
+        }:
+            return claimed, "contradicted"
+        return sorted(table)[0], "known"
+    definition = (subject.definitions or {}).get(class_type) if subject.complete else None
     module = definition.get("python_module") if isinstance(definition, Mapping) else None
     if isinstance(module, str):
-        return _safe_text.clean(module.removeprefix("custom_nodes."), 80), "installed"
-    table = _catalog.NODE_PACKAGES.get(class_type)
-    claim = claims.get(class_type)
-    if table and (claim is None or claim.id in (None, table)):
-        return table, "known"
-    if claim is not None:
-        name = claim.id or claim.repository or "?"
-        return name, "said" if claim.id in _KNOWN_PACKS and not table else "claimed"
-    return "?", "unnamed"
+        own = module.split(".")[0] in _CORE_MODULES
+        return ("", "newer") if own else (_shown(module.removeprefix("custom_nodes."), 80), "installed")
+    return (claimed, "claimed") if claim else ("", "unnamed")
 
 
-_KNOWN_PACKS = frozenset(_catalog.NODE_PACKAGES.values())
+# How the pack of a class is known -> severity, code, and the message after "N class(es) ".
+_STANDINGS = {
+    "known": (LOW, "known_pack", "of the widely used pack {pack}"),
+    "installed": (INFO, "installed_pack", "of the pack {pack}, which the server says is installed"),
+    "newer": (LOW, "newer_core", "that the server says are ComfyUI's own, newer than what is known here"),
+    "contradicted": (
+        MEDIUM,
+        "unknown_pack",
+        "that the workflow says are of {pack}, but are known from another pack",
+    ),
+    "claimed": (MEDIUM, "unknown_pack", "that no table knows; the workflow says that they are of {pack}"),
+    "unnamed": (MEDIUM, "unknown_pack", "whose node pack is unknown"),
+}
 
 
 def _models(subject: Subject) -> Iterator[Worry]:
@@ -195,7 +233,8 @@ def _partner(subject: Subject) -> Iterator[Worry]:
         yield Worry(
             MEDIUM, "paid_nodes",
             f"{len(ids)} node(s) call paid partner services: a run costs credits and sends inputs to them",
-            facts={"count": len(ids), "node_ids": ids[:20], "classes": classes[:20]},
+            facts={"count": len(ids), "node_ids": [_shown(node_id, 80) for node_id in ids[:20]],
+                   "classes": [_shown(name, 80) for name in classes[:20]]},
         )  # fmt: skip
 
 
@@ -207,15 +246,17 @@ def _values(subject: Subject) -> Iterator[Worry]:
             if link_of(raw) is not None:
                 continue
             for text in _deps_editor.texts_in(literal(raw)):
-                yield from _value(node_id, class_type, name, text)
+                if text not in subject.shown and not _key_patterns.named_key(str(name), text):
+                    yield from _value(node_id, class_type, str(name), _key_patterns.masked(text))
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = f"{_safe_text.clean(class_type, 80)}.{_safe_text.clean(name, 80)}"
-    outside = _trust_text.outside_path(text)
+    at = f"{_shown(class_type, 80)}.{_shown(name, 80)}"
+    saves = _SAVES.search(f"{name[:MOST_OF_A_NAME]} {class_type[:MOST_OF_A_NAME]}") is not None
+    outside = _trust_text.outside_path(text, saves=saves)
     if outside:
         path, why = outside
-        severity = HIGH if re.search(r"(?i)prefix|save|output|write", f"{name} {class_type}") else MEDIUM
+        severity = HIGH if saves else MEDIUM
         yield Worry(severity, "outside_path", f"{at} holds {why}", node_id, class_type, path)
     code = _trust_text.code_in(text)
     if code:
@@ -238,12 +279,13 @@ def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worr
 
 def _texts(subject: Subject) -> Iterator[Worry]:
     """Words to an agent and hidden characters, wherever text stands: notes, titles, prompts, names."""
-    for where, text, note in _every_text(subject):
+    for where, raw, note in _every_text(subject):
+        text = _key_patterns.masked(raw)
         hidden = _trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
             if hidden.spells:
-                facts["spells"] = _safe_text.clean(hidden.spells, QUOTE)
+                facts["spells"] = _shown(hidden.spells, QUOTE)
             message = f"{where} holds {hidden.count} character(s) that do not show"
             yield Worry(hidden.severity, "hidden_characters", message, facts=facts)
         words = _trust_text.agent_words(text)
@@ -280,41 +322,59 @@ def _every_text(subject: Subject) -> Iterator[tuple[str, str, bool]]:
 def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
     """The texts of nodes and notes with where each stands, and whether it is a note."""
     for node_id, node in each(subject.graph):
-        yield f"the title of node {node_id}", title_of(node), False
+        yield f"the title of node {_shown(node_id, 40)}", title_of(node), False
         for text in _deps_editor.texts_in(node.get("_meta")):
-            yield f"what is saved of node {node_id}", text, False
-        yield f"the class of node {node_id}", class_of(node), False
+            yield f"what is saved of node {_shown(node_id, 40)}", text, False
+        yield f"the class of node {_shown(node_id, 40)}", class_of(node), False
         for name, raw in inputs_of(node).items():
-            yield f"an input's name of node {node_id}", str(name), False
+            yield f"an input's name of node {_shown(node_id, 40)}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {node_id}, {_safe_text.clean(name, 60)}", text, False
+                yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
-        yield _safe_text.clean(where, 80), text, True
+        yield _shown(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in _deps_editor.nodes_of(subject.editor):
         if isinstance(node.get("title"), str):
-            yield f"the title of node {_safe_text.clean(node.get('id'), 20)}", node["title"], False
+            yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
     extra = (subject.editor or {}).get("extra")
     for text in _deps_editor.texts_in(extra):
         yield "the editor file's extra data", text, True
 
 
-def _saved_beside(subject: Subject) -> Iterator[Worry]:
+def _keys(subject: Subject) -> Iterator[Worry]:
+    """Keys and tokens anywhere in the file. They are never shown, and hidden wherever other findings quote them."""
     names = [
         name
         for name in subject.extra
-        if re.search(r"(?i)api_?key|token|secret|password|credential", str(name))
+        if re.search(r"(?i)api_?key|token|secret|password|credential", str(name)[:MOST_OF_A_NAME])
     ]
     if names:
-        yield Worry(
-            MEDIUM,
-            "credential",
-            "a credential is saved with the workflow",
-            facts={"names": [_safe_text.clean(n, 60) for n in names]},
-        )
+        shown = [_shown(n, 60) for n in names]
+        yield Worry(MEDIUM, "credential", "a credential is saved with the workflow", facts={"names": shown})
+    for number, (where, found) in enumerate(_every_key(subject)):
+        # The texts that are quoted are masked already; this is for names and paths of the file.
+        if number < MOST_HIDDEN:
+            _safe_text.hide(found.text)
+        message = f"{where} holds what looks like {found.kind}: a run saves it in its outputs and receipts"
+        yield Worry(MEDIUM, "credential", message)
+
+
+def _every_key(subject: Subject) -> Iterator[tuple[str, _key_patterns.Found]]:
+    for where, text, _ in _every_text(subject):
+        for found in _key_patterns.keys_in(text):
+            yield where, found
+    for node_id, node in each(subject.graph):
+        for name, raw in inputs_of(node).items():
+            value = literal(raw)
+            found_by_name = _key_patterns.named_key(str(name), value) if isinstance(value, str) else None
+            if found_by_name:
+                yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", found_by_name
+    for text in _deps_editor.texts_in(subject.extra):
+        for found in _key_patterns.keys_in(text):
+            yield "the data beside the workflow", found
 
 
 def _size(subject: Subject) -> Iterator[Worry]:

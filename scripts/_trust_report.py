@@ -25,7 +25,9 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
-    subject = _trust.Subject(graph, loaded.editor, loaded.extra_data, definitions, complete)
+    graph |= _in_group_nodes(loaded.editor)
+    shown = _shown_results(loaded)
+    subject = _trust.Subject(graph, loaded.editor, loaded.extra_data, definitions, complete, shown)
     found = _trust.worries(subject)
     worst = _trust.verdict(found)
     counts = {
@@ -112,3 +114,36 @@ def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
         elif fresh := {name: text for name, text in node["inputs"].items() if text not in texts}:
             found[f"{node_id} (editor)"] = {**node, "inputs": fresh}
     return found
+
+
+def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The nodes inside the group nodes of an editor file, which the graph has as one class alone."""
+    found: dict[str, Any] = {}
+    for name, group in _trust.group_nodes(editor).items():
+        if isinstance(group, Mapping):
+            inside = _deps_editor.rough_graph({"nodes": group.get("nodes")}, everything=True)
+            found |= {
+                f"{node_id} (group {_safe_text.clean(name, 40)})": node for node_id, node in inside.items()
+            }
+    return found
+
+
+def _shown_results(loaded: _sources.Loaded) -> frozenset[str]:
+    """Texts that stand only in saved previews, such as {"filename", "subfolder", "type", "fullpath"} of an earlier run.
+
+    A text that stands anywhere else as well is not among them.
+    """
+    shown: set[str] = set()
+    other: set[str] = set(_deps_editor.texts_in(loaded.graph))
+    waiting: list[Any] = [loaded.editor]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping) and {"filename", "subfolder", "type"} <= one.keys():
+            shown.update(_deps_editor.texts_in(one))
+        elif isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, str):
+            other.add(one)
+    return frozenset(shown - other)
