@@ -21,6 +21,7 @@ from _plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
     from _batch_lane import Lane
+    from _dialect import Dialect
     from _jobs import Options
 
 MOST_LOST = 3
@@ -235,6 +236,18 @@ class Batch:
                     )  # fmt: skip
         for prompt_id in found:
             self.cleared(host, prompt_id)
+
+    def unsettled(self, server: Dialect) -> list[str]:
+        """Prompt ids that were sent to a server before and have not been looked for since: they may run there."""
+        with self._changed:
+            return [
+                todo.prompt_id
+                for todo in self._waiting
+                if todo.prompt_id is not None
+                and todo.host == server.url
+                and todo.end is None
+                and (todo.accepted or server.own_ids)
+            ]
 
     @property
     def left(self) -> dict[str, list[str]]:

@@ -72,6 +72,11 @@ def look_command(server: Dialect, submission: Submission, options: Options) -> s
     return list_command(server)
 
 
+def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
+    """The command that cancels these jobs, and says of each what became of it."""
+    return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
+
+
 def server_words(server: Dialect) -> list[str]:
     """The flags that name a server and how to trust it. Keys are not repeated in them."""
     words = ["--host", server.url, *(["--api", server.api] if server.api != "local" else [])]
