@@ -246,7 +246,8 @@ class Supply:
             self._outage_since = None
             raise SkillError(
                 f"{self.url} has been out of reach for {now - since:.0f} s", code="server_gone",
-                exit=Exit.FAILED, status="lost", retryable=True, server_said=error.message,
+                exit=Exit.FAILED, status="lost", retryable=True, away_seconds=round(now - since, 1),
+                server_said=error.message,
             ) from error  # fmt: skip
         if first:
             _cli.note(f"{self.url} does not answer; trying again for {patience - (now - since):.0f} s")

@@ -453,6 +453,7 @@ class Watcher:
                 retryable=False,
                 hint="when the server is back, pick the job up by its prompt id before running it again",
                 prompt_id=watched.prompt_id,
+                away_seconds=round(away, 1),
                 server_said=_safe_text.clean(error, 300),
             ) from error
 
