@@ -47,6 +47,9 @@ class BatchOptions(NamedTuple):
     name: str | None = None
     retry_failed: bool = False
     hosts: tuple[str, ...] = ()
+    trust: tuple[
+        str, ...
+    ] = ()  # the command line's --ca-bundle and --insecure, which such a command repeats too
     partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
 
 

@@ -123,17 +123,14 @@ def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
 def resume_command(batch: Batch) -> str:
     """The command that goes on with this batch. Keys are not repeated in it."""
     api = batch.lanes[0].server.api if batch.lanes else None
-    return resume_words(batch.options.folder, batch.options.hosts, api)
+    return resume_words(batch.options.folder, batch.options.hosts, api, batch.options.trust)
 
 
-def resume_words(folder: Path, hosts: Sequence[str], api: str | None) -> str:
-    """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI."""
-    words: list[object] = ["--resume", folder]
-    for host in hosts:
-        words += ["--host", host]
-    if api not in (None, "local"):
-        words += ["--api", api]
-    return _reports.command("run_batch.py", *words)
+def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Sequence[str]) -> str:
+    """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI, `trust`: TLS flags."""
+    named = [word for host in hosts for word in ("--host", host)]
+    api_words = _reports.trust_words(api, None, insecure=False)
+    return _reports.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
 
 
 def _terminated(batch: Batch) -> dict[str, Any]:
@@ -225,7 +222,10 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
 
 def _left_command(batch: Batch, host: str) -> str:
     return resume_words(
-        batch.options.folder, (*batch.options.hosts, *(() if host in batch.options.hosts else (host,))), None
+        batch.options.folder,
+        (*batch.options.hosts, *(() if host in batch.options.hosts else (host,))),
+        None,
+        batch.options.trust,
     )
 
 

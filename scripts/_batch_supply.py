@@ -31,6 +31,8 @@ SHORT = 0.4
 BUSY_PAUSE = 2.0
 # A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
 SECOND_LOOK = 1.0
+# A submit without an answer is cut off this late where it can be found again: its connection may be dead.
+SUBMIT_LIMIT = 20.0
 # A server that refuses (a full queue, too many requests) is waited for so many times longer than one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
@@ -180,7 +182,8 @@ class Supply:
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
         self.under_way = prompt_id
-        accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
+        with _common.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
+            accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
         self.under_way = None
         self._outage_since = self._turned_away_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
