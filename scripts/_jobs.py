@@ -64,7 +64,7 @@ class Options(NamedTuple):
     front: bool = False
     targets: Sequence[str] | None = None
     partner_key: str | None = None
-    patience: float = 30.0
+    patience: float = 60.0
     retry_oom: bool = False
 
 

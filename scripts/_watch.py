@@ -94,7 +94,7 @@ class Watcher:
         client_id: str,
         *,
         use_socket: bool = True,
-        patience: float = 30.0,
+        patience: float = 60.0,
         answered: bool = True,
     ) -> None:
         """`answered`: the server has been heard before, so that one that is away now is waited for."""
