@@ -184,7 +184,6 @@ class Supply:
         self.under_way = prompt_id
         with _common.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
             accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
-        self.under_way = None
         self._outage_since = self._turned_away_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
@@ -193,6 +192,7 @@ class Supply:
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight
+        self.under_way = None
         self.watcher.watch(
             accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes
         )
