@@ -21,6 +21,7 @@ from _plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
     from _batch_lane import Lane
+    from _dialect import Dialect
     from _jobs import Options
 
 MOST_LOST = 3
@@ -46,6 +47,9 @@ class BatchOptions(NamedTuple):
     name: str | None = None
     retry_failed: bool = False
     hosts: tuple[str, ...] = ()
+    trust: tuple[
+        str, ...
+    ] = ()  # the command line's --ca-bundle and --insecure, which such a command repeats too
     partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
 
 
@@ -240,6 +244,18 @@ class Batch:
                     )  # fmt: skip
         for prompt_id in found:
             self.cleared(host, prompt_id)
+
+    def unsettled(self, server: Dialect) -> list[str]:
+        """Prompt ids that were sent to a server before and have not been looked for since: they may run there."""
+        with self._changed:
+            return [
+                todo.prompt_id
+                for todo in self._waiting
+                if todo.prompt_id is not None
+                and todo.host == server.url
+                and todo.end is None
+                and (todo.accepted or server.own_ids)
+            ]
 
     @property
     def left(self) -> dict[str, list[str]]:

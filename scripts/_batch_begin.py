@@ -19,12 +19,14 @@ import _jobs
 import _journal
 import _places
 import _plan
+import _reports
 import _safe_names
 import _value_flags
 from _batch import BatchOptions
 from _batch_fill import Filler, Recipe
 from _cli import SkillError
 from _journal import Recorded
+from _prepare import Wishes
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -56,7 +58,8 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     axes = _axes(args, wishes)
     servers, words = _batch_hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
     source = _read(args, servers[0])
-    axes += _count_axis(args, source, axes, wishes)
+    counted, wishes = _count_axis(args, source, axes, wishes)
+    axes += counted
     plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
     recipe = Recipe(source, wishes, plan)
     ready, notes = _batch_setup.fillers(recipe, servers, dry_run=args.dry_run)
@@ -133,25 +136,30 @@ def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
     return axes
 
 
-def _count_axis(args: argparse.Namespace, source: Any, axes: list[Any], wishes: Any) -> list[Any]:
-    """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none."""
+def _count_axis(
+    args: argparse.Namespace, source: Any, axes: Sequence[Any], wishes: Wishes
+) -> tuple[list[Any], Wishes]:
+    """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none.
+
+    Also the wishes without the seed that the counting starts at.
+    """
     import _plan_read
     import _prepare
 
     if not args.count:
-        return []
+        return [], wishes
     seeds = _prepare.seeds_of(source.graph)
     taken = any("seed" in name for axis in axes for name in axis.names)
     if args.seed_start is None and "seed" in wishes.settings:
         start = str(wishes.settings["seed"])
         if not start.isdigit():
-            return [_plan_read.seeds(args.count, None)]
-        wishes.settings.pop("seed")
-        return [_plan_read.seeds(args.count, int(start))]
+            return [_plan_read.seeds(args.count, None)], wishes
+        others = {name: value for name, value in wishes.settings.items() if name != "seed"}
+        return [_plan_read.seeds(args.count, int(start))], wishes._replace(settings=others)
     if args.randomize_seed or taken or (not seeds and args.seed_start is None):
-        return [_plan_read.seeds(args.count, None)]
+        return [_plan_read.seeds(args.count, None)], wishes
     start_at = args.seed_start if args.seed_start is not None else next(iter(seeds.values()))
-    return [_plan_read.seeds(args.count, start_at)]
+    return [_plan_read.seeds(args.count, start_at)], wishes
 
 
 def _read(args: argparse.Namespace, server: Dialect) -> Any:
@@ -187,7 +195,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
     journal = None
     try:
         if recorded is None:
-            _refuse_used(folder)
+            _refuse_used(args, folder)
             recorded, look = _journal.Recorded(_plan_line(args, work), 0), 0
             journal = _journal.Journal(folder / _journal.NAME, fresh=True)
             journal.write("plan", **recorded.plan)
@@ -229,7 +237,12 @@ def _point_to_rest(document: dict[str, Any]) -> None:
         failures["all_in"] = document.get("results_csv") or document["journal"]
 
 
-def _refuse_used(folder: Path) -> None:
+def _trust(args: argparse.Namespace) -> tuple[str, ...]:
+    """The command line's flags for TLS, as a command to go on repeats them. A hosts file holds its servers' own."""
+    return tuple(_reports.trust_words(None, args.ca_bundle, insecure=args.insecure))
+
+
+def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
     """A second batch in one folder would mix its files with the first one's."""
     import _batch_run
 
@@ -237,7 +250,7 @@ def _refuse_used(folder: Path) -> None:
         raise SkillError(
             f"{folder} holds a batch already", code="folder_in_use", exit=_cli.Exit.MISUSE,
             hint="go on with it by --resume, or give another --output-dir",
-            next=[_batch_run.resume_words(folder, (), None)],
+            next=[_batch_run.resume_words(folder, (), None, _trust(args))],
         )  # fmt: skip
 
 
@@ -259,7 +272,7 @@ def _options(
     )  # fmt: skip
     return BatchOptions(
         folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,
-        tuple(words), partner=any(filler.prepared.partner for filler in ready),
+        tuple(words), _trust(args), partner=any(filler.prepared.partner for filler in ready),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _fill
 import _graph
+import _known
 import _params
 import _places
 import _placing
@@ -74,12 +75,9 @@ class Filler:
     def _definitions(self) -> Mapping[str, Any] | None:
         if self.server is None:
             return None
-        classes = sorted({_graph.class_of(node) for _, node in _graph.each(self.prepared.graph)})
-        try:
-            found = self.server.definitions(classes)
-        except SkillError as error:
-            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
-                raise
+        classes = _known.classes_of(self.prepared.graph)
+        found = _known.of_classes(self.server, classes)
+        if found is None:
             return None
         return {name: found[name] for name in classes if name in found}
 

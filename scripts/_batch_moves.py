@@ -14,7 +14,7 @@ from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
 from _batch_supply import SECOND_LOOK
-from _cli import SkillError
+from _cli import Exit, SkillError
 from _dialect import Dialect, JobState
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Moves:
         self.url = server.url
         self.flights = flights
         self.ends = ends
+        self.heard = 0.0  # when the server last answered while this lane was winding down
         self._was_silent = False
         self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
 
@@ -117,24 +118,41 @@ class Moves:
             return False
 
     def wind_down(self) -> None:
-        """Stop what is ours here: the waiting ones first, so that none of them starts; keep what has ended."""
-        for prompt_id, flight in sorted(self._last_first(), key=lambda item: item[1].started is not None):
-            self._stop_one(prompt_id, flight)
+        """Stop what is ours here: the waiting ones first, so that none of them starts; keep what has ended.
+
+        What could not be stopped stays in `flights`, and in the journal it stays submitted: --resume follows it
+        instead of running it again. A server that does not answer is not asked about each run.
+        """
+        flights = sorted(self._last_first(), key=lambda item: item[1].started is not None)
+        try:
+            if not flights:
+                # Files may be under way; only a server that answers is worth waiting for.
+                self.server.list_jobs(0, finished=False)
+            for prompt_id, flight in flights:
+                self._stop_one(prompt_id, flight)
+            self.heard = time.monotonic()
+        except SkillError as error:
+            if flights:
+                _cli.warn(f"{len(self.flights)} submitted runs may still be on {self.url}: {error.message}")
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:
+        """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""
         try:
             state = self.server.state(prompt_id)
+            self.heard = time.monotonic()
             if not (state.done or state.phase == "unknown"):
                 self.server.cancel(prompt_id)
                 state = self._after_cancel(prompt_id)
         except SkillError as error:
+            if error.exit == Exit.UNREACHABLE:
+                raise
             _cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
             return
-        self.flights.drop(prompt_id)
         if state.phase in ("running", "pending"):
-            # In the journal it stays submitted, so that --resume follows it instead of running it again.
             _cli.warn(f"{prompt_id} still executes on {self.url}: it does not take the cancel")
-        elif state.done and state.outcome != "cancelled":
+            return
+        self.flights.drop(prompt_id)
+        if state.done and state.outcome != "cancelled":
             self.ends.ended(flight, state)
         else:
             self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
@@ -144,6 +162,7 @@ class Moves:
         say_again = time.monotonic() + _jobs.SAY_AGAIN
         while True:
             state = self.server.state(prompt_id)
+            self.heard = time.monotonic()
             if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
                 return state
             if time.monotonic() >= say_again:

@@ -19,12 +19,13 @@ from _batch_fetch import Fetchers
 from _batch_fill import Filler, Recipe
 from _batch_lane import Lane
 from _batch_progress import BatchProgress
+from _jobs import CANCEL_PATIENCE
 from _journal import Journal, Recorded
 from _signals import Terminated
 
 MOST_SHOWN = 20
 FRAME = 0.25
-# After Ctrl-C: so long for running nodes to notice and for files under way to arrive.
+# After Ctrl-C: time for running nodes to notice and for files under way to arrive, from a server that answers.
 STOP_PATIENCE = 30.0
 CLEAR_PATIENCE = 10.0
 
@@ -50,7 +51,8 @@ def run(
         for lane in batch.lanes:
             lane.start()
         _wait(batch, progress)
-        _close_fetchers(batch)
+        for lane in batch.lanes:
+            lane.ends.fetchers.close()
         _wait_for_clearing(batch)
     except KeyboardInterrupt:
         try:
@@ -85,11 +87,6 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
         progress.show()
 
 
-def _close_fetchers(batch: Batch, give_up: float | None = None) -> None:
-    for lane in batch.lanes:
-        lane.ends.fetchers.close(give_up)
-
-
 def _wait_for_clearing(batch: Batch) -> None:
     """Let servers that answer cancel what was moved away from them; one that is silent is not waited for long."""
     give_up = time.monotonic() + CLEAR_PATIENCE
@@ -100,33 +97,49 @@ def _wait_for_clearing(batch: Batch) -> None:
 
 
 def _stop(batch: Batch) -> None:
-    """Ctrl-C: lanes cancel what is theirs, files under way arrive."""
+    """Ctrl-C: lanes cancel what is theirs, files under way arrive. A server that says nothing is not waited for long."""
+    began = time.monotonic()
     batch.stop("interrupted")
     _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
-    give_up = time.monotonic() + STOP_PATIENCE
-    while any(lane.is_alive() for lane in batch.lanes) and time.monotonic() < give_up:
+    while any(_winding_down(lane, began) for lane in batch.lanes):
         batch.wait(FRAME)
-    _close_fetchers(batch, give_up)
+    for lane in batch.lanes:
+        lane.ends.fetchers.close(began + (STOP_PATIENCE if lane.moves.heard > began else CANCEL_PATIENCE))
+
+
+def _winding_down(lane: Lane, began: float) -> bool:
+    """Whether a lane still stops its runs, and its server has answered it lately."""
+    now = time.monotonic()
+    silent = now - max(lane.moves.heard, began) > CANCEL_PATIENCE
+    return lane.is_alive() and not silent and now - began < STOP_PATIENCE
+
+
+def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
+    """Lane -> the prompt ids that may still wait or execute at its server."""
+    found = {}
+    for lane in batch.lanes:
+        ids = [*lane.flights, *batch.unsettled(lane.server)]
+        if lane.supply.under_way is not None and lane.server.own_ids:
+            ids.append(lane.supply.under_way)
+        found[lane] = list(dict.fromkeys(ids))
+    return {lane: ids for lane, ids in found.items() if ids}
 
 
 def resume_command(batch: Batch) -> str:
     """The command that goes on with this batch. Keys are not repeated in it."""
     api = batch.lanes[0].server.api if batch.lanes else None
-    return resume_words(batch.options.folder, batch.options.hosts, api)
+    return resume_words(batch.options.folder, batch.options.hosts, api, batch.options.trust)
 
 
-def resume_words(folder: Path, hosts: Sequence[str], api: str | None) -> str:
-    """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI."""
-    words: list[object] = ["--resume", folder]
-    for host in hosts:
-        words += ["--host", host]
-    if api not in (None, "local"):
-        words += ["--api", api]
-    return _reports.command("run_batch.py", *words)
+def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Sequence[str]) -> str:
+    """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI, `trust`: TLS flags."""
+    named = [word for host in hosts for word in ("--host", host)]
+    api_words = _reports.trust_words(api, None, insecure=False)
+    return _reports.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
 
 
 def _terminated(batch: Batch) -> dict[str, Any]:
-    flying = [prompt_id for lane in batch.lanes for prompt_id in list(lane.flights)]
+    flying = [prompt_id for ids in _not_stopped(batch).values() for prompt_id in ids]
     words: dict[str, Any] = {
         "hint": "go on with --resume; finished runs are not repeated",
         "retryable": False,
@@ -183,14 +196,17 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         if tally.failed > len(first):
             document["failures"]["more"] = tally.failed - len(first)
     document["hosts"] = [_host(lane) for lane in batch.lanes]
+    warnings = _tell_not_stopped(batch, document) if batch.stopping in ("interrupted", "failed") else []
     left = batch.left
     if left:
         document["left_behind"] = {host: _safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
-        document["warnings"] = [
+        warnings += [
             f"{len(ids)} runs that were moved elsewhere may still be at {host}; when it answers "
             f"again, this cancels them there: {_left_command(batch, host)}"
             for host, ids in left.items()
         ]
+    if warnings:
+        document["warnings"] = warnings
     if any(lane.server.demo for lane in batch.lanes):
         document["demo"] = True
         document["demo_note"] = "made by the demo server: not generated results, never show them as such"
@@ -200,10 +216,32 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     return document
 
 
+def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
+    """Put the runs that could not be cancelled into the document: they go on, and may cost. The warnings about them."""
+    warnings = []
+    for lane, ids in _not_stopped(batch).items():
+        document.setdefault("not_cancelled", {})[lane.url] = _safe_text.cap(ids, MOST_SHOWN)
+        command = _reports.cancel_command(lane.server, ids[:MOST_SHOWN])
+        document.setdefault("next", []).append(command)
+        warnings.append(
+            f"{len(ids)} submitted runs could not be cancelled at {lane.url} and may go on there; "
+            f"when it answers, this looks for them and cancels them: {command}"
+        )
+    for lane in batch.lanes:
+        if lane.supply.under_way is not None and not lane.server.own_ids:
+            warnings.append(
+                f"{lane.url} did not answer a submit: that run may go on there, and --resume looks for it first"
+            )
+    for warning in warnings:
+        _cli.warn(warning)
+    return warnings
+
+
 def _left_command(batch: Batch, host: str) -> str:
     named = batch.options.hosts
     asked_anyway = host in named or (not named and host in batch.listed)
-    return resume_words(batch.options.folder, named if asked_anyway else (*named, host), None)
+    hosts = named if asked_anyway else (*named, host)
+    return resume_words(batch.options.folder, hosts, None, batch.options.trust)
 
 
 def _host(lane: Lane) -> dict[str, Any]:

@@ -31,6 +31,8 @@ SHORT = 0.4
 BUSY_PAUSE = 2.0
 # A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
 SECOND_LOOK = 1.0
+# A submit without an answer is cut off this late where it can be found again: its connection may be dead.
+SUBMIT_LIMIT = 20.0
 # A server that refuses (a full queue, too many requests) is waited for so many times longer than one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
@@ -52,6 +54,7 @@ class Supply:
         self.at_once: int | None = None  # runs on the server at once; None: its queue is kept filled
         self._pause_until = 0.0
         self._unanswered: set[str] = set()  # prompt ids whose submit got no answer
+        self.under_way: str | None = None  # the prompt id of a submit that has no answer yet
         self._outage_since: float | None = None
         self._turned_away_since: float | None = None
         outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
@@ -93,6 +96,7 @@ class Supply:
         with _common.no_later_than(self._longest_silence()):
             try:
                 if self._find_again(todo, flight):
+                    self._outage_since = None
                     return
             except SkillError as error:
                 self._not_looked_up(todo, flight, error)
@@ -103,10 +107,12 @@ class Supply:
                 self._not_submitted(todo, flight, error)
 
     def _longest_silence(self) -> float | None:
-        """When a server that does not answer counts as gone, where another one can take its runs."""
-        if len(self.batch.lanes) < 2 or not self.server.own_ids:
+        """When a server that does not answer counts as gone. None where a submit that is cut off cannot be found again."""
+        if not self.server.own_ids:
             return None
-        return time.monotonic() + max(self.batch.options.run.patience, _jobs.SUBMIT_TIME)
+        now = time.monotonic()
+        since = now if self._outage_since is None else self._outage_since
+        return max(since + self.batch.options.run.patience, now + _jobs.SUBMIT_TIME)
 
     def _not_looked_up(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
@@ -177,7 +183,9 @@ class Supply:
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
-        accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
+        self.under_way = prompt_id
+        with _common.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
+            accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
         self._outage_since = self._turned_away_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
@@ -186,13 +194,14 @@ class Supply:
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight
+        self.under_way = None
         self.watcher.watch(
             accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes
         )
 
     def _not_submitted(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """What a failed submit means: for the run alone, for the server, or only for now."""
-        todo = flight.todo
+        todo, self.under_way = flight.todo, None
         if error.code in ("queue_full", "busy"):
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
@@ -235,17 +244,18 @@ class Supply:
 
     def _outage(self, error: SkillError, flight: Flight) -> None:
         """No answer since this run was begun. Raises SkillError `server_gone` when that lasts too long."""
-        now = time.monotonic()
-        if self._outage_since is None:
-            # Where nobody else can go on, a server that is stuck for a while gets that while on top.
-            self._outage_since = flight.submitted if len(self.batch.lanes) > 1 else now
-            _cli.note(f"{self.url} does not answer; trying again for {self.batch.options.run.patience:.0f} s")
-        if now - self._outage_since >= self.batch.options.run.patience:
+        now, patience = time.monotonic(), self.batch.options.run.patience
+        first = self._outage_since is None
+        since = self._outage_since = flight.submitted if self._outage_since is None else self._outage_since
+        if now - since >= patience:
             self._outage_since = None
             raise SkillError(
-                f"{self.url} has been out of reach for {self.batch.options.run.patience:.0f} s", code="server_gone",
-                exit=Exit.FAILED, status="lost", retryable=True, server_said=error.message,
+                f"{self.url} has been out of reach for {now - since:.0f} s", code="server_gone",
+                exit=Exit.FAILED, status="lost", retryable=True, away_seconds=round(now - since, 1),
+                server_said=error.message,
             ) from error  # fmt: skip
+        if first:
+            _cli.note(f"{self.url} does not answer; trying again for {patience - (now - since):.0f} s")
         self._pause_until = now + 0.5
 
 

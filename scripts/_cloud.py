@@ -159,7 +159,7 @@ class Cloud(Dialect):
         if prompt_id in self._marks:
             return self._marks[prompt_id]
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code != "not_found":
                 raise
@@ -173,7 +173,7 @@ class Cloud(Dialect):
     def state(self, prompt_id: str) -> JobState:
         """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}")
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise _no_id(prompt_id) from error
@@ -222,7 +222,7 @@ class Cloud(Dialect):
     def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
-            answer = self.get_json(f"history/{_common.quoted(prompt_id)}")
+            answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -233,7 +233,9 @@ class Cloud(Dialect):
     def cancel(self, prompt_id: str) -> bool:
         """The per-job cancel, which hits nothing else."""
         try:
-            answer = self.post_json(f"jobs/{_common.quoted(prompt_id)}/cancel", None)
+            answer = self.post_json(
+                f"jobs/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
+            )
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise _no_id(prompt_id) from error
@@ -265,7 +267,7 @@ class Cloud(Dialect):
         }
         if statuses:
             params["status"] = statuses
-        answer = self.get_json("jobs", params)
+        answer = self.get_json("jobs", params, timeout=self.look_timeout)
         listed = answer.get("jobs") if isinstance(answer, Mapping) else None
         return [
             row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import requests
 
 PIECE = 1 << 20
+# A connection that breaks loses the piece that is being read: a resumed download must not fetch much again.
+ARRIVING = 1 << 16
 ATTEMPTS = 5
 AT_ONCE = 4
 MOST_TEXT = 20_000
@@ -434,7 +436,7 @@ def _copy(
     import requests
     import urllib3
 
-    pieces = _common.stream(response, PIECE)
+    pieces = _common.stream(response, ARRIVING)
     while True:
         may_go_on(offset)
         try:

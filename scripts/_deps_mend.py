@@ -85,7 +85,7 @@ def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways
 
 
 def _by(ways: Ways) -> dict[str, Any]:
-    document: dict[str, Any] = {"server": ways.server.url} | _deps_comfy.facts()
+    document: dict[str, Any] = {"host": ways.server.url} | _deps_comfy.facts()
     document["manager"] = ways.manager.name if ways.manager is not None else None
     return document
 

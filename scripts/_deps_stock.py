@@ -205,7 +205,7 @@ def _reference(value: str) -> Any:
 
 def server_facts(server: Had) -> Mapping[str, Any]:
     """Address and versions of a server for a report; versions are left out when it does not say."""
-    facts: dict[str, Any] = {"url": server.url, "api": server.api}
+    facts: dict[str, Any] = {"host": server.url, "api": server.api}
     try:
         system = server.stats().get("system")
     except SkillError:

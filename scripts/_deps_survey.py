@@ -24,6 +24,7 @@ import _deps_origin
 import _deps_packs
 import _deps_report
 import _inventory
+import _reports
 import _safe_names
 import _safe_text
 import _sources
@@ -127,11 +128,7 @@ def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
     """The flags that ask the same again; keys are not repeated. None for a server that does not answer."""
     if inventory:
         return ("--inventory", inventory)
-    if isinstance(server, Nobody):
-        return ()
-    if server.fleeting:
-        return ("--host", "demo")
-    return ("--host", server.url, *(("--api", server.api) if server.api != "local" else ()))
+    return () if isinstance(server, Nobody) else tuple(_reports.server_words(server))
 
 
 class Workflow(NamedTuple):

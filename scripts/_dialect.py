@@ -126,6 +126,8 @@ class Dialect(_common.Server, abc.ABC):
     named = True  # by the user; else only by a file, and then no key goes there
     own_ids = True  # the client chooses the prompt id
     has_socket = True  # a WebSocket reports progress
+    # Seconds that one small question about a job or the queue may take. A watcher asks again, so it sets a shorter time.
+    look_timeout = _common.READ_TIMEOUT
     client_frames = True  # the socket carries only our own runs' frames
     chooses_front = True
     grace = 2.0  # how long a job may be unknown before it counts as lost
@@ -145,6 +147,25 @@ class Dialect(_common.Server, abc.ABC):
         super().__init__(url, access, demo=demo)
         self._definitions: dict[str, Any] = {}
         self._whole: dict[str, Any] | None = None
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """As `Server.request`. After a request without an answer the next one uses a new connection.
+
+        Behind a network that has changed (VPN, Wi-Fi, NAT), kept-alive connections are dead without a sign.
+        """
+        try:
+            return super().request(method, path, **options)
+        except SkillError as error:
+            if error.code == "unreachable":
+                self.renew_connections()
+            raise
+
+    def renew_connections(self) -> None:
+        """Use new connections from now on. Requests under way in other threads keep theirs."""
+        if self._session is not None:
+            self._session = self._new_session(self.credentials())
+        if self._bare_session is not None:
+            self._bare_session = self._new_session({})
 
     # --- jobs
     @abc.abstractmethod
@@ -327,6 +348,8 @@ class Dialect(_common.Server, abc.ABC):
             try:
                 return self.submit_once(submission)
             except _common.AnswerLost as lost:
+                if lost.status is None:
+                    self.renew_connections()
                 found = self._look_for(submission, look_for, lost)
                 if found is not None:
                     return Accepted(found, found_again=True)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import _common
 import _flags
+import _reports
 import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -82,7 +83,6 @@ def is_local(url: str) -> bool:
 
 
 def host_words(server: Dialect) -> list[str]:
-    """The `--host` words that reach this server again, none where the default does."""
-    if server.fleeting:
-        return ["--host", "demo"]
-    return [] if server.url == _flags.DEFAULT_HOST else ["--host", server.url]
+    """The flags that reach this server again, none where the default does."""
+    words = _reports.server_words(server)
+    return [] if words == ["--host", _flags.DEFAULT_HOST] else words

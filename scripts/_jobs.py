@@ -5,6 +5,7 @@ Level 3, above `_watch`, `_collect` and `_prepare`. Values in, a report dict out
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -34,7 +35,8 @@ LONG_RUN = 600.0
 LONG_VIDEO_RUN = 1800.0
 # An estimate below this is over before it is read.
 WORTH_SAYING = 3.0
-# An interrupt takes effect at the next step; a silent long node finishes first.
+# All that Ctrl-C does at a server takes this long at most. An interrupt takes effect at the next step; a silent long
+# node finishes first.
 CANCEL_PATIENCE = 8.0
 SAY_AGAIN = 0.5
 # A submit gets so long also where the time limit is shorter: one that is cut off leaves its fate open.
@@ -62,7 +64,7 @@ class Options(NamedTuple):
     front: bool = False
     targets: Sequence[str] | None = None
     partner_key: str | None = None
-    patience: float = 30.0
+    patience: float = 60.0
     retry_oom: bool = False
 
 
@@ -263,11 +265,11 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
 
 
 def _resumed(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
+    watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)
     with _common.no_later_than(None if options.timeout is None else time.monotonic() + options.timeout):
         state = _first_look(server, prompt_id)
     job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
     progress = Progress(job.graph, quiet=options.quiet)
-    watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)
     try:
         if not state.done:
             watcher.open()
@@ -324,6 +326,11 @@ def _accept(watcher: Watcher, job: Job, accepted: Accepted) -> None:
     job.prompt_id, job.accepted = accepted.prompt_id, accepted
     _announce(job.server, job.prompt_id)
     watcher.watch(job.prompt_id)
+
+
+def _soon() -> contextlib.AbstractContextManager[None]:
+    """In this block a server that does not answer is not waited for longer than CANCEL_PATIENCE."""
+    return _common.no_later_than(time.monotonic() + CANCEL_PATIENCE)
 
 
 def _stands(watcher: Watcher, job: Job, submission: Submission | None) -> bool:
@@ -390,13 +397,16 @@ def _follow(
             return JobState(job.prompt_id, "pending")
         return _wait(watcher, job, progress, options, warn_after)
     except KeyboardInterrupt:
-        if not _stands(watcher, job, submission):
-            raise
-        if options.detach_on_interrupt or not job.ours:
-            raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
-        return _cancel(watcher, job, progress, options)
+        with _soon():
+            if not _stands(watcher, job, submission):
+                raise
+            if options.detach_on_interrupt or not job.ours:
+                raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
+            return _cancel(watcher, job, progress, options)
     except Terminated:
-        if not _stands(watcher, job, submission):
+        with _soon():
+            known = _stands(watcher, job, submission)
+        if not known:
             raise
         raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
     except SkillError as error:
@@ -498,12 +508,15 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             status="cancelled",
             prompt_id=job.prompt_id,
             hint=error.message,
-            next=[_reports.resume_command(job.server, job.prompt_id, options)],
+            next=[
+                _reports.resume_command(job.server, job.prompt_id, options),
+                _reports.cancel_command(job.server, [job.prompt_id]),
+            ],
         ) from error
 
 
 def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
-    give_up = time.monotonic() + CANCEL_PATIENCE
+    give_up = time.monotonic() + _common.time_left(CANCEL_PATIENCE)
     state: JobState | None = job.server.state(job.prompt_id)
     if state is not None and state.phase == "unknown":
         # It was still waiting: a job taken out of the queue leaves no trace.

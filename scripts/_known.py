@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import _cache
+import _cli
 import _common
 import _flags
 import _graph
 import _places
 import _text_file
-from _cli import SkillError
+from _cli import Exit, SkillError
 from _dialect import Dialect
 
 BUNDLED = Path(__file__).resolve().parent / "_core_definitions.json"
@@ -63,6 +64,26 @@ class Definitions:
             instead = without_server(self.server.url)
             self.origin, self.complete, self._value = instead.origin, instead.complete, instead._value
             return self._value
+
+
+def classes_of(graph: Mapping[str, Any]) -> list[str]:
+    """The class types of a graph, each once."""
+    return sorted({_graph.class_of(node) for _, node in _graph.each(graph)})
+
+
+def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None:
+    """A server's definitions of at least these classes; None where it gives none, and the built-in tables must do.
+
+    Raises SkillError for a server that is out of reach or refuses: that is no answer at all.
+    """
+    try:
+        return server.definitions(classes)
+    except SkillError as error:
+        if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
+            raise
+        if error.code != "not_offered":
+            _cli.warn(f"node definitions could not be read, so the built-in tables are used: {error.message}")
+        return None
 
 
 def of_server(server: Dialect) -> Definitions:

@@ -83,7 +83,7 @@ class Local(Dialect):
         return JobState(prompt_id, "unknown")
 
     def _from_history(self, prompt_id: str) -> JobState | None:
-        answer = self.get_json(f"history/{_common.quoted(prompt_id)}")
+        answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
         return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
 
@@ -92,7 +92,9 @@ class Local(Dialect):
         if self._no_jobs_route:
             return None
         try:
-            answer = self.get_json(f"api/jobs/{_common.quoted(prompt_id)}", attempts=1)
+            answer = self.get_json(
+                f"api/jobs/{_common.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
+            )
         except SkillError as error:
             if error.code == "unreachable":
                 raise
@@ -112,7 +114,7 @@ class Local(Dialect):
         return None
 
     def _queued(self) -> list[JobSummary]:
-        answer = self.get_json("queue")
+        answer = self.get_json("queue", timeout=self.look_timeout)
         running = _items(answer, "queue_running")
         # The pending list is a raw heap: only its first element is in place.
         pending = sorted(_items(answer, "queue_pending"), key=lambda item: (_number(item[0]), str(item[1])))
@@ -124,10 +126,10 @@ class Local(Dialect):
         here = {job.prompt_id for job in self._queued()}
         if prompt_id not in here:
             return False
-        self.post_json("queue", {"delete": [prompt_id]})
+        self.post_json("queue", {"delete": [prompt_id]}, timeout=self.look_timeout)
         if any(job.prompt_id == prompt_id and job.phase == "running" for job in self._queued()):
             # Servers older than targeted interrupts ignore the id, hence the look just before.
-            self.post_json("interrupt", {"prompt_id": prompt_id})
+            self.post_json("interrupt", {"prompt_id": prompt_id}, timeout=self.look_timeout)
         return True
 
     def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:

@@ -192,13 +192,15 @@ class Monitor:
         except SkillError as error:
             if self._unlisted_since is None:
                 self._unlisted_since = now
-            hopeless = not self._answered or now - self._unlisted_since > self.watcher.patience
+            away = time.monotonic() - self._unlisted_since
+            hopeless = not self._answered or away > self.watcher.patience
             if self.ids:
                 # Named jobs have records of their own, and the watcher sees to them.
                 hopeless = not self._answered and error.exit == _cli.Exit.UNREACHABLE
             if hopeless or error.exit == _cli.Exit.REFUSED:
                 raise
-            self._learn_graphs()
+            if error.exit != _cli.Exit.UNREACHABLE:
+                self._learn_graphs()
             return False
         self._answered, self._unlisted_since = True, None
         waiting = 0
@@ -220,8 +222,11 @@ class Monitor:
                 continue
             try:
                 graph = self.server.state(shown.prompt_id).graph
-            except SkillError:
-                continue  # the watcher asks as well, and knows what to make of it
+            except SkillError as error:
+                # The watcher asks as well, and knows what to make of it.
+                if error.exit == _cli.Exit.UNREACHABLE:
+                    return
+                continue
             if graph is not None:
                 shown.learn(graph, self.server.url)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import _catalog
 import _doubts
 import _graph
+import _known
 import _placing
 import _sources
-from _cli import Exit, SkillError
 from _dialect import Dialect
 
 if TYPE_CHECKING:
@@ -142,13 +142,7 @@ def _definitions(
     """Node definitions of the graph's classes, asked for only when a value is to be set."""
     if server is None or not (wishes.settings or wishes.files or wishes.loras or wishes.randomize_seed):
         return None
-    classes = sorted({_graph.class_of(node) for _, node in _graph.each(graph)})
-    try:
-        return server.definitions(classes)
-    except SkillError as error:
-        if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
-            raise
-        return None
+    return _known.of_classes(server, _known.classes_of(graph))
 
 
 def partner_nodes(
@@ -156,26 +150,17 @@ def partner_nodes(
 ) -> list[str]:
     """The ids of nodes that call a paid service; classes that are not well known are looked up on the server."""
     if definitions is None and server is not None:
-        unknown = sorted({_graph.class_of(node) for _, node in _graph.each(graph)} - FREE_CLASSES)
-        try:
-            definitions = server.definitions(unknown) if unknown else None
-        except SkillError as error:
-            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
-                raise
+        unknown = sorted(set(_known.classes_of(graph)) - FREE_CLASSES)
+        definitions = _known.of_classes(server, unknown) if unknown else None
     return _graph.partner_nodes(graph, definitions)
 
 
 def _add_loras(
     graph: dict[str, Any], loras: Sequence[str], definitions: Mapping[str, Any] | None, server: Dialect | None
 ) -> tuple[dict[str, Any], list[str]]:
-    loader = ["LoraLoader", "LoraLoaderModelOnly"]
     known = dict(definitions or {})
     if server is not None:
-        try:
-            known |= server.definitions(loader)
-        except SkillError as error:
-            if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
-                raise
+        known |= _known.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
     import _fill
 
     made, notes = _fill.add_loras(graph, loras, known or None)

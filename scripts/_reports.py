@@ -73,12 +73,25 @@ def look_command(server: Dialect, submission: Submission, options: Options) -> s
     return list_command(server)
 
 
+def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
+    """The command that cancels these jobs, and says of each what became of it."""
+    return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
+
+
 def server_words(server: Dialect) -> list[str]:
     """The flags that name a server and how to trust it. Keys are not repeated in them."""
-    words = ["--host", server.url, *(["--api", server.api] if server.api != "local" else [])]
-    if server.access.ca_bundle:
-        words += ["--ca-bundle", str(_places.absolute(server.access.ca_bundle))]
-    return [*words, "--insecure"] if server.access.insecure else words
+    if server.fleeting:
+        return ["--host", "demo"]
+    access = server.access
+    return ["--host", server.url, *trust_words(server.api, access.ca_bundle, insecure=access.insecure)]
+
+
+def trust_words(api: str | None, ca_bundle: str | None, *, insecure: bool) -> list[str]:
+    """The flags for a server's protocol (none for a plain ComfyUI) and for the certificates to trust."""
+    words = [] if api in (None, "auto", "local") else ["--api", str(api)]
+    if ca_bundle:
+        words += ["--ca-bundle", str(_places.absolute(ca_bundle))]
+    return [*words, "--insecure"] if insecure else words
 
 
 def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MANAGER_ROUTES = ("v2/manager/version", "manager/version")
 
 def about(server: Dialect) -> dict[str, Any]:
     """The keys that every answer starts with."""
-    told: dict[str, Any] = {"status": "ok", "server": server.url, "api": server.api}
+    told: dict[str, Any] = {"status": "ok", "host": server.url, "api": server.api}
     if server.demo:
         told["demo"] = True
     return told

@@ -10,6 +10,7 @@ from typing import Any
 
 import _cli
 import _graph
+import _known
 import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Accepted, Dialect, Graph, Submission
@@ -32,7 +33,9 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
 
 def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
     """The server silently ignores a target that is no output node of the graph."""
-    outputs = [node.node_id for node in _graph.outputs_of(graph, _definitions(server, graph))]
+    outputs = [
+        node.node_id for node in _graph.outputs_of(graph, _known.of_classes(server, _known.classes_of(graph)))
+    ]
     for target in targets:
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
@@ -42,21 +45,6 @@ def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None
                 exit=Exit.MISUSE,
                 hint=f"output nodes: {', '.join(outputs) or 'none'}",
             )
-
-
-def _definitions(server: Dialect, graph: Graph) -> dict[str, Any] | None:
-    """The definitions of the graph's classes; None where the server offers none (API v2): then the tables must do."""
-    try:
-        return server.definitions(classes_of(graph))
-    except SkillError as error:
-        if error.code != "not_offered":
-            raise
-        return None
-
-
-def classes_of(graph: Graph) -> list[str]:
-    """The class types of a graph, each once."""
-    return sorted({_graph.class_of(node) for _, node in _graph.each(graph)})
 
 
 def submit(server: Dialect, submission: Submission) -> Accepted:
@@ -73,7 +61,7 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
     import _check
 
     try:
-        known = server.definitions(classes_of(graph))
+        known = server.definitions(_known.classes_of(graph))
     except SkillError:
         return error
     found: list[dict[str, Any]] = [

@@ -74,7 +74,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[int, bool, bool, float]:
 
 def _next(server: Dialect, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The first that runs as it stands; where none does, what the likeliest one lacks."""
-    words = ["--host", "demo"] if server.fleeting else server_words(server)
+    words = server_words(server)
     alone = [row for row in rows if not row["input_files"]]
     ready = [row for row in alone if row["ready"]]
     if ready:

@@ -262,7 +262,7 @@ class V2(Dialect):
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:
-            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}")
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return JobState(prompt_id, "unknown")
@@ -287,7 +287,7 @@ class V2(Dialect):
     def cancel(self, prompt_id: str) -> bool:
         """POST /jobs/{id}/cancel, then look whether it took. Raises SkillError `cancel_not_confirmed` when it did not."""
         try:
-            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None)
+            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return False
@@ -307,7 +307,7 @@ class V2(Dialect):
         return running + waiting + ([row for row in rows if row.phase == "done"] if finished else [])
 
     def _listed(self, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        answer = self.get_json(JOBS, params)
+        answer = self.get_json(JOBS, params, timeout=self.look_timeout)
         jobs = answer.get("jobs") if isinstance(answer, Mapping) else None
         if not isinstance(jobs, list):
             raise SkillError(

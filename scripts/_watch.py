@@ -21,6 +21,14 @@ from _wire import Disconnected, Wire
 if TYPE_CHECKING:
     from _sse import EventStream
 
+# A question about a job is over after this time without an answer; it is asked again while the patience lasts.
+LOOK_TIME = 10.0
+# Also a short patience lets the server answer one question.
+LEAST_LOOK = 5.0
+# A handshake that is not answered within this time costs the live progress, not the job.
+SOCKET_PATIENCE = 5.0
+# A socket that has worked before and now swallows the handshake is tried again this late.
+MUTE_PAUSE = 30.0
 QUIET_BEFORE_PING = 5.0
 PING_PATIENCE = 5.0
 # `executing null` follows the end within a millisecond and says that the history is written.
@@ -76,7 +84,8 @@ class Watcher:
     """Follows jobs on one server.
 
     `client_id` is the socket's own; frames of a run go to the client that submitted it. `patience`: seconds that
-    the server may be out of reach before SkillError `server_gone` is raised.
+    the server may be out of reach before SkillError `server_gone` is raised, counted from the start of the first
+    request that got no answer.
     """
 
     def __init__(
@@ -85,13 +94,14 @@ class Watcher:
         client_id: str,
         *,
         use_socket: bool = True,
-        patience: float = 30.0,
+        patience: float = 60.0,
         answered: bool = True,
     ) -> None:
         """`answered`: the server has been heard before, so that one that is away now is waited for."""
         self.server = server
         self.client_id = client_id
         self.patience = patience
+        server.look_timeout = min(LOOK_TIME, max(patience, LEAST_LOOK))
         self.restarts_possible = False  # the connection was lost at least once
         self.queue_remaining: int | None = None
         self.missed_frames = not (use_socket and server.has_socket)
@@ -103,6 +113,7 @@ class Watcher:
         self._stream_ends = 0
         self._reconnects = 0
         self._reconnect_at = 0.0
+        self._greeted = False  # the socket has worked at least once
         self._outage_since: float | None = None
         self._watched: dict[str, _Watched] = {}
         self.tap: Callable[[_events.Frame], None] | None = None  # sees every frame, also those of other jobs
@@ -126,10 +137,13 @@ class Watcher:
             self.missed_frames = True
             if error.mute or error.status in (400, 401, 403, 404, 405, 501):
                 self._use_socket = False
+                # A second watcher of this command need not find it out again.
+                self.server.has_socket = False
             _cli.warn(f"no live progress: {error}; polling instead")
 
     def _connect(self) -> None:
-        self._wire = Wire(self.server, self.client_id)
+        with _common.no_later_than(time.monotonic() + SOCKET_PATIENCE):
+            self._wire = Wire(self.server, self.client_id)
 
     def _await_greeting(self) -> None:
         """The first `status` frame shows that this socket is the one the server sends to."""
@@ -138,7 +152,7 @@ class Watcher:
         while True:
             frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
             if isinstance(frame, _events.Event):
-                self._answered = True
+                self._answered = self._greeted = True
                 self._note_queue(frame)
                 if self.tap is not None:
                     self.tap(frame)
@@ -276,6 +290,7 @@ class Watcher:
     def _lost_connection(self, error: Disconnected) -> None:
         self._drop_wire()
         self._use_socket = not error.mute
+        self.server.renew_connections()
         self.restarts_possible = self.missed_frames = True
         self._reconnects = 0
         self._reconnect_at = time.monotonic() + RECONNECT_PAUSES[0]
@@ -296,8 +311,8 @@ class Watcher:
             self._drop_wire()
             pause = RECONNECT_PAUSES[min(self._reconnects, len(RECONNECT_PAUSES) - 1)]
             self._reconnects += 1
-            self._reconnect_at = time.monotonic() + pause
-            if error.mute or error.status in (400, 404, 405, 501):
+            self._reconnect_at = time.monotonic() + (MUTE_PAUSE if error.mute else pause)
+            if (error.mute and not self._greeted) or error.status in (400, 404, 405, 501):
                 self._use_socket = False
 
     def _check_all_now(self) -> None:
@@ -398,36 +413,48 @@ class Watcher:
         return news
 
     def _ask(self, watched: _Watched) -> JobState | None:
+        began = time.monotonic()
         try:
-            state = self.server.state(watched.prompt_id)
+            with _common.no_later_than(self._end_of_patience(began)):
+                state = self.server.state(watched.prompt_id)
         except SkillError as error:
             self._schedule(watched)
-            self._outage(error, watched)
+            self._outage(error, watched, began)
             return None
         self._outage_since = None
         self._answered = True
         return state
 
-    def _outage(self, error: SkillError, watched: _Watched) -> None:
-        """A refusal ends the wait at once, and so does an id that can be none; anything else may pass."""
+    def _end_of_patience(self, now: float) -> float | None:
+        """Until when a server that is out of reach is waited for; None while it answers."""
+        if self._outage_since is None:
+            return None
+        return max(self._outage_since + self.patience, now + LEAST_LOOK)
+
+    def _outage(self, error: SkillError, watched: _Watched, began: float) -> None:
+        """A refusal ends the wait at once, and so does an id that can be none; anything else may pass.
+
+        `began`: when the question was asked that got no answer.
+        """
         if error.exit in (_cli.Exit.REFUSED, _cli.Exit.MISUSE):
             error.details.setdefault("prompt_id", watched.prompt_id)
             raise error
         if error.exit == _cli.Exit.UNREACHABLE and not self._answered:
             raise error
-        now = time.monotonic()
         if self._outage_since is None:
-            self._outage_since = now
+            self._outage_since = began
         self.restarts_possible = True
-        if now - self._outage_since > self.patience:
+        away = time.monotonic() - self._outage_since
+        if away > self.patience:
             raise SkillError(
-                f"the server has been out of reach for {self.patience:.0f} s; what became of the job is not known",
+                f"the server has been out of reach for {away:.0f} s; what became of the job is not known",
                 code="server_gone",
                 exit=_cli.Exit.FAILED,
                 status="lost",
                 retryable=False,
                 hint="when the server is back, pick the job up by its prompt id before running it again",
                 prompt_id=watched.prompt_id,
+                away_seconds=round(away, 1),
                 server_said=_safe_text.clean(error, 300),
             ) from error
 

@@ -169,6 +169,7 @@ class Wire:
         try:
             self._socket.send(json.dumps(CLIENT_FLAGS))
         except (websocket.WebSocketException, OSError) as error:
+            self._socket.shutdown()
             raise Disconnected(_in_words(error)) from None
 
     def receive(self, timeout: float) -> _events.Frame | None:

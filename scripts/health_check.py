@@ -161,7 +161,7 @@ def document(
         told |= {"code": code, "message": failed[0].message, "retryable": code == "unreachable"}
         if failed[0].fix:
             told["hint"] = failed[0].fix
-    told |= {"server": url, "api": server.api if server else None}
+    told |= {"host": url, "api": server.api if server else None}
     if server is not None and server.demo:
         told["demo"] = True
     told["summary"] = {result: results.count(result) for result in ("ok", "warn", "fail", "skipped")}
@@ -182,7 +182,7 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     import _reports
     import _suggest
 
-    words = ["--host", "demo"] if server.fleeting else _reports.server_words(server)
+    words = _reports.server_words(server)
     if any(check.name == "queue" and check.result == "warn" for check in checks):
         return [_reports.command("manage_queue.py", "list", *words)]
     try:

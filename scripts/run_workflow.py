@@ -130,7 +130,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--yes-spend", action="store_true", help="consent to running partner nodes that cost credits"
     )
     group.add_argument(
-        "--reconnect-time", type=_flags.seconds, default=30.0, metavar="SECONDS",
+        "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
 

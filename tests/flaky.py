@@ -106,6 +106,8 @@ class Flaky:
 
         self.handler = Handler
         self.open: set[socket.socket] = set()
+        self.quiet = False
+        self.dead: set[socket.socket] = set()  # connections that no byte comes through any more
         self.port = 0
         self.gone = True
         self.changing = threading.Lock()
@@ -150,6 +152,19 @@ class Flaky:
             self.timer = threading.Timer(back, self.up)
             self.timer.start()
 
+    def silence(self) -> None:
+        """Accept everything and answer nothing, as behind a network that has gone; open connections stay open."""
+        self.quiet = True
+
+    def speak(self) -> None:
+        """Answer again, on new connections alone: those of the time before are dead and do not know it."""
+        self.dead |= self.open
+        self.quiet = False
+
+    def swallows(self, connection: socket.socket) -> bool:
+        """Whether nothing comes through this connection now."""
+        return not self.gone and (self.quiet or connection in self.dead)
+
     def stop(self) -> None:
         """End it."""
         self.down()
@@ -157,6 +172,7 @@ class Flaky:
     def reset(self, *faults: Fault) -> None:
         """Forget what was seen and put these faults in place of the others."""
         self.timer.cancel()
+        self.quiet = False
         self.up()
         self.seen.clear()
         self.faults = list(faults)
@@ -166,6 +182,11 @@ class Flaky:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in handler.headers.items()}
         self.seen.append((handler.command, handler.path, headers, body))
+        if self.swallows(handler.connection):
+            while self.swallows(handler.connection):
+                time.sleep(0.05)
+            handler.close_connection = True
+            return None
         fault = next((item for item in self.faults if item.strikes(handler.command, path)), None)
         if fault is not None and fault.act == "down":
             if fault.after:
@@ -257,6 +278,10 @@ class Flaky:
             upstream.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
             pairs = {handler.connection: upstream, upstream: handler.connection}
             while True:
+                while self.swallows(handler.connection):
+                    time.sleep(0.05)
+                if self.gone:
+                    return
                 for ready in select.select(list(pairs), [], [], 30)[0]:
                     data = ready.recv(65536)
                     if not data:

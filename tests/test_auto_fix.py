@@ -208,6 +208,7 @@ def test_a_pack_by_the_manager_with_a_restart(stage: Stage, shape: str) -> None:
     assert order["id"] == "comfyui-videohelpersuite"
     assert order["selected_version"] == "latest"
     assert document["by"]["manager"].startswith("ComfyUI-Manager V")
+    assert document["by"]["host"] == stage.comfy.url
 
 
 @pytest.mark.parametrize("shape", ["v3", "v4", "v4-legacy"])

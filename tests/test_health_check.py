@@ -213,8 +213,9 @@ def job_server(*, created, ended=None, api="local"):
     def list_jobs(limit=100, *, finished=True):
         return [running, *(over[:limit] if finished else [])]
 
+    access = types.SimpleNamespace(ca_bundle=None, insecure=False)
     return types.SimpleNamespace(
-        api=api, url="http://127.0.0.1:8188", fleeting=False, list_jobs=list_jobs, now=lambda: 36_000.0,
+        api=api, url="http://127.0.0.1:8188", fleeting=False, access=access, list_jobs=list_jobs, now=lambda: 36_000.0,
         state=lambda name: _dialect.JobState(name, "running"),
     )  # fmt: skip
 
@@ -302,7 +303,7 @@ def test_a_workflow_that_is_no_file_is_misuse(check, demo):
 
 def test_the_environment_names_the_server(check, demo):
     report = check(env={"COMFY_HOST": demo.url})
-    assert report["server"] == demo.url
+    assert report["host"] == demo.url
     assert [row["url"] for row in report["found"]] == ["http://127.0.0.1:8188", "http://127.0.0.1:8000"]
 
 
@@ -406,7 +407,7 @@ def test_a_cloud_that_has_no_machine_yet_has_no_dead_worker(check, new_demo):
 )
 def test_without_a_key_the_cloud_is_not_even_asked(check, words):
     report = check(*words, exit_code=4)
-    assert (report["code"], report["server"]) == ("refused", "https://cloud.comfy.org")
+    assert (report["code"], report["host"]) == ("refused", "https://cloud.comfy.org")
     for told in ("COMFY_CLOUD_API_KEY", "--api-key-file", "https://platform.comfy.org"):
         assert told in report["hint"]
     assert report["summary"]["fail"] == 1

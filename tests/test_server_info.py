@@ -252,7 +252,7 @@ def test_unreachable(run):
 
 def test_server_flags_may_stand_before_or_after_the_question(run, demo):
     for words in (["--host", demo.url, "stats"], ["stats", "--host", demo.url]):
-        assert run("server_info.py", *words).json["server"] == demo.url
+        assert run("server_info.py", *words).json["host"] == demo.url
     before = run("server_info.py", "--host", demo.url, "--header", "X-Test: before", "stats")
     assert before.code == 0
     assert demo.log()[-1]["headers"].get("X-Test", demo.log()[-1]["headers"].get("x-test")) == "before"
