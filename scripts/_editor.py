@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import _editor_pack_values
 import _editor_promote
 import _editor_text
 from _cli import SkillError
@@ -171,9 +172,10 @@ def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
                 inputs.pop(slot.name, None)
                 if found.value is not UNSET:
                     inputs[slot.name] = constant(emission, node, slot.name, found.value)
+        _editor_pack_values.on_queue(emission, node_id, node, inputs)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":
-            entry["class_type"] = node.type
+            entry["class_type"] = _class_sent(made, node)
         entry["_meta"] = _meta(node)
         prompt[node_id] = entry
     for entry in prompt.values():
@@ -181,6 +183,12 @@ def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
             if isinstance(value, list) and value[0] not in prompt:
                 del entry["inputs"][name]
     return prompt
+
+
+def _class_sent(made: Build, node: Node) -> str:
+    """The class that the graph names: the definition's own name, where that differs from its key."""
+    node_class = made.node_class(node.type)
+    return node.type if node_class is None else node_class.name
 
 
 def _refuse_unreadable(made: Build, node: Node) -> None:

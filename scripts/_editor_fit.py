@@ -1,0 +1,271 @@
+"""Whether the saved values of a node fit the widgets that its definition gives, and what to do where they do not.
+
+Level 1, pure. The editor lays values out by position and never looks at them: when a pack has gained, lost or moved an
+input since the file was saved, every later value lands on the wrong widget. Here a layout counts as proven when each
+value is of the kind that its widget takes. Where it is not, names that the file holds are used, else the one layout
+that fits, else the node is in doubt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import _editor_pack_rules
+from _editor_read import SavedNode
+from _editor_widgets import (
+    DYNAMIC_COMBO,
+    UNSET,
+    NodeClass,
+    Spec,
+    Widget,
+    decided,
+    default_widgets,
+    is_undecided,
+    restore,
+    restore_named,
+    saved_values,
+)
+
+# Of each node, so many kinds of undecided inputs are tried both ways.
+MOST_UNDECIDED = 4
+_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
+_SWITCH_WORDS = frozenset("true false yes no on off enable disable enabled disabled".split())
+_FILE = re.compile(r"\.\w{2,12}$|[/\\]")
+_NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
+
+
+class Misfit(NamedTuple):
+    """One saved value that its widget does not take; `stale` when only the pack's list of choices has changed."""
+
+    name: str
+    value: Any
+    stale: bool
+
+
+@dataclass
+class Layout:
+    """Which widgets a node has, with their values, and how sure that is.
+
+    reason: why the layout was in doubt; empty when it is proven. refused: no layout is better than the others.
+    misfits: the inputs whose values do not fit.
+    """
+
+    node_class: NodeClass
+    widgets: list[Widget]
+    reason: str = ""
+    refused: bool = False
+    misfits: tuple[str, ...] = ()
+
+
+def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, *, newest: bool) -> Layout:
+    """The node's widgets with its saved values."""
+    if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
+        return Layout(node_class, default_widgets(node_class, newest=newest))
+    slots = {slot.name: slot.widget is not None for slot in saved.inputs}
+    shown = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
+    named = _names(saved, shown)
+    if named is not None:
+        return _by_name(saved, shown, named, newest=newest)
+    widgets = default_widgets(shown, newest=newest)
+    values = saved_values(shown, widgets, saved.values, newest=newest)
+    if values is None:
+        for widget in widgets:
+            widget.value = UNSET
+        return Layout(shown, widgets)
+    usual = Layout(shown, restore(widgets, values, newest=newest))
+    found = misfits(usual.widgets, values)
+    if _is_proven(usual, values, found, newest=newest):
+        return usual
+    return _better(saved, usual, values, found, newest=newest)
+
+
+def _names(saved: SavedNode, node_class: NodeClass) -> Mapping[str, Any] | None:
+    """The values by name where the file has them for certain: saved so, or beside the list and equal to it."""
+    values = saved.values
+    if isinstance(values, Mapping):
+        return None if node_class.core else values
+    if isinstance(values, list) and saved.named_values is not None and _same(saved.named_values, values):
+        return saved.named_values
+    from _editor_pack_values import named_list
+
+    return named_list(saved.type, values)
+
+
+def _same(named: Mapping[str, Any], values: Sequence[Any]) -> bool:
+    return list(named.values()) == list(values)
+
+
+def _by_name(
+    saved: SavedNode, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool
+) -> Layout:
+    renamed = _editor_pack_rules.renamed(saved.type)
+    named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
+    node_class = decided(node_class, lambda spec: True if spec.name in named else None, newest=newest)
+    widgets = default_widgets(node_class, newest=newest)
+    layout = Layout(node_class, restore_named(widgets, named, newest=newest))
+    if not isinstance(saved.values, list) or saved.named_values is None:
+        return layout
+    listed = saved_values(node_class, widgets, saved.values, newest=newest) or []
+    if _sent(restore(widgets, listed, newest=newest)) != _sent(layout.widgets):
+        layout.reason = (
+            "its values are taken by name; by position, as the editor reads them, they would land on other inputs"
+        )
+    return layout
+
+
+def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
+    return [(widget.name, widget.value) for widget in widgets if widget.sent and widget.name]
+
+
+def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
+    """The values that their widgets do not take; `values` are those that `restore` was given."""
+    places = (widget for widget in widgets if widget.saved)
+    found = []
+    for widget, value in zip(places, values, strict=False):
+        verdict = None if value is UNSET else _verdict(widget, value)
+        if verdict is not None:
+            found.append(Misfit(widget.name, value, verdict))
+    return found
+
+
+def _verdict(widget: Widget, value: Any) -> bool | None:
+    """None when the widget takes the value; else whether it is of the right kind at least."""
+    if widget.name in ("control_after_generate",):
+        return None if value is None or isinstance(value, bool) or value in _CONTROLS else False
+    spec = widget.spec
+    if spec is None or value is None:
+        return None
+    if isinstance(value, (list, dict)):
+        return False if widget.kind in ("INT", "FLOAT", "BOOLEAN") else None
+    if widget.kind in ("INT", "FLOAT"):
+        return _number_verdict(widget.kind, value)
+    if widget.kind == "BOOLEAN":
+        return _switch_verdict(spec, value)
+    if widget.kind == "STRING":
+        return None if isinstance(value, str) else True
+    if widget.kind in ("COMBO", DYNAMIC_COMBO):
+        return _choice_verdict(spec, value)
+    return None
+
+
+def _number_verdict(kind: str, value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, str):
+        return None if _NUMBER.fullmatch(value) else False
+    return True if kind == "INT" and isinstance(value, float) and not value.is_integer() else None
+
+
+def _switch_verdict(spec: Spec, value: Any) -> bool | None:
+    if isinstance(value, bool) or value in (0, 1):
+        return None
+    if not isinstance(value, str):
+        return False
+    words = {str(spec.options.get(key, "")).lower() for key in ("label_on", "label_off")}
+    return None if value.lower() in _SWITCH_WORDS | words else False
+
+
+def _choice_verdict(spec: Spec, value: Any) -> bool | None:
+    choices = spec.choices
+    if spec.widget_type == DYNAMIC_COMBO:
+        options = spec.options.get("options")
+        choices = [item.get("key") for item in options if isinstance(item, Mapping)] if isinstance(options, list) else []
+    if not choices or value in choices or str(value) in {str(choice) for choice in choices}:
+        return None
+    texts = all(isinstance(choice, str) for choice in choices)
+    if not isinstance(value, str):
+        return not texts
+    if not texts and all(not isinstance(choice, str) for choice in choices):
+        return False
+    # What files a server has differs; a name of one is as good as another.
+    if _FILE.search(value) or any(isinstance(choice, str) and _FILE.search(choice) for choice in choices):
+        return None
+    return True
+
+
+def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *, newest: bool) -> bool:
+    count = sum(widget.saved for widget in usual.widgets)
+    surplus = any(value not in (None, "") for value in values[count:])
+    if any(not misfit.stale for misfit in found) or (found and len(values) != count):
+        return False
+    return not (surplus and any(is_undecided(spec, newest=newest) for spec in usual.node_class.specs))
+
+
+def _better(
+    saved: SavedNode, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
+) -> Layout:
+    """The one layout that fits all values, else the usual one with its doubt."""
+    if saved.named_values is not None:
+        layout = _by_name(saved, usual.node_class, saved.named_values, newest=newest)
+        layout.reason = "its values do not fit by position; those that the file has by name are used"
+        return layout
+    for candidates in (_other_kinds(saved, usual, newest=newest), _shifted(usual, values, newest=newest)):
+        distinct: dict[str, Layout] = {}
+        for layout in candidates:
+            distinct.setdefault(repr(_sent(layout.widgets)), layout)
+        if len(distinct) == 1:
+            (layout,) = distinct.values()
+            layout.reason = (
+                f"its saved values do not fit its inputs one by one ({_shown(found)}); the one layout that fits all"
+                " of them is used"
+            )
+            return layout
+    usual.misfits = tuple(misfit.name for misfit in found)
+    if found:
+        usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
+        usual.refused = any(not misfit.stale for misfit in found)
+    else:
+        usual.reason = "the file has more values than its definition has widgets"
+    return usual
+
+
+def _shown(found: Sequence[Misfit]) -> str:
+    return ", ".join(f"{misfit.name} would get {_short(misfit.value)}" for misfit in found[:3]) or "one value too many"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _fits(layout: Layout, values: Sequence[Any]) -> bool:
+    return len(values) <= sum(widget.saved for widget in layout.widgets) and not misfits(layout.widgets, values)
+
+
+def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[Layout]:
+    """Layouts in which inputs of types that nothing is known of have widgets, or forced inputs still have them."""
+    open_types = list(
+        dict.fromkeys(spec.type for spec in usual.node_class.specs if is_undecided(spec, newest=newest))
+    )[:MOST_UNDECIDED]
+    for size in range(len(open_types) + 1):
+        for chosen in itertools.combinations(open_types, size):
+            node_class = decided(
+                usual.node_class, lambda spec, chosen=chosen: spec.type in chosen or None, newest=newest
+            )
+            widgets = default_widgets(node_class, newest=newest)
+            forms = [saved_values(node_class, widgets, saved.values, newest=newest)]
+            forms += [list(saved.values)] if isinstance(saved.values, list) else []
+            for values in forms:
+                layout = Layout(node_class, restore(widgets, values or [], newest=newest))
+                if values is not None and _fits(layout, values):
+                    yield layout
+
+
+def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
+    """Layouts in which the pack has gained or lost inputs that stand side by side."""
+    widgets = default_widgets(usual.node_class, newest=newest)
+    missing = sum(widget.saved for widget in usual.widgets) - len(values)
+    for place in range(len(values) + 1) if missing else ():
+        if missing > 0:
+            moved = [*values[:place], *([UNSET] * missing), *values[place:]]
+        elif place - missing > len(values):
+            break
+        else:
+            moved = [*values[:place], *values[place - missing :]]
+        layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
+        if _fits(layout, moved):
+            yield replace(layout)
