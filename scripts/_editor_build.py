@@ -126,6 +126,7 @@ class Build:
     root: Graph = field(default_factory=lambda: Graph(SavedGraph("", "")))
     warnings: list[str] = field(default_factory=list)
     steps: int = 0
+    given: set[str] | None = None
 
     def spend(self) -> None:
         """Count one step of following links. Raises SkillError when a file was made to never end."""
@@ -152,11 +153,24 @@ class Build:
         return self.classes[kind]
 
 
+    def is_linked(self, kind: str) -> bool:
+        """Whether some node of the definitions gives values of a type."""
+        if self.given is None:
+            self.given = {
+                output
+                for definition in self.definitions.values()
+                if isinstance(definition, Mapping) and isinstance(definition.get("output"), list)
+                for output in definition["output"]
+                if isinstance(output, str)
+            }
+        return kind in self.given
+
+
 def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without_server: bool) -> Build:
     """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
     made = Build(saved, definitions, newest, without_server)
     if saved.group_nodes:
-        _editor_groups.unfold_groups(saved, made.node_class, newest=newest)
+        _editor_groups.unfold_groups(saved, made.node_class, made.warn, newest=newest)
     for name in inner_first(saved):
         made.graphs[name] = _live_graph(made, saved.definitions[name])
     made.root = _live_graph(made, saved.root)
@@ -293,7 +307,7 @@ def _as_class(made: Build, node: Node) -> None:
     assert node_class is not None
     node.core = node_class.core
     node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
-    node.layout = _editor_fit.lay_out(node.saved, node.type, node_class, newest=made.newest)
+    node.layout = _editor_fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
     node_class, node.widgets = node.layout.node_class, node.layout.widgets
     _editor_pack_values.on_load(made, node)
     for name, value in node.saved.overrides.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -39,11 +39,16 @@ _NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
 
 
 class Misfit(NamedTuple):
-    """One saved value that its widget does not take; `stale` when only the pack's list of choices has changed."""
+    """One saved value that its widget does not take.
+
+    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it as well, so
+    that no wrong result can come of it.
+    """
 
     name: str
     value: Any
     stale: bool
+    rejected: bool
 
 
 @dataclass
@@ -61,15 +66,17 @@ class Layout:
     misfits: tuple[str, ...] = ()
 
 
-def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, *, newest: bool) -> Layout:
-    """The node's widgets with its saved values."""
+def lay_out(
+    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
+) -> Layout:
+    """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
     if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class, newest=newest))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
     shown = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
-    named = _names(saved, shown)
+    named = _names(saved, kind, shown)
     if named is not None:
-        return _by_name(saved, shown, named, newest=newest)
+        return _by_name(kind, shown, named, newest=newest)
     widgets = default_widgets(shown, newest=newest)
     values = saved_values(shown, widgets, saved.values, newest=newest)
     if values is None:
@@ -78,42 +85,43 @@ def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, *, newest: bool)
         return Layout(shown, widgets)
     usual = Layout(shown, restore(widgets, values, newest=newest))
     found = misfits(usual.widgets, values)
+    if (layout := _names_say_otherwise(saved, kind, usual, newest=newest)) is not None:
+        return layout
     if _is_proven(usual, values, found, newest=newest):
         return usual
-    return _better(saved, usual, values, found, newest=newest)
+    return _better(saved, kind, usual, values, found, newest=newest) or _in_doubt(
+        usual, values, found, is_linked, newest=newest
+    )
 
 
-def _names(saved: SavedNode, node_class: NodeClass) -> Mapping[str, Any] | None:
-    """The values by name where the file has them for certain: saved so, or beside the list and equal to it."""
-    values = saved.values
-    if isinstance(values, Mapping):
-        return None if node_class.core else values
-    if isinstance(values, list) and saved.named_values is not None and _same(saved.named_values, values):
-        return saved.named_values
-    from _editor_pack_values import named_list
-
-    return named_list(saved.type, values)
+def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, Any] | None:
+    """The values by name where the pack saves them so, now or in an older list that its script can read."""
+    if isinstance(saved.values, Mapping):
+        return None if node_class.core else saved.values
+    return _editor_pack_rules.named_list(kind, saved.values)
 
 
-def _same(named: Mapping[str, Any], values: Sequence[Any]) -> bool:
-    return list(named.values()) == list(values)
-
-
-def _by_name(
-    saved: SavedNode, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool
-) -> Layout:
-    renamed = _editor_pack_rules.renamed(saved.type)
+def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool) -> Layout:
+    renamed = _editor_pack_rules.renamed(kind)
     named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
     node_class = decided(node_class, lambda spec: True if spec.name in named else None, newest=newest)
     widgets = default_widgets(node_class, newest=newest)
-    layout = Layout(node_class, restore_named(widgets, named, newest=newest))
-    if not isinstance(saved.values, list) or saved.named_values is None:
-        return layout
-    listed = saved_values(node_class, widgets, saved.values, newest=newest) or []
-    if _sent(restore(widgets, listed, newest=newest)) != _sent(layout.widgets):
-        layout.reason = (
-            "its values are taken by name; by position, as the editor reads them, they would land on other inputs"
-        )
+    return Layout(node_class, restore_named(widgets, named, newest=newest))
+
+
+def _names_say_otherwise(saved: SavedNode, kind: str, usual: Layout, *, newest: bool) -> Layout | None:
+    """The layout by name, where the file has each value with its name beside the list and the two disagree."""
+    named = saved.named_values
+    if named is None or not isinstance(saved.values, list) or list(named.values()) != saved.values:
+        return None
+    layout = _by_name(kind, usual.node_class, named, newest=newest)
+    if any(widget.sent and widget.saved and widget.name not in named for widget in layout.widgets):
+        return None
+    if _sent(layout.widgets) == _sent(usual.widgets):
+        return None
+    layout.reason = (
+        "its values are taken by name; by position, as the editor reads them, they would land on other inputs"
+    )
     return layout
 
 
@@ -128,14 +136,18 @@ def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
     for widget, value in zip(places, values, strict=False):
         verdict = None if value is UNSET else _verdict(widget, value)
         if verdict is not None:
-            found.append(Misfit(widget.name, value, verdict))
+            rejected = widget.kind == "COMBO" or (
+                widget.kind in ("INT", "FLOAT") and isinstance(value, (str, list, dict))
+            )
+            found.append(Misfit(widget.name, value, verdict, rejected))
     return found
 
 
 def _verdict(widget: Widget, value: Any) -> bool | None:
     """None when the widget takes the value; else whether it is of the right kind at least."""
-    if widget.name in ("control_after_generate",):
-        return None if value is None or isinstance(value, bool) or value in _CONTROLS else False
+    if widget.name == "control_after_generate":
+        # Some packs put a button in its place, which saves nothing.
+        return None if value in (None, "") or isinstance(value, bool) or value in _CONTROLS else False
     spec = widget.spec
     if spec is None or value is None:
         return None
@@ -196,14 +208,18 @@ def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *,
 
 
 def _better(
-    saved: SavedNode, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
-) -> Layout:
-    """The one layout that fits all values, else the usual one with its doubt."""
+    saved: SavedNode, kind: str, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
+) -> Layout | None:
+    """The one layout that fits all values; None where none does, or several do."""
     if saved.named_values is not None:
-        layout = _by_name(saved, usual.node_class, saved.named_values, newest=newest)
+        layout = _by_name(kind, usual.node_class, saved.named_values, newest=newest)
         layout.reason = "its values do not fit by position; those that the file has by name are used"
         return layout
-    for candidates in (_other_kinds(saved, usual, newest=newest), _shifted(usual, values, newest=newest)):
+    shifted = any(not misfit.stale for misfit in found)
+    for candidates in (
+        _other_kinds(saved, usual, newest=newest),
+        _shifted(usual, values, newest=newest) if shifted else (),
+    ):
         distinct: dict[str, Layout] = {}
         for layout in candidates:
             distinct.setdefault(repr(_sent(layout.widgets)), layout)
@@ -214,12 +230,38 @@ def _better(
                 " of them is used"
             )
             return layout
+    return None
+
+
+def _in_doubt(
+    usual: Layout,
+    values: Sequence[Any],
+    found: Sequence[Misfit],
+    is_linked: Callable[[str], bool],
+    *,
+    newest: bool,
+) -> Layout:
+    """The editor's own layout with its doubt: refused unless it is known that no wrong result can come of it."""
     usual.misfits = tuple(misfit.name for misfit in found)
-    if found:
-        usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
-        usual.refused = any(not misfit.stale for misfit in found)
-    else:
-        usual.reason = "the file has more values than its definition has widgets"
+    undecided = [
+        spec.name
+        for spec in usual.node_class.specs
+        if is_undecided(spec, newest=newest) and not is_linked(spec.widget_type)
+    ]
+    if not found:
+        if undecided:
+            usual.refused = True
+            usual.reason = f"it has more saved values than inputs; nothing shows whether {undecided[0]} has one"
+        return usual
+    usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
+    if all(misfit.stale for misfit in found):
+        return usual
+    if len(values) == sum(widget.saved for widget in usual.widgets):
+        usual.reason += "; the pack has exchanged that input since, and what the editor would send is sent"
+        return usual
+    usual.refused = bool(undecided) or not any(misfit.rejected for misfit in found)
+    if not usual.refused:
+        usual.reason += "; what the editor would send is sent, and the server will reject it"
     return usual
 
 
@@ -251,7 +293,8 @@ def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[L
             forms += [list(saved.values)] if isinstance(saved.values, list) else []
             for values in forms:
                 layout = Layout(node_class, restore(widgets, values or [], newest=newest))
-                if values is not None and _fits(layout, values):
+                exact = values is not None and len(values) == sum(widget.saved for widget in layout.widgets)
+                if values is not None and (exact or not chosen) and _fits(layout, values):
                     yield layout
 
 

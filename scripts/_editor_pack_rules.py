@@ -229,6 +229,14 @@ def removed(kind: str, name: str) -> bool:
     return any(_covers(pattern, name) for rule in of_class(kind) for pattern in rule.without)
 
 
+def named_list(kind: str, values: Any) -> dict[str, Any] | None:
+    """The values of an older file's list by the names that its pack gave them; None where no row says so."""
+    for rule in of_class(kind):
+        if rule.listed and isinstance(values, list) and len(values) >= len(rule.listed):
+            return {name: value for name, value in zip(rule.listed, values, strict=False) if name}
+    return None
+
+
 def renamed(kind: str) -> dict[str, str]:
     """The old names of a class's inputs, each with the name it has now."""
     return {old: new for rule in of_class(kind) for old, new in rule.renamed.items()}

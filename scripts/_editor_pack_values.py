@@ -7,12 +7,12 @@ and the node's inputs as they are about to be sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import _editor_pack_rules
 from _editor_read import SavedNode
-from _editor_text import js_round
+from _editor_text import js_round, js_string
 from _editor_widgets import UNSET, Spec, Widget, default_of, read_spec
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _vhs_sizes(made: Build, node: Node) -> None:
     values = node.saved.values
     size = values.get("force_size") if isinstance(values, Mapping) else None
     if not isinstance(size, str):
-        listed = named_list(node.type, values)
+        listed = _editor_pack_rules.named_list(node.type, values)
         size = listed.get("force_size") if listed else None
     width, height = node.widget("custom_width"), node.widget("custom_height")
     if not isinstance(size, str) or width is None or height is None:
@@ -93,7 +93,9 @@ def _vhs_numbers(made: Build, node: Node) -> None:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             continue
         options = widget.spec.options
-        step, offset = steps.get(widget.name, (options.get("step") or 1, 0))
+        step, offset = steps.get(widget.name, (options.get("step"), 0))
+        if not step:
+            continue
         for name, pick in (("max", min), ("min", max)):
             if options.get(name):
                 value = pick(value, options[name])
@@ -150,14 +152,6 @@ def _is_option(name: str, value: Any) -> bool:
         "choose folder to upload",
         "upload",
     )
-
-
-def named_list(kind: str, values: Any) -> dict[str, Any] | None:
-    """The values of an older file's list by the names that its pack gave them; None where that does not apply."""
-    for rule in _editor_pack_rules.of_class(kind):
-        if rule.listed and isinstance(values, list) and len(values) >= len(rule.listed):
-            return {name: value for name, value in zip(rule.listed, values, strict=False) if name}
-    return None
 
 
 def _impact_mode(made: Build, node: Node) -> None:
@@ -248,15 +242,20 @@ def _easy_table(emission: Emission, node_id: str, node: Node, inputs: dict[str, 
     if state.get("mode") == "markdown" or not isinstance(headers, list) or not isinstance(rows, list):
         inputs["table_data"] = state["markdown"]
         return
-    table = [[_cell(value) for value in row] for row in [headers, *rows] if isinstance(row, list)]
-    widths = [max(3, *(len(row[at]) for row in table if at < len(row))) for at in range(len(headers))]
-    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)) + " |" for row in table]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    table = [[_cell(row[at]) if at < len(row) else "" for at in range(len(headers))]
+             for row in [headers, *rows] if isinstance(row, list)]  # fmt: skip
+    widths = [max(3, *(len(row[at]) for row in table)) for at in range(len(headers))]
+    lines = [_table_line(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
+    lines.insert(1, _table_line("-" * width for width in widths))
     inputs["table_data"] = "\n".join(lines)
 
 
+def _table_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    return js_string(value).replace("\n", "<br>")
 
 
 _LOADED: dict[str, Callable[[Build, Node], None]] = {

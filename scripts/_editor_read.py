@@ -56,6 +56,8 @@ class SavedNode:
     order: int = 0
     # Values by widget name that go before the saved ones (from a group node).
     overrides: dict[str, Any] = field(default_factory=dict)
+    # For a group node of an old file: the inner classes that nothing is known of.
+    inner_missing: list[str] = field(default_factory=list)
 
 
 @dataclass
