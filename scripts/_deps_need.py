@@ -81,7 +81,16 @@ def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for node_id, node in each(with_missing_types(graph)):
         if class_of(node):
             found.setdefault(class_of(node), []).append(node_id)
+        # A group node of an old file that could not be unfolded: the classes missing inside of it.
+        meta = node.get("_meta")
+        for name in _strings(meta.get("missing_types") if isinstance(meta, Mapping) else None):
+            if name != class_of(node):
+                found.setdefault(name, []).append(node_id)
     return {name: tuple(sorted(ids, key=natural_key)) for name, ids in sorted(found.items())}
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:

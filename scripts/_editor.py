@@ -223,7 +223,10 @@ def _meta(node: Node) -> dict[str, Any]:
         if isinstance(value, str) and value:
             meta[key] = value
     if node.role == "unknown":
-        meta["missing_type"] = node.type
+        inside = node.saved.inner_missing
+        meta["missing_type"] = inside[0] if inside else node.type
+        if inside[1:]:
+            meta["missing_types"] = list(inside)
     return meta
 
 

@@ -15,8 +15,8 @@ from _editor_build import Build, Node
 
 EXACT, UNSURE = "exact", "unsure"
 _HINT = (
-    "open the workflow in the editor with the same pack versions, correct the node and save it again;"
-    " --allow-unsure converts it as it stands"
+    "open the workflow in the editor with the packs installed, correct the node and save it again;"
+    " `convert_workflow.py FILE --allow-unsure --output GRAPH` converts it as the editor would"
 )
 
 
