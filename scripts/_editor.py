@@ -174,6 +174,8 @@ def _prompt(emission: Emission, doubts: _editor_doubts.Doubts) -> dict[str, dict
     made = emission.made
     prompt: dict[str, dict[str, Any]] = {}
     for node_id, (place, node) in emission.places.items():
+        if not node.off and node.role == "virtual" and _feeds_others(place, node):
+            doubts.judge_virtual(node_id, node)
         if node.off or node.role not in ("node", "unknown"):
             continue
         _refuse_unreadable(made, node)
@@ -198,6 +200,10 @@ def _prompt(emission: Emission, doubts: _editor_doubts.Doubts) -> dict[str, dict
             if isinstance(value, list) and value[0] not in prompt:
                 del entry["inputs"][name]
     return prompt
+
+
+def _feeds_others(place: Place, node: Node) -> bool:
+    return any(link.origin == node.id for link in place.graph.links.values())
 
 
 def _class_sent(made: Build, node: Node) -> str:

@@ -34,11 +34,7 @@ class Doubts:
         self.verdicts.append(verdict)
         if pack := _pack_of(node):
             verdict["verdict"] = f"by rule of {pack}"
-        for rule in _editor_pack_rules.of_class(node.type):
-            if rule.note:
-                self.made.warn(f"node {node.label} {rule.note}")
-            if rule.refused:
-                self._doubt(verdict, node, rule.refused, refused=True)
+        self._say(verdict, node)
         if node.saved.inner_missing:
             inside = ", ".join(node.saved.inner_missing)
             self._doubt(
@@ -51,6 +47,23 @@ class Doubts:
         sent = not layout.misfits or any(not isinstance(inputs.get(name), list) for name in layout.misfits)
         if sent:
             self._doubt(verdict, node, layout.reason, refused=layout.refused)
+
+    def judge_virtual(self, node_id: str, node: Node) -> None:
+        """Say what a browser-only node that feeds others cannot bring into the graph. Raises as `judge` does."""
+        verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": UNSURE}
+        if self._say(verdict, node):
+            self.verdicts.append(verdict)
+
+    def _say(self, verdict: dict[str, Any], node: Node) -> bool:
+        """Warn of what the rows of a class say, or refuse it; whether they say something."""
+        rows = _editor_pack_rules.of_class(node.type)
+        for rule in rows:
+            if rule.note:
+                self.made.warn(f"node {node.label} {rule.note}")
+                verdict.setdefault("reason", rule.note)
+            if rule.refused:
+                self._doubt(verdict, node, rule.refused, refused=True)
+        return any(rule.note or rule.refused for rule in rows)
 
     def _doubt(self, verdict: dict[str, Any], node: Node, reason: str, *, refused: bool) -> None:
         verdict["verdict"] = UNSURE

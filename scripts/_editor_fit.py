@@ -230,6 +230,8 @@ def _better(
                 " of them is used"
             )
             return layout
+        if distinct:
+            break
     return None
 
 
