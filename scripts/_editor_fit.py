@@ -28,6 +28,7 @@ from _editor_widgets import (
     restore,
     restore_named,
     saved_values,
+    with_slots,
 )
 
 # Of each node, so many kinds of undecided inputs are tried both ways.
@@ -73,7 +74,7 @@ def lay_out(
     if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class, newest=newest))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
-    shown = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
+    shown = with_slots(node_class, slots, newest=newest)
     named = _names(saved, kind, shown)
     if named is not None:
         return _by_name(kind, shown, named, newest=newest)

@@ -193,9 +193,17 @@ def _preview_bridge(emission: Emission, node_id: str, node: Node, inputs: dict[s
     inputs["image"] = f"${node.id}-0"
 
 
+def _image_data(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+    """Pictures as text: the file holds a placeholder for them unless they were to be saved with it."""
+    value = inputs.get("image_data")
+    if value == "[IMAGE DATA]" or (isinstance(value, str) and inputs.get("save_to_workflow") is False):
+        inputs["image_data"] = ""
+
+
 def _random_seed(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
     """Seeds that stand for another one at each run are drawn now."""
-    specials = (-1, -2, -3) if node.type == "Seed (rgthree)" else (-1,)
+    # Only these two also know -2 and -3, one more and one less than the last.
+    specials = (-1, -2, -3) if node.type in ("Seed (rgthree)", "SDParameterGenerator") else (-1,)
     for name in ("seed", "noise_seed"):
         value = inputs.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in specials:
@@ -270,5 +278,6 @@ _QUEUED: dict[str, Callable[[Emission, str, Node, dict[str, Any]], None]] = {
     "populated": _populated,
     "preview_bridge": _preview_bridge,
     "random_seed": _random_seed,
+    "image_data": _image_data,
     "easy_table": _easy_table,
 }

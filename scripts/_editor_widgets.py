@@ -190,6 +190,21 @@ def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None], *, new
     return replace(node_class, specs=specs)
 
 
+def with_slots(node_class: NodeClass, slots: Mapping[str, bool], *, newest: bool) -> NodeClass:
+    """The class as a saved node shows it: `slots` says of each saved slot whether a widget stands behind it.
+
+    A plain slot also speaks against a pack's rule: another pack may use the same word for a link.
+    """
+    made = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
+    specs = [
+        spec._replace(as_widget=False)
+        if spec.widget_type in rules.of_types() and slots.get(spec.name) is False
+        else spec
+        for spec in made.specs
+    ]
+    return replace(made, specs=specs)
+
+
 def default_of(spec: Spec) -> Any:
     """The value of a widget nobody has touched."""
     default = spec.options.get("default")

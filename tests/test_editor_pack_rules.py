@@ -228,7 +228,7 @@ def test_a_preview_bridge_sends_its_own_place(kind, saved):
     ("kind", "name", "least"),
     [("KSampler (Efficient)", "seed", 0), ("KSampler Adv. (Efficient)", "noise_seed", 0),
      ("KSampler SDXL (Eff.)", "noise_seed", 0), ("Noise Control Script", "seed", 0), ("HighRes-Fix Script", "seed", 0),
-     ("Tiled Upscaler Script", "seed", 0), ("Seed (rgthree)", "seed", 1)],
+     ("Tiled Upscaler Script", "seed", 0), ("Seed (rgthree)", "seed", 1), ("SDParameterGenerator", "seed", 1)],
 )  # fmt: skip
 def test_a_seed_that_stands_for_another_one_each_time_is_drawn(kind, name, least):
     required = {name: ["INT", {"default": 0, "min": 0, "max": 5000}], "steps": INT}
@@ -237,6 +237,34 @@ def test_a_seed_that_stands_for_another_one_each_time_is_drawn(kind, name, least
     assert sent(made)["steps"] == 20
     assert made.choices == [{"node_id": "5", "input": name, "chosen": sent(made)[name]}]
     assert sent(one(kind, [12, None, 20], required))[name] == 12
+
+
+@pytest.mark.parametrize(
+    ("saved", "keeps", "expected"),
+    [("[IMAGE DATA]", True, ""), ("data:x", True, "data:x"), ("data:x", False, "")],
+)
+def test_a_picture_as_text_is_sent_only_where_the_file_holds_it(saved, keeps, expected):
+    required = {"save_to_workflow": ["BOOLEAN", {}], "image_data": TEXT}
+    assert sent(one("ImageReceiver", [keeps, saved], required))["image_data"] == expected
+    inspire = sent(one("LoadImage //Inspire", [saved], {"image_data": TEXT}))
+    assert inspire["image_data"] == ("" if saved == "[IMAGE DATA]" else saved)
+
+
+@pytest.mark.parametrize("kind", ["SplineEditor", "LTXVSparseTrackEditor"])
+def test_points_that_the_editor_draws_anew_are_sent_as_saved_and_said(kind):
+    made = one(kind, ["[1, 2]"], {"coordinates": TEXT})
+    assert sent(made) == {"coordinates": "[1, 2]"}
+    assert any(kind in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("kind", ["VEC2", "VEC3", "VEC4", "PYCODE", "BOOL", "VHSPATH", "VHSINT", "VHSFLOAT"])
+def test_a_packs_own_type_has_a_widget_unless_the_file_shows_a_link(kind):
+    required = {"a": INT, "own": [kind, {}], "b": FLOAT}
+    value = [1, 2] if kind.startswith("VEC") else "x"
+    wrapped = {"__value__": value} if isinstance(value, list) else value
+    assert sent(one("Any Node", [5, value, 0.5], required)) == {"a": 5, "own": wrapped, "b": 0.5}
+    slot = {"name": "own", "type": kind, "link": None}
+    assert sent(one("Any Node", [5, 0.5], required, inputs=[slot])) == {"a": 5, "b": 0.5}
 
 
 def test_mx_sliders_send_what_their_properties_say():
