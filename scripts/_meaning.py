@@ -53,6 +53,9 @@ def meaning(parameter: Parameter) -> tuple[str, str | None]:
     if plain in _catalog.SEED_NAMES and parameter.type not in ("INT", "NUMBER"):
         plain = name
     role = _catalog.ROLES.get(plain)
+    if role == "size" and isinstance(parameter.value, str):
+        # A word such as "longest side" chooses how the size is meant; it is none.
+        role = None
     if role in ("image", "mask", "video_file", "audio_file", "prompt", "negative_prompt", "seed"):
         role = None
     return plain, role
