@@ -16,6 +16,7 @@ from _nodes import (
     inputs_of,
     is_literal,
     link_of,
+    literal,
     node_of,
     title_of,
 )
@@ -110,6 +111,10 @@ def uses_of(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]]) -
 
 def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
     """The one literal of a node that only holds a value, or None."""
+    if class_of(node) in _catalog.TWO_FORMS:
+        switch, off, on = _catalog.TWO_FORMS[class_of(node)]
+        name = on if literal(inputs_of(node).get(switch)) else off
+        return name if is_literal(inputs_of(node).get(name)) else None
     inputs = {name: value for name, value in inputs_of(node).items() if name not in _catalog.FRONTEND_INPUTS}
     if len(inputs) != 1:
         return None
