@@ -256,7 +256,7 @@ class Dialect(_common.Server, abc.ABC):
                 )
             self._whole = whole
             if not self.fleeting:
-                _cache.keep(f"definitions/{_cache.slug(self.url)}", whole)
+                _cache.keep_table(f"definitions/{_cache.slug(self.url)}", whole)
         return self._whole
 
     def model_folders(self) -> list[str]:

@@ -22,7 +22,7 @@ from _nodes import (
 )
 from _parameter import Parameter, read_parameter
 from _specs import Book, InputSpec
-from _trace import NEGATIVE, POSITIVE, chosen_branch
+from _trace import NEGATIVE, POSITIVE, chosen_branch, is_metadata
 
 SIZED = frozenset({"width", "height", "length", "batch_size"})
 
@@ -186,6 +186,8 @@ def feeds_of(
 
 def _meaning_at(graph: Graph, book: Book, node_id: str, name: str) -> Use:
     node = graph[node_id]
+    if is_metadata(node, book):
+        return Use(name, None, secondary=True)
     spec = book.specs(node).get(name)
     stand_in = read_parameter(node_id, node, name, _example(spec), spec)
     plain, role = meaning(stand_in)
