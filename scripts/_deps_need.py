@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 import _catalog
 import _graph
 from _graph import Book
-from _nodes import Consumer, class_of, consumers_of, each, inputs_of, link_of, literal, natural_key, title_of, with_missing_types
+from _nodes import (
+    Consumer,
+    class_of,
+    consumers_of,
+    each,
+    inputs_of,
+    link_of,
+    literal,
+    natural_key,
+    title_of,
+    with_missing_types,
+)
 
 _SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")

@@ -152,7 +152,6 @@ class Build:
             )
         return self.classes[kind]
 
-
     def is_linked(self, kind: str) -> bool:
         """Whether some node of the definitions gives values of a type."""
         if self.given is None:
@@ -309,7 +308,7 @@ def _as_class(made: Build, node: Node) -> None:
     node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
     node.layout = _editor_fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
     node_class, node.widgets = node.layout.node_class, node.layout.widgets
-    _editor_pack_values.on_load(made, node)
+    _editor_pack_values.on_load(node)
     for name, value in node.saved.overrides.items():
         inner = node.widget(name)
         if inner is not None:

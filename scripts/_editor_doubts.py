@@ -38,7 +38,10 @@ class Doubts:
         if node.saved.inner_missing:
             inside = ", ".join(node.saved.inner_missing)
             self._doubt(
-                verdict, node, f"it is a group node with nodes of missing types inside: {inside}", refused=True
+                verdict,
+                node,
+                f"it is a group node with nodes of missing types inside: {inside}",
+                refused=True,
             )
         layout = node.layout
         if layout is None or not layout.reason:

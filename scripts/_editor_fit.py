@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import _editor_pack_rules
@@ -130,6 +130,14 @@ def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
     return [(widget.name, widget.value) for widget in widgets if widget.sent and widget.name]
 
 
+def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
+    """What tells layouts of the same saved values apart; lists and objects are the file's own."""
+    return tuple(
+        (name, id(value) if isinstance(value, (list, dict)) else repr(value))
+        for name, value in _sent(widgets)
+    )
+
+
 def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
     """The values that their widgets do not take; `values` are those that `restore` was given."""
     places = (widget for widget in widgets if widget.saved)
@@ -148,7 +156,10 @@ def _verdict(widget: Widget, value: Any) -> bool | None:
     """None when the widget takes the value; else whether it is of the right kind at least."""
     if widget.name == "control_after_generate":
         # Some packs put a button in its place, which saves nothing.
-        return None if value in (None, "") or isinstance(value, bool) or value in _CONTROLS else False
+        fits = (
+            value is None or isinstance(value, bool) or (isinstance(value, str) and value in _CONTROLS | {""})
+        )
+        return None if fits else False
     spec = widget.spec
     if spec is None or value is None:
         return None
@@ -186,7 +197,11 @@ def _choice_verdict(spec: Spec, value: Any) -> bool | None:
     choices = spec.choices
     if spec.widget_type == DYNAMIC_COMBO:
         options = spec.options.get("options")
-        choices = [item.get("key") for item in options if isinstance(item, Mapping)] if isinstance(options, list) else []
+        choices = (
+            [item.get("key") for item in options if isinstance(item, Mapping)]
+            if isinstance(options, list)
+            else []
+        )
     if not choices or value in choices or str(value) in {str(choice) for choice in choices}:
         return None
     texts = all(isinstance(choice, str) for choice in choices)
@@ -212,8 +227,9 @@ def _better(
     saved: SavedNode, kind: str, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
 ) -> Layout | None:
     """The one layout that fits all values; None where none does, or several do."""
-    if saved.named_values is not None:
-        layout = _by_name(kind, usual.node_class, saved.named_values, newest=newest)
+    named = saved.named_values if saved.named_values is not None else saved.sent_before
+    if named is not None:
+        layout = _by_name(kind, usual.node_class, named, newest=newest)
         layout.reason = "its values do not fit by position; those that the file has by name are used"
         return layout
     shifted = any(not misfit.stale for misfit in found)
@@ -221,9 +237,9 @@ def _better(
         _other_kinds(saved, usual, newest=newest),
         _shifted(usual, values, newest=newest) if shifted else (),
     ):
-        distinct: dict[str, Layout] = {}
+        distinct: dict[Any, Layout] = {}
         for layout in candidates:
-            distinct.setdefault(repr(_sent(layout.widgets)), layout)
+            distinct.setdefault(_mark(layout.widgets), layout)
         if len(distinct) == 1:
             (layout,) = distinct.values()
             layout.reason = (
@@ -254,7 +270,9 @@ def _in_doubt(
     if not found:
         if undecided:
             usual.refused = True
-            usual.reason = f"it has more saved values than inputs; nothing shows whether {undecided[0]} has one"
+            usual.reason = (
+                f"it has more saved values than inputs; nothing shows whether {undecided[0]} has one"
+            )
         return usual
     usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
     if all(misfit.stale for misfit in found):
@@ -269,16 +287,21 @@ def _in_doubt(
 
 
 def _shown(found: Sequence[Misfit]) -> str:
-    return ", ".join(f"{misfit.name} would get {_short(misfit.value)}" for misfit in found[:3]) or "one value too many"
+    return (
+        ", ".join(f"{misfit.name} would get {_short(misfit.value)}" for misfit in found[:3])
+        or "one value too many"
+    )
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _fits(layout: Layout, values: Sequence[Any]) -> bool:
-    return len(values) <= sum(widget.saved for widget in layout.widgets) and not misfits(layout.widgets, values)
+    return len(values) <= sum(widget.saved for widget in layout.widgets) and not misfits(
+        layout.widgets, values
+    )
 
 
 def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[Layout]:
@@ -288,9 +311,7 @@ def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[L
     )[:MOST_UNDECIDED]
     for size in range(len(open_types) + 1):
         for chosen in itertools.combinations(open_types, size):
-            node_class = decided(
-                usual.node_class, lambda spec, chosen=chosen: spec.type in chosen or None, newest=newest
-            )
+            node_class = _with_types(usual.node_class, chosen, newest=newest)
             widgets = default_widgets(node_class, newest=newest)
             forms = [saved_values(node_class, widgets, saved.values, newest=newest)]
             forms += [list(saved.values)] if isinstance(saved.values, list) else []
@@ -299,6 +320,11 @@ def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[L
                 exact = values is not None and len(values) == sum(widget.saved for widget in layout.widgets)
                 if values is not None and (exact or not chosen) and _fits(layout, values):
                     yield layout
+
+
+def _with_types(node_class: NodeClass, types: Sequence[str], *, newest: bool) -> NodeClass:
+    """The class with widgets for undecided inputs of these types."""
+    return decided(node_class, lambda spec: True if spec.type in types else None, newest=newest)
 
 
 def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
@@ -314,4 +340,4 @@ def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layo
             moved = [*values[:place], *values[place - missing :]]
         layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
         if _fits(layout, moved):
-            yield replace(layout)
+            yield layout

@@ -47,7 +47,9 @@ def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None], 
                 continue
             if node.mode in (MUTED, BYPASSED):
                 inside = ", ".join(dict.fromkeys(raw.type for raw in _inner_nodes(body)))
-                warn(f"node {node.type} (id {node.id}) is switched off, so the nodes in it are left out: {inside}")
+                warn(
+                    f"node {node.type} (id {node.id}) is switched off, so the nodes in it are left out: {inside}"
+                )
             _unfold(graph, node, body, class_of, newest=newest)
 
 
@@ -57,7 +59,9 @@ def _is_group(saved: Saved, node: SavedNode) -> bool:
 
 def _unknown_inside(body: Mapping[str, Any], class_of: ClassOf) -> list[str]:
     kinds = dict.fromkeys(node.type for node in _inner_nodes(body))
-    return [kind for kind in kinds if class_of(kind) is None and kind not in _PLAIN and not virtual_kind(kind)]
+    return [
+        kind for kind in kinds if class_of(kind) is None and kind not in _PLAIN and not virtual_kind(kind)
+    ]
 
 
 def _inner_nodes(body: Mapping[str, Any]) -> list[SavedNode]:
@@ -83,7 +87,9 @@ def _unfold(
     del graph.nodes[node.id]
     ids = _new_ids(graph, node, len(inner), newest=newest)
     for number, made in enumerate(inner):
-        placed = replace(made, id=ids[number], mode=node.mode if node.mode in (MUTED, BYPASSED) else made.mode)
+        placed = replace(
+            made, id=ids[number], mode=node.mode if node.mode in (MUTED, BYPASSED) else made.mode
+        )
         for slot in placed.inputs:
             slot.link = None
         placed.overrides = group.overrides.get(number, {})

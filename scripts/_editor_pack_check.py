@@ -12,7 +12,18 @@ _FLEXIBLE = "its script adds inputs that the definition does not declare"
 _UNKNOWN = "no node gives values of this type, so it may be a widget of the pack's own"
 _BOTH = "this type is that of a colour, curve or the like: it may be a widget as well as a link"
 # Words in the names of types that packs give a widget of their own although other nodes give values of them.
-_WIDGET_WORDS = ("COLOR", "COLOUR", "CURVE", "COMBO", "SLIDER", "EDITOR", "PICKER", "TIMESTAMP", "BUTTON", "TOGGLE")
+_WIDGET_WORDS = (
+    "COLOR",
+    "COLOUR",
+    "CURVE",
+    "COMBO",
+    "SLIDER",
+    "EDITOR",
+    "PICKER",
+    "TIMESTAMP",
+    "BUTTON",
+    "TOGGLE",
+)
 
 
 def unsettled(definitions: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ class Rule(NamedTuple):
     added: widgets that the script adds after the declared ones, by name; they are sent.
     listed: names of the values of older files that saved a list where the pack now saves values by name; None for a
         place without a value.
+    by_name: the pack saves its values as an object, by name.
     renamed: old input name to the name it has now.
     always: inputs that are sent with this value whatever was saved.
     tokens: text inputs in which %date:...% and %Node.widget% are filled in.
@@ -44,6 +45,7 @@ class Rule(NamedTuple):
     without: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     listed: tuple[str | None, ...] = ()
+    by_name: bool = False
     renamed: Mapping[str, str] = {}
     always: Mapping[str, str] = {}
     tokens: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ RULES: tuple[Rule, ...] = (
     Rule("ComfyUI-VideoHelperSuite", _VHS, ("VHS_VideoCombine",),
          listed=("frame_rate", "loop_count", "filename_prefix", "format", "pingpong", "save_image"),
          renamed={"save_image": "save_output"}, tokens=("filename_prefix",), loaded=("vhs_format_options",)),
-    Rule("ComfyUI-VideoHelperSuite", _VHS, ("VHS_*",), renamed={"batch_manager": "meta_batch"},
+    Rule("ComfyUI-VideoHelperSuite", _VHS, ("VHS_*",), by_name=True, renamed={"batch_manager": "meta_batch"},
          loaded=("vhs_sizes",)),
     Rule("ComfyUI-VideoHelperSuite", _VHS, ("VHS_Load*", "VHS_VideoCombine", "VHS_BatchManager"),
          loaded=("vhs_numbers",)),
@@ -250,7 +252,10 @@ def named_list(kind: str, values: Any) -> dict[str, Any] | None:
     """The values of an older file's list by the names that its pack gave them; None where no row says so."""
     for rule in of_class(kind):
         if rule.listed and isinstance(values, list) and len(values) >= len(rule.listed):
-            return {name: value for name, value in zip(rule.listed, values, strict=False) if name}
+            named = {name: value for name, value in zip(rule.listed, values, strict=False) if name}
+            # A size in words shows the older order; a list of today's values has a number there.
+            if isinstance(named.get("force_size", ""), str):
+                return named
     return None
 
 

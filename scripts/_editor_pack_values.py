@@ -1,14 +1,14 @@
 """What packs' browser code computes: the functions that rows of `_editor_pack_rules` name.
 
-Level 1, pure. `loaded` functions take a node whose saved values are in place; `queued` functions also take the emission
-and the node's inputs as they are about to be sent.
+Level 1, pure. `loaded` functions take a node whose saved values are in place, `queued` functions one that is about to be
+sent.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import _editor_pack_rules
 from _editor_read import SavedNode
@@ -16,18 +16,29 @@ from _editor_text import js_round, js_string
 from _editor_widgets import UNSET, Spec, Widget, default_of, read_spec
 
 if TYPE_CHECKING:
-    from _editor_build import Build, Node
+    from _editor_build import Node
     from _editor_values import Emission
+
+
+class Sending(NamedTuple):
+    """A node about to be sent; `inputs` are its values and links, which a function may change."""
+
+    emission: Emission
+    node_id: str
+    node: Node
+    inputs: dict[str, Any]
+
 
 # The largest seed that the packs draw.
 _MOST_SEED = 1125899906842624
+_MOST_NUMBER = 2**64
 
 
-def on_load(made: Build, node: Node) -> None:
+def on_load(node: Node) -> None:
     """Change a node's widgets as its pack's script does when a file is opened."""
     for rule in _editor_pack_rules.of_class(node.type):
         for name in rule.loaded:
-            _LOADED[name](made, node)
+            _LOADED[name](node)
 
 
 def on_queue(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
@@ -37,7 +48,7 @@ def on_queue(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any
             if name in inputs and not isinstance(inputs[name], list):
                 inputs[name] = value
         for name in rule.queued:
-            _QUEUED[name](emission, node_id, node, inputs)
+            _QUEUED[name](Sending(emission, node_id, node, inputs))
 
 
 def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
@@ -53,12 +64,12 @@ def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
     return [Widget(f"lora_{number}", "lora", row) for number, row in enumerate(rows, 1)]
 
 
-def _power_loras(made: Build, node: Node) -> None:
+def _power_loras(node: Node) -> None:
     values = node.saved.values
     node.widgets = [*node.widgets, *power_loras(node.saved, values if isinstance(values, list) else [])]
 
 
-def _vhs_sizes(made: Build, node: Node) -> None:
+def _vhs_sizes(node: Node) -> None:
     """Older files name one forced size in the place of a width and a height; 0 leaves a side as it is."""
     values = node.saved.values
     size = values.get("force_size") if isinstance(values, Mapping) else None
@@ -83,21 +94,19 @@ def _whole(text: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 16 else 0
 
 
-def _vhs_numbers(made: Build, node: Node) -> None:
+def _vhs_numbers(node: Node) -> None:
     """Whole numbers are held to their limits and to the steps of the chosen model family."""
     steps = _vhs_steps(node)
     for widget in node.widgets:
-        if widget.spec is None or widget.spec.type != "INT" or isinstance(widget.value, bool):
-            continue
         value = widget.value
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if widget.spec is None or widget.spec.type != "INT" or not _is_number(value):
             continue
         options = widget.spec.options
         step, offset = steps.get(widget.name, (options.get("step"), 0))
-        if not step:
+        if not _is_number(step) or not step:
             continue
         for name, pick in (("max", min), ("min", max)):
-            if options.get(name):
+            if _is_number(options.get(name)) and options[name]:
                 value = pick(value, options[name])
         widget.value = js_round((value - offset) / step) * step + offset if value else 0
 
@@ -116,20 +125,26 @@ def _vhs_steps(node: Node) -> dict[str, tuple[int, int]]:
         return steps
     for key, names in (("dim", ("custom_width", "custom_height")), ("frames", ("frame_load_cap",))):
         pair = chosen.get(key)
-        if isinstance(pair, list) and len(pair) > 1 and all(isinstance(part, int) for part in pair[:2]) and pair[0]:
+        if (
+            isinstance(pair, list)
+            and len(pair) > 1
+            and all(isinstance(part, int) for part in pair[:2])
+            and pair[0]
+        ):
             steps.update(dict.fromkeys(names, (pair[0], pair[1])))
     return steps
 
 
-def _vhs_format_options(made: Build, node: Node) -> None:
+def _vhs_format_options(node: Node) -> None:
     """The chosen video format's own options follow it, saved by name or with their defaults; others are not sent."""
+    rows: dict[str, list[Any]]
     widget = node.widget("format")
     formats = widget.spec.options.get("formats") if widget is not None and widget.spec is not None else None
     values = node.saved.values if isinstance(node.saved.values, Mapping) else {}
     if widget is None or not isinstance(formats, Mapping):
         # Definitions of an older pack do not list the options: what was saved is sent.
         known = {item.name for item in node.widgets}
-        rows = {name: None for name, value in values.items() if _is_option(name, value) and name not in known}
+        rows = {name: [] for name, value in values.items() if _is_option(name, value) and name not in known}
     else:
         options = formats.get(widget.value) if isinstance(widget.value, str) else None
         rows = {
@@ -154,7 +169,7 @@ def _is_option(name: str, value: Any) -> bool:
     )
 
 
-def _impact_mode(made: Build, node: Node) -> None:
+def _impact_mode(node: Node) -> None:
     """The mode is a switch in older versions and a choice in newer ones; each reads the other's files so."""
     for name in ("mode", "wildcard_mode"):
         widget = node.widget(name)
@@ -166,58 +181,70 @@ def _impact_mode(made: Build, node: Node) -> None:
             widget.value = "populate" if widget.value else "fixed"
 
 
-def _populated(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+def _populated(sending: Sending) -> None:
     """The server writes the populated text at each run; the seed beside it decides what it picks."""
-    mode = inputs.get("mode", inputs.get("wildcard_mode"))
+    mode = sending.inputs.get("mode", sending.inputs.get("wildcard_mode"))
     if mode is not True and mode != "populate":
         return
-    seed = inputs.get("seed")
-    if emission.seed is not None and isinstance(seed, int) and not isinstance(seed, bool):
-        seed = inputs["seed"] = emission.draw(node_id, 0, _MOST_SEED)
+    seed = sending.inputs.get("seed")
+    if sending.emission.seed is not None and isinstance(seed, int) and not isinstance(seed, bool):
+        seed = sending.inputs["seed"] = sending.emission.draw(sending.node_id, 0, _MOST_SEED)
     for name in ("populated_text", "positive_populated_text", "negative_populated_text"):
-        if isinstance(inputs.get(name), str):
-            choice = {"node_id": node_id, "input": name, "chosen": "by the server at each run, from the wildcards"}
-            emission.choices.append(choice | ({} if isinstance(seed, list) or seed is None else {"seed": seed}))
+        if isinstance(sending.inputs.get(name), str):
+            choice = {
+                "node_id": sending.node_id,
+                "input": name,
+                "chosen": "by the server at each run, from the wildcards",
+            }
+            sending.emission.choices.append(
+                choice | ({} if isinstance(seed, list) or seed is None else {"seed": seed})
+            )
 
 
-def _preview_bridge(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+def _preview_bridge(sending: Sending) -> None:
     """A picture that the server holds for this node in memory; a file cannot bring it back."""
-    value = inputs.get("image")
+    value = sending.inputs.get("image")
     if isinstance(value, list):
         return
     if isinstance(value, str) and not value.startswith("$") and "." in value:
-        emission.made.warn(
-            f"node {node.label}: the picture or mask {value!r} that was painted on it is not sent; the browser"
+        sending.emission.made.warn(
+            f"node {sending.node.label}: the picture or mask {value!r} that was painted on it is not sent; the browser"
             " would upload it first"
         )
-    inputs["image"] = f"${node.id}-0"
+    sending.inputs["image"] = f"${sending.node.id}-0"
 
 
-def _image_data(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+def _image_data(sending: Sending) -> None:
     """Pictures as text: the file holds a placeholder for them unless they were to be saved with it."""
-    value = inputs.get("image_data")
-    if value == "[IMAGE DATA]" or (isinstance(value, str) and inputs.get("save_to_workflow") is False):
-        inputs["image_data"] = ""
+    value = sending.inputs.get("image_data")
+    if value == "[IMAGE DATA]" or (
+        isinstance(value, str) and sending.inputs.get("save_to_workflow") is False
+    ):
+        sending.inputs["image_data"] = ""
 
 
-def _random_seed(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+def _random_seed(sending: Sending) -> None:
     """Seeds that stand for another one at each run are drawn now."""
     # Only these two also know -2 and -3, one more and one less than the last.
-    specials = (-1, -2, -3) if node.type in ("Seed (rgthree)", "SDParameterGenerator") else (-1,)
+    specials = (-1, -2, -3) if sending.node.type in ("Seed (rgthree)", "SDParameterGenerator") else (-1,)
     for name in ("seed", "noise_seed"):
-        value = inputs.get(name)
+        value = sending.inputs.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in specials:
             continue
-        widget = node.widget(name)
+        widget = sending.node.widget(name)
         options = widget.spec.options if widget is not None and widget.spec is not None else {}
         most = options.get("max")
-        seed = emission.draw(node_id, 1, min(_MOST_SEED, most if isinstance(most, int) else _MOST_SEED))
-        inputs[name] = seed
-        emission.choices.append({"node_id": node_id, "input": name, "chosen": seed})
-        emission.made.warn(f"node {node.label} draws a new {name} at each run; this graph has {seed}")
+        seed = sending.emission.draw(
+            sending.node_id, 1, min(_MOST_SEED, most if isinstance(most, int) else _MOST_SEED)
+        )
+        sending.inputs[name] = seed
+        sending.emission.choices.append({"node_id": sending.node_id, "input": name, "chosen": seed})
+        sending.emission.made.warn(
+            f"node {sending.node.label} draws a new {name} at each run; this graph has {seed}"
+        )
 
 
-def _mx_slider(made: Build, node: Node) -> None:
+def _mx_slider(node: Node) -> None:
     """The sliders keep their values in the node's properties."""
     for axis in ("X", "Y"):
         suffix = axis if node.type == "mxSlider2D" else ""
@@ -225,37 +252,38 @@ def _mx_slider(made: Build, node: Node) -> None:
         whole, exact, kind = (node.widget(f"{axis}i"), node.widget(f"{axis}f"), node.widget(f"isfloat{axis}"))
         if whole is None or exact is None or kind is None or not _is_number(value):
             continue
-        places = min(max(math.floor(decimals) if _is_number(decimals) else 0, 0), 4)
+        places = math.floor(min(max(decimals, 0), 4)) if _is_number(decimals) else 0
         value = js_round(value * 10**places) / 10**places
         exact.value = value
         whole.value = math.floor(value)
         kind.value = int(places > 0)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number that a double holds without loss of its place."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
-def _easy_table(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
+def _easy_table(sending: Sending) -> None:
     """The table editor saves its state and sends the table as markdown, with its cells padded to one width."""
     import json
 
     try:
-        state = json.loads(inputs.get("table_data") or "")
+        state = json.loads(sending.inputs.get("table_data") or "")
     except (TypeError, ValueError):
         return
     if not isinstance(state, dict) or not isinstance(state.get("markdown"), str):
         return
     headers, rows = state.get("headers"), state.get("rows")
     if state.get("mode") == "markdown" or not isinstance(headers, list) or not isinstance(rows, list):
-        inputs["table_data"] = state["markdown"]
+        sending.inputs["table_data"] = state["markdown"]
         return
     table = [[_cell(row[at]) if at < len(row) else "" for at in range(len(headers))]
              for row in [headers, *rows] if isinstance(row, list)]  # fmt: skip
     widths = [max(3, *(len(row[at]) for row in table)) for at in range(len(headers))]
     lines = [_table_line(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
     lines.insert(1, _table_line("-" * width for width in widths))
-    inputs["table_data"] = "\n".join(lines)
+    sending.inputs["table_data"] = "\n".join(lines)
 
 
 def _table_line(cells: Iterable[str]) -> str:
@@ -266,7 +294,7 @@ def _cell(value: Any) -> str:
     return js_string(value).replace("\n", "<br>")
 
 
-_LOADED: dict[str, Callable[[Build, Node], None]] = {
+_LOADED: dict[str, Callable[[Node], None]] = {
     "vhs_sizes": _vhs_sizes,
     "vhs_numbers": _vhs_numbers,
     "vhs_format_options": _vhs_format_options,
@@ -274,7 +302,7 @@ _LOADED: dict[str, Callable[[Build, Node], None]] = {
     "mx_slider": _mx_slider,
     "power_loras": _power_loras,
 }
-_QUEUED: dict[str, Callable[[Emission, str, Node, dict[str, Any]], None]] = {
+_QUEUED: dict[str, Callable[[Sending], None]] = {
     "populated": _populated,
     "preview_bridge": _preview_bridge,
     "random_seed": _random_seed,

@@ -254,7 +254,9 @@ def _guides_away(node: Mapping[str, Any]) -> bool:
 def is_metadata(node: Mapping[str, Any], book: Book) -> bool:
     """Whether a node only writes prompts into a picture's metadata: it saves pictures or gathers such data."""
     names = {*inputs_of(node), *book.specs(node)}
-    described = len(names & {"modelname", "sampler_name", "scheduler_name", "seed_value", "clip_skip", "steps"})
+    described = len(
+        names & {"modelname", "sampler_name", "scheduler_name", "seed_value", "clip_skip", "steps"}
+    )
     return described > 2 and not names & {"model", "latent_image", "latent", "samples", "clip", "pipe_line"}
 
 

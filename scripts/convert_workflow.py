@@ -86,11 +86,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     _node_definitions.add_flags(parser)
     args = parser.parse_args(argv)
-    if sum(map(bool, (args.file, args.diff, args.check_pack))) != 1:
-        parser.error("give one of: FILE, --diff A B, --check-pack OBJECT_INFO")
-    if not args.file and (args.output or args.to_editor):
-        parser.error("--diff and --check-pack print a report; --output and --to-editor need a FILE")
+    _refuse_contradictions(parser, args)
     return args
+
+
+def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not (args.file or args.diff or args.check_pack):
+        parser.error("give one FILE, --diff A B or --check-pack OBJECT_INFO")
+    if args.diff and (args.file or args.check_pack):
+        parser.error("--diff takes its two files, and no other")
+    if args.check_pack and args.file:
+        parser.error("--check-pack takes node definitions, and no workflow")
+    if not args.file and (args.output or args.to_editor):
+        name = "--diff" if args.diff else "--check-pack"
+        parser.error(f"{name} prints its report; --output and --to-editor do not go with it")
 
 
 def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:

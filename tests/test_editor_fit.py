@@ -118,6 +118,23 @@ def test_names_go_before_a_position_that_the_editor_itself_gets_wrong():
     assert any("Magic" in warning for warning in made.warnings)
 
 
+@pytest.mark.parametrize("holder", ["document", "extra"])
+def test_a_graph_in_the_same_file_tells_values_that_do_not_fit_by_position(holder):
+    required = {"a": NUMBER, "one": COLOUR, "other": ["FOREIGN_CURVE", {}], "b": FRACTION}
+    file = File(empty=True)
+    file.node(5, "Foreign", values=[7, "#123456", 0.25])
+    sent_before = {"a": 7, "other": "#123456", "b": 0.25, "image": ["4", 0]}
+    prompt = {"5": {"class_type": "Foreign", "inputs": sent_before}}
+    document = file.document() | (
+        {"prompt": prompt} if holder == "document" else {"extra": {"prompt": prompt}}
+    )
+    made = _editor.convert(document, DEFINITIONS | definition(required))
+    assert sent(made) == {"a": 7, "other": "#123456", "b": 0.25}
+    prompt["5"]["class_type"] = "Another"
+    with pytest.raises(SkillError):
+        _editor.convert(document, DEFINITIONS | definition(required))
+
+
 def test_names_that_disagree_with_a_list_that_fits_are_older_and_not_used():
     made = convert([8, 0.5], {"a": NUMBER, "b": FRACTION}, named={"a": 1, "b": 0.1})
     assert sent(made) == {"a": 8, "b": 0.5}
@@ -288,3 +305,24 @@ def test_a_group_node_that_is_switched_off_says_what_is_left_out():
     made = _editor.convert(file.document(), DEFINITIONS)
     assert made.graph == {}
     assert any("EmptyLatentImage" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize(
+    "kind", ["RMBG", "Transform Image (mtb)", "VHS_LoadVideo", "VHS_VideoCombine", "Curve (mtb)"]
+)
+@pytest.mark.parametrize("known_pack", [True, False])
+def test_a_graph_laid_out_for_the_editor_comes_back_the_same(kind, known_pack):
+    sheet = SHEETS[kind] if known_pack else foreign(kind)
+    known = DEFINITIONS | {kind: sheet["definition"]}
+    graph = {"5": {"class_type": kind, "inputs": sheet["inputs"], "_meta": {"title": kind}}}
+    back = _editor.convert(_editor.to_editor(graph, known), known).graph
+    assert back["5"]["inputs"] == sheet["inputs"]
+
+
+def test_a_list_in_todays_order_is_not_taken_for_an_older_one():
+    sheet = SHEETS["VHS_LoadVideo"]
+    file = File(empty=True)
+    file.node(5, "VHS_LoadVideo", values=["a.mp4", 8, 512, 384, 16, 2, 3, "None"])
+    made = _editor.convert(file.document(), DEFINITIONS | {"VHS_LoadVideo": sheet["definition"]})
+    assert sent(made)["custom_width"] == 512
+    assert sent(made)["select_every_nth"] == 3

@@ -20,7 +20,11 @@ from _cli import SkillError
 
 SHEETS = json.loads((Path(__file__).parent / "data" / "editor" / "pack_sheets.json").read_text("utf-8"))
 NOON = datetime(2026, 3, 4, 12, 0, 0)
-INT, FLOAT, TEXT = ["INT", {"default": 0, "min": 0, "max": 2**64 - 1}], ["FLOAT", {"default": 1.0}], ["STRING", {}]
+INT, FLOAT, TEXT = (
+    ["INT", {"default": 0, "min": 0, "max": 2**64 - 1}],
+    ["FLOAT", {"default": 1.0}],
+    ["STRING", {}],
+)
 LORA, WILDCARD = "Select the LoRA to add to the text", "Select the Wildcard to add to the text"
 SELECTS = {"Select to add LoRA": [[LORA, "a.safetensors"]], "Select to add Wildcard": [[WILDCARD]]}
 SELECTED = {"Select to add LoRA": LORA, "Select to add Wildcard": WILDCARD}
@@ -80,7 +84,13 @@ LOAD_VIDEO = SHEETS["VHS_LoadVideo"]["definition"]["input"]["required"]
      ("Custom Height", 0, 480), ("Custom", 640, 480)],
 )  # fmt: skip
 def test_a_forced_size_of_an_older_file_sets_both_sides(size, width, height):
-    values = {"video": "a.mp4", "force_size": size, "custom_width": 640, "custom_height": 480, "format": "Wan"}
+    values = {
+        "video": "a.mp4",
+        "force_size": size,
+        "custom_width": 640,
+        "custom_height": 480,
+        "format": "Wan",
+    }
     made = sent(one("VHS_LoadVideo", values, LOAD_VIDEO))
     assert (made["custom_width"], made["custom_height"]) == (width, height)
 
@@ -107,7 +117,10 @@ def test_a_list_of_an_older_video_helper_suite_has_its_own_order(kind, values, e
     assert sent(one(kind, values, LOAD_VIDEO if kind == "VHS_LoadVideo" else images)) == expected
 
 
-FORMATS = {"video/h264-mp4": [["pix_fmt", ["yuv420p", "yuv444p"]], ["crf", "INT", {"default": 19}]], "video/ProRes": []}
+FORMATS = {
+    "video/h264-mp4": [["pix_fmt", ["yuv420p", "yuv444p"]], ["crf", "INT", {"default": 19}]],
+    "video/ProRes": [],
+}
 COMBINE = {
     "frame_rate": ["FLOAT", {"default": 8}],
     "loop_count": INT,
@@ -126,12 +139,21 @@ def test_a_video_formats_own_options_are_sent_and_no_others():
     other = sent(one("VHS_VideoCombine", values | {"format": "video/ProRes"}, COMBINE))
     assert not {"pix_fmt", "crf"} & set(other)
     listed = sent(one("VHS_VideoCombine", [30, 0, "clip", "video/h264-mp4", True, False], COMBINE))
-    assert (listed["frame_rate"], listed["pingpong"], listed["save_output"], listed["crf"]) == (30, True, False, 19)
+    assert (listed["frame_rate"], listed["pingpong"], listed["save_output"], listed["crf"]) == (
+        30,
+        True,
+        False,
+        19,
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("VHS_VideoCombine", "filename_prefix"), ("SaveImageKJ", "filename_prefix"), ("easy kSampler", "save_prefix")],
+    [
+        ("VHS_VideoCombine", "filename_prefix"),
+        ("SaveImageKJ", "filename_prefix"),
+        ("easy kSampler", "save_prefix"),
+    ],
 )
 def test_the_time_is_filled_in_in_the_file_names_of_packs(kind, name):
     required = COMBINE if kind == "VHS_VideoCombine" else {name: TEXT}
@@ -151,7 +173,8 @@ def test_an_old_slot_name_of_video_helper_suite_is_its_new_one():
 
 
 @pytest.mark.parametrize(
-    ("cap", "format_name", "expected"), [(50, "Wan", 49), (50, "AnimateDiff", 50), (0, "Wan", 0), (50.4, "None", 50)]
+    ("cap", "format_name", "expected"),
+    [(50, "Wan", 49), (50, "AnimateDiff", 50), (0, "Wan", 0), (50.4, "None", 50)],
 )
 def test_frame_counts_are_held_to_the_steps_of_the_chosen_model_family(cap, format_name, expected):
     optional = SHEETS["VHS_LoadVideo"]["definition"]["input"]["optional"]
@@ -211,17 +234,23 @@ def test_the_wildcard_mode_is_read_as_switch_or_as_choice(kind, mode, value, exp
 def test_a_populated_text_is_a_choice_that_can_be_seeded():
     required = {"wildcard_text": TEXT, "populated_text": TEXT, "mode": WORDS, "seed": INT}
     values = ["{a|b}", "a", "populate", 7, "fixed"]
-    seeds = [sent(one("ImpactWildcardProcessor", values, required, wildcard_seed=n))["seed"] for n in (3, 3, 4)]
+    seeds = [
+        sent(one("ImpactWildcardProcessor", values, required, wildcard_seed=n))["seed"] for n in (3, 3, 4)
+    ]
     assert seeds[0] == seeds[1] != seeds[2]
     assert sent(one("ImpactWildcardProcessor", values, required))["seed"] == 7
 
 
-@pytest.mark.parametrize("saved", ["#placeholder", "$3-4", {"filename": "x.png"}, "clipspace/clipspace-mask-9.png"])
+@pytest.mark.parametrize(
+    "saved", ["#placeholder", "$3-4", {"filename": "x.png"}, "clipspace/clipspace-mask-9.png"]
+)
 @pytest.mark.parametrize("kind", ["PreviewBridge", "PreviewBridgeLatent"])
 def test_a_preview_bridge_sends_its_own_place(kind, saved):
     made = one(kind, [saved], {"image": TEXT})
     assert sent(made)["image"] == "$5-0"
-    assert any("clipspace" in warning for warning in made.warnings) == (saved == "clipspace/clipspace-mask-9.png")
+    assert any("clipspace" in warning for warning in made.warnings) == (
+        saved == "clipspace/clipspace-mask-9.png"
+    )
 
 
 @pytest.mark.parametrize(

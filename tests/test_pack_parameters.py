@@ -24,7 +24,9 @@ def text(words):
 
 
 def roles(graph, known):
-    found = _params.find({"1": {"class_type": "CheckpointLoaderSimple", "inputs": {}}, **graph}, DEFINITIONS | known)
+    found = _params.find(
+        {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {}}, **graph}, DEFINITIONS | known
+    )
     return {parameter.value: parameter.role for parameter in found if isinstance(parameter.value, str)}
 
 
@@ -40,7 +42,10 @@ def test_a_sampler_that_hands_conditioning_on_is_a_sampler(kind):
     graph = {
         "2": text("a cat"),
         "3": text("blurry"),
-        "5": {"class_type": kind, "inputs": {"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "steps": 7}},
+        "5": {
+            "class_type": kind,
+            "inputs": {"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "steps": 7},
+        },
     }
     assert roles(graph, known) == {"a cat": "prompt", "blurry": "negative_prompt"}
 
@@ -61,7 +66,10 @@ def test_a_text_that_a_picture_takes_the_place_of_keeps_its_other_role():
     graph = {
         "2": text("a cat"),
         "3": text("blurry"),
-        "4": {"class_type": "StyleModelApply", "inputs": {"conditioning": ["3", 0], "clip_vision_output": ["9", 0]}},
+        "4": {
+            "class_type": "StyleModelApply",
+            "inputs": {"conditioning": ["3", 0], "clip_vision_output": ["9", 0]},
+        },
         "5": {"class_type": "KSampler", "inputs": {"positive": ["4", 0], "negative": ["3", 0]}},
         "6": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "negative": ["3", 0]}},
         "9": {"class_type": "CLIPVisionEncode", "inputs": {}},
@@ -76,15 +84,27 @@ def test_texts_before_a_node_of_which_one_side_is_used_have_both_roles_told():
     graph = {
         "2": text("a cat"),
         "3": text("blurry"),
-        "4": {"class_type": "InpaintModelConditioning", "inputs": {"positive": ["2", 0], "negative": ["3", 0]}},
+        "4": {
+            "class_type": "InpaintModelConditioning",
+            "inputs": {"positive": ["2", 0], "negative": ["3", 0]},
+        },
         "5": {"class_type": "BasicGuider", "inputs": {"conditioning": ["4", 0]}},
     }
     assert roles(graph, {}) == {"a cat": "prompt", "blurry": "negative_prompt"}
 
 
 def test_prompts_that_are_only_written_into_a_file_are_none():
-    saver = {"images": ["IMAGE"], "modelname": TEXT, "sampler_name": TEXT, "scheduler_name": TEXT, "positive": TEXT}
-    known = {"Image Saver": definition(saver, ["STRING"], output_node=True), "Note": definition({"words": TEXT}, ["STRING"])}
+    saver = {
+        "images": ["IMAGE"],
+        "modelname": TEXT,
+        "sampler_name": TEXT,
+        "scheduler_name": TEXT,
+        "positive": TEXT,
+    }
+    known = {
+        "Image Saver": definition(saver, ["STRING"], output_node=True),
+        "Note": definition({"words": TEXT}, ["STRING"]),
+    }
     graph = {
         "2": text("a cat"),
         "5": {"class_type": "KSampler", "inputs": {"positive": ["2", 0]}},
@@ -99,7 +119,9 @@ def test_prompts_that_are_only_written_into_a_file_are_none():
 
 def test_a_word_is_no_size():
     known = {"Resize": definition({"scale_by": [["longest_side", "width"]]}, ["IMAGE"])}
-    assert roles({"5": {"class_type": "Resize", "inputs": {"scale_by": "longest_side"}}}, known) == {"longest_side": None}
+    assert roles({"5": {"class_type": "Resize", "inputs": {"scale_by": "longest_side"}}}, known) == {
+        "longest_side": None
+    }
 
 
 @pytest.mark.parametrize(("switch", "name"), [(0, "Xi"), (1, "Xf")])
@@ -141,7 +163,11 @@ def test_what_is_no_path_is_not_looked_for(path):
 
 
 def test_a_file_of_an_empty_folder_is_missing():
-    spec = {"head": ["COMBO", {"options": []}], "patch": ["COMBO", {"options": []}], "mode": ["COMBO", {"options": []}]}
+    spec = {
+        "head": ["COMBO", {"options": []}],
+        "patch": ["COMBO", {"options": []}],
+        "mode": ["COMBO", {"options": []}],
+    }
     inputs = {"head": "fooocus_inpaint_head.pth", "patch": "inpaint_v26.fooocus.patch", "mode": "any"}
     found = needs("INPAINT_LoadFooocusInpaint", inputs, spec)
     assert [(need.name, need.folder) for need in found.models] == [
@@ -150,7 +176,10 @@ def test_a_file_of_an_empty_folder_is_missing():
 
 
 def test_an_embedding_word_counts_only_where_an_encoder_reads_it():
-    known = {"Words": definition({"text": TEXT}, ["STRING"]), "Show": definition({"text": TEXT}, [], output_node=True)}
+    known = {
+        "Words": definition({"text": TEXT}, ["STRING"]),
+        "Show": definition({"text": TEXT}, [], output_node=True),
+    }
     graph = {
         "2": {"class_type": "Words", "inputs": {"text": "embedding:lovely"}},
         "3": {"class_type": "Show", "inputs": {"text": ["2", 0]}},
