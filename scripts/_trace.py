@@ -164,7 +164,7 @@ class _Tracer:
         for node_id, node in each(self.graph):
             class_type = class_of(node)
             if self.book.knows(class_type):
-                if not self.book.gives(class_type, "CONDITIONING") or is_sampler(node, self.book):
+                if not self.book.gives(class_type, "CONDITIONING"):
                     yield node_id, node
             elif node_id not in self._feeds_conditioning:
                 yield node_id, node
@@ -234,16 +234,6 @@ class _Tracer:
                 self.prompts.pieces.update(places)
             self._sources[link] = places
         return self._sources[link]
-
-
-def is_sampler(node: Mapping[str, Any], book: Book) -> bool:
-    """Whether a node samples, whatever its class: it takes model, prompt and latent, and says how."""
-    names = {*inputs_of(node), *book.specs(node)}
-    return (
-        {"model", "positive"} <= names
-        and bool(names & {"latent_image", "latent", "samples", "latents"})
-        and len(names & {"steps", "cfg", "sampler_name", "sampler", "scheduler", "denoise"}) > 1
-    )
 
 
 def _guides_away(node: Mapping[str, Any]) -> bool:

@@ -135,6 +135,13 @@ def test_a_graph_in_the_same_file_tells_values_that_do_not_fit_by_position(holde
         _editor.convert(document, DEFINITIONS | definition(required))
 
 
+def test_names_tell_that_the_pack_has_changed_the_order_of_its_inputs():
+    made = convert([1, 2], {"a": NUMBER, "b": NUMBER}, named={"b": 1, "a": 2})
+    assert sent(made) == {"a": 2, "b": 1}
+    assert verdict(made)["verdict"] == "unsure"
+    assert any("Magic" in warning for warning in made.warnings)
+
+
 def test_names_that_disagree_with_a_list_that_fits_are_older_and_not_used():
     made = convert([8, 0.5], {"a": NUMBER, "b": FRACTION}, named={"a": 1, "b": 0.1})
     assert sent(made) == {"a": 8, "b": 0.5}
