@@ -174,7 +174,7 @@ def _is_encoded(
 
 def _encodes(node: Mapping[str, Any], book: Book) -> bool:
     class_type = class_of(node)
-    if not book.knows(class_type) or book.gives(class_type, "CONDITIONING"):
+    if not book.knows(class_type) or book.gives(class_type, "CONDITIONING") or "Encode" in class_type:
         return True
     return any("CLIP" in spec.types for spec in book.specs(node).values())
 

@@ -207,9 +207,9 @@ def _feeds_others(place: Place, node: Node) -> bool:
 
 
 def _class_sent(made: Build, node: Node) -> str:
-    """The class that the graph names: the definition's own name, where that differs from its key."""
+    """The class that the graph names: the definition's own name, where that is another class of the server."""
     node_class = made.node_class(node.type)
-    return node.type if node_class is None else node_class.name
+    return node_class.name if node_class is not None and node_class.name in made.definitions else node.type
 
 
 def _refuse_unreadable(made: Build, node: Node) -> None:

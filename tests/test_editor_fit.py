@@ -234,11 +234,13 @@ def test_an_option_keeps_a_widget_out_of_the_graph():
     assert sent(convert([7, "words", 0.25], required)) == {"a": 7, "b": 0.25}
 
 
-def test_the_class_that_is_sent_is_the_definitions_name():
+def test_the_class_that_is_sent_is_the_definitions_name_where_the_server_has_it():
     known = definition({"a": NUMBER})
     known["Foreign"]["name"] = "Foreign Two"
     file = File(empty=True)
     file.node(5, "Foreign", values=[7])
+    assert _editor.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign"
+    known["Foreign Two"] = known["Foreign"]
     assert _editor.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign Two"
 
 

@@ -68,7 +68,7 @@ def test_a_packs_node_is_sent_as_its_script_sends_it(kind, form):
     node = sheet["node"]
     if form != "as saved":
         node = stripped(node, slots=form == "without names")
-    made = convert(node, {kind: sheet["definition"]})
+    made = convert(node, {kind: sheet["definition"], sheet["class_type"]: sheet["definition"]})
     entry = made.graph[str(node["id"])]
     assert entry["class_type"] == sheet["class_type"]
     assert entry["inputs"] == sheet["inputs"]
