@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,78 @@ def recall(name: str) -> Any:
 
 def keep(name: str, value: Any) -> None:
     """Keep a JSON value under a name (`group/slug`); the group's oldest files go when it grows beyond its bound."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        return
+    _write(name, text)
+
+
+def keep_table(name: str, value: Mapping[str, Any]) -> None:
+    """Keep a mapping so that `recall_table` can read single entries of it."""
+    places: dict[str, tuple[int, int]] = {}
+    parts: list[str] = []
+    length = 0
+    for key, item in value.items():
+        part = json.dumps(item)
+        places[str(key)] = (length, len(part))
+        parts.append(part)
+        length += len(part)
+    _write(name, f"{json.dumps(places)}\n{''.join(parts)}")
+
+
+class Table(Mapping[str, Any]):
+    """A kept mapping whose entries are read when they are asked for: of thousands, a workflow needs a few dozen."""
+
+    def __init__(self, places: Mapping[str, Sequence[int]], body: str) -> None:
+        self._places = places
+        self._body = body
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._read:
+            start, length = self._places[key]
+            try:
+                self._read[key] = json.loads(self._body[start : start + length])
+            except (ValueError, RecursionError):
+                raise KeyError(key) from None
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def recall_table(name: str) -> Mapping[str, Any] | None:
+    """The mapping kept under a name by `keep_table` (or by `keep`), or None."""
+    place = group(name.partition("/")[0])
+    if place is None:
+        return None
+    try:
+        with _safe_files.open_file(place / _file(name), "r", encoding="ascii") as file:
+            text = file.read(MOST_CHARACTERS)
+        head, line_end, body = text.partition("\n")
+        value = json.loads(head)
+        if line_end and isinstance(value, dict) and _are_places(value, len(body)):
+            return Table(value, body)
+    except (OSError, ValueError, RecursionError, SkillError):
+        return None
+    return value if isinstance(value, dict) and not line_end else None
+
+
+def _are_places(value: Mapping[str, Any], length: int) -> bool:
+    """Whether an index is whole: a file that was cut off is as good as absent."""
+    places = list(value.values())
+    whole = all(
+        isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place)
+        for place in places
+    )
+    return whole and sum(place[1] for place in places) == length
+
+
+def _write(name: str, text: str) -> None:
     place = group(name.partition("/")[0], make=True)
     if place is None:
         return
@@ -92,13 +165,13 @@ def keep(name: str, value: Any) -> None:
         temporary, file = _safe_files.create_part(place)
         try:
             with file:
-                file.write(json.dumps(value).encode())
+                file.write(text.encode())
             temporary.replace(place / _file(name))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _bound(place)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return
 
 

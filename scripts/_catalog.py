@@ -165,6 +165,8 @@ MODEL_FOLDERS_BY_CLASS = {
     ("LTXVAudioVAELoader", "ckpt_name"): "checkpoints",
     ("DiffusersLoader", "model_path"): "diffusers",
     ("LoraModelLoader", "lora_name"): "loras",
+    ("INPAINT_LoadFooocusInpaint", "head"): "inpaint",
+    ("INPAINT_LoadFooocusInpaint", "patch"): "inpaint",
     ("CreateHookModelAsLora", "ckpt_name"): "checkpoints",
     ("CreateHookModelAsLoraModelOnly", "ckpt_name"): "checkpoints",
     ("ADE_AnimateDiffLoaderGen1", "model_name"): "animatediff_models",
@@ -320,6 +322,8 @@ SWITCHES: dict[str, tuple[str, dict[bool, str]]] = {
     "ComfySwitchNode": ("switch", {False: "on_false", True: "on_true"}),
     "easy ifElse": ("boolean", {False: "on_false", True: "on_true"}),
 }
+# Nodes that hold one value in two forms: class -> (the switch, the input when it is off, the input when it is on).
+TWO_FORMS = {"mxSlider": ("isfloatX", "Xi", "Xf")}
 # What goes in here leaves no trace of its words.
 FORGETS_TEXT = frozenset({"ConditioningZeroOut"})
 

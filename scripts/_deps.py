@@ -14,7 +14,7 @@ import _deps_origin
 import _deps_packs
 import _safe_text
 from _deps_match import Match
-from _deps_need import FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
+from _deps_need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
 from _deps_origin import Origin
 from _deps_packs import Pack
 from _deps_stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
@@ -228,6 +228,8 @@ def _file(need: FileNeed, stock: Stock) -> Item:
     item = Item("file", need.name, UNKNOWN, uses=need.uses)
     if need.choices is not None and need.name in need.choices:
         return item._replace(status=PRESENT)
+    if need.kind == SERVER_PATH:
+        return item._replace(reason="it is a path on the server's machine, which cannot be looked up")
     there, why = stock.has_input(need.name)
     if there:
         return item._replace(status=PRESENT)

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import _catalog
+import _editor_pack_rules
 
 MUTED, BYPASSED = 2, 4
-# Node types that live in the editor alone.
-VIRTUAL = frozenset(
-    {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "Label (rgthree)", "Fast Groups Muter (rgthree)",
-     "Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)", "Fast Bypasser (rgthree)", "Bookmark (rgthree)",
-     "SetNode", "GetNode", "Node Collector (rgthree)"}
-)  # fmt: skip
+# Node types of core that live in the editor alone.
+_VIRTUAL = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode"})
 NOTE_TYPES = re.compile(r"(?i)note|label|markdown|comment|readme")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -84,7 +81,7 @@ def rough_graph(editor: Mapping[str, Any], *, everything: bool = False) -> dict[
     graph: dict[str, dict[str, Any]] = {}
     for number, node in enumerate(nodes_of(editor)):
         kind = node.get("type")
-        if not isinstance(kind, str) or kind in VIRTUAL or _UUID.fullmatch(kind):
+        if not isinstance(kind, str) or _is_virtual(kind) or _UUID.fullmatch(kind):
             continue
         if node.get("mode") in (MUTED, BYPASSED) and not everything:
             continue
@@ -107,7 +104,7 @@ def switched_off(editor: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
         for number, node in enumerate(_nodes_in(group)):
             kind = node.get("type")
             off = unused or node.get("mode") in (MUTED, BYPASSED)
-            if not off or not isinstance(kind, str) or _UUID.fullmatch(kind) or kind in VIRTUAL:
+            if not off or not isinstance(kind, str) or _UUID.fullmatch(kind) or _is_virtual(kind):
                 continue
             texts = list(texts_in(node.get("widgets_values")))
             inputs = {f"widget {index}": text for index, text in enumerate(texts)}
@@ -131,6 +128,10 @@ def _used_subgraphs(editor: Mapping[str, Any] | None) -> set[Any]:
                 used.add(kind)
                 waiting.append(groups[kind])
     return used
+
+
+def _is_virtual(kind: str) -> bool:
+    return kind in _VIRTUAL or bool(_editor_pack_rules.virtual_kind(kind))
 
 
 def _names_model(text: str) -> bool:

@@ -6,15 +6,34 @@ The catalog's tables speak where a definition is not at hand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import _catalog
 import _graph
 from _graph import Book
-from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of, with_missing_types
+from _nodes import (
+    Consumer,
+    class_of,
+    consumers_of,
+    each,
+    inputs_of,
+    link_of,
+    literal,
+    natural_key,
+    title_of,
+    with_missing_types,
+)
 
 _SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
+_EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")
+# The option by which VideoHelperSuite and others mark a text that is a path on the server's machine.
+_PATHS = "vhs_path_extensions"
+# The kind of a file that no folder of the server is asked for.
+SERVER_PATH = "path"
+# Farther than so many nodes, no text is followed.
+_FARTHEST = 12
 
 
 class Use(NamedTuple):
@@ -81,7 +100,16 @@ def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for node_id, node in each(with_missing_types(graph)):
         if class_of(node):
             found.setdefault(class_of(node), []).append(node_id)
+        # A group node of an old file that could not be unfolded: the classes missing inside of it.
+        meta = node.get("_meta")
+        for name in _strings(meta.get("missing_types") if isinstance(meta, Mapping) else None):
+            if name != class_of(node):
+                found.setdefault(name, []).append(node_id)
     return {name: tuple(sorted(ids, key=natural_key)) for name, ids in sorted(found.items())}
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:
@@ -94,10 +122,11 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
         if node_id in live:
             reading.node(node_id, node)
     idle = sorted((node_id for node_id, _ in each(graph) if node_id not in live), key=natural_key)
+    consumers = consumers_of(graph)
     embeddings: dict[str, list[Use]] = {}
     glued: list[tuple[str, str, Use]] = []
     for use in _graph.embeddings_in(graph):
-        if use.node_id in live:
+        if use.node_id in live and _is_encoded(graph, book, consumers, use.node_id):
             place = _use(use.node_id, graph[use.node_id], use.input)
             if use.written:
                 glued.append((use.name, use.written, place))
@@ -123,6 +152,31 @@ def _looked_at(
     if any(not book.knows(name) for name in classes):
         return everything
     return _graph.live_ids(graph, definitions) or everything
+
+
+def _is_encoded(
+    graph: Mapping[str, Any], book: Book, consumers: Mapping[str, list[Consumer]], start: str
+) -> bool:
+    """Whether a node's text reaches a text encoder, which alone reads embeddings; unknown classes may be one."""
+    waiting, seen = [start], {start}
+    for _ in range(_FARTHEST):
+        following: list[str] = []
+        for node_id in waiting:
+            node = graph[node_id]
+            if _encodes(node, book):
+                return True
+            if book.gives(class_of(node), "STRING") or book.gives(class_of(node), "*"):
+                following += [use.node_id for use in consumers.get(node_id, ())]
+        waiting = [name for name in dict.fromkeys(following) if name in graph and name not in seen]
+        seen.update(waiting)
+    return False
+
+
+def _encodes(node: Mapping[str, Any], book: Book) -> bool:
+    class_type = class_of(node)
+    if not book.knows(class_type) or book.gives(class_type, "CONDITIONING") or "Encode" in class_type:
+        return True
+    return any("CLIP" in spec.types for spec in book.specs(node).values())
 
 
 def _use(node_id: str, node: Mapping[str, Any], name: str) -> Use:
@@ -155,10 +209,12 @@ class _Reading:
                 continue
             value, spec = literal(raw), specs.get(name)
             use = _use(node_id, node, name)._replace(plain=not isinstance(value, (list, dict)))
-            upload = spec.upload if spec else _catalog.UPLOADS.get((class_type, name))
+            upload = (spec.upload if spec else None) or _catalog.UPLOADS.get((class_type, name))
             if upload and (files := [one for one in _each_of(value) if isinstance(one, str) and one]):
                 for one in files:
                     self._file(one, upload, spec.choices if spec else None, use)
+            elif spec is not None and _PATHS in spec.options and isinstance(value, str):
+                self._path(value, use._replace(plain=False))
             elif spec is not None and spec.choices is not None:
                 for one in _each_of(value):
                     self._choice(one, spec.choices, use)
@@ -170,10 +226,21 @@ class _Reading:
                     continue
                 self._model(known.name, known.folder, None, use._replace(plain=isinstance(value, str)))
 
+    def _path(self, value: str, use: Use) -> None:
+        """A path on the server's machine: in one of its own folders it is a file of that folder."""
+        folder, _, name = value.replace("\\", "/").removeprefix("./").partition("/")
+        if folder in ("input", "output", "temp") and name:
+            self._file(name if folder == "input" else f"{name} [{folder}]", "file", None, use)
+        elif value.strip() and "://" not in value and folder not in ("input", "output", "temp"):
+            self._file(value, SERVER_PATH, None, use)
+
     def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:
         texts = tuple(choice for choice in choices if isinstance(choice, str))
         folder = _graph.model_folder(use.class_type, use.input)
-        names_a_file = isinstance(value, str) and value.lower().endswith(_SUFFIXES)
+        # An empty list is that of a folder in which the server has no file yet.
+        names_a_file = isinstance(value, str) and bool(
+            value.lower().endswith(_SUFFIXES) or (not choices and _EXTENSION.search(value))
+        )
         lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
         no_file = isinstance(value, str) and bool(choices) and value in _catalog.NOT_A_FILE
         if isinstance(value, str) and (

@@ -155,7 +155,7 @@ def read(spec: str, asked: Asked) -> Workflow:
 
     definitions = asked.stock.all_definitions()
     try:
-        made = _editor.convert(loaded.editor, definitions)
+        made = _editor.convert(loaded.editor, definitions, allow_unsure=True)
     except SkillError as error:
         graph = _deps_editor.rough_graph(loaded.editor)
         if not graph:

@@ -162,10 +162,14 @@ class Dialect(_common.Server, abc.ABC):
 
     def renew_connections(self) -> None:
         """Use new connections from now on. Requests under way in other threads keep theirs."""
-        if self._session is not None:
-            self._session = self._new_session(self.credentials())
+        if self._session is None:
+            return
+        renewed = self._new_session()
+        # What is known of the server's address must outlive its connections: a name may be pointed elsewhere.
+        renewed.home = self._session.home
+        self._session = renewed
         if self._bare_session is not None:
-            self._bare_session = self._new_session({})
+            self._bare_session = renewed.bare()
 
     # --- jobs
     @abc.abstractmethod
@@ -278,7 +282,7 @@ class Dialect(_common.Server, abc.ABC):
                 )
             self._whole = whole
             if not self.fleeting:
-                _cache.keep(f"definitions/{_cache.slug(self.url)}", whole)
+                _cache.keep_table(f"definitions/{_cache.slug(self.url)}", whole)
         return self._whole
 
     def model_folders(self) -> list[str]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import _editor_doubts
+import _editor_pack_values
 import _editor_promote
 import _editor_text
 from _cli import SkillError
@@ -32,6 +34,8 @@ class Converted(NamedTuple):
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
     `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose;
     `explanation` (when asked for) what became of each node and link, as {kind, node_id, text, ...}.
+    `verdicts` say of each node that is sent how its values were found: {node_id, class_type, verdict} with the verdict
+    "exact" (as the editor reads the file), "by rule of PACK" or "unsure" (then with a `reason`).
     """
 
     graph: dict[str, dict[str, Any]]
@@ -40,6 +44,7 @@ class Converted(NamedTuple):
     models: list[dict[str, Any]]
     choices: list[dict[str, Any]]
     explanation: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
 
 
 def convert(
@@ -51,6 +56,7 @@ def convert(
     now: datetime | None = None,
     without_server: bool = False,
     explain: bool = False,
+    allow_unsure: bool = False,
 ) -> Converted:
     """The graph that the editor would queue for this file.
 
@@ -64,6 +70,8 @@ def convert(
         without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
             is refused rather than reported as missing.
         explain: also say what became of each node and link.
+        allow_unsure: send nodes whose values cannot be laid out for certain as the editor would, with a warning; else
+            they are refused.
 
     Raises:
         SkillError: not an editor file, or something that cannot be converted rightly.
@@ -90,14 +98,21 @@ def convert(
             )
         emission.places[place.id_of(node)] = (place, node)
     apply_primitives(emission)
-    graph_out = _prompt(emission)
+    doubts = _editor_doubts.Doubts(made, allow=allow_unsure)
+    graph_out = _prompt(emission, doubts)
     explanation = []
     if explain:
         import _editor_explain
 
         explanation = _editor_explain.explain(made, emission.places, graph_out)
     return Converted(
-        graph_out, list(made.warnings), _missing(emission), _models(emission), emission.choices, explanation
+        graph_out,
+        list(made.warnings),
+        _missing(emission),
+        _models(emission),
+        emission.choices,
+        explanation,
+        doubts.verdicts,
     )
 
 
@@ -155,10 +170,12 @@ def _standing(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
-def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
+def _prompt(emission: Emission, doubts: _editor_doubts.Doubts) -> dict[str, dict[str, Any]]:
     made = emission.made
     prompt: dict[str, dict[str, Any]] = {}
     for node_id, (place, node) in emission.places.items():
+        if not node.off and node.role == "virtual" and _feeds_others(place, node):
+            doubts.judge_virtual(node_id, node)
         if node.off or node.role not in ("node", "unknown"):
             continue
         _refuse_unreadable(made, node)
@@ -171,9 +188,11 @@ def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
                 inputs.pop(slot.name, None)
                 if found.value is not UNSET:
                     inputs[slot.name] = constant(emission, node, slot.name, found.value)
+        _editor_pack_values.on_queue(emission, node_id, node, inputs)
+        doubts.judge(node_id, node, inputs)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":
-            entry["class_type"] = node.type
+            entry["class_type"] = _class_sent(made, node)
         entry["_meta"] = _meta(node)
         prompt[node_id] = entry
     for entry in prompt.values():
@@ -181,6 +200,16 @@ def _prompt(emission: Emission) -> dict[str, dict[str, Any]]:
             if isinstance(value, list) and value[0] not in prompt:
                 del entry["inputs"][name]
     return prompt
+
+
+def _feeds_others(place: Place, node: Node) -> bool:
+    return any(link.origin == node.id for link in place.graph.links.values())
+
+
+def _class_sent(made: Build, node: Node) -> str:
+    """The class that the graph names: the definition's own name, where that is another class of the server."""
+    node_class = made.node_class(node.type)
+    return node_class.name if node_class is not None and node_class.name in made.definitions else node.type
 
 
 def _refuse_unreadable(made: Build, node: Node) -> None:
@@ -200,7 +229,10 @@ def _meta(node: Node) -> dict[str, Any]:
         if isinstance(value, str) and value:
             meta[key] = value
     if node.role == "unknown":
-        meta["missing_type"] = node.type
+        inside = node.saved.inner_missing
+        meta["missing_type"] = inside[0] if inside else node.type
+        if inside[1:]:
+            meta["missing_types"] = list(inside)
     return meta
 
 
@@ -210,8 +242,12 @@ def _missing(emission: Emission) -> list[dict[str, Any]]:
     for node_id, (_, node) in emission.places.items():
         if node.role != "unknown" or node.off:
             continue
-        entry = found.setdefault(node.type, {"class_type": node.type, "node_ids": []})
-        entry["node_ids"].append(node_id)
+        inside = node.saved.inner_missing
+        for kind in inside or [node.type]:
+            found.setdefault(kind, {"class_type": kind, "node_ids": []})["node_ids"].append(node_id)
+        if inside:
+            continue
+        entry = found[node.type]
         for key in ("cnr_id", "aux_id", "ver"):
             value = node.saved.properties.get(key)
             if isinstance(value, str) and value:

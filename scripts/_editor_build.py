@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import _editor_fit
 import _editor_groups
+import _editor_pack_rules
+import _editor_pack_values
 import _editor_packs
 import _editor_widgets
 from _cli import SkillError
+from _editor_fit import Layout
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
 from _editor_widgets import UNSET, NodeClass, Socket, Widget
 
@@ -73,6 +77,8 @@ class Node:
     outputs: list[str] = field(default_factory=list)
     promoted: dict[int, Promoted] = field(default_factory=dict)
     core: bool = True
+    # How its widgets were laid out; None for nodes without a definition.
+    layout: Layout | None = None
 
     @property
     def off(self) -> bool:
@@ -120,6 +126,7 @@ class Build:
     root: Graph = field(default_factory=lambda: Graph(SavedGraph("", "")))
     warnings: list[str] = field(default_factory=list)
     steps: int = 0
+    given: set[str] | None = None
 
     def spend(self) -> None:
         """Count one step of following links. Raises SkillError when a file was made to never end."""
@@ -145,12 +152,24 @@ class Build:
             )
         return self.classes[kind]
 
+    def is_linked(self, kind: str) -> bool:
+        """Whether some node of the definitions gives values of a type."""
+        if self.given is None:
+            self.given = {
+                output
+                for definition in self.definitions.values()
+                if isinstance(definition, Mapping) and isinstance(definition.get("output"), list)
+                for output in definition["output"]
+                if isinstance(output, str)
+            }
+        return kind in self.given
+
 
 def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without_server: bool) -> Build:
     """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
     made = Build(saved, definitions, newest, without_server)
     if saved.group_nodes:
-        _editor_groups.unfold_groups(saved, made.node_class, newest=newest)
+        _editor_groups.unfold_groups(saved, made.node_class, made.warn, newest=newest)
     for name in inner_first(saved):
         made.graphs[name] = _live_graph(made, saved.definitions[name])
     made.root = _live_graph(made, saved.root)
@@ -233,11 +252,11 @@ def _live_node(made: Build, saved: SavedNode) -> Node:
         node.outputs = list(saved.output_types)
     elif kind in _NOTES:
         node.role = "note"
-    elif made.node_class(kind) is not None:
-        _as_class(made, node)
-    elif _editor_packs.is_virtual(kind):
+    elif _is_virtual(made, kind):
         node.role = "virtual"
         _as_saved(node)
+    elif made.node_class(kind) is not None:
+        _as_class(made, node)
     else:
         _as_unknown(made, node)
     if not node.title and kind not in made.saved.definitions:
@@ -245,6 +264,14 @@ def _live_node(made: Build, saved: SavedNode) -> Node:
         display = definition.get("display_name") if isinstance(definition, Mapping) else None
         node.title = display if isinstance(display, str) and display else kind
     return node
+
+
+def _is_virtual(made: Build, kind: str) -> bool:
+    """Whether a node type lives in the browser only; a panel does also when the server declares it."""
+    does = _editor_pack_rules.virtual_kind(kind)
+    if does == _editor_pack_rules.PANEL:
+        return True
+    return does not in ("", _editor_pack_rules.BROADCAST) and made.node_class(kind) is None
 
 
 def _as_saved(node: Node) -> None:
@@ -278,19 +305,10 @@ def _as_class(made: Build, node: Node) -> None:
     node_class = made.node_class(node.type)
     assert node_class is not None
     node.core = node_class.core
-    defaults = _editor_widgets.default_widgets(node_class, newest=made.newest)
     node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
-    special = _editor_packs.widget_values(node, node_class, defaults)
-    if special is not None:
-        node.widgets = special
-    else:
-        values = _editor_widgets.saved_values(node_class, defaults, node.saved.values, newest=made.newest)
-        if values is None:
-            for widget in defaults:
-                widget.value = UNSET
-            node.widgets = defaults
-        else:
-            node.widgets = _editor_widgets.restore(defaults, values, newest=made.newest)
+    node.layout = _editor_fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
+    node_class, node.widgets = node.layout.node_class, node.layout.widgets
+    _editor_pack_values.on_load(node)
     for name, value in node.saved.overrides.items():
         inner = node.widget(name)
         if inner is not None:
@@ -341,6 +359,10 @@ def _upload_value(widget: Widget) -> Any:
 def _slots(node: Node, declared: list[Socket]) -> list[Input]:
     """Declared slots in their order, then saved ones that no definition knows (dynamic or obsolete)."""
     names = {socket.name for socket in declared}
+    renamed = _editor_pack_rules.renamed(node.type)
+    for saved in node.saved.inputs:
+        if saved.name not in names and renamed.get(saved.name) in names:
+            saved.name = renamed[saved.name]
     slots = [Input(socket.name, socket.type, socket.widget) for socket in declared]
     for slot in node.saved.inputs:
         if slot.name not in names and not (slot.widget and node.widget(slot.widget) is None):

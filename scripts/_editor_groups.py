@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from _editor_read import Link, Saved, SavedGraph, SavedNode, Slot, node_of
+from _editor_pack_rules import virtual_kind
+from _editor_read import BYPASSED, MUTED, Link, Saved, SavedGraph, SavedNode, Slot, node_of
 from _editor_widgets import NodeClass, Spec, default_widgets, has_widget
 
+_PLAIN = frozenset({"PrimitiveNode", "Reroute", "Note", "MarkdownNote"})
 _PREFIXES = ("workflow>", "workflow/")
 MAX_ROUNDS = 200
 
@@ -28,14 +30,43 @@ class _Group:
     primitive_values: dict[int, list[Any]] = field(default_factory=dict)
 
 
-def unfold_groups(saved: Saved, class_of: ClassOf, *, newest: bool) -> None:
-    """Replace every group node whose body the file has, in all graphs, by its inner nodes."""
+def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None], *, newest: bool) -> None:
+    """Replace every group node whose body the file has, in all graphs, by its inner nodes.
+
+    A group with an inner node of an unknown class stays one node, as in the editor: which inputs and values are whose
+    cannot be known without that class. Its `inner_missing` names those classes.
+    """
     for graph in [saved.root, *saved.definitions.values()]:
         for _ in range(MAX_ROUNDS):
-            node = next((node for node in graph.nodes.values() if _body_of(saved, node) is not None), None)
+            node = next((node for node in graph.nodes.values() if _is_group(saved, node)), None)
             if node is None:
                 break
-            _unfold(graph, node, _body_of(saved, node) or {}, class_of, newest=newest)
+            body = _body_of(saved, node) or {}
+            node.inner_missing = _unknown_inside(body, class_of)
+            if node.inner_missing:
+                continue
+            if node.mode in (MUTED, BYPASSED):
+                inside = ", ".join(dict.fromkeys(raw.type for raw in _inner_nodes(body)))
+                warn(
+                    f"node {node.type} (id {node.id}) is switched off, so the nodes in it are left out: {inside}"
+                )
+            _unfold(graph, node, body, class_of, newest=newest)
+
+
+def _is_group(saved: Saved, node: SavedNode) -> bool:
+    return not node.inner_missing and _body_of(saved, node) is not None
+
+
+def _unknown_inside(body: Mapping[str, Any], class_of: ClassOf) -> list[str]:
+    kinds = dict.fromkeys(node.type for node in _inner_nodes(body))
+    return [
+        kind for kind in kinds if class_of(kind) is None and kind not in _PLAIN and not virtual_kind(kind)
+    ]
+
+
+def _inner_nodes(body: Mapping[str, Any]) -> list[SavedNode]:
+    nodes = [_inner_node(raw, number) for number, raw in enumerate(_list(body.get("nodes")))]
+    return [node for node in nodes if node is not None]
 
 
 def _body_of(saved: Saved, node: SavedNode) -> Mapping[str, Any] | None:
@@ -46,11 +77,7 @@ def _body_of(saved: Saved, node: SavedNode) -> Mapping[str, Any] | None:
 def _unfold(
     graph: SavedGraph, node: SavedNode, body: Mapping[str, Any], class_of: ClassOf, *, newest: bool
 ) -> None:
-    inner = [
-        made
-        for number, raw in enumerate(_list(body.get("nodes")))
-        if (made := _inner_node(raw, number)) is not None
-    ]
+    inner = _inner_nodes(body)
     rows = [
         row
         for row in _list(body.get("links"))
@@ -60,7 +87,9 @@ def _unfold(
     del graph.nodes[node.id]
     ids = _new_ids(graph, node, len(inner), newest=newest)
     for number, made in enumerate(inner):
-        placed = replace(made, id=ids[number], mode=node.mode if node.mode in (2, 4) else made.mode)
+        placed = replace(
+            made, id=ids[number], mode=node.mode if node.mode in (MUTED, BYPASSED) else made.mode
+        )
         for slot in placed.inputs:
             slot.link = None
         placed.overrides = group.overrides.get(number, {})

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import _editor_pack_rules
 from _editor_text import resolve_choices
 from _editor_widgets import (
     DYNAMIC_COMBO,
     UNSET,
     NodeClass,
     Widget,
+    decided,
     default_widgets,
     read_class,
     set_value,
@@ -122,13 +124,22 @@ def _box(node_id: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) 
     if node_class is None:
         _fill_unknown(box)
     else:
-        _fill_known(box, node_class)
+        _fill_known(box, _with_values(box, node_class))
         names = definition.get("output_name") if isinstance(definition, Mapping) else None
         names = names if isinstance(names, list) else []
         for index, output in enumerate(node_class.outputs):
             name = names[index] if index < len(names) and isinstance(names[index], str) else output
             box.outputs.append({"name": name, "type": output, "links": []})
     return box
+
+
+def _with_values(box: _Box, node_class: NodeClass) -> NodeClass:
+    """The class with a widget for each input of a pack's own type that the graph has a value for."""
+    return decided(
+        node_class,
+        lambda spec: True if spec.name in box.inputs and not is_link(box.inputs[spec.name]) else None,
+        newest=True,
+    )
 
 
 def _fill_known(box: _Box, node_class: NodeClass) -> None:
@@ -149,6 +160,8 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
         else:
             value = _SETTLED_BUTTONS.get(widget.name, widget.name)
         box.values.append(None if value is UNSET else value)
+        if value is not UNSET:
+            box.named[widget.name] = value
         if widget.spec is not None:
             box.widgets.append(widget)
     declared = sockets_of(node_class, widgets, newest=True)
@@ -319,9 +332,10 @@ def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> dict[str, 
     }
     if box.title and box.title != box.class_type:
         node["title"] = box.title
+    by_name = any(rule.by_name for rule in _editor_pack_rules.of_class(box.class_type))
     if box.values:
-        node["widgets_values"] = box.values
-    if box.named:
+        node["widgets_values"] = box.named if by_name else box.values
+    if box.named and not by_name:
         node["widgets_values_named"] = box.named
     return node
 

@@ -5,58 +5,26 @@ Level 1, pure. What a pack's published browser code does with them; names as in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import _editor_pack_rules as rules
+import _editor_pack_values
 from _cli import SkillError
 from _editor_read import Link, SavedNode
 from _editor_text import js_json, text_field
-from _editor_widgets import UNSET, NodeClass, Widget, set_value
+from _editor_widgets import Widget
 
 if TYPE_CHECKING:
-    from _editor_build import Graph, Node
+    from _editor_build import Graph
 
-# KJNodes and Easy-Use: a Set node keeps its input under a name, Get nodes hand it out.
-SETTERS = {"SetNode": "GetNode", "easy setNode": "easy getNode"}
-GETTERS = {getter: setter for setter, getter in SETTERS.items()}
-# One input, one output, followed through.
-REROUTES = frozenset({"Reroute (rgthree)", "ReroutePrimitive|pysssss", "Reroute Primitive"})
-# Panels that switch or collect other nodes in the editor; they have no part in a run.
-PANELS = frozenset(
-    {
-        "Fast Muter (rgthree)",
-        "Fast Bypasser (rgthree)",
-        "Fast Groups Muter (rgthree)",
-        "Fast Groups Bypasser (rgthree)",
-        "Fast Actions Button (rgthree)",
-        "Mute / Bypass Relay (rgthree)",
-        "Mute / Bypass Repeater (rgthree)",
-        "Random Unmuter (rgthree)",
-        "Bookmark (rgthree)",
-        "Label (rgthree)",
-        "Bookmark",
-    }
-)
-COLLECTORS = frozenset({"Node Collector (rgthree)", "Node Combiner (rgthree)"})
-BROADCASTS = frozenset(
-    {
-        "Anything Everywhere",
-        "Anything Everywhere?",
-        "Anything Everywhere3",
-        "Prompts Everywhere",
-        "Seed Everywhere",
-    }
-)
+# A Set node keeps its input under a name, Get nodes hand it out.
+GETTERS = {rule.partner: name for name, rule in rules.of_kind(rules.SETTER)}
+BROADCASTS = frozenset(name for name, _ in rules.of_kind(rules.BROADCAST))
 POWER_LORA_LOADER = "Power Lora Loader (rgthree)"
-SEED_RGTHREE = "Seed (rgthree)"
 _PREVIEW_KEYS = frozenset({"videopreview", "choose video to upload", "choose folder to upload"})
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _NOT_INPUTS = frozenset({"control_after_generate", "control_filter_list", "upload", "audioUI", "refresh"})
-
-
-def is_virtual(kind: str) -> bool:
-    """Whether a node type lives in the browser only."""
-    return kind in SETTERS or kind in GETTERS or kind in REROUTES or kind in PANELS or kind in COLLECTORS
 
 
 def variable_name(saved: SavedNode) -> str:
@@ -67,42 +35,6 @@ def variable_name(saved: SavedNode) -> str:
     if isinstance(values, Mapping):
         return next((value for value in values.values() if isinstance(value, str)), "")
     return ""
-
-
-def widget_values(node: Node, node_class: NodeClass, defaults: list[Widget]) -> list[Widget] | None:
-    """The widgets of a node whose pack saves them in its own way; None for the usual way."""
-    values = node.saved.values
-    if node.type == POWER_LORA_LOADER and isinstance(values, list):
-        return [*defaults, *power_loras(node.saved, values)]
-    if isinstance(values, Mapping) and not node_class.core:
-        for widget in list(defaults):
-            if widget.name in values and any(widget is other for other in defaults):
-                set_value(defaults, widget, values[widget.name], newest=True)
-        # Inputs that the pack's script adds by what is chosen (a video format's own options) are saved by name only.
-        known = {widget.name for widget in defaults}
-        extra = [
-            Widget(str(name), "any", value)
-            for name, value in values.items()
-            if name not in known
-            and name not in _PREVIEW_KEYS
-            and name not in _NOT_INPUTS
-            and not isinstance(value, Mapping)
-        ]
-        return defaults + (extra if node.type.startswith("VHS_") else [])
-    return None
-
-
-def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
-    """The LoRA rows of rgthree's Power Lora Loader: every saved object that names a LoRA, as lora_1, lora_2 …
-
-    The second strength is sent only by nodes that show it.
-    """
-    rows = [dict(value) for value in values if isinstance(value, Mapping) and "lora" in value]
-    for row in rows:
-        second = row.pop("strengthTwo", None)
-        if saved.properties.get("Show Strengths") == "Separate Model & Clip":
-            row["strengthTwo"] = 1 if second is None else second
-    return [Widget(f"lora_{number}", "lora", row) for number, row in enumerate(rows, 1)]
 
 
 def known_values(saved: SavedNode) -> dict[str, Any] | None:
@@ -117,7 +49,7 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
     if not isinstance(values, list):
         return None
     if saved.type == POWER_LORA_LOADER:
-        return {widget.name: widget.value for widget in power_loras(saved, values)}
+        return {widget.name: widget.value for widget in _editor_pack_values.power_loras(saved, values)}
     named: dict[str, Any] = {}
     position = 0
     for slot in saved.inputs:
@@ -189,8 +121,3 @@ def _attach_broadcast(graph: Graph, number: int, row: Mapping[str, Any]) -> None
     link = Link(f"broadcast {number}", origin, slot, target.id, place, kind)
     graph.links[link.id] = link
     target.inputs[place].link = link
-
-
-def is_random_seed(node_type: str, value: Any) -> bool:
-    """Whether rgthree's seed node would draw, raise or lower a seed when queued (-1, -2, -3)."""
-    return node_type == SEED_RGTHREE and value in (-1, -2, -3) and value is not UNSET

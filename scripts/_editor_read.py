@@ -56,6 +56,10 @@ class SavedNode:
     order: int = 0
     # Values by widget name that go before the saved ones (from a group node).
     overrides: dict[str, Any] = field(default_factory=dict)
+    # For a group node of an old file: the inner classes that nothing is known of.
+    inner_missing: list[str] = field(default_factory=list)
+    # What a graph that the file holds beside its nodes sent for it before, by name.
+    sent_before: dict[str, Any] | None = None
 
 
 @dataclass
@@ -124,7 +128,19 @@ def read(document: Any) -> Saved:
         if isinstance(groups, Mapping)
         else {}
     )
-    return Saved(_graph(document), definitions, group_nodes)
+    root = _graph(document)
+    for holder in (document, extra):
+        _note_earlier(root, holder.get("prompt") if isinstance(holder, Mapping) else None)
+    return Saved(root, definitions, group_nodes)
+
+
+def _note_earlier(root: SavedGraph, graph: Any) -> None:
+    """Keep what an API-format graph in the same file says of the nodes that it shares with it."""
+    for number, entry in graph.items() if isinstance(graph, Mapping) else ():
+        node = root.nodes.get(str(number))
+        inputs = entry.get("inputs") if isinstance(entry, Mapping) else None
+        if node is not None and isinstance(inputs, Mapping) and entry.get("class_type") == node.type:
+            node.sent_before = {name: value for name, value in inputs.items() if not isinstance(value, list)}
 
 
 def _definitions(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import _editor_pack_rules
 import _editor_packs
 from _cli import SkillError
 from _editor_build import Build, Graph, Node, Promoted
@@ -199,9 +200,10 @@ def _through_virtual(
             )
             return None
         return (*found, 0, True)
-    if node.type in _editor_packs.SETTERS:
+    does = _editor_pack_rules.virtual_kind(node.type)
+    if does == _editor_pack_rules.SETTER:
         return place, node, 0, True
-    if node.role == "reroute" or node.type in _editor_packs.REROUTES:
+    if node.role == "reroute" or does == _editor_pack_rules.REROUTE:
         return place, node, min(slot, max(len(node.inputs) - 1, 0)), True
     return None
 

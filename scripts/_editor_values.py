@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import _editor_packs
+import _editor_pack_rules
 import _editor_promote
 import _editor_text
 from _editor_build import Build, Graph, Node
@@ -44,6 +44,13 @@ class Emission:
     places: dict[str, tuple[Place, Node]] = field(default_factory=dict)
     choices: list[dict[str, Any]] = field(default_factory=list)
 
+    def draw(self, node_id: str, least: int, most: int) -> int:
+        """A whole number for this node; the same one each time when a seed is set."""
+        import random
+
+        source = random.Random(f"{self.seed}:{node_id}" if self.seed is not None else None)
+        return source.randint(least, most)
+
 
 def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
@@ -55,8 +62,6 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
             emission.made.warn(
                 f"node {node.label} takes its {widget.name} in the browser at each run; the graph lacks it"
             )
-        if _editor_packs.is_random_seed(node.type, value):
-            value = _drawn_seed(emission, node_id, node)
         if widget.multiline:
             value = _editor_text.text_field(value, newest=emission.made.newest)
         if isinstance(value, str):
@@ -64,17 +69,6 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
         _warn_of_lost_numbers(emission.made, node, widget.name, value)
         inputs[widget.name] = sendable(value, curve=widget.kind == "CURVE" and emission.made.newest)
     return inputs
-
-
-def _drawn_seed(emission: Emission, node_id: str, node: Node) -> int:
-    import random
-
-    seed = random.Random(f"{emission.seed}:{node_id}" if emission.seed is not None else None).randrange(
-        1, 1125899906842624
-    )
-    emission.choices.append({"node_id": node_id, "input": "seed", "chosen": seed})
-    emission.made.warn(f"node {node.label} draws a new seed at each run; this graph has {seed}")
-    return seed
 
 
 def _worded(emission: Emission, node_id: str, node: Node, widget: Widget, text: str) -> str:
@@ -95,7 +89,9 @@ def _worded(emission: Emission, node_id: str, node: Node, widget: Widget, text: 
             )
         return text
     savers = _SAVERS | _NEWER_SAVERS if emission.made.newest else _SAVERS
-    if widget.name == "filename_prefix" and node.type in savers:
+    if (widget.name == "filename_prefix" and node.type in savers) or _editor_pack_rules.takes_tokens(
+        node.type, widget.name
+    ):
         return _editor_text.replace_tokens(
             text, lambda name, item: _value_by_name(emission, name, item), emission.now
         )

@@ -5,9 +5,11 @@ Level 1, pure. "Widget" is what the editor builds for an input that a person can
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import _editor_pack_rules as rules
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 AUTOGROW = "COMFY_AUTOGROW_V3"
@@ -25,6 +27,11 @@ _NEWER_WIDGET_TYPES = frozenset(
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
 MAX_DYNAMIC_DEPTH = 8
+# Types of core that never have a widget, so that no file is asked about them.
+_CORE_SOCKETS = frozenset(
+    "* MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK NOISE SAMPLER SIGMAS GUIDER CONTROL_NET CLIP_VISION"
+    " CLIP_VISION_OUTPUT STYLE_MODEL GLIGEN UPSCALE_MODEL AUDIO VIDEO HOOKS HOOK_KEYFRAMES TIMESTEPS_RANGE".split()
+)
 
 
 class _Unset:
@@ -48,11 +55,15 @@ class Spec(NamedTuple):
     options: Mapping[str, Any]
     required: bool
     choices: Sequence[Any] | None = None
+    # Whether it has a widget where the type alone does not say so: a pack's own type, or what the file shows.
+    as_widget: bool | None = None
 
     @property
     def forced(self) -> bool:
         """Declared as a socket although its type has a widget."""
-        return bool(self.options.get("forceInput"))
+        return bool(
+            self.options.get("forceInput") or (not self.required and self.options.get("defaultInput"))
+        )
 
     @property
     def widget_type(self) -> str:
@@ -91,7 +102,7 @@ class Socket(NamedTuple):
 
 @dataclass
 class NodeClass:
-    """One node definition, read once."""
+    """One node definition, read once. `name` is the class that is sent, which may differ from the definition's key."""
 
     name: str
     specs: list[Spec]
@@ -114,15 +125,25 @@ def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
         for key in [*ordered, *(key for key in inputs if key not in set(ordered))]:
             spec = read_spec(str(key), inputs[key], required=section == "required")
             if spec is not None:
-                specs.append(spec)
+                specs.append(_by_rule(name, spec))
     outputs = definition.get("output")
     module = definition.get("python_module")
+    own_name = definition.get("name")
     return NodeClass(
-        name,
+        own_name if isinstance(own_name, str) and own_name else name,
         specs,
         [_output_type(kind) for kind in outputs] if isinstance(outputs, list) else [],
         core=not (isinstance(module, str) and module.startswith("custom_nodes")),
     )
+
+
+def _by_rule(kind: str, spec: Spec) -> Spec:
+    """The spec with what the pack rules say of its widget."""
+    if rules.removed(kind, spec.name):
+        return spec._replace(as_widget=False)
+    if spec.widget_type in rules.of_types():
+        return spec._replace(as_widget=True)
+    return spec
 
 
 def read_spec(name: str, raw: Any, *, required: bool = True) -> Spec | None:
@@ -143,7 +164,45 @@ def has_widget(spec: Spec, *, newest: bool) -> bool:
     """Whether the editor builds a widget for this input."""
     if spec.forced:
         return False
+    if spec.as_widget is not None:
+        return spec.as_widget
     return spec.widget_type in _WIDGET_TYPES or (newest and spec.widget_type in _NEWER_WIDGET_TYPES)
+
+
+def is_undecided(spec: Spec, *, newest: bool) -> bool:
+    """Whether only the file can show if this input of a pack's own type has a widget."""
+    return (
+        spec.as_widget is None
+        and not spec.forced
+        and not has_widget(spec, newest=newest)
+        and spec.widget_type not in _CORE_SOCKETS
+        and not spec.widget_type.startswith("COMFY_")
+        and "," not in spec.widget_type
+    )
+
+
+def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None], *, newest: bool) -> NodeClass:
+    """The class with `choose`'s word on each undecided input; None leaves it undecided."""
+    specs = [
+        spec._replace(as_widget=choose(spec)) if is_undecided(spec, newest=newest) else spec
+        for spec in node_class.specs
+    ]
+    return replace(node_class, specs=specs)
+
+
+def with_slots(node_class: NodeClass, slots: Mapping[str, bool], *, newest: bool) -> NodeClass:
+    """The class as a saved node shows it: `slots` says of each saved slot whether a widget stands behind it.
+
+    A plain slot also speaks against a pack's rule: another pack may use the same word for a link.
+    """
+    made = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
+    specs = [
+        spec._replace(as_widget=False)
+        if spec.widget_type in rules.of_types() and slots.get(spec.name) is False
+        else spec
+        for spec in made.specs
+    ]
+    return replace(made, specs=specs)
 
 
 def default_of(spec: Spec) -> Any:
@@ -171,7 +230,10 @@ def default_widgets(node_class: NodeClass, *, newest: bool) -> list[Widget]:
     widgets: list[Widget] = []
     for spec in node_class.specs:
         if has_widget(spec, newest=newest):
-            widgets.extend(_widgets_of(spec, newest=newest))
+            widgets.extend(_widgets_of(spec, newest=newest, class_name=node_class.name))
+    widgets.extend(
+        Widget(name, "any", UNSET) for rule in rules.of_class(node_class.name) for name in rule.added
+    )
     if any(
         spec.required and spec.type == "COMBO" and any(spec.options.get(key) for key in _UPLOADS)
         for spec in node_class.specs
@@ -184,15 +246,19 @@ def _button(name: str) -> Widget:
     return Widget(name, "button", UNSET, sent=False)
 
 
-def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0) -> list[Widget]:
+def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "") -> list[Widget]:
     """A widget and those that come with it: seed control, refresh buttons, a dynamic combo's own inputs."""
     kind = spec.widget_type
     widget = Widget(spec.name, kind, default_of(spec), spec)
-    if kind == "IMAGECOMPARE":
-        widget.saved = widget.sent = not newest
+    rule = rules.of_types().get(kind)
+    widget.sent = spec.options.get("serialize") is not False and (
+        rule is None or rule.types[kind] == rules.SENT
+    )
+    if kind == "IMAGECOMPARE" and newest:
+        widget.saved, widget.value = False, ["", ""]
     made = [widget]
-    if kind == "LOAD_3D":
-        # The 3D view's buttons are saved before the view itself.
+    if kind == "LOAD_3D" and class_name == "Load3D":
+        # The 3D view's buttons are saved before the view itself; the other classes with a 3D view have none.
         made = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
     if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
         made.append(_button("auto_refresh"))
@@ -256,9 +322,21 @@ def restore(widgets: list[Widget], values: Sequence[Any], *, newest: bool) -> li
         index += 1
         if not widget.saved:
             continue
-        if position < len(values):
+        if position < len(values) and values[position] is not UNSET:
             set_value(restored, widget, values[position], newest=newest)
         position += 1
+    return restored
+
+
+def restore_named(widgets: list[Widget], values: Mapping[str, Any], *, newest: bool) -> list[Widget]:
+    """The widgets with values put onto them by name; the others keep their defaults."""
+    restored = [replace(widget) for widget in widgets]
+    index = 0
+    while index < len(restored):
+        widget = restored[index]
+        index += 1
+        if widget.name in values:
+            set_value(restored, widget, values[widget.name], newest=newest)
     return restored
 
 

@@ -103,8 +103,7 @@ def without_server(host: str | None = None) -> Definitions:
 
 def cached(url: str) -> Mapping[str, Any] | None:
     """What was last seen of a server's definitions."""
-    kept = _cache.recall(f"definitions/{_cache.slug(url)}")
-    return kept if isinstance(kept, dict) else None
+    return _cache.recall_table(f"definitions/{_cache.slug(url)}")
 
 
 def bundled() -> Mapping[str, Any] | None:

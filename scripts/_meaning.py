@@ -16,12 +16,13 @@ from _nodes import (
     inputs_of,
     is_literal,
     link_of,
+    literal,
     node_of,
     title_of,
 )
 from _parameter import Parameter, read_parameter
 from _specs import Book, InputSpec
-from _trace import NEGATIVE, POSITIVE, chosen_branch
+from _trace import NEGATIVE, POSITIVE, chosen_branch, is_metadata
 
 SIZED = frozenset({"width", "height", "length", "batch_size"})
 
@@ -53,6 +54,9 @@ def meaning(parameter: Parameter) -> tuple[str, str | None]:
     if plain in _catalog.SEED_NAMES and parameter.type not in ("INT", "NUMBER"):
         plain = name
     role = _catalog.ROLES.get(plain)
+    if role == "size" and isinstance(parameter.value, str):
+        # A word such as "longest side" chooses how the size is meant; it is none.
+        role = None
     if role in ("image", "mask", "video_file", "audio_file", "prompt", "negative_prompt", "seed"):
         role = None
     return plain, role
@@ -107,6 +111,10 @@ def uses_of(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]]) -
 
 def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
     """The one literal of a node that only holds a value, or None."""
+    if class_of(node) in _catalog.TWO_FORMS:
+        switch, off, on = _catalog.TWO_FORMS[class_of(node)]
+        name = on if literal(inputs_of(node).get(switch)) else off
+        return name if is_literal(inputs_of(node).get(name)) else None
     inputs = {name: value for name, value in inputs_of(node).items() if name not in _catalog.FRONTEND_INPUTS}
     if len(inputs) != 1:
         return None
@@ -178,6 +186,8 @@ def feeds_of(
 
 def _meaning_at(graph: Graph, book: Book, node_id: str, name: str) -> Use:
     node = graph[node_id]
+    if is_metadata(node, book):
+        return Use(name, None, secondary=True)
     spec = book.specs(node).get(name)
     stand_in = read_parameter(node_id, node, name, _example(spec), spec)
     plain, role = meaning(stand_in)

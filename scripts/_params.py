@@ -29,7 +29,7 @@ from _nodes import (
 )
 from _parameter import Group, Parameter, read_parameter
 from _specs import Book, InputSpec
-from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, prompts_of
+from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, is_metadata, prompts_of
 
 # A shorter list of choices is shown again rather than referred to.
 FEW_CHOICES = 3
@@ -282,6 +282,8 @@ def _with_meaning(
     if use is not None:
         return bare._replace(plain=use.plain, role=use.role, named_by="use", secondary=use.secondary)
     plain, role = meaning(bare)
+    if role not in (None, "output") and is_metadata(graph[bare.node_id], book):
+        return bare._replace(secondary=True)
     secondary = plain in SIZED and not sizes_latent(graph, bare.node_id, book)
     named_by = "catalog" if plain != bare.input else "input"
     return bare._replace(plain=plain, role=role, named_by=named_by, secondary=secondary)

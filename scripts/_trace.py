@@ -6,7 +6,8 @@ negative prompt, through whatever passes conditioning on. Every walk is iterativ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import _catalog
@@ -16,6 +17,7 @@ from _specs import Book, InputSpec
 POSITIVE, NEGATIVE = "prompt", "negative_prompt"
 # A walk over string nodes that is longer than this is no prompt that a person wrote.
 _LONGEST_STRING_WALK = 400
+_NAG = re.compile(r"(?<![A-Z])NAG(?![a-z])|NAGuidance")
 
 # Links of these inputs lead away from text.
 _NOT_TEXT_LINKS = frozenset(
@@ -89,20 +91,45 @@ class _Tracer:
         }
 
     def run(self) -> Prompts:
-        waiting = [(link, role) for _, node in self._ends() for link, role in self._entries(node)]
+        """The roles, surest first: what samplers and guiders name, what ends conditioning without a name for it, what
+        any other input names; later ones only count for texts that have no role yet."""
+        ends = [node for _, node in self._ends()]
+        named = [entry for node in ends for entry in self._entries(node, named=True)]
+        unnamed = [entry for node in ends for entry in self._entries(node, named=False)]
+        self._walk(named, past_pictures=False)
+        self._walk([*named, *unnamed], afresh=True)
+        for _, node in each(self.graph):
+            self._note_plain_texts(node)
+        others = (node for node in self.graph.values() if isinstance(node, Mapping))
+        self._walk((entry for node in others for entry in self._entries(node, named=True)), afresh=True)
+        return self.prompts
+
+    def _walk(
+        self, entries: Iterable[tuple[Link, str]], *, afresh: bool = False, past_pictures: bool = True
+    ) -> None:
+        """Follow links back to texts.
+
+        afresh: texts that have a role already keep it. past_pictures: also through nodes that put a picture in the
+        place of the words, whose text is often the negative one.
+        """
+        settled = {place: set(roles) for place, roles in self.prompts.roles.items()} if afresh else {}
+        waiting = list(entries)
         seen: set[tuple[Link, str]] = set()
         while waiting:
             link, role = waiting.pop()
             if (link, role) in seen:
                 continue
             seen.add((link, role))
+            if not past_pictures and self._shows_a_picture(link):
+                continue
             waiting.extend((further, role) for further in self._step(link, role))
-        for _, node in each(self.graph):
-            self._note_plain_texts(node)
-        return self.prompts
+        for place, roles in settled.items():
+            self.prompts.roles[place] = roles
 
     def _note_plain_texts(self, node: Mapping[str, Any]) -> None:
         """Nodes that take their prompt as text (partner nodes, LLMs): linked texts are followed to their source."""
+        if is_metadata(node, self.book):
+            return
         specs = self.book.specs(node)
         known = self.book.knows(class_of(node))
         for name, value in inputs_of(node).items():
@@ -142,10 +169,16 @@ class _Tracer:
             elif node_id not in self._feeds_conditioning:
                 yield node_id, node
 
-    def _entries(self, node: Mapping[str, Any]) -> Iterator[tuple[Link, str]]:
+    def _entries(self, node: Mapping[str, Any], *, named: bool) -> Iterator[tuple[Link, str]]:
         for name, link in self._conditioning_inputs(node):
-            if not name.startswith("empty"):  # PerpNegGuider.empty_conditioning is neither prompt
-                yield link, polarity(name) or POSITIVE
+            side = polarity(name)
+            # PerpNegGuider.empty_conditioning is neither prompt
+            if not name.startswith("empty") and (side is not None) == named:
+                yield link, side or (NEGATIVE if _guides_away(node) else POSITIVE)
+
+    def _shows_a_picture(self, link: Link) -> bool:
+        node = node_of(self.graph, link.node_id)
+        return node is not None and link_of(inputs_of(node).get("clip_vision_output")) is not None
 
     def _step(self, link: Link, role: str) -> list[Link]:
         """What lies behind one link; texts found here are noted."""
@@ -201,6 +234,20 @@ class _Tracer:
                 self.prompts.pieces.update(places)
             self._sources[link] = places
         return self._sources[link]
+
+
+def _guides_away(node: Mapping[str, Any]) -> bool:
+    """Whether a node takes what shall not be seen as plain conditioning: normalized attention guidance."""
+    return bool(_NAG.search(class_of(node)))
+
+
+def is_metadata(node: Mapping[str, Any], book: Book) -> bool:
+    """Whether a node only writes prompts into a picture's metadata: it saves pictures or gathers such data."""
+    names = {*inputs_of(node), *book.specs(node)}
+    described = len(
+        names & {"modelname", "sampler_name", "scheduler_name", "seed_value", "clip_skip", "steps"}
+    )
+    return described > 2 and not names & {"model", "latent_image", "latent", "samples", "clip", "pipe_line"}
 
 
 def _is_bundle(node: Mapping[str, Any]) -> bool:

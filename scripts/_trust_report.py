@@ -95,7 +95,7 @@ def _graph_of(
 
     assert loaded.editor is not None
     try:
-        made = _editor.convert(loaded.editor, definitions)
+        made = _editor.convert(loaded.editor, definitions, allow_unsure=True)
         return {**with_missing_types(made.graph), **_deps_editor.switched_off(loaded.editor)}, []
     except SkillError as error:
         note = f"it could not be converted ({error.message}); it was read as it is"

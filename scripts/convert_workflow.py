@@ -8,7 +8,10 @@
 FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME or server:NAME.
 The graph itself is printed, exactly as the editor would queue it, so that it can be piped; warnings go to stderr.
 With --output the graph goes to a file and a report is printed: warnings, missing node types with their pack, model
-files with their source, what dynamic prompts chose.
+files with their source, what dynamic prompts chose, how sure the values of each node are.
+
+Values that do not fit a node's inputs are not shifted: names in the file are used, else the one layout that fits, else
+the node is refused by name; --allow-unsure converts it as the editor would, with a warning.
 
 Node definitions come from the server (--host), from a saved /object_info (--object-info), else from what was last
 seen of the server, else from the built-in definitions of the core nodes; nodes that these lack are refused by name.
@@ -19,6 +22,7 @@ Examples:
     python3 scripts/convert_workflow.py template:image_flux2 | python3 scripts/run_workflow.py -
     python3 scripts/convert_workflow.py --to-editor my_workflow_api.json --output for_the_editor.json
     python3 scripts/convert_workflow.py --diff old.json new.json
+    python3 scripts/convert_workflow.py --check-pack object_info.json
 
 Exit codes: 0 converted, 1 cannot be converted rightly (the node is named), 2 unreadable file or bad flags,
 3 named server unreachable, 4 refused.
@@ -29,6 +33,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,20 +69,37 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
     parser.add_argument(
+        "--allow-unsure",
+        action="store_true",
+        help="convert nodes whose saved values fit no layout for certain as the editor would, with a warning",
+    )
+    parser.add_argument(
         "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
     )
     parser.add_argument(
         "--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ"
     )
+    parser.add_argument(
+        "--check-pack",
+        metavar="OBJECT_INFO",
+        help="list the classes of a saved /object_info whose widgets neither types nor pack rules settle",
+    )
     _node_definitions.add_flags(parser)
     args = parser.parse_args(argv)
-    if bool(args.file) == bool(args.diff):
-        parser.error(
-            "give one FILE, or --diff A B" if not args.file else "--diff takes its two files, and no other"
-        )
-    if args.diff and (args.output or args.to_editor):
-        parser.error("--diff prints its report; --output and --to-editor do not go with it")
+    _refuse_contradictions(parser, args)
     return args
+
+
+def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not (args.file or args.diff or args.check_pack):
+        parser.error("give one FILE, --diff A B or --check-pack OBJECT_INFO")
+    if args.diff and (args.file or args.check_pack):
+        parser.error("--diff takes its two files, and no other")
+    if args.check_pack and args.file:
+        parser.error("--check-pack takes node definitions, and no workflow")
+    if not args.file and (args.output or args.to_editor):
+        name = "--diff" if args.diff else "--check-pack"
+        parser.error(f"{name} prints its report; --output and --to-editor do not go with it")
 
 
 def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -100,6 +122,7 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
         wildcard_seed=args.seed_wildcards,
         without_server=not known.complete,
         explain=args.explain,
+        allow_unsure=args.allow_unsure,
     )
     report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
     report["frontend"] = args.frontend
@@ -111,9 +134,17 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
         report["models"] = _safe_text.cap(made.models, MOST)
     if made.choices:
         report["choices"] = _safe_text.cap(made.choices, MOST)
+    report["verdicts"] = _verdicts(made.verdicts, all_nodes=args.explain)
     if args.explain:
         report["explanation"] = made.explanation
     return made.graph, report
+
+
+def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, Any]:
+    """How sure the values are: counts, and the nodes (with --explain all, else those that are not exact)."""
+    counts = Counter(entry["verdict"] for entry in verdicts)
+    shown = [entry for entry in verdicts if all_nodes or entry["verdict"] != "exact"]
+    return {"counts": dict(sorted(counts.items()))} | _safe_text.cap(shown, MOST)
 
 
 def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -186,11 +217,34 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
     return report | ({"warnings": _safe_text.cap(warnings, MOST)} if warnings else {})
 
 
+def check_pack(path: str) -> dict[str, Any]:
+    """The report of --check-pack: the classes that need a row in `_editor_pack_rules.py`."""
+    import _editor_pack_check
+    import _known
+
+    definitions = _known.from_file(path)
+    found = _editor_pack_check.unsettled(definitions)
+    report: dict[str, Any] = {
+        "status": "success",
+        "classes": len(definitions),
+        "settled": len(definitions) - len({entry["class_type"] for entry in found}),
+        "unsettled": _safe_text.cap(found, 200),
+    }
+    if found:
+        report["hint"] = (
+            "look the type up in the pack's browser code: when getCustomWidgets names it, add a row with it to"
+            " scripts/_editor_pack_rules.py; else it is a link and needs none"
+        )
+    return report
+
+
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
-    """The text to print instead of the report (None with --output and --diff), and the report."""
+    """The text to print instead of the report (None where the report itself is printed), and the report."""
     import _node_definitions
     import _safe_names
 
+    if args.check_pack:
+        return None, check_pack(args.check_pack)
     known = _node_definitions.from_flags(args)
     if args.diff:
         return None, difference(args, known)
@@ -209,7 +263,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.output or args.diff:
+    if args.output or args.diff or args.check_pack:
         return _cli.run(lambda: produce(args)[1])
     # Success prints the graph instead of a document; every failure is still a document.
     printed: list[str] = []
@@ -242,6 +296,9 @@ def _say(report: Mapping[str, Any]) -> None:
         _cli.warn(f"chosen for node {entry['node_id']}, {entry['input']}: {entry['chosen']}")
     for line in report.get("explanation", []):
         _cli.warn(line["text"])
+    if "explanation" in report:
+        for entry in report["verdicts"]["items"]:
+            _cli.warn(f"{entry['node_id']} ({entry['class_type']}): {entry['verdict']}")
 
 
 if __name__ == "__main__":

@@ -239,3 +239,60 @@ def test_help_is_the_docstring(folder):
     assert done.returncode == 0
     assert b"--seed-wildcards" in done.stdout
     assert b"Exit codes" in done.stdout
+
+
+def foreign(folder, values):
+    """A file with one node of a pack that nothing is known of, and definitions with its class."""
+    required = {"a": ["BOOLEAN", {}], "b": ["BOOLEAN", {}], "c": ["BOOLEAN", {}]}
+    known = {
+        "Foreign": {"input": {"required": required}, "output": [], "python_module": "custom_nodes.foreign"}
+    }
+    (folder / "known.json").write_text(json.dumps(DEFINITIONS | known), "utf-8")
+    file = File()
+    file.node(20, "Foreign", values=values, title="Magic")
+    (folder / "foreign.json").write_text(json.dumps(file.document()), "utf-8")
+    return "foreign.json", "--object-info", "known.json"
+
+
+def test_values_that_fit_no_layout_are_refused_unless_it_is_allowed(folder):
+    words = foreign(folder, [True, 5])
+    done = run(folder, *words)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["code"]) == (1, "cannot_convert")
+    assert document["node"]["title"] == "Magic"
+    assert "--allow-unsure" in document["hint"]
+    done = run(folder, *words, "--allow-unsure")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["20"]["inputs"] == {"a": True, "b": 5, "c": False}
+    assert "Magic" in done.stderr.decode()
+
+
+def test_the_report_says_of_each_node_how_sure_its_values_are(folder):
+    words = foreign(folder, [True, 5])
+    report = json.loads(run(folder, *words, "--allow-unsure", "--output", "out.json").stdout)
+    assert report["verdicts"]["counts"] == {"exact": 7, "unsure": 1}
+    (entry,) = report["verdicts"]["items"]
+    assert (entry["node_id"], entry["class_type"], entry["verdict"]) == ("20", "Foreign", "unsure")
+    assert entry["reason"]
+    assert any("Magic" in warning for warning in report["warnings"]["items"])
+    report = json.loads(run(folder, *words, "--allow-unsure", "--output", "out.json", "--explain").stdout)
+    assert [entry["verdict"] for entry in report["verdicts"]["items"]] == [*["exact"] * 7, "unsure"]
+
+
+def test_the_classes_that_need_a_rule_are_listed(folder):
+    body = {"output": ["IMAGE"], "python_module": "custom_nodes.foreign"}
+    known = {
+        "Painter": {"input": {"required": {"paint": ["FOREIGN_COLOUR", {}], "image": ["IMAGE"]}}, **body},
+        "Giver": {"input": {"required": {}}, **body, "output": ["FOREIGN_LINK"]},
+        "Taker": {"input": {"required": {"thing": ["FOREIGN_LINK", {}], "own": ["COLORCODE", {}]}}, **body},
+    }
+    (folder / "known.json").write_text(json.dumps(DEFINITIONS | known), "utf-8")
+    done = run(folder, "--check-pack", "known.json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    (entry,) = report["unsettled"]["items"]
+    assert (entry["class_type"], entry["input"], entry["type"]) == ("Painter", "paint", "FOREIGN_COLOUR")
+    assert entry["pack"] == "foreign"
+    assert report["settled"] == report["classes"] - 1
+    assert run(folder, "--check-pack", "plain.json").returncode == 2
+    assert run(folder, "plain.json", "--check-pack", "known.json").returncode == 2

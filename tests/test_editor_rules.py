@@ -148,11 +148,11 @@ def test_a_null_choice_becomes_the_first_option_in_1_58_and_stays_null_in_1_35()
 
 
 @BOTH
-def test_values_older_than_the_seed_control_shift_as_they_do_in_the_editor(frontend):
+def test_values_older_than_the_seed_control_do_not_shift(frontend):
     file = File()
     file[5]["widgets_values"] = [123, 7, 3.5, "dpmpp_2m", "karras", 0.9]
     made = inputs(file, 5, frontend)
-    assert (made["steps"], made["cfg"]) == (3.5, "dpmpp_2m")
+    assert (made["steps"], made["cfg"]) == (7, 3.5)
 
 
 @BOTH

@@ -1,0 +1,92 @@
+"""How sure each node's values are: exact, by a pack's rule, or unsure, which is refused unless it is allowed.
+
+Level 1, pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import _editor_pack_rules
+from _cli import SkillError
+from _editor_build import Build, Node
+
+EXACT, UNSURE = "exact", "unsure"
+_HINT = (
+    "open the workflow in the editor with the packs installed, correct the node and save it again;"
+    " `convert_workflow.py FILE --allow-unsure --output GRAPH` converts it as the editor would"
+)
+
+
+@dataclass
+class Doubts:
+    """The verdicts on the nodes of one conversion, in the order in which they are sent."""
+
+    made: Build
+    allow: bool
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+
+    def judge(self, node_id: str, node: Node, inputs: Mapping[str, Any]) -> None:
+        """Give a node its verdict. Raises SkillError for one in doubt that no flag allows."""
+        verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": EXACT}
+        self.verdicts.append(verdict)
+        if pack := _pack_of(node):
+            verdict["verdict"] = f"by rule of {pack}"
+        self._say(verdict, node)
+        if node.saved.inner_missing:
+            inside = ", ".join(node.saved.inner_missing)
+            self._doubt(
+                verdict,
+                node,
+                f"it is a group node with nodes of missing types inside: {inside}",
+                refused=True,
+            )
+        layout = node.layout
+        if layout is None or not layout.reason:
+            return
+        # A value that a link replaces is not sent, so it does no harm where it stands.
+        sent = not layout.misfits or any(not isinstance(inputs.get(name), list) for name in layout.misfits)
+        if sent:
+            self._doubt(verdict, node, layout.reason, refused=layout.refused)
+
+    def judge_virtual(self, node_id: str, node: Node) -> None:
+        """Say what a browser-only node that feeds others cannot bring into the graph. Raises as `judge` does."""
+        verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": UNSURE}
+        if self._say(verdict, node):
+            self.verdicts.append(verdict)
+
+    def _say(self, verdict: dict[str, Any], node: Node) -> bool:
+        """Warn of what the rows of a class say, or refuse it; whether they say something."""
+        rows = _editor_pack_rules.of_class(node.type)
+        for rule in rows:
+            if rule.note:
+                self.made.warn(f"node {node.label} {rule.note}")
+                verdict.setdefault("reason", rule.note)
+            if rule.refused:
+                self._doubt(verdict, node, rule.refused, refused=True)
+        return any(rule.note or rule.refused for rule in rows)
+
+    def _doubt(self, verdict: dict[str, Any], node: Node, reason: str, *, refused: bool) -> None:
+        verdict["verdict"] = UNSURE
+        verdict["reason"] = reason
+        if refused and not self.allow:
+            raise SkillError(
+                f"node {node.label}: {reason}",
+                code="cannot_convert",
+                hint=_HINT,
+                node={"id": node.id, "title": node.title, "type": node.type},
+            )
+        self.made.warn(f"node {node.label}: {reason}")
+
+
+def _pack_of(node: Node) -> str:
+    """The pack whose rule took part in this node's values; empty when none did."""
+    rows = [rule for rule in _editor_pack_rules.of_class(node.type) if not rule.virtual]
+    if node.layout is not None:
+        types = _editor_pack_rules.of_types()
+        rows += [
+            types[spec.widget_type] for spec in node.layout.node_class.specs if spec.widget_type in types
+        ]
+    return rows[0].pack if rows else ""

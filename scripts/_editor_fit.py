@@ -1,0 +1,343 @@
+"""Whether the saved values of a node fit the widgets that its definition gives, and what to do where they do not.
+
+Level 1, pure. The editor lays values out by position and never looks at them: when a pack has gained, lost or moved an
+input since the file was saved, every later value lands on the wrong widget. Here a layout counts as proven when each
+value is of the kind that its widget takes. Where it is not, names that the file holds are used, else the one layout
+that fits, else the node is in doubt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import _editor_pack_rules
+from _editor_read import SavedNode
+from _editor_widgets import (
+    DYNAMIC_COMBO,
+    UNSET,
+    NodeClass,
+    Spec,
+    Widget,
+    decided,
+    default_widgets,
+    is_undecided,
+    restore,
+    restore_named,
+    saved_values,
+    with_slots,
+)
+
+# Of each node, so many kinds of undecided inputs are tried both ways.
+MOST_UNDECIDED = 4
+_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
+_SWITCH_WORDS = frozenset("true false yes no on off enable disable enabled disabled".split())
+_FILE = re.compile(r"\.\w{2,12}$|[/\\]")
+_NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
+
+
+class Misfit(NamedTuple):
+    """One saved value that its widget does not take.
+
+    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it as well, so
+    that no wrong result can come of it.
+    """
+
+    name: str
+    value: Any
+    stale: bool
+    rejected: bool
+
+
+@dataclass
+class Layout:
+    """Which widgets a node has, with their values, and how sure that is.
+
+    reason: why the layout was in doubt; empty when it is proven. refused: no layout is better than the others.
+    misfits: the inputs whose values do not fit.
+    """
+
+    node_class: NodeClass
+    widgets: list[Widget]
+    reason: str = ""
+    refused: bool = False
+    misfits: tuple[str, ...] = ()
+
+
+def lay_out(
+    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
+) -> Layout:
+    """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
+    if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
+        return Layout(node_class, default_widgets(node_class, newest=newest))
+    slots = {slot.name: slot.widget is not None for slot in saved.inputs}
+    shown = with_slots(node_class, slots, newest=newest)
+    named = _names(saved, kind, shown)
+    if named is not None:
+        return _by_name(kind, shown, named, newest=newest)
+    widgets = default_widgets(shown, newest=newest)
+    values = saved_values(shown, widgets, saved.values, newest=newest)
+    if values is None:
+        for widget in widgets:
+            widget.value = UNSET
+        return Layout(shown, widgets)
+    usual = Layout(shown, restore(widgets, values, newest=newest))
+    found = misfits(usual.widgets, values)
+    if (layout := _names_say_otherwise(saved, kind, usual, newest=newest)) is not None:
+        return layout
+    if _is_proven(usual, values, found, newest=newest):
+        return usual
+    return _better(saved, kind, usual, values, found, newest=newest) or _in_doubt(
+        usual, values, found, is_linked, newest=newest
+    )
+
+
+def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, Any] | None:
+    """The values by name where the pack saves them so, now or in an older list that its script can read."""
+    if isinstance(saved.values, Mapping):
+        return None if node_class.core else saved.values
+    return _editor_pack_rules.named_list(kind, saved.values)
+
+
+def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool) -> Layout:
+    renamed = _editor_pack_rules.renamed(kind)
+    named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
+    node_class = decided(node_class, lambda spec: True if spec.name in named else None, newest=newest)
+    widgets = default_widgets(node_class, newest=newest)
+    return Layout(node_class, restore_named(widgets, named, newest=newest))
+
+
+def _names_say_otherwise(saved: SavedNode, kind: str, usual: Layout, *, newest: bool) -> Layout | None:
+    """The layout by name, where the file has each value with its name beside the list and the two disagree."""
+    named = saved.named_values
+    if named is None or not isinstance(saved.values, list) or list(named.values()) != saved.values:
+        return None
+    layout = _by_name(kind, usual.node_class, named, newest=newest)
+    if any(widget.sent and widget.saved and widget.name not in named for widget in layout.widgets):
+        return None
+    if _sent(layout.widgets) == _sent(usual.widgets):
+        return None
+    layout.reason = (
+        "its values are taken by name; by position, as the editor reads them, they would land on other inputs"
+    )
+    return layout
+
+
+def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
+    return [(widget.name, widget.value) for widget in widgets if widget.sent and widget.name]
+
+
+def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
+    """What tells layouts of the same saved values apart; lists and objects are the file's own."""
+    return tuple(
+        (name, id(value) if isinstance(value, (list, dict)) else repr(value))
+        for name, value in _sent(widgets)
+    )
+
+
+def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
+    """The values that their widgets do not take; `values` are those that `restore` was given."""
+    places = (widget for widget in widgets if widget.saved)
+    found = []
+    for widget, value in zip(places, values, strict=False):
+        verdict = None if value is UNSET else _verdict(widget, value)
+        if verdict is not None:
+            rejected = widget.kind == "COMBO" or (
+                widget.kind in ("INT", "FLOAT") and isinstance(value, (str, list, dict))
+            )
+            found.append(Misfit(widget.name, value, verdict, rejected))
+    return found
+
+
+def _verdict(widget: Widget, value: Any) -> bool | None:
+    """None when the widget takes the value; else whether it is of the right kind at least."""
+    if widget.name == "control_after_generate":
+        # Some packs put a button in its place, which saves nothing.
+        fits = (
+            value is None or isinstance(value, bool) or (isinstance(value, str) and value in _CONTROLS | {""})
+        )
+        return None if fits else False
+    spec = widget.spec
+    if spec is None or value is None:
+        return None
+    if isinstance(value, (list, dict)):
+        return False if widget.kind in ("INT", "FLOAT", "BOOLEAN") else None
+    if widget.kind in ("INT", "FLOAT"):
+        return _number_verdict(widget.kind, value)
+    if widget.kind == "BOOLEAN":
+        return _switch_verdict(spec, value)
+    if widget.kind == "STRING":
+        return None if isinstance(value, str) else True
+    if widget.kind in ("COMBO", DYNAMIC_COMBO):
+        return _choice_verdict(spec, value)
+    return None
+
+
+def _number_verdict(kind: str, value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, str):
+        return None if _NUMBER.fullmatch(value) else False
+    return True if kind == "INT" and isinstance(value, float) and not value.is_integer() else None
+
+
+def _switch_verdict(spec: Spec, value: Any) -> bool | None:
+    if isinstance(value, bool) or value in (0, 1):
+        return None
+    if not isinstance(value, str):
+        return False
+    words = {str(spec.options.get(key, "")).lower() for key in ("label_on", "label_off")}
+    return None if value.lower() in _SWITCH_WORDS | words else False
+
+
+def _choice_verdict(spec: Spec, value: Any) -> bool | None:
+    choices = spec.choices
+    if spec.widget_type == DYNAMIC_COMBO:
+        options = spec.options.get("options")
+        choices = (
+            [item.get("key") for item in options if isinstance(item, Mapping)]
+            if isinstance(options, list)
+            else []
+        )
+    if not choices or value in choices or str(value) in {str(choice) for choice in choices}:
+        return None
+    texts = all(isinstance(choice, str) for choice in choices)
+    if not isinstance(value, str):
+        return not texts
+    if not texts and all(not isinstance(choice, str) for choice in choices):
+        return False
+    # What files a server has differs; a name of one is as good as another.
+    if _FILE.search(value) or any(isinstance(choice, str) and _FILE.search(choice) for choice in choices):
+        return None
+    return True
+
+
+def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *, newest: bool) -> bool:
+    count = sum(widget.saved for widget in usual.widgets)
+    surplus = any(value not in (None, "") for value in values[count:])
+    if any(not misfit.stale for misfit in found) or (found and len(values) != count):
+        return False
+    return not (surplus and any(is_undecided(spec, newest=newest) for spec in usual.node_class.specs))
+
+
+def _better(
+    saved: SavedNode, kind: str, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
+) -> Layout | None:
+    """The one layout that fits all values; None where none does, or several do."""
+    named = saved.named_values if saved.named_values is not None else saved.sent_before
+    if named is not None:
+        layout = _by_name(kind, usual.node_class, named, newest=newest)
+        layout.reason = "its values do not fit by position; those that the file has by name are used"
+        return layout
+    shifted = any(not misfit.stale for misfit in found)
+    for candidates in (
+        _other_kinds(saved, usual, newest=newest),
+        _shifted(usual, values, newest=newest) if shifted else (),
+    ):
+        distinct: dict[Any, Layout] = {}
+        for layout in candidates:
+            distinct.setdefault(_mark(layout.widgets), layout)
+        if len(distinct) == 1:
+            (layout,) = distinct.values()
+            layout.reason = (
+                f"its saved values do not fit its inputs one by one ({_shown(found)}); the one layout that fits all"
+                " of them is used"
+            )
+            return layout
+        if distinct:
+            break
+    return None
+
+
+def _in_doubt(
+    usual: Layout,
+    values: Sequence[Any],
+    found: Sequence[Misfit],
+    is_linked: Callable[[str], bool],
+    *,
+    newest: bool,
+) -> Layout:
+    """The editor's own layout with its doubt: refused unless it is known that no wrong result can come of it."""
+    usual.misfits = tuple(misfit.name for misfit in found)
+    undecided = [
+        spec.name
+        for spec in usual.node_class.specs
+        if is_undecided(spec, newest=newest) and not is_linked(spec.widget_type)
+    ]
+    if not found:
+        if undecided:
+            usual.refused = True
+            usual.reason = (
+                f"it has more saved values than inputs; nothing shows whether {undecided[0]} has one"
+            )
+        return usual
+    usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
+    if all(misfit.stale for misfit in found):
+        return usual
+    if len(values) == sum(widget.saved for widget in usual.widgets):
+        usual.reason += "; the pack has exchanged that input since, and what the editor would send is sent"
+        return usual
+    usual.refused = bool(undecided) or not any(misfit.rejected for misfit in found)
+    if not usual.refused:
+        usual.reason += "; what the editor would send is sent, and the server will reject it"
+    return usual
+
+
+def _shown(found: Sequence[Misfit]) -> str:
+    return (
+        ", ".join(f"{misfit.name} would get {_short(misfit.value)}" for misfit in found[:3])
+        or "one value too many"
+    )
+
+
+def _short(value: Any) -> str:
+    text = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _fits(layout: Layout, values: Sequence[Any]) -> bool:
+    return len(values) <= sum(widget.saved for widget in layout.widgets) and not misfits(
+        layout.widgets, values
+    )
+
+
+def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[Layout]:
+    """Layouts in which inputs of types that nothing is known of have widgets, or forced inputs still have them."""
+    open_types = list(
+        dict.fromkeys(spec.type for spec in usual.node_class.specs if is_undecided(spec, newest=newest))
+    )[:MOST_UNDECIDED]
+    for size in range(len(open_types) + 1):
+        for chosen in itertools.combinations(open_types, size):
+            node_class = _with_types(usual.node_class, chosen, newest=newest)
+            widgets = default_widgets(node_class, newest=newest)
+            forms = [saved_values(node_class, widgets, saved.values, newest=newest)]
+            forms += [list(saved.values)] if isinstance(saved.values, list) else []
+            for values in forms:
+                layout = Layout(node_class, restore(widgets, values or [], newest=newest))
+                exact = values is not None and len(values) == sum(widget.saved for widget in layout.widgets)
+                if values is not None and (exact or not chosen) and _fits(layout, values):
+                    yield layout
+
+
+def _with_types(node_class: NodeClass, types: Sequence[str], *, newest: bool) -> NodeClass:
+    """The class with widgets for undecided inputs of these types."""
+    return decided(node_class, lambda spec: True if spec.type in types else None, newest=newest)
+
+
+def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
+    """Layouts in which the pack has gained or lost inputs that stand side by side."""
+    widgets = default_widgets(usual.node_class, newest=newest)
+    missing = sum(widget.saved for widget in usual.widgets) - len(values)
+    for place in range(len(values) + 1) if missing else ():
+        if missing > 0:
+            moved = [*values[:place], *([UNSET] * missing), *values[place:]]
+        elif place - missing > len(values):
+            break
+        else:
+            moved = [*values[:place], *values[place - missing :]]
+        layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
+        if _fits(layout, moved):
+            yield layout
