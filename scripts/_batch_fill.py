@@ -118,9 +118,10 @@ class Filler:
         """The graph with these values; `run` decides its fresh seeds, the same on every resume."""
         settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
         uploaded: set[str] = set()
+        sent: list[dict[str, Any]] = []
         if self._file_names & settings.keys():
             wishes = self.recipe.constant()._replace(settings=settings, files=())
-            settings, _, uploaded = _prepare.upload_inputs(
+            settings, sent, uploaded = _prepare.upload_inputs(
                 self.prepared.graph, wishes, self.definitions, self._uploader
             )
         filled = _fill.fill_found(
@@ -132,14 +133,16 @@ class Filler:
             uploaded=uploaded,
             rng=lambda: random.Random(self.recipe.plan.number("seeds", run)),
         )
-        self._refuse_overlap(filled)
+        self._refuse_overlap(filled, sent)
         return filled
 
-    def _refuse_overlap(self, filled: _fill.Filled) -> None:
+    def _refuse_overlap(self, filled: _fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
+        # An uploaded file is set by its address; a mask is painted into the picture that stays the same.
+        varied = {*self.recipe.plan.names} | {
+            row["input"] for row in sent if _fill.painted_mask(self.parameters, row["name"]) is None
+        }
         for change in filled.changes:
-            if (change["node_id"], change["input"]) in self._fixed and change[
-                "name"
-            ] in self.recipe.plan.names:
+            if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
                 raise SkillError(
                     f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
                     exit=Exit.MISUSE, hint="leave one of them out",

@@ -27,6 +27,7 @@ from _cli import SkillError
 from _cloud_records import STATUSES, error_of, row
 from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
 from _local import state_from_history
+from _pictures import BadPicture, TooLarge, open_picture
 
 if TYPE_CHECKING:
     import requests
@@ -320,23 +321,16 @@ class Cloud(Dialect):
         size = path.stat().st_size
         if size > MOST_UPLOAD:
             raise SkillError(f"{path.name} has {size} bytes; the cloud takes pictures up to {MOST_UPLOAD}")
-        import warnings
-
-        from PIL import Image
-
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    width, height = image.size
-        except OSError:
-            return
-        except Image.DecompressionBombError as error:
+            with open_picture(path, MOST_PIXELS) as image:
+                width, height = image.size
+        except TooLarge as error:
             raise SkillError(
-                f"{path.name} has too many pixels; the cloud takes up to {MOST_PIXELS}",
-                hint="scale it down first",
+                f"{path.name} has too many pixels for the cloud: {error}", hint="scale it down first"
             ) from error
-        if max(width, height) > MOST_EDGE or width * height > MOST_PIXELS:
+        except BadPicture:
+            return
+        if max(width, height) > MOST_EDGE:
             raise SkillError(
                 f"{path.name} is {width} x {height}; the cloud takes up to {MOST_EDGE} an edge and {MOST_PIXELS} pixels",
                 hint="scale it down first",

@@ -337,6 +337,7 @@ __all__ = [
     "add_loras",
     "fill",
     "fill_found",
+    "painted_mask",
     "parse_args_json",
     "parse_lora",
     "parse_set",

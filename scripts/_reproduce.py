@@ -21,6 +21,7 @@ import _sources
 import _text_file
 from _cli import Exit, SkillError
 from _dialect import Dialect
+from _pictures import BadPicture, open_picture
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {
@@ -234,14 +235,14 @@ def _pixels(one: Path, two: Path) -> int | None:
     """The largest difference of any channel of any pixel (0 to 255); None when they cannot be compared."""
     if not (one.is_file() and two.is_file()):
         return None
-    from PIL import Image, ImageChops
+    from PIL import ImageChops
 
     try:
-        with Image.open(one) as first, Image.open(two) as second:
+        with open_picture(one) as first, open_picture(two) as second:
             if first.size != second.size or getattr(first, "n_frames", 1) > 1:
                 return None
             bands = ImageChops.difference(first.convert("RGBA"), second.convert("RGBA")).getextrema()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except BadPicture:
         return None
     return max(int(band[1]) for band in bands if isinstance(band, tuple))
 

@@ -131,3 +131,41 @@ def _windows_word(word: str) -> str:
     # The C runtime takes a backslash before the closing quote for an escape.
     ending = "\\" if word.endswith("\\") else ""
     return f'"{_BREAKS_DOUBLE.sub("?", word)}{ending}"'
+
+
+MOST_NAME = 40
+MOST_WORDS = 5
+FEW_WORDS = 3
+# What names of node classes, files, packs and devices are made of; a mark before a blank would end a sentence.
+_NOT_IN_NAMES = re.compile(r"[^\w\-./\\()\[\]+&@#|~:%= ]|[.:](?= |$)")
+
+
+def name(text: object) -> str:
+    """Another's name for use inside of our own sentence: one line, at most 40 characters, nothing like a sentence.
+
+    A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of what reads like a
+    sentence (more than five words, or marks that names do not have) the first three words are left.
+    """
+    words = clean(text).split()
+    line = " ".join(words)
+    plain = " ".join(_NOT_IN_NAMES.sub("", line).split())
+    words = plain.split()
+    if len(words) > MOST_WORDS or (plain != line and len(words) > 1):
+        plain = " ".join(words[:FEW_WORDS])
+        return f"{plain[: MOST_NAME - 1].rstrip()}…"
+    if len(plain) <= MOST_NAME:
+        return plain
+    tail = plain[-(MOST_NAME // 2 - 4) :] if len(words) == 1 else ""
+    return f"{plain[: MOST_NAME - 1 - len(tail)].rstrip()}…{tail}"
+
+
+def quoted(text: object) -> str:
+    """Another's name in quotation marks, made safe as `name` does."""
+    return f"'{name(text)}'"
+
+
+def quoted_list(texts: Iterable[object], most: int = 6) -> str:
+    """The first of several names in quotation marks, and how many more there are."""
+    every = list(texts)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(quoted(text) for text in every[:most]) + more
