@@ -143,14 +143,12 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-./\\()\[\]+&@#|~:%= ]|[.:](?= |$)")
 def name(text: object) -> str:
     """Another's name for use inside of our own sentence: one line, at most 40 characters, nothing like a sentence.
 
-    A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of what reads like a
-    sentence (more than five words, or marks that names do not have) the first three words are left.
+    A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of more than five words
+    the first three are left.
     """
-    words = clean(text).split()
-    line = " ".join(words)
-    plain = " ".join(_NOT_IN_NAMES.sub("", line).split())
-    words = plain.split()
-    if len(words) > MOST_WORDS or (plain != line and len(words) > 1):
+    words = _NOT_IN_NAMES.sub("", " ".join(clean(text).split())).split()
+    plain = " ".join(words)
+    if len(words) > MOST_WORDS:
         plain = " ".join(words[:FEW_WORDS])
         return f"{plain[: MOST_NAME - 1].rstrip()}…"
     if len(plain) <= MOST_NAME:
