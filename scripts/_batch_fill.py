@@ -18,6 +18,7 @@ import _params
 import _places
 import _placing
 import _prepare
+import _safe_text
 import _sources
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -152,7 +153,7 @@ class Filler:
         """What keeps this server from running the graph at all: a node class or a file of a list; None when nothing."""
         missing = self.missing_classes()
         if missing:
-            return f"it lacks node classes: {', '.join(missing[:6])}"
+            return f"it lacks node classes: {_safe_text.quoted_list(missing)}"
         if self.definitions is None:
             return None
         import _check
@@ -187,8 +188,8 @@ class Filler:
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""
         return [
-            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {axis.rows[0][:40]!r} and "
-            f"{axis.rows[1][:40]!r}; for texts with commas give --prompts FILE (one a line) or "
+            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {_safe_text.quoted(axis.rows[0])} and "
+            f"{_safe_text.quoted(axis.rows[1])}; for texts with commas give --prompts FILE (one a line) or "
             f'--sweep \'{name}=["a, b", "c"]\''
             for axis in self.recipe.plan.axes
             for name in axis.names

@@ -77,7 +77,7 @@ def _first_notes(able: Sequence[Filler]) -> list[str]:
 
 def _lacks(server: Dialect, missing: list[str]) -> SkillError:
     return SkillError(
-        f"{server.url} lacks node classes of this workflow: {', '.join(missing[:6])}", code="rejected",
+        f"{server.url} lacks node classes of this workflow: {_safe_text.quoted_list(missing)}", code="rejected",
         exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see which node packs they belong to",
         missing_nodes=missing[:50],
     )  # fmt: skip
@@ -98,7 +98,7 @@ def need_consent(plan: Plan, ready: Sequence[Filler], *, yes_spend: bool, max_ru
         graph = ready[0].prepared.graph
         classes = sorted({str(graph[node]["class_type"]) for node in partner if node in graph})
         raise SkillError(
-            f"{plan.count} runs would each call partner nodes that cost credits: {', '.join(classes)[:200]}",
+            f"{plan.count} runs would each call partner nodes that cost credits: {_safe_text.quoted_list(classes)}",
             code="consent_needed", hint="ask the user, then add --yes-spend", flag="--yes-spend",
             partner_nodes=partner, runs=plan.count,
         )  # fmt: skip

@@ -25,7 +25,7 @@ import _refusals
 import _safe_text
 from _cli import SkillError
 from _cloud_records import STATUSES, error_of, row
-from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
+from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, accepted_id, seconds
 from _local import state_from_history
 from _pictures import BadPicture, TooLarge, open_picture
 
@@ -130,8 +130,7 @@ class Cloud(Dialect):
             known = _refusals.refusal(kind, _common.error_text(response))
             raise known or _refusals.rejection(self.with_options(answer), submission.graph)
         prompt_id = answer.get("prompt_id")
-        if not isinstance(prompt_id, str):
-            raise SkillError(f"{self.url} named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED)
+        prompt_id = accepted_id(prompt_id, submission.prompt_id, self.url)
         errors = answer.get("node_errors")
         if errors and not self._runs_anyway(prompt_id):
             raise _refusals.rejection(self.with_options(answer), submission.graph)
@@ -355,7 +354,7 @@ class Cloud(Dialect):
             if error.code != "folder_not_found":
                 raise
             raise SkillError(
-                f"the cloud has no model folder {folder!r}, or nothing in it",
+                f"the cloud has no model folder {_safe_text.quoted(folder)}, or nothing in it",
                 code="folder_not_found",
                 exit=_cli.Exit.FAILED,
             ) from error

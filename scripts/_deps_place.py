@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import _deps_comfy
 import _deps_match
 import _places
+import _safe_text
 from _cli import SkillError
 from _safe_names import safe_name
 
@@ -84,7 +85,8 @@ def segments(path: str) -> list[str]:
     for part in parts:
         if not part or part in (".", "..") or safe_name(part) != part or part.startswith("-"):
             raise SkillError(
-                f"{path!r} is no plain path inside the models folder", hint="rename the model in the workflow"
+                f"{_safe_text.quoted(path)} is no plain path inside the models folder",
+                hint="rename the model in the workflow",
             )
     return parts
 

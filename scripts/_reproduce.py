@@ -86,7 +86,7 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _pre
     missing = _missing_nodes(receipt, server)
     if missing:
         raise SkillError(
-            f"{server.url} lacks node classes of this receipt: {', '.join(missing[:6])}", code="rejected",
+            f"{server.url} lacks node classes of this receipt: {_safe_text.quoted_list(missing)}", code="rejected",
             exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see their node packs",
             missing_nodes=missing, differences=differences(receipt, server),
         )  # fmt: skip

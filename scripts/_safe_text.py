@@ -167,3 +167,11 @@ def quoted_list(texts: Iterable[object], most: int = 6) -> str:
     every = list(texts)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(quoted(text) for text in every[:most]) + more
+
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}")
+
+
+def is_job_id(text: object) -> bool:
+    """Whether a text can be a server's id of a job: one short word that no command takes for a flag."""
+    return isinstance(text, str) and _JOB_ID.fullmatch(text) is not None

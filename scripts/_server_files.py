@@ -146,7 +146,7 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
         if error.code not in ("not_found", "bad_request"):
             raise
         raise SkillError(
-            f"the server has no {ref.type} file {ref.filename!r}",
+            f"the server has no {ref.type} file {_safe_text.quoted(ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="upload the picture first; write 'name.png [output]' for a result",
@@ -184,7 +184,7 @@ def download(
             raise
         where = f"{ref.subfolder}/" if ref.subfolder else ""
         raise SkillError(
-            f"the server has no {ref.type} file {_safe_text.clean(where + ref.filename, 200)!r}",
+            f"the server has no {ref.type} file {_safe_text.quoted(where + ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="mind --type output|input|temp and --subfolder",

@@ -92,7 +92,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
             continue
         code, severity = _deps_catalog.RISK_KINDS[what]
         how = "by its name, " if guessed else ""
-        message = f"{how}{_safe_text.clean(class_type, 120)} {what} ({len(node_ids)} node(s))"
+        message = f"{how}{_safe_text.quoted(class_type)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
             code,
@@ -129,19 +129,21 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         facts = {"pack": pack, "classes": _safe_text.cap(shown, 12)}
         if standing == "installed":
             yield Worry(
-                INFO, "installed_pack", f"{len(classes)} class(es) of the installed pack {pack}", facts=facts
+                INFO,
+                "installed_pack",
+                f"{len(classes)} class(es) of the installed pack {_safe_text.quoted(pack)}",
+                facts=facts,
             )
         elif standing in ("known", "said"):
             whose = "that the workflow says are " if standing == "said" else ""
-            message = f"{len(classes)} class(es) {whose}of the widely used pack {pack}"
+            message = f"{len(classes)} class(es) {whose}of the widely used pack {_safe_text.quoted(pack)}"
             yield Worry(LOW, "known_pack", message, facts=facts)
         elif pack == _deps_packs.CORE:
             message = f"{len(classes)} class(es) that the workflow says are ComfyUI's own, newer than what is known here"
             yield Worry(LOW, "newer_core", message, facts=facts)
         elif standing == "claimed":
-            message = (
-                f"{len(classes)} class(es) that the workflow says are of {pack}, a pack that no table knows"
-            )
+            claimed = _safe_text.quoted(pack)
+            message = f"{len(classes)} class(es) that the workflow says are of {claimed}, a pack that no table knows"
             yield Worry(MEDIUM, "unknown_pack", message, facts=facts)
         else:
             message = f"{len(classes)} class(es) that nothing says the pack of"
@@ -211,7 +213,7 @@ def _values(subject: Subject) -> Iterator[Worry]:
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = f"{_safe_text.clean(class_type, 80)}.{_safe_text.clean(name, 80)}"
+    at = _safe_text.quoted(f"{class_type}.{name}")
     outside = _trust_text.outside_path(text)
     if outside:
         path, why = outside
@@ -287,7 +289,7 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {node_id}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {node_id}, {_safe_text.clean(name, 60)}", text, False
+                yield f"node {node_id}, {_safe_text.quoted(name)}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
         yield _safe_text.clean(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):

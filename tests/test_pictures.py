@@ -13,13 +13,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import _gallery
-import _pictures
 import graphs
 import pytest
 from conftest import SCRIPTS, Demo, Runner
 from PIL import Image
 from test_gallery import results
+
+import _gallery
+import _pictures
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
