@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import _catalog
+import _safe_text
 from _names import nearest
 
 MOST_SHOWN = 12
@@ -46,11 +47,13 @@ def advice(value: str, listed: Sequence[str]) -> str:
         return "the server's list is empty: it has no such files"
     twin = meant(value, listed)
     if twin is not None:
-        return f"did you mean {twin}?"
+        return f"did you mean {_safe_text.quoted(twin)}?"
     if is_model_file(value):
         return GET_THE_FILE
     near = nearest(value, listed, 3)
-    return f"the nearest: {', '.join(near)} (see `allowed`)" if near else "choose one of `allowed`"
+    return (
+        f"the nearest: {_safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
+    )
 
 
 def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:

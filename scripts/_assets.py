@@ -17,8 +17,11 @@ import _common
 import _multipart
 from _cli import SkillError
 from _dialect import FileRef
+from _pictures import BadPicture, open_picture, refuse_other_size
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from _v2 import V2
 
 ASSETS = "api/v2/assets"
@@ -101,20 +104,24 @@ def content_url(server: V2, asset_id: str) -> str:
 
 def upload_masked(server: V2, mask: Path, name: str, original: FileRef) -> FileRef:
     """API v2 has no mask upload: the picture gets the mask's transparency here and goes up as a new asset."""
-    from PIL import Image
-
     with tempfile.TemporaryDirectory() as folder:
         fetched = fetch(server, original, Path(folder) / "original")
         joined = Path(folder) / f"{Path(name).stem}.png"
-        with Image.open(fetched) as picture, Image.open(mask) as alpha:
-            if alpha.size != picture.size:
-                raise SkillError(
-                    f"the mask is {alpha.size}, the picture {picture.size}", hint="make them equal"
-                )
-            whole = picture.convert("RGBA")
-            whole.putalpha(alpha.getchannel("A") if "A" in alpha.getbands() else alpha.convert("L"))
-            whole.save(joined, compress_level=4)
+        try:
+            with open_picture(fetched) as picture, open_picture(mask) as alpha:
+                whole = _joined(picture, alpha)
+        except BadPicture as error:
+            raise SkillError(f"the mask cannot be joined with its picture: {error}") from error
+        whole.save(joined, compress_level=4)
         return upload(server, joined, joined.name)
+
+
+def _joined(picture: Image, alpha: Image) -> Image:
+    """The picture with the mask's transparency."""
+    refuse_other_size("mask", alpha.size, picture.size, scaled=False)
+    whole = picture.convert("RGBA")
+    whole.putalpha(alpha.getchannel("A") if "A" in alpha.getbands() else alpha.convert("L"))
+    return whole
 
 
 def upload_again(server: V2, ref: FileRef) -> FileRef:

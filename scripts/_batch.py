@@ -295,8 +295,12 @@ class Batch:
             return
         row = {"run": run, "status": status, "values": self.values(run)}
         # The same words again and again would bury the other failures.
-        first = ("hint", "server_said") if self.tally.said[message] == 1 else ()
-        row |= {key: facts[key] for key in ("code", "message", "prompt_id", *first) if facts.get(key)}
+        first = ("hint",) if self.tally.said[message] == 1 else ()
+        row |= {
+            key: facts[key]
+            for key in ("code", "message", "server_said", "prompt_id", *first)
+            if facts.get(key)
+        }
         if host:
             row["host"] = host
         self.tally.failures.append(row)

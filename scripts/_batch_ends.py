@@ -80,7 +80,8 @@ class Ends:
             said = told["error"]["server_said"]
             facts |= {
                 "code": told["code"],
-                "message": _safe_text.clean(f"{told['message']}: {said}", 600),
+                "message": told["message"],
+                "server_said": said,
                 "hint": told["hint"],
             }
             self.failed(flight, told["code"], "error", facts, state)
@@ -195,7 +196,7 @@ class Ends:
 
     def hand_over_recorded(self, todo: Todo, end: dict[str, Any]) -> None:
         """A run that ended in an earlier session, its files still on the server."""
-        kept = ("prompt_id", "host", "seconds", "code", "message", "hint")
+        kept = ("prompt_id", "host", "seconds", "code", "message", "hint", "server_said")
         status = str(end.get("end") or "success")
         facts = {
             key: end[key]

@@ -210,7 +210,7 @@ class Fetchers:
             first = failed[0]
             facts = {
                 "code": first.error.code,
-                "message": f"could not fetch {first.json()['filename']}: {first.error.message}",
+                "message": f"could not fetch {_safe_text.quoted(first.json()['filename'])}: {first.error.message}",
             }
         rows = [self._row(item) for item in saved]
         texts = _collect.texts_of(haul.outputs)

@@ -20,6 +20,7 @@ import _params
 import _places
 import _placing
 import _prepare
+import _safe_text
 import _sources
 from _cli import Exit, SkillError
 from _dialect import Dialect
@@ -134,9 +135,10 @@ class Filler:
         """The graph with these values; `run` decides its fresh seeds, the same on every resume."""
         settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
         uploaded: set[str] = set()
+        sent: list[dict[str, Any]] = []
         if self._file_names & settings.keys():
             wishes = self.recipe.constant()._replace(settings=settings, files=())
-            settings, _, uploaded = _prepare.upload_inputs(
+            settings, sent, uploaded = _prepare.upload_inputs(
                 self.prepared.graph, wishes, self.definitions, self._uploader
             )
         filled = _fill.fill_found(
@@ -148,14 +150,16 @@ class Filler:
             uploaded=uploaded,
             rng=lambda: random.Random(self.recipe.plan.number("seeds", run)),
         )
-        self._refuse_overlap(filled)
+        self._refuse_overlap(filled, sent)
         return filled
 
-    def _refuse_overlap(self, filled: _fill.Filled) -> None:
+    def _refuse_overlap(self, filled: _fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
+        # An uploaded file is set by its address; a mask is painted into the picture that stays the same.
+        varied = {*self.recipe.plan.names} | {
+            row["input"] for row in sent if _fill.painted_mask(self.parameters, row["name"]) is None
+        }
         for change in filled.changes:
-            if (change["node_id"], change["input"]) in self._fixed and change[
-                "name"
-            ] in self.recipe.plan.names:
+            if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
                 raise SkillError(
                     f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
                     exit=Exit.MISUSE, hint="leave one of them out",
@@ -165,7 +169,7 @@ class Filler:
         """What keeps this server from running the graph at all: a node class or a file of a list; None when nothing."""
         missing = self.missing_classes()
         if missing:
-            return f"it lacks node classes: {', '.join(missing[:6])}"
+            return f"it lacks node classes: {_safe_text.quoted_list(missing)}"
         if self.definitions is None:
             return None
         import _check
@@ -200,8 +204,8 @@ class Filler:
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""
         return [
-            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {axis.rows[0][:40]!r} and "
-            f"{axis.rows[1][:40]!r}; for texts with commas give --prompts FILE (one a line) or "
+            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {_safe_text.quoted(axis.rows[0])} and "
+            f"{_safe_text.quoted(axis.rows[1])}; for texts with commas give --prompts FILE (one a line) or "
             f'--sweep \'{name}=["a, b", "c"]\''
             for axis in self.recipe.plan.axes
             for name in axis.names

@@ -147,7 +147,7 @@ def _row(plan: Plan, run: int, record: _journal.RunRecord | None) -> Row:
         record.files,
         texts if isinstance(texts, list) else (),
         str(facts.get("code")) if failed and facts.get("code") else None,
-        str(facts.get("message")) if failed and facts.get("message") else None,
+        _told(facts) if failed and facts.get("message") else None,
     )
 
 
@@ -162,6 +162,12 @@ def short(value: Any, limit: int = 200) -> str:
     if isinstance(value, float):
         value = f"{value:g}"
     return " ".join(_safe_text.clean(value, limit).split())
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    """Why a run failed, for people: our words and the server's."""
+    said = facts.get("server_said")
+    return f"{facts['message']}: {said}" if said else str(facts["message"])
 
 
 def table(results: Results) -> bytes:

@@ -80,7 +80,7 @@ def _first_notes(able: Sequence[Filler]) -> list[str]:
 
 def _lacks(server: Dialect, missing: list[str]) -> SkillError:
     return SkillError(
-        f"{server.url} lacks node classes of this workflow: {', '.join(missing[:6])}", code="rejected",
+        f"{server.url} lacks node classes of this workflow: {_safe_text.quoted_list(missing)}", code="rejected",
         exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see which node packs they belong to",
         missing_nodes=missing[:50],
     )  # fmt: skip

@@ -13,9 +13,11 @@ from typing import Any
 
 import _catalog
 from _alike import choices_to_show, is_model_file, meant, nearest_choices
-from _finding import ERROR, WARNING, Finding, about
+from _finding import ERROR, WARNING, Finding, about, called
 from _names import nearest
 from _nodes import Graph, class_of, inputs_of, literal, node_of
+from _safe_text import name as short_name
+from _safe_text import quoted, quoted_list
 from _specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
 
 
@@ -42,23 +44,34 @@ def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) 
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "required_input_missing", node_id, node,
-            f"the choice {name!r} is missing; the server takes the graph and the run fails",
-            f"set {node_id}.{name} to one of: {_listed(spec)}", name,
+            f"the choice {quoted(name)} is missing; the server takes the graph and the run fails",
+            f"set {_place(node_id, name)} to one of: {_listed(spec)}", name,
         )  # fmt: skip
         return
     if spec.is_widget:
         default = spec.options.get("default")
-        fix = f"set {node_id}.{name}" + (f" (default: {default!r})" if default is not None else "")
+        fix = f"set {_place(node_id, name)}" + (
+            f" (default: {_short(default)})" if default is not None else ""
+        )
     else:
-        fix = f"link {name} to a node that gives {spec.type}"
+        fix = f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
     yield about(
-        ERROR, "required_input_missing", node_id, node, f"the required input {name!r} is missing", fix, name
+        ERROR,
+        "required_input_missing",
+        node_id,
+        node,
+        f"the required input {quoted(name)} is missing",
+        fix,
+        name,
     )
 
 
 def _listed(spec: InputSpec) -> str:
-    choices = [str(choice) for choice in spec.choices or ()]
-    return ", ".join(choices[:12]) + (" …" if len(choices) > 12 else "")
+    return quoted_list(spec.choices or (), 12)
+
+
+def _place(node_id: str, name: str) -> str:
+    return short_name(f"{node_id}.{name}")
 
 
 # ---- links -------------------------------------------------------------------------------------------
@@ -75,7 +88,7 @@ def _link(
     if len(value) != 2:
         yield wrong(
             "bad_link",
-            f"{name!r} is a list of {len(value)}, and a list must be a link [node id, slot]",
+            f"{quoted(name)} is a list of {len(value)}, and a list must be a link [node id, slot]",
             'a list that is meant as a value goes as {"__value__": [...]}',
         )
         return
@@ -84,22 +97,28 @@ def _link(
     if source is None:
         if isinstance(source_id, int) and not isinstance(source_id, bool) and str(source_id) in graph:
             yield wrong(
-                "bad_link", f"{name!r} names node {source_id} by a number", f'write "{source_id}" as text'
+                "bad_link",
+                f"{quoted(name)} names node {_short(source_id)} by a number",
+                f'write "{source_id}" as text',
             )
             return
         if isinstance(source_id, str) and source_id in graph:
             return  # it has no class, which is said of it
         near = nearest(str(source_id), [str(key) for key in graph], 3)
-        fix = "link it to a node that is there" + (f" ({', '.join(near)}?)" if near else "")
+        fix = "link it to a node that is there" + (f" ({quoted_list(near)}?)" if near else "")
         yield wrong(
-            "link_to_nowhere", f"{name!r} is linked to node {source_id!r}, which is not in the graph", fix
+            "link_to_nowhere",
+            f"{quoted(name)} is linked to node {quoted(source_id)}, which is not in the graph",
+            fix,
         )
         return
     if isinstance(slot, bool):
         slot = int(slot)
     if not isinstance(slot, int):
         yield wrong(
-            "bad_link", f"{name!r} names the slot {slot!r}", "the slot is a whole number, counted from 0"
+            "bad_link",
+            f"{quoted(name)} names the slot {_short(slot)}",
+            "the slot is a whole number, counted from 0",
         )
         return
     outputs = book.outputs(class_of(source))
@@ -108,25 +127,28 @@ def _link(
     if not -len(outputs) <= slot < len(outputs):
         yield wrong(
             "bad_slot",
-            f"{name!r} is linked to output {slot} of node {source_id} ({class_of(source)}), which has {len(outputs)}",
-            f"its outputs: {', '.join(f'{i} {_type_name(kind)}' for i, kind in enumerate(outputs)) or 'none'}",
+            f"{quoted(name)} is linked to output {slot} of {called(source_id, source)}, which has {len(outputs)}",
+            f"its outputs: {', '.join(f'{i} {_type_name(kind)}' for i, kind in enumerate(outputs[:20])) or 'none'}",
         )
         return
     received = outputs[slot]
     if not fits(received, spec) and (class_of(node), "input_types") not in _catalog.UNCHECKED_INPUTS:
-        slots = [f"{source_id} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
+        slots = [f"{short_name(source_id)} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
         fix = (
-            f"link it to {slots[0]}" if slots else f"link {name} to a node that gives {_type_name(spec.type)}"
+            f"link it to {slots[0]}"
+            if slots
+            else f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
         )
         yield wrong(
             "type_mismatch",
-            f"{name!r} wants {_type_name(spec.type)} and is linked to {_type_name(received)} of node {source_id}",
+            f"{quoted(name)} wants {_type_name(spec.type)} and is linked to {_type_name(received)} of node "
+            f"{short_name(source_id)}",
             fix,
         )
 
 
 def _type_name(kind: Any) -> str:
-    return kind if isinstance(kind, str) else "a choice from a list"
+    return short_name(kind) if isinstance(kind, str) else "a choice from a list"
 
 
 def fits(received: Any, spec: InputSpec) -> bool:
@@ -160,24 +182,36 @@ def _value(
         converted = _as_server(value, spec)
     except (ValueError, TypeError, OverflowError):
         yield wrong(
-            ERROR, "wrong_type", f"{name!r} wants {spec.type}, not {_short(value)}", f"set {node_id}.{name}"
+            ERROR,
+            "wrong_type",
+            f"{quoted(name)} wants {_type_name(spec.type)}, not {_short(value)}",
+            f"set {_place(node_id, name)}",
         )
         return
     surprise = _surprise(value, converted, spec)
     if surprise:
         yield wrong(
-            WARNING, "value_changed", f"{name!r}: {surprise}", f"set {node_id}.{name} to what you mean"
+            WARNING,
+            "value_changed",
+            f"{quoted(name)}: {surprise}",
+            f"set {_place(node_id, name)} to what you mean",
         )
     low, high = spec.number("min"), spec.number("max")
     if isinstance(converted, int | float) and spec.choices is None:
         if low is not None and converted < low:
             yield wrong(
-                ERROR, "too_small", f"{name!r} is {converted}, and the least is {low}", f"set it to {low}"
+                ERROR,
+                "too_small",
+                f"{quoted(name)} is {converted}, and the least is {low}",
+                f"set it to {low}",
             )
             return
         if high is not None and converted > high:
             yield wrong(
-                ERROR, "too_big", f"{name!r} is {converted}, and the most is {high}", f"set it to {high}"
+                ERROR,
+                "too_big",
+                f"{quoted(name)} is {converted}, and the most is {high}",
+                f"set it to {high}",
             )
             return
     if spec.choices is not None:
@@ -185,8 +219,9 @@ def _value(
     elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
         yield wrong(
             WARNING, "value_for_link",
-            f"{name!r} wants a link to {spec.type} and holds a plain value; the server takes it and the run fails",
-            f"link {name} to a node that gives {spec.type}",
+            f"{quoted(name)} wants a link to {_type_name(spec.type)} and holds a plain value; the server takes it and "
+            "the run fails",
+            f"link {quoted(name)} to a node that gives {_type_name(spec.type)}",
         )  # fmt: skip
 
 
@@ -209,7 +244,11 @@ def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
         return f"the server cuts {value} down to {converted}"
     if spec.type == "BOOLEAN" and isinstance(value, str):
         if value.strip().casefold() in ("false", "no", "off", "0", ""):
-            return f"the server takes the text {value!r} for {str(converted).lower()}" if converted else None
+            return (
+                f"the server takes the text {_short(value)} for {str(converted).lower()}"
+                if converted
+                else None
+            )
         return None
     if spec.type == "STRING" and not isinstance(value, str | int | float):
         return f"the server makes the text {_short(converted)} of it"
@@ -233,7 +272,7 @@ def _listed_value(
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "not_in_list", node_id, node,
-            f"{name!r} is {_short(value)}, which is not in its list; the server takes it and the run fails",
+            f"{quoted(name)} is {_short(value)}, which is not in its list; the server takes it and the run fails",
             hint, name,
         )  # fmt: skip
         return
@@ -241,21 +280,30 @@ def _listed_value(
         yield from _file(node_id, node, name, value, near)
         return
     missing = "not in the server's list" if choices else "and the server has no file for it"
-    yield about(ERROR, "not_in_list", node_id, node, f"{name!r} is {_short(value)}, {missing}", hint, name)
+    yield about(
+        ERROR,
+        "not_in_list",
+        node_id,
+        node,
+        f"{quoted(name)} is {_short(value)}, {missing}",
+        hint,
+        name,
+        near,
+    )
 
 
 def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
     twin = meant(value, listed)
     if twin is not None:
-        return f"did you mean {twin}?"
+        return f"did you mean {quoted(twin)}?"
     if not listed:
         return "the server's list is empty"
     get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
     if nearest(value, listed, 1):
-        return f"{get}{'the ' if get else ''}nearest: {', '.join(near)}"
+        return f"{get}{'the ' if get else ''}nearest: {quoted_list(near)}"
     shown = choices_to_show(value, listed)
     more = f" … ({len(listed)} in all)" if len(shown) < len(listed) else ""
-    return f"{get}set one of: {', '.join(shown)}{more}"
+    return f"{get}set one of: {quoted_list(shown, len(shown))}{more}"
 
 
 def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
@@ -273,12 +321,14 @@ def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: li
         if text
         else "is no file: the run fails"
     )
-    fix = f"upload it (--input-image {node_id}.{name}=FILE)" + (
-        f", or use: {', '.join(near)}" if near else ""
+    fix = f"upload it (--input-image {_place(node_id, name)}=FILE)" + (
+        f", or use: {quoted_list(near)}" if near else ""
     )
-    yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name)
+    yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name, near)
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    """A value in our sentences: numbers as they are, all else as a name."""
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)[:40]
+    return quoted(value if isinstance(value, str) else repr(value))

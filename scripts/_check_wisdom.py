@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import _catalog
+import _safe_text
 from _finding import INFO, WARNING, Finding, about
 from _graph import outputs_of
 from _nodes import (
@@ -92,8 +93,8 @@ def _same_prompts(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any
         return
     yield about(
         WARNING, "same_prompts", node_id, node,
-        f"positive and negative come from the same output ({positive.node_id} slot {positive.slot}), so the negative "
-        "prompt cancels the prompt",
+        f"positive and negative come from the same output ({_safe_text.name(positive.node_id)} slot {positive.slot}), so the "
+        "negative prompt cancels the prompt",
         "link negative to an encoder of its own, or set cfg to 1", "negative",
     )  # fmt: skip
 
@@ -114,7 +115,7 @@ def _idle_lora(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) 
     if strengths and all(strength == 0 for strength in strengths):
         yield about(
             WARNING, "lora_without_strength", node_id, node, "the LoRA's strength is 0, so it does nothing",
-            f"set {node_id}.strength_model, or take the node out",
+            f"set {_safe_text.name(node_id)}.strength_model, or take the node out",
         )  # fmt: skip
 
 
@@ -159,16 +160,16 @@ def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
     rest = []
     for node_id, node in dead:
         if _is_lora(node):
-            name = str(literal(inputs_of(node)["lora_name"]))[:80]
+            name = literal(inputs_of(node)["lora_name"])
             yield about(
-                WARNING, "lora_unused", node_id, node, f"the LoRA {name!r} is loaded and nothing uses it",
+                WARNING, "lora_unused", node_id, node, f"the LoRA {_safe_text.quoted(name)} is loaded and nothing uses it",
                 "link its model (and clip) output on, in place of the loader's",
             )  # fmt: skip
         else:
             rest.append(node_id)
     if rest:
         rest.sort(key=natural_key)
-        shown = ", ".join(rest[:10]) + (" …" if len(rest) > 10 else "")
+        shown = ", ".join(map(_safe_text.name, rest[:10])) + (" …" if len(rest) > 10 else "")
         unsure = any(not book.knows(class_of(graph[node_id])) for node_id in rest)
         yield Finding(
             INFO, "dead_branch",

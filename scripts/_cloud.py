@@ -24,8 +24,9 @@ import _refusals
 import _safe_text
 from _cli import SkillError
 from _cloud_records import STATUSES, error_of, row
-from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, seconds
+from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, accepted_id, seconds
 from _local import state_from_history
+from _pictures import BadPicture, TooLarge, open_picture
 
 if TYPE_CHECKING:
     import requests
@@ -128,8 +129,7 @@ class Cloud(Dialect):
             known = _refusals.refusal(kind, _common.error_text(response))
             raise known or _refusals.rejection(self.with_options(answer), submission.graph)
         prompt_id = answer.get("prompt_id")
-        if not isinstance(prompt_id, str):
-            raise SkillError(f"{self.url} named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED)
+        prompt_id = accepted_id(prompt_id, submission.prompt_id, self.url)
         errors = answer.get("node_errors")
         if errors and not self._runs_anyway(prompt_id):
             raise _refusals.rejection(self.with_options(answer), submission.graph)
@@ -321,23 +321,16 @@ class Cloud(Dialect):
         size = path.stat().st_size
         if size > MOST_UPLOAD:
             raise SkillError(f"{path.name} has {size} bytes; the cloud takes pictures up to {MOST_UPLOAD}")
-        import warnings
-
-        from PIL import Image
-
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    width, height = image.size
-        except OSError:
-            return
-        except Image.DecompressionBombError as error:
+            with open_picture(path, MOST_PIXELS) as image:
+                width, height = image.size
+        except TooLarge as error:
             raise SkillError(
-                f"{path.name} has too many pixels; the cloud takes up to {MOST_PIXELS}",
-                hint="scale it down first",
+                f"{path.name} has too many pixels for the cloud: {error}", hint="scale it down first"
             ) from error
-        if max(width, height) > MOST_EDGE or width * height > MOST_PIXELS:
+        except BadPicture:
+            return
+        if max(width, height) > MOST_EDGE:
             raise SkillError(
                 f"{path.name} is {width} x {height}; the cloud takes up to {MOST_EDGE} an edge and {MOST_PIXELS} pixels",
                 hint="scale it down first",
@@ -362,7 +355,7 @@ class Cloud(Dialect):
             if error.code != "folder_not_found":
                 raise
             raise SkillError(
-                f"the cloud has no model folder {folder!r}, or nothing in it",
+                f"the cloud has no model folder {_safe_text.quoted(folder)}, or nothing in it",
                 code="folder_not_found",
                 exit=_cli.Exit.FAILED,
             ) from error

@@ -313,7 +313,7 @@ class Server:
     def failure(self, response: requests.Response) -> SkillError:
         """The SkillError for an answer of 400 or more; a dialect may know better sentences."""
         status, said = response.status_code, error_text(response)
-        route = urlsplit(response.url).path
+        route = "/".join(map(_safe_text.name, urlsplit(response.url).path.split("/")))
         if status in (401, 402, 403, 407):
             what = {
                 401: "wants a key, or the key is wrong",

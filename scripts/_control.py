@@ -105,7 +105,7 @@ def cancel(
         document |= {
             "status": "error",
             "code": "not_cancelled" if failed[0]["result"] == "still_running" else "not_found",
-            "message": f"{failed[0]['prompt_id']}: {str(failed[0]['result']).replace('_', ' ')}",
+            "message": f"{_safe_text.name(failed[0]['prompt_id'])}: {str(failed[0]['result']).replace('_', ' ')}",
             "hint": HINTS.get(str(failed[0]["result"]), "see manage_queue.py list"),
         }
     if unheard:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import _safe_text
 from _alike import advice, choices_to_show, meant
 from _cli import Exit, SkillError
 from _parameter import Parameter
@@ -40,7 +41,7 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
         if not validate:
             return wrapped(value)
         raise SkillError(
-            f"{parameter.name} ({parameter.address}) wants {misfit}, not {_shown(value)}",
+            f"{parameter.called} wants {misfit}, not {_shown(value)}",
             code="wrong_type",
             exit=Exit.MISUSE,
             parameter=parameter.name,
@@ -57,8 +58,9 @@ def wrapped(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    if isinstance(value, str):
+        return _safe_text.quoted(value)
+    return _safe_text.name(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _of_type(value: Any, parameter: Parameter) -> Any:
@@ -69,7 +71,7 @@ def _of_type(value: Any, parameter: Parameter) -> Any:
         if kind in kinds:
             return read(value, parameter)
     if parameter.spec is not None and not parameter.spec.is_widget and not parameter.spec.takes_any:
-        raise _Misfit(f"a link from a node that gives {parameter.type}")
+        raise _Misfit(f"a link from a node that gives {_safe_text.name(parameter.type)}")
     return _like_now(value, parameter)
 
 
@@ -248,7 +250,7 @@ def _out_of_range(
     value: int | float, parameter: Parameter, low: int | float | None, high: int | float | None
 ) -> SkillError:
     return SkillError(
-        f"{parameter.name} ({parameter.address}) takes {low if low is not None else 'any'} to "
+        f"{parameter.called} takes {low if low is not None else 'any'} to "
         f"{high if high is not None else 'any'}, not {value}",
         code="out_of_range",
         exit=Exit.MISUSE,
@@ -265,7 +267,7 @@ def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> Ski
     twin = meant(str(value), listed)
     details: dict[str, Any] = {"nearest": twin} if twin is not None else {}
     return SkillError(
-        f"{parameter.name} ({parameter.address}) does not take {_shown(value)}",
+        f"{parameter.called} does not take {_shown(value)}",
         code="not_in_list",
         exit=Exit.MISUSE,
         hint=advice(str(value), listed),

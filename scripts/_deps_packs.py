@@ -129,7 +129,7 @@ class PackFinder:
                 if pack.id == table:
                     return pack
             if len(with_ids) > 1:
-                names = ", ".join(sorted({str(pack.id) for pack in with_ids})[:5])
+                names = _safe_text.quoted_list(sorted({str(pack.id) for pack in with_ids}), 5)
                 return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
         table = _catalog.NODE_PACKAGES.get(class_type)
         if table:
@@ -152,7 +152,7 @@ class PackFinder:
             others.add(table)
         if claim.id is None or claim.id == CORE or not others or claim.id in others:
             return claim
-        names = ", ".join(sorted(others)[:5])
+        names = _safe_text.quoted_list(sorted(others), 5)
         return Pack(
             claim.id, claim.source, claim.version, claim.repository, claim.title,
             f"the workflow names this pack, but the class is known from {names}",

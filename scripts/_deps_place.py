@@ -12,6 +12,7 @@ import _addresses
 import _deps_comfy
 import _deps_match
 import _places
+import _safe_text
 from _catalog import MODEL_SUFFIXES
 from _cli import SkillError
 from _safe_names import file_name, safe_name
@@ -108,7 +109,8 @@ def segments(path: str) -> list[str]:
     for part in parts:
         if not part or part in (".", "..") or safe_name(part) != part or part.startswith("-"):
             raise SkillError(
-                f"{path!r} is no plain path inside the models folder", hint="rename the model in the workflow"
+                f"{_safe_text.quoted(path)} is no plain path inside the models folder",
+                hint="rename the model in the workflow",
             )
     return parts
 

@@ -116,14 +116,14 @@ def _other_reasons(blocked: Sequence[Step]) -> list[str]:
     """Why steps are blocked that no flag unblocks, a few of them."""
     others = [step for step in blocked if not step.lacks and not step.consent]
     more = [f"{len(others) - MOST_REASONS} more, see plan"] if len(others) > MOST_REASONS else []
-    return [f"{_safe_text.clean(step.name, 80)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
+    return [f"{_safe_text.quoted(step.name)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
 
 
 def _instead(steps: Sequence[Step]) -> list[str]:
     """What the server has in the place of something to download, a few of them."""
     return [
-        f"the server has {_safe_text.clean(step.instead['use_instead'], 80)}, perhaps in the place of "
-        f"{_safe_text.clean(step.name, 80)}: `set` of that step runs with it and nothing is downloaded"
+        f"the server has {_safe_text.quoted(step.instead['use_instead'])}, perhaps in the place of "
+        f"{_safe_text.quoted(step.name)}: `set` of that step runs with it and nothing is downloaded"
         for step in steps
         if step.instead
     ][:MOST_REASONS]

@@ -64,7 +64,7 @@ class Registry:
             self._note(f"comfy-cli was asked for {MOST_CLASSES} of {len(asked)} classes")
             asked = asked[:MOST_CLASSES]
         if asked:
-            _cli.note(f"asking comfy-cli which packs bring {', '.join(asked)}")
+            _cli.note(f"asking comfy-cli which packs bring {_safe_text.quoted_list(asked)}")
             with tempfile.TemporaryDirectory() as folder:
                 found = self._in_list(asked, Path(folder))
                 left = [name for name in asked if name not in found or found[name].id is None]

@@ -136,7 +136,7 @@ def _fix(item: Item) -> dict[str, Any]:
     """The command that would mend it, as it stands; nothing where there is doubt about what to install."""
     if item.kind == "file" and item.status == MISSING:
         at = [use.address for use in item.uses]
-        return {"fix": f"give it with run_workflow.py --input-file {at[0]}=PATH"}
+        return {"fix": f"give it with run_workflow.py --input-file {_safe_text.name(at[0])}=PATH"}
     if item.kind == "node" and item.pack is not None:
         return _fix_node(item)
     if item.kind == "node" and item.status == MISSING:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import _catalog
 import _deps_catalog
+import _safe_text
 from _cli import SkillError
 
 T = TypeVar("T")
@@ -103,14 +104,23 @@ class Stock:
             names = self._ask(lambda: self.server.models(name))
         except SkillError as error:
             if error.code == "folder_not_found":
-                return Listing(name, NO_FOLDER, (), f"the server knows no model folder {name!r}")
+                return Listing(
+                    name, NO_FOLDER, (), f"the server knows no model folder {_safe_text.quoted(name)}"
+                )
             self._note(error)
             if error.code == "refused":
-                return Listing(name, REFUSED, (), f"the server refuses to list {name!r}")
-            return Listing(name, FAILED, (), f"the folder {name!r} could not be listed ({error.message})")
+                return Listing(name, REFUSED, (), f"the server refuses to list {_safe_text.quoted(name)}")
+            return Listing(
+                name,
+                FAILED,
+                (),
+                f"the folder {_safe_text.quoted(name)} could not be listed ({error.message})",
+            )
         if not names:
-            return Listing(name, EMPTY, (), f"the server's folder {name!r} is empty")
-        return Listing(name, LISTED, tuple(names), f"the server's folder {name!r} has no such file")
+            return Listing(name, EMPTY, (), f"the server's folder {_safe_text.quoted(name)} is empty")
+        return Listing(
+            name, LISTED, tuple(names), f"the server's folder {_safe_text.quoted(name)} has no such file"
+        )
 
     def folders(self) -> list[str] | None:
         """The names of the model folders, or None when they could not be had."""

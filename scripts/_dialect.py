@@ -56,6 +56,19 @@ class Submission(NamedTuple):
     targets: Sequence[str] | None = None
 
 
+def accepted_id(prompt_id: object, ours: str, server: str) -> str:
+    """The id that a server gave a job. Raises SkillError for what cannot be one: commands and reports name it."""
+    if prompt_id == ours or _safe_text.is_job_id(prompt_id):
+        return str(prompt_id)
+    raise SkillError(
+        f"{server} took the job and gave it an id that cannot be one",
+        code="bad_answer",
+        exit=_cli.Exit.FAILED,
+        hint="scripts/manage_queue.py list shows its jobs",
+        server_said=_safe_text.clean(prompt_id, 200),
+    )
+
+
 class Accepted(NamedTuple):
     """The server's answer to a submit: the id it runs under, and which outputs it dropped (node id -> errors)."""
 
@@ -267,7 +280,9 @@ class Dialect(_common.Server, abc.ABC):
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
         if not isinstance(answer, Mapping) or (answer and name not in answer):
             raise SkillError(
-                f"{self.url} gave no definition of {name!r}", code="bad_answer", exit=_cli.Exit.FAILED
+                f"{self.url} gave no definition of {_safe_text.quoted(name)}",
+                code="bad_answer",
+                exit=_cli.Exit.FAILED,
             )
         self._definitions.update(answer)
         return answer
@@ -296,7 +311,7 @@ class Dialect(_common.Server, abc.ABC):
         except SkillError as error:
             if error.code == "not_found":
                 raise SkillError(
-                    f"the server knows no model folder {folder!r}",
+                    f"the server knows no model folder {_safe_text.quoted(folder)}",
                     code="folder_not_found",
                     exit=_cli.Exit.FAILED,
                 ) from error

@@ -26,8 +26,8 @@ def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[s
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
                 title = _safe_text.clean(_graph.title_of(node), 60)
                 found.append(
-                    f"node {node_id} ({title}) is left at the sample picture {SAMPLE_PICTURE}; "
-                    f"--input-image {node_id}.{name}=FILE gives it yours"
+                    f"node {_safe_text.name(node_id)} ({_safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
+                    f"--input-image {_safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
                 )
     return found
 

@@ -15,6 +15,7 @@ import _editor_pack_rules
 import _editor_pack_values
 import _editor_packs
 import _editor_widgets
+import _safe_text
 from _cli import SkillError
 from _editor_fit import Layout
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
@@ -89,9 +90,9 @@ class Node:
     def label(self) -> str:
         """How a message names the node."""
         return (
-            f"{self.title or self.type!r} (id {self.id}, {self.type})"
+            f"{_safe_text.quoted(self.title)} (id {self.id}, {_safe_text.name(self.type)})"
             if self.title and self.title != self.type
-            else f"{self.type} (id {self.id})"
+            else f"{_safe_text.name(self.type)} (id {self.id})"
         )
 
     def widget(self, name: str) -> Widget | None:
@@ -381,11 +382,12 @@ def _attach_links(made: Build, graph: Graph, node: Node) -> None:
         link = graph.links.get(saved.link)
         if link is None:
             made.warn(
-                f"input {saved.name!r} of node {node.label} names link {saved.link}, which the file does not have"
+                f"input {_safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, "
+                "which the file does not have"
             )
         elif made.newest and link.target != node.id:
             made.warn(
-                f"input {saved.name!r} of node {node.label} names link {saved.link}, which leads to another node"
+                f"input {_safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, which leads to another node"
             )
         else:
             slot.link = link

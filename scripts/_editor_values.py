@@ -14,6 +14,7 @@ from typing import Any
 import _editor_pack_rules
 import _editor_promote
 import _editor_text
+import _safe_text
 from _editor_build import Build, Graph, Node
 from _editor_resolve import Place
 from _editor_widgets import UNSET, Widget
@@ -119,7 +120,9 @@ def _value_by_name(emission: Emission, name: str, item: str) -> str | None:
 
 def _warn_of_lost_numbers(made: Build, node: Node, name: str, value: Any) -> None:
     if not _editor_text.keeps_its_numbers(value):
-        made.warn(f"node {node.label}: {name} holds a number that JSON cannot carry; null is sent instead")
+        made.warn(
+            f"node {node.label}: {_safe_text.name(name)} holds a number that JSON cannot carry; null is sent instead"
+        )
 
 
 def constant(emission: Emission, node: Node, name: str, value: Any) -> Any:

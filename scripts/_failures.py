@@ -42,7 +42,11 @@ def failure(
         error.get("exception_message") or error.get("message") or "no reason given", said
     )
     found = _diagnose.diagnose(exception, message)
-    where = f"node {_safe_text.clean(node_id, 40)} ({title or class_type})" if node_id else "the server"
+    where = (
+        f"node {_safe_text.name(node_id)} ({_safe_text.name(title or class_type)})"
+        if node_id
+        else "the server"
+    )
     return {
         "status": "error",
         "code": found.code,
@@ -64,8 +68,8 @@ def failure(
 def _why(found: _diagnose.Diagnosis, exception: str) -> str:
     """The cause in plain words where it is a known one, with the exception's own name."""
     if found is _diagnose.UNKNOWN:
-        return f": {exception}" if exception else ""
-    return f": {found.cause}" + (f" ({exception})" if exception else "")
+        return f": {_safe_text.quoted(exception)}" if exception else ""
+    return f": {found.cause}" + (f" ({_safe_text.name(exception)})" if exception else "")
 
 
 def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import _catalog
+import _safe_text
 from _cli import Exit, SkillError
 from _convert_value import convert
 from _lora import LoraSpec, add_loras, parse_lora
@@ -156,7 +157,7 @@ class _Filling:
         members = [mask] if mask else self.parameters.resolve(name)
         if len(members) > 1:
             differed = len({repr(member.value) for member in members}) > 1 and members[0].role != "seed"
-            places = ", ".join(member.address for member in members)
+            places = _safe_text.quoted_list([member.address for member in members], 12)
             self.notes.append(
                 f"{name} set {len(members)} inputs: {places}"
                 + (", which held different values" if differed else "")
@@ -220,7 +221,9 @@ class _Filling:
             and parameter.address not in self.set_by
         ]
         if twins:
-            self.notes.append(f"{name} was also {changed.value} at {', '.join(twins[:6])}, and is so still")
+            self.notes.append(
+                f"{name} was also {_safe_text.name(changed.value)} at {_safe_text.quoted_list(twins)}, and is so still"
+            )
 
     def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
         if member.linked:
@@ -235,22 +238,26 @@ class _Filling:
             self._lay_out(name, member)
             return
         if member.also:
-            self.notes.append(f"{member.address} is also the {member.also[0]}: both changed")
+            self.notes.append(f"{_safe_text.name(member.address)} is also the {member.also[0]}: both changed")
 
     def _refuse_link(self, member: Parameter) -> None:
         if member.address in self.force_links:
             return
         link = link_of(member.value)
         source = node_of(self.parameters.graph, link.node_id) if link else None
-        came = f"node {link.node_id} ({title_of(source)})" if link and source is not None else "another node"
+        came = (
+            f"node {_safe_text.name(link.node_id)} ({_safe_text.name(title_of(source))})"
+            if link and source is not None
+            else "another node"
+        )
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
-        hint = f"set {', '.join(better[:4])} instead, or " if better else ""
+        hint = f"set {_safe_text.quoted_list(better[:4])} instead, or " if better else ""
         if member.spec is not None and not member.spec.is_widget:
-            hint += f"link another node that gives {member.spec.type}: a plain value cannot stand there"
+            hint += f"link another node that gives {_safe_text.name(member.spec.type)}: a plain value cannot stand there"
         else:
-            hint += f"give --force-link {member.address} to cut the link"
+            hint += f"give --force-link {_safe_text.name(member.address)} to cut the link"
         raise SkillError(
-            f"{member.address} gets its value through a link from {came}",
+            f"{_safe_text.name(member.address)} gets its value through a link from {came}",
             code="is_linked",
             exit=Exit.MISUSE,
             hint=hint,
@@ -261,7 +268,7 @@ class _Filling:
         address = member.address
         if self.set_by.get(address, name) != name:
             raise SkillError(
-                f"{self.set_by[address]!r} and {name!r} both set {address}",
+                f"{_safe_text.quoted(self.set_by[address])} and {_safe_text.quoted(name)} both set {_safe_text.name(address)}",
                 code="set_twice",
                 exit=Exit.MISUSE,
                 hint="leave one of them out",
@@ -337,6 +344,7 @@ __all__ = [
     "add_loras",
     "fill",
     "fill_found",
+    "painted_mask",
     "parse_args_json",
     "parse_lora",
     "parse_set",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import _safe_text
 from _nodes import class_of, title_of
 
 ERROR, WARNING, INFO = "error", "warning", "info"
@@ -13,7 +14,8 @@ _RANK = {ERROR: 0, WARNING: 1, INFO: 2}
 
 class Finding(NamedTuple):
     """severity: "error" (the server rejects the graph or drops an output), "warning" (it runs, but fails later or
-    gives something else than meant) or "info". code: a stable word. fix: what to do.
+    gives something else than meant) or "info". code: a stable word. fix: what to do. nearest: whole names of what the
+    server has instead.
     """
 
     severity: str
@@ -24,6 +26,7 @@ class Finding(NamedTuple):
     class_type: str | None = None
     title: str | None = None
     input: str | None = None
+    nearest: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON, without the keys that it does not fill."""
@@ -42,8 +45,23 @@ def about(
     message: str,
     fix: str,
     name: str | None = None,
+    nearest: Sequence[str] = (),
 ) -> Finding:
     """A finding about one node; the message is led by the node's id and title."""
-    title = title_of(node) or "?"
-    text = f"node {node_id} ({title[:60]}): {message}"
-    return Finding(severity, code, text, fix, node_id, class_of(node) or None, title_of(node) or None, name)
+    text = f"{called(node_id, node)}: {message}"
+    return Finding(
+        severity,
+        code,
+        text,
+        fix,
+        node_id,
+        class_of(node) or None,
+        title_of(node) or None,
+        name,
+        nearest or None,
+    )
+
+
+def called(node_id: str, node: Mapping[str, Any]) -> str:
+    """A node in our sentences: its id and its title, or its class."""
+    return f"node {_safe_text.name(node_id)} ({_safe_text.name(title_of(node)) or '?'})"

@@ -24,6 +24,12 @@ MOST_VALUE = 2000
 # A grid with more cells than this helps nobody; the list stays.
 MOST_CELLS = 4000
 MOST_STEPS = 200
+# Files that a browser shows or saves. Others (SVG, HTML, XML) may hold a script, which would run with the page's rights.
+LINKED = (
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".exr", ".hdr", ".mp4", ".webm", ".mov",
+    ".mkv", ".avi", ".mp3", ".flac", ".wav", ".ogg", ".opus", ".m4a", ".aac", ".glb", ".gltf", ".obj", ".stl", ".ply",
+    ".fbx", ".usdz", ".splat", ".spz", ".ksplat", ".txt", ".json", ".csv", ".latent", ".safetensors", ".zip",
+)  # fmt: skip
 
 
 def page(results: Results) -> bytes:
@@ -133,9 +139,11 @@ def _run(row: Row, names: list[str], seeded: bool) -> dict[str, Any]:
     return document
 
 
-def _file(item: Mapping[str, Any]) -> list[str]:
+def _file(item: Mapping[str, Any]) -> list[Any]:
+    """What the page needs of a file: address, kind, name, and whether it is linked."""
     path = str(item.get("file") or "")
-    return [quote(path, safe="/"), _text(item.get("type")), _text(item.get("filename"))]
+    linked = int(path.lower().endswith(LINKED))
+    return [quote(path, safe="/"), _text(item.get("type")), _text(item.get("filename")), linked]
 
 
 def _shown(value: Any) -> Any:

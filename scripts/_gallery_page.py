@@ -108,10 +108,10 @@ function buildGridControls() {
   });
 }
 function media(run) {
-  const [url, kind, name] = run.f[0];
+  const [url, kind, name, linked] = run.f[0];
   if (kind === "image") {
     const picture = make("img", { loading: "lazy", alt: "run " + run.r, src: url });
-    return make("a", { href: url, target: "_blank", rel: "noopener", title: name }, picture);
+    return !linked ? picture : make("a", { href: url, target: "_blank", rel: "noopener", title: name }, picture);
   }
   if (kind === "video") return make("video", { src: url, controls: true, preload: "metadata", loop: true });
   if (kind === "audio") return make("audio", { src: url, controls: true, preload: "none" });
@@ -119,7 +119,11 @@ function media(run) {
 }
 function links(run) {
   const box = make("div", { className: "more" });
-  run.f.forEach(([url, kind, name], at) => {
+  run.f.forEach(([url, kind, name, linked], at) => {
+    if (!linked) {
+      box.append(make("span", { textContent: name, title: "Not linked: a file of this kind can run a script in a browser" }));
+      return;
+    }
     const words = run.f.length > 1 || kind !== "image" ? name : "full file";
     const target = { href: url, target: "_blank", rel: "noopener", textContent: words, title: name };
     box.append(make("a", target));

@@ -35,7 +35,7 @@ def server_answers(server: Dialect) -> Check:
         return ok("server", f"{server.url} speaks Comfy API v2")
     told = _server_questions.stats(server)
     devices = told["devices"]
-    version = f"ComfyUI {told['comfyui_version'] or 'of unknown version'}"
+    version = f"ComfyUI {_safe_text.name(told['comfyui_version'] or 'of unknown version')}"
     if server.api == "cloud":
         return ok("server", f"Comfy Cloud, {version}")
     kept = {key: told[key] for key in ("comfyui_version", "pytorch_version", "devices")}
@@ -44,7 +44,7 @@ def server_answers(server: Dialect) -> Check:
         return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
     device = devices[0]
     vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
-    return ok("server", f"{version} on {device['name']}, {vram}", **kept)
+    return ok("server", f"{version} on {_safe_text.quoted(device['name'])}, {vram}", **kept)
 
 
 def socket_opens(server: Dialect) -> Check:
@@ -182,9 +182,10 @@ def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[
     span = f"{seconds / 3600:.1f} hours" if seconds >= LONG_RUN_S else f"{seconds / 60:.0f} minutes"
     message, fix = f"a job has been running for {span}", None
     if server.api == "local":
+        shown = prompt_id if _safe_text.is_job_id(prompt_id) else "PROMPT_ID"
         message += "; whether it still moves cannot be seen from here"
         cancel = _safe_text.shell_words(
-            ["python3", "scripts/manage_queue.py", "cancel", prompt_id, *host_words(server)]
+            ["python3", "scripts/manage_queue.py", "cancel", shown, *host_words(server)]
         )
         fix = (
             "if it is no long video: the server's log and load tell whether it works; when it is still listed a "
@@ -203,7 +204,7 @@ def manager_there(server: Dialect) -> Check:
         return skipped("manager", "only a ComfyUI of one's own has a Manager")
     found = _server_questions.manager(server, server.features())
     if found["present"]:
-        return ok("manager", f"ComfyUI-Manager {found['version']}")
+        return ok("manager", f"ComfyUI-Manager {_safe_text.name(found['version'])}")
     return ok("manager", "no ComfyUI-Manager; only installing node packs would need it")
 
 
@@ -232,7 +233,7 @@ def account_allows(server: Dialect) -> Check:
     if billing.get("is_active") is False or tier == "FREE":
         return fail(
             "account",
-            f"the key is good, but the plan ({tier}) runs no jobs by API",
+            f"the key is good, but the plan ({_safe_text.name(tier)}) runs no jobs by API",
             "change the plan",
             code="refused",
         )
@@ -240,7 +241,9 @@ def account_allows(server: Dialect) -> Check:
         return fail("account", "the key is good, but the credits are used up", "top up", code="refused")
     at_once = server.most_at_once()
     return ok(
-        "account", f"plan {tier}" + (f", {at_once} jobs at once" if at_once else ""), jobs_at_once=at_once
+        "account",
+        f"plan {_safe_text.name(tier)}" + (f", {at_once} jobs at once" if at_once else ""),
+        jobs_at_once=at_once,
     )
 
 

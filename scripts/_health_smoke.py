@@ -26,7 +26,7 @@ def without_model(server: Dialect) -> Check:
     name = "smoke_test"
     needed = ("EmptyImage", "PreviewImage")
     if missing := _missing(server, needed):
-        return skipped(name, f"the server has no {missing[0]}")
+        return skipped(name, f"the server has no {_safe_text.quoted(missing[0])}")
     color = random.randrange(1 << 24)  # another color each time, or the answer would come from the cache
     graph = {
         "1": {
@@ -75,19 +75,24 @@ def with_checkpoint(server: Dialect) -> Check:
     graph = sampling_graph(checkpoint)
     kinds = sorted({node["class_type"] for node in graph.values()})
     if missing := _missing(server, kinds):
-        return skipped(name, f"the server has no {missing[0]}")
+        return skipped(name, f"the server has no {_safe_text.quoted(missing[0])}")
     state, prompt_id = _run(server, graph, stop_when_begun=True)
     told = {"checkpoint": checkpoint, "prompt_id": prompt_id}
     if state.phase != "done":
         return _not_done(name, state, prompt_id)
     if state.outcome == "error":
-        return fail(name, f"{checkpoint} does not run: {_reason(state)}", "try another checkpoint", **told)
+        return fail(
+            name,
+            f"{_safe_text.quoted(checkpoint)} does not run: {_reason(state)}",
+            "try another checkpoint",
+            **told,
+        )
     how = (
         "was stopped as soon as it had begun"
         if state.outcome == "cancelled"
         else "ended before it could be stopped"
     )
-    return ok(name, f"a job with {checkpoint} was taken and {how}", **told)
+    return ok(name, f"a job with {_safe_text.quoted(checkpoint)} was taken and {how}", **told)
 
 
 def choose(checkpoints: Sequence[str]) -> str | None:
@@ -169,4 +174,4 @@ def _reason(state: JobState) -> str:
     error = state.error or {}
     kind = error.get("exception_type")
     said = _safe_text.clean(error.get("exception_message") or "no reason given", 300).strip()
-    return f"{kind}: {said}" if kind else said
+    return f"{_safe_text.name(kind)}: {_safe_text.quoted(said)}" if kind else _safe_text.quoted(said)

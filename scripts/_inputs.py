@@ -5,9 +5,10 @@ Level 3. Pillow is imported only when a picture must be looked into.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import _safe_names
 import _safe_text
 from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
+from _pictures import BadPicture, Size, open_picture, refuse_other_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from _uploads import UploadTarget
 
 PICTURE_KINDS = frozenset({"image", "mask"})
+ORIENTATION = 0x0112  # the EXIF tag that says how a stored picture is turned
 # Turned pictures that were told of: a batch tries its values before it sends them.
 _TOLD: set[Path] = set()
 
@@ -96,12 +99,7 @@ class Uploader:
             return
         facts = _media_metadata.image_facts(path)
         if facts.problem:
-            raise SkillError(
-                f"{path.name} cannot be used as a picture: {facts.problem}",
-                code="bad_picture",
-                exit=Exit.MISUSE,
-                hint="open and save it again as PNG or JPEG",
-            )
+            raise bad_picture(path, facts.problem)
         if facts.orientation != 1 and path not in _TOLD:
             _TOLD.add(path)
             _cli.note(
@@ -115,6 +113,7 @@ class Uploader:
         name = hashed_name(path.name, digest)
         ref = FileRef(name, "", "input")
         if self.dry_run or self.server is None:
+            self._local[ref] = path
             return ref
         if not (self.server.own_ids and self.server.has_file(ref, path.stat().st_size)):
             ref = self.server.upload(path, name=name)
@@ -131,7 +130,7 @@ class Uploader:
                     return self._send(path, digest)
                 _inverted(path).save(made)
                 return self._send(made, _collect.file_digest(made))
-            size = self._size_of(original)
+            original, size = self._to_paint(original, Path(folder))
             _alpha_mask(path, size, self.invert_mask).save(made)
             # What the server stores is picture and mask together, so the name is made of both.
             both = f"{_collect.file_digest(made)} {original.type}/{original.subfolder}/{original.filename}"
@@ -141,20 +140,30 @@ class Uploader:
                 return ref
             return self.server.upload(made, name=name, kind="mask", original=original)
 
-    def _size_of(self, original: FileRef) -> tuple[int, int] | None:
-        """The picture's size in pixels: the server refuses a mask of another size."""
-        from PIL import Image
+    def _to_paint(self, original: FileRef, folder: Path) -> tuple[FileRef, Size | None]:
+        """The picture that a mask is painted into, and its size in pixels where it can be had.
 
-        if original in self._local:
-            with Image.open(self._local[original]) as image:
-                return image.size
-        if self.server is None or self.dry_run:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            collector = _collect.Collector(self.server, Path(folder))
-            saved = collector.fetch(_collect.OutputFile(original, "", ""))
-            with Image.open(saved.path) as image:
-                return image.size
+        The server paints into the pixels as they are stored and loses the note that they are turned, so a turned
+        picture is sent upright.
+        """
+        path = self._local.get(original)
+        if path is None:
+            if self.server is None or self.dry_run:
+                return original, None
+            folder.joinpath("original").mkdir()
+            collector = _collect.Collector(self.server, folder / "original")
+            path = collector.fetch(_collect.OutputFile(original, "", "")).path
+        with usable(path) as image:
+            if image.getexif().get(ORIENTATION, 1) == 1:
+                return original, image.size
+            from PIL import ImageOps
+
+            upright = folder / f"{path.stem}.png"
+            turned = ImageOps.exif_transpose(image)
+            turned.save(upright)
+        sent = self._send(upright, _collect.file_digest(upright))
+        self._local.pop(sent, None)
+        return sent, turned.size
 
     def _job_output(self, given: str, kind: str) -> FileRef:
         """`output:PROMPT_ID[/NODE]`: a file that an earlier job put out."""
@@ -191,10 +200,30 @@ def hashed_name(name: str, digest: str) -> str:
     return f"{stem[:80]}-{digest[:12]}{suffix.lower()}"
 
 
-def _gray(path: Path) -> Image:
-    from PIL import Image, ImageOps
+@contextlib.contextmanager
+def usable(path: Path) -> Iterator[Image]:
+    """The open picture of a file. Raises SkillError (exit 2) when it cannot be used as one."""
+    try:
+        with open_picture(path, _media_metadata.MAX_CHECKED_PIXELS) as image:
+            yield image
+    except BadPicture as error:
+        raise bad_picture(path, str(error)) from error
 
-    with Image.open(path) as image:
+
+def bad_picture(path: Path, problem: str) -> SkillError:
+    """The refusal of a file that is no usable picture."""
+    return SkillError(
+        f"{_safe_text.quoted(path.name)} cannot be used as a picture: {problem}",
+        code="bad_picture",
+        exit=Exit.MISUSE,
+        hint="open it in an editor and save it again as PNG or JPEG",
+    )
+
+
+def _gray(path: Path) -> Image:
+    from PIL import ImageOps
+
+    with usable(path) as image:
         upright = ImageOps.exif_transpose(image)
         if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
             # A mask drawn as transparency: what was erased is the area to change.
@@ -208,12 +237,13 @@ def _inverted(path: Path) -> Image:
     return ImageOps.invert(_gray(path))
 
 
-def _alpha_mask(path: Path, size: tuple[int, int] | None, invert: bool) -> Image:
+def _alpha_mask(path: Path, size: Size | None, invert: bool) -> Image:
     """White (the area to change) becomes transparent: LoadImage's mask is one minus the alpha."""
     from PIL import Image, ImageOps
 
     gray = _inverted(path) if invert else _gray(path)
     if size is not None and gray.size != size:
+        refuse_other_size(path.name, gray.size, size, scaled=True)
         gray = gray.resize(size, Image.Resampling.LANCZOS)
     made = Image.new("RGBA", gray.size, "black")
     made.putalpha(ImageOps.invert(gray))

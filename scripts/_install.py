@@ -56,7 +56,9 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
     if not by_manager:
         return []
     assert ways.manager is not None
-    _cli.note(f"installing {', '.join(step.name for step in by_manager)} with the server's Manager")
+    _cli.note(
+        f"installing {_safe_text.quoted_list([step.name for step in by_manager])} with the server's Manager"
+    )
     try:
         fates = ways.manager.install_packs([step.name for step in by_manager])
     except SkillError as error:
@@ -79,7 +81,7 @@ def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
 
 
 def _attempt(step: Step, ways: Ways) -> Outcome:
-    _cli.note(f"fetching {step.name} from {_deps_hosts.shown(str(step.url))}")
+    _cli.note(f"fetching {_safe_text.quoted(step.name)} from {_deps_hosts.shown(str(step.url))}")
     try:
         if step.how == DOWNLOAD:
             return _download(step, ways)

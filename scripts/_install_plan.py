@@ -143,7 +143,7 @@ def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
     ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
     if registry is None or not ids:
         return list(steps)
-    _cli.note(f"asking the Comfy Registry for {', '.join(ids)}")
+    _cli.note(f"asking the Comfy Registry for {_safe_text.quoted_list(ids)}")
     found = registry.registered(ids)
     return [_as_registered(step, found[step.name]) if step.name in found else step for step in steps]
 

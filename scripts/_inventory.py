@@ -130,7 +130,9 @@ class Inventory:
             return [name for name in models[folder] if isinstance(name, str)]
         self._refuse(f"models/{folder}")
         raise SkillError(
-            f"the inventory knows no model folder {folder!r}", code="folder_not_found", exit=Exit.FAILED
+            f"the inventory knows no model folder {_safe_text.quoted(folder)}",
+            code="folder_not_found",
+            exit=Exit.FAILED,
         )
 
     def embeddings(self) -> list[str]:

@@ -145,7 +145,7 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
     submission = checked_submission(server, prepared, options)
     if unheard := _reports.socket_nodes(prepared.graph):
         _cli.warn(
-            f"node {unheard[0]} sends its pictures through the socket alone, and nobody will be listening"
+            f"node {_safe_text.name(unheard[0])} sends its pictures through the socket alone, and nobody will be listening"
         )
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
     watcher = Watcher(server, submission.client_id, use_socket=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import _cli
 import _common
 from _cli import SkillError
-from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, seconds
+from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, accepted_id, seconds
 
 if TYPE_CHECKING:
     import requests
@@ -51,7 +51,10 @@ class Local(Dialect):
                 f"{self.url} took the submit but named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED
             )
         errors = answer.get("node_errors")
-        return Accepted(str(answer["prompt_id"]), errors if isinstance(errors, Mapping) else {})
+        return Accepted(
+            accepted_id(answer["prompt_id"], submission.prompt_id, self.url),
+            errors if isinstance(errors, Mapping) else {},
+        )
 
     def _body(self, submission: Submission) -> dict[str, Any]:
         body: dict[str, Any] = {

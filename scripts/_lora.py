@@ -12,8 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import _safe_text
 from _alike import nearest_choices
 from _cli import Exit, SkillError
+from _finding import called
 from _nodes import (
     Definitions,
     Graph,
@@ -25,7 +27,6 @@ from _nodes import (
     literal,
     natural_key,
     node_of,
-    title_of,
 )
 from _specs import Book
 
@@ -104,8 +105,9 @@ def _note(spec: LoraSpec, node_id: str, graph: Graph, root: _Root) -> str:
     if class_of(node) == "LoraLoader":
         parts += f", clip {inputs_of(node)['strength_clip']:g}"
     loader = node_of(graph, root.model.node_id)
-    title = title_of(loader) if loader is not None else "?"
-    return f"node {node_id} ({class_of(node)}) loads {spec.name} at {parts}, behind node {root.model.node_id} ({title})"
+    made = called(node_id, {"class_type": class_of(node)})
+    before = called(root.model.node_id, loader or {})
+    return f"{made} loads {_safe_text.quoted(spec.name)} at {parts}, behind {before}"
 
 
 def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
@@ -124,10 +126,10 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
         near = alike or nearest_choices(spec.name, names)
         _refuse_typo(spec.name, names)
         raise SkillError(
-            f"the server has no LoRA {spec.name!r}",
+            f"the server has no LoRA {_safe_text.quoted(spec.name)}",
             code="not_in_list",
             exit=Exit.MISUSE,
-            hint=f"it has: {', '.join(near[:12])}" if near else "its list of LoRAs is empty",
+            hint=f"it has: {_safe_text.quoted_list(near, 12)}" if near else "its list of LoRAs is empty",
             allowed={"count": len(names), "items": near[:12]},
         )
     return spec
@@ -177,10 +179,11 @@ def _root_for(spec: LoraSpec, graph: Graph, book: Book) -> _Root:
     if outputs and not (0 <= chosen.slot < len(outputs) and outputs[chosen.slot] in ("MODEL", "*")):
         kind = outputs[chosen.slot] if 0 <= chosen.slot < len(outputs) else "?"
         raise _unclear(
-            spec, f"node {chosen.node_id} ({class_type}) gives {kind}, which core LoRA loaders do not take"
+            spec,
+            f"{called(chosen.node_id, loader or {})} gives {_safe_text.name(kind)}, which core LoRA loaders do not take",
         )
     if class_type.startswith(("Nunchaku", "WanVideo", "HyVideo")):
-        raise _unclear(spec, f"{class_type} takes LoRAs through its own pack's loader")
+        raise _unclear(spec, f"{_safe_text.quoted(class_type)} takes LoRAs through its own pack's loader")
     clips = _roots(graph, book, re.compile(r"clip\d*"))
     own = [clip for clip in clips if clip.node_id == chosen.node_id]
     if own:
@@ -233,7 +236,9 @@ def _one_model(spec: LoraSpec, models: list[Link], graph: Graph) -> Link:
             fitting = [model for model in base if half in files[model]]
             if len(fitting) == 1:
                 return fitting[0]
-    shown = ", ".join(f"{model.node_id} ({files[model][:50] or '?'})" for model in models[:6])
+    shown = ", ".join(
+        f"{_safe_text.name(model.node_id)} ({_safe_text.name(files[model]) or '?'})" for model in models[:6]
+    )
     raise _unclear(
         spec, f"the workflow samples {len(models)} models ({shown}), and the LoRA's name does not tell which"
     )
@@ -247,7 +252,7 @@ def _file(graph: Graph, model: Link) -> str:
 
 def _unclear(spec: LoraSpec, why: str) -> SkillError:
     return SkillError(
-        f"cannot add the LoRA {spec.name!r}: {why}",
+        f"cannot add the LoRA {_safe_text.quoted(spec.name)}: {why}",
         code="lora_unclear",
         exit=Exit.MISUSE,
         hint="add a LoRA loader to the workflow in the editor and set its lora_name",

@@ -16,12 +16,15 @@ from _media_bytes import MAX_TEXT, Texts, Truncated, size_of, take
 from _media_picture import PNG_MAGIC, jpeg_texts, png_texts, webp_texts
 from _media_sound import flac_texts, mp3_texts, ogg_texts
 from _media_video import matroska_texts, mp4_texts
+from _pictures import BadPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # Decoding a larger picture only to see whether it is whole would take too long and too much memory.
 MAX_CHECKED_PIXELS = 120_000_000
+# The user's own file is only sent, so it may be larger than what is decoded here.
+MOST_INPUT_PIXELS = 178_000_000
 
 
 class Embedded(NamedTuple):
@@ -183,39 +186,20 @@ class ImageFacts(NamedTuple):
 
 def image_facts(path: str | Path) -> ImageFacts:
     """Facts of an image file; never raises for a bad file, `problem` says what is wrong with it."""
-    import warnings
-
-    from PIL import Image, UnidentifiedImageError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                return _facts_of(image)
-        except UnidentifiedImageError:
-            problem = "it is not a picture that can be read"
-        except Image.DecompressionBombError:
-            problem = "it has more pixels than can be handled safely"
-        except FileNotFoundError:
-            problem = "there is no such file"
-        except IsADirectoryError:
-            problem = "it is a folder"
-        except (OSError, ValueError, SyntaxError, struct.error) as error:
-            problem = f"it cannot be read: {error}"
-    return ImageFacts(None, 0, 0, 1, False, 0, problem)
+    try:
+        with open_picture(path, MOST_INPUT_PIXELS) as image:
+            return _facts_of(image)
+    except BadPicture as error:
+        return ImageFacts(None, 0, 0, 1, False, 0, str(error))
 
 
 def _facts_of(image: Image.Image) -> ImageFacts:
     width, height = image.size
     alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    frames, orientation, problem = 1, 1, None
-    try:
-        # Reading a PNG's EXIF or counting its frames decodes it, so both wait for the check.
-        if width * height <= MAX_CHECKED_PIXELS:
-            image.load()
-        frames = int(getattr(image, "n_frames", 1))
-        orientation = image.getexif().get(0x0112, 1)
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
-        problem = f"its picture data is damaged or cut off: {error}"
+    # Reading a PNG's EXIF or counting its frames decodes it, so both wait for the check.
+    if width * height <= MAX_CHECKED_PIXELS:
+        image.load()
+    frames = int(getattr(image, "n_frames", 1))
+    orientation = image.getexif().get(0x0112, 1)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
-    return ImageFacts(image.format, width, height, orientation if valid else 1, alpha, frames, problem)
+    return ImageFacts(image.format, width, height, orientation if valid else 1, alpha, frames, None)

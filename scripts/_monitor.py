@@ -314,7 +314,9 @@ class Monitor:
                 "code": first.get("code", first["status"]),
                 "retryable": False,
             }
-            document["message"] = first.get("message") or f"{first['prompt_id']}: {first['status']}"
+            document["message"] = (
+                first.get("message") or f"{_safe_text.name(first['prompt_id'])}: {first['status']}"
+            )
             document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
             document["next"] = [_reports.explain_command(self.server, first["prompt_id"])]
         elif timed_out and self.ids:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import _catalog
+import _safe_text
 from _nodes import class_of, is_literal, literal, title_of
 from _specs import InputSpec, choices_shown
 
@@ -48,6 +49,11 @@ class Parameter(NamedTuple):
     def address(self) -> str:
         """NODE.INPUT, which always works."""
         return f"{self.node_id}.{self.input}"
+
+    @property
+    def called(self) -> str:
+        """The parameter in our sentences: its name and its address."""
+        return f"{_safe_text.name(self.name)} ({_safe_text.name(self.address)})"
 
     def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
         """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.

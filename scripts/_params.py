@@ -133,7 +133,7 @@ class ParameterSet:
                 if parameter is not None:
                     found.append(parameter)
             if len(found) > 1:
-                raise _ambiguous(key, found, f"{len(found)} nodes are called {title!r}")
+                raise _ambiguous(key, found, f"{len(found)} nodes are called {_safe_text.quoted(title)}")
             if found:
                 return found
         return []
@@ -145,7 +145,7 @@ class ParameterSet:
             group = self.groups.get(next(iter(plains))) if len(plains) == 1 else None
             if group is not None and group.sets_all and len(group.members) == len(found):
                 return found
-            raise _ambiguous(key, found, f"{len(found)} nodes have an input {key!r}")
+            raise _ambiguous(key, found, f"{len(found)} nodes have an input {_safe_text.quoted(key)}")
         return list(found)
 
     def _unset_input(self, key: str) -> list[Parameter]:
@@ -160,11 +160,15 @@ class ParameterSet:
     def _unknown(self, key: str) -> SkillError:
         linked = self._linked_like(key)
         near = self.nearest(key)
-        hint = f"the nearest: {', '.join(near)}" if near else "extract_schema.py lists what can be set"
+        hint = (
+            f"the nearest: {_safe_text.quoted_list(near)}"
+            if near
+            else "extract_schema.py lists what can be set"
+        )
         if linked:
             hint = linked
         return SkillError(
-            f"this workflow has no parameter {_safe_text.clean(key, 200)!r}",
+            f"this workflow has no parameter {_safe_text.quoted(key)}",
             code="unknown_parameter",
             exit=Exit.MISUSE,
             hint=hint,
@@ -183,7 +187,8 @@ class ParameterSet:
             return None
         node_id, name, link = places[0]
         return (
-            f"{node_id}.{name} gets its value through a link from node {link.node_id if link else '?'}: "
+            f"{_safe_text.name(f'{node_id}.{name}')} gets its value through a link from node "
+            f"{_safe_text.name(link.node_id if link else '?')}: "
             "set it there, or replace the link with --force-link"
         )
 
@@ -223,9 +228,9 @@ def _splits(key: str) -> Iterator[tuple[str, str]]:
 
 def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
     names = [member.name for member in members]
-    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    shown = _safe_text.quoted_list(names, 8)
     return SkillError(
-        f"{key!r} could mean {len(names)} parameters ({why})",
+        f"{_safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
         code="ambiguous_parameter",
         exit=Exit.MISUSE,
         hint=f"say which: {shown}",

@@ -46,15 +46,46 @@ def place(
     pictures = [(name, path) for name, path, kind in files if kind != "mask"]
     masks = [(name, path) for name, path, kind in files if kind == "mask"]
     _refuse_twice(settings, pictures, masks)
-    placed = Placed(dict(settings), [], set())
-    candidates = dict(pictures) | {
+    values = {
         name: value for name, value in settings.items() if isinstance(value, str) and may_be_file(value)
     }
-    given = dict(pictures)
-    _place_pictures(graph, candidates, given, definitions, uploader, placed)
+    found = _targets(graph, values | dict(pictures), definitions, dict(pictures))
+    sent = {target.name for target in found}
+    painted = [target for target in found if target.original is not None]
+    loaded = [target for target in found if target.original is None]
     for name, path in masks:
-        _place_mask(graph, name, path, definitions, uploader, placed)
+        for target in _targets(graph, {name: path}, definitions, {name: path}):
+            paints = target.original is not None or target.kind == "image"
+            (painted if paints else loaded).append(target._replace(kind="mask"))
+    _refuse_same_input(loaded, painted)
+    rest = {name: value for name, value in settings.items() if name not in sent}
+    placed = Placed(_by_address(graph, rest, [*loaded, *painted], definitions), [], set())
+    for target in loaded:
+        if _address(target) in placed.settings:
+            raise _set_twice(target.name, _address(target), "a file and a value")
+    for target in loaded:
+        _place_one(target, None, uploader, placed)
+    # A mask is painted into the picture that the same call gives, so pictures come first.
+    for target in painted:
+        _place_one(target, _picture_at(target, graph, placed), uploader, placed)
     return placed
+
+
+def _targets(
+    graph: Mapping[str, Any],
+    files: Mapping[str, str],
+    definitions: Mapping[str, Any] | None,
+    given: Mapping[str, str],
+) -> list[UploadTarget]:
+    """The inputs that these files go into. `given`: the files that a flag names, which must find an input."""
+    import _fill
+
+    with _telling_of_file_inputs(graph, definitions, given):
+        targets = _fill.upload_targets(graph, files, definitions)
+    found = {target.name for target in targets}
+    for name, path in given.items():
+        _require(name in found, name, path)
+    return targets
 
 
 def _refuse_twice(
@@ -68,47 +99,53 @@ def _refuse_twice(
         raise SkillError(f"{both[0]!r} is given both as a value and as a file", hint="leave one of them out")
 
 
-def _place_pictures(
+def _refuse_same_input(loaded: Sequence[UploadTarget], painted: Sequence[UploadTarget]) -> None:
+    """Two names of one input (`image` and `1.image`): one file would replace the other."""
+    for group in (loaded, painted):
+        named: dict[str, str] = {}
+        for target in group:
+            other = named.setdefault(_address(target), target.name)
+            if other != target.name:
+                raise _set_twice(f"{other}, {target.name}", _address(target), "two files")
+
+
+def _by_address(
     graph: Mapping[str, Any],
-    candidates: Mapping[str, str],
-    given: Mapping[str, str],
+    settings: Mapping[str, Any],
+    targets: Sequence[UploadTarget],
     definitions: Mapping[str, Any] | None,
-    uploader: Uploader,
-    placed: Placed,
-) -> None:
+) -> dict[str, Any]:
+    """The settings, with those of inputs that get a file, whatever their name, under the address of their input."""
     import _fill
 
-    done: set[str] = set()
-    with _telling_of_file_inputs(graph, definitions, given):
-        targets = _fill.upload_targets(graph, candidates, definitions)
-    for target in targets:
-        if target.kind == "mask" and target.original is not None:
-            _place_one(target, "mask", _picture_at(target, graph, placed), uploader, placed)
-        else:
-            _place_one(target, target.kind, None, uploader, placed)
-        done.add(target.name)
-        placed.settings.pop(target.name, None)
-    for name in given:
-        _require(name in done, name, given[name])
+    wanted = {_address(target) for target in targets}
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        try:
+            places = _fill.upload_targets(graph, {name: value}, definitions) if wanted else []
+        except SkillError:
+            places = []  # filling refuses the name, and lists all wrong ones together
+        if not any(_address(place) in wanted for place in places):
+            found[name] = value
+            continue
+        for place in places:
+            if place.kind == "mask" and _address(place) in wanted:
+                raise _set_twice(name, _address(place), "a file and a value")
+            found[_address(place)] = value
+    return found
 
 
-def _place_mask(
-    graph: Mapping[str, Any],
-    name: str,
-    path: str,
-    definitions: Mapping[str, Any] | None,
-    uploader: Uploader,
-    placed: Placed,
-) -> None:
-    """--input-mask: the mask of a picture loader becomes that picture's transparency; a mask loader takes it as it is."""
-    import _fill
+def _set_twice(names: str, address: str, what: str) -> SkillError:
+    return SkillError(
+        f"{address} is given {what} (by {names})",
+        code="set_twice",
+        exit=Exit.MISUSE,
+        hint="leave one of them out",
+    )
 
-    with _telling_of_file_inputs(graph, definitions, {name: path}):
-        targets = _fill.upload_targets(graph, {name: path}, definitions)
-    _require(bool(targets), name, path)
-    for target in targets:
-        paints = target.original is not None or target.kind == "image"
-        _place_one(target, "mask", _picture_at(target, graph, placed) if paints else None, uploader, placed)
+
+def _address(target: UploadTarget) -> str:
+    return f"{target.node_id}.{target.input}"
 
 
 @contextlib.contextmanager
@@ -129,11 +166,9 @@ def _telling_of_file_inputs(
         raise
 
 
-def _place_one(
-    target: UploadTarget, kind: str, picture: FileRef | None, uploader: Uploader, placed: Placed
-) -> None:
-    value, row = uploader.value_for(str(target.value), kind, target, picture)
-    address = f"{target.node_id}.{target.input}"
+def _place_one(target: UploadTarget, picture: FileRef | None, uploader: Uploader, placed: Placed) -> None:
+    value, row = uploader.value_for(str(target.value), target.kind, target, picture)
+    address = _address(target)
     placed.settings[address] = value
     placed.fresh.add(address)
     placed.rows.append(row | {"input": address})
@@ -141,7 +176,7 @@ def _place_one(
 
 def _picture_at(target: UploadTarget, graph: Mapping[str, Any], placed: Placed) -> FileRef | None:
     """The picture that a mask belongs to: the one just uploaded for this input, else what the graph names."""
-    current = placed.settings.get(f"{target.node_id}.{target.input}")
+    current = placed.settings.get(_address(target))
     if current is None:
         node = graph.get(target.node_id)
         current = node["inputs"].get(target.input) if isinstance(node, Mapping) else None

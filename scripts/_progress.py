@@ -102,7 +102,7 @@ class Progress:
             name = (
                 self._names.get(str(display or event.node))
                 or self._names.get(event.node)
-                or f"node {event.node}"
+                or f"node {_safe_text.name(event.node)}"
             )
             count = min(len((self._done | self.cached) & self._names.keys()) + 1, self.total)
             self._say(f"[{count}/{self.total}] {name}", name)
@@ -154,7 +154,7 @@ class Progress:
             if self._node is not None:
                 self._done.add(self._node)
             self._node, self._step = str(node), (0.0, 0.0)
-            name = self._names.get(self._node) or f"node {node}"
+            name = self._names.get(self._node) or f"node {_safe_text.name(node)}"
             self._say(name, name)
         self._take_step(_events.number(event.data.get("step")), _events.number(event.data.get("steps")))
 
@@ -193,7 +193,6 @@ def _name(node: Any) -> str:
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     class_type = str(node.get("class_type") or "")
-    return _safe_text.clean(
-        f"{title} ({class_type})" if isinstance(title, str) and title and title != class_type else class_type,
-        80,
-    )
+    if isinstance(title, str) and title and title != class_type:
+        return f"{_safe_text.quoted(title)} ({_safe_text.name(class_type)})"
+    return _safe_text.name(class_type)

@@ -111,7 +111,7 @@ def _sentence(
             "the server rejected the graph without naming a node: usually a cycle of links",
             "check the links",
         )
-    return f"the server rejected the graph ({_safe_text.clean(kind, 60)})", "see server_said"
+    return f"the server rejected the graph ({_safe_text.name(kind)})", "see server_said"
 
 
 def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
@@ -119,8 +119,8 @@ def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     found = re.search(r"#([^']+)'", str(error.get("details") or ""))
     node = graph.get(found[1]) if found else None
     if isinstance(node, Mapping) and node.get("class_type"):
-        return f"{_safe_text.clean(node['class_type'], 80)} (node {_safe_text.clean(found[1] if found else '', 40)})"
-    return _safe_text.clean(error.get("message") or error.get("details") or "unknown", 200)
+        return f"{_safe_text.quoted(node['class_type'])} (node {_safe_text.name(found[1] if found else '')})"
+    return _safe_text.quoted(error.get("message") or error.get("details") or "unknown")
 
 
 def with_options(node_errors: Any, definition_of: Callable[[str], Any]) -> Any:
@@ -179,7 +179,7 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
     extra = error.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     name = str(extra.get("input_name") or error.get("field") or error.get("details") or "")
-    where = f"node {node_id} ({_safe_text.clean(title or class_type, 60)})"
+    where = f"node {_safe_text.name(node_id)} ({_safe_text.name(title or class_type)})"
     problem: dict[str, Any] = {
         "node_id": node_id,
         "class_type": _safe_text.clean(class_type, 80),
@@ -195,8 +195,9 @@ def _explain(
 ) -> tuple[str, str, dict[str, Any]]:
     from _alike import choices_to_show
 
-    got = _safe_text.clean(_short(extra.get("received_value")), 120)
-    target = f"{node_id}.{name}"
+    got = _short(extra.get("received_value"))
+    target = _safe_text.name(f"{node_id}.{name}")
+    name = _safe_text.name(name)
     if kind == "value_not_in_list":
         allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
         fix = _replacement(target, extra.get("received_value"), allowed)
@@ -207,12 +208,12 @@ def _explain(
         options = _config_options(extra.get("input_config"))
         bounds = {key: options[key] for key in ("min", "max") if key in options}
         side = "too small" if kind == "value_smaller_than_min" else "too big"
-        return f"{where}: {name} = {got} is {side} (range {bounds.get('min')} to {bounds.get('max')})", \
+        return f"{where}: {name} = {got} is {side} (range {_short(bounds.get('min'))} to {_short(bounds.get('max'))})", \
             f"--set {target}=VALUE within the range", bounds  # fmt: skip
     if kind == "required_input_missing":
         return f"{where}: the required input {name} is missing", f"link it, or --set {target}=VALUE", {}
     if kind == "return_type_mismatch":
-        got = _safe_text.clean(extra.get("received_type"), 60)
+        got = _safe_text.name(extra.get("received_type"))
         return f"{where}: {name} is linked to an output of the wrong type ({got})", "correct the link", {}
     if kind == "invalid_input_type":
         return (
@@ -221,17 +222,26 @@ def _explain(
             {},
         )
     said = _safe_text.clean(error.get("details") or error.get("message") or kind, SAID)
+    theirs = {"server_said": said}
     if kind == "exception_during_validation" and extra.get("exception_type") == "KeyError":
         return (
-            f"{where}: an input is linked to node {said.strip(chr(39))}, which is not in the graph",
+            f"{where}: an input is linked to node {_safe_text.quoted(said.strip(chr(39)))}, which is not in the graph",
             "correct the link",
             {},
         )
     if kind == "custom_validation_failed":
         if "file" in said.lower():
-            return f"{where}: {said}", f"upload it with --input-file {target}=PATH", {}
-        return f"{where}: {said}", f"--set {target}=VALUE that the node accepts", {}
-    return f"{where}: {name or 'its inputs'}: {said}", "correct this node", {}
+            return (
+                f"{where}: the node refuses the file of {name} ({_safe_text.quoted(said)})",
+                f"upload it with --input-file {target}=PATH",
+                theirs,
+            )
+        return (
+            f"{where}: the node refuses {name} ({_safe_text.quoted(said)})",
+            f"--set {target}=VALUE that the node accepts",
+            theirs,
+        )
+    return f"{where}: {name or 'its inputs'}: {_safe_text.quoted(said)}", "correct this node", theirs
 
 
 def _replacement(target: str, value: Any, allowed: list[str]) -> str:
@@ -242,11 +252,11 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
 
     twin = meant(str(value), allowed)
     if twin is not None:
-        return f"--set {target}={twin}"
+        return _set_to(target, twin)
     given = str(value).replace("\\", "/").rsplit("/", 1)[-1].casefold()
     first = allowed[0].replace("\\", "/").rsplit("/", 1)[-1].casefold() if allowed else ""
     if allowed and difflib.SequenceMatcher(None, given, first).ratio() >= CLOSE_ENOUGH:
-        return f"--set {target}={allowed[0]}"
+        return _set_to(target, allowed[0])
     if is_model_file(given):
         return GET_THE_FILE
     return (
@@ -256,8 +266,15 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
     )
 
 
+def _set_to(target: str, value: str) -> str:
+    """The flag that sets a value, where its name can be shown whole."""
+    if _safe_text.name(value) == value:
+        return f"--set {target}={value}"
+    return f"choose the first of `allowed` ({_safe_text.quoted(value)}) with --set {target}=VALUE"
+
+
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return _safe_text.name(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _config_options(config: Any) -> Mapping[str, Any]:

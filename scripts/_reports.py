@@ -53,12 +53,14 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
     }
     flags = [*(flag for flag, given in wanted.items() if given), *_room.flag_words()]
     where = ["--output-dir", options.output_dir]
-    return command("run_workflow.py", "--resume", prompt_id, *where, *flags, *server_words(server))
+    resume = [f"--resume={prompt_id}"] if prompt_id.startswith("-") else ["--resume", prompt_id]
+    return command("run_workflow.py", *resume, *where, *flags, *server_words(server))
 
 
 def explain_command(server: Dialect, prompt_id: str) -> str:
     """The command that tells what became of a job."""
-    return command("fetch_logs.py", prompt_id, *server_words(server))
+    last = ["--", prompt_id] if prompt_id.startswith("-") else []
+    return command("fetch_logs.py", *([] if last else [prompt_id]), *server_words(server), *last)
 
 
 def list_command(server: Dialect) -> str:
@@ -371,7 +373,10 @@ def _ending(
     if failed:
         return _incomplete(job, failed, options)
     if missed:
-        message = f"the pictures of node {missed[0]} went through a socket that was not ours; the server keeps no copy"
+        message = (
+            f"the pictures of node {_safe_text.name(missed[0])} went through a socket that was not ours; "
+            "the server keeps no copy"
+        )
         return _words(
             "partial", "missed_pictures", message, "run it again and wait for it with the WebSocket on"
         )
@@ -387,7 +392,8 @@ def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> di
     """Some files could not be fetched; asking again only helps where the server may still have them."""
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     first = failed[0]
-    message = f"the run succeeded, but {first.json()['filename']}{more} could not be downloaded: {first.error.message}"
+    lost = _safe_text.quoted(first.json()["filename"])
+    message = f"the run succeeded, but {lost}{more} could not be downloaded: {first.error.message}"
     if all(item.error.code in FINAL_DOWNLOAD_FAILURES for item in failed):
         return _words(
             "partial",

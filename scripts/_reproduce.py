@@ -21,6 +21,7 @@ import _sources
 import _text_file
 from _cli import Exit, SkillError
 from _dialect import Dialect
+from _pictures import BadPicture, open_picture
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {
@@ -85,7 +86,7 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _pre
     missing = _missing_nodes(receipt, server)
     if missing:
         raise SkillError(
-            f"{server.url} lacks node classes of this receipt: {', '.join(missing[:6])}", code="rejected",
+            f"{server.url} lacks node classes of this receipt: {_safe_text.quoted_list(missing)}", code="rejected",
             exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see their node packs",
             missing_nodes=missing, differences=differences(receipt, server),
         )  # fmt: skip
@@ -232,14 +233,14 @@ def _pixels(one: Path, two: Path) -> int | None:
     """The largest difference of any channel of any pixel (0 to 255); None when they cannot be compared."""
     if not (one.is_file() and two.is_file()):
         return None
-    from PIL import Image, ImageChops
+    from PIL import ImageChops
 
     try:
-        with Image.open(one) as first, Image.open(two) as second:
+        with open_picture(one) as first, open_picture(two) as second:
             if first.size != second.size or getattr(first, "n_frames", 1) > 1:
                 return None
             bands = ImageChops.difference(first.convert("RGBA"), second.convert("RGBA")).getextrema()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except BadPicture:
         return None
     return max(int(band[1]) for band in bands if isinstance(band, tuple))
 

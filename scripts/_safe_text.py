@@ -215,3 +215,47 @@ def _windows_word(word: str) -> str:
     # The C runtime takes a backslash before the closing quote for an escape.
     ending = "\\" if word.endswith("\\") else ""
     return f'"{_BREAKS_DOUBLE.sub("?", word)}{ending}"'
+
+
+MOST_NAME = 40
+MOST_WORDS = 5
+FEW_WORDS = 3
+# What names of node classes, files, packs and devices are made of; a mark before a blank would end a sentence.
+_NOT_IN_NAMES = re.compile(r"[^\w\-./\\()\[\]+&@#|~:%= ]|[.:](?= |$)")
+
+
+def name(text: object) -> str:
+    """Another's name for use inside of our own sentence: one line, at most 40 characters, nothing like a sentence.
+
+    A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of more than five words
+    the first three are left.
+    """
+    words = _NOT_IN_NAMES.sub("", " ".join(clean(text).split())).split()
+    plain = " ".join(words)
+    if len(words) > MOST_WORDS:
+        plain = " ".join(words[:FEW_WORDS])
+        return f"{plain[: MOST_NAME - 1].rstrip()}…"
+    if len(plain) <= MOST_NAME:
+        return plain
+    tail = plain[-(MOST_NAME // 2 - 4) :] if len(words) == 1 else ""
+    return f"{plain[: MOST_NAME - 1 - len(tail)].rstrip()}…{tail}"
+
+
+def quoted(text: object) -> str:
+    """Another's name in quotation marks, made safe as `name` does."""
+    return f"'{name(text)}'"
+
+
+def quoted_list(texts: Iterable[object], most: int = 6) -> str:
+    """The first of several names in quotation marks, and how many more there are."""
+    every = list(texts)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(quoted(text) for text in every[:most]) + more
+
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}")
+
+
+def is_job_id(text: object) -> bool:
+    """Whether a text can be a server's id of a job: one short word that no command takes for a flag."""
+    return isinstance(text, str) and _JOB_ID.fullmatch(text) is not None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import _collect
+import _inputs
+import _pictures
 import _places
 import _safe_names
 import _safe_text
@@ -108,6 +111,7 @@ def upload(
     if mask and original is not None:
         # The server answers 200 with a name even when it cannot find the original, and writes nothing.
         _require_on_server(server, original)
+        _require_size(server, files[0], original)
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -142,11 +146,19 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
         if error.code not in ("not_found", "bad_request"):
             raise
         raise SkillError(
-            f"the server has no {ref.type} file {ref.filename!r}",
+            f"the server has no {ref.type} file {_safe_text.quoted(ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="upload the picture first; write 'name.png [output]' for a result",
         ) from error
+
+
+def _require_size(server: Dialect, mask: Path, original: FileRef) -> None:
+    """Raises SkillError (exit 2) for a mask of another size than its picture: the server would fail with HTTP 500."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = _collect.Collector(server, Path(folder)).fetch(_collect.OutputFile(original, "", "")).path
+        with _inputs.usable(mask) as alpha, _inputs.usable(fetched) as picture:
+            _pictures.refuse_other_size(mask.name, alpha.size, picture.size, scaled=False)
 
 
 def download(
@@ -172,7 +184,7 @@ def download(
             raise
         where = f"{ref.subfolder}/" if ref.subfolder else ""
         raise SkillError(
-            f"the server has no {ref.type} file {_safe_text.clean(where + ref.filename, 200)!r}",
+            f"the server has no {ref.type} file {_safe_text.quoted(where + ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="mind --type output|input|temp and --subfolder",

@@ -112,7 +112,9 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     """
     definition = definitions.get(name)
     if not isinstance(definition, Mapping):
-        raise SkillError(f"the server has no node class {name!r}", code="no_such_node", exit=Exit.FAILED)
+        raise SkillError(
+            f"the server has no node class {_safe_text.quoted(name)}", code="no_such_node", exit=Exit.FAILED
+        )
     sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
     for section, spec in _specs(definition):
         sections[section][spec.name] = _input(spec, full)

@@ -228,7 +228,7 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
     if name not in definitions:
         near = _server_nodes.nearest(name, list(server.definitions()))
         raise SkillError(
-            f"the server has no node class {name!r}",
+            f"the server has no node class {_safe_text.quoted(name)}",
             code="no_such_node",
             exit=Exit.FAILED,
             hint="did you mean " + ", ".join(near) + "?" if near else "search with: nodes --search TEXT",
@@ -272,10 +272,10 @@ def _folder(server: Dialect, folder: str) -> list[str]:
         if folder in known:
             return []
         raise SkillError(
-            f"the server knows no model folder {folder!r}",
+            f"the server knows no model folder {_safe_text.quoted(folder)}",
             code="folder_not_found",
             exit=Exit.FAILED,
-            hint="it has: " + ", ".join(known),
+            hint=f"it has: {_safe_text.quoted_list(known, 40)}",
         ) from error
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from _prepare import Prepared
 
 MOST_NAMED = 6
-MOST_NAME = 60
 
 
 def consent_needed(
@@ -29,7 +28,7 @@ def consent_needed(
     classes = sorted({_graph.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
     named = [
-        _safe_text.clean(name, MOST_NAME) + (f" ({prices[name]})" if name in prices else "")
+        _safe_text.quoted(name) + (f" ({_safe_text.name(prices[name])})" if name in prices else "")
         for name in classes[:MOST_NAMED]
     ]
     more = [f"{len(classes) - MOST_NAMED} more"] if len(classes) > MOST_NAMED else []

@@ -40,10 +40,10 @@ def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
             raise SkillError(
-                f"--only: node {_safe_text.clean(target, 60)} {what}",
+                f"--only: node {_safe_text.quoted(target)} {what}",
                 code="no_such_output_node",
                 exit=Exit.MISUSE,
-                hint=f"output nodes: {', '.join(outputs) or 'none'}",
+                hint=f"output nodes: {_safe_text.quoted_list(outputs, 20) or 'none'}",
             )
 
 
@@ -70,7 +70,7 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
     if not found:
         return error
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    error.message = f"the server rejected the graph: {_safe_text.clean(found[0]['message'], 300)}{more}"
+    error.message = f"the server rejected the graph: {found[0]['message']}{more}"
     error.args = (error.message,)
     error.hint = found[0].get("fix") or error.hint
     error.details["node_errors"] = _safe_text.clean_tree(found, 400)

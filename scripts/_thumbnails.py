@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import _cli
 import _programs
+import _safe_text
 from _batch_results import Row
+from _pictures import BadPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,12 +48,10 @@ class Thumbnails:
         if item.get("type") == "video":
             frame = self._frame(path)
             return frame.size if frame else None
-        from PIL import Image
-
         try:
-            with Image.open(path) as picture:
+            with open_picture(path) as picture:
                 return picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except BadPicture:
             return None
 
     def of(self, row: Row, box: Size) -> Image.Image | None:
@@ -89,7 +89,7 @@ class Thumbnails:
                 env=_programs.environment(),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            _cli.note(f"no thumbnail of {path.name}: {type(error).__name__}")
+            _cli.note(f"no thumbnail of {_safe_text.quoted(path.name)}: {type(error).__name__}")
             return None
         finally:
             self._seconds_left -= time.monotonic() - began
@@ -121,17 +121,15 @@ def frame_command(program: str, path: Path) -> list[str]:
 
 
 def _opened(source: Path | io.BytesIO, name: str, box: Size, *, enlarge: bool = True) -> Image.Image | None:
-    from PIL import Image
-
     try:
-        with Image.open(source) as picture:
+        with open_picture(source) as picture:
             picture.draft("RGB", box)
             picture.thumbnail(box)
             flat = _without_holes(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        _cli.note(f"no thumbnail of {name}: {type(error).__name__}")
+            return _fitted(flat, box) if enlarge else flat
+    except BadPicture as error:
+        _cli.note(f"no thumbnail of {_safe_text.quoted(name)}: {error}")
         return None
-    return _fitted(flat, box) if enlarge else flat
 
 
 def _without_holes(picture: Image.Image) -> Image.Image:

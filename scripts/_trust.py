@@ -105,7 +105,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
         if what is None:
             continue
         code, severity = _trust_risks.KINDS[what]
-        message = f"{how}{shown} {what} ({len(node_ids)} node(s))"
+        message = f"{how}{_safe_text.quoted(shown)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
             code,
@@ -164,7 +164,7 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         severity, code, says = _STANDINGS[standing]
         shown = [_shown(name[:MOST_OF_A_NAME], 80) for name in classes]
         facts = {"pack": pack} if pack else {}
-        message = f"{len(classes)} class(es) {says}".format(pack=pack)
+        message = f"{len(classes)} class(es) {says}".format(pack=_safe_text.quoted(pack))
         yield Worry(severity, code, message, facts=facts | {"classes": _safe_text.cap(shown, 12)})
 
 
@@ -251,7 +251,7 @@ def _values(subject: Subject) -> Iterator[Worry]:
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = f"{_shown(class_type, 80)}.{_shown(name, 80)}"
+    at = _safe_text.quoted(f"{_shown(class_type, 80)}.{_shown(name, 80)}")
     saves = _SAVES.search(f"{name[:MOST_OF_A_NAME]} {class_type[:MOST_OF_A_NAME]}") is not None
     outside = _trust_text.outside_path(text, saves=saves)
     if outside:
@@ -329,7 +329,7 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {_shown(node_id, 40)}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", text, False
+                yield f"node {_shown(node_id, 40)}, {_safe_text.quoted(_shown(name, 60))}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
         yield _shown(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):

@@ -21,7 +21,18 @@ import _v2_cancel
 import _v2_records
 import _v2_refusals
 from _cli import Exit, SkillError
-from _dialect import MARK, Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, submit_failed
+from _dialect import (
+    MARK,
+    Accepted,
+    Dialect,
+    FileRef,
+    Graph,
+    JobState,
+    JobSummary,
+    Submission,
+    accepted_id,
+    submit_failed,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -166,7 +177,7 @@ class V2(Dialect):
                 f"{self.url} took the submit but named no job", code="bad_answer", exit=Exit.FAILED
             )
         self._own_jobs.add(answer["id"])
-        return Accepted(answer["id"])
+        return Accepted(accepted_id(answer["id"], submission.prompt_id, self.url))
 
     def _body(self, submission: Submission) -> dict[str, Any]:
         """Closed at the top: `extra_data` may hold the partner key and nothing else."""

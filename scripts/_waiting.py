@@ -16,6 +16,7 @@ import _common
 import _jobs
 import _reports
 import _room
+import _safe_text
 from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
 from _progress import Progress
@@ -72,7 +73,9 @@ def _follow(
             for item in news:
                 if isinstance(item, Ended):
                     results[item.state.prompt_id] = _fetched(server, item.state, options)
-                    _cli.note(f"{item.state.prompt_id}: {results[item.state.prompt_id]['status']}")
+                    _cli.note(
+                        f"{_safe_text.name(item.state.prompt_id)}: {results[item.state.prompt_id]['status']}"
+                    )
     finally:
         watcher.close()
 

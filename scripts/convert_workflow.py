@@ -169,7 +169,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
     warnings = list(loaded.warnings)
     if unknown:
         warnings.append(
-            f"no definitions of {', '.join(unknown[:10])}: their slots are laid out as the graph names them"
+            f"no definitions of {_safe_text.quoted_list(unknown, 10)}: their slots are laid out as the graph names them"
         )
     return editor, _report(args, loaded.origin, editor["nodes"], warnings, converted=True)
 
@@ -289,11 +289,12 @@ def _say(report: Mapping[str, Any]) -> None:
     for entry in report.get("missing_types", {}).get("items", []):
         pack = entry.get("cnr_id") or entry.get("aux_id")
         _cli.warn(
-            f"missing node type: {entry['class_type']}"
-            + (f" (pack {pack} {entry.get('ver', '')})" if pack else "")
+            f"missing node type: {_safe_text.quoted(entry['class_type'])}"
+            + (f" (pack {_safe_text.quoted(pack)} {_safe_text.name(entry.get('ver', ''))})" if pack else "")
         )
     for entry in report.get("choices", {}).get("items", []):
-        _cli.warn(f"chosen for node {entry['node_id']}, {entry['input']}: {entry['chosen']}")
+        place = _safe_text.name(f"{entry['node_id']}.{entry['input']}")
+        _cli.warn(f"chosen for node {place}: {_safe_text.quoted(entry['chosen'])}")
     for line in report.get("explanation", []):
         _cli.warn(line["text"])
     if "explanation" in report:

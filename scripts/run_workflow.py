@@ -290,7 +290,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
-        f"the server lacks {len(classes)} node class(es) of this workflow: {', '.join(classes)[:300]}",
+        f"the server lacks {len(classes)} node class(es) of this workflow: {_safe_text.quoted_list(classes)}",
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",

@@ -584,7 +584,7 @@ def test_a_step_says_which_file_of_the_server_may_do_instead(stage: Stage) -> No
     assert list(step)[:4] == ["kind", "name", "use_instead", "match"]
     assert (step["use_instead"], step["sure"]) == ("base.safetensors", False)
     assert "1.ckpt_name=base.safetensors" in step["set"]
-    assert document["hint"].startswith("the server has base.safetensors")
+    assert document["hint"].startswith("the server has 'base.safetensors'")
 
 
 def test_the_size_of_what_is_blocked_is_told(stage: Stage) -> None:

@@ -202,7 +202,7 @@ def test_failures_are_listed_and_the_rest_goes_on(run: Runner, demo: Demo, graph
     assert (ran.code, ran.json["status"], ran.json["code"]) == (1, "partial", "runs_failed")
     assert (ran.json["succeeded"], ran.json["failed"], ran.json["failures"]["count"]) == (4, 2, 2)
     first = ran.json["failures"]["items"][0]
-    assert first["status"] == "error" and "<b>no</b>" in first["message"] and "\x1b" not in ran.err
+    assert first["status"] == "error" and "<b>no</b>" in first["server_said"] and "\x1b" not in ran.err
     assert "--retry-failed" in ran.json["next"][0]
     again = run("run_batch.py", "--resume", "out", "--retry-failed")
     assert again.code == 0, again.out

@@ -237,7 +237,7 @@ def test_what_an_unknown_class_draws_from_is_checked_also_when_it_is_the_end():
 def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
     (found,) = _check.findings(image(n3__sampler_name="foo"), DEFINITIONS)
 
-    assert found.fix.startswith("set one of: euler, ")
+    assert found.fix.startswith("set one of: 'euler', ")
     assert found.fix.count(", ") > 12
 
 

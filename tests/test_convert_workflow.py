@@ -81,7 +81,7 @@ def test_missing_types_are_named_on_stderr_when_the_graph_is_printed(folder):
     file.node(8, "NoSuchNode", values=[1], cnr_id="some-pack", ver="1.0")
     done = run(folder, "-", "--object-info", "object_info.json", stdin=json.dumps(file.document()).encode())
     assert done.returncode == 0
-    assert b"missing node type: NoSuchNode (pack some-pack 1.0)" in done.stderr
+    assert b"missing node type: 'NoSuchNode' (pack 'some-pack' 1.0)" in done.stderr
     assert "8" in json.loads(done.stdout)
 
 

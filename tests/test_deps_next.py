@@ -178,7 +178,7 @@ def test_what_no_install_brings_is_not_called_nothing(run: Any, demo: Any, tmp_p
 def test_a_pack_that_nobody_installs_is_named_with_its_reason(run: Any, demo: Any, tmp_path: Path) -> None:
     flow = saved(tmp_path, {"1": {"class_type": "Nope\u001b[31m", "inputs": {}}})
     document = run("auto_fix_deps.py", flow, "--host", demo.url, "--dry-run").json
-    assert document["hint"] == "Nope: no source names the pack of this class"
+    assert document["hint"] == "'Nope': no source names the pack of this class"
 
 
 # --- what can never be known

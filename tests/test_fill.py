@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused(name, given, code):
 def test_a_value_outside_the_list_gets_the_nearest_first_and_few():
     error = refusal({"sampler_name": "dpmpp2m"})
 
-    assert error.hint.startswith("the nearest: dpmpp_2m")
+    assert error.hint.startswith("the nearest: 'dpmpp_2m")
     assert error.details["allowed"]["items"][0] == "dpmpp_2m"
     assert len(error.details["allowed"]["items"]) <= 12
     assert error.details["allowed"]["count"] > 12
@@ -154,7 +154,7 @@ def test_a_value_that_is_like_none_gets_the_whole_short_list():
 def test_what_was_nearly_right_is_named_first(name, given, wanted):
     error = refusal({name: given})
 
-    assert error.hint == f"did you mean {wanted}?"
+    assert error.hint == f"did you mean '{wanted}'?"
     assert error.details["nearest"] == error.details["allowed"]["items"][0] == wanted
 
 

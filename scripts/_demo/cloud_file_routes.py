@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from _pictures import BadPicture, TooLarge, open_picture
+
 from .cloud_answers import refusal
 from .cloud_jobs import Jobs
 from .cloud_storage import Storage
@@ -99,24 +101,22 @@ class CloudFileRoutes:
 
 def _too_large(data: bytes) -> str:
     """Why a picture is refused, or nothing."""
-    from PIL import Image as pil
-
     try:
-        with pil.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-    except (OSError, ValueError, SyntaxError):
+        with open_picture(io.BytesIO(data), MAX_PIXELS) as picture:
+            edge = max(picture.size)
+    except TooLarge as error:
+        return f"The picture has too many pixels: {error}"
+    except BadPicture:
         return ""
     if len(data) > MAX_BYTES:
         return "The file is larger than 50 MB"
-    if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
-        return f"The picture has too many pixels: {width} x {height}"
+    if edge > MAX_EDGE:
+        return f"The picture has too many pixels: {edge} an edge"
     return ""
 
 
 def _thumbnail(path: Path, edge: str) -> bytes:
-    from PIL import Image as pil
-
-    with pil.open(path) as opened:
+    with open_picture(path) as opened:
         picture = opened.convert("RGB")
     size = int(edge) if edge.isdigit() and int(edge) > 0 else 512
     picture.thumbnail((size, size))

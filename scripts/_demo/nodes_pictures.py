@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import _pictures
+
 from .custom_checks import annotated
 from .folders import Folders
 from .node_table import NodeFailure, node
@@ -71,17 +73,16 @@ def file_changed(inputs: Mapping[str, Any], folders: Folders) -> Any:
 
 
 def open_picture(call: Any, name: str) -> Image:
-    from PIL import Image as pil
     from PIL import ImageOps
 
     path = annotated(name, call.folders)
     if path is None:
         raise FileNotFoundError(f"Invalid image file: {name}")
     try:
-        with pil.open(path) as opened:
+        with _pictures.open_picture(path) as opened:
             opened.load()
             return ImageOps.exif_transpose(opened)
-    except pil.UnidentifiedImageError as error:
+    except _pictures.BadPicture as error:
         raise NodeFailure("PIL.UnidentifiedImageError", f"cannot identify image file '{name}'") from error
 
 

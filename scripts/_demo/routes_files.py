@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from _pictures import BadPicture, open_picture
+
 from .custom_checks import annotated
 from .folders import OutsideFolder
 from .routes import Route, empty, with_api
@@ -202,14 +204,12 @@ def _joined(folder: Path, name: str) -> Path:
 
 
 def _open(path: Path) -> Image:
-    from PIL import Image as pil
-
     try:
-        picture = pil.open(path)
-        picture.load()
-    except (OSError, ValueError, SyntaxError) as error:
+        with open_picture(path) as picture:
+            picture.load()
+            return picture
+    except BadPicture as error:
         raise Unhandled("not a picture") from error
-    return picture
 
 
 def _encode(path: Path, form: str, level: int, channel: str) -> bytes:
@@ -240,7 +240,6 @@ def channel_png(path: Path, channel: str) -> bytes:
 
 
 def _write_masked(original: Path, data: bytes, target: Path) -> None:
-    from PIL import Image as pil
     from PIL.PngImagePlugin import PngInfo
 
     picture = _open(original)
@@ -248,7 +247,8 @@ def _write_masked(original: Path, data: bytes, target: Path) -> None:
     for key, value in getattr(picture, "text", {}).items():
         info.add_text(key, value)
     try:
-        mask = pil.open(io.BytesIO(data)).convert("RGBA").getchannel("A")
+        with open_picture(io.BytesIO(data)) as given:
+            mask = given.convert("RGBA").getchannel("A")
         if mask.size != picture.size:
             raise Unhandled("the mask has another size")
         painted = picture.convert("RGBA")
