@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,24 @@ SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 
+def keep_bytecode() -> None:
+    """Where the environment forbids bytecode, every command and every worker would compile all that it loads anew."""
+    folder = ROOT / ".pytest_cache" / "bytecode"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="bytecode-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(folder)
+    sys.dont_write_bytecode = False
+
+
+if sys.dont_write_bytecode:
+    keep_bytecode()
+ENVIRONMENT = dict(os.environ)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--run-paid: the live cloud tests may run one tiny job, which costs credits."""
     parser.addoption("--run-paid", action="store_true", help="let the live cloud test run one tiny paid job")
@@ -31,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class Demo:
     """One demo server process; `url` is its address."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, zygote: Any = None) -> None:
         command = [
             sys.executable,
             str(SCRIPTS / "demo_server.py"),
@@ -41,7 +62,8 @@ class Demo:
             "--exit-with-parent",
             *options,
         ]
-        self.process = subprocess.Popen(
+        start = zygote.start if zygote else subprocess.Popen
+        self.process: subprocess.Popen[Any] = start(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert self.process.stdout is not None
@@ -93,8 +115,21 @@ class Demo:
 
 
 @pytest.fixture(scope="session")
+def demo_zygote() -> Iterator[Any]:
+    """The process that starts demo servers quickly; None where they are started as a shell does."""
+    if sys.platform != "linux":
+        yield None
+        return
+    from zygote import Zygote
+
+    made = Zygote(ENVIRONMENT, "aiohttp.web", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
 def shared_demo() -> Iterator[Demo]:
-    """One demo server for the whole session: fast steps, no faults of its own."""
+    """One demo server for the whole session: fast steps, no faults of its own. It is started as a shell does."""
     server = Demo("--step-time", "0.005")
     yield server
     server.stop()
@@ -109,12 +144,12 @@ def demo(shared_demo: Demo) -> Demo:
 
 
 @pytest.fixture
-def new_demo() -> Iterator[Any]:
+def new_demo(demo_zygote: Any) -> Iterator[Any]:
     """Starts demo servers with options of the test's own."""
     started: list[Demo] = []
 
     def start(*options: str) -> Demo:
-        started.append(Demo(*options))
+        started.append(Demo(*options, zygote=demo_zygote))
         return started[-1]
 
     yield start
@@ -151,8 +186,8 @@ class Ran:
 class Runner:
     """Runs scripts as commands from a folder that is not the bundle's."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, zygote: Any = None) -> None:
+        self.folder, self.zygote = folder, zygote
         self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("COMFY")},
@@ -167,10 +202,12 @@ class Runner:
         self, script: str, *words: object, env: dict[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """A running script, for tests that send signals."""
-        process = subprocess.Popen(
-            self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-        )  # fmt: skip
+        options = {
+            "cwd": self.folder, "env": {**self.environment, **(env or {})}, "text": True,
+            "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options,
+        }  # fmt: skip
+        start = self.zygote.start if self.zygote and self.zygote.can_start(options) else subprocess.Popen
+        process: subprocess.Popen[str] = start(self.command(script, *words), **options)
         self.started.append(process)
         return process
 
@@ -189,19 +226,40 @@ class Runner:
         stdin: str | None = None,
         timeout: float = 60,
     ) -> Ran:
-        done = subprocess.run(
-            self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})}, text=True,
-            capture_output=True, timeout=timeout,
-            **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),
-        )  # fmt: skip
-        assert "Traceback (most recent call last)" not in done.stderr, done.stderr
-        assert '"internal_error"' not in done.stdout, done.stdout
-        return Ran(done.returncode, done.stdout, done.stderr)
+        given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        return self.finish(self.start(script, *words, env=env, stdin=given), stdin, timeout)
+
+    def finish(self, process: subprocess.Popen[str], stdin: str | None, timeout: float) -> Ran:
+        """The command when it has ended; it is killed when that takes longer than `timeout` seconds."""
+        with process:
+            try:
+                out, err = process.communicate(stdin, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                raise AssertionError(f"not finished after {timeout} s\n{out}\n{err}") from None
+            except BaseException:
+                process.kill()
+                raise
+        assert "Traceback (most recent call last)" not in err, err
+        assert '"internal_error"' not in out, out
+        return Ran(process.returncode, out, err)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Runner]:
-    """Runs scripts in the test's own folder, with a cache of its own and no keys from the environment."""
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """Runs scripts in the test's own folder, with a cache of its own and no keys from the environment.
+
+    On Linux the commands are forks (see zygote.py), a tenth of the work. macOS' own libraries allow no fork without exec.
+    """
+    runner = Runner(tmp_path, request.getfixturevalue("zygote") if sys.platform == "linux" else None)
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture
+def fresh_run(tmp_path: Path) -> Iterator[Runner]:
+    """The same with a fresh interpreter for each command."""
     runner = Runner(tmp_path)
     yield runner
     runner.stop()
@@ -212,7 +270,7 @@ def zygote() -> Iterator[Any]:
     """The process that starts scripts quickly (POSIX)."""
     from zygote import Zygote
 
-    made = Zygote()
+    made = Zygote(ENVIRONMENT, "requests", "urllib3", "websocket")
     yield made
     made.stop()
 

@@ -982,13 +982,16 @@ def test_ctrl_c_at_any_moment_leaves_no_job_behind(
 def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
-    for _ in range(5):
-        ours = f"ours-{time.time_ns()}"
+    jobs = []
+    for at in range(5):
+        ours = f"ours-{at}-{time.time_ns()}"
         process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60)))
         assert process.stderr is not None
         while ours not in process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
+        jobs.append((ours, process))
+    for ours, process in jobs:
         out, _ = process.communicate(timeout=60)
         assert (process.returncode, json.loads(out)["prompt_id"]) == (130, ours)
         assert all(item[1] != ours for part in demo.get("/queue").values() for item in part)

@@ -1,24 +1,30 @@
-"""A process that starts scripts quickly: the slow libraries are loaded once, every command is a forked child of its own.
+"""A process that starts scripts quickly: the slow libraries are loaded once, every command is a forked process of its own.
 
 `Forks` is a `Runner` (see conftest) for large matrices on POSIX: real processes, signals, exit codes, limits and
-files, at a tenth of the start-up time. Run as a program, this file is the process that forks.
+files, at a tenth of the start-up time. fork_server.py is the process that forks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
+import select
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from conftest import SCRIPTS, Ran, Runner
+from conftest import Ran, Runner
 
-Job = dict[str, Any]
+FORK_SERVER = Path(__file__).with_name("fork_server.py")
+# What the loader, the interpreter or the loaded libraries read as they start: a fork would not see a change.
+READ_AT_START = re.compile("PYTHON|LD_|LC_|LANG|TZ|SSL|OPENSSL|REQUESTS|CURL|AIOHTTP|MALLOC|GLIBC|FAKETIME")
+
+# Options of Popen that a fork obeys, too.
+UNDERSTOOD = {"cwd", "env", "text", "errors", "stdin", "stdout", "stderr", "start_new_session"}
 
 
 class Finished(Ran):
@@ -32,46 +38,94 @@ class Finished(Ran):
 
 
 class Zygote:
-    """The forking process; one for a test session."""
+    """The forking process; one for a test session. `environment` is what it was started with."""
 
-    def __init__(self) -> None:
-        self.bytecode = Path(tempfile.mkdtemp(prefix="bytecode-"))
-        # Else every test would compile all modules again.
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        env["PYTHONPYCACHEPREFIX"] = str(self.bytecode)
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
+    def __init__(self, environment: dict[str, str], *modules: str) -> None:
+        self.environment = environment
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, str(FORK_SERVER), str(theirs.fileno()), *modules], env=environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+
+    def can_start(self, options: dict[str, Any]) -> bool:
+        """Whether a fork is and sees the same as what `subprocess.Popen` starts with these options."""
+        if not options.keys() <= UNDERSTOOD:
+            return False
+        ours, theirs = (
+            {key: value for key, value in one.items() if READ_AT_START.match(key)}
+            for one in (self.environment, options["env"])
         )
+        return ours == theirs
 
-    def run(self, job: Job) -> dict[str, Any]:
-        """Carry out one job: {"code", "seconds", "peak_mb", "cpu_seconds"}; code -9 when it took longer than `timeout` seconds."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+    def start(self, command: list[str], **options: Any) -> Forked:
+        """What `subprocess.Popen` gives for [interpreter, script, word ...], as a fork."""
+        return Forked(self, command, **options)
 
     def stop(self) -> None:
         """End it."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        self.control.close()
         self.process.wait(timeout=60)
-        self.process.stdout.close()
-        shutil.rmtree(self.bytecode, ignore_errors=True)
+
+
+class Forked(subprocess.Popen[str]):
+    """A `Popen` of a script, given as [interpreter, script, word ...], that the forking process starts and waits for."""
+
+    def __init__(
+        self, zygote: Zygote, command: list[str], *, limits: dict[str, int] | None = None, before: str = "",
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self.zygote = zygote
+        self.extra = {"limits": limits or {}, "before": before}
+        self.end: dict[str, Any] = {}
+        super().__init__(command, **options)
+
+    def _execute_child(self, args: list[str], *rest: Any) -> None:
+        cwd, env, streams, session = rest[4], rest[5], rest[9:15], rest[20]
+        self.begun = time.monotonic()
+        self.place, theirs = socket.socketpair()
+        given = [
+            file if file != -1 else number for number, file in enumerate((streams[0], streams[3], streams[5]))
+        ]
+        with theirs:
+            socket.send_fds(self.zygote.control, [b"j"], [theirs.fileno(), *given])
+        job = {
+            "argv": args[1:],
+            "cwd": str(cwd or Path.cwd()),
+            "env": env or dict(os.environ),
+            "session": session,
+            **self.extra,
+        }
+        self.place.sendall(json.dumps(job).encode())
+        self.place.shutdown(socket.SHUT_WR)
+        self.answers = self.place.makefile("rb")
+        self.pid = json.loads(self.answers.readline())
+        self._child_created = True
+        self._close_pipe_fds(*streams)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        try:
+            return self._wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _wait(self, timeout: float | None) -> int:
+        with self._waitpid_lock:
+            if self.returncode is None:
+                if not select.select([self.place], [], [], timeout)[0]:
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
+                self.end = json.loads(self.answers.readline()) | {"seconds": time.monotonic() - self.begun}
+                self.answers.close()
+                self.place.close()
+                self.returncode = self.end["code"]
+            return self.returncode
 
 
 class Forks(Runner):
     """Runs scripts as forked commands from a folder of the test's own."""
 
-    def __init__(self, folder: Path, zygote: Zygote) -> None:
-        super().__init__(folder)
-        self.zygote = zygote
-
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         script: str,
         *words: object,
@@ -83,101 +137,11 @@ class Forks(Runner):
     ) -> Finished:
         """`limits`: bytes a file may grow to (`fsize`), bytes of address space (`as`). `before`: Python that the process
         runs first (shorter patience, another clock). Asserts that nothing leaked a traceback."""
-        with tempfile.TemporaryDirectory(prefix="fork-") as name:
-            place = Path(name)
-            if stdin is not None:
-                (place / "in").write_text(stdin, encoding="utf-8", errors="surrogatepass")
-            job = {
-                "script": str(SCRIPTS / script), "argv": [str(word) for word in words], "cwd": str(self.folder),
-                "env": {**self.environment, **(env or {})}, "place": name, "timeout": timeout, "limits": limits or {},
-                "before": before,
-            }  # fmt: skip
-            done = self.zygote.run(job)
-            out, err = ((place / stream).read_text(errors="surrogateescape") for stream in ("out", "err"))
-        assert done["code"] != -9, f"not finished after {timeout} s\n{out}\n{err}"
-        assert "Traceback (most recent call last)" not in err, err
-        assert '"internal_error"' not in out, out
-        return Finished(done["code"], out, err, done["seconds"], done["peak_mb"], done["cpu_seconds"])
-
-
-def become(job: Job) -> None:
-    """In the child: be that command, as if it had been started by a shell."""
-    import atexit
-    import resource
-    import runpy
-    import signal
-
-    place = Path(job["place"])
-    for number, name, flags in (
-        (0, "in", os.O_RDONLY),
-        (1, "out", os.O_WRONLY | os.O_CREAT),
-        (2, "err", os.O_WRONLY | os.O_CREAT),
-    ):
-        path = place / name
-        os.dup2(os.open(path if number or path.exists() else os.devnull, flags, 0o600), number)
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode)  # noqa: SIM115
-        for number, mode in ((0, "r"), (1, "w"), (2, "w"))
-    )
-    os.chdir(job["cwd"])
-    os.environ.clear()
-    os.environ.update(job["env"])
-    if "fsize" in job["limits"]:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limits"]["fsize"],) * 2)
-    if "as" in job["limits"]:
-        resource.setrlimit(resource.RLIMIT_AS, (job["limits"]["as"],) * 2)
-    sys.argv = [job["script"], *job["argv"]]
-    sys.path[0] = str(Path(job["script"]).parent)
-    code: Any = 0
-    try:
-        exec(job["before"], {})
-        runpy.run_path(job["script"], run_name="__main__")
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException:  # noqa: BLE001  (the child must end here, whatever happened)
-        import traceback
-
-        traceback.print_exc()
-        code = 1
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
-
-
-def serve() -> None:
-    """Fork for every job that comes as a line of JSON; answer each with a line."""
-    import signal
-
-    import requests
-    import urllib3
-    import websocket
-
-    assert requests and urllib3 and websocket
-    for line in sys.stdin:
-        job = json.loads(line)
-        started = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            become(job)
-        pid, status, usage = 0, 0, None
-        while not pid:
-            pid, status, usage = os.wait4(child, os.WNOHANG)
-            if not pid:
-                if time.monotonic() - started > job["timeout"]:
-                    os.kill(child, signal.SIGKILL)
-                time.sleep(0.004)
-        answer = {
-            "code": os.waitstatus_to_exitcode(status),
-            "seconds": time.monotonic() - started,
-            "peak_mb": (usage.ru_maxrss if usage else 0) / 1024,
-            "cpu_seconds": usage.ru_utime + usage.ru_stime if usage else 0.0,
-        }
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+        assert self.zygote is not None
+        process = self.zygote.start(
+            self.command(script, *words), cwd=self.folder, env={**self.environment, **(env or {})},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="surrogateescape", limits=limits, before=before,
+        )  # fmt: skip
+        ran = self.finish(process, stdin, timeout)
+        return Finished(ran.code, ran.out, ran.err, *(process.end[key] for key in ("seconds", "peak_mb", "cpu_seconds")))  # fmt: skip
