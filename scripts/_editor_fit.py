@@ -71,6 +71,38 @@ def lay_out(
     saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
 ) -> Layout:
     """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
+    layout = _declared(saved, kind, node_class, is_linked, newest=newest)
+    if node_class.flexible and not any(
+        rule.added or rule.own_values for rule in _editor_pack_rules.of_class(kind)
+    ):
+        _add_undeclared(saved, layout)
+    return layout
+
+
+def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
+    """What a script adds to a node whose server code takes any input: by name where the file has names."""
+    named = saved.values if isinstance(saved.values, Mapping) else saved.named_values
+    known = {widget.name for widget in layout.widgets} | {spec.name for spec in layout.node_class.specs}
+    if named is not None:
+        layout.widgets += [
+            Widget(name, "any", value, saved=False)
+            for name, value in named.items()
+            if name not in known and value not in (None, "")
+        ]
+        return
+    places = sum(widget.saved for widget in layout.widgets)
+    values = saved.values if isinstance(saved.values, list) else []
+    if not layout.reason and any(value not in (None, "") for value in values[places:]):
+        layout.reason = (
+            "its script adds inputs that the definition does not name; the file has their values without names, so"
+            " they are not sent"
+        )
+
+
+def _declared(
+    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
+) -> Layout:
+    """The layout of the declared inputs, and of those that a row adds."""
     if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class, newest=newest))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
@@ -90,7 +122,7 @@ def lay_out(
         return layout
     if _is_proven(usual, values, found, newest=newest):
         return usual
-    return _better(saved, kind, usual, values, found, newest=newest) or _in_doubt(
+    return _better(saved, kind, usual, values, found, is_linked, newest=newest) or _in_doubt(
         usual, values, found, is_linked, newest=newest
     )
 
@@ -224,7 +256,14 @@ def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *,
 
 
 def _better(
-    saved: SavedNode, kind: str, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
+    saved: SavedNode,
+    kind: str,
+    usual: Layout,
+    values: list[Any],
+    found: Sequence[Misfit],
+    is_linked: Callable[[str], bool],
+    *,
+    newest: bool,
 ) -> Layout | None:
     """The one layout that fits all values; None where none does, or several do."""
     named = saved.named_values if saved.named_values is not None else saved.sent_before
@@ -234,7 +273,7 @@ def _better(
         return layout
     shifted = any(not misfit.stale for misfit in found)
     for candidates in (
-        _other_kinds(saved, usual, newest=newest),
+        _other_kinds(saved, usual, is_linked, newest=newest),
         _shifted(usual, values, newest=newest) if shifted else (),
     ):
         distinct: dict[Any, Layout] = {}
@@ -304,10 +343,18 @@ def _fits(layout: Layout, values: Sequence[Any]) -> bool:
     )
 
 
-def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[Layout]:
-    """Layouts in which inputs of types that nothing is known of have widgets, or forced inputs still have them."""
+def _other_kinds(
+    saved: SavedNode, usual: Layout, is_linked: Callable[[str], bool], *, newest: bool
+) -> Iterator[Layout]:
+    """Layouts in which inputs of types that no node gives have widgets, or forced inputs still do."""
     open_types = list(
-        dict.fromkeys(spec.type for spec in usual.node_class.specs if is_undecided(spec, newest=newest))
+        dict.fromkeys(
+            spec.type
+            for spec in usual.node_class.specs
+            if is_undecided(spec, newest=newest)
+            # A node that gives the type itself may well be the one that makes its values.
+            and (not is_linked(spec.widget_type) or spec.widget_type in usual.node_class.outputs)
+        )
     )[:MOST_UNDECIDED]
     for size in range(len(open_types) + 1):
         for chosen in itertools.combinations(open_types, size):

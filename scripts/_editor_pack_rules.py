@@ -20,7 +20,8 @@ SENT, KEPT = "sent", "kept"
 class Rule(NamedTuple):
     """One row. A class may end in "*", which stands for any ending; no class means all that declare `types`.
 
-    types: declared input types that have a widget, each SENT or KEPT.
+    types: declared input types that have a widget, each SENT or KEPT; of these classes only where the row names some.
+    before, after: what the script puts beside a widget of these types; it has a place in the file and is not sent.
     without: inputs whose widget the script removes ("*" at the end as for classes); they are not sent.
     added: widgets that the script adds after the declared ones, by name; they are sent.
     listed: names of the values of older files that saved a list where the pack now saves values by name; None for a
@@ -36,12 +37,15 @@ class Rule(NamedTuple):
     partner: for SETTER, the class that hands the value out.
     note: a sentence that every conversion of such a node says.
     refused: why a graph cannot be made from the file alone; the node is then refused, or named with --allow-unsure.
+        Where the row has `types` as well, only a node that declares one of them.
     """
 
     pack: str
     source: str
     classes: tuple[str, ...] = ()
     types: Mapping[str, str] = {}
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     listed: tuple[str | None, ...] = ()
@@ -226,9 +230,13 @@ def of_class(kind: str) -> tuple[Rule, ...]:
 
 
 @cache
-def of_types() -> dict[str, Rule]:
-    """The row of each declared type that a pack gives a widget."""
-    return {kind: rule for rule in RULES for kind in rule.types}
+def _of_types() -> dict[str, Rule]:
+    return {kind: rule for rule in RULES if not rule.classes for kind in rule.types}
+
+
+def of_type(name: str, kind: str) -> Rule | None:
+    """The row that gives inputs of a declared type a widget, in this class or in every one."""
+    return next((rule for rule in of_class(name) if kind in rule.types), None) or _of_types().get(kind)
 
 
 def of_kind(virtual: str) -> Iterator[tuple[str, Rule]]:
