@@ -33,6 +33,9 @@ from _editor_widgets import (
 
 # Of each node, so many kinds of undecided inputs are tried both ways.
 MOST_UNDECIDED = 4
+# Of one node, so many pairs of widget and value are looked at, and so many ways to place the values.
+MOST_PAIRS = 20_000
+MOST_PLACEMENTS = 200
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _SWITCH_WORDS = frozenset("true false yes no on off enable disable enabled disabled".split())
 _FILE = re.compile(r"\.\w{2,12}$|[/\\]")
@@ -279,6 +282,8 @@ def _better(
         distinct: dict[Any, Layout] = {}
         for layout in candidates:
             distinct.setdefault(_mark(layout.widgets), layout)
+            if len(distinct) > 1:
+                break
         if len(distinct) == 1:
             (layout,) = distinct.values()
             layout.reason = (
@@ -375,16 +380,51 @@ def _with_types(node_class: NodeClass, types: Sequence[str], *, newest: bool) ->
 
 
 def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
-    """Layouts in which the pack has gained or lost inputs that stand side by side."""
+    """Layouts in which the pack has gained or lost inputs; none unless a change in one place explains the values."""
     widgets = default_widgets(usual.node_class, newest=newest)
-    missing = sum(widget.saved for widget in usual.widgets) - len(values)
-    for place in range(len(values) + 1) if missing else ():
-        if missing > 0:
-            moved = [*values[:place], *([UNSET] * missing), *values[place:]]
-        elif place - missing > len(values):
-            break
-        else:
-            moved = [*values[:place], *values[place - missing :]]
+    ways = list(_placements([widget for widget in widgets if widget.saved], values))
+    if not any(_is_one_change(moved, values) for moved in ways):
+        return
+    for moved in ways:
         layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
         if _fits(layout, moved):
             yield layout
+
+
+def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
+    """Whether the places without a value, or the values without a place, stand side by side."""
+    few, many = sorted((moved, values), key=len)
+    if len(moved) > len(values):
+        gaps = [place for place, value in enumerate(moved) if value is UNSET]
+        return gaps[-1] - gaps[0] + 1 == len(gaps)
+    return any(
+        [*many[:place], *many[place + len(many) - len(few) :]] == list(few) for place in range(len(few) + 1)
+    )
+
+
+def _placements(places: Sequence[Widget], values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Each way in which the values fit the widgets in order, when some widgets get none or some values go nowhere."""
+    rows, columns = len(places), len(values)
+    if rows == columns or rows * columns > MOST_PAIRS:
+        return
+    fits = [[_verdict(place, value) is None for value in values] for place in places]
+    # What may be left over: a widget when there are more of them, else a value.
+    step = (1, 0) if rows > columns else (0, 1)
+    ends = {(rows, columns)}
+    for row in range(rows, -1, -1):
+        for column in range(columns, -1, -1):
+            taken = row < rows and column < columns and fits[row][column] and (row + 1, column + 1) in ends
+            if taken or (row + step[0], column + step[1]) in ends:
+                ends.add((row, column))
+    waiting: list[tuple[int, int, list[Any]]] = [(0, 0, [])] if (0, 0) in ends else []
+    for _ in range(MOST_PLACEMENTS * (rows + columns)):
+        if not waiting:
+            return
+        row, column, moved = waiting.pop()
+        if (row, column) == (rows, columns):
+            yield moved
+            continue
+        if (row + step[0], column + step[1]) in ends:
+            waiting.append((row + step[0], column + step[1], [*moved, UNSET] if step[0] else moved))
+        if row < rows and column < columns and fits[row][column] and (row + 1, column + 1) in ends:
+            waiting.append((row + 1, column + 1, [*moved, values[column]]))
