@@ -18,6 +18,7 @@ import _editor_pack_rules
 from _editor_read import SavedNode
 from _editor_widgets import (
     DYNAMIC_COMBO,
+    EXTRA,
     UNSET,
     NodeClass,
     Spec,
@@ -120,6 +121,10 @@ def _declared(
             widget.value = UNSET
         return Layout(shown, widgets)
     usual = Layout(shown, restore(widgets, values, newest=newest))
+    if any(widget.kind == EXTRA for widget in widgets) and len(values) < sum(w.saved for w in widgets):
+        # Only with all of them or none is it known which value is whose.
+        usual.reason, usual.refused = "another version of its pack saved it, with fewer values", True
+        return usual
     found = misfits(usual.widgets, values)
     if (layout := _names_say_otherwise(saved, kind, usual, newest=newest)) is not None:
         return layout

@@ -27,7 +27,7 @@ _NEWER_WIDGET_TYPES = frozenset(
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
 MAX_DYNAMIC_DEPTH = 8
-# What a pack's script puts beside a widget; files of its older versions lack it.
+# What a pack's script puts before a widget; files of its older versions lack it.
 EXTRA = "extra"
 # Types of core that never have a widget, so that no file is asked about them.
 _CORE_SOCKETS = frozenset(
@@ -270,7 +270,7 @@ def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "
         # The 3D view's buttons are saved before the view itself; the other classes with a 3D view have none.
         made = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
     if rule is not None:
-        made = [*map(_extra, rule.before), widget, *map(_extra, rule.after)]
+        made = [*map(_extra, rule.before), widget]
     if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
         made.append(_button("auto_refresh"))
         if spec.options["remote"].get("refresh_button"):

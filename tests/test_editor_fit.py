@@ -335,3 +335,47 @@ def test_a_list_in_todays_order_is_not_taken_for_an_older_one():
     made = _editor.convert(file.document(), DEFINITIONS | {"VHS_LoadVideo": sheet["definition"]})
     assert sent(made)["custom_width"] == 512
     assert sent(made)["select_every_nth"] == 3
+
+
+def test_values_that_fit_in_two_ways_are_not_shifted():
+    # Two inputs are new: side by side they can be two of them, apart two others.
+    made = convert([90, "slow"], {"dpi": NUMBER, "quality": NUMBER, "on": SWITCH, "c": MODE})
+    assert sent(made) == {"dpi": 90, "quality": "slow", "on": False, "c": "fast"}
+    assert verdict(made)["verdict"] == "unsure"
+
+
+def test_a_type_that_another_node_gives_is_never_guessed_to_be_a_widget():
+    maker = {"input": {"required": {}}, "output": ["FOREIGN_ARGS"], "python_module": "custom_nodes.foreign"}
+    file = File(empty=True)
+    file.node(5, "Foreign", values=[1, 0.25, "fast", "slow"], inputs="", title="Magic")
+    known = definition({"a": NUMBER, "args": ["FOREIGN_ARGS", {}], "b": FRACTION, "c": MODE}) | {
+        "Maker": maker
+    }
+    made = _editor.convert(file.document(), DEFINITIONS | known)
+    assert sent(made) == {"a": 1, "b": 0.25, "c": "fast"}
+
+
+def test_a_required_input_of_a_packs_own_type_that_nothing_sets_is_said():
+    made = convert([1], {"a": NUMBER, "own": COLOUR})
+    assert verdict(made)["verdict"] == "unsure"
+    assert any("Magic" in warning and "input own" in warning for warning in made.warnings)
+    assert verdict(convert([1], {"a": NUMBER}, optional={"own": COLOUR}))["verdict"] == "exact"
+
+
+def test_what_a_script_adds_to_a_class_without_inputs_is_sent_by_name_or_said():
+    made = convert([4, ""], {})
+    assert (sent(made), verdict(made)["verdict"]) == ({}, "unsure")
+    made = convert([4, ""], {}, named={"size": 4, "a button": ""})
+    assert (sent(made), verdict(made)["verdict"]) == ({"size": 4}, "exact")
+
+
+def test_two_links_that_claim_one_slot_are_both_kept_and_said():
+    file = File()
+    sampler = next(node for node in file.nodes if node["id"] == 5)
+    links = {slot["name"]: slot["link"] for slot in sampler["inputs"]}
+    row = next(link for link in file.links if link[0] == links["negative"])
+    row[4] = next(link for link in file.links if link[0] == links["positive"])[4]
+    made = _editor.convert(file.document(), DEFINITIONS)
+    inputs = made.graph["5"]["inputs"]
+    assert (inputs["positive"], inputs["negative"]) == (["2", 0], ["3", 0])
+    assert any("'positive'" in warning and "'negative'" in warning for warning in made.warnings)
