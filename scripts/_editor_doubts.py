@@ -18,7 +18,8 @@ from _editor_widgets import is_undecided
 EXACT, UNSURE = "exact", "unsure"
 _HINT = (
     "open the workflow in the editor with the packs installed, correct the node and save it again;"
-    " `convert_workflow.py FILE --allow-unsure --output GRAPH` converts it as the editor would"
+    " --allow-unsure converts it as the editor would, as in"
+    " `convert_workflow.py FILE --allow-unsure --output GRAPH`"
 )
 
 
