@@ -57,12 +57,13 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     wishes = _value_flags.wishes(args)
     axes = _axes(args, wishes)
     servers, words = _batch_hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
-    source = _read(args, servers[0])
+    source = _read(args, servers[0], allow_unsure=args.allow_unsure)
     counted, wishes = _count_axis(args, source, axes, wishes)
     axes += counted
     plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
     recipe = Recipe(source, wishes, plan)
     ready, notes = _batch_setup.fillers(recipe, servers, dry_run=args.dry_run)
+    notes = [*source.warnings, *notes]
     _check_name(args.name, ready[0])
     if args.dry_run:
         import _batch_estimate
@@ -107,7 +108,8 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
         return
     args.workflow = args.workflow or origin
     try:
-        source = _read(args, server)
+        # What the batch was begun with is in the journal; here it is only compared.
+        source = _read(args, server, allow_unsure=True)
     except SkillError as error:
         raise SkillError(
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
@@ -162,13 +164,19 @@ def _count_axis(
     return [_plan_read.seeds(args.count, start_at)], wishes
 
 
-def _read(args: argparse.Namespace, server: Dialect) -> Any:
+def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
     import _known
     import _sources
 
     known = _known.of_server(server)
     asked = None if args.inventory else server  # an inventory holds no workflows
-    return _sources.read(args.workflow, server=asked, definitions=known.all, complete=lambda: known.complete)
+    return _sources.read(
+        args.workflow,
+        server=asked,
+        definitions=known.all,
+        complete=lambda: known.complete,
+        allow_unsure=allow_unsure,
+    )
 
 
 def _check_name(template: str | None, filler: Filler) -> None:

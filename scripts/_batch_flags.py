@@ -16,6 +16,7 @@ PLAN_FLAGS = (
     "--count", "--seed-start", "--sweep", "--zip", "--table", "--prompts", "--prompts-into", "--input-dir", "--into",
     "--recursive", "--limit", "--shuffle", "--set", "--args", "--input-image", "--input-mask", "--input-file", "--lora",
     "--tiled-vae", "--invert-mask", "--randomize-seed", "--force-link", "--no-validate", "--dry-run",
+    "--allow-unsure",
 )  # fmt: skip
 NEED = {
     "--seed-start": "--count", "--prompts-into": "--prompts", "--into": "--input-dir", "--recursive": "--input-dir",
@@ -33,6 +34,7 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     )
     _add_plan_flags(parser)
     _value_flags.add(parser)
+    _flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
     _flags.add_server_flags(parser, several=True)

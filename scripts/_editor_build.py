@@ -375,6 +375,8 @@ def _slots(node: Node, declared: list[Socket]) -> list[Input]:
 def _attach_links(made: Build, graph: Graph, node: Node) -> None:
     """Give each input its link: a saved slot names it; the newest frontend also trusts the table's own target."""
     by_name = {slot.name: slot for slot in reversed(node.inputs)}
+    if made.newest:
+        _warn_of_rivals(made, graph, node)
     for saved in node.saved.inputs:
         slot = by_name.get(saved.name)
         if saved.link is None or slot is None or slot.link is not None:
@@ -391,6 +393,20 @@ def _attach_links(made: Build, graph: Graph, node: Node) -> None:
             )
         else:
             slot.link = link
+
+
+def _warn_of_rivals(made: Build, graph: Graph, node: Node) -> None:
+    """Two inputs whose links both claim one slot: the newest editor keeps one of the links only."""
+    claimed: dict[int, str] = {}
+    for saved in node.saved.inputs:
+        link = graph.links.get(saved.link) if saved.link is not None else None
+        if link is None or link.target != node.id:
+            continue
+        if (first := claimed.setdefault(link.target_slot, saved.name)) != saved.name:
+            made.warn(
+                f"node {node.label}: the links of its inputs {_safe_text.quoted(first)} and"
+                f" {_safe_text.quoted(saved.name)} lead to one slot, of which the editor drops one; both are kept"
+            )
 
 
 def attach_unnamed(graph: Graph) -> None:

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import _editor_pack_rules
+import _safe_text
 from _cli import SkillError
 from _editor_build import Build, Node
+from _editor_widgets import is_undecided
 
 EXACT, UNSURE = "exact", "unsure"
 _HINT = (
     "open the workflow in the editor with the packs installed, correct the node and save it again;"
-    " `convert_workflow.py FILE --allow-unsure --output GRAPH` converts it as the editor would"
+    " --allow-unsure converts it as the editor would, as in"
+    " `convert_workflow.py FILE --allow-unsure --output GRAPH`"
 )
 
 
@@ -44,12 +47,35 @@ class Doubts:
                 refused=True,
             )
         layout = node.layout
-        if layout is None or not layout.reason:
+        if layout is None:
+            return
+        if name := self._unset(node, inputs):
+            self._doubt(
+                verdict,
+                node,
+                f"input {_safe_text.name(name)} has no link and no value that this file shows, and no node gives values"
+                " of its type; a widget of the pack's own may set it",
+                refused=False,
+            )
+        if not layout.reason:
             return
         # A value that a link replaces is not sent, so it does no harm where it stands.
         sent = not layout.misfits or any(not isinstance(inputs.get(name), list) for name in layout.misfits)
         if sent:
             self._doubt(verdict, node, layout.reason, refused=layout.refused)
+
+    def _unset(self, node: Node, inputs: Mapping[str, Any]) -> str:
+        """A required input of a pack's own type that nothing sets and no link can; empty when there is none."""
+        assert node.layout is not None
+        for spec in node.layout.node_class.specs:
+            if (
+                spec.required
+                and spec.name not in inputs
+                and is_undecided(spec, newest=self.made.newest)
+                and not self.made.is_linked(spec.widget_type)
+            ):
+                return spec.name
+        return ""
 
     def judge_virtual(self, node_id: str, node: Node) -> None:
         """Say what a browser-only node that feeds others cannot bring into the graph. Raises as `judge` does."""
@@ -59,7 +85,7 @@ class Doubts:
 
     def _say(self, verdict: dict[str, Any], node: Node) -> bool:
         """Warn of what the rows of a class say, or refuse it; whether they say something."""
-        rows = _editor_pack_rules.of_class(node.type)
+        rows = [rule for rule in _editor_pack_rules.of_class(node.type) if _applies(rule, node)]
         for rule in rows:
             if rule.note:
                 self.made.warn(f"node {node.label} {rule.note}")
@@ -81,12 +107,22 @@ class Doubts:
         self.made.warn(f"node {node.label}: {reason}")
 
 
+def _applies(rule: _editor_pack_rules.Rule, node: Node) -> bool:
+    """Whether a row is about this node; one with types only where the class declares one of them."""
+    if not rule.types or node.layout is None:
+        return True
+    return any(spec.widget_type in rule.types for spec in node.layout.node_class.specs)
+
+
 def _pack_of(node: Node) -> str:
     """The pack whose rule took part in this node's values; empty when none did."""
-    rows = [rule for rule in _editor_pack_rules.of_class(node.type) if not rule.virtual]
+    rows = [
+        rule for rule in _editor_pack_rules.of_class(node.type) if not rule.virtual and _applies(rule, node)
+    ]
     if node.layout is not None:
-        types = _editor_pack_rules.of_types()
         rows += [
-            types[spec.widget_type] for spec in node.layout.node_class.specs if spec.widget_type in types
+            rule
+            for spec in node.layout.node_class.specs
+            if spec.as_widget and (rule := _editor_pack_rules.of_type(node.type, spec.widget_type))
         ]
     return rows[0].pack if rows else ""

@@ -18,6 +18,7 @@ import _editor_pack_rules
 from _editor_read import SavedNode
 from _editor_widgets import (
     DYNAMIC_COMBO,
+    EXTRA,
     UNSET,
     NodeClass,
     Spec,
@@ -33,6 +34,9 @@ from _editor_widgets import (
 
 # Of each node, so many kinds of undecided inputs are tried both ways.
 MOST_UNDECIDED = 4
+# Of one node, so many pairs of widget and value are looked at, and so many ways to place the values.
+MOST_PAIRS = 20_000
+MOST_PLACEMENTS = 200
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _SWITCH_WORDS = frozenset("true false yes no on off enable disable enabled disabled".split())
 _FILE = re.compile(r"\.\w{2,12}$|[/\\]")
@@ -71,6 +75,38 @@ def lay_out(
     saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
 ) -> Layout:
     """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
+    layout = _declared(saved, kind, node_class, is_linked, newest=newest)
+    if node_class.flexible and not any(
+        rule.added or rule.own_values for rule in _editor_pack_rules.of_class(kind)
+    ):
+        _add_undeclared(saved, layout)
+    return layout
+
+
+def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
+    """What a script adds to a node whose server code takes any input: by name where the file has names."""
+    named = saved.values if isinstance(saved.values, Mapping) else saved.named_values
+    known = {widget.name for widget in layout.widgets} | {spec.name for spec in layout.node_class.specs}
+    if named is not None:
+        layout.widgets += [
+            Widget(name, "any", value, saved=False)
+            for name, value in named.items()
+            if name not in known and value not in (None, "")
+        ]
+        return
+    places = sum(widget.saved for widget in layout.widgets)
+    values = saved.values if isinstance(saved.values, list) else []
+    if not layout.reason and any(value not in (None, "") for value in values[places:]):
+        layout.reason = (
+            "its script adds inputs that the definition does not name; the file has their values without names, so"
+            " they are not sent"
+        )
+
+
+def _declared(
+    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
+) -> Layout:
+    """The layout of the declared inputs, and of those that a row adds."""
     if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class, newest=newest))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
@@ -85,12 +121,16 @@ def lay_out(
             widget.value = UNSET
         return Layout(shown, widgets)
     usual = Layout(shown, restore(widgets, values, newest=newest))
+    if any(widget.kind == EXTRA for widget in widgets) and len(values) < sum(w.saved for w in widgets):
+        # Only with all of them or none is it known which value is whose.
+        usual.reason, usual.refused = "another version of its pack saved it, with fewer values", True
+        return usual
     found = misfits(usual.widgets, values)
     if (layout := _names_say_otherwise(saved, kind, usual, newest=newest)) is not None:
         return layout
     if _is_proven(usual, values, found, newest=newest):
         return usual
-    return _better(saved, kind, usual, values, found, newest=newest) or _in_doubt(
+    return _better(saved, kind, usual, values, found, is_linked, newest=newest) or _in_doubt(
         usual, values, found, is_linked, newest=newest
     )
 
@@ -224,7 +264,14 @@ def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *,
 
 
 def _better(
-    saved: SavedNode, kind: str, usual: Layout, values: list[Any], found: Sequence[Misfit], *, newest: bool
+    saved: SavedNode,
+    kind: str,
+    usual: Layout,
+    values: list[Any],
+    found: Sequence[Misfit],
+    is_linked: Callable[[str], bool],
+    *,
+    newest: bool,
 ) -> Layout | None:
     """The one layout that fits all values; None where none does, or several do."""
     named = saved.named_values if saved.named_values is not None else saved.sent_before
@@ -234,12 +281,14 @@ def _better(
         return layout
     shifted = any(not misfit.stale for misfit in found)
     for candidates in (
-        _other_kinds(saved, usual, newest=newest),
+        _other_kinds(saved, usual, is_linked, newest=newest),
         _shifted(usual, values, newest=newest) if shifted else (),
     ):
         distinct: dict[Any, Layout] = {}
         for layout in candidates:
             distinct.setdefault(_mark(layout.widgets), layout)
+            if len(distinct) > 1:
+                break
         if len(distinct) == 1:
             (layout,) = distinct.values()
             layout.reason = (
@@ -304,10 +353,18 @@ def _fits(layout: Layout, values: Sequence[Any]) -> bool:
     )
 
 
-def _other_kinds(saved: SavedNode, usual: Layout, *, newest: bool) -> Iterator[Layout]:
-    """Layouts in which inputs of types that nothing is known of have widgets, or forced inputs still have them."""
+def _other_kinds(
+    saved: SavedNode, usual: Layout, is_linked: Callable[[str], bool], *, newest: bool
+) -> Iterator[Layout]:
+    """Layouts in which inputs of types that no node gives have widgets, or forced inputs still do."""
     open_types = list(
-        dict.fromkeys(spec.type for spec in usual.node_class.specs if is_undecided(spec, newest=newest))
+        dict.fromkeys(
+            spec.type
+            for spec in usual.node_class.specs
+            if is_undecided(spec, newest=newest)
+            # A node that gives the type itself may well be the one that makes its values.
+            and (not is_linked(spec.widget_type) or spec.widget_type in usual.node_class.outputs)
+        )
     )[:MOST_UNDECIDED]
     for size in range(len(open_types) + 1):
         for chosen in itertools.combinations(open_types, size):
@@ -328,16 +385,51 @@ def _with_types(node_class: NodeClass, types: Sequence[str], *, newest: bool) ->
 
 
 def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
-    """Layouts in which the pack has gained or lost inputs that stand side by side."""
+    """Layouts in which the pack has gained or lost inputs; none unless a change in one place explains the values."""
     widgets = default_widgets(usual.node_class, newest=newest)
-    missing = sum(widget.saved for widget in usual.widgets) - len(values)
-    for place in range(len(values) + 1) if missing else ():
-        if missing > 0:
-            moved = [*values[:place], *([UNSET] * missing), *values[place:]]
-        elif place - missing > len(values):
-            break
-        else:
-            moved = [*values[:place], *values[place - missing :]]
+    ways = list(_placements([widget for widget in widgets if widget.saved], values))
+    if not any(_is_one_change(moved, values) for moved in ways):
+        return
+    for moved in ways:
         layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
         if _fits(layout, moved):
             yield layout
+
+
+def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
+    """Whether the places without a value, or the values without a place, stand side by side."""
+    few, many = sorted((moved, values), key=len)
+    if len(moved) > len(values):
+        gaps = [place for place, value in enumerate(moved) if value is UNSET]
+        return gaps[-1] - gaps[0] + 1 == len(gaps)
+    return any(
+        [*many[:place], *many[place + len(many) - len(few) :]] == list(few) for place in range(len(few) + 1)
+    )
+
+
+def _placements(places: Sequence[Widget], values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Each way in which the values fit the widgets in order, when some widgets get none or some values go nowhere."""
+    rows, columns = len(places), len(values)
+    if rows == columns or rows * columns > MOST_PAIRS:
+        return
+    fits = [[_verdict(place, value) is None for value in values] for place in places]
+    # What may be left over: a widget when there are more of them, else a value.
+    step = (1, 0) if rows > columns else (0, 1)
+    ends = {(rows, columns)}
+    for row in range(rows, -1, -1):
+        for column in range(columns, -1, -1):
+            taken = row < rows and column < columns and fits[row][column] and (row + 1, column + 1) in ends
+            if taken or (row + step[0], column + step[1]) in ends:
+                ends.add((row, column))
+    waiting: list[tuple[int, int, list[Any]]] = [(0, 0, [])] if (0, 0) in ends else []
+    for _ in range(MOST_PLACEMENTS * (rows + columns)):
+        if not waiting:
+            return
+        row, column, moved = waiting.pop()
+        if (row, column) == (rows, columns):
+            yield moved
+            continue
+        if (row + step[0], column + step[1]) in ends:
+            waiting.append((row + step[0], column + step[1], [*moved, UNSET] if step[0] else moved))
+        if row < rows and column < columns and fits[row][column] and (row + 1, column + 1) in ends:
+            waiting.append((row + 1, column + 1, [*moved, values[column]]))

@@ -20,7 +20,8 @@ SENT, KEPT = "sent", "kept"
 class Rule(NamedTuple):
     """One row. A class may end in "*", which stands for any ending; no class means all that declare `types`.
 
-    types: declared input types that have a widget, each SENT or KEPT.
+    types: declared input types that have a widget, each SENT or KEPT; of these classes only where the row names some.
+    before: what the script puts before a widget of these types; it has a place in the file and is not sent.
     without: inputs whose widget the script removes ("*" at the end as for classes); they are not sent.
     added: widgets that the script adds after the declared ones, by name; they are sent.
     listed: names of the values of older files that saved a list where the pack now saves values by name; None for a
@@ -36,12 +37,14 @@ class Rule(NamedTuple):
     partner: for SETTER, the class that hands the value out.
     note: a sentence that every conversion of such a node says.
     refused: why a graph cannot be made from the file alone; the node is then refused, or named with --allow-unsure.
+        Where the row has `types` as well, only a node that declares one of them.
     """
 
     pack: str
     source: str
     classes: tuple[str, ...] = ()
     types: Mapping[str, str] = {}
+    before: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     listed: tuple[str | None, ...] = ()
@@ -77,6 +80,8 @@ _VHS = "Kosinkadink/ComfyUI-VideoHelperSuite: web/js/VHS.core.js"
 _EASY = "yolain/ComfyUI-Easy-Use: web_version/v2/assets/extensions-*.js"
 _EASY_OLD = "yolain/ComfyUI-Easy-Use: web_version/v1/js/easy/easySaveImage.js"
 _RGTHREE = "rgthree/rgthree-comfy: web/comfyui/"
+_LORA_MANAGER = "willmiao/ComfyUI-Lora-Manager: web/comfyui/"
+_MIXLAB = "shadowcz007/comfyui-mixlab-nodes: web/javascript/"
 _MX = "Smirnov75/ComfyUI-mxToolkit: js/"
 
 RULES: tuple[Rule, ...] = (
@@ -104,7 +109,37 @@ RULES: tuple[Rule, ...] = (
     Rule("Jovi_Capture", "Amorano/Jovi_Capture: web/widget_vector.js",
          types={"VEC2": SENT, "VEC3": SENT, "VEC4": SENT}),
     Rule("ComfyUI_Custom_Nodes_AlekPet", "AlekPet/ComfyUI_Custom_Nodes_AlekPet: web_alekpet_nodes/ide_node.js",
-         types={"PYCODE": SENT}),
+         ("IDENode",), types={"PYCODE": SENT}, before=("theme_highlight", "Load code", "widget_ide_node_controls")),
+    Rule("ComfyUI-KYNode", "yorkane/ComfyUI-KYNode: web/python-editor.js", ("KY_Eval_Python",),
+         types={"PYCODE": SENT}, before=("select_type", "Add Input variable", "Add Output variable")),
+    Rule("ComfyUI-Lora-Manager", _LORA_MANAGER + "loras_widget.js", types={"LORAS": SENT}),
+    Rule("ComfyUI-Lora-Manager", _LORA_MANAGER + "vue-widgets/lora-manager-widgets.js",
+         types={"LORA_POOL_CONFIG": SENT, "RANDOMIZER_CONFIG": SENT, "CYCLER_CONFIG": SENT}),
+    Rule("ComfyUI-Lora-Manager", _LORA_MANAGER + "vue-widgets/lora-manager-widgets.js",
+         types={"AUTOCOMPLETE_TEXT_LORAS": SENT, "AUTOCOMPLETE_TEXT_PROMPT": SENT},
+         before=("__lm_autocomplete_meta_text",)),
+    Rule("ComfyUI-Lora-Manager", _LORA_MANAGER + "trigger_word_toggle.js", ("TriggerWord Toggle (LoraManager)",),
+         added=("toggle_trigger_words", "orinalMessage"), queued=("trigger_words",)),
+    Rule("ComfyUI-Lora-Manager", _LORA_MANAGER + "save_image_extra_output.js", ("Save Image (LoraManager)",),
+         tokens=("filename_prefix",)),
+    Rule("comfyui-mixlab-nodes", _MIXLAB + "image_mixlab.js", types={"IMAGEBASE64": SENT}),
+    Rule("comfyui-mixlab-nodes", _MIXLAB + "audio_mixlab.js", types={"AUDIOBASE64": SENT}),
+    Rule("comfyui-mixlab-nodes", _MIXLAB + "utils_mixlab.js", ("Color",), types={"TCOLOR": SENT},
+         queued=("mixlab_color",)),
+    Rule("comfyui-mixlab-nodes", _MIXLAB + "*_mixlab.js", (
+        "SvgImage", "3DImage", "ScreenShare", "SpeechRecognition", "LoadImagesFromPath", "KeyInput", "ShowLayer"),
+        types={"SVG": KEPT, "THREED": KEPT, "CHEESE": KEPT, "PROMPT": KEPT, "SLIDE": KEPT, "SEED": KEPT,
+               "AUDIOINPUTMIX": KEPT, "WATCHER": KEPT, "KEY": KEPT, "EDIT": KEPT},
+        refused="its value is kept in the browser that saved the file, or made there at each run"),
+    Rule("ComfyUI_zfkun", "zfkun/ComfyUI_zfkun: js/share_screen.js", ("ZFShareScreen",), types={"BASE64": KEPT},
+         refused="its picture is taken from the screen in the browser at each run"),
+    Rule("comfyui-art-venture", "sipherxyz/comfyui-art-venture: web/text-switch-case.js", ("TextSwitchCase",),
+         without=("condition",), added=("condition",)),
+    Rule("ComfyUI-Counter", "oleksandr612/ComfyUI-Counter: js/SimpleCounter.js", ("Simple Counter",),
+         queued=("simple_counter",), note="counts up in the browser at each run; this graph has its first number"),
+    Rule("ComfyUI_Dave_CustomNode", "Davemane42/ComfyUI_Dave_CustomNode: javascript/MultiAreaConditioning.js",
+         ("MultiAreaConditioning", "MultiLatentComposite"),
+         note="reads its areas from the workflow that the editor sends beside the graph; a graph alone lacks them"),
     Rule("comfy_mtb", "melMass/comfy_mtb: web/curve_widget.js", types={"FLOAT_CURVE": SENT}),
     Rule("ComfyUI-Easy-Use", _EASY, types={
         "EASY_COMBO": SENT, "EASY_PROMPT_STYLES": SENT, "EASY_PROMPT_AWAIT_BAR": SENT, "EASY_MULTI_ANGLE": SENT,
@@ -188,6 +223,7 @@ RULES: tuple[Rule, ...] = (
         virtual=PANEL),
     Rule("ComfyUI-Easy-Use", "yolain/ComfyUI-Easy-Use: web_version/v1/js/bookmark.js", ("easy bookmark",),
          virtual=PANEL),
+    Rule("comfyui-deploy", "BennyKok/comfyui-deploy: web-plugin/index.js", ("ComfyDeploy",), virtual=PANEL),
     Rule("comfy_mtb", "melMass/comfy_mtb: web/note_plus.js", ("Note Plus (mtb)",), virtual=PANEL),
     Rule("ComfyUI-Crystools", "crystian/ComfyUI-Crystools: web/debugger.js", ("Show Metadata [Crystools]",),
          virtual=PANEL),
@@ -226,9 +262,13 @@ def of_class(kind: str) -> tuple[Rule, ...]:
 
 
 @cache
-def of_types() -> dict[str, Rule]:
-    """The row of each declared type that a pack gives a widget."""
-    return {kind: rule for rule in RULES for kind in rule.types}
+def _of_types() -> dict[str, Rule]:
+    return {kind: rule for rule in RULES if not rule.classes for kind in rule.types}
+
+
+def of_type(name: str, kind: str) -> Rule | None:
+    """The row that gives inputs of a declared type a widget, in this class or in every one."""
+    return next((rule for rule in of_class(name) if kind in rule.types), None) or _of_types().get(kind)
 
 
 def of_kind(virtual: str) -> Iterator[tuple[str, Rule]]:

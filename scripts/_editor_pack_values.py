@@ -286,6 +286,51 @@ def _easy_table(sending: Sending) -> None:
     sending.inputs["table_data"] = "\n".join(lines)
 
 
+def _trigger_words(sending: Sending) -> None:
+    """Words with a strength of their own are sent as the prompt has them; what the mouse points at is marked."""
+    wrapped = sending.inputs.get("toggle_trigger_words")
+    rows = wrapped.get("__value__") if isinstance(wrapped, Mapping) else None
+    if isinstance(rows, list):
+        sending.inputs["toggle_trigger_words"] = {"__value__": [_trigger_word(row) for row in rows]}
+
+
+def _trigger_word(row: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return row
+    word = dict(row) | {"highlighted": False}
+    if isinstance(row.get("items"), list):
+        word["items"] = [
+            dict(item) | {"highlighted": False} if isinstance(item, Mapping) else item
+            for item in row["items"]
+        ]
+    strength = row.get("strength")
+    if _is_number(strength):
+        word["text"] = f"({js_string(row.get('text'))}:{strength:.2f})"
+    return word
+
+
+def _mixlab_color(sending: Sending) -> None:
+    """A colour is sent with its parts."""
+    value = sending.inputs.get("color")
+    if isinstance(value, (list, Mapping)):
+        return
+    text = value if isinstance(value, str) and value else "#000000"
+    digits = text.removeprefix("#")
+    parts = [digits[at : at + 2] for at in (0, 2, 4, 6)]
+    if len(digits) not in (6, 8) or any(set(part.lower()) - set("0123456789abcdef") for part in parts):
+        sending.emission.made.warn(f"node {sending.node.label}: its colour is not in hexadecimal digits")
+        return
+    red, green, blue = (int(part, 16) for part in parts[:3])
+    alpha = int(parts[3], 16) / 255 if parts[3] else None
+    sending.inputs["color"] = {"hex": text, "r": red, "g": green, "b": blue, "a": alpha}
+
+
+def _simple_counter(sending: Sending) -> None:
+    """The counter begins at its start whenever something is queued."""
+    if "start" in sending.inputs and not isinstance(sending.inputs["start"], list):
+        sending.inputs["count"] = sending.inputs["start"]
+
+
 def _table_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -308,4 +353,7 @@ _QUEUED: dict[str, Callable[[Sending], None]] = {
     "random_seed": _random_seed,
     "image_data": _image_data,
     "easy_table": _easy_table,
+    "trigger_words": _trigger_words,
+    "mixlab_color": _mixlab_color,
+    "simple_counter": _simple_counter,
 }

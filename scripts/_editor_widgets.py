@@ -27,6 +27,8 @@ _NEWER_WIDGET_TYPES = frozenset(
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
 MAX_DYNAMIC_DEPTH = 8
+# What a pack's script puts before a widget; files of its older versions lack it.
+EXTRA = "extra"
 # Types of core that never have a widget, so that no file is asked about them.
 _CORE_SOCKETS = frozenset(
     "* MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK NOISE SAMPLER SIGMAS GUIDER CONTROL_NET CLIP_VISION"
@@ -108,6 +110,8 @@ class NodeClass:
     specs: list[Spec]
     outputs: list[str]
     core: bool = True
+    # Whether its server code takes inputs that the definition does not name.
+    flexible: bool = False
 
 
 def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
@@ -134,6 +138,7 @@ def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
         specs,
         [_output_type(kind) for kind in outputs] if isinstance(outputs, list) else [],
         core=not (isinstance(module, str) and module.startswith("custom_nodes")),
+        flexible=not specs and declared.get("optional") == {},
     )
 
 
@@ -141,7 +146,7 @@ def _by_rule(kind: str, spec: Spec) -> Spec:
     """The spec with what the pack rules say of its widget."""
     if rules.removed(kind, spec.name):
         return spec._replace(as_widget=False)
-    if spec.widget_type in rules.of_types():
+    if rules.of_type(kind, spec.widget_type):
         return spec._replace(as_widget=True)
     return spec
 
@@ -198,7 +203,7 @@ def with_slots(node_class: NodeClass, slots: Mapping[str, bool], *, newest: bool
     made = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
     specs = [
         spec._replace(as_widget=False)
-        if spec.widget_type in rules.of_types() and slots.get(spec.name) is False
+        if rules.of_type(made.name, spec.widget_type) and slots.get(spec.name) is False
         else spec
         for spec in made.specs
     ]
@@ -246,11 +251,15 @@ def _button(name: str) -> Widget:
     return Widget(name, "button", UNSET, sent=False)
 
 
+def _extra(name: str) -> Widget:
+    return Widget(name, EXTRA, UNSET, sent=False)
+
+
 def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "") -> list[Widget]:
     """A widget and those that come with it: seed control, refresh buttons, a dynamic combo's own inputs."""
     kind = spec.widget_type
     widget = Widget(spec.name, kind, default_of(spec), spec)
-    rule = rules.of_types().get(kind)
+    rule = rules.of_type(class_name, kind)
     widget.sent = spec.options.get("serialize") is not False and (
         rule is None or rule.types[kind] == rules.SENT
     )
@@ -260,6 +269,8 @@ def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "
     if kind == "LOAD_3D" and class_name == "Load3D":
         # The 3D view's buttons are saved before the view itself; the other classes with a 3D view have none.
         made = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
+    if rule is not None:
+        made = [*map(_extra, rule.before), widget]
     if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
         made.append(_button("auto_refresh"))
         if spec.options["remote"].get("refresh_button"):
@@ -360,6 +371,10 @@ def saved_values(
     """
     if values is None:
         return []
+    extras = sum(widget.kind == EXTRA for widget in widgets)
+    if extras and isinstance(values, list) and len(values) == sum(w.saved for w in widgets) - extras:
+        rest = iter(values)
+        return [UNSET if widget.kind == EXTRA else next(rest) for widget in widgets if widget.saved]
     if not newest:
         return _without_forced_135(node_class, widgets, values) if isinstance(values, list) else None
     is_list = isinstance(values, list)

@@ -161,6 +161,15 @@ def add_file_size_flag(parser: argparse._ActionsContainer, usual: str = "16GB") 
     )
 
 
+def add_unsure_flag(parser: argparse._ActionsContainer) -> None:
+    """--allow-unsure, for commands that convert editor files."""
+    parser.add_argument(
+        "--allow-unsure",
+        action="store_true",
+        help="convert nodes whose saved values fit no layout for certain as the editor would, with a warning",
+    )
+
+
 def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
     """--quiet: no progress on stderr."""
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr (warnings stay)")

@@ -69,13 +69,14 @@ def read(
     frontend: str = "1.58",
     wildcard_seed: int | None = None,
     complete: bool | Callable[[], bool] = True,
+    allow_unsure: bool = False,
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
     graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
     `complete` (asked after it, when it is a function) says that they hold all classes of a server, so that others are
-    missing there and not just unknown here.
+    missing there and not just unknown here. `allow_unsure` as in `_editor.convert`.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -98,6 +99,7 @@ def read(
             frontend=frontend,
             wildcard_seed=wildcard_seed,
             without_server=not (complete() if callable(complete) else complete),
+            allow_unsure=allow_unsure,
         )
     except SkillError as error:
         error.details.setdefault("origin", loaded.origin)

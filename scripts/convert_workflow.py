@@ -68,11 +68,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
-    parser.add_argument(
-        "--allow-unsure",
-        action="store_true",
-        help="convert nodes whose saved values fit no layout for certain as the editor would, with a warning",
-    )
+    _flags.add_unsure_flag(parser)
     parser.add_argument(
         "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
     )
@@ -202,6 +198,7 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
             complete=lambda: known.complete,
             frontend=args.frontend,
             wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
+            allow_unsure=args.allow_unsure,
         )
         for spec in args.diff
     ]

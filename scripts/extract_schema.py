@@ -51,6 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"list every input (else {MOST_PARAMETERS} at most) and every choice of long lists",
     )
+    _flags.add_unsure_flag(parser)
     _node_definitions.add_flags(parser)
     return parser.parse_args(argv)
 
@@ -63,7 +64,11 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
     known = _node_definitions.from_flags(args)
     source = _sources.read(
-        args.workflow, server=known.server, definitions=known.all, complete=lambda: known.complete
+        args.workflow,
+        server=known.server,
+        definitions=known.all,
+        complete=lambda: known.complete,
+        allow_unsure=args.allow_unsure,
     )
     classes = sorted({_graph.class_of(node) for _, node in _graph.each(source.graph)})
     definitions = known.of(classes) if classes else None

@@ -37,7 +37,7 @@ from _cli import SkillError
 
 # A job that was submitted long ago is neither changed nor only rehearsed.
 VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
-NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prompt_id")
+NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prompt_id", "allow_unsure")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -54,6 +54,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--output-dir", metavar="DIR", default="outputs", help="where files go (default: %(default)s)"
     )
     _value_flags.add(parser)
+    _flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
     _flags.add_server_flags(parser)
@@ -247,7 +248,13 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
 
     known = _known.of_server(server) if server is not None else _known.without_server(args.host)
     asked = None if args.inventory else server  # an inventory holds no workflows
-    return _sources.read(args.workflow, server=asked, definitions=known.all, complete=lambda: known.complete)
+    return _sources.read(
+        args.workflow,
+        server=asked,
+        definitions=known.all,
+        complete=lambda: known.complete,
+        allow_unsure=args.allow_unsure,
+    )
 
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:

@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = _flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to check")
     parser.add_argument("--all", action="store_true", help=f"every finding (else {MOST_FINDINGS} at most)")
+    _flags.add_unsure_flag(parser)
     _node_definitions.add_flags(parser)
     return parser.parse_args(argv)
 
@@ -55,7 +56,11 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
     known = _node_definitions.from_flags(args)
     source = _sources.read(
-        args.workflow, server=known.server, definitions=known.all, complete=lambda: known.complete
+        args.workflow,
+        server=known.server,
+        definitions=known.all,
+        complete=lambda: known.complete,
+        allow_unsure=args.allow_unsure,
     )
     definitions = known.all()
     found = _check.findings(

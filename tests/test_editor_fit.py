@@ -335,3 +335,90 @@ def test_a_list_in_todays_order_is_not_taken_for_an_older_one():
     made = _editor.convert(file.document(), DEFINITIONS | {"VHS_LoadVideo": sheet["definition"]})
     assert sent(made)["custom_width"] == 512
     assert sent(made)["select_every_nth"] == 3
+
+
+def test_values_that_fit_in_two_ways_are_not_shifted():
+    # Two inputs are new: side by side they can be two of them, apart two others.
+    made = convert([90, "slow"], {"dpi": NUMBER, "quality": NUMBER, "on": SWITCH, "c": MODE})
+    assert sent(made) == {"dpi": 90, "quality": "slow", "on": False, "c": "fast"}
+    assert verdict(made)["verdict"] == "unsure"
+
+
+def test_a_type_that_another_node_gives_is_never_guessed_to_be_a_widget():
+    maker = {"input": {"required": {}}, "output": ["FOREIGN_ARGS"], "python_module": "custom_nodes.foreign"}
+    file = File(empty=True)
+    file.node(5, "Foreign", values=[1, "?", 0.25, "slow"], inputs="", title="Magic")
+    known = definition({"a": NUMBER, "args": ["FOREIGN_ARGS", {}], "b": FRACTION, "c": MODE}) | {
+        "Maker": maker
+    }
+    made = _editor.convert(file.document(), DEFINITIONS | known)
+    assert sent(made) == {"a": 1, "b": 0.25, "c": "slow"}
+
+
+def test_a_required_input_of_a_packs_own_type_that_nothing_sets_is_said():
+    made = convert([1], {"a": NUMBER, "own": COLOUR})
+    assert verdict(made)["verdict"] == "unsure"
+    assert any("Magic" in warning and "input own" in warning for warning in made.warnings)
+    assert verdict(convert([1], {"a": NUMBER}, optional={"own": COLOUR}))["verdict"] == "exact"
+
+
+def test_what_a_script_adds_to_a_class_without_inputs_is_sent_by_name_or_said():
+    made = convert([4, ""], {})
+    assert (sent(made), verdict(made)["verdict"]) == ({}, "unsure")
+    made = convert([4, ""], {}, named={"size": 4, "a button": ""})
+    assert (sent(made), verdict(made)["verdict"]) == ({"size": 4}, "exact")
+
+
+def test_two_links_that_claim_one_slot_are_both_kept_and_said():
+    file = File()
+    sampler = next(node for node in file.nodes if node["id"] == 5)
+    links = {slot["name"]: slot["link"] for slot in sampler["inputs"]}
+    row = next(link for link in file.links if link[0] == links["negative"])
+    row[4] = next(link for link in file.links if link[0] == links["positive"])[4]
+    made = _editor.convert(file.document(), DEFINITIONS)
+    inputs = made.graph["5"]["inputs"]
+    assert (inputs["positive"], inputs["negative"]) == (["2", 0], ["3", 0])
+    assert any("'positive'" in warning and "'negative'" in warning for warning in made.warnings)
+
+
+def doubtful(folder):
+    """An editor file in which a switch has one value too many and no layout fits."""
+    file = File(empty=True)
+    file.node(1, "EmptyImage", values=[64, 64, 1, 0], outputs="IMAGE")
+    file.node(2, "SaveImage", values=["out"], inputs="images:IMAGE")
+    file.link(1, 0, 2, "images", "IMAGE")
+    file.node(9, "PrimitiveBoolean", values=[5, 6], outputs="BOOLEAN", title="Magic")
+    path = folder / "doubtful.json"
+    path.write_text(json.dumps(file.document()), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "script", ["run_workflow.py", "run_batch.py", "validate_workflow.py", "extract_schema.py"]
+)
+def test_a_node_in_doubt_is_refused_and_sent_with_its_doubt_where_that_is_allowed(
+    run, demo, tmp_path, script
+):
+    words = [doubtful(tmp_path), "--host", demo.url]
+    if script.startswith("run_"):
+        words += ["--output-dir", tmp_path / "out"]
+    if script == "run_batch.py":
+        words += ["--count", 2]
+    done = run(script, *words)
+    assert (done.code, done.json["code"]) == (1, "cannot_convert")
+    assert done.json["node"]["id"] == "9"
+    assert demo.asked("/prompt") == []
+    done = run(script, *words, "--allow-unsure")
+    assert done.code == 0, done.out
+    assert "Magic" in json.dumps(done.json["warnings"])
+    assert len(demo.asked("/prompt")) == {"run_workflow.py": 1, "run_batch.py": 2}.get(script, 0)
+    sent_graphs = [entry["prompt"][2] for entry in demo.get("/history").values()]
+    assert all(graph["9"]["inputs"] == {"value": 5} for graph in sent_graphs)
+
+
+def test_a_batch_with_a_node_in_doubt_can_be_resumed(run, demo, tmp_path):
+    out = tmp_path / "out"
+    words = ["run_batch.py", doubtful(tmp_path), "--host", demo.url, "--output-dir", out, "--count", 2]
+    assert run(*words, "--allow-unsure").code == 0
+    done = run("run_batch.py", "--resume", out, "--host", demo.url)
+    assert done.code == 0, done.out

@@ -286,7 +286,24 @@ def test_points_that_the_editor_draws_anew_are_sent_as_saved_and_said(kind):
     assert any(kind in warning for warning in made.warnings)
 
 
-@pytest.mark.parametrize("kind", ["VEC2", "VEC3", "VEC4", "PYCODE", "BOOL", "VHSPATH", "VHSINT", "VHSFLOAT"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "VEC2",
+        "VEC3",
+        "VEC4",
+        "BOOL",
+        "VHSPATH",
+        "VHSINT",
+        "VHSFLOAT",
+        "LORAS",
+        "CYCLER_CONFIG",
+        "LORA_POOL_CONFIG",
+        "RANDOMIZER_CONFIG",
+        "IMAGEBASE64",
+        "AUDIOBASE64",
+    ],
+)
 def test_a_packs_own_type_has_a_widget_unless_the_file_shows_a_link(kind):
     required = {"a": INT, "own": [kind, {}], "b": FLOAT}
     value = [1, 2] if kind.startswith("VEC") else "x"
@@ -355,6 +372,139 @@ def test_a_repeater_is_refused_by_name():
     assert caught.value.details["node"]["type"] == "Repeater|pysssss"
     made = one("Repeater|pysssss", [2, "create"], required, allow_unsure=True)
     assert made.verdicts[0]["verdict"] == "unsure"
+
+
+@pytest.mark.parametrize("kind", ["ACNAUTOSIZE", "ADEAUTOSIZE", "ADEWARN"])
+def test_a_sign_on_a_node_has_a_place_in_the_file_and_is_not_sent(kind):
+    required = {"a": INT, "sign": [kind, {}], "b": FLOAT}
+    assert sent(one("Any Node", [5, "", 0.5], required)) == {"a": 5, "b": 0.5}
+
+
+def test_inspires_basic_pipe_sends_captions_and_populates_both_texts():
+    modes = [["populate", "fixed"]]
+    required = {
+        "wildcard_mode": modes,
+        "positive_populated_text": TEXT,
+        "negative_populated_text": TEXT,
+    } | SELECTS
+    values = ["populate", "a", "b", "a.safetensors", "other"]
+    made = one("MakeBasicPipe //Inspire", values, required)
+    texts = {"wildcard_mode": "populate", "positive_populated_text": "a", "negative_populated_text": "b"}
+    assert sent(made) == texts | SELECTED
+    assert [choice["input"] for choice in made.choices] == [
+        "positive_populated_text",
+        "negative_populated_text",
+    ]
+
+
+LISTED = {"language": [["python", "javascript"]], "pycode": ["PYCODE", {}]}
+EDITORS = {
+    "IDENode": (LISTED, ["python", "monokai", "none", ""], {"language": "python"}),
+    "KY_Eval_Python": ({"pycode": ["PYCODE", {}]}, ["string", "", ""], {}),
+}
+
+
+@pytest.mark.parametrize("kind", EDITORS)
+def test_what_stands_before_a_packs_code_editor_is_not_taken_for_the_code(kind):
+    required, before, others = EDITORS[kind]
+    assert sent(one(kind, [*before, "x = 1"], required)) == others | {"pycode": "x = 1"}
+    # Its older versions had nothing before the code.
+    assert sent(one(kind, [*others.values(), "x = 1"], required)) == others | {"pycode": "x = 1"}
+
+
+def test_a_code_editor_with_some_of_its_parts_is_refused():
+    with pytest.raises(SkillError) as caught:
+        one("IDENode", ["python", "monokai", "x = 1"], LISTED)
+    assert caught.value.details["node"]["type"] == "IDENode"
+
+
+@pytest.mark.parametrize("kind", ["AUTOCOMPLETE_TEXT_LORAS", "AUTOCOMPLETE_TEXT_PROMPT"])
+def test_a_text_of_lora_manager_follows_its_notes(kind):
+    required = {"text": [kind, {}], "loras": ["LORAS", {}]}
+    rows = [{"name": "a", "strength": 0.5, "active": True}]
+    expected = {"text": "<lora:a:0.5>", "loras": {"__value__": rows}}
+    notes = {"version": 1, "textWidgetName": "text"}
+    for values in ([notes, "<lora:a:0.5>", rows], ["<lora:a:0.5>", rows]):
+        assert sent(one("Lora Loader (LoraManager)", values, required)) == expected
+
+
+def test_trigger_words_are_sent_with_their_strengths():
+    required = {"group_mode": ["BOOLEAN", {}], "default_active": ["BOOLEAN", {}]}
+    words = [
+        {"text": "cat", "active": True, "strength": 1.2, "items": [{"text": "c"}]},
+        {"text": "dog"},
+        "old",
+    ]
+    made = sent(one("TriggerWord Toggle (LoraManager)", [True, False, words, "cat, dog"], required))
+    cat = {"text": "(cat:1.20)", "active": True, "strength": 1.2, "highlighted": False,
+           "items": [{"text": "c", "highlighted": False}]}  # fmt: skip
+    assert made == {
+        "group_mode": True,
+        "default_active": False,
+        "toggle_trigger_words": {"__value__": [cat, {"text": "dog", "highlighted": False}, "old"]},
+        "orinalMessage": "cat, dog",
+    }
+
+
+def test_lora_managers_file_names_have_the_time_filled_in():
+    made = one("Save Image (LoraManager)", ["%date:yyyy%/a"], {"filename_prefix": TEXT})
+    assert sent(made) == {"filename_prefix": "2026/a"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [("#ff8000", {"hex": "#ff8000", "r": 255, "g": 128, "b": 0, "a": None}),
+     ("#ff8000ff", {"hex": "#ff8000ff", "r": 255, "g": 128, "b": 0, "a": 1}),
+     (None, {"hex": "#000000", "r": 0, "g": 0, "b": 0, "a": None})],
+)  # fmt: skip
+def test_a_colour_of_mixlab_is_sent_in_parts(saved, expected):
+    assert sent(one("Color", [saved], {"color": ["TCOLOR", {}]})) == {"color": expected}
+
+
+@pytest.mark.parametrize("saved", ["red", "#12", "#gg0000"])
+def test_a_colour_that_mixlab_cannot_read_is_sent_as_saved_and_said(saved):
+    made = one("Color", [saved], {"color": ["TCOLOR", {}]})
+    assert sent(made) == {"color": saved}
+    assert any("Color" in warning for warning in made.warnings)
+
+
+BROWSER = [
+    ("SvgImage", "SVG"), ("3DImage", "THREED"), ("ScreenShare", "CHEESE"), ("SpeechRecognition", "AUDIOINPUTMIX"),
+    ("LoadImagesFromPath", "WATCHER"), ("KeyInput", "KEY"), ("ShowLayer", "EDIT"), ("ZFShareScreen", "BASE64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "own"), BROWSER)
+def test_a_value_that_only_the_browser_has_is_refused_in_the_class_that_makes_it(kind, own):
+    required = {"own": [own, {}], "size": INT}
+    with pytest.raises(SkillError) as caught:
+        one(kind, [None, 7], required)
+    assert caught.value.details["node"]["type"] == kind
+    made = one(kind, [None, 7], required, allow_unsure=True)
+    assert (sent(made), made.verdicts[0]["verdict"]) == ({"size": 7}, "unsure")
+    # The same words in other packs mean other things.
+    assert sent(one(kind, [7], {"size": INT})) == {"size": 7}
+    slot = {"name": "own", "type": own, "link": None}
+    assert sent(one("Another Node", [7], required, inputs=[slot])) == {"size": 7}
+
+
+def test_a_text_switch_has_its_condition_at_the_end():
+    required = {"switch_cases": TEXT, "condition": TEXT, "default_value": TEXT, "delimiter": TEXT}
+    made = one("TextSwitchCase", ["a:1", "none", ":", "a"], required)
+    assert sent(made) == {"switch_cases": "a:1", "condition": "a", "default_value": "none", "delimiter": ":"}
+
+
+def test_a_counter_of_the_browser_starts_at_its_start_and_says_so():
+    made = one("Simple Counter", [3, 9], {"start": INT, "count": INT})
+    assert sent(made) == {"start": 3, "count": 3}
+    assert any("Simple Counter" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("kind", ["MultiAreaConditioning", "MultiLatentComposite"])
+def test_a_node_that_reads_the_editors_own_file_says_so(kind):
+    made = one(kind, [512], {"width": INT})
+    assert sent(made) == {"width": 512}
+    assert any(kind in warning for warning in made.warnings)
 
 
 def test_every_row_shows_its_source_and_names_what_exists():
