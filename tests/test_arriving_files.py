@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import subprocess
 import threading
 import time
 import uuid
@@ -144,6 +145,24 @@ def test_a_name_that_something_runs_or_reads_is_changed(name: str) -> None:
     assert safe.rpartition(".")[2].lower() in _safe_names.KEPT_SUFFIXES
     assert _safe_names.file_name(safe) == safe
     assert len(safe.encode()) <= _safe_names.MOST_BYTES + 1
+
+
+@pytest.mark.parametrize(
+    "name", ["-rf.png", "--checkpoint-action=exec=sh x.txt", " -x.png", "a$(id).png", "`id`.png", "${HOME}.png"]
+)  # fmt: skip
+def test_a_name_is_no_option_and_starts_nothing_in_a_quoted_word_of_a_shell(
+    tmp_path: Path, name: str
+) -> None:
+    for safe in (_safe_names.file_name(name), *_safe_names.safe_relative(name)):
+        (tmp_path / safe).write_bytes(b"x")
+        said = subprocess.run(
+            ["sh", "-c", f'printf "%s" "{safe}"; ls *'],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout.startswith(safe) and safe in said.stdout.removeprefix(safe).splitlines()
 
 
 @pytest.mark.parametrize(
