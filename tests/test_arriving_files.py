@@ -280,3 +280,12 @@ def test_a_part_that_is_a_link_is_not_written_through(
     with contextlib.suppress(OSError, SkillError):
         _safe_names.write_whole(tmp_path / "new", b"data")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1", "ten"])
+def test_a_length_that_is_no_number_is_no_fault_of_ours(run: Runner, length: str) -> None:
+    with hosting(Host(["x.png"], Content_Length=length, Connection="close")) as host:
+        document = fetch(run, host, "--timeout", "20", code=None)
+    assert document["status"] in ("success", "partial") and document.get("code") != "internal_error", document
+    if document["status"] == "success":
+        assert (run.folder / "out" / "x.png").read_bytes() == PNG
