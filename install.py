@@ -154,7 +154,7 @@ def install(places: list[Path], project: Path | None, dry_run: bool) -> tuple[in
                 f"{place} leads out of the project, to {place.resolve()}",
                 "remove the link, or name that folder yourself with --to FOLDER",
             )
-        if place.is_symlink() or place == ROOT:
+        if place.is_symlink() or place.resolve() == ROOT:
             return 2, failed(
                 "taken", f"{place} is a link or this very folder", "choose another folder with --to"
             )

@@ -194,7 +194,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         return Recipe(source, kept, plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SkillError(
-            f"the plan in the journal cannot be read ({_safe_text.clean(error, 100)})", code="no_batch", exit=Exit.MISUSE,
+            f"the plan in the journal cannot be read ({_safe_text.quoted(error)})", code="no_batch", exit=Exit.MISUSE,
             hint="it was changed by hand or by a newer version; start a new batch",
         ) from error  # fmt: skip
 

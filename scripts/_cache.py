@@ -45,7 +45,7 @@ def group(name: str, *, make: bool = False) -> Path | None:
     try:
         if make:
             # A folder that the user has named may be shared with others on purpose: its rights are not changed.
-            _places.make_private(root, tighten=_places.VARIABLE not in os.environ)
+            _places.make_private(root, tighten=not os.environ.get(_places.VARIABLE))
             if _places.is_private(root):
                 _places.make_private(path)
         if _places.is_private(root) and not _safe_files.is_link(path) and _places.is_private(path):

@@ -397,7 +397,7 @@ def _start(response: requests.Response, file: Any, offset: int) -> int:
     if offset == 0:
         return 0
     begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if response.status_code == 206 and begins and int(begins[1]) == offset:
+    if response.status_code == 206 and begins and _room.number_in(begins[1]) == offset:
         return offset
     return _rewind(file)
 
@@ -418,8 +418,8 @@ def _validator(response: requests.Response) -> str | None:
 
 def _expected(response: requests.Response, offset: int) -> int | None:
     """The whole file's length, when the answer says it."""
-    length = response.headers.get("Content-Length")
-    return offset + int(length) if length is not None and length.isdigit() else None
+    length = _room.number_in(response.headers.get("Content-Length"))
+    return None if length is None else offset + length
 
 
 def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:

@@ -139,8 +139,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
 
 
 def _end_of(output: bytes) -> str:
-    text = _safe_text.clean(output.decode("utf-8", "replace")).strip()
-    return text if len(text) <= SAID else "…" + text[-SAID:]
+    return _safe_text.last_of(_safe_text.clean(output.decode("utf-8", "replace")).strip(), SAID)
 
 
 def _token(host: str | None) -> dict[str, str]:

@@ -74,6 +74,7 @@ class Manager:
         self.server = server
         self.shape = shape
         self.version = version
+        self.said: dict[str, str] = {}  # pack or file -> why it was not installed, in the Manager's words
         self._prefix = "" if shape == V3 else "v2/"
         self._mappings: dict[str, list[PackClaim]] | None = None
         self._endings: list[tuple[re.Pattern[str], PackClaim]] = []
@@ -151,9 +152,7 @@ class Manager:
             if said in (None, "success", "skip") and _key(pack) in installed:
                 fates[pack] = "installed"
             else:
-                fates[pack] = (
-                    f"the Manager did not install it ({_safe_text.clean(said or 'it says nothing more; see its log', 200)})"
-                )
+                fates[pack] = self._refused(pack, said)
         return fates
 
     def _order_packs(self, tasks: Mapping[str, str], fates: dict[str, str]) -> list[str]:
@@ -202,9 +201,14 @@ class Manager:
         said = self._task_result(ui_id)
         if said is None:
             return "unconfirmed"
-        return (
-            "installed" if said in ("success", "skip") else f"the Manager said: {_safe_text.clean(said, 200)}"
-        )
+        return "installed" if said in ("success", "skip") else self._refused(str(order.get("filename")), said)
+
+    def _refused(self, name: str, said: str | None) -> str:
+        """Our sentence for an order that came to nothing; the Manager's own words are kept in `said`."""
+        if said is None:
+            return "the Manager did not install it and says nothing more; see its log"
+        self.said[name] = _safe_text.clean(said, 200)
+        return "the Manager did not install it (see server_said)"
 
     def _idle(self) -> int:
         status = self.status()

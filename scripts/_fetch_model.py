@@ -195,8 +195,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         part.total = total if total is not None else part.total
     else:
         part.restart()
-        length = response.headers.get("Content-Length", "")
-        part.total = int(length) if length.isdigit() else None
+        part.total = _room.number_in(response.headers.get("Content-Length"))
     part.remember(response)
 
 
@@ -204,7 +203,7 @@ def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if match is None:
         return None, None
-    return int(match.group(1)), int(match.group(3)) if match.group(3) != "*" else None
+    return _room.number_in(match.group(1)), _room.number_in(match.group(3))
 
 
 def _check_space(folder: Path, part: Part) -> None:
@@ -323,7 +322,7 @@ def _gate(url: str, status: int) -> SkillError:
 def _stated_size(response: requests.Response) -> int | None:
     for answer in [response, *response.history]:
         for header in ("X-Linked-Size", "Content-Length"):
-            text = answer.headers.get(header, "")
-            if text.isdigit() and (header == "X-Linked-Size" or answer is response):
-                return int(text)
+            size = _room.number_in(answer.headers.get(header))
+            if size is not None and (header == "X-Linked-Size" or answer is response):
+                return size
     return None

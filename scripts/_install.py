@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import _cli
 import _deps_comfy
 import _deps_hosts
+import _deps_manager
 import _fetch_model
 import _safe_text
 from _cli import Exit, SkillError
@@ -64,7 +65,15 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
     except SkillError as error:
         return [Outcome(step, False, error.message, error) for step in by_manager]
     said = [fates.get(step.name, "the Manager said nothing about it") for step in by_manager]
-    return [Outcome(step, fate == "installed", fate) for step, fate in zip(by_manager, said, strict=True)]
+    return [
+        Outcome(step, fate == "installed", fate, facts=_said(ways.manager, step.name))
+        for step, fate in zip(by_manager, said, strict=True)
+    ]
+
+
+def _said(manager: _deps_manager.Manager, name: str) -> dict[str, str]:
+    """The Manager's own words about an order that came to nothing, when it has said any."""
+    return {"server_said": manager.said[name]} if name in manager.said else {}
 
 
 def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
@@ -174,7 +183,7 @@ def _download_by_manager(step: Step, ways: Ways) -> Outcome:
         step,
         done,
         "the Manager downloaded it" if done else said,
-        facts={"checked": [], "note": note} if done else {},
+        facts={"checked": [], "note": note} if done else _said(ways.manager, str(order.get("filename"))),
     )
 
 

@@ -63,7 +63,7 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
     if state.logs:
         # Deployments keep a run's log with the job; its end is what explains a failure.
         text = _safe_text.clean(state.logs)
-        document["server_logs"] = text if full or len(text) <= MOST_LOG else f"… {text[-MOST_LOG:]}"
+        document["server_logs"] = text if full else _safe_text.last_of(text, MOST_LOG)
     return document
 
 

@@ -27,6 +27,8 @@ NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
 # What a batch writes into under this very name; its pages are replaced as a whole instead.
 WRITTEN = re.compile(r"(?i)\.batch\.lock|batch\.jsonl|run_\d+|.*\.part(\.json)?")
+# What a lock file says. Another's folder may hold any text under its name.
+_OWNER = re.compile(r"process \d{1,10} on [\w.-]{1,64}(?=\s*$)")
 # The disk is told to keep what was flushed this often (seconds), in a thread of its own: writers wait while it does.
 SYNC_PAUSE = 1.0
 # A disk that tells a file by another number each time must not keep us here for ever.
@@ -59,10 +61,10 @@ class Lock:
         if self._take():
             return self._file
         self._file.seek(0)
-        owner = self._file.read(200).strip() or "another process"
+        owner = _OWNER.match(self._file.read(200))
         self._file.close()
         raise SkillError(
-            f"{folder} is being worked on by {owner}",
+            f"{folder} is being worked on by {owner[0] if owner else 'another process'}",
             code="locked",
             exit=Exit.MISUSE,
             hint="wait for it to end, or use another --output-dir",

@@ -5,6 +5,7 @@ Level 1. A server can send without end, or announce a little and send more.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,11 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
             "the server sent the file compressed, which was not asked for", code="bad_answer", exit=Exit.FAILED,
             hint="a proxy between here and the server may do this", server_said=_safe_text.clean(encoding, 60),
         )  # fmt: skip
+
+
+def number_in(text: str | None) -> int | None:
+    """The number of bytes that a header states; None for any other text, which `int` might take or choke on."""
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text.strip()) else None
 
 
 def require(folder: Path, size: int, hint: str) -> None:

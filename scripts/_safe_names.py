@@ -27,7 +27,9 @@ except ImportError:  # Windows
 # In bytes: most file systems end at 255, and a suffix for a free name and `.part` must still fit.
 MOST_BYTES = 200
 MOST_DEPTH = 8
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+# `$` and the backtick stay active inside of double quotes: whoever puts a file's path into a shell command must not
+# start another one.
+_FORBIDDEN = re.compile(r'[<>:"|?*$`\x00-\x1f\x7f]')
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 ABANDONED_AFTER = 24 * 3600.0
 # Windows opens no longer path, unless the system and the program have both opted in.
@@ -68,6 +70,8 @@ def safe_name(name: str) -> str:
     text = _FORBIDDEN.sub("_", text.replace("/", "_").replace("\\", "_")).rstrip(". ").lstrip(" ")
     if text.startswith("."):
         text = "_" + text[1:]
+    if text.startswith("-"):
+        text = "_" + text  # `tar cf x.tar *` takes such a name for an option
     if _RESERVED.match(text):
         text = "_" + text
     return _shortened(text) or "file"

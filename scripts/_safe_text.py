@@ -150,6 +150,12 @@ def clean(text: object, limit: int | None = None) -> str:
     return plain
 
 
+def last_of(text: str, limit: int) -> str:
+    """The last `limit` characters of a cleaned text. The end of a secret is no secret any more, so they go first."""
+    plain = redact(text)
+    return plain if len(plain) <= limit else f"… {plain[-limit:]}"
+
+
 def _readable(text: str) -> str:
     """A path that Python read as bytes (a plain C locale) as the text it is."""
     try:
@@ -228,9 +234,9 @@ def name(text: object) -> str:
     """Another's name for use inside of our own sentence: one line, at most 40 characters, nothing like a sentence.
 
     A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of more than five words
-    the first three are left.
+    the first three are left. Secrets are hidden before the cut, which keeps the end of a long name.
     """
-    words = _NOT_IN_NAMES.sub("", " ".join(clean(text).split())).split()
+    words = redact(_NOT_IN_NAMES.sub("", " ".join(clean(text).split()))).split()
     plain = " ".join(words)
     if len(words) > MOST_WORDS:
         plain = " ".join(words[:FEW_WORDS])

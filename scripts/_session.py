@@ -258,7 +258,8 @@ class _Home:
         """A connection to it was made. Raises NotAdmitted when a public name has turned into this machine."""
         if self._privacy == 0 and privacy >= 2:
             raise NotAdmitted("the name of the server now leads to this machine")
-        self._privacy = max(self._privacy or 0, privacy)
+        # Some names lead outside and into the house. The most public address decides what redirects may reach.
+        self._privacy = privacy if self._privacy is None else min(self._privacy, privacy)
 
     @property
     def privacy(self) -> int:

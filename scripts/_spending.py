@@ -6,6 +6,7 @@ Level 3.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def consent_needed(
     classes = sorted({_graph.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
     named = [
-        _safe_text.quoted(name) + (f" ({_safe_text.name(prices[name])})" if name in prices else "")
+        _safe_text.quoted(name) + (f" ({prices[name]})" if name in prices else "")
         for name in classes[:MOST_NAMED]
     ]
     more = [f"{len(classes) - MOST_NAMED} more"] if len(classes) > MOST_NAMED else []
@@ -84,7 +85,12 @@ def price_of(definition: Any) -> str | None:
     suffix = form.get("suffix") if isinstance(form, Mapping) else None
     about = "about " if isinstance(form, Mapping) and form.get("approximate") is True else ""
     amount = " to ".join(f"${number:g}" for number in dict.fromkeys([numbers[0], numbers[-1]]))
-    return f"{about}{amount}{_safe_text.clean(suffix, 20) if isinstance(suffix, str) else ''}"
+    return f"{about}{amount}{_suffix(suffix)}"
+
+
+def _suffix(text: Any) -> str:
+    """What a price is for (`/Run`, ` per 1K tokens`), as far as a server says it in few plain words."""
+    return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9/ ]{1,20}", text) else ""
 
 
 __all__ = ["consent_needed", "price_of"]

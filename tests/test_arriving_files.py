@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import subprocess
 import threading
 import time
 import uuid
@@ -147,6 +148,24 @@ def test_a_name_that_something_runs_or_reads_is_changed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["-rf.png", "--checkpoint-action=exec=sh x.txt", " -x.png", "a$(id).png", "`id`.png", "${HOME}.png"]
+)  # fmt: skip
+def test_a_name_is_no_option_and_starts_nothing_in_a_quoted_word_of_a_shell(
+    tmp_path: Path, name: str
+) -> None:
+    for safe in (_safe_names.file_name(name), *_safe_names.safe_relative(name)):
+        (tmp_path / safe).write_bytes(b"x")
+        said = subprocess.run(
+            ["sh", "-c", f'printf "%s" "{safe}"; ls *'],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout.startswith(safe) and safe in said.stdout.removeprefix(safe).splitlines()
+
+
+@pytest.mark.parametrize(
     "name", ["ComfyUI_00001_.png", "a.MP4", "mesh.glb", "caption.txt", "ComfyUI_00001_.json", "workflow.json", "my package.json.png",
              "x.latent", "sound.flac", "package 1.json", "Zürich.webp"]
 )  # fmt: skip
@@ -261,3 +280,12 @@ def test_a_part_that_is_a_link_is_not_written_through(
     with contextlib.suppress(OSError, SkillError):
         _safe_names.write_whole(tmp_path / "new", b"data")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1", "ten"])
+def test_a_length_that_is_no_number_is_no_fault_of_ours(run: Runner, length: str) -> None:
+    with hosting(Host(["x.png"], Content_Length=length, Connection="close")) as host:
+        document = fetch(run, host, "--timeout", "20", code=None)
+    assert document["status"] in ("success", "partial") and document.get("code") != "internal_error", document
+    if document["status"] == "success":
+        assert (run.folder / "out" / "x.png").read_bytes() == PNG

@@ -325,3 +325,17 @@ def test_a_command_of_the_pages_does_what_it_says(
     allowed = {0, 1} if MACHINE.search(line) else {int(wanted[1]) if wanted else 0}
     assert done.returncode in allowed, told
     json.loads(done.stdout)
+
+
+def test_each_rule_of_the_security_page_names_a_test_that_exists() -> None:
+    page = (ROOT / "references" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([HML]\d) \| .+ \| (.+) \|$", page, re.MULTILINE)
+    assert {number for number, _ in rows} == {
+        f"{rank}{number}" for rank, most in (("H", 7), ("M", 9), ("L", 8)) for number in range(1, most + 1)
+    }
+    for number, tests in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
+        assert named, f"{number} names no test"
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert f"\ndef {test}(" in source, f"{number}: {file} has no {test}"

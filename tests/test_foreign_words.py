@@ -12,6 +12,7 @@ import canary_server
 import graphs
 import pytest
 from conftest import Demo, Ran, Runner
+from raw_server import Raw, Talk
 
 import _safe_text
 
@@ -202,3 +203,39 @@ def test_a_name_is_short_and_no_sentence(text: Any, shown: str) -> None:
 def test_a_list_of_names_says_how_many_it_leaves_out() -> None:
     assert _safe_text.quoted_list(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
     assert _safe_text.quoted_list([]) == ""
+
+
+def test_the_words_of_a_manager_are_under_their_own_key() -> None:
+    import types
+
+    import _deps_manager
+    import _install
+    from _install_plan import MANAGER, Step
+    from _local import Local
+
+    answers: dict[str, Any] = {
+        "status": {"total_count": 1, "done_count": 1, "in_progress_count": 0, "is_processing": False},
+        "history": {"history": {"result": canary_server.SENTENCE, "status": {"status_str": "error"}}},
+    }
+
+    def answer(talk: Talk) -> None:
+        body = json.dumps(answers.get(talk.path.partition("?")[0].rpartition("/")[2], {})).encode()
+        talk.head(Content_Type="application/json", Content_Length=len(body))
+        talk.send(body)
+
+    server = Raw(answer)
+    try:
+        manager = _deps_manager.Manager(Local(server.url), _deps_manager.V4, "4")
+        ways: Any = types.SimpleNamespace(manager=manager, server=manager.server)
+        packs = _install._install_by_manager([Step("pack", "some-pack", MANAGER)], ways)
+        step = Step(
+            "model", "m.safetensors", MANAGER, relative="checkpoints/m.safetensors", url="https://x.test/m"
+        )
+        models = [_install._download_by_manager(step, ways)]
+    finally:
+        server.stop()
+    for outcome in packs + models:
+        document = outcome.to_json()
+        assert document["done"] is False
+        assert document["server_said"].startswith(canary_server.SENTENCE[:40])
+        assert foreign_runs(document["message"], "sentence") is None

@@ -250,3 +250,16 @@ def test_links_in_the_state_folder_are_not_followed(run: Runner, name: str) -> N
     env = fakes(run, "git", "comfy") | {"XDG_STATE_HOME": str(run.folder / "state")}
     ran = run("comfyui_setup.py", "--port", 9, "--force", "--workspace", "w", env=env)
     assert ran.json["code"] == "unsafe_folder" and precious.read_text() == "precious"
+
+
+@posix
+def test_an_empty_variable_means_the_usual_cache_which_is_made_private(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    """A folder of an older version, made under umask 002."""
+    folder = run.folder / "usual" / "comfyui-skill"
+    folder.mkdir(parents=True)
+    folder.chmod(0o775)
+    name = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+    run_one(run, demo, graph_file, COMFYUI_SKILL_CACHE="", **{name: str(run.folder / "usual")})
+    assert rights(folder) == {0o700} and list(folder.iterdir())

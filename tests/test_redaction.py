@@ -164,3 +164,13 @@ def test_a_traceback_shows_no_secret() -> None:
         )
         assert "RuntimeError" in done.stderr and "[hidden]" in done.stderr
         assert KEY not in done.stderr + done.stdout and KEY[:20] not in done.stderr
+
+
+def test_a_text_that_is_cut_at_its_beginning_or_in_its_middle_shows_no_end_of_a_secret() -> None:
+    end = KEY[-12:]
+    _safe_text.hide(KEY)
+    for name in ("x" * 30 + KEY, KEY + "x" * 10, "node_" + KEY):
+        assert end[-6:] not in _safe_text.redact(_safe_text.name(name)), name
+    for room in range(len(KEY)):
+        shown = _safe_text.last_of("first lines " + KEY + "." * 50, 50 + room)
+        assert not any(piece in _safe_text.redact(shown) for piece in (end[:6], end[-6:])), room

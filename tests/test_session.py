@@ -434,6 +434,17 @@ def test_a_public_name_that_becomes_this_machine_is_left() -> None:
         session.admit("http://comfy.test:8188/a", 2)
 
 
+def test_a_name_that_turns_into_the_house_opens_it_to_no_redirect() -> None:
+    session = _session.SecureSession("http://comfy.test:8188")
+    for privacy in (0, 1):
+        session.admit("http://comfy.test:8188/a", privacy)
+        with pytest.raises(_session.NotAdmitted):
+            session.admit("http://192.168.1.1/router", 1)
+    house = _session.SecureSession("http://comfy.test:8188")
+    house.admit("http://comfy.test:8188/a", 1)
+    house.admit("http://192.168.1.1/storage", 1)
+
+
 # --- what the environment may decide, and what not
 LOGIN = "default login someone password canary-netrc-4711\n"
 

@@ -192,6 +192,26 @@ def test_the_installer_does_not_leave_a_project_by_a_link(tmp_path: Path, linked
     assert sorted(path.name for path in mine.iterdir()) == ["SKILL.md", "my_own_file"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links want a right of their own there")
+def test_the_installer_does_not_replace_the_folder_that_it_is_run_from(tmp_path: Path) -> None:
+    """A user who keeps the skill's repository in a folder that ~/.claude/skills is a link to."""
+    (tmp_path / "repos").mkdir()
+    assert install("--to", tmp_path / "repos")[0] == 0
+    copy = tmp_path / "repos" / "comfyui"
+    shutil.copy(ROOT / "install.py", copy)
+    (tmp_path / ".claude").mkdir()
+    (tmp_path / ".claude" / "skills").symlink_to("../repos")
+    done = subprocess.run(
+        [sys.executable, str(copy / "install.py"), "--agent", "claude"],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "taken"), done.stdout
+    assert [path.name for path in (tmp_path / "repos").iterdir()] == ["comfyui"]
+
+
 def test_a_dry_run_of_the_installer_writes_nothing(tmp_path: Path) -> None:
     code, answer = install("--to", tmp_path / "new", "--dry-run")
     assert code == 0 and answer["status"] == "dry_run"
