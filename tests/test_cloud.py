@@ -97,7 +97,7 @@ def test_the_monitor_knows_titles_shares_and_names(run: Runner, cloud: Start) ->
     ran = run("ws_monitor.py", prompt_id, "--host", demo.url, "--api-key-file", "key", timeout=30)
 
     assert ran.code == 0
-    assert "A long nap (DemoSleep), step" in ran.err
+    assert "'A long nap' (DemoSleep), step" in ran.err
     shares = [int(share) for share in re.findall(r"(\d+)% ", ran.err)]
     assert shares == sorted(shares) and max(shares) == 50
     assert ran.json["jobs"]["items"][0]["outputs"][0].startswith("slept_")

@@ -31,7 +31,8 @@ HARMLESS = json.loads((DATA / "harmless.json").read_text(encoding="utf-8"))["fil
 
 @pytest.fixture(autouse=True)
 def forget_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_safe_text, "_secrets", [])
+    monkeypatch.setattr(_safe_text, "_forms", {})
+    monkeypatch.setattr(_safe_text, "_short_secrets", [])
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_any_unicode_encoding_is_read(tmp_path, encoding):
         (b"\xff\xfe\x00", "not_json", "no utf-16-le text"),
         (b'{"1": "\xe4"}', "not_json", "no utf-8 text"),
         (b"null", "not_a_workflow", "no ComfyUI workflow"),
-        (b'{"a": 1}', "not_a_workflow", "keys a"),
+        (b'{"a": 1}', "not_a_workflow", "keys 'a'"),
     ],
 )
 def test_a_bad_file_is_one_clear_refusal(tmp_path, data, code, words):

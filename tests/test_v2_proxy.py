@@ -278,7 +278,7 @@ def test_the_monitor_knows_titles_and_shares_behind_the_proxy(run: Runner, proxy
     ran = run("ws_monitor.py", "--host", proxy.url, timeout=30)
 
     assert ran.code == 0
-    assert "A long nap (DemoSleep), step" in ran.err
+    assert "'A long nap' (DemoSleep), step" in ran.err
     shares = [int(share) for share in re.findall(r"(\d+)% ", ran.err)]
     assert max(shares) <= 50
 
