@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 CLOUD_HOST = "cloud.comfy.org"
 CLOUD_URL = f"https://{CLOUD_HOST}"
@@ -126,7 +126,7 @@ def normal_base(host: str) -> str:
     text = host.strip()
     if not text or any(ord(char) < 33 for char in text):
         raise SkillError(
-            f"{_safe_text.quoted(host)} is not a server address",
+            f"{safe_text.quoted(host)} is not a server address",
             hint="for example http://127.0.0.1:8188",
         )
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
@@ -136,13 +136,13 @@ def normal_base(host: str) -> str:
         port = parts.port
     except ValueError as error:
         raise SkillError(
-            f"{_safe_text.quoted(host)} is not a server address",
+            f"{safe_text.quoted(host)} is not a server address",
             hint="for example http://127.0.0.1:8188",
         ) from error
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
     if scheme not in ("http", "https") or not parts.hostname:
         raise SkillError(
-            f"{_safe_text.quoted(host)} is not an http or https address",
+            f"{safe_text.quoted(host)} is not an http or https address",
             hint="for example http://127.0.0.1:8188",
         )
     if parts.query or parts.fragment:
@@ -157,11 +157,11 @@ def normal_base(host: str) -> str:
         name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     except UnicodeError as error:
         raise SkillError(
-            f"{_safe_text.quoted(host)} is no host name", hint="for example http://127.0.0.1:8188"
+            f"{safe_text.quoted(host)} is no host name", hint="for example http://127.0.0.1:8188"
         ) from error
     if is_ambiguous_number(name):
         raise SkillError(
-            f"{_safe_text.quoted(host)} is a number that programs read as different addresses",
+            f"{safe_text.quoted(host)} is a number that programs read as different addresses",
             hint="write an IPv4 address as four plain numbers, for example 127.0.0.1",
         )
     name = f"[{name}]" if ":" in name else name
@@ -189,10 +189,10 @@ def split_user_info(host: str) -> tuple[str, dict[str, str]]:
     from base64 import b64encode
 
     user, _, password = info.partition(":")
-    _safe_text.hide(password)
-    _safe_text.hide(info)
+    safe_text.hide(password)
+    safe_text.hide(info)
     login = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-    _safe_text.hide(login)
+    safe_text.hide(login)
     return f"{scheme}{slashes}{tail}", {"Authorization": f"Basic {login}"}
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 import _catalog
-import _safe_text
 from _names import nearest
+from comfyskill.base import safe_text
 
 MOST_SHOWN = 12
 # A list is shown whole when nothing in it is like the value, and it is short enough to be read.
@@ -47,12 +47,12 @@ def advice(value: str, listed: Sequence[str]) -> str:
         return "the server's list is empty: it has no such files"
     twin = meant(value, listed)
     if twin is not None:
-        return f"did you mean {_safe_text.quoted(twin)}?"
+        return f"did you mean {safe_text.quoted(twin)}?"
     if is_model_file(value):
         return GET_THE_FILE
     near = nearest(value, listed, 3)
     return (
-        f"the nearest: {_safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
+        f"the nearest: {safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
     )
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _common
 import _multipart
-from _cli import SkillError
 from _dialect import FileRef
-from _pictures import BadPicture, open_picture, refuse_other_size
+from comfyskill.base import cli
+from comfyskill.base.cli import SkillError
+from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,7 +80,7 @@ def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping
     answer = server.json_of(response)
     if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
         raise SkillError(
-            f"{server.url} did not accept {path.name}", code="upload_failed", exit=_cli.Exit.FAILED
+            f"{server.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
         )
     return answer
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _cli
 from _batch_fill import Recipe
 from _journal import Journal, Recorded, RunRecord
 from _plan import OUTPUT_COLUMN
+from comfyskill.base import cli
 
 if TYPE_CHECKING:
     from _batch_lane import Lane
@@ -132,8 +132,8 @@ class Batch:
         self.stopping: str | None = (
             None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
         )
-        self.failure: _cli.SkillError | None = None
-        self.lost: _cli.SkillError | None = None  # what to say of an output folder that was removed
+        self.failure: cli.SkillError | None = None
+        self.lost: cli.SkillError | None = None  # what to say of an output folder that was removed
         self.seconds: deque[float] = deque(maxlen=50)
         self._changed = threading.Condition()
         self._waiting: deque[Todo] = deque()
@@ -309,10 +309,10 @@ class Batch:
         times = self.tally.said.get(message)
         if times is None:
             if self.tally.failed == MOST_FAILURES_KEPT + 1:
-                _cli.warn("further failures are only counted; results.csv and the journal have them all")
+                cli.warn("further failures are only counted; results.csv and the journal have them all")
         elif times <= MOST_REPEATED:
             more = " (further ones like this are only counted)" if times == MOST_REPEATED else ""
-            _cli.warn(f"run {run} {status}: {message}{more}")
+            cli.warn(f"run {run} {status}: {message}{more}")
 
     def _weigh_failure(self, status: str) -> None:
         if self.options.stop_on_error and self.stopping is None:
@@ -325,7 +325,7 @@ class Batch:
         """What a run sets, without the name of its files."""
         return {name: value for name, value in self.recipe.plan.values(run).items() if name != OUTPUT_COLUMN}
 
-    def stop(self, why: str, failure: _cli.SkillError | None = None) -> None:
+    def stop(self, why: str, failure: cli.SkillError | None = None) -> None:
         """Take nothing new; lanes cancel what is theirs (except when `abandoned`: then they leave it)."""
         with self._changed:
             self.stopping = self.stopping or why
@@ -337,14 +337,14 @@ class Batch:
         if not self.folder_lost():
             said = error.strerror or type(error).__name__
             self.stop(
-                "disk", _cli.SkillError(f"cannot write into the output folder: {said}", code="system_error")
+                "disk", cli.SkillError(f"cannot write into the output folder: {said}", code="system_error")
             )
 
     def folder_lost(self) -> bool:
         """Whether the output folder was removed or replaced; then the batch stops, and writes nothing any more."""
         if self.lost is None and self.journal.gone():
             self.journal.close()
-            self.lost = _cli.SkillError(
+            self.lost = cli.SkillError(
                 f"the output folder {self.options.folder} was removed while the batch ran; its journal and the files in "
                 "it are lost", code="output_gone", hint="nothing is left to resume: start the batch again",
             )  # fmt: skip

@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _batch_hosts
 import _batch_setup
-import _cli
 import _jobs
 import _journal
-import _places
 import _plan
 import _reports
-import _safe_names
 import _value_flags
 from _batch import BatchOptions
 from _batch_fill import Filler, Recipe
-from _cli import SkillError
 from _journal import Recorded
 from _prepare import Wishes
+from comfyskill.base import cli, file_names, paths
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -48,7 +46,7 @@ class _Work(NamedTuple):
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """What run_batch.py prints. Raises SkillError for what must be put right first; then nothing was sent."""
     if args.report:
-        return _report_only(_places.absolute(args.report))
+        return _report_only(paths.absolute(args.report))
     return _resume(args) if args.resume else _begin(args)
 
 
@@ -71,7 +69,7 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
         return _batch_estimate.preview(recipe, ready, notes, args.workflow)
     _batch_setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
-    folder = _places.absolute(args.output_dir or default)
+    folder = paths.absolute(args.output_dir or default)
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
     return _in_folder(args, work, None)
 
@@ -80,12 +78,12 @@ def _stand_in(path: str) -> tuple[list[Any], list[str]]:
     """What a server had in its place, for a dry run; as `_batch_hosts.connect`."""
     import _inventory
 
-    return [_inventory.load(_places.expanded(path))], []
+    return [_inventory.load(paths.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
     """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
-    folder = _places.absolute(args.resume)
+    folder = paths.absolute(args.resume)
     _journal.refuse_links(folder)
     recorded = _journal.read(folder)
     recipe = _batch_setup.recipe_from(recorded.plan)
@@ -113,7 +111,7 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
     except SkillError as error:
         raise SkillError(
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
-            exit=_cli.Exit.MISUSE, hint=f"put it back, or remove {origin}: the journal holds the graph",
+            exit=cli.Exit.MISUSE, hint=f"put it back, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
     _batch_setup.refuse_changed(recorded.plan, source)
 
@@ -198,7 +196,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
 
     folder = work.folder
     _journal.refuse_links(folder)
-    _safe_names.make_folder(folder)
+    file_names.make_folder(folder)
     lock = _journal.Lock(folder)
     journal = None
     try:
@@ -212,7 +210,7 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
             _batch_hosts.recognise(
                 recorded, [filler.server for filler in work.ready if filler.server is not None]
             )
-            _safe_names.remove_parts(folder, "run_*")
+            file_names.remove_parts(folder, "run_*")
             journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
             look = 0 if recorded.clean else LOST_LINES * len(work.ready)
         document = _batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
@@ -256,7 +254,7 @@ def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
 
     if _journal.begun(folder):
         raise SkillError(
-            f"{folder} holds a batch already", code="folder_in_use", exit=_cli.Exit.MISUSE,
+            f"{folder} holds a batch already", code="folder_in_use", exit=cli.Exit.MISUSE,
             hint="go on with it by --resume, or give another --output-dir",
             next=[_batch_run.resume_words(folder, (), None, _trust(args))],
         )  # fmt: skip
@@ -287,18 +285,17 @@ def _options(
 def _pages(folder: Path) -> dict[str, Any]:
     """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
     import _batch_pages
-    import _reports
-    import _signals
+    from comfyskill.base import signals
 
     try:
         return _batch_pages.write(folder)
     except (OSError, SkillError) as error:
-        _cli.warn(f"the runs are done, but their pages could not be written: {error}")
+        cli.warn(f"the runs are done, but their pages could not be written: {error}")
         return {"report_problem": str(error)}
-    except (KeyboardInterrupt, _signals.Terminated):
+    except (KeyboardInterrupt, signals.Terminated):
         # What became of the runs is worth more than pictures of it.
         told = f"interrupted; this makes the pages: {_reports.command('run_batch.py', '--report', folder)}"
-        _cli.warn(told)
+        cli.warn(told)
         return {"report_problem": told}
 
 

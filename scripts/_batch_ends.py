@@ -9,18 +9,17 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _collect
 import _failures
 import _refusals
 import _reports
-import _safe_text
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
 from _batch_flights import Flight
 from _batch_times import Samples
-from _cli import SkillError
 from _dialect import Dialect, JobState
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -158,7 +157,7 @@ class Ends:
                 if todo.freed:
                     return self._give_up(flight, status, facts, state)
                 self._free_memory()
-            _cli.note(f"run {todo.run} failed ({code}); trying it again")
+            cli.note(f"run {todo.run} failed ({code}); trying it again")
             self.batch.tally.retried += 1
             self.batch.journal.write(
                 "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
@@ -214,7 +213,7 @@ class Ends:
 def facts_of(error: SkillError) -> dict[str, Any]:
     facts = {"code": error.code, "message": error.message, "hint": error.hint}
     said = error.details.get("server_said")
-    return facts | ({"server_said": _safe_text.clean(said, 300)} if said else {})
+    return facts | ({"server_said": safe_text.clean(said, 300)} if said else {})
 
 
 __all__ = ["TRANSIENT", "Ends", "facts_of"]

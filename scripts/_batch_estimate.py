@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import _batch_times
-import _safe_text
 from _batch_fill import Filler, Recipe
 from _batch_progress import spoken
 from _batch_times import Times
-from _cli import SkillError
 from _dialect import Dialect
 from _plan import Plan
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 SHOWN = 10
 LOOKED_AT = 8
@@ -65,7 +65,7 @@ def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) ->
 def _shown(filler: Filler, plan: Plan, run: int) -> dict[str, Any]:
     """One run of a plan, for people."""
     values = {
-        name: _safe_text.clean(value, 200) if isinstance(value, str) else value
+        name: safe_text.clean(value, 200) if isinstance(value, str) else value
         for name, value in filler.typed(plan.values(run)).items()
     }
     return {"run": run, **values}

@@ -13,16 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _cli
 import _collect
 import _events
-import _safe_files
-import _safe_names
-import _safe_text
-from _cli import SkillError
 from _dialect import Dialect, FileRef
 from _plan import OUTPUT_COLUMN
 from _plan_read import is_media
+from comfyskill.base import cli, file_names, safe_files, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -71,7 +68,7 @@ class Names:
             made = made_name(self._template, run, dict.fromkeys(self._plan.names) | values, seeds)
         except SkillError as error:
             # Found out when the run is done (a value far down a long list): its files are worth more than their name.
-            _cli.warn(f"run {run} keeps a folder of its own: {error.message}")
+            cli.warn(f"run {run} keeps a folder of its own: {error.message}")
             return None
         return _flat(made)
 
@@ -82,7 +79,7 @@ class Names:
 
 def _flat(name: str) -> str:
     """A run's name as that of a file; not one that a page of the batch is written under."""
-    safe = _safe_names.safe_name(name)
+    safe = file_names.safe_name(name)
     return f"_{safe}" if OURS.fullmatch(safe) else safe
 
 
@@ -113,9 +110,9 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
             text = format(_number(value) if form else _bare(value), form)
         except (ValueError, TypeError) as error:
             raise SkillError(
-                f"--name: {{{name}:{form}}} does not fit {_safe_text.clean(value, 40)!r}"
+                f"--name: {{{name}:{form}}} does not fit {safe_text.clean(value, 40)!r}"
             ) from error
-        return _safe_names.safe_name(text)[:MOST_VALUE]
+        return file_names.safe_name(text)[:MOST_VALUE]
 
     return _FIELD.sub(fill, template)
 
@@ -185,7 +182,7 @@ class Fetchers:
             except OSError as error:
                 self.batch.disk_failed(error)
             except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
-                self.batch.stop("fault", _cli.fault(error))
+                self.batch.stop("fault", cli.fault(error))
 
     def _take(self, haul: Haul) -> None:
         if self.batch.folder_lost():
@@ -210,7 +207,7 @@ class Fetchers:
             first = failed[0]
             facts = {
                 "code": first.error.code,
-                "message": f"could not fetch {_safe_text.quoted(first.json()['filename'])}: {first.error.message}",
+                "message": f"could not fetch {safe_text.quoted(first.json()['filename'])}: {first.error.message}",
             }
         rows = [self._row(item) for item in saved]
         texts = _collect.texts_of(haul.outputs)
@@ -253,7 +250,7 @@ class Fetchers:
             return [], []
         base = self.names.base(haul.run, haul.seeds)
         steps = [self.names.folder(haul.run)] if base is None else []
-        root = _safe_files.make_folder(options.folder, *steps)
+        root = safe_files.make_folder(options.folder, *steps)
         collector = _collect.Collector(
             haul.server, root, flat=base is not None or options.run.flat, patience=options.run.patience
         )
@@ -277,7 +274,7 @@ class Fetchers:
 def _named(original: str, base: str | None, number: int, several: bool) -> str:
     if base is None:
         return original
-    suffix = Path(_safe_names.safe_name(original)).suffix
+    suffix = Path(file_names.safe_name(original)).suffix
     return f"{base}_{number}{suffix}" if several else f"{base}{suffix}"
 
 

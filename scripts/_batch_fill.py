@@ -17,15 +17,14 @@ import _fill
 import _graph
 import _known
 import _params
-import _places
 import _placing
 import _prepare
-import _safe_text
 import _sources
-from _cli import Exit, SkillError
 from _dialect import Dialect
 from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
+from comfyskill.base import paths, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _inputs import Uploader
@@ -101,14 +100,14 @@ class Filler:
     def rooted(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with local files by their whole path."""
         return {
-            name: str(_places.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
+            name: str(paths.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
             for name, value in values.items()
         }
 
     def input_files(self) -> list[Path]:
         """The local files that the runs of this plan name, each once."""
         wishes, plan = self.recipe.wishes, self.recipe.plan
-        values: list[Any] = [str(_places.expanded(path)) for _, path, _ in wishes.files]
+        values: list[Any] = [str(paths.expanded(path)) for _, path, _ in wishes.files]
         values += [
             value
             for name, value in wishes.settings.items()
@@ -117,7 +116,7 @@ class Filler:
         for axis in plan.axes:
             taking = [name for name in axis.names if name in self._file_names]
             values += [axis.at(step).get(name) for step in range(len(axis)) for name in taking]
-        return list(dict.fromkeys(_places.absolute(value) for value in values if _is_local_file(value)))
+        return list(dict.fromkeys(paths.absolute(value) for value in values if _is_local_file(value)))
 
     def missing_classes(self) -> list[str]:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""
@@ -169,7 +168,7 @@ class Filler:
         """What keeps this server from running the graph at all: a node class or a file of a list; None when nothing."""
         missing = self.missing_classes()
         if missing:
-            return f"it lacks node classes: {_safe_text.quoted_list(missing)}"
+            return f"it lacks node classes: {safe_text.quoted_list(missing)}"
         if self.definitions is None:
             return None
         import _check
@@ -204,8 +203,8 @@ class Filler:
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""
         return [
-            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {_safe_text.quoted(axis.rows[0])} and "
-            f"{_safe_text.quoted(axis.rows[1])}; for texts with commas give --prompts FILE (one a line) or "
+            f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {safe_text.quoted(axis.rows[0])} and "
+            f"{safe_text.quoted(axis.rows[1])}; for texts with commas give --prompts FILE (one a line) or "
             f'--sweep \'{name}=["a, b", "c"]\''
             for axis in self.recipe.plan.axes
             for name in axis.names

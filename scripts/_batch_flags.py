@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-import _flags
 import _value_flags
+from comfyskill.base import flags
 
 MOST_RUNS = 10_000
 # What a journal's plan line holds, so that a resumed batch does not look at them.
@@ -25,7 +25,7 @@ NEED = {
 
 def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     """The parsed command line; `doc` is the help text. Misuse ends the process with exit 2."""
-    parser = _flags.parser(doc)
+    parser = flags.parser(doc)
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
     parser.add_argument("--resume", metavar="DIR", help="go on with the batch in this folder")
     parser.add_argument("--report", metavar="DIR", help="only make the pages of a batch from its journal")
@@ -34,11 +34,11 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     )
     _add_plan_flags(parser)
     _value_flags.add(parser)
-    _flags.add_unsure_flag(parser)
+    flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
-    _flags.add_server_flags(parser, several=True)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser, several=True)
+    flags.add_quiet_flag(parser)
     # Given to the flag itself, Python 3.10 would put the default into the help a second time.
     parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
@@ -48,7 +48,7 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
         parser.error("--report stands alone")
     if args.resume and args.output_dir:
         parser.error("--resume names the folder; leave --output-dir out")
-    _flags.refuse_inventory_alone(parser, args)
+    flags.refuse_inventory_alone(parser, args)
     given = [flag for flag in PLAN_FLAGS if _value(args, flag) != _default(parser, flag)]
     if args.resume and given:
         # Taken silently, "20 more runs" would be reported as a success that ran nothing.
@@ -72,7 +72,7 @@ def _default(parser: argparse.ArgumentParser, flag: str) -> object:
 def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
     group.add_argument(
-        "--count", type=_flags.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
+        "--count", type=flags.count, metavar="N", help="N runs; seeds count up unless --randomize-seed"
     )
     group.add_argument(
         "--seed-start", type=int, metavar="SEED", help="first seed of --count (default: the workflow's)"
@@ -102,7 +102,7 @@ def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
     )
     group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
-    group.add_argument("--limit", type=_flags.count, metavar="N", help="only the first N runs of the plan")
+    group.add_argument("--limit", type=flags.count, metavar="N", help="only the first N runs of the plan")
     group.add_argument("--shuffle", action="store_true", help="in random order (with --limit: a random part)")
 
 
@@ -111,9 +111,9 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="print the plan, its count and an estimate; run nothing"
     )
-    _flags.add_inventory_flag(group)
+    flags.add_inventory_flag(group)
     group.add_argument(
-        "--parallel", type=_flags.count, metavar="N",
+        "--parallel", type=flags.count, metavar="N",
         help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
     )  # fmt: skip
     group.add_argument(
@@ -122,11 +122,11 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
     group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
     group.add_argument(
-        "--run-timeout", type=_flags.seconds, metavar="SECONDS", help="cancel a run that executes longer"
+        "--run-timeout", type=flags.seconds, metavar="SECONDS", help="cancel a run that executes longer"
     )
     group.add_argument(
         "--max-runs",
-        type=_flags.count,
+        type=flags.count,
         default=MOST_RUNS,
         metavar="N",
         help="refuse larger plans (default: %(default)s)",
@@ -138,7 +138,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="Comfy account key for partner nodes (default: $COMFY_PARTNER_KEY)",
     )
     group.add_argument(
-        "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
+        "--reconnect-time", type=flags.seconds, default=60.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long, or takes no run for ten times as long "
         "(default: %(default)g)",
     )  # fmt: skip
@@ -156,14 +156,14 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="flat file names such as '{index:04d}_{seed}_{cfg}' (default: run_0000/…)",
     )
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
-    _flags.add_file_size_flag(group)
+    flags.add_file_size_flag(group)
     group.add_argument(
         "--no-report", action="store_true", help="make no index.html, contact sheet and results.csv"
     )
 
 
 def _few(text: str) -> int:
-    value = _flags.natural(text)
+    value = flags.natural(text)
     if value > 100:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
     return value

@@ -12,16 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import _cli
 import _common
 import _connect
 import _credentials
-import _places
-import _safe_text
-import _text_file
-from _cli import SkillError
 from _dialect import Dialect
 from _journal import Recorded
+from comfyskill.base import cli, paths, safe_text, text_files
+from comfyskill.base.cli import SkillError
 
 LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", re.I)
 LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FILE and --insecure"
@@ -79,12 +76,12 @@ def _line_parser() -> argparse.ArgumentParser:
 
 
 def _of_file(name: str) -> list[Host]:
-    path = _places.absolute(name)
+    path = paths.absolute(name)
     try:
-        lines = _text_file.read(path).splitlines()
+        lines = text_files.read(path).splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
-            f"cannot read {_safe_text.clean(name, 200)}: {_text_file.reason(error)}",
+            f"cannot read {safe_text.clean(name, 200)}: {text_files.reason(error)}",
             hint="--host @FILE wants one address a line",
         ) from error
     parser = _line_parser()
@@ -94,7 +91,7 @@ def _of_file(name: str) -> list[Host]:
     ]
     if not hosts:
         # The default server is not what someone meant who named a file.
-        raise SkillError(f"{_safe_text.clean(name, 200)} names no server", hint="one address a line")
+        raise SkillError(f"{safe_text.clean(name, 200)} names no server", hint="one address a line")
     return hosts
 
 
@@ -105,12 +102,12 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
         read = parser.parse_args(list(words))
     except ValueError as error:
         raise SkillError(
-            f"line {number} of {_safe_text.clean(path, 200)} cannot be read",
+            f"line {number} of {safe_text.clean(path, 200)} cannot be read",
             hint=f"an address, after it perhaps {LINE_FLAGS}",
         ) from error
     # Files that a line names lie beside the hosts file, wherever the command is run.
     key_file, bundle = (
-        str(path.parent / _places.expanded(name)) if name else None
+        str(path.parent / paths.expanded(name)) if name else None
         for name in (read.api_key_file, read.ca_bundle)
     )
     return Host(read.address, path, read.api, key_file, read.header, bundle, read.insecure)
@@ -130,10 +127,10 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
         try:
             server = _reached(args, host, alone=len(hosts) == 1)
         except SkillError as failure:
-            if len(hosts) == 1 or failure.exit == _cli.Exit.MISUSE:
+            if len(hosts) == 1 or failure.exit == cli.Exit.MISUSE:
                 raise
             error = failure
-            _cli.warn(f"{host.address}: {failure.message}")
+            cli.warn(f"{host.address}: {failure.message}")
             continue
         found.setdefault(place_of(server.url), (host, server))
     if not found:

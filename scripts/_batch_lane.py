@@ -12,7 +12,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import _cli
 import _events
 import _reports
 from _batch_ends import Ends
@@ -22,9 +21,10 @@ from _batch_flights import Flights
 from _batch_moves import Moves
 from _batch_supply import OUTAGES, SHORT, Supply
 from _batch_times import Samples
-from _cli import Exit, SkillError
 from _dialect import Dialect
 from _watch import Ended, Update, Watcher
+from comfyskill.base import cli
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -71,7 +71,7 @@ class Lane(threading.Thread):
             self.batch.disk_failed(error)
             self.failure = self.batch.failure
         except Exception as error:  # noqa: BLE001  (it ends as a report)
-            self._end_with(_cli.fault(error))
+            self._end_with(cli.fault(error))
         finally:
             self.hopeful = False
             self.watcher.close()
@@ -128,7 +128,7 @@ class Lane(threading.Thread):
         self.failure = error
         self.hopeful = False
         if self._others():
-            _cli.warn(f"{self.url} is out of this batch: {error.message}")
+            cli.warn(f"{self.url} is out of this batch: {error.message}")
             self.moves.give_away(error)
         elif error.exit == Exit.REFUSED:
             self.batch.stop("refused", error)
@@ -148,7 +148,7 @@ class Lane(threading.Thread):
                     raise
                 self.batch.wait(PROBE_PAUSE)
                 continue
-            _cli.note(f"{self.url} is back")
+            cli.note(f"{self.url} is back")
             self.away = False
             return
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import _cli
 import _jobs
 from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
 from _batch_supply import SECOND_LOOK
-from _cli import Exit, SkillError
 from _dialect import Dialect, JobState
+from comfyskill.base import cli
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -59,7 +59,7 @@ class Moves:
         """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
         self._was_silent = True
         if self.flights:
-            _cli.warn(
+            cli.warn(
                 f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers"
             )
         for prompt_id, flight in self._last_first():
@@ -105,7 +105,7 @@ class Moves:
                 continue
             if state.done and state.outcome == "success":
                 self.batch.tally.twice += 1
-                _cli.warn(f"{self.url} had finished {prompt_id} before it could be cancelled: run twice")
+                cli.warn(f"{self.url} had finished {prompt_id} before it could be cancelled: run twice")
             self._look_at.pop(prompt_id, None)
             self.batch.cleared(self.url, prompt_id)
 
@@ -114,7 +114,7 @@ class Moves:
         try:
             return self.server.cancel(prompt_id)
         except SkillError as error:
-            _cli.warn(f"could not cancel {prompt_id} on {self.url}: {error.message}")
+            cli.warn(f"could not cancel {prompt_id} on {self.url}: {error.message}")
             return False
 
     def wind_down(self) -> None:
@@ -133,7 +133,7 @@ class Moves:
             self.heard = time.monotonic()
         except SkillError as error:
             if flights:
-                _cli.warn(f"{len(self.flights)} submitted runs may still be on {self.url}: {error.message}")
+                cli.warn(f"{len(self.flights)} submitted runs may still be on {self.url}: {error.message}")
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:
         """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""
@@ -146,10 +146,10 @@ class Moves:
         except SkillError as error:
             if error.exit == Exit.UNREACHABLE:
                 raise
-            _cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
+            cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
             return
         if state.phase in ("running", "pending"):
-            _cli.warn(f"{prompt_id} still executes on {self.url}: it does not take the cancel")
+            cli.warn(f"{prompt_id} still executes on {self.url}: it does not take the cancel")
             return
         self.flights.drop(prompt_id)
         if state.done and state.outcome != "cancelled":

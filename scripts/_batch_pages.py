@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import _batch_results
-import _cli
-import _safe_names
-import _safe_text
+from comfyskill.base import cli, file_names, safe_text
 
 MOST_ROWS = 20
 MOST_FILES = 4
@@ -27,13 +25,13 @@ def write(folder: Path) -> dict[str, Any]:
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
     document: dict[str, Any] = {"run_states": counts}
     if results.outside:
-        _cli.warn(f"{results.outside} files that the journal names do not lie in {folder} and are left out")
+        cli.warn(f"{results.outside} files that the journal names do not lie in {folder} and are left out")
         document["files_left_out"] = results.outside
     for name, key, make in (
         ("results.csv", "results_csv", _batch_results.table),
         ("index.html", "index_html", _gallery.page),
     ):
-        _safe_names.write_whole(folder / name, make(results))
+        file_names.write_whole(folder / name, make(results))
         document[key] = str(folder / name)
     document["results"] = _first_rows(results) | {"all_in": document["results_csv"]}
     sheets = _contact_sheet.write(results)
@@ -51,7 +49,7 @@ def _first_rows(results: _batch_results.Results) -> dict[str, Any]:
             "run": row.run,
             "status": row.status,
             "values": {
-                name: _safe_text.clean(value, MOST_TEXT) if isinstance(value, str) else value
+                name: safe_text.clean(value, MOST_TEXT) if isinstance(value, str) else value
                 for name, value in row.values.items()
             },
             **({"seeds": dict(row.seeds)} if row.seeds else {}),

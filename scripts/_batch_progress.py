@@ -9,8 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import _cli
-import _safe_text
+from comfyskill.base import cli, safe_text
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -41,7 +40,7 @@ class BatchProgress:
         done = self._batch.tally.settled
         if now - self._last_line >= LINE_PAUSE and done != self._shown:
             self._last_line, self._shown = now, done
-            _cli.note(f"{done} of {self._batch.to_do} runs{self._failed()}, {self._left()} left")
+            cli.note(f"{done} of {self._batch.to_do} runs{self._failed()}, {self._left()} left")
 
     def _failed(self) -> str:
         failed = self._batch.tally.settled - self._batch.tally.ends["success"]
@@ -69,7 +68,7 @@ class BatchProgress:
         self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
         pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
         self._bar.set_postfix_str(
-            _safe_text.redact(_safe_text.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
+            safe_text.redact(safe_text.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
         )
         self._bar.refresh()
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _journal
-import _safe_text
 from _plan import OUTPUT_COLUMN, Axis, Plan
 from _plan_read import is_media
+from comfyskill.base import safe_text
 
 # A backslash or a colon would make a name a share, a drive or an address.
 NEVER_IN_NAMES = "\\:\0"
@@ -161,7 +161,7 @@ def short(value: Any, limit: int = 200) -> str:
     """A value as people read it, on one line."""
     if isinstance(value, float):
         value = f"{value:g}"
-    return " ".join(_safe_text.clean(value, limit).split())
+    return " ".join(safe_text.clean(value, limit).split())
 
 
 def _told(facts: Mapping[str, Any]) -> str:
@@ -188,7 +188,7 @@ def table(results: Results) -> bytes:
             files, row.host, row.prompt_id, row.attempt or None, row.code, row.message,
         ]  # fmt: skip
         writer.writerow([_cell(cell) for cell in cells])
-    return _safe_text.redact(out.getvalue()).encode("utf-8", "replace")
+    return safe_text.redact(out.getvalue()).encode("utf-8", "replace")
 
 
 def _cell(value: Any) -> Any:
@@ -196,7 +196,7 @@ def _cell(value: Any) -> Any:
         return ""
     if not isinstance(value, str):
         return value
-    text = _safe_text.clean(value)
+    text = safe_text.clean(value)
     return f"'{text}" if _is_formula(text) and not _is_number(text) else text
 
 

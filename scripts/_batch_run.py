@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import _batch_times
-import _cli
 import _reports
-import _safe_text
 from _batch import Batch, BatchOptions
 from _batch_fetch import Fetchers
 from _batch_fill import Filler, Recipe
@@ -21,7 +19,8 @@ from _batch_lane import Lane
 from _batch_progress import BatchProgress
 from _jobs import CANCEL_PATIENCE
 from _journal import Journal, Recorded
-from _signals import Terminated
+from comfyskill.base import cli, safe_text
+from comfyskill.base.signals import Terminated
 
 MOST_SHOWN = 20
 FRAME = 0.25
@@ -60,7 +59,7 @@ def run(
             _stop(batch)
         except (KeyboardInterrupt, Terminated):
             batch.stop("interrupted")
-            _cli.warn("not waiting any longer; --resume picks up what is left")
+            cli.warn("not waiting any longer; --resume picks up what is left")
     except Terminated:
         # The caller's time is up: jobs stay on the servers, and the journal knows them.
         batch.stop("abandoned")
@@ -100,7 +99,7 @@ def _stop(batch: Batch) -> None:
     """Ctrl-C: lanes cancel what is theirs, files under way arrive. A server that says nothing is not waited for long."""
     began = time.monotonic()
     batch.stop("interrupted")
-    _cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
+    cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
     while any(_winding_down(lane, began) for lane in batch.lanes):
         batch.wait(FRAME)
     for lane in batch.lanes:
@@ -153,7 +152,7 @@ def _terminated(batch: Batch) -> dict[str, Any]:
         "message": f"told to stop; {len(flying)} submitted runs go on",
         **words,
         **_counts(batch),
-        "prompt_ids": _safe_text.cap(flying, MOST_SHOWN),
+        "prompt_ids": safe_text.cap(flying, MOST_SHOWN),
         "output_dir": str(batch.options.folder),
     }
 
@@ -199,7 +198,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     warnings = _tell_not_stopped(batch, document) if batch.stopping in ("interrupted", "failed") else []
     left = batch.left
     if left:
-        document["left_behind"] = {host: _safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
+        document["left_behind"] = {host: safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
         warnings += [
             f"{len(ids)} runs that were moved elsewhere may still be at {host}; when it answers "
             f"again, this cancels them there: {_left_command(batch, host)}"
@@ -220,7 +219,7 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
     """Put the runs that could not be cancelled into the document: they go on, and may cost. The warnings about them."""
     warnings = []
     for lane, ids in _not_stopped(batch).items():
-        document.setdefault("not_cancelled", {})[lane.url] = _safe_text.cap(ids, MOST_SHOWN)
+        document.setdefault("not_cancelled", {})[lane.url] = safe_text.cap(ids, MOST_SHOWN)
         command = _reports.cancel_command(lane.server, ids[:MOST_SHOWN])
         document.setdefault("next", []).append(command)
         warnings.append(
@@ -233,7 +232,7 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
                 f"{lane.url} did not answer a submit: that run may go on there, and --resume looks for it first"
             )
     for warning in warnings:
-        _cli.warn(warning)
+        cli.warn(warning)
     return warnings
 
 

@@ -13,17 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _cli
 import _collect
 import _media_metadata
-import _places
-import _safe_text
 import _sources
 from _batch_fill import Filler, Recipe
-from _cli import Exit, SkillError
 from _dialect import Dialect
 from _plan import Axis, Plan
 from _prepare import Wishes
+from comfyskill.base import cli, paths, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 # So many runs on a paid service are a try; more are a bill.
 FEW_PAID_RUNS = 5
@@ -53,7 +51,7 @@ def fillers(
                 raise
             first_error = first_error or error
             notes.append(f"{server.url} takes no part: {error.message}")
-            _cli.warn(notes[-1])
+            cli.warn(notes[-1])
             continue
         able.append(filler)
     if not able:
@@ -80,7 +78,7 @@ def _first_notes(able: Sequence[Filler]) -> list[str]:
 
 def _lacks(server: Dialect, missing: list[str]) -> SkillError:
     return SkillError(
-        f"{server.url} lacks node classes of this workflow: {_safe_text.quoted_list(missing)}", code="rejected",
+        f"{server.url} lacks node classes of this workflow: {safe_text.quoted_list(missing)}", code="rejected",
         exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see which node packs they belong to",
         missing_nodes=missing[:50],
     )  # fmt: skip
@@ -159,7 +157,7 @@ def rooted(filler: Filler) -> Recipe:
     source, wishes, plan = filler.recipe
     axes = tuple(_rooted_axis(filler, axis) for axis in plan.axes)
     files = [
-        (name, path if path.startswith("output:") else str(_places.absolute(path)), kind)
+        (name, path if path.startswith("output:") else str(paths.absolute(path)), kind)
         for name, path, kind in wishes.files
     ]
     wishes = wishes._replace(settings=filler.rooted(wishes.settings), files=files)
@@ -194,7 +192,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         return Recipe(source, kept, plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SkillError(
-            f"the plan in the journal cannot be read ({_safe_text.quoted(error)})", code="no_batch", exit=Exit.MISUSE,
+            f"the plan in the journal cannot be read ({safe_text.quoted(error)})", code="no_batch", exit=Exit.MISUSE,
             hint="it was changed by hand or by a newer version; start a new batch",
         ) from error  # fmt: skip
 

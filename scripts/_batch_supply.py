@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import _cli
 import _common
 import _graph
 import _jobs
@@ -17,9 +16,10 @@ from _batch import Todo
 from _batch_ends import Ends, facts_of
 from _batch_fill import Filler
 from _batch_flights import Flight, Flights
-from _cli import Exit, SkillError
 from _dialect import Dialect, Submission
 from _watch import Watcher
+from comfyskill.base import cli
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -235,7 +235,7 @@ class Supply:
             self._turned_away_since = None
         elif self._turned_away_since is None:
             self._turned_away_since = now
-            _cli.note(f"{self.url} takes no run now ({error.message}); trying again for {limit:.0f} s")
+            cli.note(f"{self.url} takes no run now ({error.message}); trying again for {limit:.0f} s")
         elif now - self._turned_away_since > limit:
             raise SkillError(
                 f"{self.url} has taken no run for {limit:.0f} s: {error.message}", code=error.code, exit=Exit.FAILED,
@@ -255,7 +255,7 @@ class Supply:
                 server_said=error.message,
             ) from error  # fmt: skip
         if first:
-            _cli.note(f"{self.url} does not answer; trying again for {patience - (now - since):.0f} s")
+            cli.note(f"{self.url} does not answer; trying again for {patience - (now - since):.0f} s")
         self._pause_until = now + 0.5
 
 

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _cache
 import _graph
 from _batch_fill import Filler
-from _cli import SkillError
 from _plan import OUTPUT_COLUMN
+from comfyskill.base import cache
+from comfyskill.base.cli import SkillError
 
 MOST_TIMES = 20  # of one set of values
 MOST_SETS = 40
@@ -119,12 +119,12 @@ def remember(graph: Mapping[str, Any], fresh: list[Times]) -> None:
         return
     new = {(row.host, row.weight) for row in fresh}
     rows = [row for row in recall(graph) if (row.host, row.weight) not in new] + fresh
-    _cache.keep(f"times/{shape(graph)}", [row._asdict() for row in rows[-MOST_SETS:]])
+    cache.keep(f"times/{shape(graph)}", [row._asdict() for row in rows[-MOST_SETS:]])
 
 
 def recall(graph: Mapping[str, Any]) -> list[Times]:
     """What is remembered of graphs of this shape, whatever their values and their server."""
-    kept = _cache.recall(f"times/{shape(graph)}")
+    kept = cache.recall(f"times/{shape(graph)}")
     rows = []
     for row in kept if isinstance(kept, list) else []:
         seconds = row.get("seconds") if isinstance(row, dict) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import _safe_text
 from _check_server import node_findings
 from _check_wisdom import wisdom
 from _finding import ERROR, INFO, WARNING, Finding, about
@@ -23,6 +22,7 @@ from _nodes import (
     with_missing_types,
 )
 from _specs import Book
+from comfyskill.base import safe_text
 
 _MOST_SUGGESTED = 3
 _MOST_KNOTS = 20
@@ -76,7 +76,7 @@ def _structure(graph: Graph) -> Iterator[Finding]:
     for node_id, node in graph.items():
         if not isinstance(node, Mapping):
             yield Finding(
-                ERROR, "not_a_node", f"{_safe_text.quoted(node_id)} is not a node object",
+                ERROR, "not_a_node", f"{safe_text.quoted(node_id)} is not a node object",
                 "take it out of the graph", str(node_id),
             )  # fmt: skip
         elif not isinstance(node.get("class_type"), str):
@@ -98,15 +98,15 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str
             fix = "install the node pack that brings it (check_deps.py names it)"
             new = _replacement(class_type, replacements)
             if new:
-                fix = f"replace it with {_safe_text.quoted(new)}"
+                fix = f"replace it with {safe_text.quoted(new)}"
             elif near:
-                fix += f", or use {_safe_text.quoted_list(near)}"
-            message = f"the server has no class {_safe_text.quoted(class_type)}"
+                fix += f", or use {safe_text.quoted_list(near)}"
+            message = f"the server has no class {safe_text.quoted(class_type)}"
             yield about(ERROR, "unknown_class", node_id, node, message, fix, nearest=[new] if new else near)
         else:
             unchecked.setdefault(class_type, node_id)
     if unchecked:
-        names = _safe_text.quoted_list(sorted(unchecked), 8)
+        names = safe_text.quoted_list(sorted(unchecked), 8)
         yield Finding(
             INFO, "not_checked", f"without their definitions these classes were not checked: {names}",
             "give --host, or --object-info with definitions saved from the server",
@@ -120,7 +120,7 @@ def _deprecated(
     new = _replacement(class_type, replacements)
     if new or book.flag(class_type, "deprecated"):
         fix = (
-            f"replace it with {_safe_text.quoted(new)}"
+            f"replace it with {safe_text.quoted(new)}"
             if new
             else "use the node that its description or the editor proposes"
         )
@@ -129,7 +129,7 @@ def _deprecated(
             "deprecated",
             node_id,
             node,
-            f"the class {_safe_text.quoted(class_type)} is deprecated",
+            f"the class {safe_text.quoted(class_type)} is deprecated",
             fix,
         )
 
@@ -164,7 +164,7 @@ def _loose_links(graph: Graph, node_id: str, node: Mapping[str, Any]) -> Iterato
             # The server looks at declared inputs only, and which these are is not known.
             yield about(
                 WARNING, "link_to_nowhere", node_id, node,
-                f"{_safe_text.quoted(name)} is linked to node {_safe_text.quoted(link.node_id)}, which is not in the graph",
+                f"{safe_text.quoted(name)} is linked to node {safe_text.quoted(link.node_id)}, which is not in the graph",
                 "link it to a node that is there", name,
             )  # fmt: skip
 
@@ -173,7 +173,7 @@ def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
     """One finding for each knot of nodes that draw from each other."""
     found = []
     for knot in knots(graph, live):
-        ids = [_safe_text.name(node_id) for node_id in knot]
+        ids = [safe_text.name(node_id) for node_id in knot]
         shown = " → ".join(ids[:6]) + (" → …" if len(ids) > 6 else f" → {ids[0]}")
         node = node_of(graph, knot[0])
         if node is not None:

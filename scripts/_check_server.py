@@ -16,9 +16,9 @@ from _alike import choices_to_show, is_model_file, meant, nearest_choices
 from _finding import ERROR, WARNING, Finding, about, called
 from _names import nearest
 from _nodes import Graph, class_of, inputs_of, literal, node_of
-from _safe_text import name as short_name
-from _safe_text import quoted, quoted_list
 from _specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
+from comfyskill.base.safe_text import name as short_name
+from comfyskill.base.safe_text import quoted, quoted_list
 
 
 def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:

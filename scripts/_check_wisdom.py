@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import _catalog
-import _safe_text
 from _finding import INFO, WARNING, Finding, about
 from _graph import outputs_of
 from _nodes import (
@@ -25,6 +24,7 @@ from _nodes import (
     upstream_of,
 )
 from _specs import Book
+from comfyskill.base import safe_text
 
 _SIZES = ("width", "height", "length")
 
@@ -93,7 +93,7 @@ def _same_prompts(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any
         return
     yield about(
         WARNING, "same_prompts", node_id, node,
-        f"positive and negative come from the same output ({_safe_text.name(positive.node_id)} slot {positive.slot}), so the "
+        f"positive and negative come from the same output ({safe_text.name(positive.node_id)} slot {positive.slot}), so the "
         "negative prompt cancels the prompt",
         "link negative to an encoder of its own, or set cfg to 1", "negative",
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _idle_lora(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) 
     if strengths and all(strength == 0 for strength in strengths):
         yield about(
             WARNING, "lora_without_strength", node_id, node, "the LoRA's strength is 0, so it does nothing",
-            f"set {_safe_text.name(node_id)}.strength_model, or take the node out",
+            f"set {safe_text.name(node_id)}.strength_model, or take the node out",
         )  # fmt: skip
 
 
@@ -162,14 +162,14 @@ def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
         if _is_lora(node):
             name = literal(inputs_of(node)["lora_name"])
             yield about(
-                WARNING, "lora_unused", node_id, node, f"the LoRA {_safe_text.quoted(name)} is loaded and nothing uses it",
+                WARNING, "lora_unused", node_id, node, f"the LoRA {safe_text.quoted(name)} is loaded and nothing uses it",
                 "link its model (and clip) output on, in place of the loader's",
             )  # fmt: skip
         else:
             rest.append(node_id)
     if rest:
         rest.sort(key=natural_key)
-        shown = ", ".join(map(_safe_text.name, rest[:10])) + (" …" if len(rest) > 10 else "")
+        shown = ", ".join(map(safe_text.name, rest[:10])) + (" …" if len(rest) > 10 else "")
         unsure = any(not book.knows(class_of(graph[node_id])) for node_id in rest)
         yield Finding(
             INFO, "dead_branch",

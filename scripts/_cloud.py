@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import _cli
 import _cloud_account
 import _cloud_refusals
 import _common
 import _multipart
 import _refusals
-import _safe_text
-from _cli import SkillError
 from _cloud_records import STATUSES, error_of, row
 from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, accepted_id, seconds
 from _local import state_from_history
-from _pictures import BadPicture, TooLarge, open_picture
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
+from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
 
 if TYPE_CHECKING:
     import requests
@@ -182,7 +181,7 @@ class Cloud(Dialect):
             young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace
             return JobState(prompt_id, "pending" if young else "unknown", assumed=young)
         if not isinstance(answer, Mapping):
-            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=_cli.Exit.FAILED)
+            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=cli.Exit.FAILED)
         return self._state_of(prompt_id, answer)
 
     def _state_of(self, prompt_id: str, answer: Mapping[str, Any]) -> JobState:
@@ -296,7 +295,7 @@ class Cloud(Dialect):
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
             raise SkillError(
-                f"{self.url} did not accept {path.name}", code="upload_failed", exit=_cli.Exit.FAILED
+                f"{self.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
             )
         return FileRef(answer["name"], "", "input")
 
@@ -355,9 +354,9 @@ class Cloud(Dialect):
             if error.code != "folder_not_found":
                 raise
             raise SkillError(
-                f"the cloud has no model folder {_safe_text.quoted(folder)}, or nothing in it",
+                f"the cloud has no model folder {safe_text.quoted(folder)}, or nothing in it",
                 code="folder_not_found",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
             ) from error
 
     def most_at_once(self) -> int | None:
@@ -372,6 +371,6 @@ class Cloud(Dialect):
 
 def _no_id(prompt_id: str) -> SkillError:
     return SkillError(
-        f"{_safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
+        f"{safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
         hint="its ids are lower-case UUIDs",
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -31,9 +31,7 @@ def report(server: Dialect) -> dict[str, Any]:
     """`plan`, `credits`, `free_tier` and `most_at_once`, each only where the cloud tells it."""
     found: dict[str, Any] = {}
     status = _ask(server, "billing/status")
-    plan = {
-        key: _safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None
-    }
+    plan = {key: safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None}
     if plan:
         found["plan"] = plan
     credit = credits_in(_ask(server, "billing/balance"))

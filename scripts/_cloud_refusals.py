@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _cli
 import _common
 import _refusals
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
 # Refusals without a type that we know: every one is an answer about the account, never about the server's contents.
 STATUS_SENTENCES = {
     401: (
-        "refused", _cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
+        "refused", cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
         "set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site (it starts with comfyui-)",
     ),
     402: (
-        "refused", _cli.Exit.REFUSED, "the account's plan or credits do not allow this",
+        "refused", cli.Exit.REFUSED, "the account's plan or credits do not allow this",
         "add credits or take a plan with API access (Standard and higher)",
     ),
     403: (
-        "refused", _cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
+        "refused", cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
         "the free tier has no API access; Standard and higher plans do",
     ),
     413: (
-        "too_large", _cli.Exit.REJECTED, "the request is larger than the cloud takes",
+        "too_large", cli.Exit.REJECTED, "the request is larger than the cloud takes",
         "pictures may have 50 MB; send large inputs as files, not inside the workflow",
     ),
 }  # fmt: skip
@@ -55,7 +54,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     if kind in _refusals.FULL_QUEUE:
         return SkillError(
             "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
-            exit=_cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
+            exit=cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
             http_status=status, server_said=said,
         )  # fmt: skip
     if status in STATUS_SENTENCES:
@@ -87,7 +86,7 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
         "the file is no longer in the service's storage" if gone else
         f"the service's storage did not give the file (HTTP {status}); its signed address may have expired",
         code="not_found" if gone else "download_failed",
-        exit=_cli.Exit.FAILED,
+        exit=cli.Exit.FAILED,
         retryable=not gone,
         hint="fetch it again: a fresh address is made each time",
         http_status=status,
@@ -100,7 +99,7 @@ def _policy_details(body: Any) -> dict[str, Any]:
     error = body.get("error") if isinstance(body, Mapping) else None
     error = error if isinstance(error, Mapping) else {}
     return {
-        key: _safe_text.clean_tree(error[key][:20], 120)
+        key: safe_text.clean_tree(error[key][:20], 120)
         for key in ("class_types", "providers")
         if isinstance(error.get(key), list)
     }

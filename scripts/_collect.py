@@ -17,12 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 import _common
-import _room
-import _safe_files
-import _safe_names
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
+from comfyskill.base import file_limits, file_names, safe_files, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -82,7 +79,7 @@ class Saved(NamedTuple):
         if self.reused:
             row["reused"] = True
         if self.renamed:
-            row["server_said"] = _safe_text.clean(_plain_name(self.output.ref), 200)
+            row["server_said"] = safe_text.clean(_plain_name(self.output.ref), 200)
         if self.bytes == 0:
             row["note"] = "the file is empty on the server too"
         return row
@@ -98,7 +95,7 @@ class Failed(NamedTuple):
     def json(self) -> dict[str, Any]:
         """As the JSON document reports it."""
         return {
-            "filename": _safe_text.clean(self.output.ref.filename, 200),
+            "filename": safe_text.clean(self.output.ref.filename, 200),
             "node_id": self.output.node_id,
             "url": self.url,
             "code": self.error.code,
@@ -166,7 +163,7 @@ def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
             for item in listed if isinstance(listed, (list, tuple)) else [listed]:
                 if isinstance(item, str):
                     texts.append(
-                        {"node_id": str(node_id), "key": str(key), "text": _safe_text.clean(item, MOST_TEXT)}
+                        {"node_id": str(node_id), "key": str(key), "text": safe_text.clean(item, MOST_TEXT)}
                     )
     return texts
 
@@ -248,19 +245,19 @@ class Collector:
     def address(self, ref: FileRef) -> str:
         """Where the file can be fetched by hand; without any key."""
         if ref.url:
-            return _safe_text.clean(ref.url.split("?")[0], 500)
+            return safe_text.clean(ref.url.split("?")[0], 500)
         return f"{self.server.route('view')}?{urlencode(ref.json())}"
 
     def fetch(self, output: OutputFile) -> Saved:
         """Fetch one file. Raises SkillError (`download_failed`, `not_found`, `refused` …) or OSError of the disk."""
         target = self._target(output)
-        part = _safe_names.part_beside(target)
+        part = file_names.part_beside(target)
         self._parts.add(part)
         try:
-            with _safe_names.held(part):
+            with file_names.held(part):
                 size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
                 digest = file_digest(part) if self.digests else None
-                path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+                path, reused = file_names.settle(part, target, overwrite=self.overwrite)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -272,12 +269,12 @@ class Collector:
         """Save a picture that came through the socket instead of the disk."""
         output = OutputFile(FileRef(name), node_id, key)
         target = self._target(output)
-        part = _safe_names.part_beside(target)
+        part = file_names.part_beside(target)
         try:
-            with _safe_names.held(part):
-                with _safe_files.open_file(part, "wb") as file:
+            with file_names.held(part):
+                with safe_files.open_file(part, "wb") as file:
                     file.write(data)
-                path, reused = _safe_names.settle(part, target, overwrite=self.overwrite)
+                path, reused = file_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
         digest = file_digest(path) if self.digests else None
@@ -286,11 +283,11 @@ class Collector:
     def _target(self, output: OutputFile) -> Path:
         """The wished-for path; two outputs of one run never share one, not even by case."""
         ref = output.ref
-        name = _safe_names.file_name(re.split(r"[/\\]", _plain_name(ref))[-1])
+        name = file_names.file_name(re.split(r"[/\\]", _plain_name(ref))[-1])
         # Where a display name exists the subfolder is decoration (the cloud's).
-        segments = [] if self.flat or ref.display_name else _safe_names.safe_relative(ref.subfolder)
-        folder = _safe_names.folder_inside(self.root, segments)
-        name = _safe_names.fitted(folder, name)
+        segments = [] if self.flat or ref.display_name else file_names.safe_relative(ref.subfolder)
+        folder = file_names.folder_inside(self.root, segments)
+        name = file_names.fitted(folder, name)
         stem, dot, suffix = name.rpartition(".")
         number = 0
         chosen = name
@@ -332,7 +329,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
         _refuse_size(part.parent, so_far, expected)
 
-    with _safe_files.open_file(part, "wb") as file:
+    with safe_files.open_file(part, "wb") as file:
         while True:
             attempt += 1
             try:
@@ -349,7 +346,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             before = offset
             with response:
                 _refuse_page(response, ref)
-                _room.refuse_packed(response.headers)
+                file_limits.refuse_packed(response.headers)
                 offset = _start(response, file, offset)
                 validator = _validator(response)
                 expected = _expected(response, offset)
@@ -397,7 +394,7 @@ def _start(response: requests.Response, file: Any, offset: int) -> int:
     if offset == 0:
         return 0
     begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if response.status_code == 206 and begins and _room.number_in(begins[1]) == offset:
+    if response.status_code == 206 and begins and file_limits.number_in(begins[1]) == offset:
         return offset
     return _rewind(file)
 
@@ -418,15 +415,15 @@ def _validator(response: requests.Response) -> str | None:
 
 def _expected(response: requests.Response, offset: int) -> int | None:
     """The whole file's length, when the answer says it."""
-    length = _room.number_in(response.headers.get("Content-Length"))
+    length = file_limits.number_in(response.headers.get("Content-Length"))
     return None if length is None else offset + length
 
 
 def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:
     """Raises SkillError for a file that is too large, or for which the disk has no room."""
-    _room.refuse_too_large(max(offset, expected or 0))
-    left = _room.SPARE_BYTES if expected is None else max(expected - offset, 0)
-    _room.require(folder, left, "free some space, then fetch the files of this job again")
+    file_limits.refuse_too_large(max(offset, expected or 0))
+    left = file_limits.SPARE_BYTES if expected is None else max(expected - offset, 0)
+    file_limits.require(folder, left, "free some space, then fetch the files of this job again")
 
 
 def _copy(

@@ -15,8 +15,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-import _cli
-import _safe_text
 from _addresses import (
     CLOUD_HOST,
     CLOUD_HOSTS,
@@ -30,8 +28,9 @@ from _addresses import (
     resolve_url,
     split_user_info,
 )
-from _cli import SkillError
 from _credentials import Access, parse_headers, read_key
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -62,9 +61,9 @@ def parse_model_list(payload: Any) -> list[str]:
         code = str(payload.get("code") or "")
         if code == "folder_not_found":
             raise SkillError(
-                "the server knows no such model folder", code="folder_not_found", exit=_cli.Exit.FAILED
+                "the server knows no such model folder", code="folder_not_found", exit=cli.Exit.FAILED
             )
-        said = _safe_text.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
+        said = safe_text.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
         if any(
             word in f"{code} {said}".lower()
             for word in ("forbidden", "unauthorized", "denied", "not allowed")
@@ -253,21 +252,21 @@ class Server:
             return SkillError(
                 f"{where}: {error}",
                 code="bad_answer",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 hint="is the address ComfyUI itself?",
             )
         if isinstance(error, RefusedRedirect):
             return SkillError(
                 f"refused to follow {where}: {error}",
                 code="unsafe_redirect",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 hint="nothing was sent there; if you know that address, give it to --host, else ask who runs the server",
             )
         if isinstance(error, requests.TooManyRedirects):
             return SkillError(
                 f"{where} redirects in circles",
                 code="redirect_loop",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 hint="a proxy or login page before the server? give the final address, or its login with --header",
             )
         if isinstance(error, requests.exceptions.SSLError):
@@ -275,10 +274,10 @@ class Server:
                 f"the certificate or TLS of {where} was not accepted",
                 code="unreachable",
                 hint="use --ca-bundle FILE for a private authority, or --insecure if you accept the risk",
-                server_said=_safe_text.clean(error, SAID_LIMIT),
+                server_said=safe_text.clean(error, SAID_LIMIT),
             )
         if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
-            return SkillError(f"the request for {where} is not valid: {_safe_text.clean(error, 200)}")
+            return SkillError(f"the request for {where} is not valid: {safe_text.clean(error, 200)}")
         if isinstance(error, requests.Timeout):
             return SkillError(
                 f"{where} did not answer in time",
@@ -292,11 +291,11 @@ class Server:
         return failure
 
     def _moved(self, response: requests.Response) -> SkillError:
-        target = _safe_text.clean(response.headers.get("Location", ""), 200).split("?")[0]
+        target = safe_text.clean(response.headers.get("Location", ""), 200).split("?")[0]
         return SkillError(
             f"{self.url} answered {response.status_code} and points elsewhere; nothing was sent there",
             code="moved",
-            exit=_cli.Exit.FAILED,
+            exit=cli.Exit.FAILED,
             hint="use the final address as --host (or sign in with --header if this is a login page)",
             server_said=target,
         )
@@ -313,7 +312,7 @@ class Server:
     def failure(self, response: requests.Response) -> SkillError:
         """The SkillError for an answer of 400 or more; a dialect may know better sentences."""
         status, said = response.status_code, error_text(response)
-        route = "/".join(map(_safe_text.name, urlsplit(response.url).path.split("/")))
+        route = "/".join(map(safe_text.name, urlsplit(response.url).path.split("/")))
         if status in (401, 402, 403, 407):
             what = {
                 401: "wants a key, or the key is wrong",
@@ -329,7 +328,7 @@ class Server:
             )
         if status == 404:
             return SkillError(
-                f"{self.url} has no {route} (HTTP 404)", code="not_found", exit=_cli.Exit.FAILED, server_said=said,
+                f"{self.url} has no {route} (HTTP 404)", code="not_found", exit=cli.Exit.FAILED, server_said=said,
                 hint="is the address right (host, port, base path), and is it ComfyUI?",
                 http_status=status,
             )  # fmt: skip
@@ -337,7 +336,7 @@ class Server:
         return SkillError(
             f"{self.url} answered HTTP {status} on {route}",
             code=code,
-            exit=_cli.Exit.FAILED,
+            exit=cli.Exit.FAILED,
             retryable=status in RETRIED_STATUSES,
             hint=STATUS_HINTS[code],
             server_said=said,
@@ -354,13 +353,13 @@ class Server:
         try:
             return json.loads(response.content)
         except (ValueError, RecursionError) as error:
-            kind = _safe_text.clean(response.headers.get("Content-Type", "no type"), 60)
+            kind = safe_text.clean(response.headers.get("Content-Type", "no type"), 60)
             raise SkillError(
                 f"{self.url} did not answer with JSON ({kind}); is it ComfyUI?",
                 code="bad_answer",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
-                server_said=_safe_text.clean(text_of(response), 200),
+                server_said=safe_text.clean(text_of(response), 200),
             ) from error
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
@@ -444,8 +443,8 @@ def error_text(response: requests.Response) -> str:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
         text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", text_of(response, 20_000), flags=re.S | re.I)
-        return _safe_text.clean(" ".join(text.split()), SAID_LIMIT)
-    return _safe_text.clean(_words_of(body), SAID_LIMIT)
+        return safe_text.clean(" ".join(text.split()), SAID_LIMIT)
+    return safe_text.clean(_words_of(body), SAID_LIMIT)
 
 
 def text_of(response: requests.Response, most: int | None = None) -> str:
@@ -549,7 +548,7 @@ def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
             raise SkillError(
                 "the file stopped arriving, or arrives too slowly",
                 code="download_failed",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 retryable=True,
                 hint="check the connection to the server, and whether something between holds the file back",
             ) from error

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _addresses
-import _cache
 import _common
 import _credentials
-import _flags
-from _cli import SkillError
 from _dialect import Dialect
+from comfyskill.base import cache
+from comfyskill.base import flags as base_flags
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +69,9 @@ def connect(
     Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
     """
     host = (
-        host or os.environ.get("COMFY_HOST") or (_common.CLOUD_URL if api == "cloud" else _flags.DEFAULT_HOST)
+        host
+        or os.environ.get("COMFY_HOST")
+        or (_common.CLOUD_URL if api == "cloud" else base_flags.DEFAULT_HOST)
     )
     if host == "demo":
         return _demo(api)
@@ -145,14 +147,14 @@ def _found_out(url: str, access: _common.Access, ask: bool) -> Found:
         return Found("v2", "the host is a deployment or workspace address, which speak API v2 alone")
     if not ask:
         return Found("local", "not asked: taken for a ComfyUI server")
-    remembered = f"api/{_cache.slug(url)}"
+    remembered = f"api/{cache.slug(url)}"
     near = _common.is_this_machine(urlsplit(url).hostname or "")
-    kept = None if near else _cache.recall(remembered)
+    kept = None if near else cache.recall(remembered)
     if kept in ("cloud", "v2"):
         return Found(str(kept), "found out by an earlier call (--api overrides it)")
     found = probe(url, access)
     if found.api != "local" and not near:
-        _cache.keep(remembered, found.api)
+        cache.keep(remembered, found.api)
     return found
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _contact_layout
-import _safe_names
 from _batch_results import Results, Row
 from _contact_cells import FONT, INK, LINE, PAPER, QUIET, Pen, draw_run, wrapped
 from _contact_layout import MARGIN, SIDE, Sheet
 from _thumbnails import Thumbnails
+from comfyskill.base import file_names
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,9 +53,9 @@ def write(results: Results) -> list[Path]:
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    part = _safe_names.part_beside(path)
+    part = file_names.part_beside(path)
     try:
-        with _safe_names.held(part):
+        with file_names.held(part):
             sheet.save(part, "PNG")
             part.replace(path)
     finally:

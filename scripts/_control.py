@@ -9,14 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _cli
 import _job_report
 import _ours
 import _prepare
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Dialect, JobSummary, Submission
 from _reports import head
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 MOST_ROWS = 50
 # So many finished jobs are looked through for those that a filter wants.
@@ -51,7 +50,7 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
         "running": running,
         "pending": len(rows) - running,
         "ours": sum(bool(row.get("ours")) for row in rows),
-        "jobs": _safe_text.cap(rows, most),
+        "jobs": safe_text.cap(rows, most),
     }
 
 
@@ -93,7 +92,7 @@ def cancel(
             found[prompt_id], unheard[prompt_id] = "still_running", error
     results = [
         {
-            "prompt_id": _safe_text.clean(prompt_id, 100),
+            "prompt_id": safe_text.clean(prompt_id, 100),
             "was": here.get(prompt_id),
             "result": found[prompt_id],
         }
@@ -105,7 +104,7 @@ def cancel(
         document |= {
             "status": "error",
             "code": "not_cancelled" if failed[0]["result"] == "still_running" else "not_found",
-            "message": f"{_safe_text.name(failed[0]['prompt_id'])}: {str(failed[0]['result']).replace('_', ' ')}",
+            "message": f"{safe_text.name(failed[0]['prompt_id'])}: {str(failed[0]['result']).replace('_', ' ')}",
             "hint": HINTS.get(str(failed[0]["result"]), "see manage_queue.py list"),
         }
     if unheard:
@@ -205,7 +204,7 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
         error.message = (
             f"{prompt_id} was taken out of the queue and could not be put in again: {error.message}"
         )
-        error.details |= {"prompt_id": prompt_id, "graph": _cli.Verbatim(item[2])}
+        error.details |= {"prompt_id": prompt_id, "graph": cli.Verbatim(item[2])}
         raise
     places = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
     return {
@@ -230,7 +229,7 @@ def history(server: Dialect, most: int) -> dict[str, Any]:
     """Finished jobs, newest first."""
     ours = _ours.known(server.url)
     rows = [_job_report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
-    return {"status": "ok", **head(server), "jobs": _safe_text.cap(rows, most)}
+    return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, most)}
 
 
 def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import _safe_text
 from _alike import advice, choices_to_show, meant
-from _cli import Exit, SkillError
 from _parameter import Parameter
 from _specs import InputSpec
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})
@@ -59,8 +59,8 @@ def wrapped(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return _safe_text.quoted(value)
-    return _safe_text.name(json.dumps(value, ensure_ascii=False, default=str))
+        return safe_text.quoted(value)
+    return safe_text.name(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _of_type(value: Any, parameter: Parameter) -> Any:
@@ -71,7 +71,7 @@ def _of_type(value: Any, parameter: Parameter) -> Any:
         if kind in kinds:
             return read(value, parameter)
     if parameter.spec is not None and not parameter.spec.is_widget and not parameter.spec.takes_any:
-        raise _Misfit(f"a link from a node that gives {_safe_text.name(parameter.type)}")
+        raise _Misfit(f"a link from a node that gives {safe_text.name(parameter.type)}")
     return _like_now(value, parameter)
 
 

@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-import _places
-import _safe_text
 from _addresses import is_cloud_host, is_this_machine
-from _cli import SkillError
+from comfyskill.base import paths, safe_text
+from comfyskill.base.cli import SkillError
 
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
@@ -61,7 +60,7 @@ def refuse_plain_http(url: str, access: Access) -> None:
 
 def not_named(hosts: Sequence[str]) -> SkillError:
     """The refusal to send a key to servers that no flag of this command names."""
-    flags = " ".join(f"--host {_safe_text.clean(host, 200)}" for host in hosts[:3])
+    flags = " ".join(f"--host {safe_text.clean(host, 200)}" for host in hosts[:3])
     return SkillError(
         "a key is sent only to a server that the same command names",
         hint=f"if the key may go there, add {flags or '--host'}",
@@ -89,11 +88,11 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
                 hint="copy it again without quotation marks, dashes or dots that a text program has put in",
             )
         secret = is_secret_header(name)
-        _safe_text.hide(value, pieces=secret)
+        safe_text.hide(value, pieces=secret)
         # A server may give back the token without its scheme, the cookie without its name.
         for word in {*value.split(), *re.split(r"[\s;,=\"]+", value)}:
             if len(word) >= 8:
-                _safe_text.hide(word, pieces=secret)
+                safe_text.hide(word, pieces=secret)
         headers[name.strip()] = value
     return headers
 
@@ -105,23 +104,23 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: 
     """
     key = api_key
     if key is None and api_key_file:
-        import _text_file
+        from comfyskill.base import text_files
 
         try:
-            key = (_text_file.read(_places.expanded(api_key_file)).splitlines() or [""])[0]
+            key = (text_files.read(paths.expanded(api_key_file)).splitlines() or [""])[0]
         except (OSError, UnicodeDecodeError) as error:
             raise SkillError(
-                f"cannot read the key file {api_key_file}: {_text_file.reason(error)}",
+                f"cannot read the key file {api_key_file}: {text_files.reason(error)}",
                 hint="one line of text: the key",
             ) from error
     environment = os.environ.get("COMFY_CLOUD_API_KEY")
-    _safe_text.hide(environment)
+    safe_text.hide(environment)
     if key is None and environment and named and is_cloud_host(url) and url.startswith("https://"):
         key = environment
     if key is None:
         return None
     key = key.strip()
-    _safe_text.hide(key)
+    safe_text.hide(key)
     if not key or not key.isascii() or not key.isprintable():
         raise SkillError("the key is empty or holds characters no key has", hint="copy it again")
     return key

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import _programs
-from _cli import Exit, SkillError
+from comfyskill.base import programs
+from comfyskill.base.cli import Exit, SkillError
 
 SCRIPT = Path(__file__).resolve().parent / "demo_server.py"
 
@@ -33,7 +33,7 @@ def start(options: list[str] | None = None) -> str:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env=_programs.environment(),
+            env=programs.environment(),
             **_apart(),
         )
     except OSError as error:

@@ -12,13 +12,13 @@ import _deps_catalog
 import _deps_match
 import _deps_origin
 import _deps_packs
-import _safe_text
 from _deps_match import Match
 from _deps_need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
 from _deps_origin import Origin
 from _deps_packs import Pack
 from _deps_stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
 from _deps_tags import NOBODY, Tag, tags_in
+from comfyskill.base import safe_text
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
@@ -139,7 +139,7 @@ def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, An
 def _unsaid(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> str:
     if listing.state == NO_FOLDER and definitions is not None:
         lacking = sorted({use.class_type for use in need.uses if use.class_type not in definitions})
-        return f"{listing.sentence}; it comes with the missing pack of {_safe_text.quoted_list(lacking)}"
+        return f"{listing.sentence}; it comes with the missing pack of {safe_text.quoted_list(lacking)}"
     return listing.sentence
 
 
@@ -149,7 +149,7 @@ def _among_choices(item: Item, choices: tuple[str, ...], stock: Stock) -> Item:
         return item._replace(status=PRESENT)
     folder = item.folder or stock.folder_with(choices)
     use = item.uses[0]
-    where = f"the server's list for {_safe_text.name(f'{use.class_type}.{use.input}')}"
+    where = f"the server's list for {safe_text.name(f'{use.class_type}.{use.input}')}"
     reason = f"{where} is empty" if not choices else f"{where} has no such file"
     return _absent(item._replace(folder=folder), choices, reason)
 
@@ -160,7 +160,7 @@ def _absent(item: Item, names: Sequence[str], reason: str, *, sure: Sequence[str
     if match is not None:
         match = match._replace(sure=match.sure and (sure is None or match.how in sure))
         sure = "the same file" if match.sure else "perhaps what is meant"
-        reason = f"{reason} under that name; {_safe_text.quoted(match.name)} is there ({match.how}: {sure})"
+        reason = f"{reason} under that name; {safe_text.quoted(match.name)} is there ({match.how}: {sure})"
         return item._replace(status=MISSING, reason=reason, match=match)
     return item._replace(status=MISSING, reason=reason, similar=tuple(_deps_match.similar(item.name, names)))
 
@@ -169,7 +169,7 @@ def _anywhere(item: Item, stock: Stock) -> Item:
     """A file name in an input of which nobody knows the folder: found by chance, or not known."""
     for folder in stock.folders() or []:
         if item.name in stock.folder(folder).names:
-            reason = f"a file of that name is in {_safe_text.quoted(folder)}, but whether the node looks there is not known"
+            reason = f"a file of that name is in {safe_text.quoted(folder)}, but whether the node looks there is not known"
             return item._replace(reason=reason, folder=folder)
     return item._replace(reason="which folder this input reads from is not known, so it cannot be checked")
 
@@ -216,7 +216,7 @@ def _glued(name: str, written: str, use: Use, stock: Stock) -> Item:
     if item.status != PRESENT:
         return item
     reason = (
-        f"ComfyUI does not read {_safe_text.quoted(written)} as that embedding and would leave it out: "
+        f"ComfyUI does not read {safe_text.quoted(written)} as that embedding and would leave it out: "
         "it wants blanks around the word"
     )
     return item._replace(
@@ -251,10 +251,10 @@ def _flat(name: str) -> bool:
 
 def _value(need: ValueNeed) -> Item:
     use = need.uses[0]
-    shown = _safe_text.clean(need.value, 120)
+    shown = safe_text.clean(need.value, 120)
     choices = [str(choice) for choice in need.choices]
-    place = _safe_text.name(f"{use.class_type}.{use.input}")
-    reason = f"{_safe_text.quoted(shown)} is not among the {len(choices)} values that {place} takes here"
+    place = safe_text.name(f"{use.class_type}.{use.input}")
+    reason = f"{safe_text.quoted(shown)} is not among the {len(choices)} values that {place} takes here"
     match = _deps_match.best(str(need.value), choices)
     # A value that is no file is only surely meant when case or blanks differ.
     match = match._replace(sure=match.how == "other case") if match else None

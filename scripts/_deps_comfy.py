@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _deps_catalog
-import _programs
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import programs, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 PROGRAM = "comfy"
 INSTALL_LIMIT = 1800.0
@@ -36,7 +35,7 @@ class Done(NamedTuple):
 
 def program() -> str | None:
     """The path of comfy-cli, or None when it is not installed."""
-    return _programs.find(PROGRAM)
+    return programs.find(PROGRAM)
 
 
 def workspace() -> Path | None:
@@ -58,7 +57,7 @@ def ask(
         return None
     asked = ["--json", "--skip-prompt", *_workspace_words(folder), *words]
     try:
-        _programs.refuse_batch_file(comfy, asked, "")
+        programs.refuse_batch_file(comfy, asked, "")
         raw = _output_of([comfy, *asked], limit)
         answer = json.loads(raw.strip().rpartition(b"\n")[2])
     except (OSError, subprocess.SubprocessError, ValueError, RecursionError, SkillError):
@@ -71,9 +70,9 @@ def _output_of(words: Sequence[str], limit: float) -> bytes:
     """What a child prints; whatever stops us stops it and its children, since a look-up leaves nothing half done."""
     import tempfile
 
-    from _hardware_tools import kill_tree
+    from comfyskill.base.hardware_tools import kill_tree
 
-    environment = _programs.environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
+    environment = programs.environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
     # A file, not a pipe: a grandchild that keeps a pipe open would block the reader for ever.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -117,8 +116,8 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
             "comfy-cli is not installed", code="no_comfy_cli", exit=Exit.FAILED,
             hint="python3 -m pip install comfy-cli, or --via manager",
         )  # fmt: skip
-    _programs.refuse_batch_file(comfy, words[1:], "install comfy-cli with pipx or uv, which bring comfy.exe")
-    environment = _programs.environment() | _token(token_host)
+    programs.refuse_batch_file(comfy, words[1:], "install comfy-cli with pipx or uv, which bring comfy.exe")
+    environment = programs.environment() | _token(token_host)
     try:
         done = subprocess.run(
             [comfy, *words[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -139,7 +138,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
 
 
 def _end_of(output: bytes) -> str:
-    return _safe_text.last_of(_safe_text.clean(output.decode("utf-8", "replace")).strip(), SAID)
+    return safe_text.last_of(safe_text.clean(output.decode("utf-8", "replace")).strip(), SAID)
 
 
 def _token(host: str | None) -> dict[str, str]:
@@ -150,7 +149,7 @@ def _token(host: str | None) -> dict[str, str]:
     for name in names:
         value = (os.environ.get(name) or "").strip()
         if value:
-            _safe_text.hide(value)
+            safe_text.hide(value)
             return {names[1]: value}
     return {}
 

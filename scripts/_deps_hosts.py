@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import _addresses
 import _deps_catalog
-import _safe_text
 from _addresses import Origin, origin_of
-from _cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _session import SecureSession
@@ -107,7 +107,7 @@ def _private(host: str) -> str | None:
 
 def _bad_host(text: str) -> SkillError:
     return SkillError(
-        f"--allow-host {_safe_text.clean(text, 80)!r} is no host",
+        f"--allow-host {safe_text.clean(text, 80)!r} is no host",
         hint="write a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
     )
 
@@ -132,7 +132,7 @@ def flag_for(url: str) -> str:
     parts = _addresses.plain_parts(url)
     if parts is None:
         return "--allow-host HOST"
-    host = _safe_text.clean(parts.hostname, 100)
+    host = safe_text.clean(parts.hostname, 100)
     if ":" not in host and AllowedHosts([host]).refusal(url) is None:
         return f"--allow-host {host}"
     port = f":{parts.port}" if parts.port else ""
@@ -144,7 +144,7 @@ def token_for(url: str) -> str | None:
     scheme, host, port = origin_of(url)
     for variable in token_variables(host):
         token = (os.environ.get(variable) or "").strip()
-        _safe_text.hide(token)
+        safe_text.hide(token)
         if token and scheme == "https" and port == 443:
             return token
     return None
@@ -179,7 +179,7 @@ def shown(url: str) -> str:
     """An address without login and query, which may hold signatures."""
     parts = _addresses.plain_parts(url)
     if parts is None:
-        return _safe_text.clean(url.partition("?")[0].rpartition("@")[2], 300)
+        return safe_text.clean(url.partition("?")[0].rpartition("@")[2], 300)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
-    return _safe_text.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)
+    return safe_text.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)

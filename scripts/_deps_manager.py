@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _cli
 import _common
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
 _VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
@@ -84,7 +83,7 @@ class Manager:
     @property
     def name(self) -> str:
         """For a report: program and version."""
-        return f"ComfyUI-Manager {_safe_text.clean(self.version, 30)} ({self.shape})"
+        return f"ComfyUI-Manager {safe_text.clean(self.version, 30)} ({self.shape})"
 
     # --- what it knows
     def packs_with(self, class_type: str) -> list[PackClaim]:
@@ -207,7 +206,7 @@ class Manager:
         """Our sentence for an order that came to nothing; the Manager's own words are kept in `said`."""
         if said is None:
             return "the Manager did not install it and says nothing more; see its log"
-        self.said[name] = _safe_text.clean(said, 200)
+        self.said[name] = safe_text.clean(said, 200)
         return "the Manager did not install it (see server_said)"
 
     def _idle(self) -> int:
@@ -249,7 +248,7 @@ class Manager:
             idle = 0 if _working(status) else idle + 1
             if idle and (finished or idle >= 3):
                 return
-            _cli.note(
+            cli.note(
                 f"Manager: {done if isinstance(done, int) else '?'} of {status.get('total_count', '?')} done"
             )
             time.sleep(POLL)
@@ -331,13 +330,13 @@ def _pack_order(pack: str, ui_id: str) -> dict[str, Any]:
 
 def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
     title = about.get("title_aux") or about.get("title")
-    title = _safe_text.clean(title, 80) if isinstance(title, str) else None
+    title = safe_text.clean(title, 80) if isinstance(title, str) else None
     if "/" not in key:
         return PackClaim(key, None, title)
     bare = re.sub(r"^https?://github\.com/|\.git$|/$", "", key).lower()
     if bare in CORE_PACKS:
         return PackClaim("comfy-core", None, "ComfyUI itself")
-    return PackClaim(None, _safe_text.clean(key, 200), title)
+    return PackClaim(None, safe_text.clean(key, 200), title)
 
 
 def _ending(pattern: Any) -> re.Pattern[str] | None:

@@ -15,13 +15,13 @@ import _deps_report
 import _deps_survey
 import _install
 import _install_plan
-import _places
-from _cli import Exit, SkillError
 from _deps import MISSING, PRESENT, Check
 from _deps_hosts import AllowedHosts
 from _deps_survey import Asked, Workflow
 from _install import Outcome
 from _install_plan import Step, Ways
+from comfyskill.base import paths
+from comfyskill.base.cli import Exit, SkillError
 
 
 def mend(args: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]
 
 
 def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
-    workspace = _places.expanded(args.workspace) if args.workspace else None
+    workspace = paths.expanded(args.workspace) if args.workspace else None
     place = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
     return Ways(
         args.via, asked.server, asked.find_manager(), place.folder if place else None, workspace, allowed,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _deps_report
-import _safe_text
 from _deps import MISSING, UNKNOWN, Check
 from _deps_survey import Asked, Workflow
+from comfyskill.base import safe_text
 
 RENAMED = ("model", "value", "file")
 
@@ -39,7 +39,7 @@ def renaming(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
 
 def command(script: str, *words: str) -> str:
     """A command of this bundle that can be run from anywhere."""
-    return _safe_text.shell_words(
+    return safe_text.shell_words(
         [sys.executable or "python3", str(Path(__file__).resolve().parent / script), *words]
     )
 

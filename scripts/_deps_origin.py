@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import _addresses
-import _cache
 import _catalog
 import _deps_catalog
 import _deps_match
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cache, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _deps_manager import Manager
@@ -122,12 +121,12 @@ def in_templates(server: Any) -> list[Origin]:
     """
     index = server.get_json("templates/index.json")
     names = list(_template_names(index))[:MOST_TEMPLATES]
-    key = f"templates/{_cache.slug(server.url + json.dumps(index, sort_keys=True))}"
-    kept = _cache.recall(key)
+    key = f"templates/{cache.slug(server.url + json.dumps(index, sort_keys=True))}"
+    kept = cache.recall(key)
     if not isinstance(kept, list):
         kept = _gather(server, names)
         if kept:
-            _cache.keep(key, kept)
+            cache.keep(key, kept)
     return [origin for entry in kept if (origin := read(entry, f"template {entry.get('template', '?')}"))]
 
 
@@ -227,7 +226,7 @@ class Finder:
                 return in_manager(self._manager)
         except SkillError as error:
             if error.code not in ("not_found", "bad_answer"):
-                self.not_asked.append(f"{name}: {_safe_text.clean(error.message, 160)}")
+                self.not_asked.append(f"{name}: {safe_text.clean(error.message, 160)}")
         return []
 
 

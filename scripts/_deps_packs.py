@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _catalog
-import _safe_text
-from _cli import SkillError
 from _deps_editor import nodes_of
 from _deps_manager import Manager, page_of
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -86,7 +86,7 @@ def _add(claims: dict[str, Pack], class_type: Any, said: Mapping[str, Any]) -> N
     if isinstance(aux, str) and re.fullmatch(r"[\w.-]{1,100}/[\w.-]{1,100}", aux):
         repository = f"https://github.com/{aux}"
     version = said.get("ver")
-    version = _safe_text.clean(version, 60) if isinstance(version, str) and version else None
+    version = safe_text.clean(version, 60) if isinstance(version, str) and version else None
     if pack or repository:
         claims[class_type] = Pack(pack, "the workflow's own node properties", version, repository)
 
@@ -129,7 +129,7 @@ class PackFinder:
                 if pack.id == table:
                     return pack
             if len(with_ids) > 1:
-                names = _safe_text.quoted_list(sorted({str(pack.id) for pack in with_ids}), 5)
+                names = safe_text.quoted_list(sorted({str(pack.id) for pack in with_ids}), 5)
                 return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
         table = _catalog.NODE_PACKAGES.get(class_type)
         if table:
@@ -152,7 +152,7 @@ class PackFinder:
             others.add(table)
         if claim.id is None or claim.id == CORE or not others or claim.id in others:
             return claim
-        names = _safe_text.quoted_list(sorted(others), 5)
+        names = safe_text.quoted_list(sorted(others), 5)
         return Pack(
             claim.id, claim.source, claim.version, claim.repository, claim.title,
             f"the workflow names this pack, but the class is known from {names}",
@@ -164,7 +164,7 @@ class PackFinder:
         try:
             found = self._manager.packs_with(class_type)
         except SkillError as error:
-            self.not_asked.append(f"the Manager's node mapping: {_safe_text.clean(error.message, 160)}")
+            self.not_asked.append(f"the Manager's node mapping: {safe_text.clean(error.message, 160)}")
             self._manager = None
             return []
         source = "ComfyUI-Manager's node mapping"

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import _addresses
 import _deps_comfy
 import _deps_match
-import _places
-import _safe_text
 from _catalog import MODEL_SUFFIXES
-from _cli import SkillError
-from _safe_names import file_name, safe_name
-from _safe_text import clean
+from comfyskill.base import paths, safe_text
+from comfyskill.base.cli import SkillError
+from comfyskill.base.file_names import file_name, safe_name
+from comfyskill.base.safe_text import clean
 
 SERVER = "server"
 # Besides the files that keep any name: what loaders of node packs take for models, vocabularies and settings.
@@ -40,12 +39,12 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
     is marked as such. Raises SkillError (exit 2) when a flag names a folder that is not there.
     """
     if given:
-        path = _places.expanded(given)
+        path = paths.expanded(given)
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--models-dir wants ComfyUI's models folder")
         return Place(path.resolve(), "flag")
     if workspace:
-        path = _places.expanded(workspace) / "models"
+        path = paths.expanded(workspace) / "models"
         if not path.is_dir():
             raise SkillError(f"there is no folder {path}", hint="--workspace wants ComfyUI's own folder")
         return Place(path.resolve(), "flag")
@@ -109,7 +108,7 @@ def segments(path: str) -> list[str]:
     for part in parts:
         if not part or part in (".", "..") or safe_name(part) != part or part.startswith("-"):
             raise SkillError(
-                f"{_safe_text.quoted(path)} is no plain path inside the models folder",
+                f"{safe_text.quoted(path)} is no plain path inside the models folder",
                 hint="rename the model in the workflow",
             )
     return parts

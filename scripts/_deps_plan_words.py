@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _deps_next
-import _room
-import _safe_text
 from _deps import MISSING, Check
 from _install_plan import Step
+from comfyskill.base import file_limits, safe_text
 
 MOST_REASONS = 3
 FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
@@ -81,7 +80,7 @@ def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
         words += [flag, value] if value else []
     words += ["--via", args.via] if args.via != "auto" else []
     words += [word for host in args.allow_host for word in ("--allow-host", host)]
-    words += _room.flag_words()
+    words += file_limits.flag_words()
     return [*words, *(["--allow-pickle"] if args.allow_pickle else [])]
 
 
@@ -116,14 +115,14 @@ def _other_reasons(blocked: Sequence[Step]) -> list[str]:
     """Why steps are blocked that no flag unblocks, a few of them."""
     others = [step for step in blocked if not step.lacks and not step.consent]
     more = [f"{len(others) - MOST_REASONS} more, see plan"] if len(others) > MOST_REASONS else []
-    return [f"{_safe_text.quoted(step.name)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
+    return [f"{safe_text.quoted(step.name)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
 
 
 def _instead(steps: Sequence[Step]) -> list[str]:
     """What the server has in the place of something to download, a few of them."""
     return [
-        f"the server has {_safe_text.quoted(step.instead['use_instead'])}, perhaps in the place of "
-        f"{_safe_text.quoted(step.name)}: `set` of that step runs with it and nothing is downloaded"
+        f"the server has {safe_text.quoted(step.instead['use_instead'])}, perhaps in the place of "
+        f"{safe_text.quoted(step.name)}: `set` of that step runs with it and nothing is downloaded"
         for step in steps
         if step.instead
     ][:MOST_REASONS]

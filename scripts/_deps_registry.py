@@ -20,10 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import _cli
 import _deps_comfy
-import _safe_text
 from _deps_packs import Pack, registry_id
+from comfyskill.base import cli, safe_text
 
 T = TypeVar("T")
 LIST = "Comfy Org's list of supported packs, read through comfy-cli"
@@ -64,7 +63,7 @@ class Registry:
             self._note(f"comfy-cli was asked for {MOST_CLASSES} of {len(asked)} classes")
             asked = asked[:MOST_CLASSES]
         if asked:
-            _cli.note(f"asking comfy-cli which packs bring {_safe_text.quoted_list(asked)}")
+            cli.note(f"asking comfy-cli which packs bring {safe_text.quoted_list(asked)}")
             with tempfile.TemporaryDirectory() as folder:
                 found = self._in_list(asked, Path(folder))
                 left = [name for name in asked if name not in found or found[name].id is None]
@@ -215,7 +214,7 @@ def _read(name: str, data: Mapping[str, Any] | None) -> Registered:
     declared = row.get("declared")
     requires = [word for word in declared if isinstance(word, str)] if isinstance(declared, list) else []
     return Registered(
-        True, _safe_text.clean(version, 60), tuple(_safe_text.clean(word, 120) for word in requires[:40])
+        True, safe_text.clean(version, 60), tuple(safe_text.clean(word, 120) for word in requires[:40])
     )
 
 

@@ -10,10 +10,10 @@ import _addresses
 import _catalog
 import _deps_catalog
 import _deps_place
-import _safe_text
-from _cli import SkillError
 from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
 from _deps_need import Use
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 MOST_USES = 6
 MOST_NAMED = 200
@@ -31,7 +31,7 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
             continue
         document[_PLURAL[kind]] = {
             PRESENT: sorted(
-                {_safe_text.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}
+                {safe_text.clean(item.name, MOST_NAMED) for item in items if item.status == PRESENT}
             ),
             MISSING: [entry(item, workflow, fixed=fixed) for item in items if item.status == MISSING],
             UNKNOWN: [entry(item, workflow, fixed=fixed) for item in items if item.status == UNKNOWN],
@@ -39,13 +39,13 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
     if checked.idle:
         document["not_looked_at"] = {
             "reason": "these nodes feed no output, so the server does not look at their inputs",
-            "nodes": _safe_text.cap(checked.idle, 20),
+            "nodes": safe_text.cap(checked.idle, 20),
         }
     if checked.loose:
         document["not_checked"] = {
             "reason": "file names in free text inputs: no definition says whether the node reads, writes or fetches them",
             "names": [
-                {"name": _safe_text.clean(name, MOST_NAMED), "at": use.address}
+                {"name": safe_text.clean(name, MOST_NAMED), "at": use.address}
                 for name, use in checked.loose[:20]
             ],
         }
@@ -59,7 +59,7 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
 def _unread(found: Unread) -> dict[str, Any]:
     """A tag that does nothing, as far as is known, and the flag that does what it means."""
     tag = found.tag
-    facts: dict[str, Any] = {"name": _safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
+    facts: dict[str, Any] = {"name": safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
     if tag.reader is None:
         return facts | {
             "read": "not known",
@@ -72,9 +72,7 @@ def _unread(found: Unread) -> dict[str, Any]:
     if found.lora is not None:
         weight = tag.weights.split(":")[0]
         weight = f":{weight}" if re.fullmatch(r"-?\d{1,3}(\.\d{1,4})?", weight) else ""
-        facts["fix"] = (
-            f"add it with run_workflow.py {_safe_text.shell_words(['--lora', found.lora + weight])}"
-        )
+        facts["fix"] = f"add it with run_workflow.py {safe_text.shell_words(['--lora', found.lora + weight])}"
     else:
         facts["fix"] = (
             "take the tag out of the text; the server has no LoRA of that name, or could not be asked"
@@ -85,8 +83,8 @@ def _unread(found: Unread) -> dict[str, Any]:
 def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
     """One missing or unknown thing with all that is known of it."""
     facts: dict[str, Any] = {
-        "name": _safe_text.clean(item.name, MOST_NAMED),
-        "reason": _safe_text.clean(item.reason, 400),
+        "name": safe_text.clean(item.name, MOST_NAMED),
+        "reason": safe_text.clean(item.reason, 400),
     }
     if item.kind == "node":
         facts["node_ids"] = list(item.node_ids[:MOST_USES])
@@ -98,7 +96,7 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
         facts["pickle"] = True
     facts |= by_name(item, workflow)
     if item.similar:
-        facts["similar"] = [_safe_text.clean(name, MOST_NAMED) for name in item.similar]
+        facts["similar"] = [safe_text.clean(name, MOST_NAMED) for name in item.similar]
     if item.origin is not None:
         facts["get"] = item.origin.to_json() | ({} if may_fetch(item.origin.url) else {"host_allowed": False})
     if item.pack is not None:
@@ -114,8 +112,8 @@ def _file_name(item: Item) -> str:
 def _use(use: Use) -> dict[str, str]:
     return {
         "at": use.address,
-        "class_type": _safe_text.clean(use.class_type, 80),
-        "title": _safe_text.clean(use.title, 80),
+        "class_type": safe_text.clean(use.class_type, 80),
+        "title": safe_text.clean(use.title, 80),
     }
 
 
@@ -128,7 +126,7 @@ def by_name(item: Item, workflow: str) -> dict[str, Any]:
         word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
     ]
     if settings and item.kind in ("model", "value", "file"):
-        facts["set"] = _safe_text.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
+        facts["set"] = safe_text.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
     return facts
 
 
@@ -136,7 +134,7 @@ def _fix(item: Item) -> dict[str, Any]:
     """The command that would mend it, as it stands; nothing where there is doubt about what to install."""
     if item.kind == "file" and item.status == MISSING:
         at = [use.address for use in item.uses]
-        return {"fix": f"give it with run_workflow.py --input-file {_safe_text.name(at[0])}=PATH"}
+        return {"fix": f"give it with run_workflow.py --input-file {safe_text.name(at[0])}=PATH"}
     if item.kind == "node" and item.pack is not None:
         return _fix_node(item)
     if item.kind == "node" and item.status == MISSING:
@@ -145,7 +143,7 @@ def _fix(item: Item) -> dict[str, Any]:
         }
     command = download_command(item)
     if command and not item.fixed_by_name:
-        return {"fix_command": _safe_text.shell_words(command)}
+        return {"fix_command": safe_text.shell_words(command)}
     if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
         if item.origin is not None and item.origin.suggestion:
             return {"fix": "the address stands in a note of the workflow: look at it before using it"}
@@ -171,7 +169,7 @@ def _fix_node(item: Item) -> dict[str, Any]:
             "fix": "its pack is installed but did not bring the class: restart the server, or see fetch_logs.py --server"
         }
     if pack.installable and pack.id:
-        return {"fix_command": _safe_text.shell_words(["comfy", "node", "install", pack.id])}
+        return {"fix_command": safe_text.shell_words(["comfy", "node", "install", pack.id])}
     if pack.doubt:
         return {
             "fix": "it is in doubt which pack is meant (see doubt): compare their pages, then install it by hand"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import _catalog
 import _deps_catalog
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 T = TypeVar("T")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
@@ -105,21 +105,21 @@ class Stock:
         except SkillError as error:
             if error.code == "folder_not_found":
                 return Listing(
-                    name, NO_FOLDER, (), f"the server knows no model folder {_safe_text.quoted(name)}"
+                    name, NO_FOLDER, (), f"the server knows no model folder {safe_text.quoted(name)}"
                 )
             self._note(error)
             if error.code == "refused":
-                return Listing(name, REFUSED, (), f"the server refuses to list {_safe_text.quoted(name)}")
+                return Listing(name, REFUSED, (), f"the server refuses to list {safe_text.quoted(name)}")
             return Listing(
                 name,
                 FAILED,
                 (),
-                f"the folder {_safe_text.quoted(name)} could not be listed ({error.message})",
+                f"the folder {safe_text.quoted(name)} could not be listed ({error.message})",
             )
         if not names:
-            return Listing(name, EMPTY, (), f"the server's folder {_safe_text.quoted(name)} is empty")
+            return Listing(name, EMPTY, (), f"the server's folder {safe_text.quoted(name)} is empty")
         return Listing(
-            name, LISTED, tuple(names), f"the server's folder {_safe_text.quoted(name)} has no such file"
+            name, LISTED, tuple(names), f"the server's folder {safe_text.quoted(name)} has no such file"
         )
 
     def folders(self) -> list[str] | None:

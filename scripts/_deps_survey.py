@@ -25,13 +25,12 @@ import _deps_packs
 import _deps_report
 import _inventory
 import _reports
-import _safe_names
-import _safe_text
 import _sources
-from _cli import Exit, SkillError
 from _deps import Check
 from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
+from comfyskill.base import file_names, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -168,7 +167,7 @@ def read(spec: str, asked: Asked) -> Workflow:
 def _with_nodes(workflow: Workflow) -> Workflow:
     """The same workflow. Raises SkillError (exit 2) when nothing in it would run: that is not "all present"."""
     if not classes_of(workflow.graph):
-        name = "standard input" if workflow.spec == "-" else _safe_text.clean(workflow.spec, 200)
+        name = "standard input" if workflow.spec == "-" else safe_text.clean(workflow.spec, 200)
         raise SkillError(
             f"{name} has no node that would run", code="empty", exit=Exit.MISUSE,
             hint="are all its nodes muted or notes?",
@@ -223,7 +222,7 @@ def survey(
             if len(specs) == 1 or error.exit != Exit.MISUSE:
                 raise
             unreadable.append(error)
-            reports.append({"workflow": _safe_text.clean(spec, 300), **error.document()})
+            reports.append({"workflow": safe_text.clean(spec, 300), **error.document()})
             continue
         checked = examine(workflow, asked, sources=sources)
         done.append((workflow, checked))
@@ -261,11 +260,11 @@ def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]], repair: st
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
     verdict = _deps_report.verdict([checked])
-    document: dict[str, Any] = {"workflow": _safe_text.clean(workflow.spec, 300)}
+    document: dict[str, Any] = {"workflow": safe_text.clean(workflow.spec, 300)}
     document["status"] = "ok" if verdict == _deps.PRESENT else verdict
     document |= _deps_report.report(checked, workflow.spec, fixed=fixed)
     if workflow.warnings:
-        document["warnings"] = _safe_text.clean_tree(workflow.warnings[:20], 400)
+        document["warnings"] = safe_text.clean_tree(workflow.warnings[:20], 400)
     return document
 
 
@@ -334,7 +333,7 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
 def write_json(target: Path, value: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
     text = json.dumps(value, ensure_ascii=True, indent=2) + "\n"
-    _safe_names.write_asked(target, text.encode("ascii"), "give another file")
+    file_names.write_asked(target, text.encode("ascii"), "give another file")
 
 
 def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:

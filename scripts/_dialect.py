@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
-import _cache
-import _cli
 import _common
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cache, cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -58,14 +56,14 @@ class Submission(NamedTuple):
 
 def accepted_id(prompt_id: object, ours: str, server: str) -> str:
     """The id that a server gave a job. Raises SkillError for what cannot be one: commands and reports name it."""
-    if prompt_id == ours or _safe_text.is_job_id(prompt_id):
+    if prompt_id == ours or safe_text.is_job_id(prompt_id):
         return str(prompt_id)
     raise SkillError(
         f"{server} took the job and gave it an id that cannot be one",
         code="bad_answer",
-        exit=_cli.Exit.FAILED,
+        exit=cli.Exit.FAILED,
         hint="scripts/manage_queue.py list shows its jobs",
-        server_said=_safe_text.clean(prompt_id, 200),
+        server_said=safe_text.clean(prompt_id, 200),
     )
 
 
@@ -280,9 +278,9 @@ class Dialect(_common.Server, abc.ABC):
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
         if not isinstance(answer, Mapping) or (answer and name not in answer):
             raise SkillError(
-                f"{self.url} gave no definition of {_safe_text.quoted(name)}",
+                f"{self.url} gave no definition of {safe_text.quoted(name)}",
                 code="bad_answer",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
             )
         self._definitions.update(answer)
         return answer
@@ -293,11 +291,11 @@ class Dialect(_common.Server, abc.ABC):
             whole = self.get_json("object_info", timeout=180)
             if not isinstance(whole, dict):
                 raise SkillError(
-                    f"{self.url} has no node definitions", code="bad_answer", exit=_cli.Exit.FAILED
+                    f"{self.url} has no node definitions", code="bad_answer", exit=cli.Exit.FAILED
                 )
             self._whole = whole
             if not self.fleeting:
-                _cache.keep_table(f"definitions/{_cache.slug(self.url)}", whole)
+                cache.keep_table(f"definitions/{cache.slug(self.url)}", whole)
         return self._whole
 
     def model_folders(self) -> list[str]:
@@ -311,9 +309,9 @@ class Dialect(_common.Server, abc.ABC):
         except SkillError as error:
             if error.code == "not_found":
                 raise SkillError(
-                    f"the server knows no model folder {_safe_text.quoted(folder)}",
+                    f"the server knows no model folder {safe_text.quoted(folder)}",
                     code="folder_not_found",
-                    exit=_cli.Exit.FAILED,
+                    exit=cli.Exit.FAILED,
                 ) from error
             raise
 
@@ -336,7 +334,7 @@ class Dialect(_common.Server, abc.ABC):
         answer = self.get_json("system_stats")
         if not isinstance(answer, dict) or not isinstance(answer.get("system"), dict):
             raise SkillError(
-                f"{self.url} answers, but not as ComfyUI does", code="not_comfyui", exit=_cli.Exit.FAILED,
+                f"{self.url} answers, but not as ComfyUI does", code="not_comfyui", exit=cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
             )  # fmt: skip
         return answer
@@ -393,7 +391,7 @@ class Dialect(_common.Server, abc.ABC):
                 found = self.find_submitted(submission)
                 answers += 1
             except SkillError as error:
-                if error.exit == _cli.Exit.REFUSED or time.monotonic() > give_up:
+                if error.exit == cli.Exit.REFUSED or time.monotonic() > give_up:
                     raise self._fate_unknown(submission, lost) from error
                 found = None
             if found is not None:
@@ -415,10 +413,10 @@ class Dialect(_common.Server, abc.ABC):
         return SkillError(
             what,
             code="submit_unknown",
-            exit=_cli.Exit.RUNNING,
+            exit=cli.Exit.RUNNING,
             hint=f"when the server {'answers again' if late else 'is back'}, {look} before running again",
             reason="time_is_up" if late else "out_of_reach",
-            server_said=_safe_text.clean(lost, 300),
+            server_said=safe_text.clean(lost, 300),
             prompt_id=submission.prompt_id if self.own_ids else None,
             mark=submission.prompt_id,
         )
@@ -431,19 +429,19 @@ def submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
     """
     if lost.status == 429:
         return SkillError(
-            "the server keeps refusing the submit for now (too many requests)", code="busy", exit=_cli.Exit.FAILED,
-            retryable=True, hint="wait a little; nothing was submitted", server_said=_safe_text.clean(lost, 600),
+            "the server keeps refusing the submit for now (too many requests)", code="busy", exit=cli.Exit.FAILED,
+            retryable=True, hint="wait a little; nothing was submitted", server_said=safe_text.clean(lost, 600),
         )  # fmt: skip
-    first_line = (_safe_text.clean(lost, 200).splitlines() or [""])[0]
+    first_line = (safe_text.clean(lost, 200).splitlines() or [""])[0]
     return SkillError(
         f"the server failed on the submit ({first_line}) and {'has' if sure else 'lists'} no such job",
         code="submit_failed",
-        exit=_cli.Exit.FAILED,
+        exit=cli.Exit.FAILED,
         retryable=True,
         hint="the job was not accepted; it is safe to run the command again"
         if sure
         else "look at the job list once more before running again: a job that shows up late would run twice",
-        server_said=_safe_text.clean(lost, 600),
+        server_said=safe_text.clean(lost, 600),
     )
 
 

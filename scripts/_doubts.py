@@ -10,8 +10,7 @@ from typing import Any
 
 import _deps_editor
 import _graph
-import _key_patterns
-import _safe_text
+from comfyskill.base import key_patterns, safe_text
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
 SAMPLE_PICTURE = "example.png"
@@ -24,10 +23,10 @@ def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[s
     for node_id, node in _graph.each(graph):
         for name, value in _graph.inputs_of(node).items():
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
-                title = _safe_text.clean(_graph.title_of(node), 60)
+                title = safe_text.clean(_graph.title_of(node), 60)
                 found.append(
-                    f"node {_safe_text.name(node_id)} ({_safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
-                    f"--input-image {_safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
+                    f"node {safe_text.name(node_id)} ({safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
+                    f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
                 )
     return found
 
@@ -55,7 +54,7 @@ def after_changes(
         and item.node_id in nodes
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in uploaded)
     ]
-    return [_safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
+    return [safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
 
 
 def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> list[str]:
@@ -64,17 +63,17 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
     for node_id, node in _graph.each(graph):
         for name, value in _graph.inputs_of(node).items():
             for text in _deps_editor.texts_in(_graph.literal(value)):
-                kinds = [key.kind for key in _key_patterns.keys_in(text)]
-                if not kinds and (named := _key_patterns.named_key(str(name), text)):
+                kinds = [key.kind for key in key_patterns.keys_in(text)]
+                if not kinds and (named := key_patterns.named_key(str(name), text)):
                     kinds = [named.kind]
                 found |= dict.fromkeys(
-                    f"node {node_id}, input {_safe_text.clean(name, 60)}: {kind}" for kind in kinds
+                    f"node {node_id}, input {safe_text.clean(name, 60)}: {kind}" for kind in kinds
                 )
-        for key in _key_patterns.keys_in(_graph.title_of(node)):
+        for key in key_patterns.keys_in(_graph.title_of(node)):
             found[f"the title of node {node_id}: {key.kind}"] = None
     for where, text in _deps_editor.notes_of(editor):
         found |= dict.fromkeys(
-            f"{_safe_text.clean(where, 80)}: {key.kind}" for key in _key_patterns.keys_in(text)
+            f"{safe_text.clean(where, 80)}: {key.kind}" for key in key_patterns.keys_in(text)
         )
     return [
         f"what looks like a secret would be saved in the outputs and receipts: {item}; remove it before you share them"

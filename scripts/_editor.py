@@ -14,12 +14,12 @@ import _editor_doubts
 import _editor_pack_values
 import _editor_promote
 import _editor_text
-from _cli import SkillError
 from _editor_build import Build, Node, attach_unnamed, build
 from _editor_read import is_editor, read
 from _editor_resolve import Constant, LinkTo, Place, source_of
 from _editor_values import Emission, apply_primitives, constant, widget_inputs
 from _editor_widgets import UNSET
+from comfyskill.base.cli import SkillError
 
 __all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
 

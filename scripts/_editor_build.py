@@ -15,11 +15,11 @@ import _editor_pack_rules
 import _editor_pack_values
 import _editor_packs
 import _editor_widgets
-import _safe_text
-from _cli import SkillError
 from _editor_fit import Layout
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
 from _editor_widgets import UNSET, NodeClass, Socket, Widget
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 # Types that old files name differently. The server's own definitions decide whether the new name is needed.
 RENAMED = {
@@ -90,9 +90,9 @@ class Node:
     def label(self) -> str:
         """How a message names the node."""
         return (
-            f"{_safe_text.quoted(self.title)} (id {self.id}, {_safe_text.name(self.type)})"
+            f"{safe_text.quoted(self.title)} (id {self.id}, {safe_text.name(self.type)})"
             if self.title and self.title != self.type
-            else f"{_safe_text.name(self.type)} (id {self.id})"
+            else f"{safe_text.name(self.type)} (id {self.id})"
         )
 
     def widget(self, name: str) -> Widget | None:
@@ -384,12 +384,12 @@ def _attach_links(made: Build, graph: Graph, node: Node) -> None:
         link = graph.links.get(saved.link)
         if link is None:
             made.warn(
-                f"input {_safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, "
+                f"input {safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, "
                 "which the file does not have"
             )
         elif made.newest and link.target != node.id:
             made.warn(
-                f"input {_safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, which leads to another node"
+                f"input {safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, which leads to another node"
             )
         else:
             slot.link = link
@@ -404,8 +404,8 @@ def _warn_of_rivals(made: Build, graph: Graph, node: Node) -> None:
             continue
         if (first := claimed.setdefault(link.target_slot, saved.name)) != saved.name:
             made.warn(
-                f"node {node.label}: the links of its inputs {_safe_text.quoted(first)} and"
-                f" {_safe_text.quoted(saved.name)} lead to one slot, of which the editor drops one; both are kept"
+                f"node {node.label}: the links of its inputs {safe_text.quoted(first)} and"
+                f" {safe_text.quoted(saved.name)} lead to one slot, of which the editor drops one; both are kept"
             )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import _safe_text
 from _editor_layout import is_link
+from comfyskill.base import safe_text
 
 _NOTHING = object()
 
@@ -61,10 +61,10 @@ def _node_changes(
     found: list[dict[str, Any]] = []
     name = _name(node_id, old)
     if _class(old) != _class(new):
-        text = f"{name} is now a {_safe_text.quoted(_class(new))}"
+        text = f"{name} is now a {safe_text.quoted(_class(new))}"
         found.append(_entry("class_changed", node_id, old, text, old=_class(old), new=_class(new)))
     elif _title(old) != _title(new):
-        text = f"{name} is now titled {_safe_text.quoted(_title(new))}"
+        text = f"{name} is now titled {safe_text.quoted(_title(new))}"
         found.append(_entry("title_changed", node_id, old, text, old=_title(old), new=_title(new)))
     was, now = _inputs(old), _inputs(new)
     for key in [*was, *(key for key in now if key not in was)]:
@@ -75,7 +75,7 @@ def _node_changes(
                     "input_added",
                     node_id,
                     old,
-                    f"{name}: {_safe_text.name(key)} is now given: {_show(after, second)}",
+                    f"{name}: {safe_text.name(key)} is now given: {_show(after, second)}",
                     input=key,
                     new=after,
                 )
@@ -86,17 +86,17 @@ def _node_changes(
                     "input_removed",
                     node_id,
                     old,
-                    f"{name}: {_safe_text.name(key)} is no longer given (was {_show(before, None)})",
+                    f"{name}: {safe_text.name(key)} is no longer given (was {_show(before, None)})",
                     input=key,
                     old=before,
                 )
             )
         elif is_link(before) or is_link(after):
             if not _same_link(before, after, pairs):
-                text = f"{name}: {_safe_text.name(key)} came from {_show(before, None)}, now from {_show(after, second)}"
+                text = f"{name}: {safe_text.name(key)} came from {_show(before, None)}, now from {_show(after, second)}"
                 found.append(_entry("link_changed", node_id, old, text, input=key, old=before, new=after))
         elif before != after or isinstance(before, bool) != isinstance(after, bool):
-            text = f"{name}: {_safe_text.name(key)} {_show(before, None)} → {_show(after, second)}"
+            text = f"{name}: {safe_text.name(key)} {_show(before, None)} → {_show(after, second)}"
             found.append(_entry("value_changed", node_id, old, text, input=key, old=before, new=after))
     return found
 
@@ -121,16 +121,16 @@ def _entry(kind: str, node_id: str, node: Any, text: str, **details: Any) -> dic
 def _show(value: Any, graph: Mapping[str, Any] | None) -> str:
     if is_link(value):
         node = graph.get(str(value[0])) if graph is not None else None
-        return f"output {value[1]} of node {_safe_text.name(value[0])}" + (
-            f" ({_safe_text.name(_class(node))})" if node is not None else ""
+        return f"output {value[1]} of node {safe_text.name(value[0])}" + (
+            f" ({safe_text.name(_class(node))})" if node is not None else ""
         )
-    return _safe_text.quoted(value) if isinstance(value, str) else _safe_text.name(repr(value))
+    return safe_text.quoted(value) if isinstance(value, str) else safe_text.name(repr(value))
 
 
 def _name(node_id: str, node: Any) -> str:
     title = _title(node)
-    called = f", {_safe_text.quoted(title)}" if title and title != _class(node) else ""
-    return f"node {_safe_text.name(node_id)} ({_safe_text.name(_class(node))}{called})"
+    called = f", {safe_text.quoted(title)}" if title and title != _class(node) else ""
+    return f"node {safe_text.name(node_id)} ({safe_text.name(_class(node))}{called})"
 
 
 def _class(node: Any) -> str:

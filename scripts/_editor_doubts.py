@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import _editor_pack_rules
-import _safe_text
-from _cli import SkillError
 from _editor_build import Build, Node
 from _editor_widgets import is_undecided
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 EXACT, UNSURE = "exact", "unsure"
 _HINT = (
@@ -53,7 +53,7 @@ class Doubts:
             self._doubt(
                 verdict,
                 node,
-                f"input {_safe_text.name(name)} has no link and no value that this file shows, and no node gives values"
+                f"input {safe_text.name(name)} has no link and no value that this file shows, and no node gives values"
                 " of its type; a widget of the pack's own may set it",
                 refused=False,
             )

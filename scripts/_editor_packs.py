@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import _editor_pack_rules as rules
 import _editor_pack_values
-from _cli import SkillError
 from _editor_read import Link, SavedNode
 from _editor_text import js_json, text_field
 from _editor_widgets import Widget
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _editor_build import Graph

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 MUTED = 2
 BYPASSED = 4

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import _editor_pack_rules
 import _editor_packs
-import _safe_text
-from _cli import SkillError
 from _editor_build import Build, Graph, Node, Promoted
 from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ def _through_virtual(
         found = _setter(place, node)
         if found is None:
             made.warn(
-                f"node {node.label} gets {_safe_text.quoted(_editor_packs.variable_name(node.saved))}, which no Set node keeps"
+                f"node {node.label} gets {safe_text.quoted(_editor_packs.variable_name(node.saved))}, which no Set node keeps"
             )
             return None
         return (*found, 0, True)

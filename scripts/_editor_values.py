@@ -14,10 +14,10 @@ from typing import Any
 import _editor_pack_rules
 import _editor_promote
 import _editor_text
-import _safe_text
 from _editor_build import Build, Graph, Node
 from _editor_resolve import Place
 from _editor_widgets import UNSET, Widget
+from comfyskill.base import safe_text
 
 # Nodes whose filename_prefix may hold %Node.widget% and %date:...%.
 _SAVERS = frozenset(
@@ -121,7 +121,7 @@ def _value_by_name(emission: Emission, name: str, item: str) -> str | None:
 def _warn_of_lost_numbers(made: Build, node: Node, name: str, value: Any) -> None:
     if not _editor_text.keeps_its_numbers(value):
         made.warn(
-            f"node {node.label}: {_safe_text.name(name)} holds a number that JSON cannot carry; null is sent instead"
+            f"node {node.label}: {safe_text.name(name)} holds a number that JSON cannot carry; null is sent instead"
         )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import _diagnose
 import _graph
-import _safe_text
 from _dialect import JobState
+from comfyskill.base import safe_text
 
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
 TRACE_LINES = 12
@@ -30,22 +30,20 @@ def failure(
     server's message, in characters.
     """
     error = state.error or {}
-    node_id = _safe_text.clean(error.get("node_id") or "", 60)
+    node_id = safe_text.clean(error.get("node_id") or "", 60)
     node = node_of(graph, node_id)
-    class_type = _safe_text.clean(
+    class_type = safe_text.clean(
         error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
     )
     meta = node.get("_meta")
-    title = _safe_text.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
-    exception = _safe_text.clean(error.get("exception_type") or "", 120)
-    message = _safe_text.clean(
+    title = safe_text.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
+    exception = safe_text.clean(error.get("exception_type") or "", 120)
+    message = safe_text.clean(
         error.get("exception_message") or error.get("message") or "no reason given", said
     )
     found = _diagnose.diagnose(exception, message)
     where = (
-        f"node {_safe_text.name(node_id)} ({_safe_text.name(title or class_type)})"
-        if node_id
-        else "the server"
+        f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})" if node_id else "the server"
     )
     return {
         "status": "error",
@@ -68,8 +66,8 @@ def failure(
 def _why(found: _diagnose.Diagnosis, exception: str) -> str:
     """The cause in plain words where it is a known one, with the exception's own name."""
     if found is _diagnose.UNKNOWN:
-        return f": {_safe_text.quoted(exception)}" if exception else ""
-    return f": {found.cause}" + (f" ({_safe_text.name(exception)})" if exception else "")
+        return f": {safe_text.quoted(exception)}" if exception else ""
+    return f": {found.cause}" + (f" ({safe_text.name(exception)})" if exception else "")
 
 
 def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
@@ -81,7 +79,7 @@ def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
 def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The values set on a node, without its links."""
     return {
-        _safe_text.clean(name, 80): shown_value(name, value)
+        safe_text.clean(name, 80): shown_value(name, value)
         for name, value in list(_graph.inputs_of(node).items())[:MOST_INPUTS]
         if _graph.link_of(value) is None
     }
@@ -90,13 +88,13 @@ def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
 def shown_value(name: str, value: Any) -> Any:
     """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
     if SECRET_NAME.search(name):
-        return _safe_text.HIDDEN
+        return safe_text.HIDDEN
     link = _graph.link_of(value)
     if link is not None:
-        return {"from_node": _safe_text.clean(link.node_id, 60), "output": link.slot}
+        return {"from_node": safe_text.clean(link.node_id, 60), "output": link.slot}
     if isinstance(value, (bool, int, float)) or value is None:
         return value
-    return _safe_text.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
+    return safe_text.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
 
 
 def _traceback(trace: Any, full: bool) -> list[str]:
@@ -105,7 +103,7 @@ def _traceback(trace: Any, full: bool) -> list[str]:
         if isinstance(trace, list)
         else []
     )
-    return [_safe_text.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
+    return [safe_text.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
 
 
 def _last_frames(lines: list[str]) -> list[str]:

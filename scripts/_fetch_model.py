@@ -13,17 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _cli
 import _common
 import _deps_file_check
 import _deps_hosts
 import _deps_origin
 import _deps_report
-import _room
-import _safe_text
-from _cli import Exit, SkillError
 from _deps_hosts import AllowedHosts
 from _fetch_part import Part, Wanted, refuse_existing, stated_hash
+from comfyskill.base import cli, file_limits, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -65,7 +63,7 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
         try:
             response = session.head(url, allow_redirects=True, timeout=(min(timeout, 10.0), timeout))
         except requests.RequestException as error:
-            return Facts(problem=_safe_text.clean(_network_words(error), 200))
+            return Facts(problem=safe_text.clean(_network_words(error), 200))
         if response.status_code in (401, 403):
             return Facts(gate=_gate(url, response.status_code).message)
         if response.status_code >= 400:
@@ -181,7 +179,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
             f"{_deps_hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
             exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
         )  # fmt: skip
-    _room.refuse_packed(response.headers)
+    file_limits.refuse_packed(response.headers)
     if status == 206:
         start, total = _range_of(response)
         if start != part.size:
@@ -195,7 +193,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         part.total = total if total is not None else part.total
     else:
         part.restart()
-        part.total = _room.number_in(response.headers.get("Content-Length"))
+        part.total = file_limits.number_in(response.headers.get("Content-Length"))
     part.remember(response)
 
 
@@ -203,13 +201,15 @@ def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if match is None:
         return None, None
-    return _room.number_in(match.group(1)), _room.number_in(match.group(3))
+    return file_limits.number_in(match.group(1)), file_limits.number_in(match.group(3))
 
 
 def _check_space(folder: Path, part: Part) -> None:
-    _room.refuse_too_large(max(part.size, part.total or 0), _room.MOST_MODEL_BYTES)
+    file_limits.refuse_too_large(max(part.size, part.total or 0), file_limits.MOST_MODEL_BYTES)
     left = part.total - part.size if part.total is not None else 0
-    _room.require(folder, left + _room.SPARE_BYTES, "free some space, or give another --models-dir")
+    file_limits.require(
+        folder, left + file_limits.SPARE_BYTES, "free some space, or give another --models-dir"
+    )
 
 
 def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
@@ -226,7 +226,7 @@ def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
         if time.monotonic() - said > 2.0:
             said = time.monotonic()
             of = f" of {part.total / 1e6:.0f}" if part.total else ""
-            _cli.note(f"{wanted.target.name}: {part.size / 1e6:.0f}{of} MB")
+            cli.note(f"{wanted.target.name}: {part.size / 1e6:.0f}{of} MB")
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
@@ -322,7 +322,7 @@ def _gate(url: str, status: int) -> SkillError:
 def _stated_size(response: requests.Response) -> int | None:
     for answer in [response, *response.history]:
         for header in ("X-Linked-Size", "Content-Length"):
-            size = _room.number_in(answer.headers.get(header))
+            size = file_limits.number_in(answer.headers.get(header))
             if size is not None and (header == "X-Linked-Size" or answer is response):
                 return size
     return None

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-import _file_lock
-import _safe_files
-import _safe_names
-from _cli import Exit, SkillError
+from comfyskill.base import file_lock, file_names, safe_files
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -55,7 +53,7 @@ class Part:
         """
         try:
             # The names can be known before, and then be links to files of the user.
-            with _safe_files.open_file(self.path, "ab+") as file:
+            with safe_files.open_file(self.path, "ab+") as file:
                 _lock(file, self.wanted.target)
                 # Whoever held the lock before may have given this very file its final name.
                 refuse_existing(self.wanted.target)
@@ -74,7 +72,7 @@ class Part:
 
     def _kept_note(self) -> str | None:
         try:
-            with _safe_files.open_file(self.note, "r", encoding="utf-8") as file:
+            with safe_files.open_file(self.note, "r", encoding="utf-8") as file:
                 kept = json.loads(file.read(MOST_NOTE))
         except (OSError, ValueError, RecursionError):
             return None
@@ -101,7 +99,7 @@ class Part:
         self.etag = etag if etag and not etag.startswith("W/") else None
         self.stated_sha256 = stated_hash(response) or self.stated_sha256
         if self.etag:
-            with _safe_files.open_file(self.note, "w", encoding="utf-8") as file:
+            with safe_files.open_file(self.note, "w", encoding="utf-8") as file:
                 json.dump({"url": self.wanted.url, "etag": self.etag}, file)
 
     def add(self, piece: bytes) -> None:
@@ -122,7 +120,7 @@ class Part:
     def take_name(self) -> None:
         """Give the file its final name."""
         refuse_existing(self.wanted.target)
-        _safe_names.insist(lambda: self.path.replace(self.wanted.target))
+        file_names.insist(lambda: self.path.replace(self.wanted.target))
         self.named = True
         self.note.unlink(missing_ok=True)
 
@@ -137,7 +135,7 @@ def refuse_existing(target: Path) -> None:
 
 
 def _lock(file: IO[bytes], target: Path) -> None:
-    if _file_lock.take(file) is False:
+    if file_lock.take(file) is False:
         raise SkillError(
             f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
             hint="wait for it",

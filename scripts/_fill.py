@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import _catalog
-import _safe_text
-from _cli import Exit, SkillError
 from _convert_value import convert
 from _lora import LoraSpec, add_loras, parse_lora
 from _meaning import SIZED
@@ -23,6 +21,8 @@ from _params import ParameterSet, find
 from _settings import parse_args_json, parse_set, two_numbers
 from _specs import DYNAMIC_COMBO
 from _uploads import UploadTarget, painted_mask, upload_targets
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
 
@@ -157,7 +157,7 @@ class _Filling:
         members = [mask] if mask else self.parameters.resolve(name)
         if len(members) > 1:
             differed = len({repr(member.value) for member in members}) > 1 and members[0].role != "seed"
-            places = _safe_text.quoted_list([member.address for member in members], 12)
+            places = safe_text.quoted_list([member.address for member in members], 12)
             self.notes.append(
                 f"{name} set {len(members)} inputs: {places}"
                 + (", which held different values" if differed else "")
@@ -222,7 +222,7 @@ class _Filling:
         ]
         if twins:
             self.notes.append(
-                f"{name} was also {_safe_text.name(changed.value)} at {_safe_text.quoted_list(twins)}, and is so still"
+                f"{name} was also {safe_text.name(changed.value)} at {safe_text.quoted_list(twins)}, and is so still"
             )
 
     def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
@@ -238,7 +238,7 @@ class _Filling:
             self._lay_out(name, member)
             return
         if member.also:
-            self.notes.append(f"{_safe_text.name(member.address)} is also the {member.also[0]}: both changed")
+            self.notes.append(f"{safe_text.name(member.address)} is also the {member.also[0]}: both changed")
 
     def _refuse_link(self, member: Parameter) -> None:
         if member.address in self.force_links:
@@ -246,18 +246,18 @@ class _Filling:
         link = link_of(member.value)
         source = node_of(self.parameters.graph, link.node_id) if link else None
         came = (
-            f"node {_safe_text.name(link.node_id)} ({_safe_text.name(title_of(source))})"
+            f"node {safe_text.name(link.node_id)} ({safe_text.name(title_of(source))})"
             if link and source is not None
             else "another node"
         )
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
-        hint = f"set {_safe_text.quoted_list(better[:4])} instead, or " if better else ""
+        hint = f"set {safe_text.quoted_list(better[:4])} instead, or " if better else ""
         if member.spec is not None and not member.spec.is_widget:
-            hint += f"link another node that gives {_safe_text.name(member.spec.type)}: a plain value cannot stand there"
+            hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value cannot stand there"
         else:
-            hint += f"give --force-link {_safe_text.name(member.address)} to cut the link"
+            hint += f"give --force-link {safe_text.name(member.address)} to cut the link"
         raise SkillError(
-            f"{_safe_text.name(member.address)} gets its value through a link from {came}",
+            f"{safe_text.name(member.address)} gets its value through a link from {came}",
             code="is_linked",
             exit=Exit.MISUSE,
             hint=hint,
@@ -268,7 +268,7 @@ class _Filling:
         address = member.address
         if self.set_by.get(address, name) != name:
             raise SkillError(
-                f"{_safe_text.quoted(self.set_by[address])} and {_safe_text.quoted(name)} both set {_safe_text.name(address)}",
+                f"{safe_text.quoted(self.set_by[address])} and {safe_text.quoted(name)} both set {safe_text.name(address)}",
                 code="set_twice",
                 exit=Exit.MISUSE,
                 hint="leave one of them out",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _safe_text
 from _nodes import class_of, title_of
+from comfyskill.base import safe_text
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 _RANK = {ERROR: 0, WARNING: 1, INFO: 2}
@@ -64,4 +64,4 @@ def about(
 
 def called(node_id: str, node: Mapping[str, Any]) -> str:
     """A node in our sentences: its id and its title, or its class."""
-    return f"node {_safe_text.name(node_id)} ({_safe_text.name(title_of(node)) or '?'})"
+    return f"node {safe_text.name(node_id)} ({safe_text.name(title_of(node)) or '?'})"

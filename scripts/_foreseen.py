@@ -11,11 +11,11 @@ from typing import Any
 import _check
 import _known
 import _reports
-import _safe_text
 from _dialect import Dialect
 from _finding import ERROR
 from _inventory import Inventory
 from _nodes import upstream_of
+from comfyskill.base import safe_text
 
 MOST = 50
 WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
@@ -61,7 +61,7 @@ def rejection(
         "message": f"nothing was sent; the server would reject this graph, or leave out a part of it: {wrong[0].message}{more}",
         "hint": wrong[0].fix,
         "retryable": False,
-        "would_be_rejected": _safe_text.cap([item.to_json() for item in wrong], MOST),
+        "would_be_rejected": safe_text.cap([item.to_json() for item in wrong], MOST),
     }
     if workflow and workflow != "-":
         script = (

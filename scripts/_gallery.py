@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import _safe_text
 from _batch_results import Results, Row, seed_of, short
 from _gallery_page import SCRIPT, STYLE
 from _plan import OUTPUT_COLUMN
+from comfyskill.base import safe_text
 
 MOST_VALUE = 2000
 # A grid with more cells than this helps nobody; the list stays.
@@ -36,7 +36,7 @@ def page(results: Results) -> bytes:
     """The whole page."""
     data = json.dumps(_data(results), ensure_ascii=True, separators=(",", ":"))
     # Inside <script> only `<` could end the element.
-    data = _safe_text.redact(data).replace("<", "\\u003c")
+    data = safe_text.redact(data).replace("<", "\\u003c")
     title = f"{short(_bare(results.origin), 80)}: {results.plan.count} runs"
     policy = (
         f"default-src 'none'; script-src {_digest(SCRIPT)}; style-src {_digest(STYLE)};"
@@ -153,4 +153,4 @@ def _shown(value: Any) -> Any:
 
 
 def _text(value: Any, limit: int = 300) -> str:
-    return _safe_text.clean("" if value is None else value, limit)
+    return safe_text.clean("" if value is None else value, limit)

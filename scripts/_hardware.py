@@ -13,11 +13,9 @@ import _hardware_desktop as desktop
 import _hardware_gpus as gpus_of
 import _hardware_models
 import _hardware_system as system_of
-import _hardware_tools
 import _hardware_verdict
-import _places
-import _safe_text
 from _hardware_gpus import GIB, Gpu
+from comfyskill.base import hardware_tools, paths, safe_text
 
 # Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
 PYTORCH_LIMIT_S = 8.5
@@ -141,7 +139,7 @@ def pytorch_python(workspace: Path) -> str:
     return sys.executable
 
 
-def _pytorch(answer: _hardware_tools.Answer, program: str) -> dict[str, Any]:
+def _pytorch(answer: hardware_tools.Answer, program: str) -> dict[str, Any]:
     told = gpus_of.json_in(answer.text)
     found = (
         told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
@@ -153,13 +151,13 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     """The whole hardware report as a JSON value. Never raises for what a tool says; takes under ten seconds."""
     start = time.monotonic()
     here = system_of.place()
-    folder = _places.absolute(workspace or system_of.default_workspace(here))
+    folder = paths.absolute(workspace or system_of.default_workspace(here))
     asked = commands(here)
     limits = {}
     if pytorch:
         asked["pytorch"] = [pytorch_python(folder), "-c", _PYTORCH]
         limits["pytorch"] = PYTORCH_LIMIT_S
-    answers = _hardware_tools.ask(
+    answers = hardware_tools.ask(
         asked, limits=limits, places=[str(here.root / place.lstrip("/")) for place in PLACES]
     )
     said = {name: answers[name].text for name in asked}
@@ -234,7 +232,7 @@ def _report(
         "notes": verdict.notes,
         "install": {
             "flags": flags,
-            "command": _safe_text.shell_words(["comfy", "--skip-prompt", "install", *flags]),
+            "command": safe_text.shell_words(["comfy", "--skip-prompt", "install", *flags]),
         },
         "best_gpu": _gpu(best, memory["usable"]) if best else None,
         "gpus": [_gpu(gpu, memory["usable"]) for gpu in gpus],
@@ -275,7 +273,7 @@ def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
 
 
 def _command(script: str, *words: str) -> str:
-    return _safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
+    return safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
 
 
 def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
@@ -305,7 +303,7 @@ def _gb(value: int | None) -> float | None:
     return None if value is None else round(value / GIB, 1)
 
 
-def _tools(answers: Mapping[str, _hardware_tools.Answer]) -> dict[str, Any]:
+def _tools(answers: Mapping[str, hardware_tools.Answer]) -> dict[str, Any]:
     """What became of each tool that is there; those that are not are merely named."""
     told: dict[str, Any] = {}
     for name, answer in answers.items():
@@ -313,6 +311,6 @@ def _tools(answers: Mapping[str, _hardware_tools.Answer]) -> dict[str, Any]:
             continue
         told[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
         if answer.problem and answer.text.strip():
-            told[name]["said"] = _safe_text.clean(answer.text.strip(), 200)
+            told[name]["said"] = safe_text.clean(answer.text.strip(), 200)
     absent = sorted({name.split()[0] for name, answer in answers.items() if not answer.found})
     return {"answered": told, "absent": absent}

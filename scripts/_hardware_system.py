@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import _hardware_gpus
-import _places
+from comfyskill.base import paths
 
 # For tests and for replaying another machine's tools: which system to take this one for, and where its /proc and
 # /sys lie. A report made with one of them says so under "simulated".
@@ -130,13 +130,13 @@ def _windows_memory_call() -> int | None:
 
 def default_workspace(here: Place) -> Path:
     """Where comfy-cli puts ComfyUI when nobody says otherwise (its documented default)."""
-    home = _places.home()
+    home = paths.home()
     return home / "comfy" / "ComfyUI" if here.system == "Linux" else home / "Documents" / "comfy" / "ComfyUI"
 
 
 def disk(workspace: Path) -> dict[str, Any]:
     """Free and total bytes where the workspace is or would be: its nearest folder that exists."""
-    folder = _places.absolute(workspace)
+    folder = paths.absolute(workspace)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _places
-import _safe_text
 import _server_questions
-from _cli import Exit, SkillError
 from _dialect import Dialect, JobSummary
 from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
+from comfyskill.base import paths, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 GIB = 1024**3
 SOCKET_LIMIT_S = 5.0
@@ -35,7 +34,7 @@ def server_answers(server: Dialect) -> Check:
         return ok("server", f"{server.url} speaks Comfy API v2")
     told = _server_questions.stats(server)
     devices = told["devices"]
-    version = f"ComfyUI {_safe_text.name(told['comfyui_version'] or 'of unknown version')}"
+    version = f"ComfyUI {safe_text.name(told['comfyui_version'] or 'of unknown version')}"
     if server.api == "cloud":
         return ok("server", f"Comfy Cloud, {version}")
     kept = {key: told[key] for key in ("comfyui_version", "pytorch_version", "devices")}
@@ -44,7 +43,7 @@ def server_answers(server: Dialect) -> Check:
         return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
     device = devices[0]
     vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
-    return ok("server", f"{version} on {_safe_text.quoted(device['name'])}, {vram}", **kept)
+    return ok("server", f"{version} on {safe_text.quoted(device['name'])}, {vram}", **kept)
 
 
 def socket_opens(server: Dialect) -> Check:
@@ -131,7 +130,7 @@ def _written_folder(argv: Any) -> Path:
         if flag in words[:-1]:
             return Path(words[words.index(flag) + 1])
     main = Path(words[0]) if words else Path()
-    return main.parent if main.is_absolute() else _places.home()
+    return main.parent if main.is_absolute() else paths.home()
 
 
 def queue_moves(server: Dialect) -> Check:
@@ -182,9 +181,9 @@ def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[
     span = f"{seconds / 3600:.1f} hours" if seconds >= LONG_RUN_S else f"{seconds / 60:.0f} minutes"
     message, fix = f"a job has been running for {span}", None
     if server.api == "local":
-        shown = prompt_id if _safe_text.is_job_id(prompt_id) else "PROMPT_ID"
+        shown = prompt_id if safe_text.is_job_id(prompt_id) else "PROMPT_ID"
         message += "; whether it still moves cannot be seen from here"
-        cancel = _safe_text.shell_words(
+        cancel = safe_text.shell_words(
             ["python3", "scripts/manage_queue.py", "cancel", shown, *host_words(server)]
         )
         fix = (
@@ -204,7 +203,7 @@ def manager_there(server: Dialect) -> Check:
         return skipped("manager", "only a ComfyUI of one's own has a Manager")
     found = _server_questions.manager(server, server.features())
     if found["present"]:
-        return ok("manager", f"ComfyUI-Manager {_safe_text.name(found['version'])}")
+        return ok("manager", f"ComfyUI-Manager {safe_text.name(found['version'])}")
     return ok("manager", "no ComfyUI-Manager; only installing node packs would need it")
 
 
@@ -229,11 +228,11 @@ def account_allows(server: Dialect) -> Check:
             return ok("account", "the key is good; the plan could not be asked")
         raise
     billing = billing if isinstance(billing, Mapping) else {}
-    tier = _safe_text.clean(billing.get("subscription_tier") or "unknown", 40)
+    tier = safe_text.clean(billing.get("subscription_tier") or "unknown", 40)
     if billing.get("is_active") is False or tier == "FREE":
         return fail(
             "account",
-            f"the key is good, but the plan ({_safe_text.name(tier)}) runs no jobs by API",
+            f"the key is good, but the plan ({safe_text.name(tier)}) runs no jobs by API",
             "change the plan",
             code="refused",
         )
@@ -242,7 +241,7 @@ def account_allows(server: Dialect) -> Check:
     at_once = server.most_at_once()
     return ok(
         "account",
-        f"plan {_safe_text.name(tier)}" + (f", {at_once} jobs at once" if at_once else ""),
+        f"plan {safe_text.name(tier)}" + (f", {at_once} jobs at once" if at_once else ""),
         jobs_at_once=at_once,
     )
 
@@ -278,7 +277,7 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
     source = _sources.read(spec, server=server, definitions=server.all_definitions)
     found = _check.findings(source.graph, server.all_definitions())
     errors = [finding for finding in found if finding.severity == "error"]
-    fix = _safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
+    fix = safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
     if errors:
         rows = [finding.to_json() for finding in errors[:10]]
         return fail(

@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-import _flags
 import _reports
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Dialect
+from comfyskill.base import flags, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 
 def setup_command(*words: object) -> str:
     """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
     script = Path(__file__).resolve().parent / "comfyui_setup.py"
-    return _safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
+    return safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
 
 
 class Check(NamedTuple):
@@ -85,4 +84,4 @@ def is_local(url: str) -> bool:
 def host_words(server: Dialect) -> list[str]:
     """The flags that reach this server again, none where the default does."""
     words = _reports.server_words(server)
-    return [] if words == ["--host", _flags.DEFAULT_HOST] else words
+    return [] if words == ["--host", flags.DEFAULT_HOST] else words

@@ -6,16 +6,14 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-import _cli
 import _common
 import _connect
-import _flags
-import _safe_text
 import _setup_cli
 import _setup_run
-from _cli import Exit, SkillError
 from _dialect import Dialect
 from _health_findings import Check, fail, failed_by, is_local, ok, setup_command, skipped, warn
+from comfyskill.base import cli, flags, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 # comfy launch and ComfyUI itself, then the Desktop app.
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
@@ -30,7 +28,7 @@ def packages() -> Check:
     """The Python packages that the scripts use."""
     from importlib.util import find_spec
 
-    missing = [_cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
+    missing = [cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
     if missing:
         # Without requests nothing can be asked; without the others some scripts do less.
         say = fail if "requests" in missing else warn
@@ -50,7 +48,7 @@ def comfy_cli(url: str) -> Check:
             "comfy-cli is not installed; only installing and starting need it",
             setup_command(),
         )
-    return ok("comfy_cli", f"comfy-cli {found.version}", program=_safe_text.shell_words(found.words))
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=safe_text.shell_words(found.words))
 
 
 def look_around() -> list[dict[str, Any]]:
@@ -82,8 +80,8 @@ def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any
     running = [row["url"] for row in around if row["state"] == "comfyui"]
     if configured:
         return configured, around, []
-    if not running or running[0] == _flags.DEFAULT_HOST:
-        return _flags.DEFAULT_HOST, around, []
+    if not running or running[0] == flags.DEFAULT_HOST:
+        return flags.DEFAULT_HOST, around, []
     advice = f"add --host {running[0]} to every command, or set COMFY_HOST={running[0]}"
     return (
         running[0],

@@ -8,11 +8,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _cli
-import _safe_text
-from _cli import SkillError
 from _dialect import Dialect, JobState, Submission
 from _health_findings import Check, fail, ok, skipped, warn
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 # Loading a large checkpoint from a slow disk takes a minute; a queue of others may be ahead.
 LIMIT_S = 120.0
@@ -26,7 +25,7 @@ def without_model(server: Dialect) -> Check:
     name = "smoke_test"
     needed = ("EmptyImage", "PreviewImage")
     if missing := _missing(server, needed):
-        return skipped(name, f"the server has no {_safe_text.quoted(missing[0])}")
+        return skipped(name, f"the server has no {safe_text.quoted(missing[0])}")
     color = random.randrange(1 << 24)  # another color each time, or the answer would come from the cache
     graph = {
         "1": {
@@ -75,7 +74,7 @@ def with_checkpoint(server: Dialect) -> Check:
     graph = sampling_graph(checkpoint)
     kinds = sorted({node["class_type"] for node in graph.values()})
     if missing := _missing(server, kinds):
-        return skipped(name, f"the server has no {_safe_text.quoted(missing[0])}")
+        return skipped(name, f"the server has no {safe_text.quoted(missing[0])}")
     state, prompt_id = _run(server, graph, stop_when_begun=True)
     told = {"checkpoint": checkpoint, "prompt_id": prompt_id}
     if state.phase != "done":
@@ -83,7 +82,7 @@ def with_checkpoint(server: Dialect) -> Check:
     if state.outcome == "error":
         return fail(
             name,
-            f"{_safe_text.quoted(checkpoint)} does not run: {_reason(state)}",
+            f"{safe_text.quoted(checkpoint)} does not run: {_reason(state)}",
             "try another checkpoint",
             **told,
         )
@@ -92,7 +91,7 @@ def with_checkpoint(server: Dialect) -> Check:
         if state.outcome == "cancelled"
         else "ended before it could be stopped"
     )
-    return ok(name, f"a job with {_safe_text.quoted(checkpoint)} was taken and {how}", **told)
+    return ok(name, f"a job with {safe_text.quoted(checkpoint)} was taken and {how}", **told)
 
 
 def choose(checkpoints: Sequence[str]) -> str | None:
@@ -146,7 +145,7 @@ def _run(server: Dialect, graph: Mapping[str, Any], *, stop_when_begun: bool) ->
             try:
                 server.cancel(prompt_id)
             except SkillError as error:
-                _cli.warn(f"the smoke test's job {prompt_id} could not be cancelled: {error.message}")
+                cli.warn(f"the smoke test's job {prompt_id} could not be cancelled: {error.message}")
 
 
 def _forget(server: Dialect, prompt_id: str) -> None:
@@ -156,7 +155,7 @@ def _forget(server: Dialect, prompt_id: str) -> None:
     try:
         server.post_json("history", {"delete": [prompt_id]})
     except SkillError as error:
-        _cli.warn(f"the smoke test stays in the history: {error.message}")
+        cli.warn(f"the smoke test stays in the history: {error.message}")
 
 
 def _not_done(name: str, state: JobState, prompt_id: str) -> Check:
@@ -173,5 +172,5 @@ def _not_done(name: str, state: JobState, prompt_id: str) -> Check:
 def _reason(state: JobState) -> str:
     error = state.error or {}
     kind = error.get("exception_type")
-    said = _safe_text.clean(error.get("exception_message") or "no reason given", 300).strip()
-    return f"{_safe_text.name(kind)}: {_safe_text.quoted(said)}" if kind else _safe_text.quoted(said)
+    said = safe_text.clean(error.get("exception_message") or "no reason given", 300).strip()
+    return f"{safe_text.name(kind)}: {safe_text.quoted(said)}" if kind else safe_text.quoted(said)

@@ -12,15 +12,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _collect
 import _media_metadata
-import _places
-import _safe_names
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
-from _pictures import BadPicture, Size, open_picture, refuse_other_size
+from comfyskill.base import cli, file_names, paths, safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +57,7 @@ class Uploader:
         if given.startswith("output:"):
             ref = self._job_output(given, kind)
             return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
-        path = _places.expanded(given)
+        path = paths.expanded(given)
         self._check(path, kind)
         digest = _collect.file_digest(path)
         if self.known is not None and not may_leave(path, digest, self.known):
@@ -76,7 +73,7 @@ class Uploader:
         # The whole path: a receipt may be run again from another folder.
         row = {
             "name": target.name,
-            "file": str(_places.absolute(path)),
+            "file": str(paths.absolute(path)),
             "as": ref.filename,
             "kind": kind,
             "sha256": digest,
@@ -102,7 +99,7 @@ class Uploader:
             raise bad_picture(path, facts.problem)
         if facts.orientation != 1 and path not in _TOLD:
             _TOLD.add(path)
-            _cli.note(
+            cli.note(
                 f"{path.name} is stored turned (EXIF orientation {facts.orientation}); ComfyUI sets it upright"
             )
 
@@ -180,7 +177,7 @@ class Uploader:
         if not wanted:
             what = "has not ended" if state.phase in ("pending", "running") else "has no such output"
             raise SkillError(
-                f"job {_safe_text.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
+                f"job {safe_text.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
             )
         return wanted[0].ref
 
@@ -195,7 +192,7 @@ def may_leave(path: Path, digest: str, known: Collection[str | None]) -> bool:
 
 def hashed_name(name: str, digest: str) -> str:
     """A name in which different contents never meet: `photo.png` -> `photo-1a2b3c4d5e6f.png`."""
-    stem, dot, suffix = _safe_names.safe_name(name).rpartition(".")
+    stem, dot, suffix = file_names.safe_name(name).rpartition(".")
     stem, suffix = (stem, f".{suffix}") if dot else (suffix, "")
     return f"{stem[:80]}-{digest[:12]}{suffix.lower()}"
 
@@ -213,7 +210,7 @@ def usable(path: Path) -> Iterator[Image]:
 def bad_picture(path: Path, problem: str) -> SkillError:
     """The refusal of a file that is no usable picture."""
     return SkillError(
-        f"{_safe_text.quoted(path.name)} cannot be used as a picture: {problem}",
+        f"{safe_text.quoted(path.name)} cannot be used as a picture: {problem}",
         code="bad_picture",
         exit=Exit.MISUSE,
         hint="open it in an editor and save it again as PNG or JPEG",

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _cli
 import _deps_comfy
 import _deps_hosts
 import _deps_manager
 import _fetch_model
-import _safe_text
-from _cli import Exit, SkillError
 from _install_plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 
 class Outcome(NamedTuple):
@@ -29,8 +28,8 @@ class Outcome(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """The outcome for a report."""
         document: dict[str, Any] = {
-            "kind": self.step.kind, "name": _safe_text.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
-            "message": _safe_text.clean(self.message, 500),
+            "kind": self.step.kind, "name": safe_text.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
+            "message": safe_text.clean(self.message, 500),
         }  # fmt: skip
         if self.error is not None:
             document["code"] = self.error.code
@@ -57,8 +56,8 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
     if not by_manager:
         return []
     assert ways.manager is not None
-    _cli.note(
-        f"installing {_safe_text.quoted_list([step.name for step in by_manager])} with the server's Manager"
+    cli.note(
+        f"installing {safe_text.quoted_list([step.name for step in by_manager])} with the server's Manager"
     )
     try:
         fates = ways.manager.install_packs([step.name for step in by_manager])
@@ -78,19 +77,19 @@ def _said(manager: _deps_manager.Manager, name: str) -> dict[str, str]:
 
 def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
     words = _deps_comfy.install_command(step.name, ways.workspace)
-    _cli.note(f"running {_safe_text.shell_words(words)}")
+    cli.note(f"running {safe_text.shell_words(words)}")
     try:
         done = _deps_comfy.run(words)
     except SkillError as error:
         return Outcome(step, False, error.message, error)
-    facts = {"command": _safe_text.shell_words(words), "exit_code": done.code}
+    facts = {"command": safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
     return Outcome(step, True, "comfy-cli installed it", facts=facts)
 
 
 def _attempt(step: Step, ways: Ways) -> Outcome:
-    _cli.note(f"fetching {_safe_text.quoted(step.name)} from {_deps_hosts.shown(str(step.url))}")
+    cli.note(f"fetching {safe_text.quoted(step.name)} from {_deps_hosts.shown(str(step.url))}")
     try:
         if step.how == DOWNLOAD:
             return _download(step, ways)
@@ -133,7 +132,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     done = _deps_comfy.run(
         words, token_host=urlsplit(str(step.url)).hostname, limit=_deps_comfy.DOWNLOAD_LIMIT
     )
-    facts: dict[str, Any] = {"command": _safe_text.shell_words(words), "exit_code": done.code}
+    facts: dict[str, Any] = {"command": safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
     if ways.models_folder is None:

@@ -11,16 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _cli
 import _deps_hosts
 import _deps_manager
 import _deps_place
 import _deps_report
 import _fetch_model
-import _safe_text
-from _cli import SkillError
 from _deps import MISSING, Check, Item
 from _deps_hosts import AllowedHosts
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _deps_registry import Registered, Registry
@@ -53,7 +52,7 @@ class Step(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """The step for a report."""
         shown = {
-            "kind": self.kind, "name": _safe_text.clean(self.name, 200), **self._instead(),
+            "kind": self.kind, "name": safe_text.clean(self.name, 200), **self._instead(),
             "how": self.how, "blocked": self.blocked,
             "consent": self.consent, "lacks": self.lacks, "path": f"models/{self.relative}" if self.relative else None,
             "url": self.url,
@@ -109,7 +108,7 @@ def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence
 
 def _pack_step(item: Item, ways: Ways) -> Step:
     pack = item.pack
-    facts = {"for_class": _safe_text.clean(item.name, 120)} | (pack.to_json() if pack else {})
+    facts = {"for_class": safe_text.clean(item.name, 120)} | (pack.to_json() if pack else {})
     if pack is None:
         return Step("pack", item.name, None, "no source names the pack of this class", facts=facts)
     if pack.core:
@@ -143,7 +142,7 @@ def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
     ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
     if registry is None or not ids:
         return list(steps)
-    _cli.note(f"asking the Comfy Registry for {_safe_text.quoted_list(ids)}")
+    cli.note(f"asking the Comfy Registry for {safe_text.quoted_list(ids)}")
     found = registry.registered(ids)
     return [_as_registered(step, found[step.name]) if step.name in found else step for step in steps]
 

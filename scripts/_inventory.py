@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _safe_names
-import _safe_text
-import _text_file
-from _cli import Exit, SkillError
+from comfyskill.base import file_names, safe_text, text_files
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -92,7 +90,7 @@ def _packs(definitions: Mapping[str, Any]) -> dict[str, int]:
 def save(document: Mapping[str, Any], path: Path) -> None:
     """Write an inventory whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
     text = json.dumps(document, ensure_ascii=True, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    _safe_names.write_asked(path, text.encode("ascii"), "give --save-inventory another place")
+    file_names.write_asked(path, text.encode("ascii"), "give --save-inventory another place")
 
 
 class Inventory:
@@ -130,7 +128,7 @@ class Inventory:
             return [name for name in models[folder] if isinstance(name, str)]
         self._refuse(f"models/{folder}")
         raise SkillError(
-            f"the inventory knows no model folder {_safe_text.quoted(folder)}",
+            f"the inventory knows no model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
             exit=Exit.FAILED,
         )
@@ -179,7 +177,7 @@ class Inventory:
         why = (self._document.get("not_had") or {}).get(what)
         if why:
             raise SkillError(
-                f"the server did not give {what} when the inventory was taken ({_safe_text.clean(why, 40)})",
+                f"the server did not give {what} when the inventory was taken ({safe_text.clean(why, 40)})",
                 code="refused" if why == "refused" else "not_had",
                 exit=Exit.REFUSED if why == "refused" else Exit.FAILED,
             )
@@ -191,10 +189,10 @@ def load(path: str | Path) -> Inventory:
     Raises:
         SkillError: (exit 2) no such file, not JSON, or no inventory.
     """
-    from _sources_json import parse, text_of
+    from comfyskill.base.json_in import parse, text_of
 
     try:
-        data = _text_file.read_bytes(Path(path))
+        data = text_files.read_bytes(Path(path))
     except OSError as error:
         raise SkillError(
             f"cannot read the inventory {path}: {error.strerror or error}",

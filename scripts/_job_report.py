@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
 import _collect
 import _failures
 import _graph
 import _memory
 import _ours
-import _safe_text
 import _timing
-from _cli import Exit, SkillError
 from _dialect import Dialect, JobState, JobSummary
 from _failures import shown_value
 from _reports import command, head, server_words
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 MOST_NODES = 60
 RECENT = 50
@@ -52,18 +51,18 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
     files = _collect.files_of(state.outputs, previews=True)
     document["outputs"] = [
         {
-            "filename": _safe_text.clean(item.ref.display_name or item.ref.filename, 200),
+            "filename": safe_text.clean(item.ref.display_name or item.ref.filename, 200),
             "node_id": item.node_id,
             "type": item.kind,
         }
         for item in files[:40]
     ]
     document["nodes"] = _node_times(server, state)
-    document["messages"] = [_safe_text.clean(item[0], 60) for item in state.messages if item]
+    document["messages"] = [safe_text.clean(item[0], 60) for item in state.messages if item]
     if state.logs:
         # Deployments keep a run's log with the job; its end is what explains a failure.
-        text = _safe_text.clean(state.logs)
-        document["server_logs"] = text if full else _safe_text.last_of(text, MOST_LOG)
+        text = safe_text.clean(state.logs)
+        document["server_logs"] = text if full else safe_text.last_of(text, MOST_LOG)
     return document
 
 
@@ -104,12 +103,12 @@ def _node_times(server: Dialect, state: JobState) -> dict[str, Any]:
         {"node_id": node, "class_type": _class(graph, node), "seconds": seconds}
         for node, seconds in sorted(known.items(), key=lambda item: -item[1])
     ]
-    return _safe_text.cap(rows, MOST_NODES)
+    return safe_text.cap(rows, MOST_NODES)
 
 
 def _class(graph: Mapping[str, Any], node_id: str) -> str:
     node = graph.get(node_id.split(".")[0])
-    return _safe_text.clean(node.get("class_type") or "", 80) if isinstance(node, Mapping) else ""
+    return safe_text.clean(node.get("class_type") or "", 80) if isinstance(node, Mapping) else ""
 
 
 def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
@@ -138,20 +137,20 @@ def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) 
                 shown[str(name)] = link | {"value": shown_value(str(name), value)}
             elif str(name) not in shown:
                 shown[str(name)] = shown_value(str(name), value)
-    return {_safe_text.clean(name, 80): value for name, value in list(shown.items())[:40]}
+    return {safe_text.clean(name, 80): value for name, value in list(shown.items())[:40]}
 
 
 def listing(server: Dialect, count: int) -> dict[str, Any]:
     """The latest jobs with status and duration, newest first; running and waiting ones before them."""
     ours = _ours.known(server.url)
     rows = [row(job, ours) for job in server.list_jobs(count)]
-    return {"status": "ok", **head(server), "jobs": _safe_text.cap(rows, max(count, 1))}
+    return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, max(count, 1))}
 
 
 def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
     """One job as lists show it."""
     shown: dict[str, Any] = {
-        "prompt_id": _safe_text.clean(job.prompt_id, 100),
+        "prompt_id": safe_text.clean(job.prompt_id, 100),
         "state": job.outcome or job.phase,
     }
     if job.position:
@@ -163,7 +162,7 @@ def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
     if job.outputs_count is not None:
         shown["outputs"] = job.outputs_count
     if job.title:
-        shown["title"] = _safe_text.clean(job.title, 80)
+        shown["title"] = safe_text.clean(job.title, 80)
     if ours is not None and (job.client_id in ours or job.prompt_id in ours):
         shown["ours"] = True
     return shown
@@ -179,7 +178,7 @@ def latest(server: Dialect) -> str:
     if mine := [prompt_id for prompt_id in done if prompt_id in ours]:
         return mine[0]
     if done:
-        _cli.warn("none of the finished jobs was submitted from here; this is the last of anybody's")
+        cli.warn("none of the finished jobs was submitted from here; this is the last of anybody's")
         return done[0]
     raise SkillError(
         "the server remembers no finished job",
@@ -200,5 +199,5 @@ def server_lines(server: Dialect, count: int) -> dict[str, Any]:
     if not isinstance(entries, list):
         raise SkillError(f"{server.url} did not answer with log lines", code="bad_answer", exit=Exit.FAILED)
     text = "".join(str(entry.get("m", "")) for entry in entries if isinstance(entry, Mapping))
-    lines = [_safe_text.clean(line, 500) for line in text.splitlines() if line.strip()]
+    lines = [safe_text.clean(line, 500) for line in text.splitlines() if line.strip()]
     return {"status": "ok", **head(server), "count": len(lines), "server_said": lines[-count:]}

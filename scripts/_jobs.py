@@ -13,22 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _cli
 import _common
 import _credentials
 import _events
 import _ours
 import _reports
-import _safe_names
-import _safe_text
 import _submit
 import _timing
-from _cli import Exit, SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
 from _prepare import Prepared
 from _progress import Progress
-from _signals import Terminated
 from _watch import Ended, Update, Watcher
+from comfyskill.base import cli, file_names, safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.signals import Terminated
 
 # A first warning for a job that runs this long; videos take longer. It then doubles.
 LONG_RUN = 600.0
@@ -104,7 +102,7 @@ def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str |
     names the server.
     """
     key = given or (os.environ.get("COMFY_PARTNER_KEY") if prepared.partner else None)
-    _safe_text.hide(key)
+    safe_text.hide(key)
     if key:
         if not server.named:
             raise _credentials.not_named([server.url])
@@ -144,8 +142,8 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
     """
     submission = checked_submission(server, prepared, options)
     if unheard := _reports.socket_nodes(prepared.graph):
-        _cli.warn(
-            f"node {_safe_text.name(unheard[0])} sends its pictures through the socket alone, and nobody will be listening"
+        cli.warn(
+            f"node {safe_text.name(unheard[0])} sends its pictures through the socket alone, and nobody will be listening"
         )
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
     watcher = Watcher(server, submission.client_id, use_socket=False)
@@ -182,14 +180,14 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
             if prepared.partner
             else "only on a ComfyUI of one's own can memory be freed"
         )
-        _cli.warn(f"out of memory: not tried again, {why}")
+        cli.warn(f"out of memory: not tried again, {why}")
         return report
-    _cli.warn("out of memory: freeing the server's models and cache, then trying once more")
+    cli.warn("out of memory: freeing the server's models and cache, then trying once more")
     try:
         server.post_json("free", {"unload_models": True, "free_memory": True})
     except SkillError as error:
         # The failure of the run is what matters; a server that ran out of memory may be gone altogether.
-        _cli.warn(f"not tried again, its memory could not be freed: {error.message}")
+        cli.warn(f"not tried again, its memory could not be freed: {error.message}")
         return report
     again = _run_once(server, prepared, options._replace(prompt_id=None))
     again["retried"] = {"after": "out_of_memory", "first_prompt_id": report["prompt_id"]}
@@ -204,7 +202,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     progress = Progress(prepared.graph, quiet=options.quiet)
     expected = _timing.estimate(server.url, prepared.graph)
     if expected is not None and expected.seconds >= WORTH_SAYING:
-        _cli.note(f"{expected.words()}, from {expected.runs} earlier run(s)")
+        cli.note(f"{expected.words()}, from {expected.runs} earlier run(s)")
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
     warn_after = _first_warning(expected, prepared.video)
     try:
@@ -371,7 +369,7 @@ def _perhaps_submitted(server: Dialect, submission: Submission, error: SkillErro
 
 def _announce(server: Dialect, prompt_id: str) -> None:
     """On stderr at once and also with --quiet: even kill -9 must not lose the id."""
-    _cli.warn(f"prompt id {prompt_id}")
+    cli.warn(f"prompt id {prompt_id}")
     if not server.fleeting:
         _ours.remember(server.url, prompt_id)
 
@@ -439,7 +437,7 @@ def _wait_until(
                 words = f"the server has told nothing of this job in {options.timeout:g} s"
             raise _left_running(job, options, words, "still_running")
         if now - job.submitted > warn_after:
-            _cli.warn(f"still going after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})")
+            cli.warn(f"still going after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})")
             warn_after *= 2
         state = _take_news(
             watcher, job, progress, options, 1.0 if deadline is None else min(1.0, deadline - now)
@@ -475,20 +473,20 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
         except SkillError as error:
             # A full disk: pictures on the way are no reason to lose the job.
             job.previews_wanted = False
-            _cli.warn(f"previews are no longer saved: {error.message}")
+            cli.warn(f"previews are no longer saved: {error.message}")
 
 
 def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:
     name = f"{job.prompt_id[:8]}_node{frame.node or 'x'}_{len(job.previews):04d}{frame.suffix}"
-    path = folder / _safe_names.safe_name(name)
+    path = folder / file_names.safe_name(name)
     # By rename, since a link of that name could be there.
-    _safe_names.write_whole(path, frame.image)
+    file_names.write_whole(path, frame.image)
     return path
 
 
 def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
     """Stop this job and no other, then wait a little for its end, so that what is finished can be downloaded."""
-    _cli.warn("stopping the job (Ctrl-C again to stop waiting)")
+    cli.warn("stopping the job (Ctrl-C again to stop waiting)")
     job.interrupted, told = True, False
     try:
         job.server.cancel(job.prompt_id)

@@ -18,10 +18,8 @@ from pathlib import Path
 from types import NoneType
 from typing import IO, Any
 
-import _file_lock
-import _safe_files
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import file_lock, safe_files, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
@@ -57,7 +55,7 @@ class Lock:
 
     def _opened(self, folder: Path) -> IO[str]:
         """The lock file, open and locked. Raises SkillError `locked`."""
-        self._file = _safe_files.open_file(self._path, "a+", encoding="utf-8")
+        self._file = safe_files.open_file(self._path, "a+", encoding="utf-8")
         if self._take():
             return self._file
         self._file.seek(0)
@@ -77,7 +75,7 @@ class Lock:
             return False
 
     def _take(self) -> bool:
-        taken = _file_lock.take(self._file)
+        taken = file_lock.take(self._file)
         # A file system without locks (some network disks): the note inside must do.
         return not self._owner_lives() if taken is None else taken
 
@@ -129,9 +127,9 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         if keep is not None:
-            with _safe_files.open_file(path, "r+b") as file:
+            with safe_files.open_file(path, "r+b") as file:
                 file.truncate(keep)
-        self._file = _safe_files.open_file(path, "wb" if fresh else "ab")
+        self._file = safe_files.open_file(path, "wb" if fresh else "ab")
         self._told_apart = self._is_there()
         self._dirty = threading.Event()
         self._ended = threading.Event()
@@ -220,7 +218,7 @@ class Recorded:
 def begun(folder: Path) -> bool:
     """Whether a folder holds a batch. One whose plan did not even get onto the disk has sent nothing, and is none."""
     try:
-        with _safe_files.open_file(folder / NAME, "rb") as file:
+        with safe_files.open_file(folder / NAME, "rb") as file:
             return bytes(file.readline(MOST_LINE)[-1:]) == b"\n"
     except FileNotFoundError:
         return False
@@ -238,7 +236,7 @@ def refuse_links(folder: Path) -> None:
     except OSError as error:
         raise SkillError(f"cannot read {folder}: {error.strerror}") from error
     for name in sorted(names):
-        _safe_files.refuse_link(folder / name)
+        safe_files.refuse_link(folder / name)
 
 
 def read(folder: Path) -> Recorded:
@@ -270,7 +268,7 @@ def read(folder: Path) -> Recorded:
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """(object, offset after it) of each line; None for what is torn or unreadable."""
     end = 0
-    with _safe_files.open_file(path, "rb") as file:
+    with safe_files.open_file(path, "rb") as file:
         while line := file.readline(MOST_LINE):
             end += len(line)
             value = None
@@ -294,7 +292,7 @@ def _not_ours(path: Path) -> SkillError:
 
 
 def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
-    event = _safe_text.clean(line.get("event"), 20)
+    event = safe_text.clean(line.get("event"), 20)
     return SkillError(
         f"{path} was changed by hand: a line of the event {event!r} holds values that no batch writes",
         code="no_batch", exit=Exit.MISUSE, hint="put the old line back, or take it out: then its run is looked up again",

@@ -11,15 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _cache
-import _cli
 import _common
-import _flags
 import _graph
-import _places
-import _text_file
-from _cli import Exit, SkillError
 from _dialect import Dialect
+from comfyskill.base import cache, cli, flags, paths, text_files
+from comfyskill.base.cli import Exit, SkillError
 
 BUNDLED = Path(__file__).resolve().parent / "_core_definitions.json"
 
@@ -82,7 +78,7 @@ def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None
         if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
             raise
         if error.code != "not_offered":
-            _cli.warn(f"node definitions could not be read, so the built-in tables are used: {error.message}")
+            cli.warn(f"node definitions could not be read, so the built-in tables are used: {error.message}")
         return None
 
 
@@ -93,7 +89,7 @@ def of_server(server: Dialect) -> Definitions:
 
 def without_server(host: str | None = None) -> Definitions:
     """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
-    address = host or os.environ.get("COMFY_HOST") or _flags.DEFAULT_HOST
+    address = host or os.environ.get("COMFY_HOST") or flags.DEFAULT_HOST
     kept = cached(_common.normal_base(address)) if address != "demo" else None
     if kept:
         return Definitions("cache", kept)
@@ -103,7 +99,7 @@ def without_server(host: str | None = None) -> Definitions:
 
 def cached(url: str) -> Mapping[str, Any] | None:
     """What was last seen of a server's definitions."""
-    return _cache.recall_table(f"definitions/{_cache.slug(url)}")
+    return cache.recall_table(f"definitions/{cache.slug(url)}")
 
 
 def bundled() -> Mapping[str, Any] | None:
@@ -126,7 +122,7 @@ def bundled() -> Mapping[str, Any] | None:
 def from_file(path: str) -> dict[str, Any]:
     """Node definitions saved with --object-info. Raises SkillError (exit 2) when the file holds none."""
     try:
-        value = json.loads(_text_file.read_bytes(_places.expanded(path)))
+        value = json.loads(text_files.read_bytes(paths.expanded(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise SkillError(
             f"cannot read node definitions from {path}", hint="save the server's /object_info there"

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _common
-from _cli import SkillError
 from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, accepted_id, seconds
+from comfyskill.base import cli
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -48,7 +48,7 @@ class Local(Dialect):
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or "prompt_id" not in answer:
             raise SkillError(
-                f"{self.url} took the submit but named no prompt id", code="bad_answer", exit=_cli.Exit.FAILED
+                f"{self.url} took the submit but named no prompt id", code="bad_answer", exit=cli.Exit.FAILED
             )
         errors = answer.get("node_errors")
         return Accepted(
@@ -180,7 +180,7 @@ class Local(Dialect):
             )
         if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
             raise SkillError(
-                f"{self.url} did not accept {path.name}", code="upload_failed", exit=_cli.Exit.FAILED
+                f"{self.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
             )
         return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
 

@@ -12,9 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _safe_text
 from _alike import nearest_choices
-from _cli import Exit, SkillError
 from _finding import called
 from _nodes import (
     Definitions,
@@ -29,6 +27,8 @@ from _nodes import (
     node_of,
 )
 from _specs import Book
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 _MODEL_INPUT = re.compile(r"(model|unet)\d*(_positive|_negative)?|guider_model")
 
@@ -107,7 +107,7 @@ def _note(spec: LoraSpec, node_id: str, graph: Graph, root: _Root) -> str:
     loader = node_of(graph, root.model.node_id)
     made = called(node_id, {"class_type": class_of(node)})
     before = called(root.model.node_id, loader or {})
-    return f"{made} loads {_safe_text.quoted(spec.name)} at {parts}, behind {before}"
+    return f"{made} loads {safe_text.quoted(spec.name)} at {parts}, behind {before}"
 
 
 def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
@@ -126,10 +126,10 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
         near = alike or nearest_choices(spec.name, names)
         _refuse_typo(spec.name, names)
         raise SkillError(
-            f"the server has no LoRA {_safe_text.quoted(spec.name)}",
+            f"the server has no LoRA {safe_text.quoted(spec.name)}",
             code="not_in_list",
             exit=Exit.MISUSE,
-            hint=f"it has: {_safe_text.quoted_list(near, 12)}" if near else "its list of LoRAs is empty",
+            hint=f"it has: {safe_text.quoted_list(near, 12)}" if near else "its list of LoRAs is empty",
             allowed={"count": len(names), "items": near[:12]},
         )
     return spec
@@ -180,10 +180,10 @@ def _root_for(spec: LoraSpec, graph: Graph, book: Book) -> _Root:
         kind = outputs[chosen.slot] if 0 <= chosen.slot < len(outputs) else "?"
         raise _unclear(
             spec,
-            f"{called(chosen.node_id, loader or {})} gives {_safe_text.name(kind)}, which core LoRA loaders do not take",
+            f"{called(chosen.node_id, loader or {})} gives {safe_text.name(kind)}, which core LoRA loaders do not take",
         )
     if class_type.startswith(("Nunchaku", "WanVideo", "HyVideo")):
-        raise _unclear(spec, f"{_safe_text.quoted(class_type)} takes LoRAs through its own pack's loader")
+        raise _unclear(spec, f"{safe_text.quoted(class_type)} takes LoRAs through its own pack's loader")
     clips = _roots(graph, book, re.compile(r"clip\d*"))
     own = [clip for clip in clips if clip.node_id == chosen.node_id]
     if own:
@@ -237,7 +237,7 @@ def _one_model(spec: LoraSpec, models: list[Link], graph: Graph) -> Link:
             if len(fitting) == 1:
                 return fitting[0]
     shown = ", ".join(
-        f"{_safe_text.name(model.node_id)} ({_safe_text.name(files[model]) or '?'})" for model in models[:6]
+        f"{safe_text.name(model.node_id)} ({safe_text.name(files[model]) or '?'})" for model in models[:6]
     )
     raise _unclear(
         spec, f"the workflow samples {len(models)} models ({shown}), and the LoRA's name does not tell which"
@@ -252,7 +252,7 @@ def _file(graph: Graph, model: Link) -> str:
 
 def _unclear(spec: LoraSpec, why: str) -> SkillError:
     return SkillError(
-        f"cannot add the LoRA {_safe_text.quoted(spec.name)}: {why}",
+        f"cannot add the LoRA {safe_text.quoted(spec.name)}: {why}",
         code="lora_unclear",
         exit=Exit.MISUSE,
         hint="add a LoRA loader to the workflow in the editor and set its lora_name",

@@ -16,7 +16,7 @@ from _media_bytes import MAX_TEXT, Texts, Truncated, size_of, take
 from _media_picture import PNG_MAGIC, jpeg_texts, png_texts, webp_texts
 from _media_sound import flac_texts, mp3_texts, ogg_texts
 from _media_video import matroska_texts, mp4_texts
-from _pictures import BadPicture, open_picture
+from comfyskill.base.picture_files import BadPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import _graph
-from _cli import SkillError
 from _dialect import Dialect
+from comfyskill.base.cli import SkillError
 
 # Below these a picture is of no use; steps are what the model families' latents are divided into.
 SMALLEST_EDGE = 256

@@ -11,9 +11,9 @@ from typing import Any
 
 import _common
 import _graph
-import _safe_text
-from _cli import SkillError
 from _dialect import Dialect
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash", "sha256")
 MOST_MODELS = 40
@@ -28,7 +28,7 @@ def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any
     listed: dict[str, dict[str, Any]] = {}
     rows = []
     for name, folder in list(uses)[:MOST_MODELS]:
-        row: dict[str, Any] = {"name": _safe_text.clean(name, 300), "folder": folder}
+        row: dict[str, Any] = {"name": safe_text.clean(name, 300), "folder": folder}
         if folder and server.api == "local":
             if folder not in listed:
                 listed[folder] = _sizes(server, folder)
@@ -64,5 +64,5 @@ def _hash(server: Dialect, folder: str, name: str) -> dict[str, str]:
     for key in HASH_KEYS:
         value = answer.get(key) if isinstance(answer, Mapping) else None
         if isinstance(value, str) and value:
-            return {"hash": _safe_text.clean(value, 100)}
+            return {"hash": safe_text.clean(value, 100)}
     return {}

@@ -13,20 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import _cli
 import _collect
 import _common
 import _events
 import _failures
 import _reports
-import _safe_names
-import _safe_text
 import _timing
-from _cli import SkillError
 from _dialect import Dialect, Graph, JobState, JobSummary
 from _progress import WAITING, Progress
-from _signals import Terminated
 from _watch import Ended, Update, Watcher
+from comfyskill.base import cli, file_names, safe_text
+from comfyskill.base.cli import SkillError
+from comfyskill.base.signals import Terminated
 
 # Looking at the whole queue costs a request; changes come as `status` frames anyway.
 LOOK_PAUSE = 0.5
@@ -139,11 +137,11 @@ class Monitor:
             with _common.no_later_than(give_up):
                 return self._watch(follow, give_up)
         except SkillError as error:
-            if self.ids and not error.next and error.exit != _cli.Exit.MISUSE:
+            if self.ids and not error.next and error.exit != cli.Exit.MISUSE:
                 error.next = [self._again_command()]
             raise
         except KeyboardInterrupt:
-            return self._stopped(_cli.INTERRUPTED | {"message": "interrupted by the user; the jobs go on"})
+            return self._stopped(cli.INTERRUPTED | {"message": "interrupted by the user; the jobs go on"})
         except Terminated:
             said = {"status": "timeout", "code": "still_running", "message": "told to stop; the jobs go on"}
             return self._stopped(said | {"retryable": False})
@@ -196,10 +194,10 @@ class Monitor:
             hopeless = not self._answered or away > self.watcher.patience
             if self.ids:
                 # Named jobs have records of their own, and the watcher sees to them.
-                hopeless = not self._answered and error.exit == _cli.Exit.UNREACHABLE
-            if hopeless or error.exit == _cli.Exit.REFUSED:
+                hopeless = not self._answered and error.exit == cli.Exit.UNREACHABLE
+            if hopeless or error.exit == cli.Exit.REFUSED:
                 raise
-            if error.exit != _cli.Exit.UNREACHABLE:
+            if error.exit != cli.Exit.UNREACHABLE:
                 self._learn_graphs()
             return False
         self._answered, self._unlisted_since = True, None
@@ -224,7 +222,7 @@ class Monitor:
                 graph = self.server.state(shown.prompt_id).graph
             except SkillError as error:
                 # The watcher asks as well, and knows what to make of it.
-                if error.exit == _cli.Exit.UNREACHABLE:
+                if error.exit == cli.Exit.UNREACHABLE:
                     return
                 continue
             if graph is not None:
@@ -271,9 +269,9 @@ class Monitor:
             f"{shown.prompt_id[:8]}_node{frame.node or 'x'}_step{step:04d}_{shown.previews:04d}{frame.suffix}"
         )
         shown.previews += 1
-        path = self.previews / _safe_names.safe_name(name)
+        path = self.previews / file_names.safe_name(name)
         # By rename, since a link of that name could be there.
-        _safe_names.write_whole(path, frame.image)
+        file_names.write_whole(path, frame.image)
         self.view.preview(shown, path, len(frame.image))
 
     def _end(self, state: JobState) -> None:
@@ -286,7 +284,7 @@ class Monitor:
             outcome["execution_seconds"] = round(state.execution_seconds, 3)
         files = _collect.files_of(state.outputs, previews=True)
         names = [item.ref.display_name or item.ref.filename for item in files[:20]]
-        outcome["outputs"] = [_safe_text.clean(name, 200) for name in names]
+        outcome["outputs"] = [safe_text.clean(name, 200) for name in names]
         if status == "error":
             failed = _failures.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
@@ -304,7 +302,7 @@ class Monitor:
         document: dict[str, Any] = {
             "status": "ok",
             **_reports.head(self.server),
-            "jobs": _safe_text.cap(jobs, 100),
+            "jobs": safe_text.cap(jobs, 100),
         }
         bad = [item for item in self.outcomes.values() if item["status"] != "success"]
         if self.ids and bad:
@@ -315,7 +313,7 @@ class Monitor:
                 "retryable": False,
             }
             document["message"] = (
-                first.get("message") or f"{_safe_text.name(first['prompt_id'])}: {first['status']}"
+                first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
             )
             document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
             document["next"] = [_reports.explain_command(self.server, first["prompt_id"])]

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _events
-import _safe_text
+from comfyskill.base import cli, safe_text
 
 if TYPE_CHECKING:
     from _monitor import Shown
@@ -54,10 +53,10 @@ class JsonLines:
             line = {
                 "type": frame.type,
                 "prompt_id": frame.prompt_id,
-                "data": _safe_text.clean_tree(frame.data, MOST_TEXT),
+                "data": safe_text.clean_tree(frame.data, MOST_TEXT),
             }
         elif isinstance(frame, _events.Text):
-            line = {"type": "text", "node": frame.node, "text": _safe_text.clean(frame.text, MOST_TEXT)}
+            line = {"type": "text", "node": frame.node, "text": safe_text.clean(frame.text, MOST_TEXT)}
         elif isinstance(frame, _events.Malformed):
             line = {"type": "malformed", "why": frame.why}
         else:
@@ -66,14 +65,12 @@ class JsonLines:
                 "bytes": len(frame.image),
             }  # fmt: skip
             if frame.meta:
-                line["meta"] = _safe_text.clean_tree(frame.meta, MOST_TEXT)
-        _cli.emit_line({"time": round(time.time(), 3), **line})
+                line["meta"] = safe_text.clean_tree(frame.meta, MOST_TEXT)
+        cli.emit_line({"time": round(time.time(), 3), **line})
 
     def preview(self, job: Shown, path: Path, size: int) -> None:
         """Where a preview was saved."""
-        _cli.emit_line(
-            {"type": "preview_saved", "prompt_id": job.prompt_id, "file": str(path), "bytes": size}
-        )
+        cli.emit_line({"type": "preview_saved", "prompt_id": job.prompt_id, "file": str(path), "bytes": size})
 
     def change(self, jobs: Mapping[str, Shown], queue_remaining: int | None) -> None:
         """A `job` line when a job's state, node or place has changed."""
@@ -84,12 +81,12 @@ class JsonLines:
             }
             if self._last.get(job.prompt_id) != told:
                 self._last[job.prompt_id] = told
-                _cli.emit_line({"type": "job", "queue_remaining": queue_remaining, **row})
+                cli.emit_line({"type": "job", "queue_remaining": queue_remaining, **row})
 
     def ended(self, job: Shown, outcome: dict[str, Any]) -> None:
         """The `ended` line of a job."""
         self._last.pop(job.prompt_id, None)
-        _cli.emit_line({"type": "ended", **outcome})
+        cli.emit_line({"type": "ended", **outcome})
 
     def close(self) -> None:
         """Nothing to tidy."""
@@ -104,7 +101,7 @@ class Lines:
     def frame(self, frame: _events.Frame) -> None:
         """Notices are passed on; the rest shows in `change`."""
         if isinstance(frame, _events.Event) and frame.type == "notification":
-            _cli.note(f"server: {_safe_text.clean(frame.data.get('value', ''), 300)}")
+            cli.note(f"server: {safe_text.clean(frame.data.get('value', ''), 300)}")
 
     def preview(self, job: Shown, path: Path, size: int) -> None:
         """Not shown."""
@@ -115,11 +112,11 @@ class Lines:
             words = _words(job)
             if self._last.get(job.prompt_id) != job.doing + job.state:
                 self._last[job.prompt_id] = job.doing + job.state
-                _cli.note(words)
+                cli.note(words)
 
     def ended(self, job: Shown, outcome: dict[str, Any]) -> None:  # noqa: ARG002
         """How it ended."""
-        _cli.note(_ended_words(outcome))
+        cli.note(_ended_words(outcome))
 
     def close(self) -> None:
         """Nothing to tidy."""
@@ -143,7 +140,7 @@ class Block(Lines):
         lines = [_words(job) for job in jobs.values()] or ["nothing runs"]
         lines.append(f"queue: {queue_remaining if queue_remaining is not None else '?'}")
         self._erase()
-        sys.stderr.write("".join(f"{_safe_text.redact(_safe_text.clean(line))[:width]}\n" for line in lines))
+        sys.stderr.write("".join(f"{safe_text.redact(safe_text.clean(line))[:width]}\n" for line in lines))
         sys.stderr.flush()
         self._height = len(lines)
 

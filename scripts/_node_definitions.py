@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-import _cli
-import _flags
 import _known
-from _cli import SkillError
 from _known import Definitions
+from comfyskill.base import cli, flags
+from comfyskill.base.cli import SkillError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what check_deps.py --save-inventory wrote of a server; no server is asked",
     )
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser)
+    flags.add_quiet_flag(parser)
 
 
 def from_flags(args: argparse.Namespace) -> Definitions:
@@ -40,7 +39,7 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     A server that was not named (neither --host nor $COMFY_HOST) and does not answer is no failure: then it is as
     with --offline. Raises SkillError (exit 2) for contradicting flags, (3) for a named server out of reach.
     """
-    _cli.be_quiet(args.quiet)
+    cli.be_quiet(args.quiet)
     _refuse_contradictions(args)
     if args.object_info:
         return Definitions("file", _known.from_file(args.object_info))
@@ -57,7 +56,7 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     except SkillError as error:
         if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
             raise
-        _cli.note("no server answers; working from what is known without one")
+        cli.note("no server answers; working from what is known without one")
         return _known.without_server(args.host)
     return _known.of_server(server)
 

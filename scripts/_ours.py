@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-import _cache
+from comfyskill.base import cache
 
 MOST_BYTES = 200_000
 _open: dict[str, int | None] = {}
@@ -30,10 +30,10 @@ def remember(url: str, prompt_id: str) -> None:
 
 def _opened(url: str) -> int | None:
     """The file to append to, shortened when it has grown (a batch opens it once); None without a cache."""
-    place = _cache.group("ours", make=True)
+    place = cache.group("ours", make=True)
     if place is None:
         return None
-    path = place / f"{_cache.slug(url)}.txt"
+    path = place / f"{cache.slug(url)}.txt"
     if path.exists() and path.stat().st_size > MOST_BYTES:
         kept = path.read_text(encoding="utf-8").splitlines()[-1000:]
         path.write_text("\n".join(kept) + "\n", encoding="utf-8")
@@ -42,10 +42,10 @@ def _opened(url: str) -> int | None:
 
 def known(url: str) -> set[str]:
     """The prompt ids that were submitted from here."""
-    place = _cache.group("ours")
+    place = cache.group("ours")
     if place is None:
         return set()
     try:
-        return set((place / f"{_cache.slug(url)}.txt").read_text(encoding="utf-8").splitlines())
+        return set((place / f"{cache.slug(url)}.txt").read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError):
         return set()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import _catalog
-import _safe_text
 from _nodes import class_of, is_literal, literal, title_of
 from _specs import InputSpec, choices_shown
+from comfyskill.base import safe_text
 
 MOST_CHOICES = 40
 # A file of one's own is uploaded more often than one of the server's is chosen.
@@ -53,7 +53,7 @@ class Parameter(NamedTuple):
     @property
     def called(self) -> str:
         """The parameter in our sentences: its name and its address."""
-        return f"{_safe_text.name(self.name)} ({_safe_text.name(self.address)})"
+        return f"{safe_text.name(self.name)} ({safe_text.name(self.address)})"
 
     def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
         """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.

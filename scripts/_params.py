@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import _catalog
-import _safe_text
-from _cli import Exit, SkillError
 from _meaning import SIZED, Use, feeds_of, meaning, sizes_latent, uses_of
 from _names import demote, group_all, name_all, nearest
 from _nodes import (
@@ -30,6 +28,8 @@ from _nodes import (
 from _parameter import Group, Parameter, read_parameter
 from _specs import Book, InputSpec
 from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, is_metadata, prompts_of
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 # A shorter list of choices is shown again rather than referred to.
 FEW_CHOICES = 3
@@ -133,7 +133,7 @@ class ParameterSet:
                 if parameter is not None:
                     found.append(parameter)
             if len(found) > 1:
-                raise _ambiguous(key, found, f"{len(found)} nodes are called {_safe_text.quoted(title)}")
+                raise _ambiguous(key, found, f"{len(found)} nodes are called {safe_text.quoted(title)}")
             if found:
                 return found
         return []
@@ -145,7 +145,7 @@ class ParameterSet:
             group = self.groups.get(next(iter(plains))) if len(plains) == 1 else None
             if group is not None and group.sets_all and len(group.members) == len(found):
                 return found
-            raise _ambiguous(key, found, f"{len(found)} nodes have an input {_safe_text.quoted(key)}")
+            raise _ambiguous(key, found, f"{len(found)} nodes have an input {safe_text.quoted(key)}")
         return list(found)
 
     def _unset_input(self, key: str) -> list[Parameter]:
@@ -161,14 +161,14 @@ class ParameterSet:
         linked = self._linked_like(key)
         near = self.nearest(key)
         hint = (
-            f"the nearest: {_safe_text.quoted_list(near)}"
+            f"the nearest: {safe_text.quoted_list(near)}"
             if near
             else "extract_schema.py lists what can be set"
         )
         if linked:
             hint = linked
         return SkillError(
-            f"this workflow has no parameter {_safe_text.quoted(key)}",
+            f"this workflow has no parameter {safe_text.quoted(key)}",
             code="unknown_parameter",
             exit=Exit.MISUSE,
             hint=hint,
@@ -187,8 +187,8 @@ class ParameterSet:
             return None
         node_id, name, link = places[0]
         return (
-            f"{_safe_text.name(f'{node_id}.{name}')} gets its value through a link from node "
-            f"{_safe_text.name(link.node_id if link else '?')}: "
+            f"{safe_text.name(f'{node_id}.{name}')} gets its value through a link from node "
+            f"{safe_text.name(link.node_id if link else '?')}: "
             "set it there, or replace the link with --force-link"
         )
 
@@ -228,9 +228,9 @@ def _splits(key: str) -> Iterator[tuple[str, str]]:
 
 def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
     names = [member.name for member in members]
-    shown = _safe_text.quoted_list(names, 8)
+    shown = safe_text.quoted_list(names, 8)
     return SkillError(
-        f"{_safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
+        f"{safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
         code="ambiguous_parameter",
         exit=Exit.MISUSE,
         hint=f"say which: {shown}",

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _cli import Exit, SkillError
 from _dialect import FileRef
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _inputs import Uploader

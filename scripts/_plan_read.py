@@ -14,12 +14,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePath
 from typing import Any
 
-import _cli
-import _places
-import _safe_text
-import _text_file
-from _cli import SkillError
 from _plan import OUTPUT_COLUMN, Axis, Steps
+from comfyskill.base import cli, safe_text, text_files
+from comfyskill.base import paths as base_paths
+from comfyskill.base.cli import SkillError
 
 MEDIA = frozenset(
     "png jpg jpeg webp gif bmp tif tiff avif heic mp4 webm mov mkv avi m4v mpg mpeg ogv wav mp3 flac ogg opus m4a aac"
@@ -70,7 +68,7 @@ def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
     name, equals, words = text.partition("=")
     if not equals or not name.strip():
         raise SkillError(
-            f"{flag} wants NAME=a,b,c or a JSON object, not {_safe_text.clean(text, 60)!r}",
+            f"{flag} wants NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
             hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
         )
     return [(name.strip(), _values_of(name.strip(), words, flag))]
@@ -95,8 +93,8 @@ def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
         return steps
     if not isinstance(value, list) or not value:
         raise SkillError(
-            f"{flag}: {_safe_text.clean(name, 60)} needs a list of values",
-            hint=f'{{"{_safe_text.clean(name, 40)}": [1, 2, 3]}}',
+            f"{flag}: {safe_text.clean(name, 60)} needs a list of values",
+            hint=f'{{"{safe_text.clean(name, 40)}": [1, 2, 3]}}',
         )
     # A list in a list is a value of its own (a size, a list input).
     return [[item] if isinstance(item, list) else item for item in value] if flag == "--sweep" else value
@@ -193,7 +191,7 @@ def prompts(path: str, into: str) -> Axis:
 
 def files(folder: str, into: str, *, recursive: bool) -> Axis:
     """A run for each picture, video, sound or model file of a folder, in natural order of the names."""
-    root = _places.expanded(folder)
+    root = base_paths.expanded(folder)
     if not root.is_dir():
         raise SkillError(
             f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
@@ -238,7 +236,7 @@ def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
         for name in axis.names:
             if name in seen:
                 raise SkillError(
-                    f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", exit=_cli.Exit.MISUSE,
+                    f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", exit=cli.Exit.MISUSE,
                     hint="leave one of them out",
                 )  # fmt: skip
             seen[name] = f"--{axis.kind}"
@@ -249,15 +247,15 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SkillError(
-            f"{where}: no JSON ({_safe_text.clean(error, 120)})", hint="check quotes and commas"
+            f"{where}: no JSON ({safe_text.clean(error, 120)})", hint="check quotes and commas"
         ) from error
 
 
 def _text_of(path: Path, flag: str) -> str:
     try:
-        return _text_file.read(_places.expanded(path))
+        return text_files.read(base_paths.expanded(path))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
-            f"cannot read {_safe_text.clean(path, 200)}: {_text_file.reason(error)}",
+            f"cannot read {safe_text.clean(path, 200)}: {text_files.reason(error)}",
             hint=f"{flag} wants a text file",
         ) from error

@@ -10,9 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
 import _events
-import _safe_text
+from comfyskill.base import cli, safe_text
 
 LINE_PAUSE = 2.0
 WAITING = "waiting to start"
@@ -102,7 +101,7 @@ class Progress:
             name = (
                 self._names.get(str(display or event.node))
                 or self._names.get(event.node)
-                or f"node {_safe_text.name(event.node)}"
+                or f"node {safe_text.name(event.node)}"
             )
             count = min(len((self._done | self.cached) & self._names.keys()) + 1, self.total)
             self._say(f"[{count}/{self.total}] {name}", name)
@@ -154,7 +153,7 @@ class Progress:
             if self._node is not None:
                 self._done.add(self._node)
             self._node, self._step = str(node), (0.0, 0.0)
-            name = self._names.get(self._node) or f"node {_safe_text.name(node)}"
+            name = self._names.get(self._node) or f"node {safe_text.name(node)}"
             self._say(name, name)
         self._take_step(_events.number(event.data.get("step")), _events.number(event.data.get("steps")))
 
@@ -168,7 +167,7 @@ class Progress:
     def _line(self, words: str) -> None:
         self._last_line = time.monotonic()
         if not self._quiet:
-            _cli.note(f"{self.share:4.0%} {self.elapsed:6.1f} s  {words}")
+            cli.note(f"{self.share:4.0%} {self.elapsed:6.1f} s  {words}")
 
     def _draw(self) -> None:
         if self._bar is None:
@@ -176,7 +175,7 @@ class Progress:
 
             self._bar = tqdm(total=100, bar_format=BAR, leave=False, file=sys.stderr, dynamic_ncols=True)
         self._bar.n = round(self.share * 100)
-        self._bar.set_description_str(_safe_text.redact(_safe_text.clean(self.doing, 60)), refresh=False)
+        self._bar.set_description_str(safe_text.redact(safe_text.clean(self.doing, 60)), refresh=False)
         self._bar.update(0)
         self._bar.refresh()
 
@@ -194,5 +193,5 @@ def _name(node: Any) -> str:
     title = meta.get("title") if isinstance(meta, Mapping) else None
     class_type = str(node.get("class_type") or "")
     if isinstance(title, str) and title and title != class_type:
-        return f"{_safe_text.quoted(title)} ({_safe_text.name(class_type)})"
-    return _safe_text.name(class_type)
+        return f"{safe_text.quoted(title)} ({safe_text.name(class_type)})"
+    return safe_text.name(class_type)

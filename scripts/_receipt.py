@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import _graph
 import _model_facts
 import _prepare
-import _safe_names
-import _safe_text
-from _cli import SkillError
 from _dialect import Dialect, JobState
+from comfyskill.base import file_names, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _collect import Saved
@@ -34,7 +33,7 @@ def write(
     document: Mapping[str, Any],
 ) -> Path:
     """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
-    path = options.output_dir / _safe_names.file_name(f"{job.prompt_id}.json")
+    path = options.output_dir / file_names.file_name(f"{job.prompt_id}.json")
     receipt = {
         "receipt": 1,
         "prompt_id": job.prompt_id,
@@ -56,8 +55,8 @@ def write(
         "started": state.started,
         "client": {"python": platform.python_version(), "system": platform.system()},
     }
-    text = _safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
-    _safe_names.write_whole(path, text.encode())
+    text = safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
+    file_names.write_whole(path, text.encode())
     return path
 
 
@@ -105,6 +104,6 @@ def server_facts(server: Dialect) -> dict[str, Any]:
         else []
     )
     keys = ("comfyui_version", "pytorch_version", "python_version", "os")
-    return {key: _safe_text.clean(system[key], 120) for key in keys if key in system} | {
-        "devices": [_safe_text.clean(name, 120) for name in names]
+    return {key: safe_text.clean(system[key], 120) for key in keys if key in system} | {
+        "devices": [safe_text.clean(name, 120) for name in names]
     }

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 SAID = 300
 CLOSE_ENOUGH = 0.84
@@ -60,7 +60,7 @@ def refusal(error_type: str, said: str, **details: Any) -> SkillError | None:
         code="refused",
         hint=hint,
         refusal=error_type,
-        server_said=_safe_text.clean(said, SAID),
+        server_said=safe_text.clean(said, SAID),
         **details,
     )
 
@@ -80,7 +80,7 @@ def rejection(body: Any, graph: Mapping[str, Any]) -> SkillError:
         hint=hint,
         rejection=kind,
         node_errors=problems,
-        server_said=_safe_text.clean(
+        server_said=safe_text.clean(
             ": ".join(str(error[key]) for key in ("message", "details") if error.get(key)), 600
         ),
     )
@@ -111,7 +111,7 @@ def _sentence(
             "the server rejected the graph without naming a node: usually a cycle of links",
             "check the links",
         )
-    return f"the server rejected the graph ({_safe_text.name(kind)})", "see server_said"
+    return f"the server rejected the graph ({safe_text.name(kind)})", "see server_said"
 
 
 def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
@@ -119,8 +119,8 @@ def _missing_class(error: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     found = re.search(r"#([^']+)'", str(error.get("details") or ""))
     node = graph.get(found[1]) if found else None
     if isinstance(node, Mapping) and node.get("class_type"):
-        return f"{_safe_text.quoted(node['class_type'])} (node {_safe_text.name(found[1] if found else '')})"
-    return _safe_text.quoted(error.get("message") or error.get("details") or "unknown")
+        return f"{safe_text.quoted(node['class_type'])} (node {safe_text.name(found[1] if found else '')})"
+    return safe_text.quoted(error.get("message") or error.get("details") or "unknown")
 
 
 def with_options(node_errors: Any, definition_of: Callable[[str], Any]) -> Any:
@@ -179,12 +179,12 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
     extra = error.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     name = str(extra.get("input_name") or error.get("field") or error.get("details") or "")
-    where = f"node {_safe_text.name(node_id)} ({_safe_text.name(title or class_type)})"
+    where = f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})"
     problem: dict[str, Any] = {
         "node_id": node_id,
-        "class_type": _safe_text.clean(class_type, 80),
-        "input": _safe_text.clean(name, 120),
-        "type": _safe_text.clean(error.get("type") or error.get("reason") or "invalid", 80),
+        "class_type": safe_text.clean(class_type, 80),
+        "input": safe_text.clean(name, 120),
+        "type": safe_text.clean(error.get("type") or error.get("reason") or "invalid", 80),
     }
     message, fix, more = _explain(problem["type"], where, problem["input"], extra, error, node_id)
     return problem | {"message": message, "fix": fix} | more
@@ -196,14 +196,14 @@ def _explain(
     from _alike import choices_to_show
 
     got = _short(extra.get("received_value"))
-    target = _safe_text.name(f"{node_id}.{name}")
-    name = _safe_text.name(name)
+    target = safe_text.name(f"{node_id}.{name}")
+    name = safe_text.name(name)
     if kind == "value_not_in_list":
         allowed = nearest_first(extra.get("received_value"), _options(extra.get("input_config")))
         fix = _replacement(target, extra.get("received_value"), allowed)
         most = len(choices_to_show(str(extra.get("received_value")), allowed))
-        more = {"allowed": _safe_text.clean_tree(_safe_text.cap(allowed, most), 200)} if allowed else {}
-        return f"{where}: {name} = {got} is not one of the server's values", _safe_text.clean(fix, 200), more
+        more = {"allowed": safe_text.clean_tree(safe_text.cap(allowed, most), 200)} if allowed else {}
+        return f"{where}: {name} = {got} is not one of the server's values", safe_text.clean(fix, 200), more
     if kind in ("value_smaller_than_min", "value_bigger_than_max"):
         options = _config_options(extra.get("input_config"))
         bounds = {key: options[key] for key in ("min", "max") if key in options}
@@ -213,7 +213,7 @@ def _explain(
     if kind == "required_input_missing":
         return f"{where}: the required input {name} is missing", f"link it, or --set {target}=VALUE", {}
     if kind == "return_type_mismatch":
-        got = _safe_text.name(extra.get("received_type"))
+        got = safe_text.name(extra.get("received_type"))
         return f"{where}: {name} is linked to an output of the wrong type ({got})", "correct the link", {}
     if kind == "invalid_input_type":
         return (
@@ -221,27 +221,27 @@ def _explain(
             f"--set {target}=VALUE of that type",
             {},
         )
-    said = _safe_text.clean(error.get("details") or error.get("message") or kind, SAID)
+    said = safe_text.clean(error.get("details") or error.get("message") or kind, SAID)
     theirs = {"server_said": said}
     if kind == "exception_during_validation" and extra.get("exception_type") == "KeyError":
         return (
-            f"{where}: an input is linked to node {_safe_text.quoted(said.strip(chr(39)))}, which is not in the graph",
+            f"{where}: an input is linked to node {safe_text.quoted(said.strip(chr(39)))}, which is not in the graph",
             "correct the link",
             {},
         )
     if kind == "custom_validation_failed":
         if "file" in said.lower():
             return (
-                f"{where}: the node refuses the file of {name} ({_safe_text.quoted(said)})",
+                f"{where}: the node refuses the file of {name} ({safe_text.quoted(said)})",
                 f"upload it with --input-file {target}=PATH",
                 theirs,
             )
         return (
-            f"{where}: the node refuses {name} ({_safe_text.quoted(said)})",
+            f"{where}: the node refuses {name} ({safe_text.quoted(said)})",
             f"--set {target}=VALUE that the node accepts",
             theirs,
         )
-    return f"{where}: {name or 'its inputs'}: {_safe_text.quoted(said)}", "correct this node", theirs
+    return f"{where}: {name or 'its inputs'}: {safe_text.quoted(said)}", "correct this node", theirs
 
 
 def _replacement(target: str, value: Any, allowed: list[str]) -> str:
@@ -268,13 +268,13 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
 
 def _set_to(target: str, value: str) -> str:
     """The flag that sets a value, where its name can be shown whole."""
-    if _safe_text.name(value) == value:
+    if safe_text.name(value) == value:
         return f"--set {target}={value}"
-    return f"choose the first of `allowed` ({_safe_text.quoted(value)}) with --set {target}=VALUE"
+    return f"choose the first of `allowed` ({safe_text.quoted(value)}) with --set {target}=VALUE"
 
 
 def _short(value: Any) -> str:
-    return _safe_text.name(value if isinstance(value, str) else json.dumps(value, default=str))
+    return safe_text.name(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _config_options(config: Any) -> Mapping[str, Any]:

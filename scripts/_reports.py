@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _collect
-import _places
-import _room
-import _safe_names
-import _safe_text
-from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState, Submission
+from comfyskill.base import file_limits, file_names, paths, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import _events
@@ -38,7 +35,7 @@ FINAL_DOWNLOAD_FAILURES = frozenset(
 
 def command(script: str, *words: object) -> str:
     """A command of this bundle that can be run as it stands, from anywhere."""
-    return _safe_text.shell_words(
+    return safe_text.shell_words(
         [sys.executable or "python3", Path(__file__).resolve().parent / script, *words]
     )
 
@@ -51,7 +48,7 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
         "--include-previews": options.include_previews,
         "--receipt": options.receipt,
     }
-    flags = [*(flag for flag, given in wanted.items() if given), *_room.flag_words()]
+    flags = [*(flag for flag, given in wanted.items() if given), *file_limits.flag_words()]
     where = ["--output-dir", options.output_dir]
     resume = [f"--resume={prompt_id}"] if prompt_id.startswith("-") else ["--resume", prompt_id]
     return command("run_workflow.py", *resume, *where, *flags, *server_words(server))
@@ -92,7 +89,7 @@ def trust_words(api: str | None, ca_bundle: str | None, *, insecure: bool) -> li
     """The flags for a server's protocol (none for a plain ComfyUI) and for the certificates to trust."""
     words = [] if api in (None, "auto", "local") else ["--api", str(api)]
     if ca_bundle:
-        words += ["--ca-bundle", str(_places.absolute(ca_bundle))]
+        words += ["--ca-bundle", str(paths.absolute(ca_bundle))]
     return [*words, "--insecure"] if insecure else words
 
 
@@ -124,7 +121,7 @@ def about(prepared: Prepared | None) -> dict[str, Any]:
     if prepared.uploads:
         document["uploads"] = list(prepared.uploads)
     if source.missing_types:
-        document["missing_types"] = [_safe_text.clean_tree(item, 200) for item in source.missing_types]
+        document["missing_types"] = [safe_text.clean_tree(item, 200) for item in source.missing_types]
     if prepared.partner:
         document["partner_nodes"] = list(prepared.partner)
     if prepared.done:
@@ -188,7 +185,7 @@ def finished(
     fetched, failed = collector.fetch_all(_collect.files_of(state.outputs, previews=options.include_previews))
     saved += fetched
     for folder in {options.output_dir, *(item.path.parent for item in saved)}:
-        _safe_names.remove_stale_parts(folder)
+        file_names.remove_stale_parts(folder)
     texts = _short_texts(_collect.texts_of(state.outputs), collector, job.prompt_id)
     missed = missed_pictures(job, state, missed_frames)
     document = _verdict(job, state, saved, failed, missed, options)
@@ -211,7 +208,7 @@ def finished(
     if progress.cached:
         document["cached_nodes"] = len(progress.cached)
     if job.previews:
-        document["previews"] = _safe_text.cap([str(path) for path in job.previews], 20)
+        document["previews"] = safe_text.cap([str(path) for path in job.previews], 20)
     document |= about(prepared) | _account(job.server, prepared)
     if prepared is None:
         document |= _seeds_in(job.graph)
@@ -256,9 +253,9 @@ def _blocked(event: _events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
     node = graph.get(str(event.node))
     kind = node.get("class_type") if isinstance(node, Mapping) else event.data.get("node_type")
     return {
-        "node_id": _safe_text.clean(event.node or "", 60),
-        "class_type": _safe_text.clean(kind or "", 80),
-        "server_said": _safe_text.clean(event.data.get("exception_message") or "", 300).strip(),
+        "node_id": safe_text.clean(event.node or "", 60),
+        "class_type": safe_text.clean(kind or "", 80),
+        "server_said": safe_text.clean(event.data.get("exception_message") or "", 300).strip(),
     }
 
 
@@ -325,7 +322,7 @@ def _short_texts(
             saved = collector.save_bytes(
                 name, item["text"].encode("utf-8", "replace"), item["node_id"], item["key"]
             )
-            row |= {"text": _safe_text.clean(item["text"], LONG_TEXT), "file": str(saved.path)}
+            row |= {"text": safe_text.clean(item["text"], LONG_TEXT), "file": str(saved.path)}
         short.append(row)
     return short
 
@@ -374,7 +371,7 @@ def _ending(
         return _incomplete(job, failed, options)
     if missed:
         message = (
-            f"the pictures of node {_safe_text.name(missed[0])} went through a socket that was not ours; "
+            f"the pictures of node {safe_text.name(missed[0])} went through a socket that was not ours; "
             "the server keeps no copy"
         )
         return _words(
@@ -392,7 +389,7 @@ def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> di
     """Some files could not be fetched; asking again only helps where the server may still have them."""
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     first = failed[0]
-    lost = _safe_text.quoted(first.json()["filename"])
+    lost = safe_text.quoted(first.json()["filename"])
     message = f"the run succeeded, but {lost}{more} could not be downloaded: {first.error.message}"
     if all(item.error.code in FINAL_DOWNLOAD_FAILURES for item in failed):
         return _words(

@@ -16,12 +16,11 @@ import _model_facts
 import _prepare
 import _receipt
 import _reports
-import _safe_text
 import _sources
-import _text_file
-from _cli import Exit, SkillError
 from _dialect import Dialect
-from _pictures import BadPicture, open_picture
+from comfyskill.base import safe_text, text_files
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.picture_files import BadPicture, open_picture
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {
@@ -62,7 +61,7 @@ class Receipt(NamedTuple):
 def load(path: Path) -> Receipt:
     """The receipt in a file. Raises SkillError (exit 2) when it is none."""
     try:
-        document = json.loads(_text_file.read_bytes(path, MOST_RECEIPT))
+        document = json.loads(text_files.read_bytes(path, MOST_RECEIPT))
     except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or "it is no JSON"
         raise _no_receipt(path, said) from error
@@ -76,7 +75,7 @@ def load(path: Path) -> Receipt:
 
 def _no_receipt(path: Path, why: str) -> SkillError:
     return SkillError(
-        f"{_safe_text.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
+        f"{safe_text.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
         hint="run_workflow.py --receipt writes one: PROMPT_ID.json in the output folder",
     )  # fmt: skip
 
@@ -86,7 +85,7 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _pre
     missing = _missing_nodes(receipt, server)
     if missing:
         raise SkillError(
-            f"{server.url} lacks node classes of this receipt: {_safe_text.quoted_list(missing)}", code="rejected",
+            f"{server.url} lacks node classes of this receipt: {safe_text.quoted_list(missing)}", code="rejected",
             exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see their node packs",
             missing_nodes=missing, differences=differences(receipt, server),
         )  # fmt: skip
@@ -252,7 +251,7 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
         rows.append(
             {
                 "what": "kind of server",
-                "was": _safe_text.clean(receipt.document["api"], 40),
+                "was": safe_text.clean(receipt.document["api"], 40),
                 "now": server.api,
             }
         )
@@ -261,7 +260,7 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
     for key, what in FACTS.items():
         before = was.get(key) if isinstance(was, Mapping) else None
         if before and now.get(key) and before != now[key]:
-            rows.append({"what": what, "was": _safe_text.clean_tree(before, 120), "now": now[key]})
+            rows.append({"what": what, "was": safe_text.clean_tree(before, 120), "now": now[key]})
     return rows + _model_differences(receipt, server) + _input_differences(receipt)
 
 
@@ -278,7 +277,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
         for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
             if old.get(key) and row.get(key) and old[key] != row[key]:
                 rows.append(
-                    {"what": f"{what} {row['name']}", "was": _safe_text.clean(old[key], 100), "now": row[key]}
+                    {"what": f"{what} {row['name']}", "was": safe_text.clean(old[key], 100), "now": row[key]}
                 )
         if row.get("missing") and not old.get("missing"):
             rows.append({"what": f"model {row['name']}", "was": "there", "now": "not on the server"})
@@ -290,6 +289,6 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
     for row in _uploads(receipt):
         path = Path(row["file"])
         if _collect.file_digest(path) != row.get("sha256"):
-            was = _safe_text.clean(row.get("as"), 200)
+            was = safe_text.clean(row.get("as"), 200)
             rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
     return rows

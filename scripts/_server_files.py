@@ -10,14 +10,11 @@ from typing import Any
 
 import _collect
 import _inputs
-import _pictures
-import _places
-import _safe_names
-import _safe_text
 import _sources_server
-from _cli import Exit, SkillError
 from _dialect import Dialect, FileRef
 from _server_questions import about, offered
+from comfyskill.base import file_names, paths, picture_files, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 
 def workflow(
@@ -47,8 +44,8 @@ def workflow(
             + _spec(kind, name)
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
-    _safe_names.write_whole(save, data)
-    return answer | {"file": str(_places.absolute(save)), "bytes": len(data)}
+    file_names.write_whole(save, data)
+    return answer | {"file": str(paths.absolute(save)), "bytes": len(data)}
 
 
 def _spec(kind: str, name: str) -> str:
@@ -146,7 +143,7 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
         if error.code not in ("not_found", "bad_request"):
             raise
         raise SkillError(
-            f"the server has no {ref.type} file {_safe_text.quoted(ref.filename)}",
+            f"the server has no {ref.type} file {safe_text.quoted(ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="upload the picture first; write 'name.png [output]' for a result",
@@ -158,7 +155,7 @@ def _require_size(server: Dialect, mask: Path, original: FileRef) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fetched = _collect.Collector(server, Path(folder)).fetch(_collect.OutputFile(original, "", "")).path
         with _inputs.usable(mask) as alpha, _inputs.usable(fetched) as picture:
-            _pictures.refuse_other_size(mask.name, alpha.size, picture.size, scaled=False)
+            picture_files.refuse_other_size(mask.name, alpha.size, picture.size, scaled=False)
 
 
 def download(
@@ -174,7 +171,7 @@ def download(
     # The user names one file; the server's subfolder is no reason to make folders here.
     collector = _collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
     new = not folder.exists()
-    _safe_names.make_folder(folder)
+    file_names.make_folder(folder)
     try:
         saved = collector.fetch(_collect.OutputFile(ref, "", "download"))
     except SkillError as error:
@@ -184,7 +181,7 @@ def download(
             raise
         where = f"{ref.subfolder}/" if ref.subfolder else ""
         raise SkillError(
-            f"the server has no {ref.type} file {_safe_text.quoted(where + ref.filename)}",
+            f"the server has no {ref.type} file {safe_text.quoted(where + ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
             hint="mind --type output|input|temp and --subfolder",

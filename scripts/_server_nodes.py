@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _safe_text
-from _cli import Exit, SkillError
 from _specs import InputSpec, choices_shown, read_spec
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 CHOICES_SHOWN = 20
 TEXT_LIMIT = 300
@@ -93,10 +93,10 @@ def _specs(definition: Mapping[str, Any]) -> list[tuple[str, InputSpec]]:
 def _row(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "class": name,
-        "title": _safe_text.clean(definition.get("display_name") or name, 120),
-        "category": _safe_text.clean(definition.get("category") or "", 120),
+        "title": safe_text.clean(definition.get("display_name") or name, 120),
+        "category": safe_text.clean(definition.get("category") or "", 120),
         # One line of JSON instead of one for each type: rows are read by the dozen.
-        "outputs": _safe_text.clean(", ".join(_outputs(definition)), 120),
+        "outputs": safe_text.clean(", ".join(_outputs(definition)), 120),
     }
     for flag in ("output_node", "deprecated", "experimental", "api_node"):
         if definition.get(flag):
@@ -113,7 +113,7 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     definition = definitions.get(name)
     if not isinstance(definition, Mapping):
         raise SkillError(
-            f"the server has no node class {_safe_text.quoted(name)}", code="no_such_node", exit=Exit.FAILED
+            f"the server has no node class {safe_text.quoted(name)}", code="no_such_node", exit=Exit.FAILED
         )
     sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
     for section, spec in _specs(definition):
@@ -121,18 +121,18 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     names = definition.get("output_name")
     names = names if isinstance(names, list) else []
     outputs = [
-        {"slot": slot, "type": kind, "name": _safe_text.clean(names[slot], 80) if slot < len(names) else kind}
+        {"slot": slot, "type": kind, "name": safe_text.clean(names[slot], 80) if slot < len(names) else kind}
         for slot, kind in enumerate(_outputs(definition))
     ]
     described = _row(name, definition)
     described["outputs"] = outputs
     described["inputs"] = {section: inputs for section, inputs in sections.items() if inputs}
     if definition.get("description"):
-        described["server_description"] = _safe_text.clean(
+        described["server_description"] = safe_text.clean(
             definition["description"], 2000 if full else TEXT_LIMIT
         )
     if definition.get("python_module"):
-        described["from"] = _safe_text.clean(definition["python_module"], 120)
+        described["from"] = safe_text.clean(definition["python_module"], 120)
     return described
 
 
@@ -150,7 +150,7 @@ def _input(spec: InputSpec, full: bool) -> dict[str, Any]:
         value = spec.options.get(option)
         if value is None or value is False or value == "":
             continue
-        told[option] = _safe_text.clean(value, TEXT_LIMIT) if isinstance(value, str) else value
+        told[option] = safe_text.clean(value, TEXT_LIMIT) if isinstance(value, str) else value
     if spec.upload:
         told["takes_upload"] = spec.upload
     return told

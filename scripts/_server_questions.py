@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import _safe_text
 import _server_nodes
-from _cli import Exit, SkillError
 from _dialect import Dialect
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 LIST_LIMIT = 50
 GIB = 1024**3
@@ -30,7 +30,7 @@ def about(server: Dialect) -> dict[str, Any]:
 
 def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict[str, Any]:
     """The list with its true count; all of it with --full, else its head and how many are left out."""
-    capped = _safe_text.cap(items, len(items) if full else limit)
+    capped = safe_text.cap(items, len(items) if full else limit)
     if "more" in capped:
         capped["hint"] = "add --full for all, or narrow it down"
     return capped
@@ -85,7 +85,7 @@ def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return _safe_text.clean(value, 120) if value is not None else None
+    return safe_text.clean(value, 120) if value is not None else None
 
 
 def _gb(value: object) -> float | None:
@@ -228,7 +228,7 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
     if name not in definitions:
         near = _server_nodes.nearest(name, list(server.definitions()))
         raise SkillError(
-            f"the server has no node class {_safe_text.quoted(name)}",
+            f"the server has no node class {safe_text.quoted(name)}",
             code="no_such_node",
             exit=Exit.FAILED,
             hint="did you mean " + ", ".join(near) + "?" if near else "search with: nodes --search TEXT",
@@ -272,10 +272,10 @@ def _folder(server: Dialect, folder: str) -> list[str]:
         if folder in known:
             return []
         raise SkillError(
-            f"the server knows no model folder {_safe_text.quoted(folder)}",
+            f"the server knows no model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
             exit=Exit.FAILED,
-            hint=f"it has: {_safe_text.quoted_list(known, 40)}",
+            hint=f"it has: {safe_text.quoted_list(known, 40)}",
         ) from error
 
 
@@ -329,13 +329,13 @@ def templates(server: Dialect, *, text: str | None = None, full: bool = False) -
 def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry["name"],
-        "title": _safe_text.clean(entry.get("title") or entry["name"], 120),
+        "title": safe_text.clean(entry.get("title") or entry["name"], 120),
     }
-    row["category"] = _safe_text.clean(group.get("title") or "", 80)
+    row["category"] = safe_text.clean(group.get("title") or "", 80)
     if isinstance(entry.get("models"), list) and entry["models"]:
-        row["models"] = _safe_text.clean(", ".join(str(model) for model in entry["models"]), 120)
+        row["models"] = safe_text.clean(", ".join(str(model) for model in entry["models"]), 120)
     if entry.get("description"):
-        row["server_description"] = _safe_text.clean(entry["description"], 160)
+        row["server_description"] = safe_text.clean(entry["description"], 160)
     if entry.get("openSource") is False:
         # The index's word for templates that call paid services.
         row["paid_nodes"] = True

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from _cli import Exit, SkillError
+from comfyskill.base.cli import Exit, SkillError
 
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 

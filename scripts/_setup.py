@@ -12,12 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _programs
-import _safe_text
 import _setup_cli
 import _setup_run
-from _cli import SkillError
 from _setup_cli import Comfy
 from _setup_plan import (
     MODELS,
@@ -38,6 +34,8 @@ from _setup_plan import (
     was_begun,
 )
 from _setup_run import Log
+from comfyskill.base import cli, programs, safe_text
+from comfyskill.base.cli import SkillError
 
 STOP_LIMIT_S = 20.0
 
@@ -62,7 +60,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
             done["comfy_cli"] = {
                 "version": comfy.version,
                 "how": comfy.how,
-                "program": _safe_text.shell_words(comfy.words),
+                "program": safe_text.shell_words(comfy.words),
             }
         if comfy is not None and needs_comfy(found):
             _no_analytics(comfy, log)
@@ -93,7 +91,7 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
         wish.workspace.rmdir()
     wish.workspace.parent.mkdir(parents=True, exist_ok=True)
     remember(installing=sorted({*begun(), str(wish.workspace)}))
-    _cli.note(f"installing ComfyUI at {wish.workspace} (several GB, many minutes); log: {log.path}")
+    cli.note(f"installing ComfyUI at {wish.workspace} (several GB, many minutes); log: {log.path}")
     try:
         done = _setup_run.run(
             [*comfy.words, *install_words(wish, found)], log, _setup_cli.environment(comfy), "installing"
@@ -124,7 +122,7 @@ def clear_half_clone(workspace: Path) -> None:
         return
     aside = workspace.with_name(f"{workspace.name}.incomplete-{int(time.time())}")
     workspace.rename(aside)
-    _cli.warn(f"an installation that was cut off was moved to {aside}; it can be deleted")
+    cli.warn(f"an installation that was cut off was moved to {aside}; it can be deleted")
 
 
 def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, Any]:
@@ -135,7 +133,7 @@ def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, A
     """
     if target.is_file():
         return {"file": str(target), "downloaded": False}
-    _cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
+    cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
     done = _setup_run.run(
         [*comfy.words, *model_words(wish)], log, _setup_cli.environment(comfy) | _model_token(), "downloading"
     )
@@ -163,7 +161,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
     Raises:
         SkillError: it died (with the tail of its log), or does not answer in time (exit 5, still starting).
     """
-    _cli.note(f"starting ComfyUI on {wish.url}")
+    cli.note(f"starting ComfyUI on {wish.url}")
     offset = log.size()
     remember(launched={"port": wish.port, "workspace": str(wish.workspace), "comfy": list(comfy.words)})
     process = _setup_run.start([*comfy.words, *launch_words(wish, found)], log, _setup_cli.environment(comfy))
@@ -196,7 +194,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
                 status="timeout",
                 retryable=True,
                 hint="look again with the status sub-command",
-                next=[_safe_text.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
+                next=[safe_text.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
                 log=str(log.path),
                 log_tail=launch_tail(wish, log.since(offset)),
             )
@@ -246,9 +244,9 @@ def next_commands(wish: Wish) -> list[str]:
             "prompt=a red fox in the snow",
             *host,
         ]
-        return [_safe_text.shell_words(words)]
-    health = _safe_text.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
-    models = _safe_text.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
+        return [safe_text.shell_words(words)]
+    health = safe_text.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
+    models = safe_text.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
     return [health, models]
 
 
@@ -260,7 +258,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=120,
-            env=_programs.environment(),
+            env=programs.environment(),
             check=False,
         )
         told = json.loads(done.stdout)
@@ -269,7 +267,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
         return {
             "ran": False,
             "why": "it did not come to an end; it needs the packages of requirements.txt",
-            "next": _safe_text.shell_words(health_words(wish)),
+            "next": safe_text.shell_words(health_words(wish)),
         }
     short = [
         {key: check[key] for key in ("name", "result", "message") if key in check}
@@ -292,7 +290,7 @@ def status(wish: Wish) -> dict[str, Any]:
         "comfyui_version": port.version,
         "workspace": str(wish.workspace),
         "installation": installation(wish.workspace),
-        "comfy_cli": {"version": comfy.version, "program": _safe_text.shell_words(comfy.words)}
+        "comfy_cli": {"version": comfy.version, "program": safe_text.shell_words(comfy.words)}
         if comfy
         else None,
         "log": str(wish.log) if wish.log.is_file() else None,
@@ -321,7 +319,7 @@ def _launcher(launched: object) -> Comfy | None:
         isinstance(words, list)
         and words
         and all(isinstance(word, str) for word in words)
-        and _programs.find(words[0])
+        and programs.find(words[0])
     ):
         return Comfy(tuple(words), "unknown", "as it was launched")
     return None
@@ -349,7 +347,7 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
             code="not_ours",
             hint="stop it where it was started, or, if it is yours to stop, with the command in next",
             next=[
-                _safe_text.shell_words(
+                safe_text.shell_words(
                     [*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)]
                 )
             ],
@@ -358,10 +356,10 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
         raise SkillError(
             "comfy-cli, which started the server, is gone", code="cannot_start", hint="run setup again"
         )
-    by_hand = _safe_text.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
+    by_hand = safe_text.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
     words = [*comfy.words, "--skip-prompt", "stop"]
     if dry_run:
-        return {"status": "dry_run", "plan": [_safe_text.shell_words(words)], "url": wish.url}
+        return {"status": "dry_run", "plan": [safe_text.shell_words(words)], "url": wish.url}
     log = Log(wish.log)
     done = _setup_run.run(words, log, _setup_cli.environment(comfy))
     end = time.monotonic() + STOP_LIMIT_S

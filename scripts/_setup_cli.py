@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import _cli
-import _places
-import _programs
-import _safe_text
 import _setup_run
 from _setup_run import Done, Log
+from comfyskill.base import cli, paths, programs, safe_text
 
 PACKAGE = "comfy-cli"
 # comfy-cli's own switches against analytics (it honours both), besides `comfy tracking disable`.
@@ -43,7 +40,7 @@ def _bin(venv: Path) -> Path:
 
 def environment(comfy: Comfy | None = None) -> dict[str, str]:
     """The environment for comfy-cli: no keys, analytics off, no foreign virtual environment, its own folder on PATH."""
-    values = _programs.environment()
+    values = programs.environment()
     values = {name: value for name, value in values.items() if name not in FOREIGN_ENVIRONMENTS} | QUIET
     if comfy is not None:
         # `comfy launch --background` starts a second `comfy` by its bare name.
@@ -53,8 +50,8 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
 
 def places() -> list[Path]:
     """Folders where an installed `comfy` may lie that are not on PATH."""
-    found = [_places.home() / ".local" / "bin"]
-    if _places.is_private(_setup_run.state_folder()):
+    found = [paths.home() / ".local" / "bin"]
+    if paths.is_private(_setup_run.state_folder()):
         found.append(_bin(own_venv()))
     for variable in ("PIPX_BIN_DIR", "UV_TOOL_BIN_DIR", "XDG_BIN_HOME"):
         if os.environ.get(variable):
@@ -72,8 +69,8 @@ def places() -> list[Path]:
 
 def find() -> Comfy | None:
     """comfy-cli on PATH or in one of the usual folders, if its `--version` works; else None."""
-    candidates = [(_programs.find("comfy"), "on PATH")]
-    candidates += [(_programs.within(folder, "comfy"), f"in {folder}") for folder in places()]
+    candidates = [(programs.find("comfy"), "on PATH")]
+    candidates += [(programs.within(folder, "comfy"), f"in {folder}") for folder in places()]
     for program, how in candidates:
         if program and (version := _version([program])):
             return Comfy((program,), version, how)
@@ -100,11 +97,11 @@ def _version(words: Sequence[str]) -> str | None:
 def methods() -> list[tuple[str, list[list[str]]]]:
     """The ways to install comfy-cli here, best first: a name and the commands of each."""
     ways: list[tuple[str, list[list[str]]]] = []
-    if pipx := _programs.find("pipx"):
+    if pipx := programs.find("pipx"):
         ways.append(("pipx", [[pipx, "install", PACKAGE]]))
-    if uv := _programs.find("uv"):
+    if uv := programs.find("uv"):
         ways.append(("uv tool", [[uv, "tool", "install", PACKAGE]]))
-    elif uvx := _programs.find("uvx"):
+    elif uvx := programs.find("uvx"):
         ways.append(("uvx", [[uvx, "--from", PACKAGE, "comfy", "--version"]]))
     if sys.prefix == sys.base_prefix:
         # Inside a virtual environment pip refuses --user, and the environment is somebody else's.
@@ -131,13 +128,13 @@ def install(log: Log) -> tuple[Comfy, list[dict[str, object]]]:
     """
     attempts: list[dict[str, object]] = []
     for name, commands in methods():
-        _cli.note(f"installing comfy-cli with {name}")
+        cli.note(f"installing comfy-cli with {name}")
         failed = _first_failure(commands, log)
         comfy = None if failed else _installed(name, commands)
         if comfy is not None:
             return comfy, [*attempts, {"with": name, "worked": True}]
         attempts.append({"with": name, "worked": False, "why": _why(failed)})
-    raise _cli.SkillError(
+    raise cli.SkillError(
         "comfy-cli could not be installed in any way",
         code="no_installer",
         hint=_advice(attempts),
@@ -161,7 +158,7 @@ def _installed(name: str, commands: Sequence[Sequence[str]]) -> Comfy | None:
         return Comfy(words, version, "through uvx") if version else None
     folders = _tool_folders(name)
     for folder in folders:
-        program = _programs.within(folder, "comfy")
+        program = programs.within(folder, "comfy")
         if program and (version := _version([program])):
             return Comfy((program,), version, f"installed with {name}")
     found = find()
@@ -175,7 +172,7 @@ def _tool_folders(name: str) -> list[Path]:
         "uv tool": ["uv", "tool", "dir", "--bin"],
     }
     words = asks.get(name, [])
-    program = _programs.find(words[0]) if words else None
+    program = programs.find(words[0]) if words else None
     if program is None:
         return []
     try:
@@ -203,7 +200,7 @@ def _why(failed: Done | None) -> str:
     if "ensurepip is not" in failed.output or "No module named venv" in failed.output:
         return "this Python cannot make virtual environments"
     last = failed.tail[-1] if failed.tail else f"exit code {failed.code}"
-    return _safe_text.clean(last, 200)
+    return safe_text.clean(last, 200)
 
 
 def _advice(attempts: Sequence[Mapping[str, object]]) -> str:

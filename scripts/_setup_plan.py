@@ -9,15 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _cli
 import _hardware
-import _places
-import _programs
-import _safe_text
 import _setup_cli
 import _setup_run
-from _cli import SkillError
 from _setup_cli import Comfy
+from comfyskill.base import cli, paths, programs, safe_text
+from comfyskill.base.cli import SkillError
 
 SCRIPTS = Path(__file__).resolve().parent
 # Our flag -> comfy install's. Intel's is not in its help, but it takes it (comfy-cli 1.23).
@@ -97,7 +94,7 @@ def remembered() -> dict[str, Any]:
     """Setup's own notes; empty when there are none, they are unreadable, or others may have written them."""
     folder = notes_file().parent
     try:
-        if not folder.is_dir() or not _places.make_private(folder):
+        if not folder.is_dir() or not paths.make_private(folder):
             return {}
         notes = json.loads(notes_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -109,7 +106,7 @@ def remember(**changes: Any) -> None:
     """Change the notes, whole file at once."""
     notes = {**remembered(), **changes}
     target = notes_file()
-    _places.make_private(target.parent)
+    paths.make_private(target.parent)
     part = target.with_name(f"state.{os.getpid()}.part")
     part.write_text(json.dumps(notes, indent=1), encoding="utf-8")
     part.replace(target)
@@ -138,7 +135,7 @@ def installation(workspace: Path) -> str:
 
 def look(wish: Wish) -> Found:
     """Look at port, hardware, comfy-cli, workspace and model; changes nothing."""
-    _cli.note("looking at this machine")
+    cli.note("looking at this machine")
     return Found(
         port=_setup_run.look_at(wish.port),
         hardware=_hardware.check(wish.workspace),
@@ -225,7 +222,7 @@ def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
             code="workspace_taken",
             hint="choose another --workspace",
         )
-    if not _programs.find("git"):
+    if not programs.find("git"):
         yield SkillError(
             "git is not installed, and comfy-cli fetches ComfyUI with it",
             code="git_missing",
@@ -317,7 +314,7 @@ def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
 
     def add(step: str, *commands: list[str], why: str) -> None:
         steps.append(
-            {"step": step, "commands": [_safe_text.shell_words(words) for words in commands], "why": why}
+            {"step": step, "commands": [safe_text.shell_words(words) for words in commands], "why": why}
         )
 
     if needs_comfy(found):

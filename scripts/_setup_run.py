@@ -18,12 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _cli
-import _file_lock
-import _hardware_tools
-import _places
-import _safe_files
-import _safe_text
+from comfyskill.base import cli, file_lock, hardware_tools, paths, safe_files, safe_text
 
 TAIL_LINES = 30
 # Time for an installer to clean up after itself when asked to stop, before it is made to.
@@ -49,11 +44,11 @@ CAUSES = (
 def state_folder() -> Path:
     """Where setup keeps its log, its notes and, at need, comfy-cli's own virtual environment."""
     if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or str(_places.home() / "AppData" / "Local")
+        base = os.environ.get("LOCALAPPDATA") or str(paths.home() / "AppData" / "Local")
     elif platform.system() == "Darwin":
-        base = str(_places.home() / "Library" / "Application Support")
+        base = str(paths.home() / "Library" / "Application Support")
     else:
-        base = os.environ.get("XDG_STATE_HOME") or str(_places.home() / ".local" / "state")
+        base = os.environ.get("XDG_STATE_HOME") or str(paths.home() / ".local" / "state")
     return Path(base) / "comfyui-setup"
 
 
@@ -68,8 +63,8 @@ class Log:
     def line(self, text: str) -> None:
         """One line of ours, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with _safe_files.open_file(self.path, "a", encoding="utf-8") as file:
-            file.write(f"{stamp} {_safe_text.redact(_safe_text.clean(text))}\n")
+        with safe_files.open_file(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{stamp} {safe_text.redact(safe_text.clean(text))}\n")
 
     def size(self) -> int:
         """Where the log ends now."""
@@ -79,7 +74,7 @@ class Log:
         """What was written after `offset`, cleaned."""
         with self.path.open("rb") as file:
             file.seek(offset)
-            return _safe_text.clean(file.read().decode("utf-8", "replace"))
+            return safe_text.clean(file.read().decode("utf-8", "replace"))
 
 
 class Done(NamedTuple):
@@ -111,16 +106,16 @@ def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
     lines = [
         line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(FRAME)
     ]
-    return [_safe_text.clean(line, 300) for line in lines[-count:]]
+    return [safe_text.clean(line, 300) for line in lines[-count:]]
 
 
 def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, its output going into the log."""
-    log.line("$ " + _safe_text.shell_words(words))
+    log.line("$ " + safe_text.shell_words(words))
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         flags = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-    with _safe_files.open_file(log.path, "ab") as output:
+    with safe_files.open_file(log.path, "ab") as output:
         try:
             return subprocess.Popen(
                 list(words),
@@ -131,7 +126,7 @@ def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> sub
                 **flags,
             )
         except OSError as error:
-            raise _cli.SkillError(
+            raise cli.SkillError(
                 f"{words[0]} cannot be started: {error.strerror or error}",
                 code="cannot_start",
                 log=str(log.path),
@@ -160,7 +155,7 @@ def finish(
                 return None
             if now - told > HEARTBEAT_S:
                 told = now
-                _cli.note(f"{what}: still working after {int(now - begun)} s")
+                cli.note(f"{what}: still working after {int(now - begun)} s")
     except KeyboardInterrupt:
         end(process)
         raise
@@ -176,7 +171,7 @@ def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: st
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a started command and its children to stop, and make them when they do not."""
     if os.name == "nt":
-        _hardware_tools.kill_tree(process)
+        hardware_tools.kill_tree(process)
         return
     for number, patience in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
         try:
@@ -194,15 +189,15 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         SkillError: another setup is running.
     """
-    if not _places.make_private(folder):
+    if not paths.make_private(folder):
         # Setup runs what its notes and its virtual environment in this folder hold.
-        raise _cli.SkillError(
+        raise cli.SkillError(
             f"{folder} is not yours, or other users may write into it", code="unsafe_folder",
-            exit=_cli.Exit.UNSAFE, hint="remove it, or set XDG_STATE_HOME to a folder of your own",
+            exit=cli.Exit.UNSAFE, hint="remove it, or set XDG_STATE_HOME to a folder of your own",
         )  # fmt: skip
-    with _safe_files.open_file(folder / "lock", "a+") as file:
-        if _file_lock.take(file) is False:
-            raise _cli.SkillError(
+    with safe_files.open_file(folder / "lock", "a+") as file:
+        if file_lock.take(file) is False:
+            raise cli.SkillError(
                 "another comfyui_setup is running",
                 code="already_in_progress",
                 hint="wait for it to end",
@@ -264,7 +259,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     system = told.get("system") if isinstance(told, dict) else None
     if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
-    return Port("comfyui", version=_safe_text.clean(system.get("comfyui_version") or "unknown", 40))
+    return Port("comfyui", version=safe_text.clean(system.get("comfyui_version") or "unknown", 40))
 
 
 def free_port(after: int) -> int | None:

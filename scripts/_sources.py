@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import _graph
-import _text_file
-from _cli import Exit, SkillError
-from _sources_json import not_json, parse, text_of
+from comfyskill.base import text_files
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.json_in import not_json, parse, text_of
 
 if TYPE_CHECKING:
     from _common import Server
@@ -181,8 +181,8 @@ def _from_file(spec: str) -> Loaded:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
-        file = _text_file.open_file(path)
-    except _text_file.NobodyWrites as error:
+        file = text_files.open_file(path)
+    except text_files.NobodyWrites as error:
         raise SkillError(
             f"{path} is a pipe into which nobody writes",
             code="not_readable",

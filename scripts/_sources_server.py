@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import _safe_text
-from _cli import Exit, SkillError
 from _common import Server, stream
-from _sources_json import parse, text_of
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.json_in import parse, text_of
 
 MAX_ANSWER = 64 * 1024 * 1024
 
@@ -127,13 +127,13 @@ def _not_found(error: SkillError, kind: str, name: str, names: Any) -> SkillErro
     ]
     what = "template" if kind == "template" else "saved workflow"
     if near:
-        hint = f"did you mean {_safe_text.quoted_list([f'{kind}:{item}' for item in near], 5)}?"
+        hint = f"did you mean {safe_text.quoted_list([f'{kind}:{item}' for item in near], 5)}?"
     elif known:
-        hint = f"it offers {len(known)}, such as {_safe_text.quoted_list(known[:5])}"
+        hint = f"it offers {len(known)}, such as {safe_text.quoted_list(known[:5])}"
     else:
         hint = "it offers none, or does not say which"
     return SkillError(
-        f"the server has no {what} {_safe_text.quoted(name)}",
+        f"the server has no {what} {safe_text.quoted(name)}",
         code="no_such_workflow",
         exit=Exit.MISUSE,
         hint=hint,

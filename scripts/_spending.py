@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import _graph
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Dialect
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _prepare import Prepared
@@ -29,7 +29,7 @@ def consent_needed(
     classes = sorted({_graph.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
     named = [
-        _safe_text.quoted(name) + (f" ({prices[name]})" if name in prices else "")
+        safe_text.quoted(name) + (f" ({prices[name]})" if name in prices else "")
         for name in classes[:MOST_NAMED]
     ]
     more = [f"{len(classes) - MOST_NAMED} more"] if len(classes) > MOST_NAMED else []

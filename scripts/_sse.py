@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import _events
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     import requests

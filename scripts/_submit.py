@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import _cli
 import _graph
 import _known
-import _safe_text
-from _cli import Exit, SkillError
 from _dialect import Accepted, Dialect, Graph, Submission
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 
 def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) -> None:
@@ -26,7 +25,7 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
             hint="give another --prompt-id, or fetch that job with --resume",
         )
     if submission.front and not server.chooses_front:
-        _cli.warn("this server orders its queue itself: --front changes nothing")
+        cli.warn("this server orders its queue itself: --front changes nothing")
     if submission.targets is not None:
         check_targets(server, submission.graph, submission.targets)
 
@@ -40,10 +39,10 @@ def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
             raise SkillError(
-                f"--only: node {_safe_text.quoted(target)} {what}",
+                f"--only: node {safe_text.quoted(target)} {what}",
                 code="no_such_output_node",
                 exit=Exit.MISUSE,
-                hint=f"output nodes: {_safe_text.quoted_list(outputs, 20) or 'none'}",
+                hint=f"output nodes: {safe_text.quoted_list(outputs, 20) or 'none'}",
             )
 
 
@@ -73,5 +72,5 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
     error.message = f"the server rejected the graph: {found[0]['message']}{more}"
     error.args = (error.message,)
     error.hint = found[0].get("fix") or error.hint
-    error.details["node_errors"] = _safe_text.clean_tree(found, 400)
+    error.details["node_errors"] = safe_text.clean_tree(found, 400)
     return error

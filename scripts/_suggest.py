@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import _deps
-import _safe_text
-from _cli import Exit, SkillError
 from _deps import MISSING, UNKNOWN, Item
 from _deps_need import classes_of
 from _deps_next import RENAMED
 from _deps_stock import Had, Stock
 from _dialect import Dialect
 from _reports import command, head, server_words
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
 GB = 1024**3
@@ -112,7 +112,7 @@ def _row(
         row["use_instead"] = [
             {
                 "name": item.name,
-                "use_instead": _safe_text.clean(item.match.name, 200),
+                "use_instead": safe_text.clean(item.match.name, 200),
                 "how": item.match.how,
                 "sure": item.match.sure,
             }
@@ -169,4 +169,4 @@ def _memory(server: Had) -> tuple[float | None, str | None]:
     if not known:
         return None, None
     size, device = max(known, key=lambda pair: (pair[1] != "cpu", pair[0]))
-    return round(size / GB, 1), _safe_text.clean(device, 40) if device else None
+    return round(size / GB, 1), safe_text.clean(device, 40) if device else None

@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
-import _programs
-import _safe_text
 from _batch_results import Row
-from _pictures import BadPicture, open_picture
+from comfyskill.base import cli, programs, safe_text
+from comfyskill.base.picture_files import BadPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,10 +84,10 @@ class Thumbnails:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=limit,
-                env=_programs.environment(),
+                env=programs.environment(),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            _cli.note(f"no thumbnail of {_safe_text.quoted(path.name)}: {type(error).__name__}")
+            cli.note(f"no thumbnail of {safe_text.quoted(path.name)}: {type(error).__name__}")
             return None
         finally:
             self._seconds_left -= time.monotonic() - began
@@ -107,7 +105,7 @@ def shown(row: Row) -> Mapping[str, Any] | None:
 
 def find_ffmpeg() -> str | None:
     """An ffmpeg on the PATH; one in the current folder, where a downloaded file could lie, does not count."""
-    return _programs.find("ffmpeg")
+    return programs.find("ffmpeg")
 
 
 def frame_command(program: str, path: Path) -> list[str]:
@@ -128,7 +126,7 @@ def _opened(source: Path | io.BytesIO, name: str, box: Size, *, enlarge: bool = 
             flat = _without_holes(picture)
             return _fitted(flat, box) if enlarge else flat
     except BadPicture as error:
-        _cli.note(f"no thumbnail of {_safe_text.quoted(name)}: {error}")
+        cli.note(f"no thumbnail of {safe_text.quoted(name)}: {error}")
         return None
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _cache
+from comfyskill.base import cache
 
 MOST_RUNS = 12
 # Inputs that decide how long a node works; other values (prompts, seeds, names of files) do not shape a graph.
@@ -59,11 +59,11 @@ def shape(graph: Mapping[str, Any]) -> str:
         inputs = inputs if isinstance(inputs, Mapping) else {}
         kept = {name: value for name, value in inputs.items() if isinstance(value, list) or name in SIZES}
         parts.append([str(node_id), str(node.get("class_type")), kept])
-    return _cache.slug(json.dumps(parts, sort_keys=True, default=str))
+    return cache.slug(json.dumps(parts, sort_keys=True, default=str))
 
 
 def _name(url: str, graph: Mapping[str, Any]) -> str:
-    return f"timings/{_cache.slug(url)}-{shape(graph)[-12:]}"
+    return f"timings/{cache.slug(url)}-{shape(graph)[-12:]}"
 
 
 def record(
@@ -77,15 +77,15 @@ def record(
     """Remember a finished run. `nodes`: seconds per node id where they are known."""
     row: dict[str, Any] = {"seconds": round(seconds, 3), "cached": cached, "at": int(time.time())}
     row["nodes"] = {node: round(value, 3) for node, value in nodes.items()}
-    kept = _cache.recall(_name(url, graph))
+    kept = cache.recall(_name(url, graph))
     runs = kept.get("runs") if isinstance(kept, dict) else None
-    _cache.keep(_name(url, graph), {"runs": [*(runs if isinstance(runs, list) else []), row][-MOST_RUNS:]})
-    _cache.keep(f"runs/{_cache.slug(f'{url} {prompt_id}')}", row)
+    cache.keep(_name(url, graph), {"runs": [*(runs if isinstance(runs, list) else []), row][-MOST_RUNS:]})
+    cache.keep(f"runs/{cache.slug(f'{url} {prompt_id}')}", row)
 
 
 def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
     """What a whole run of this graph will take, from earlier ones of the same shape on this server, or None."""
-    kept = _cache.recall(_name(url, graph))
+    kept = cache.recall(_name(url, graph))
     runs = kept.get("runs") if isinstance(kept, dict) else None
     rows = [row for row in runs if _is_row(row)] if isinstance(runs, list) else []
     # A run that found parts cached says less; it counts only when there is nothing better.
@@ -101,7 +101,7 @@ def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
 
 def nodes_of(url: str, prompt_id: str) -> dict[str, float]:
     """Seconds per node of one finished run that this user's own tools have watched, else empty."""
-    kept = _cache.recall(f"runs/{_cache.slug(f'{url} {prompt_id}')}")
+    kept = cache.recall(f"runs/{cache.slug(f'{url} {prompt_id}')}")
     nodes = kept.get("nodes") if isinstance(kept, dict) else None
     if not isinstance(nodes, dict):
         return {}

@@ -15,14 +15,13 @@ import _deps_editor
 import _deps_packs
 import _deps_report
 import _graph
-import _key_patterns
 import _pack_tables
-import _safe_text
 import _sources
 import _trust_risks
 import _trust_text
 from _deps_need import classes_of
 from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
+from comfyskill.base import key_patterns, safe_text
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
@@ -44,7 +43,7 @@ MANY_BYTES = 20_000_000
 
 def _shown(text: object, limit: int) -> str:
     """The workflow's words made safe to show: keys masked before anything is cut."""
-    return _safe_text.clean(_key_patterns.masked(str(text)), limit)
+    return safe_text.clean(key_patterns.masked(str(text)), limit)
 
 
 class Worry(NamedTuple):
@@ -105,7 +104,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
         if what is None:
             continue
         code, severity = _trust_risks.KINDS[what]
-        message = f"{how}{_safe_text.quoted(shown)} {what} ({len(node_ids)} node(s))"
+        message = f"{how}{safe_text.quoted(shown)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
             code,
@@ -164,8 +163,8 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         severity, code, says = _STANDINGS[standing]
         shown = [_shown(name[:MOST_OF_A_NAME], 80) for name in classes]
         facts = {"pack": pack} if pack else {}
-        message = f"{len(classes)} class(es) {says}".format(pack=_safe_text.quoted(pack))
-        yield Worry(severity, code, message, facts=facts | {"classes": _safe_text.cap(shown, 12)})
+        message = f"{len(classes)} class(es) {says}".format(pack=safe_text.quoted(pack))
+        yield Worry(severity, code, message, facts=facts | {"classes": safe_text.cap(shown, 12)})
 
 
 def _pack_of(class_type: str, subject: Subject, claim: _deps_packs.Pack | None) -> tuple[str, str]:
@@ -246,12 +245,12 @@ def _values(subject: Subject) -> Iterator[Worry]:
             if link_of(raw) is not None:
                 continue
             for text in _deps_editor.texts_in(literal(raw)):
-                if text not in subject.shown and not _key_patterns.named_key(str(name), text):
-                    yield from _value(node_id, class_type, str(name), _key_patterns.masked(text))
+                if text not in subject.shown and not key_patterns.named_key(str(name), text):
+                    yield from _value(node_id, class_type, str(name), key_patterns.masked(text))
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
-    at = _safe_text.quoted(f"{_shown(class_type, 80)}.{_shown(name, 80)}")
+    at = safe_text.quoted(f"{_shown(class_type, 80)}.{_shown(name, 80)}")
     saves = _SAVES.search(f"{name[:MOST_OF_A_NAME]} {class_type[:MOST_OF_A_NAME]}") is not None
     outside = _trust_text.outside_path(text, saves=saves)
     if outside:
@@ -280,7 +279,7 @@ def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worr
 def _texts(subject: Subject) -> Iterator[Worry]:
     """Words to an agent and hidden characters, wherever text stands: notes, titles, prompts, names."""
     for where, raw, note in _every_text(subject):
-        text = _key_patterns.masked(raw)
+        text = key_patterns.masked(raw)
         hidden = _trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
@@ -329,7 +328,7 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {_shown(node_id, 40)}", str(name), False
             for text in _deps_editor.texts_in(literal(raw)):
-                yield f"node {_shown(node_id, 40)}, {_safe_text.quoted(_shown(name, 60))}", text, False
+                yield f"node {_shown(node_id, 40)}, {safe_text.quoted(_shown(name, 60))}", text, False
     for where, text in _deps_editor.notes_of(subject.editor):
         yield _shown(where, 80), text, True
     for group in _deps_editor.groups_of(subject.editor):
@@ -357,23 +356,23 @@ def _keys(subject: Subject) -> Iterator[Worry]:
     for number, (where, found) in enumerate(_every_key(subject)):
         # The texts that are quoted are masked already; this is for names and paths of the file.
         if number < MOST_HIDDEN:
-            _safe_text.hide(found.text)
+            safe_text.hide(found.text)
         message = f"{where} holds what looks like {found.kind}: a run saves it in its outputs and receipts"
         yield Worry(MEDIUM, "credential", message)
 
 
-def _every_key(subject: Subject) -> Iterator[tuple[str, _key_patterns.Found]]:
+def _every_key(subject: Subject) -> Iterator[tuple[str, key_patterns.Found]]:
     for where, text, _ in _every_text(subject):
-        for found in _key_patterns.keys_in(text):
+        for found in key_patterns.keys_in(text):
             yield where, found
     for node_id, node in each(subject.graph):
         for name, raw in inputs_of(node).items():
             value = literal(raw)
-            found_by_name = _key_patterns.named_key(str(name), value) if isinstance(value, str) else None
+            found_by_name = key_patterns.named_key(str(name), value) if isinstance(value, str) else None
             if found_by_name:
                 yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", found_by_name
     for text in _deps_editor.texts_in(subject.extra):
-        for found in _key_patterns.keys_in(text):
+        for found in key_patterns.keys_in(text):
             yield "the data beside the workflow", found
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import _deps_editor
 import _inventory
 import _known
-import _safe_text
 import _sources
 import _trust
-from _cli import SkillError
 from _deps_need import classes_of
 from _nodes import each, with_missing_types
+from comfyskill.base import safe_text
+from comfyskill.base.cli import SkillError
 
 MOST_FINDINGS = 60
 
@@ -38,13 +38,13 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
         "status": "attention" if look else "ok",
         "message": _message(worst, counts),
         "risk": worst,
-        "workflow": _safe_text.clean(spec, 300),
-        "origin": _safe_text.clean(loaded.origin, 300),
+        "workflow": safe_text.clean(spec, 300),
+        "origin": safe_text.clean(loaded.origin, 300),
         "nodes": sum(1 for _ in each(graph)),
         "classes": len(classes_of(graph)),
         "bytes": len(json.dumps(graph, default=str)),
         "counts": counts,
-        "findings": _safe_text.cap([worry.to_json() for worry in found], MOST_FINDINGS),
+        "findings": safe_text.cap([worry.to_json() for worry in found], MOST_FINDINGS),
         "judged_with": "the server's node definitions"
         if complete
         else "the bundled definitions of ComfyUI's own nodes",
@@ -61,7 +61,7 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
     unsaid = [f"{cannot}: which packs are installed there is not known"] if cannot else []
     warnings = [*loaded.warnings, *notes, *unsaid]
     if warnings:
-        document["warnings"] = _safe_text.clean_tree(warnings[:20], 300)
+        document["warnings"] = safe_text.clean_tree(warnings[:20], 300)
     return document
 
 
@@ -123,7 +123,7 @@ def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(group, Mapping):
             inside = _deps_editor.rough_graph({"nodes": group.get("nodes")}, everything=True)
             found |= {
-                f"{node_id} (group {_safe_text.clean(name, 40)})": node for node_id, node in inside.items()
+                f"{node_id} (group {safe_text.clean(name, 40)})": node for node_id, node in inside.items()
             }
     return found
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _safe_text
-from _cli import Exit, SkillError
 from _nodes import Link, link_of
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 # Where a document keeps its graph, the API form before the editor form.
 _WRAPPERS = ("prompt", "output", "graph", "workflow", "workflow_api", "api", "data", "json", "content")
@@ -145,7 +145,7 @@ def _tidy(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             stray.append(str(node_id))
     if stray:
-        notes.append(f"left out, as they are no nodes: {_safe_text.quoted_list(sorted(stray), 5)}")
+        notes.append(f"left out, as they are no nodes: {safe_text.quoted_list(sorted(stray), 5)}")
     bare, numbered = [], 0
     for node_id, node in tidy.items():
         inputs = node.get("inputs")
@@ -156,7 +156,7 @@ def _tidy(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             node["inputs"] = dict(inputs)
             numbered += _text_ids(node["inputs"], tidy)
     if bare:
-        notes.append(f"without inputs, given empty ones: {_safe_text.quoted_list(bare, 5)}")
+        notes.append(f"without inputs, given empty ones: {safe_text.quoted_list(bare, 5)}")
     if numbered:
         notes.append(
             f"{numbered} link(s) named their node by a number; the server wants text, so they were mended"
@@ -178,7 +178,7 @@ def _not_a_workflow(document: Any) -> SkillError:
     if isinstance(document, Mapping) and not document:
         what = "an empty object"
     elif isinstance(document, Mapping):
-        what = f"an object with the keys {_safe_text.quoted_list(document)}"
+        what = f"an object with the keys {safe_text.quoted_list(document)}"
     elif isinstance(document, list):
         what = f"a list of {len(document)}"
     else:

@@ -16,11 +16,9 @@ from urllib.parse import urlsplit
 import _assets
 import _common
 import _nodes
-import _safe_text
 import _v2_cancel
 import _v2_records
 import _v2_refusals
-from _cli import Exit, SkillError
 from _dialect import (
     MARK,
     Accepted,
@@ -33,6 +31,8 @@ from _dialect import (
     accepted_id,
     submit_failed,
 )
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -252,7 +252,7 @@ class V2(Dialect):
             exit=Exit.RUNNING,
             hint="look at the server's own job page before running again: a new run gets a new key and may run twice",
             idempotency_key=submission.prompt_id,
-            server_said=_safe_text.clean(said, 300) or None,
+            server_said=safe_text.clean(said, 300) or None,
         )
 
     # --- jobs

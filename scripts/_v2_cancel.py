@@ -10,8 +10,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import _common
-from _cli import Exit, SkillError
 from _dialect import JobState
+from comfyskill.base.cli import Exit, SkillError
 
 # A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
 PATIENCE = 3.0

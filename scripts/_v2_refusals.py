@@ -9,12 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import _cli
 import _cloud_refusals
 import _common
 import _refusals
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -79,7 +78,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
         )
     if kind in SENTENCES:
         code, message, hint, again = SENTENCES[kind]
-        exit_code = _cli.EXIT_BY_CODE.get(code, Exit.FAILED)
+        exit_code = cli.EXIT_BY_CODE.get(code, Exit.FAILED)
         return SkillError(
             f"{message} ({url})",
             code=code,
@@ -143,10 +142,8 @@ def _missing_asset(error: Mapping[str, Any], details: Mapping[str, Any]) -> Skil
         status="rejected",
         hint="upload it again: --input-file INPUT=PATH",
         rejection="missing_asset",
-        missing=_safe_text.clean_tree(_safe_text.cap(missing, 12), 200)
-        if isinstance(missing, list)
-        else None,
-        server_said=_safe_text.clean(error.get("message"), 300),
+        missing=safe_text.clean_tree(safe_text.cap(missing, 12), 200) if isinstance(missing, list) else None,
+        server_said=safe_text.clean(error.get("message"), 300),
     )
 
 

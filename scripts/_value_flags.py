@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import _places
-from _cli import SkillError
+from comfyskill.base import paths
+from comfyskill.base.cli import SkillError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +104,12 @@ def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
 def _args_text(given: str) -> str:
     if not given.startswith("@"):
         return given
-    import _text_file
+    from comfyskill.base import text_files
 
     try:
-        return _text_file.read(_places.expanded(given[1:]))
+        return text_files.read(paths.expanded(given[1:]))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
-            f"cannot read {given[1:]}: {_text_file.reason(error)}",
+            f"cannot read {given[1:]}: {text_files.reason(error)}",
             hint="--args @FILE wants a JSON file in UTF-8",
         ) from error

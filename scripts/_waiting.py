@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _cli
 import _common
 import _jobs
 import _reports
-import _room
-import _safe_text
-from _cli import SkillError
 from _dialect import Accepted, Dialect, JobState
 from _progress import Progress
-from _signals import Terminated
 from _watch import Ended, Watcher
+from comfyskill.base import cli, file_limits, safe_text
+from comfyskill.base.cli import SkillError
+from comfyskill.base.signals import Terminated
 
 MOST_NEXT = 5
 GO_ON = "wait for them by id; do not submit them again"
@@ -43,7 +41,7 @@ def wait(
         left = _left(server, wanted, results, output_dir)
         if not results:
             error.details |= {key: value for key, value in left.items() if key != "next"}
-            if error.exit != _cli.Exit.MISUSE:
+            if error.exit != cli.Exit.MISUSE:
                 error.next = error.next or left.get("next", [])
             raise
         return _head(server, wanted, results) | error.document() | left
@@ -73,8 +71,8 @@ def _follow(
             for item in news:
                 if isinstance(item, Ended):
                     results[item.state.prompt_id] = _fetched(server, item.state, options)
-                    _cli.note(
-                        f"{_safe_text.name(item.state.prompt_id)}: {results[item.state.prompt_id]['status']}"
+                    cli.note(
+                        f"{safe_text.name(item.state.prompt_id)}: {results[item.state.prompt_id]['status']}"
                     )
     finally:
         watcher.close()
@@ -98,7 +96,14 @@ def _left(
     left = [prompt_id for prompt_id in wanted if prompt_id not in results]
     if not left:
         return {}
-    words = ["wait", *left, "--output-dir", output_dir, *_room.flag_words(), *_reports.server_words(server)]
+    words = [
+        "wait",
+        *left,
+        "--output-dir",
+        output_dir,
+        *file_limits.flag_words(),
+        *_reports.server_words(server),
+    ]
     return {"waiting": left, "next": [_reports.command("manage_queue.py", *words)]}
 
 

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _cli
 import _common
 import _events
-import _safe_text
-from _cli import SkillError
 from _dialect import Dialect, JobState, seconds
 from _wire import Disconnected, Wire
+from comfyskill.base import cli, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _sse import EventStream
@@ -139,7 +138,7 @@ class Watcher:
                 self._use_socket = False
                 # A second watcher of this command need not find it out again.
                 self.server.has_socket = False
-            _cli.warn(f"no live progress: {error}; polling instead")
+            cli.warn(f"no live progress: {error}; polling instead")
 
     def _connect(self) -> None:
         with _common.no_later_than(time.monotonic() + SOCKET_PATIENCE):
@@ -296,7 +295,7 @@ class Watcher:
         self._reconnect_at = time.monotonic() + RECONNECT_PAUSES[0]
         for watched in self._watched.values():
             watched.suffices = frozenset()
-        _cli.note(f"connection lost ({error}); {'polling instead' if error.mute else 'reconnecting'}")
+        cli.note(f"connection lost ({error}); {'polling instead' if error.mute else 'reconnecting'}")
         self._check_all_now()
 
     def _reconnect(self) -> None:
@@ -304,7 +303,7 @@ class Watcher:
         try:
             self._connect()
             self._await_greeting()
-            _cli.note("connected again")
+            cli.note("connected again")
             self._reconnects = 0
             self._check_all_now()
         except Disconnected as error:
@@ -436,10 +435,10 @@ class Watcher:
 
         `began`: when the question was asked that got no answer.
         """
-        if error.exit in (_cli.Exit.REFUSED, _cli.Exit.MISUSE):
+        if error.exit in (cli.Exit.REFUSED, cli.Exit.MISUSE):
             error.details.setdefault("prompt_id", watched.prompt_id)
             raise error
-        if error.exit == _cli.Exit.UNREACHABLE and not self._answered:
+        if error.exit == cli.Exit.UNREACHABLE and not self._answered:
             raise error
         if self._outage_since is None:
             self._outage_since = began
@@ -449,13 +448,13 @@ class Watcher:
             raise SkillError(
                 f"the server has been out of reach for {away:.0f} s; what became of the job is not known",
                 code="server_gone",
-                exit=_cli.Exit.FAILED,
+                exit=cli.Exit.FAILED,
                 status="lost",
                 retryable=False,
                 hint="when the server is back, pick the job up by its prompt id before running it again",
                 prompt_id=watched.prompt_id,
                 away_seconds=round(away, 1),
-                server_said=_safe_text.clean(error, 300),
+                server_said=safe_text.clean(error, 300),
             ) from error
 
     def _schedule(self, watched: _Watched) -> None:

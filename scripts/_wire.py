@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import _common
 import _events
-import _safe_text
+from comfyskill.base import safe_text
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -230,7 +230,7 @@ class Wire:
 def _in_words(error: Exception) -> str:
     """The cause without the address, which may hold a token."""
     name = type(error).__name__
-    return WORDS.get(name, _safe_text.clean(name))
+    return WORDS.get(name, safe_text.clean(name))
 
 
 def _proxies(server: Dialect) -> dict[str, Any]:

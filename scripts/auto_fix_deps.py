@@ -25,18 +25,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-import _cli
 import _deps_mend
-import _flags
-import _room
+from comfyskill.base import cli, file_limits, flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "workflows", nargs="+", metavar="WORKFLOW", help="what shall run: file, -, template:NAME …"
     )
-    _flags.add_server_flags(parser)
+    flags.add_server_flags(parser)
     parser.add_argument(
         "--inventory", metavar="FILE", help="plan for the server of this inventory (with --dry-run)"
     )
@@ -63,8 +61,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="have the Manager restart the server after installing node packs",
     )
-    _flags.add_file_size_flag(parser, "100GB")
-    _flags.add_quiet_flag(parser)
+    flags.add_file_size_flag(parser, "100GB")
+    flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.dry_run and args.yes:
         parser.error("--dry-run and --yes exclude each other")
@@ -77,9 +75,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    _cli.be_quiet(args.quiet)
-    _room.allow(args.max_file_size)
-    return _cli.run(_deps_mend.mend, args)
+    cli.be_quiet(args.quiet)
+    file_limits.allow(args.max_file_size)
+    return cli.run(_deps_mend.mend, args)
 
 
 if __name__ == "__main__":

@@ -27,17 +27,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _cli
 import _deps_survey
-import _flags
+from comfyskill.base import cli, flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "workflows", nargs="*", metavar="WORKFLOW", help="what to check; none with --save-inventory"
     )
-    _flags.add_server_flags(parser)
+    flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="ask this inventory instead of a server")
     parser.add_argument("--save-inventory", metavar="FILE", help="write what the server has to FILE")
     parser.add_argument(
@@ -48,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="do not look up where missing things can be had (nor ask comfy-cli)",
     )
-    _flags.add_quiet_flag(parser)
+    flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if not args.workflows and not args.save_inventory:
         parser.error("give a WORKFLOW, or --save-inventory FILE")
@@ -76,8 +75,8 @@ def check_deps(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    _cli.be_quiet(args.quiet)
-    return _cli.run(check_deps, args)
+    cli.be_quiet(args.quiet)
+    return cli.run(check_deps, args)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _flags
 import _hardware_system
-import _places
 import _setup
 import _setup_plan
 import _setup_run
+from comfyskill.base import cli, flags, paths
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("action", nargs="?", choices=["install", "status", "stop"], default="install")
     parser.add_argument("--port", type=_port, default=8188, help="port of the server (default: %(default)s)")
     parser.add_argument(
@@ -74,7 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--log", type=Path, help="log file, appended to (default: in the user's state folder)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
-    _flags.add_quiet_flag(parser)
+    flags.add_quiet_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -99,27 +97,27 @@ def wish(args: argparse.Namespace) -> _setup_plan.Wish:
     workspace = args.workspace or _hardware_system.default_workspace(_hardware_system.place())
     return _setup_plan.Wish(
         port=args.port,
-        workspace=Path(os.path.abspath(_places.expanded(workspace))),  # noqa: PTH100 - without following links
+        workspace=Path(os.path.abspath(paths.expanded(workspace))),  # noqa: PTH100 - without following links
         device=args.device,
         manager=args.manager,
         model=args.model,
         yes=args.yes,
         force=args.force,
         wait_s=args.wait,
-        log=_places.expanded(args.log or _setup_run.state_folder() / "setup.log").absolute(),
+        log=paths.expanded(args.log or _setup_run.state_folder() / "setup.log").absolute(),
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    _cli.be_quiet(args.quiet)
+    cli.be_quiet(args.quiet)
     asked = wish(args)
     actions: dict[str, Callable[[], dict[str, Any]]] = {
         "install": lambda: _setup_plan.plan(asked) if args.dry_run else _setup.set_up(asked),
         "status": lambda: _setup.status(asked),
         "stop": lambda: _setup.stop(asked, dry_run=args.dry_run),
     }
-    return _cli.run(actions[args.action])
+    return cli.run(actions[args.action])
 
 
 if __name__ == "__main__":

@@ -38,11 +38,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _cli
-import _flags
-import _places
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cli, flags, paths, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _known import Definitions
@@ -53,7 +50,7 @@ MOST = 50
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
     parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
     parser.add_argument(
@@ -68,7 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
-    _flags.add_unsure_flag(parser)
+    flags.add_unsure_flag(parser)
     parser.add_argument(
         "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
     )
@@ -124,12 +121,12 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
     report["frontend"] = args.frontend
     report["definitions"] = known.origin
     if made.missing_types:
-        report["missing_types"] = _safe_text.cap(made.missing_types, MOST)
+        report["missing_types"] = safe_text.cap(made.missing_types, MOST)
         report["hint"] = "the server rejects nodes of missing types: install their packs, then convert again"
     if made.models:
-        report["models"] = _safe_text.cap(made.models, MOST)
+        report["models"] = safe_text.cap(made.models, MOST)
     if made.choices:
-        report["choices"] = _safe_text.cap(made.choices, MOST)
+        report["choices"] = safe_text.cap(made.choices, MOST)
     report["verdicts"] = _verdicts(made.verdicts, all_nodes=args.explain)
     if args.explain:
         report["explanation"] = made.explanation
@@ -140,7 +137,7 @@ def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, A
     """How sure the values are: counts, and the nodes (with --explain all, else those that are not exact)."""
     counts = Counter(entry["verdict"] for entry in verdicts)
     shown = [entry for entry in verdicts if all_nodes or entry["verdict"] != "exact"]
-    return {"counts": dict(sorted(counts.items()))} | _safe_text.cap(shown, MOST)
+    return {"counts": dict(sorted(counts.items()))} | safe_text.cap(shown, MOST)
 
 
 def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -165,7 +162,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
     warnings = list(loaded.warnings)
     if unknown:
         warnings.append(
-            f"no definitions of {_safe_text.quoted_list(unknown, 10)}: their slots are laid out as the graph names them"
+            f"no definitions of {safe_text.quoted_list(unknown, 10)}: their slots are laid out as the graph names them"
         )
     return editor, _report(args, loaded.origin, editor["nodes"], warnings, converted=True)
 
@@ -181,7 +178,7 @@ def _report(
         "nodes": len(nodes),
     }
     if warnings:
-        report["warnings"] = _safe_text.cap(warnings, MOST)
+        report["warnings"] = safe_text.cap(warnings, MOST)
     return report
 
 
@@ -208,10 +205,10 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
         "same": not found,
         "first": sources[0].origin,
         "second": sources[1].origin,
-        "differences": _safe_text.cap(found, 200),
+        "differences": safe_text.cap(found, 200),
     }
     warnings = [f"{source.origin}: {warning}" for source in sources for warning in source.warnings]
-    return report | ({"warnings": _safe_text.cap(warnings, MOST)} if warnings else {})
+    return report | ({"warnings": safe_text.cap(warnings, MOST)} if warnings else {})
 
 
 def check_pack(path: str) -> dict[str, Any]:
@@ -225,7 +222,7 @@ def check_pack(path: str) -> dict[str, Any]:
         "status": "success",
         "classes": len(definitions),
         "settled": len(definitions) - len({entry["class_type"] for entry in found}),
-        "unsettled": _safe_text.cap(found, 200),
+        "unsettled": safe_text.cap(found, 200),
     }
     if found:
         report["hint"] = (
@@ -238,7 +235,7 @@ def check_pack(path: str) -> dict[str, Any]:
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     """The text to print instead of the report (None where the report itself is printed), and the report."""
     import _node_definitions
-    import _safe_names
+    from comfyskill.base import file_names
 
     if args.check_pack:
         return None, check_pack(args.check_pack)
@@ -246,7 +243,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     if args.diff:
         return None, difference(args, known)
     result, report = to_editor(args, known) if args.to_editor else convert(args, known)
-    text = _safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
+    text = safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
     if args.output is None:
         return text, report
     if Path(args.file).exists() and Path(args.output).exists() and Path(args.file).samefile(args.output):
@@ -254,14 +251,14 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
     hint = "check that the folder exists, may be written to and has room"
-    _safe_names.write_asked(Path(args.output), text.encode("ascii"), hint)
-    return None, report | {"file": str(_places.absolute(args.output))}
+    file_names.write_asked(Path(args.output), text.encode("ascii"), hint)
+    return None, report | {"file": str(paths.absolute(args.output))}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.output or args.diff or args.check_pack:
-        return _cli.run(lambda: produce(args)[1])
+        return cli.run(lambda: produce(args)[1])
     # Success prints the graph instead of a document; every failure is still a document.
     printed: list[str] = []
 
@@ -270,33 +267,33 @@ def main(argv: list[str] | None = None) -> int:
         printed.append(text or "")
         return document
 
-    document, code = _cli.outcome(report)
+    document, code = cli.outcome(report)
     if not printed:
-        _cli.emit(document)
+        cli.emit(document)
         return int(code)
     _say(document)
-    _cli.write_out(printed[0])
-    return int(_cli.Exit.DONE)
+    cli.write_out(printed[0])
+    return int(cli.Exit.DONE)
 
 
 def _say(report: Mapping[str, Any]) -> None:
     """The report's warnings on stderr, one a line, for a run that prints the graph itself."""
     for warning in report.get("warnings", {}).get("items", []):
-        _cli.warn(f"warning: {warning}")
+        cli.warn(f"warning: {warning}")
     for entry in report.get("missing_types", {}).get("items", []):
         pack = entry.get("cnr_id") or entry.get("aux_id")
-        _cli.warn(
-            f"missing node type: {_safe_text.quoted(entry['class_type'])}"
-            + (f" (pack {_safe_text.quoted(pack)} {_safe_text.name(entry.get('ver', ''))})" if pack else "")
+        cli.warn(
+            f"missing node type: {safe_text.quoted(entry['class_type'])}"
+            + (f" (pack {safe_text.quoted(pack)} {safe_text.name(entry.get('ver', ''))})" if pack else "")
         )
     for entry in report.get("choices", {}).get("items", []):
-        place = _safe_text.name(f"{entry['node_id']}.{entry['input']}")
-        _cli.warn(f"chosen for node {place}: {_safe_text.quoted(entry['chosen'])}")
+        place = safe_text.name(f"{entry['node_id']}.{entry['input']}")
+        cli.warn(f"chosen for node {place}: {safe_text.quoted(entry['chosen'])}")
     for line in report.get("explanation", []):
-        _cli.warn(line["text"])
+        cli.warn(line["text"])
     if "explanation" in report:
         for entry in report["verdicts"]["items"]:
-            _cli.warn(f"{entry['node_id']} ({entry['class_type']}): {entry['verdict']}")
+            cli.warn(f"{entry['node_id']} ({entry['class_type']}): {entry['verdict']}")
 
 
 if __name__ == "__main__":

@@ -29,14 +29,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _flags
-import _text_file
 from _demo import cloud_switches, fault_list, manager, model_lists, options
+from comfyskill.base import cli, flags, text_files
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.epilog = f"{fault_list.table()}\n\n{cloud_switches.table()}"
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
@@ -138,7 +136,7 @@ def read_definitions(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        loaded = json.loads(_text_file.read(path))
+        loaded = json.loads(text_files.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--definitions {path}: not a readable JSON file ({error})") from error
     entries = loaded.values() if isinstance(loaded, dict) else [None]
@@ -165,8 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from _demo import application
     except ModuleNotFoundError as error:
-        _cli.emit_line(_cli.missing_package(error))
-        return int(_cli.Exit.FAILED)
+        cli.emit_line(cli.missing_package(error))
+        return int(cli.Exit.FAILED)
     try:
         asyncio.run(application.serve(chosen))
     except OSError as error:

@@ -29,9 +29,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
-import _flags
-import _safe_text
+from comfyskill.base import cli, flags, safe_text
 
 MOST_PARAMETERS = 400
 
@@ -39,7 +37,7 @@ MOST_PARAMETERS = 400
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to look at")
     parser.add_argument(
         "--summary-only",
@@ -51,7 +49,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"list every input (else {MOST_PARAMETERS} at most) and every choice of long lists",
     )
-    _flags.add_unsure_flag(parser)
+    flags.add_unsure_flag(parser)
     _node_definitions.add_flags(parser)
     return parser.parse_args(argv)
 
@@ -80,7 +78,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     }
     document |= schema(source.graph, definitions, summary=args.summary_only, every=args.all)
     if source.warnings:
-        document["warnings"] = _safe_text.cap(source.warnings, 20)
+        document["warnings"] = safe_text.cap(source.warnings, 20)
     return document
 
 
@@ -113,7 +111,7 @@ def schema(
         document["hint"] = "--all lists the rest"
     unset = _unset(graph, _graph.Book(definitions))
     if unset:
-        document["also_settable"] = _safe_text.cap(unset, len(unset) if every else 40)
+        document["also_settable"] = safe_text.cap(unset, len(unset) if every else 40)
     return document
 
 
@@ -144,7 +142,7 @@ def _facts(
         "sampling_steps": _graph.sampling_steps(graph, definitions),
     }
     if definitions and unknown:
-        document["classes_without_definition"] = _safe_text.cap(unknown, 20)
+        document["classes_without_definition"] = safe_text.cap(unknown, 20)
     return document
 
 
@@ -162,7 +160,7 @@ def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(report, args)
+    return cli.run(report, args)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ import argparse
 import sys
 from typing import Any
 
-import _cli
-import _flags
+from comfyskill.base import cli, flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID", help="the job")
     parser.add_argument("--last", action="store_true", help="our job that ended last (else anybody's)")
     parser.add_argument(
@@ -39,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--lines", type=int, default=100, metavar="N", help="how many log lines (default: %(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="the whole traceback")
-    _flags.add_server_flags(parser)
+    flags.add_server_flags(parser)
     args = parser.parse_args(argv)
     if sum((args.prompt_id is not None, args.last, args.list is not None, args.server)) != 1:
         parser.error("give one of PROMPT_ID, --last, --list, --server")
@@ -63,7 +62,7 @@ def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(fetch_logs, args)
+    return cli.run(fetch_logs, args)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _flags
 import _hardware
 import _hardware_models
+from comfyskill.base import cli, flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -94,7 +93,7 @@ def report(
         return _one_family(found, families)
     if summary:
         for line in summary_lines(found):
-            _cli.note(line)
+            cli.note(line)
     return found
 
 
@@ -102,7 +101,7 @@ def _families(model: str) -> list[str]:
     families = _hardware_models.named(model)
     if not families:
         known = ", ".join(dict.fromkeys(family.name for family in _hardware_models.FAMILIES))
-        raise _cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
+        raise cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
     return families
 
 
@@ -142,7 +141,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(
+    return cli.run(
         report,
         args.workspace,
         pytorch=args.check_pytorch,

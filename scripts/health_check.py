@@ -27,10 +27,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import _cli
-import _flags
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cli, flags, safe_text
+from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
     from _dialect import Dialect
@@ -40,7 +38,7 @@ NEEDS_SERVER = "no server answers"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "--workflow", metavar="W", help="also check that the server has all that this workflow needs"
     )
@@ -50,8 +48,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="only the JSON document, no summary on stderr (stdout is the same)",
     )
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser)
+    flags.add_quiet_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -59,7 +57,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _health_reach
 
-    _cli.be_quiet(args.quiet or args.json)
+    cli.be_quiet(args.quiet or args.json)
     packages = _health_reach.packages()
     host, around, checks = _health_reach.choose(args.host, args.api)
     if "requests" in packages.details.get("missing", ()):
@@ -83,7 +81,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     else:
         checks += server_checks(server, args.workflow, smoke=args.smoke_test)
     for check in checks:
-        _cli.note(f"{check.result:8}{check.name:18}{check.message}")
+        cli.note(f"{check.result:8}{check.name:18}{check.message}")
     return document(server.url if server else host_url(host), server, checks, around)
 
 
@@ -175,7 +173,7 @@ def document(
 def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     """What to run now: what mends a failure, else a run that this server can do, else what tells the possible ones."""
     failed = [check for check in checks if check.result == "fail"]
-    runs = (_safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
+    runs = (safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
@@ -195,7 +193,7 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return _cli.run(report, parse_args(argv))
+    return cli.run(report, parse_args(argv))
 
 
 if __name__ == "__main__":

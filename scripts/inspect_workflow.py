@@ -26,19 +26,18 @@ import argparse
 import sys
 from typing import Any
 
-import _cli
-import _flags
 import _trust_report
+from comfyskill.base import cli, flags
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "workflow", metavar="WORKFLOW", help="file, picture, - , template:NAME or server:NAME"
     )
-    _flags.add_server_flags(parser)
+    flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="know the installed packs from this inventory")
-    _flags.add_quiet_flag(parser)
+    flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
     if args.inventory and args.host:
         parser.error("--inventory and --host exclude each other")
@@ -57,8 +56,8 @@ def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    _cli.be_quiet(args.quiet)
-    return _cli.run(inspect_workflow, args)
+    cli.be_quiet(args.quiet)
+    return cli.run(inspect_workflow, args)
 
 
 if __name__ == "__main__":

@@ -21,17 +21,15 @@ import argparse
 import sys
 from typing import Any
 
-import _cli
-import _flags
-import _places
+from comfyskill.base import cli, flags, paths
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listing = _command(commands, "list", "running and waiting jobs in the order in which they will run")
     listing.add_argument(
-        "--max", type=_flags.count, default=50, metavar="N", help="rows (default: %(default)s)"
+        "--max", type=flags.count, default=50, metavar="N", help="rows (default: %(default)s)"
     )
     cancel = _command(commands, "cancel", "stop jobs: running ones are interrupted, waiting ones removed")
     cancel.add_argument("ids", nargs="*", metavar="PROMPT_ID")
@@ -44,7 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     front.add_argument("id", metavar="PROMPT_ID")
     history = _command(commands, "history", "finished jobs, newest first")
     history.add_argument(
-        "--max", type=_flags.count, default=20, metavar="N", help="rows (default: %(default)s)"
+        "--max", type=flags.count, default=20, metavar="N", help="rows (default: %(default)s)"
     )
     delete = _command(commands, "history-delete", "forget finished jobs (files stay)")
     delete.add_argument("ids", nargs="+", metavar="PROMPT_ID")
@@ -61,8 +59,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=["pending", "running", "success", "error", "cancelled"],
         default=[],
     )
-    jobs.add_argument("--max", type=_flags.count, default=50, metavar="N", help="rows (default: %(default)s)")
-    jobs.add_argument("--offset", type=_flags.natural, default=0, metavar="N", help="skip the first N")
+    jobs.add_argument("--max", type=flags.count, default=50, metavar="N", help="rows (default: %(default)s)")
+    jobs.add_argument("--offset", type=flags.natural, default=0, metavar="N", help="skip the first N")
     wait = _command(commands, "wait", "wait for jobs of any process and download their results")
     wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     wait.add_argument(
@@ -70,11 +68,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     wait.add_argument(
         "--timeout",
-        type=_flags.seconds,
+        type=flags.seconds,
         metavar="SECONDS",
         help="stop waiting after this time (default: never)",
     )
-    _flags.add_file_size_flag(wait)
+    flags.add_file_size_flag(wait)
     args = parser.parse_args(argv)
     if args.command == "cancel" and bool(args.ids) == args.ours:
         cancel.error("give the PROMPT_IDs to cancel, or --ours")
@@ -85,8 +83,8 @@ def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=words, description=words, allow_abbrev=False
     )
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser)
+    flags.add_quiet_flag(parser)
     return parser
 
 
@@ -95,17 +93,15 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     import _connect
     import _control
 
-    _cli.be_quiet(args.quiet)
+    cli.be_quiet(args.quiet)
     server = _connect.connect_from(args, need_key=True)
     if args.command == "wait":
-        import _room
-        import _safe_names
-        import _signals
         import _waiting
+        from comfyskill.base import file_limits, file_names, signals
 
-        _signals.listen()
-        _room.allow(args.max_file_size)
-        folder = _safe_names.make_folder(_places.absolute(args.output_dir))
+        signals.listen()
+        file_limits.allow(args.max_file_size)
+        folder = file_names.make_folder(paths.absolute(args.output_dir))
         return _waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: _control.show(server, args.max),
@@ -125,7 +121,7 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(manage_queue, args)
+    return cli.run(manage_queue, args)
 
 
 if __name__ == "__main__":

@@ -29,27 +29,26 @@ import sys
 from typing import Any
 
 import _batch_flags
-import _cli
+from comfyskill.base import cli
 
 
 def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _batch_begin
-    import _room
-    import _signals
+    from comfyskill.base import file_limits, signals
 
-    _signals.listen()
-    _cli.be_quiet(args.quiet)
-    _room.allow(args.max_file_size)
+    signals.listen()
+    cli.be_quiet(args.quiet)
+    file_limits.allow(args.max_file_size)
     try:
         return _batch_begin.report(args)
-    except _signals.Terminated:
+    except signals.Terminated:
         return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _batch_flags.parse(__doc__, argv)
-    return _cli.run(run_batch, args)
+    return cli.run(run_batch, args)
 
 
 if __name__ == "__main__":

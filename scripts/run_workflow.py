@@ -28,12 +28,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _flags
-import _places
-import _safe_text
 import _value_flags
-from _cli import SkillError
+from comfyskill.base import cli, paths, safe_text
+from comfyskill.base import flags as base_flags
+from comfyskill.base.cli import SkillError
 
 # A job that was submitted long ago is neither changed nor only rehearsed.
 VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
@@ -41,7 +39,7 @@ NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prom
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = base_flags.parser(__doc__)
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
     parser.add_argument("--workflow", dest="workflow_flag", metavar="FILE", help="the same, as a flag")
     parser.add_argument(
@@ -54,11 +52,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--output-dir", metavar="DIR", default="outputs", help="where files go (default: %(default)s)"
     )
     _value_flags.add(parser)
-    _flags.add_unsure_flag(parser)
+    base_flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    base_flags.add_server_flags(parser)
+    base_flags.add_quiet_flag(parser)
     # Given to the flag itself, Python 3.10 would put the default into the help a second time.
     parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
@@ -70,7 +68,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.resume and (idle := [flag for flag in NOT_WITH_RESUME if getattr(args, flag)]):
         flags = ", ".join("--" + flag.replace("_", "-") for flag in idle)
         parser.error(f"--resume fetches a job as it was submitted: leave out {flags}")
-    _flags.refuse_inventory_alone(parser, args)
+    base_flags.refuse_inventory_alone(parser, args)
     if args.inventory and args.reproduce:
         parser.error("a receipt needs a server: leave out --inventory")
     return args
@@ -91,11 +89,11 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="everything up to the submit; prints the final graph"
     )
-    _flags.add_inventory_flag(group)
+    base_flags.add_inventory_flag(group)
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
     group.add_argument(
         "--timeout",
-        type=_flags.seconds,
+        type=base_flags.seconds,
         metavar="SECONDS",
         help="stop waiting after this time (default: never)",
     )
@@ -131,7 +129,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--yes-spend", action="store_true", help="consent to running partner nodes that cost credits"
     )
     group.add_argument(
-        "--reconnect-time", type=_flags.seconds, default=60.0, metavar="SECONDS",
+        "--reconnect-time", type=base_flags.seconds, default=60.0, metavar="SECONDS",
         help="give up on a server that is out of reach for this long (default: %(default)g)",
     )  # fmt: skip
 
@@ -140,7 +138,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--flat-output", action="store_true", help="no sub-folders below the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace files of the same name")
-    _flags.add_file_size_flag(group)
+    base_flags.add_file_size_flag(group)
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
     group.add_argument("--save-previews", metavar="DIR", help="save the pictures shown while sampling")
     group.add_argument(
@@ -157,20 +155,18 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     import _connect
     import _jobs
-    import _room
-    import _safe_names
-    import _signals
+    from comfyskill.base import file_limits, file_names, signals
 
-    _signals.listen()
-    _cli.be_quiet(args.quiet)
-    _room.allow(args.max_file_size)
+    signals.listen()
+    cli.be_quiet(args.quiet)
+    file_limits.allow(args.max_file_size)
     if args.no_cache:
-        import _cache
+        from comfyskill.base import cache
 
-        _cache.turn_off()
-    output_dir = _places.absolute(args.output_dir)
+        cache.turn_off()
+    output_dir = paths.absolute(args.output_dir)
     if args.resume:
-        _safe_names.make_folder(output_dir)
+        file_names.make_folder(output_dir)
         return _jobs.resume(
             _connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir)
         )
@@ -181,13 +177,13 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     import _connect
     import _jobs
     import _prepare
-    import _safe_names
+    from comfyskill.base import file_names
 
     wishes = _value_flags.wishes(args)
     if args.inventory:
         return _rehearse(args, wishes)
     if not args.dry_run:
-        _safe_names.make_folder(output_dir)
+        file_names.make_folder(output_dir)
     try:
         server = _connect.connect_from(args, need_key=True)
     except SkillError as error:
@@ -213,7 +209,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     import _connect
     import _jobs
     import _reproduce
-    import _safe_names
+    from comfyskill.base import file_names
 
     if any(getattr(args, flag) for flag in VALUES):
         raise SkillError(
@@ -225,7 +221,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
             "--reproduce runs and compares: leave out --no-wait and --save-workflow",
             hint="--dry-run prints the graph",
         )
-    receipt = _reproduce.load(_places.expanded(args.reproduce))
+    receipt = _reproduce.load(paths.expanded(args.reproduce))
     server = _connect.connect_from(args, need_key=True)
     prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
     options = _options(args, output_dir)
@@ -238,7 +234,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
         document = _dry_run(server, prepared, args, options)
         return document | {"differences": _reproduce.differences(receipt, server)}
     _need_consent(prepared, server, args)
-    _safe_names.make_folder(output_dir)
+    file_names.make_folder(output_dir)
     return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
 
 
@@ -259,13 +255,13 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     import _jobs
-    import _safe_names
+    from comfyskill.base import file_names
 
-    _safe_text.hide(args.partner_key)
-    _safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
+    safe_text.hide(args.partner_key)
+    safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
     previews = None
     if args.save_previews and not args.dry_run:
-        previews = _safe_names.make_folder(_places.absolute(args.save_previews), "--save-previews")
+        previews = file_names.make_folder(paths.absolute(args.save_previews), "--save-previews")
     return _jobs.Options(
         output_dir,
         timeout=args.timeout,
@@ -297,12 +293,12 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
-        f"the server lacks {len(classes)} node class(es) of this workflow: {_safe_text.quoted_list(classes)}",
+        f"the server lacks {len(classes)} node class(es) of this workflow: {safe_text.quoted_list(classes)}",
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
         next=[_reports.command("check_deps.py", workflow, "--host", server.url)],
-        missing_types=[_safe_text.clean_tree(item, 200) for item in missing],
+        missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 
 
@@ -316,9 +312,9 @@ def _need_consent(prepared: Any, server: Any, args: argparse.Namespace) -> None:
 def _save_graph(path: Path, graph: dict[str, Any]) -> None:
     import json
 
-    import _safe_names
+    from comfyskill.base import file_names
 
-    _safe_names.write_whole(
+    file_names.write_whole(
         path, (json.dumps(graph, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
     )
 
@@ -342,8 +338,8 @@ def _rehearsed(
         sent = {row["input"] for row in prepared.uploads}
         document |= _foreseen.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=only)
     if args.save_workflow:
-        document["saved_workflow"] = str(_places.absolute(args.save_workflow))
-    return document | {"graph": _cli.Verbatim(prepared.graph)}
+        document["saved_workflow"] = str(paths.absolute(args.save_workflow))
+    return document | {"graph": cli.Verbatim(prepared.graph)}
 
 
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
@@ -352,7 +348,7 @@ def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     import _prepare
     import _submit
 
-    server: Any = _inventory.load(_places.expanded(args.inventory))
+    server: Any = _inventory.load(paths.expanded(args.inventory))
     prepared = _prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
         _submit.check_targets(server, prepared.graph, args.only)
@@ -372,7 +368,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
         if prepared.uploads
         else ""
     )
-    path = _places.absolute(args.save_workflow)
+    path = paths.absolute(args.save_workflow)
     _save_graph(path, prepared.graph)
     return error.document() | {
         "saved_workflow": str(path),
@@ -384,7 +380,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(run_workflow, args)
+    return cli.run(run_workflow, args)
 
 
 if __name__ == "__main__":

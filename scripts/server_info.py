@@ -31,8 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _flags
+from comfyskill.base import cli, flags
 
 SEARCHED = {
     "models": "model folders, or the names in one",
@@ -47,7 +46,7 @@ FROM_INVENTORY = ("stats", "nodes", "node", "models", "embeddings", "suggest")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
 
     def question(name: str, what: str, *, full: bool = True) -> argparse.ArgumentParser:
@@ -91,8 +90,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             "--inventory", metavar="FILE", help="ask what check_deps.py --save-inventory wrote of a server"
         )
     _add_file_questions(question)
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser)
+    flags.add_quiet_flag(parser)
     for added in questions.choices.values():
         _repeat_flags(added)
     args = parser.parse_args(argv)
@@ -104,8 +103,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def _repeat_flags(question: argparse.ArgumentParser) -> None:
     """The server flags after the question, too; one that is not given there must not undo one given before."""
     own = set(question._actions)
-    _flags.add_server_flags(question)
-    _flags.add_quiet_flag(question)
+    flags.add_server_flags(question)
+    flags.add_quiet_flag(question)
     for action in question._actions:
         if action not in own:
             action.default = argparse.SUPPRESS
@@ -128,7 +127,7 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
         "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
     )
     download.add_argument("--overwrite", action="store_true", help="replace a file of that name")
-    _flags.add_file_size_flag(download)
+    flags.add_file_size_flag(download)
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     import _server_files
     import _server_questions as ask
 
-    _cli.be_quiet(args.quiet)
+    cli.be_quiet(args.quiet)
     server = _asked(args)
     if args.question == "stats":
         return ask.stats(server, full=args.full)
@@ -175,9 +174,9 @@ def _asked(args: argparse.Namespace) -> Any:
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
     import _placing
-    import _room
     import _server_files
     from _dialect import FileRef
+    from comfyskill.base import file_limits
 
     if args.question == "upload":
         original = _placing.annotated(args.original) if args.original else None
@@ -190,12 +189,12 @@ def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
             overwrite=args.overwrite,
         )
     ref = FileRef(args.name, args.subfolder, args.type)
-    _room.allow(args.max_file_size)
+    file_limits.allow(args.max_file_size)
     return _server_files.download(server, ref, args.output_dir, overwrite=args.overwrite)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return _cli.run(answer, parse_args(argv))
+    return cli.run(answer, parse_args(argv))
 
 
 if __name__ == "__main__":

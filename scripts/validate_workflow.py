@@ -29,10 +29,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import _cli
-import _flags
-import _safe_text
-from _cli import SkillError
+from comfyskill.base import cli, flags, safe_text
+from comfyskill.base.cli import SkillError
 
 MOST_FINDINGS = 100
 
@@ -40,10 +38,10 @@ MOST_FINDINGS = 100
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     import _node_definitions
 
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to check")
     parser.add_argument("--all", action="store_true", help=f"every finding (else {MOST_FINDINGS} at most)")
-    _flags.add_unsure_flag(parser)
+    flags.add_unsure_flag(parser)
     _node_definitions.add_flags(parser)
     return parser.parse_args(argv)
 
@@ -73,7 +71,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         "definitions": known.origin if definitions else "none",
     }
     if source.warnings:
-        document["warnings"] = _safe_text.cap(source.warnings, 20)
+        document["warnings"] = safe_text.cap(source.warnings, 20)
     return document
 
 
@@ -95,7 +93,7 @@ def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
             "retryable": False,
             "counts": counts,
         }
-    document["findings"] = _safe_text.cap(
+    document["findings"] = safe_text.cap(
         [finding.to_json() for finding in found], len(found) if every else MOST_FINDINGS
     )
     return document
@@ -116,7 +114,7 @@ def _replacements(server: Any) -> Mapping[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(report, args)
+    return cli.run(report, args)
 
 
 if __name__ == "__main__":

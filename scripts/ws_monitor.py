@@ -24,13 +24,11 @@ import argparse
 import sys
 from typing import Any
 
-import _cli
-import _flags
-import _places
+from comfyskill.base import cli, flags, paths
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = _flags.parser(__doc__)
+    parser = flags.parser(__doc__)
     parser.add_argument("ids", nargs="*", metavar="PROMPT_ID", help="watch these jobs")
     parser.add_argument(
         "--prompt-id", action="append", default=[], metavar="ID", help="the same, as a flag (repeatable)"
@@ -43,7 +41,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
     parser.add_argument(
-        "--timeout", type=_flags.seconds, metavar="SECONDS", help="stop watching after this time"
+        "--timeout", type=flags.seconds, metavar="SECONDS", help="stop watching after this time"
     )
     parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
     parser.add_argument(
@@ -51,8 +49,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="use the WebSocket, else poll (default: --ws)",
     )
-    _flags.add_server_flags(parser)
-    _flags.add_quiet_flag(parser)
+    flags.add_server_flags(parser)
+    flags.add_quiet_flag(parser)
     # Given to the flag itself, Python 3.10 would put the default into the help a second time.
     parser.set_defaults(ws=True)
     args = parser.parse_args(argv)
@@ -67,14 +65,11 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     import _connect
     import _monitor
     import _monitor_views
-    import _safe_names
-    import _signals
+    from comfyskill.base import file_names, signals
 
-    _signals.listen()
-    _cli.be_quiet(args.quiet)
-    previews = (
-        _safe_names.make_folder(_places.expanded(args.previews), "--previews") if args.previews else None
-    )
+    signals.listen()
+    cli.be_quiet(args.quiet)
+    previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
     server = _connect.connect_from(args, need_key=True)
     if args.json:
         view: _monitor.View = _monitor_views.JsonLines()
@@ -88,7 +83,7 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return _cli.run(watch, args, as_line=args.json)
+    return cli.run(watch, args, as_line=args.json)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import Demo, Runner
 
-import _safe_names
-from _cli import SkillError
+from comfyskill.base import file_names
+from comfyskill.base.cli import SkillError
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(99)
 
@@ -140,11 +140,11 @@ LOADED = [
 
 @pytest.mark.parametrize("name", LOADED)
 def test_a_name_that_something_runs_or_reads_is_changed(name: str) -> None:
-    safe = _safe_names.file_name(name)
+    safe = file_names.file_name(name)
     assert safe.endswith(".txt") or safe.startswith("_"), safe
-    assert safe.rpartition(".")[2].lower() in _safe_names.KEPT_SUFFIXES
-    assert _safe_names.file_name(safe) == safe
-    assert len(safe.encode()) <= _safe_names.MOST_BYTES + 1
+    assert safe.rpartition(".")[2].lower() in file_names.KEPT_SUFFIXES
+    assert file_names.file_name(safe) == safe
+    assert len(safe.encode()) <= file_names.MOST_BYTES + 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_name_that_something_runs_or_reads_is_changed(name: str) -> None:
 def test_a_name_is_no_option_and_starts_nothing_in_a_quoted_word_of_a_shell(
     tmp_path: Path, name: str
 ) -> None:
-    for safe in (_safe_names.file_name(name), *_safe_names.safe_relative(name)):
+    for safe in (file_names.file_name(name), *file_names.safe_relative(name)):
         (tmp_path / safe).write_bytes(b"x")
         said = subprocess.run(
             ["sh", "-c", f'printf "%s" "{safe}"; ls *'],
@@ -170,12 +170,12 @@ def test_a_name_is_no_option_and_starts_nothing_in_a_quoted_word_of_a_shell(
              "x.latent", "sound.flac", "package 1.json", "Zürich.webp"]
 )  # fmt: skip
 def test_media_and_data_keep_their_name(name: str) -> None:
-    assert _safe_names.file_name(name) == name
+    assert file_names.file_name(name) == name
 
 
 def test_a_name_that_is_cut_does_not_become_one_that_tools_read(tmp_path: Path) -> None:
-    most = len(str(tmp_path)) + 1 + _safe_names.NUMBERED + _safe_names.LEAST_NAME
-    name = _safe_names.fitted(tmp_path, "package" + " " * 60 + "x.json", most)
+    most = len(str(tmp_path)) + 1 + file_names.NUMBERED + file_names.LEAST_NAME
+    name = file_names.fitted(tmp_path, "package" + " " * 60 + "x.json", most)
     assert name == "_package.json"
 
 
@@ -276,9 +276,9 @@ def test_a_part_that_is_a_link_is_not_written_through(
     (tmp_path / "precious").write_text("precious")
     part = tmp_path / ".0123456789abcdef.part"
     part.symlink_to(tmp_path / "precious")
-    monkeypatch.setattr(_safe_names, "part_beside", lambda _target: part)
+    monkeypatch.setattr(file_names, "part_beside", lambda _target: part)
     with contextlib.suppress(OSError, SkillError):
-        _safe_names.write_whole(tmp_path / "new", b"data")
+        file_names.write_whole(tmp_path / "new", b"data")
     assert (tmp_path / "precious").read_text() == "precious"
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import Demo, Runner
 
 import _batch_hosts
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from _cli import SkillError
 from _plan import Axis, Plan, Steps
 from _plan_read import check_names, files, prompts, seeds, sweeps, table, zipped
+from comfyskill.base.cli import SkillError
 
 
 def plan(*axes: Axis, limit: int | None = None, shuffled: bool = False) -> Plan:

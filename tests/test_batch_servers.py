@@ -404,8 +404,8 @@ def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -
     import _common
     import _local
     import _v2
-    from _cli import SkillError
     from _dialect import Submission
+    from comfyskill.base.cli import SkillError
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:

@@ -17,7 +17,7 @@ import pytest
 from conftest import SCRIPTS, Demo, Runner
 from test_run import in_queue, wait_for
 
-import _cli
+from comfyskill.base import cli
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -56,7 +56,7 @@ def test_a_module_of_ours_that_is_missing_is_our_fault() -> None:
 
         return {}
 
-    document, code = _cli.outcome(report)
+    document, code = cli.outcome(report)
     assert (document["code"], code) == ("internal_error", 1)
 
 
@@ -64,7 +64,7 @@ def test_what_is_nested_too_deeply_is_still_one_document(capsys: pytest.CaptureF
     deep: Any = "end"
     for _ in range(5_000):
         deep = [deep]
-    assert _cli.run(lambda: {"status": "ok", "deep": deep}) == 0
+    assert cli.run(lambda: {"status": "ok", "deep": deep}) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "error"
 
 
@@ -139,7 +139,7 @@ def test_the_time_limit_holds_when_the_server_never_answers(
 def test_json_is_laid_out_without_losing_anything():
     import random
 
-    import _json_text
+    from comfyskill.base import json_text
 
     chance = random.Random(5)
 
@@ -152,18 +152,18 @@ def test_json_is_laid_out_without_losing_anything():
 
     for _ in range(200):
         value = made(4)
-        text = _json_text.laid_out(value)
+        text = json_text.laid_out(value)
         assert json.loads(text) == value and text.isascii()
         assert not any(line != line.rstrip() for line in text.splitlines())
 
 
 def test_json_that_fits_on_a_line_stays_on_one():
-    import _json_text
+    from comfyskill.base import json_text
 
-    text = _json_text.laid_out({"a": [1, {"b": []}], "c": {"d": "x" * 200, "e": list(range(60))}})
+    text = json_text.laid_out({"a": [1, {"b": []}], "c": {"d": "x" * 200, "e": list(range(60))}})
     lines = text.splitlines()
     assert lines[1] == '  "a": [1, {"b": []}],'
-    assert max(len(line) for line in lines if "xxx" not in line) <= _json_text.LINE
+    assert max(len(line) for line in lines if "xxx" not in line) <= json_text.LINE
     assert len(lines) < 14
 
 

@@ -19,11 +19,11 @@ from conftest import Demo, Ran, Runner
 import _cloud_account
 import _collect
 import _common
-from _cli import SkillError
 from _cloud import Cloud
 from _cloud_records import STATUSES
 from _dialect import Submission
 from _watch import Ended, Watcher
+from comfyskill.base.cli import SkillError
 
 KEY = "comfyui-demo-key"
 Start = Callable[..., Demo]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import _common
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_what_is_no_list_says_which_kind_of_no(payload: object, code: str) -> No
     ],
 )
 def test_names_are_safe_on_every_disk(name: str, safe: str) -> None:
-    import _safe_names
+    from comfyskill.base import file_names
 
-    assert _safe_names.safe_name(name) == safe
+    assert file_names.safe_name(name) == safe
 
 
 def test_subfolders_cannot_climb() -> None:
-    import _safe_names
+    from comfyskill.base import file_names
 
-    assert _safe_names.safe_relative("../../../etc/passwd") == ["etc", "passwd"]
-    assert _safe_names.safe_relative("C:\\Windows\\..\\x") == ["Windows", "x"]
-    assert _safe_names.safe_relative("/abs/./a//b") == ["abs", "a", "b"]
+    assert file_names.safe_relative("../../../etc/passwd") == ["etc", "passwd"]
+    assert file_names.safe_relative("C:\\Windows\\..\\x") == ["Windows", "x"]
+    assert file_names.safe_relative("/abs/./a//b") == ["abs", "a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from model_host import ModelHost, safetensors
 
-import _cli
+import _common
 import _deps_file_check
 import _deps_hosts
 import _fetch_model
-import _safe_text
-from _cli import SkillError
 from _deps_hosts import AllowedHosts
 from _fetch_model import Wanted, fetch
+from comfyskill.base import cli, file_limits, safe_text
+from comfyskill.base.cli import SkillError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def host() -> Iterator[ModelHost]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fetch_model._common, "pause_before", lambda *_: 0.0)
+    monkeypatch.setattr(_common, "pause_before", lambda *_: 0.0)
     for variable in ("HF_TOKEN", "HF_API_TOKEN", "CIVITAI_API_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -72,7 +72,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(host: ModelHost, tmp_
     host.cut["/m.safetensors"] = [2_500_000, *[0] * _fetch_model.ATTEMPTS]
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
-    assert caught.value.exit == _cli.Exit.UNREACHABLE
+    assert caught.value.exit == cli.Exit.UNREACHABLE
     assert left_over(tmp_path) == ["m.safetensors.part", "m.safetensors.part.json"]
     host.cut.clear()
     fetched = fetch(wanted(host, tmp_path), allow(host))
@@ -172,7 +172,7 @@ def test_a_gate_is_explained_and_not_retried(host: ModelHost, tmp_path: Path, st
     host.status["/m.safetensors"] = status
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
-    assert caught.value.exit == _cli.Exit.REFUSED
+    assert caught.value.exit == cli.Exit.REFUSED
     assert len(host.seen) == 1
     assert left_over(tmp_path) == []
 
@@ -205,7 +205,7 @@ def test_what_may_run_code_wants_consent(host: ModelHost, tmp_path: Path, name: 
     host.files[f"/{name}"] = b"PK\x03\x04" + b"\0" * 100
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path, name), allow(host))
-    assert caught.value.exit == _cli.Exit.UNSAFE
+    assert caught.value.exit == cli.Exit.UNSAFE
     assert "--allow-pickle" in (caught.value.hint or "")
     assert fetch(wanted(host, tmp_path, name, allow_pickle=True), allow(host)).bytes == 104
 
@@ -214,7 +214,7 @@ def test_a_full_disk_is_seen_before_the_download(
     host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.files["/m.safetensors"] = safetensors(3_000_000)
-    monkeypatch.setattr(_fetch_model._room.shutil, "disk_usage", lambda _: _Disk())
+    monkeypatch.setattr(file_limits.shutil, "disk_usage", lambda _: _Disk())
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.code == "disk_full"
@@ -338,7 +338,7 @@ def test_the_flag_that_is_named_really_consents(url: str) -> None:
 def test_a_bad_allow_host_is_misuse(text: str) -> None:
     with pytest.raises(SkillError) as caught:
         AllowedHosts([text])
-    assert caught.value.exit == _cli.Exit.MISUSE
+    assert caught.value.exit == cli.Exit.MISUSE
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_tokens_go_to_their_own_host_over_https_alone(monkeypatch: pytest.Monkey
         "https://evil.example/x",
     ):
         assert _deps_hosts.token_for(url) is None
-    assert "hf_secret_value" not in _safe_text.redact("a hf_secret_value b")
+    assert "hf_secret_value" not in safe_text.redact("a hf_secret_value b")
 
 
 def test_a_token_is_not_on_requests_to_other_hosts(

@@ -23,9 +23,9 @@ from v2_servers import Hosted, Proxy, refuse, running
 
 import _common
 import _connect
-from _cli import SkillError
 from _dialect import Dialect, Submission
 from _watch import Ended, Watcher
+from comfyskill.base.cli import SkillError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 

@@ -10,7 +10,7 @@ from editor_files import DEFINITIONS, File
 from test_editor_pack_rules import SHEETS, stripped
 
 import _editor
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 BOTH_WAYS = pytest.mark.parametrize("slots", [True, False])
 

@@ -16,7 +16,7 @@ from editor_files import DEFINITIONS, File
 import _editor
 import _editor_pack_rules as rules
 import _editor_pack_values as pack_values
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 SHEETS = json.loads((Path(__file__).parent / "data" / "editor" / "pack_sheets.json").read_text("utf-8"))
 NOON = datetime(2026, 3, 4, 12, 0, 0)

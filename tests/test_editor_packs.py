@@ -6,7 +6,7 @@ import pytest
 from editor_files import DEFINITIONS, File, with_subgraph
 
 import _editor
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 
 def custom(name, required, output, **more):

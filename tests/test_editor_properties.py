@@ -14,7 +14,7 @@ import _editor
 import _editor_layout
 import _editor_text
 import _editor_widgets
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

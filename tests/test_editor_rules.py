@@ -9,7 +9,7 @@ import pytest
 from editor_files import DEFINITIONS, OUTER, SUBGRAPH, File, definition, sampling_definition, with_subgraph
 
 import _editor
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 BOTH = pytest.mark.parametrize("frontend", ["1.58", "1.35"])
 

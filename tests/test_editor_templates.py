@@ -17,7 +17,7 @@ import pytest
 from editor_files import CORE, DEFINITIONS
 
 import _editor
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 pytestmark = pytest.mark.slow
 DIGESTS = json.loads((Path(__file__).parent / "data" / "editor" / "template_digests.json").read_text("ascii"))

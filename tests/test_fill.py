@@ -11,7 +11,7 @@ import pytest
 
 import _check
 import _fill
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {

@@ -14,7 +14,7 @@ import pytest
 from conftest import Demo, Ran, Runner
 from raw_server import Raw, Talk
 
-import _safe_text
+from comfyskill.base import safe_text
 
 LONGEST = 40
 # Keys whose values are our own words, and keys under which others' words stand.
@@ -195,14 +195,14 @@ def test_a_command_for_an_id_is_read_as_that_id(demo: Demo, prompt_id: str) -> N
     ],
 )
 def test_a_name_is_short_and_no_sentence(text: Any, shown: str) -> None:
-    assert _safe_text.name(text) == shown
-    assert _safe_text.quoted(text) == f"'{shown}'"
-    assert len(shown) <= _safe_text.MOST_NAME
+    assert safe_text.name(text) == shown
+    assert safe_text.quoted(text) == f"'{shown}'"
+    assert len(shown) <= safe_text.MOST_NAME
 
 
 def test_a_list_of_names_says_how_many_it_leaves_out() -> None:
-    assert _safe_text.quoted_list(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
-    assert _safe_text.quoted_list([]) == ""
+    assert safe_text.quoted_list(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
+    assert safe_text.quoted_list([]) == ""
 
 
 def test_the_words_of_a_manager_are_under_their_own_key() -> None:

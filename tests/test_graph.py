@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import _graph
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {

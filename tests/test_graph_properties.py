@@ -14,7 +14,7 @@ import _check
 import _fill
 import _graph
 import _params
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

@@ -18,10 +18,10 @@ import _common
 import _events
 import _session
 import _wire
-from _cli import SkillError
 from _cloud import Cloud
 from _dialect import FileRef
 from _local import Local
+from comfyskill.base.cli import SkillError
 
 # What fits into the buffers of two sockets, and a little more: what a client leaves unread does not fill more.
 UNREAD = 32 << 20

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-import _key_patterns
 import _pack_tables
-import _safe_text
 import _trust
 import _trust_report
 import _trust_risks
 import _trust_text
 import inspect_workflow
+from comfyskill.base import key_patterns, safe_text
 
 DATA = Path(__file__).resolve().parent / "data" / "inspect"
 # Long texts and keys are written short in the file: no reader of the repository has to take a made-up key for a real one.
@@ -31,8 +30,8 @@ HARMLESS = json.loads((DATA / "harmless.json").read_text(encoding="utf-8"))["fil
 
 @pytest.fixture(autouse=True)
 def forget_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_safe_text, "_forms", {})
-    monkeypatch.setattr(_safe_text, "_short_secrets", [])
+    monkeypatch.setattr(safe_text, "_forms", {})
+    monkeypatch.setattr(safe_text, "_short_secrets", [])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def test_no_key_of_the_corpus_is_shown(tmp_path: Path, capsys: Any) -> None:
     for case in cases:
         flow = tmp_path / "flow.json"
         flow.write_text(json.dumps(case["workflow"]))
-        keys = {found.text for found in _key_patterns.keys_in(flow.read_text())}
+        keys = {found.text for found in key_patterns.keys_in(flow.read_text())}
         inspect_workflow.main([str(flow), "--quiet"])
         out = capsys.readouterr().out
         assert not [key for key in keys if key in out]
@@ -150,7 +149,7 @@ def test_no_core_class_is_let_off_whose_name_suggests_a_risk() -> None:
     ],
 )  # fmt: skip
 def test_ordinary_texts_hold_no_key(text: str) -> None:
-    assert not list(_key_patterns.keys_in(text))
+    assert not list(key_patterns.keys_in(text))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_ordinary_texts_hold_no_key(text: str) -> None:
     ],
 )
 def test_an_input_named_like_a_key(name: str, value: str, found: bool) -> None:
-    assert (_key_patterns.named_key(name, value) is not None) is found
+    assert (key_patterns.named_key(name, value) is not None) is found
 
 
 def test_a_run_says_that_a_key_would_be_saved(run: Any, tmp_path: Path) -> None:
@@ -192,8 +191,8 @@ def test_a_run_says_that_a_key_would_be_saved(run: Any, tmp_path: Path) -> None:
 
 def test_tag_characters_are_taken_out_of_all_that_is_shown() -> None:
     tags = "".join(map(chr, range(0xE0000, 0xE0080)))
-    assert _safe_text.clean(f"a{tags}b") == "ab"
-    assert _safe_text.clean_tree({f"k{tags}": [f"v{tags}"]}) == {"k": ["v"]}
+    assert safe_text.clean(f"a{tags}b") == "ab"
+    assert safe_text.clean_tree({f"k{tags}": [f"v{tags}"]}) == {"k": ["v"]}
 
 
 @pytest.mark.parametrize(
@@ -277,8 +276,8 @@ def _work(text: str) -> float:
         _trust_text.code_in(text)
         list(_trust_text.addresses_in(text))
         _trust_text.outside_path(text, saves=True)
-        list(_key_patterns.keys_in(text))
-        _key_patterns.named_key(text, text)
+        list(key_patterns.keys_in(text))
+        key_patterns.named_key(text, text)
         _trust._by_its_name(text)
         tries.append(time.process_time() - started)
     return min(tries)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import _inventory
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 LOADER = {
     "input": {"required": {"ckpt_name": [["a.safetensors"], {}]}},

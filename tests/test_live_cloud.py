@@ -16,8 +16,8 @@ from conftest import Ran, Runner
 
 import _common
 import _connect
-from _cli import SkillError
 from _dialect import Dialect
+from comfyskill.base.cli import SkillError
 
 KEY = os.environ.get("COMFY_CLOUD_API_KEY")
 HOST = "https://cloud.comfy.org"

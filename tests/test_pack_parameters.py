@@ -7,9 +7,9 @@ import json
 import pytest
 from editor_files import DEFINITIONS
 
-import _cache
 import _deps_need
 import _params
+from comfyskill.base import cache
 
 TEXT, NUMBER = ["STRING", {"multiline": True}], ["INT", {}]
 ENCODE = DEFINITIONS["CLIPTextEncode"]
@@ -194,18 +194,18 @@ def test_an_embedding_word_counts_only_where_an_encoder_reads_it():
 def test_definitions_are_kept_so_that_single_classes_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_SKILL_CACHE", str(tmp_path))
     kept = {name: DEFINITIONS[name] for name in ("KSampler", "SaveImage", "CLIPTextEncode")}
-    _cache.keep_table("definitions/here", kept)
+    cache.keep_table("definitions/here", kept)
     file = tmp_path / "definitions" / "here.json"
-    assert dict(_cache.recall_table("definitions/here")) == kept
+    assert dict(cache.recall_table("definitions/here")) == kept
     # What is wrong with one class does no harm to another, which is read alone.
     whole = file.read_text("ascii")
     broken = json.dumps(kept["SaveImage"])
     file.write_text(whole.replace(broken, "?" * len(broken)), "ascii")
-    table = _cache.recall_table("definitions/here")
+    table = cache.recall_table("definitions/here")
     assert table["KSampler"] == kept["KSampler"]
     assert "SaveImage" not in table
     assert table.get("SaveImage") is None
     file.write_text(whole[:-5], "ascii")
-    assert _cache.recall_table("definitions/here") is None
+    assert cache.recall_table("definitions/here") is None
     file.write_text(json.dumps(kept), "ascii")
-    assert _cache.recall_table("definitions/here") == kept
+    assert cache.recall_table("definitions/here") == kept

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import _params
-from _cli import SkillError
+from comfyskill.base.cli import SkillError
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 BOTH = pytest.mark.parametrize("definitions", [DEFINITIONS, None], ids=["definitions", "catalog"])

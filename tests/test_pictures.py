@@ -20,7 +20,7 @@ from PIL import Image
 from test_gallery import results
 
 import _gallery
-import _pictures
+from comfyskill.base import picture_files
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -71,20 +71,20 @@ def ghostscript(tmp_path: Path) -> Any:
 def test_a_hostile_file_raises_one_kind_of_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(hostile_files()[kind])
-    with pytest.raises(_pictures.BadPicture), _pictures.open_picture(path) as picture:
+    with pytest.raises(picture_files.BadPicture), picture_files.open_picture(path) as picture:
         picture.load()
 
 
-@pytest.mark.parametrize("name", _pictures.READERS)
+@pytest.mark.parametrize("name", picture_files.READERS)
 def test_what_comfyui_makes_is_opened(tmp_path: Path, name: str) -> None:
-    if name not in _pictures._formats():
+    if name not in picture_files._formats():
         pytest.skip(f"this Pillow does not read {name}")
     path = tmp_path / "x"
     try:
         Image.new("RGB", (8, 6), "red").save(path, name)
     except (OSError, KeyError):
         pytest.skip(f"this Pillow does not write {name}")
-    with _pictures.open_picture(path) as picture:
+    with picture_files.open_picture(path) as picture:
         assert picture.size == (8, 6)
         picture.load()
 
@@ -92,9 +92,9 @@ def test_what_comfyui_makes_is_opened(tmp_path: Path, name: str) -> None:
 def test_the_limit_of_pixels_is_judged_by_the_header(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.new("L", (40, 40)).save(path)
-    with _pictures.open_picture(path, 1600) as picture:
+    with picture_files.open_picture(path, 1600) as picture:
         assert picture.size == (40, 40)
-    with pytest.raises(_pictures.TooLarge), _pictures.open_picture(path, 1599):
+    with pytest.raises(picture_files.TooLarge), picture_files.open_picture(path, 1599):
         pytest.fail("it was opened")
 
 

@@ -23,13 +23,8 @@ import graphs
 import pytest
 from conftest import ROOT, SCRIPTS, Demo, Runner
 
-import _file_lock
-import _places
-import _programs
-import _safe_names
-import _safe_text
-import _text_file
-from _cli import SkillError
+from comfyskill.base import file_lock, file_names, paths, programs, safe_text, text_files
+from comfyskill.base.cli import SkillError
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="plays Windows on Linux")
 LIKE_WINDOWS = str(Path(__file__).parent / "like_windows")
@@ -150,7 +145,7 @@ def test_a_lock_on_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with (tmp_path / "lock").open("a+") as file:
-        assert _file_lock.take(file) is None
+        assert file_lock.take(file) is None
 
 
 # ---- files that another program holds, disks without hard links
@@ -167,7 +162,7 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_renamed_all_the_same(tmp_pa
             raise error
         (tmp_path / "new").rename(tmp_path / "name")
 
-    _safe_names.insist(step)
+    file_names.insist(step)
     assert (tmp_path / "name").exists() and not refusals
 
 
@@ -179,7 +174,7 @@ def test_a_refusal_that_stays_is_told_at_once() -> None:
         raise PermissionError(13, "not yours")
 
     with pytest.raises(PermissionError):
-        _safe_names.insist(step)
+        file_names.insist(step)
     assert len(calls) == 1
 
 
@@ -191,7 +186,7 @@ def test_no_hard_links_and_still_nothing_is_replaced(monkeypatch: pytest.MonkeyP
     (tmp_path / "a.png").write_bytes(b"old")
     part = tmp_path / ".x.part"
     part.write_bytes(b"new")
-    path, reused = _safe_names.settle(part, tmp_path / "a.png", overwrite=False)
+    path, reused = file_names.settle(part, tmp_path / "a.png", overwrite=False)
     assert (path.name, reused) == ("a (1).png", False)
     assert (tmp_path / "a.png").read_bytes() == b"old" and path.read_bytes() == b"new" and not part.exists()
 
@@ -208,7 +203,7 @@ def test_a_disk_that_does_not_tell_case_apart(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "Photo.PNG").write_bytes(b"old")
     part = tmp_path / ".x.part"
     part.write_bytes(b"new")
-    path, _ = _safe_names.settle(part, tmp_path / "photo.png", overwrite=False)
+    path, _ = file_names.settle(part, tmp_path / "photo.png", overwrite=False)
     assert path.name == "photo (1).png"
 
 
@@ -221,7 +216,7 @@ def test_a_disk_that_does_not_tell_case_apart(monkeypatch: pytest.MonkeyPatch, t
      "ends. ", "ends...", " starts", "a\\b", "a<b>|?*.png", '"q".png', "tab\tname", "x" * 400 + ".png", "..", "."],
 )  # fmt: skip
 def test_every_safe_name_is_a_name_on_windows(name: str) -> None:
-    safe = _safe_names.safe_name(name)
+    safe = file_names.safe_name(name)
     pure = PureWindowsPath("C:/out") / safe
     assert pure.name == safe and pure.parent == PureWindowsPath("C:/out")
     reserved = {
@@ -243,22 +238,22 @@ def test_every_safe_name_is_a_name_on_windows(name: str) -> None:
 )
 def test_a_servers_subfolder_stays_inside_on_windows(sub: str) -> None:
     base = PureWindowsPath("C:/out")
-    inside = base.joinpath(*_safe_names.safe_relative(sub))
+    inside = base.joinpath(*file_names.safe_relative(sub))
     assert inside.is_relative_to(base) and ".." not in inside.parts
 
 
 def test_a_name_in_the_form_of_a_mac_becomes_the_usual_one() -> None:
-    assert _safe_names.safe_name(unicodedata.normalize("NFD", "Zürich é.png")) == "Zürich é.png"
+    assert file_names.safe_name(unicodedata.normalize("NFD", "Zürich é.png")) == "Zürich é.png"
 
 
 def test_a_path_of_windows_stays_below_260_characters() -> None:
     folder = Path("C:/Users/somebody/Documents/" + "deep/" * 30)
-    name = _safe_names.fitted(folder, "n" * 190 + ".png", 259)
+    name = file_names.fitted(folder, "n" * 190 + ".png", 259)
     assert len(str(folder)) + 1 + len(name) + len(" (9999)") <= 259 and name.endswith(".png")
-    assert _safe_names.fitted(folder, "short.png", 259) == "short.png"
-    assert _safe_names.fitted(folder, "n" * 190 + ".png", None) == "n" * 190 + ".png"
+    assert file_names.fitted(folder, "short.png", 259) == "short.png"
+    assert file_names.fitted(folder, "n" * 190 + ".png", None) == "n" * 190 + ".png"
     # Too deep for any name: the disk says so, not a name of three letters.
-    assert _safe_names.fitted(Path("C:/" + "d" * 250), "picture.png", 259) == "picture.png"
+    assert file_names.fitted(Path("C:/" + "d" * 250), "picture.png", 259) == "picture.png"
 
 
 # ---- words for shells
@@ -269,7 +264,7 @@ HARMLESS = ["a&calc.json", "a;calc", "$(calc)", "`calc`", "x|y", "a b", "it's", 
 
 @pytest.mark.parametrize("word", HARMLESS)
 def test_a_word_for_windows_is_one_harmless_word_in_git_bash_too(word: str) -> None:
-    line = _safe_text.windows_words(["echo", word])
+    line = safe_text.windows_words(["echo", word])
     told = shlex.split(line, posix=True)
     assert len(told) == 2 and "\n" not in line
     # Nothing that Bash or PowerShell fill in stands outside of single quotes.
@@ -286,7 +281,7 @@ def test_a_word_for_windows_is_one_harmless_word_in_git_bash_too(word: str) -> N
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize("word", HARMLESS)
 def test_git_bash_takes_it_as_one_word(word: str) -> None:
-    line = _safe_text.windows_words(["printf", "<%s>", word]).replace("printf", "printf", 1)
+    line = safe_text.windows_words(["printf", "<%s>", word]).replace("printf", "printf", 1)
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, cwd="/")
     assert done.returncode == 0 and done.stderr == "" and done.stdout.count("<") >= 1
     if not set(word) & set('$`"%\n“”\\'):
@@ -294,7 +289,7 @@ def test_git_bash_takes_it_as_one_word(word: str) -> None:
 
 
 def test_the_program_of_a_command_for_windows() -> None:
-    words = _safe_text.windows_words
+    words = safe_text.windows_words
     assert words([r"C:\Py\python.exe", r"C:\my skill\run.py"]) == r'C:/Py/python.exe "C:\my skill\run.py"'
     assert words([r"C:\Program Files\Py\python.exe", "x"]) == '"C:/Program Files/Py/python.exe" x'
     assert words(["python3", "scripts/run_workflow.py"]) == "python scripts/run_workflow.py"
@@ -317,15 +312,15 @@ def test_a_program_in_the_current_folder_is_not_taken(
     put(tmp_path / "bin", "comfy.exe")
     monkeypatch.chdir(tmp_path / "here")
     folders = ["", ".", "sub", f'"{tmp_path / "bin"}"']
-    assert _programs.find_by_ending("comfy", folders, [".COM", ".EXE"]) == str(tmp_path / "bin" / "comfy.exe")
-    assert _programs.find_by_ending("comfy", ["", "."], [".EXE"]) is None
+    assert programs.find_by_ending("comfy", folders, [".COM", ".EXE"]) == str(tmp_path / "bin" / "comfy.exe")
+    assert programs.find_by_ending("comfy", ["", "."], [".EXE"]) is None
 
 
 def test_endings_are_tried_in_their_order_and_a_full_name_as_it_is(tmp_path: Path) -> None:
     put(tmp_path, "uv.cmd", "uv.exe", "uv")
-    assert _programs.find_by_ending("uv", [str(tmp_path)], [".EXE", ".CMD"]) == str(tmp_path / "uv.exe")
-    assert _programs.find_by_ending("uv.cmd", [str(tmp_path)], [".EXE", ".CMD"]) == str(tmp_path / "uv.cmd")
-    assert _programs.find_by_ending("uv", [str(tmp_path)], [".PS1"]) is None
+    assert programs.find_by_ending("uv", [str(tmp_path)], [".EXE", ".CMD"]) == str(tmp_path / "uv.exe")
+    assert programs.find_by_ending("uv.cmd", [str(tmp_path)], [".EXE", ".CMD"]) == str(tmp_path / "uv.cmd")
+    assert programs.find_by_ending("uv", [str(tmp_path)], [".PS1"]) is None
 
 
 @pytest.mark.parametrize(
@@ -333,10 +328,10 @@ def test_endings_are_tried_in_their_order_and_a_full_name_as_it_is(tmp_path: Pat
 )
 def test_a_batch_file_is_not_given_what_cmd_would_act_upon(word: str) -> None:
     with pytest.raises(SkillError) as caught:
-        _programs.refuse_batch_file(r"C:\shims\comfy.BAT", ["--skip-prompt", word], "install it with pipx")
+        programs.refuse_batch_file(r"C:\shims\comfy.BAT", ["--skip-prompt", word], "install it with pipx")
     assert (caught.value.code, caught.value.hint) == ("cannot_start", "install it with pipx")
-    _programs.refuse_batch_file(r"C:\Scripts\comfy.exe", [word], "")
-    _programs.refuse_batch_file(r"C:\shims\comfy.bat", ["model", "--relative-path=models/loras"], "")
+    programs.refuse_batch_file(r"C:\Scripts\comfy.exe", [word], "")
+    programs.refuse_batch_file(r"C:\shims\comfy.bat", ["model", "--relative-path=models/loras"], "")
 
 
 # ---- text files, consoles, streams
@@ -346,7 +341,7 @@ def test_a_batch_file_is_not_given_what_cmd_would_act_upon(word: str) -> None:
 def test_prompts_as_any_windows_program_writes_them(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("a fox\r\nein Bär\r\n".encode(encoding))
-    assert _text_file.read(path) == "a fox\nein Bär\n"
+    assert text_files.read(path) == "a fox\nein Bär\n"
 
 
 def test_files_that_powershell_wrote_are_read_by_the_commands(
@@ -427,7 +422,7 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     environment = {
         key: value
         for key, value in os.environ.items()
-        if key not in ("HOME", "XDG_CACHE_HOME", _places.VARIABLE)
+        if key not in ("HOME", "XDG_CACHE_HOME", paths.VARIABLE)
     }
     program = shutil.which("python3", path="/usr/bin") or sys.executable
     copy = tmp_path / "rooms"
@@ -462,15 +457,15 @@ def test_a_tilde_that_names_nobody_is_a_plain_name(run: Runner, demo: Demo, grap
 
 
 def test_the_cache_of_each_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(_places.VARIABLE, raising=False)
+    monkeypatch.delenv(paths.VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "AppData"))
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert _places.cache_folder() == tmp_path / "Library" / "Caches" / "comfyui-skill"
+    assert paths.cache_folder() == tmp_path / "Library" / "Caches" / "comfyui-skill"
     monkeypatch.setattr(sys, "platform", "win32")
-    assert _places.cache_folder() == tmp_path / "AppData" / "comfyui-skill"
+    assert paths.cache_folder() == tmp_path / "AppData" / "comfyui-skill"
     monkeypatch.delenv("LOCALAPPDATA")
-    assert _places.cache_folder() is None
+    assert paths.cache_folder() is None
 
 
 # ---- what no test can run here, held to its rules

@@ -13,7 +13,7 @@ import graphs
 import pytest
 from conftest import SCRIPTS, Demo, Runner
 
-import _programs
+from comfyskill.base import programs
 
 posix = pytest.mark.skipif(os.name == "nt", reason="rights and owners of POSIX")
 as_root = pytest.mark.skipif(
@@ -193,7 +193,7 @@ def test_the_environment_of_a_child_keeps_what_is_no_key(
     for name, value in {**kept, **KEYS}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", os.pathsep.join(["", ".", "relative", str(tmp_path)]))
-    environment = _programs.environment()
+    environment = programs.environment()
     assert {name: environment[name] for name in kept} == kept
     assert not set(KEYS) & set(environment)
     assert environment["PATH"] == str(tmp_path)

@@ -15,7 +15,7 @@ from conftest import SCRIPTS, Runner
 from raw_server import Raw, Talk
 
 import _credentials
-import _safe_text
+from comfyskill.base import safe_text
 
 KEY = "comfyui-KEYabcdefghijKLM0123456789"
 # Fewer characters of it than these may be seen: its label, and what is too little to be of use.
@@ -24,8 +24,8 @@ LEAST = len("comfyui-") + 4
 
 @pytest.fixture(autouse=True)
 def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_safe_text, "_forms", {})
-    monkeypatch.setattr(_safe_text, "_short_secrets", [])
+    monkeypatch.setattr(safe_text, "_forms", {})
+    monkeypatch.setattr(safe_text, "_short_secrets", [])
 
 
 def spread(by: str) -> Callable[[str], str]:
@@ -53,57 +53,57 @@ WAYS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_secret_is_found_however_it_is_spelt(way: str) -> None:
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     spelt = WAYS[way](KEY)
-    assert _safe_text.redact(f"bad key <{spelt}>, says it") == "bad key <[hidden]>, says it"
+    assert safe_text.redact(f"bad key <{spelt}>, says it") == "bad key <[hidden]>, says it"
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_beginning_of_a_secret_is_found_too(way: str) -> None:
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     for length in range(LEAST, len(KEY)):
-        shown = _safe_text.redact(f"bad key <{WAYS[way](KEY[:length])}")
+        shown = safe_text.redact(f"bad key <{WAYS[way](KEY[:length])}")
         assert shown == "bad key <[hidden]", (length, shown)
 
 
 @pytest.mark.parametrize("before", ["", "u:", "me:x", "a", "user:"])
 def test_a_secret_in_base64_is_found_wherever_it_begins(before: str) -> None:
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     text = base64.b64encode(f"{before}{KEY}".encode()).decode()
-    shown = _safe_text.redact(f"Basic {text}")
+    shown = safe_text.redact(f"Basic {text}")
     assert "[hidden]" in shown and len(shown) < len("Basic [hidden]") + 2 * len(before) + 8
 
 
 def test_ordinary_words_stay() -> None:
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     text = "comfyui-manager, ComfyUI-KJNodes and comfyui-frontend of the pack comfyui-key"
-    assert _safe_text.redact(text) == text
+    assert safe_text.redact(text) == text
     _credentials.parse_headers(["X-Mode: workflow-v2"])
-    assert _safe_text.redact("the workflow of workflow-v2") == "the workflow of [hidden]"
+    assert safe_text.redact("the workflow of workflow-v2") == "the workflow of [hidden]"
 
 
 def test_two_secrets_in_one_another_are_hidden_whole() -> None:
-    _safe_text.hide("abcdefgh12345678")
-    _safe_text.hide("12345678ijklmnop")
-    assert _safe_text.redact("<abcdefgh12345678ijklmnop>") == "<[hidden]>"
+    safe_text.hide("abcdefgh12345678")
+    safe_text.hide("12345678ijklmnop")
+    assert safe_text.redact("<abcdefgh12345678ijklmnop>") == "<[hidden]>"
 
 
 def test_a_short_password_is_hidden_as_it_stands() -> None:
-    _safe_text.hide("tiny4")
-    assert _safe_text.redact("a tiny4, a tin y4") == "a [hidden], a tin y4"
+    safe_text.hide("tiny4")
+    assert safe_text.redact("a tiny4, a tin y4") == "a [hidden], a tin y4"
 
 
 def test_a_token_is_found_without_its_scheme_and_a_cookie_without_its_name() -> None:
     _credentials.parse_headers(
         ["Authorization: Bearer canary-5f1c9e7788", "Cookie: a=canary-cookie-77ab21; b=c"]
     )
-    assert "canary" not in _safe_text.redact("canary-5f1c9e7788 and canary-cookie-77ab21")
+    assert "canary" not in safe_text.redact("canary-5f1c9e7788 and canary-cookie-77ab21")
 
 
 def test_a_secret_is_hidden_before_a_text_is_cut() -> None:
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     for limit in range(560, 640):
-        shown = _safe_text.clean("x" * (600 - LEAST) + KEY + "y" * 200, limit)
+        shown = safe_text.clean("x" * (600 - LEAST) + KEY + "y" * 200, limit)
         assert not any(KEY[:length] in shown for length in range(LEAST, len(KEY))), limit
 
 
@@ -168,9 +168,9 @@ def test_a_traceback_shows_no_secret() -> None:
 
 def test_a_text_that_is_cut_at_its_beginning_or_in_its_middle_shows_no_end_of_a_secret() -> None:
     end = KEY[-12:]
-    _safe_text.hide(KEY)
+    safe_text.hide(KEY)
     for name in ("x" * 30 + KEY, KEY + "x" * 10, "node_" + KEY):
-        assert end[-6:] not in _safe_text.redact(_safe_text.name(name)), name
+        assert end[-6:] not in safe_text.redact(safe_text.name(name)), name
     for room in range(len(KEY)):
-        shown = _safe_text.last_of("first lines " + KEY + "." * 50, 50 + room)
-        assert not any(piece in _safe_text.redact(shown) for piece in (end[:6], end[-6:])), room
+        shown = safe_text.last_of("first lines " + KEY + "." * 50, 50 + room)
+        assert not any(piece in safe_text.redact(shown) for piece in (end[:6], end[-6:])), room

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import _safe_files
-from _cli import Exit, SkillError
+from comfyskill.base import safe_files
+from comfyskill.base.cli import Exit, SkillError
 
 MODES = ["rb", "r+b", "wb", "ab", "a+b", "xb"]
 PRECIOUS = b"precious data of the user"
@@ -20,7 +20,7 @@ PRECIOUS = b"precious data of the user"
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With O_NOFOLLOW, and as on a system that has none."""
     if request.param == "the entries are compared":
-        monkeypatch.setattr(_safe_files, "_NO_FOLLOW", 0)
+        monkeypatch.setattr(safe_files, "_NO_FOLLOW", 0)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def refused(error: pytest.ExceptionInfo[SkillError]) -> bool:
 def test_a_link_to_a_file_is_not_opened(victim: Path, mode: str) -> None:
     path = link(victim.parent / "prepared" / "name", victim)
     with pytest.raises(SkillError) as error:
-        _safe_files.open_file(path, mode)
+        safe_files.open_file(path, mode)
     assert refused(error)
     assert str(path) in error.value.message
     assert victim.name in error.value.message
@@ -62,7 +62,7 @@ def test_a_link_to_a_file_is_not_opened(victim: Path, mode: str) -> None:
 def test_nothing_is_created_through_a_link_that_leads_nowhere(victim: Path, mode: str) -> None:
     absent = victim.parent / "absent"
     with pytest.raises(SkillError) as error:
-        _safe_files.open_file(link(victim.parent / "prepared" / "name", absent), mode)
+        safe_files.open_file(link(victim.parent / "prepared" / "name", absent), mode)
     assert refused(error)
     assert not absent.exists()
 
@@ -73,10 +73,10 @@ def test_a_link_that_appears_after_the_look_is_refused_by_the_system(
 ) -> None:
     path = link(victim.parent / "prepared" / "name", victim)
     # The looks before the opening are too early to see it.
-    monkeypatch.setattr(_safe_files, "refuse_link", lambda _path: None)
-    monkeypatch.setattr(_safe_files, "_refuse_irregular", lambda *_: None)
+    monkeypatch.setattr(safe_files, "refuse_link", lambda _path: None)
+    monkeypatch.setattr(safe_files, "_refuse_irregular", lambda *_: None)
     with pytest.raises(OSError):
-        _safe_files.open_file(path, "wb")
+        safe_files.open_file(path, "wb")
     assert victim.read_bytes() == PRECIOUS
 
 
@@ -86,10 +86,10 @@ def test_a_second_name_of_a_file_is_not_written_but_may_be_read(victim: Path, mo
     path = victim.parent / "prepared" / "name"
     os.link(victim, path)
     with pytest.raises(SkillError) as error:
-        _safe_files.open_file(path, mode)
+        safe_files.open_file(path, mode)
     assert refused(error)
     assert victim.read_bytes() == PRECIOUS
-    with _safe_files.open_file(path, "rb") as file:
+    with safe_files.open_file(path, "rb") as file:
         assert file.read() == PRECIOUS
 
 
@@ -98,7 +98,7 @@ def test_a_second_name_of_a_file_is_not_written_but_may_be_read(victim: Path, mo
 def test_a_pipe_is_refused_at_once(tmp_path: Path, mode: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(_safe_files.__file__).parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(safe_files.__file__).parent)!r})\n"
         "import pathlib, _cli, _safe_files\n"
         "try:\n"
         f"    _safe_files.open_file(pathlib.Path({str(tmp_path / 'pipe')!r}), {mode!r})\n"
@@ -111,46 +111,46 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, mode: str) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(SkillError) as error:
-        _safe_files.open_file(tmp_path, "rb")
+        safe_files.open_file(tmp_path, "rb")
     assert refused(error)
 
 
 @pytest.mark.usefixtures("either")
 def test_ordinary_files_are_opened_as_ever(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with _safe_files.open_file(path, "ab") as file:
+    with safe_files.open_file(path, "ab") as file:
         file.write(b"one\n")
-    with _safe_files.open_file(path, "ab") as file:
+    with safe_files.open_file(path, "ab") as file:
         file.write(b"two\n")
     assert path.read_bytes() == b"one\ntwo\n"
-    with _safe_files.open_file(path, "r+b") as file:
+    with safe_files.open_file(path, "r+b") as file:
         file.truncate(4)
-    with _safe_files.open_file(path, "r", encoding="utf-8") as file:
+    with safe_files.open_file(path, "r", encoding="utf-8") as file:
         assert file.read() == "one\n"
-    with _safe_files.open_file(path, "wb") as file:
+    with safe_files.open_file(path, "wb") as file:
         file.write(b"3")
     assert path.read_bytes() == b"3"
     with pytest.raises(FileExistsError):
-        _safe_files.open_file(path, "xb")
+        safe_files.open_file(path, "xb")
     with pytest.raises(FileNotFoundError):
-        _safe_files.open_file(tmp_path / "absent", "rb")
+        safe_files.open_file(tmp_path / "absent", "rb")
 
 
 def test_the_mask_of_the_user_decides_who_may_read(tmp_path: Path) -> None:
-    with _safe_files.open_file(tmp_path / "ours", "wb"), (tmp_path / "plain").open("wb"):
+    with safe_files.open_file(tmp_path / "ours", "wb"), (tmp_path / "plain").open("wb"):
         pass
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_parts_have_names_that_the_tidying_knows(tmp_path: Path) -> None:
-    import _safe_names
+    from comfyskill.base import file_names
 
-    made = [_safe_files.create_part(tmp_path) for _ in range(3)]
+    made = [safe_files.create_part(tmp_path) for _ in range(3)]
     for _, file in made:
         file.write(b"half")
         file.close()
     assert len({path for path, _ in made}) == 3
-    _safe_names.remove_parts(tmp_path)
+    file_names.remove_parts(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -161,10 +161,10 @@ def test_a_folder_that_is_a_link_is_not_used(victim: Path, inside: bool) -> None
     target.mkdir()
     link(root / "run_0000", target)
     with pytest.raises(SkillError) as error:
-        _safe_files.make_folder(root, "run_0000")
+        safe_files.make_folder(root, "run_0000")
     assert refused(error)
     with pytest.raises(SkillError):
-        _safe_files.make_folder(root, "run_0000", "sub")
+        safe_files.make_folder(root, "run_0000", "sub")
     assert not list(target.iterdir())
 
 
@@ -172,7 +172,7 @@ def test_a_folder_is_not_made_at_the_end_of_a_dangling_link(victim: Path) -> Non
     root = victim.parent / "prepared"
     link(root / "run_0000", victim.parent / "absent")
     with pytest.raises(SkillError) as error:
-        _safe_files.make_folder(root, "run_0000")
+        safe_files.make_folder(root, "run_0000")
     assert refused(error)
     assert not (victim.parent / "absent").exists()
 
@@ -180,13 +180,13 @@ def test_a_folder_is_not_made_at_the_end_of_a_dangling_link(victim: Path) -> Non
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run_0000").write_bytes(b"")
     with pytest.raises(SkillError) as error:
-        _safe_files.make_folder(tmp_path, "run_0000")
+        safe_files.make_folder(tmp_path, "run_0000")
     assert refused(error)
 
 
 def test_names_do_not_lead_out(victim: Path) -> None:
     with pytest.raises(SkillError) as error:
-        _safe_files.make_folder(victim.parent / "prepared", "..", "beside")
+        safe_files.make_folder(victim.parent / "prepared", "..", "beside")
     assert refused(error)
     assert not (victim.parent / "beside").exists()
 
@@ -194,10 +194,10 @@ def test_names_do_not_lead_out(victim: Path) -> None:
 def test_the_root_may_be_a_link_but_must_exist(victim: Path) -> None:
     """Who keeps outputs on a large disk links to it, and names the link."""
     root = link(victim.parent / "out", victim.parent / "prepared")
-    assert _safe_files.make_folder(root, "a", "b").is_dir()
-    assert _safe_files.make_folder(root, "a", "b") == root / "a" / "b"
+    assert safe_files.make_folder(root, "a", "b").is_dir()
+    assert safe_files.make_folder(root, "a", "b") == root / "a" / "b"
     with pytest.raises(FileNotFoundError):
-        _safe_files.make_folder(victim.parent / "absent", "a")
+        safe_files.make_folder(victim.parent / "absent", "a")
     assert not (victim.parent / "absent").exists()
 
 
@@ -210,4 +210,4 @@ def test_a_junction_is_a_link(victim: Path) -> None:
         check=True,
         capture_output=True,
     )
-    assert _safe_files.is_link(junction)
+    assert safe_files.is_link(junction)

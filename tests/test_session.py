@@ -156,7 +156,7 @@ def test_a_signed_address_is_fetched_bare(web: Any, tmp_path: Path) -> None:
     ],
 )
 def test_bad_redirects_are_refused(web: Any, target: str, code: str) -> None:
-    from _cli import SkillError
+    from comfyskill.base.cli import SkillError
 
     comfy = web()
     comfy.redirect("/api/thing", target)
@@ -166,7 +166,7 @@ def test_bad_redirects_are_refused(web: Any, target: str, code: str) -> None:
 
 
 def test_a_post_follows_no_redirect(web: Any) -> None:
-    from _cli import SkillError
+    from comfyskill.base.cli import SkillError
 
     comfy, other = web(), web()
     comfy.redirect("/api/queue", f"{other.url}/queue", 307)
@@ -216,8 +216,8 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 def test_https_does_not_fall_back_to_http_and_trusts_only_who_it_should(web: Any, certificate: Path) -> None:
     import _common
-    from _cli import SkillError
     from _cloud import Cloud
+    from comfyskill.base.cli import SkillError
 
     secure, plain = web(context=tls(certificate)), web()
     secure.redirect("/api/thing", f"{plain.url}/file")
@@ -386,7 +386,7 @@ def test_a_redirect_to_another_port_of_this_machine_is_not_followed(run: Runner,
 
 def test_a_name_is_judged_again_when_it_is_connected_to(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is public when it is looked up and this machine when it is used."""
-    from _cli import SkillError
+    from comfyskill.base.cli import SkillError
 
     comfy, private = web(), web()
     port = private.url.rpartition(":")[2]
@@ -491,8 +491,8 @@ def test_the_authority_of_the_flag_wins_over_that_of_the_environment(
     web: Any, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import _common
-    from _cli import SkillError
     from _local import Local
+    from comfyskill.base.cli import SkillError
 
     other = tmp_path / "other.pem"
     name = ["-subj", "/CN=other", "-keyout", tmp_path / "key.pem", "-out", other]

@@ -64,10 +64,10 @@ def test_every_command_and_every_reference_is_named() -> None:
 
 
 def test_every_exit_code_has_an_action() -> None:
-    import _cli
+    from comfyskill.base import cli
 
     rows = dict(re.findall(r"(?m)^\| (\d+) \| [^|]+ \| ([^|]+) \|$", BODY))
-    assert {int(code) for code in rows} == {int(code) for code in _cli.Exit}
+    assert {int(code) for code in rows} == {int(code) for code in cli.Exit}
     assert all(action.strip() for action in rows.values())
 
 

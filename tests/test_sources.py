@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import _cli
 import _common
 import _sources
 import _sources_server
+from comfyskill.base import cli
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent / "scripts"
@@ -56,9 +56,9 @@ DEFINITIONS = json.loads((HERE / "data" / "workflows" / "object_info.json").read
 
 def refusal(spec, **options):
     """The SkillError for a spec that gives no workflow; always exit 2 and one sentence with a hint or cause."""
-    with pytest.raises(_cli.SkillError) as caught:
+    with pytest.raises(cli.SkillError) as caught:
         _sources.read(str(spec), **options)
-    assert caught.value.exit == _cli.Exit.MISUSE
+    assert caught.value.exit == cli.Exit.MISUSE
     assert "\n" not in caught.value.message and len(caught.value.message) < 300
     return caught.value
 
@@ -429,10 +429,10 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch):
 
 
 def test_an_unreachable_server_stays_an_unreachable_server():
-    with pytest.raises(_cli.SkillError) as caught:
+    with pytest.raises(cli.SkillError) as caught:
         _sources.read("template:a", server=_common.Server("http://127.0.0.1:9"))
 
-    assert caught.value.exit == _cli.Exit.UNREACHABLE
+    assert caught.value.exit == cli.Exit.UNREACHABLE
 
 
 def test_a_template_without_a_server_is_misuse():
@@ -442,7 +442,7 @@ def test_a_template_without_a_server_is_misuse():
 def test_a_type_that_incomplete_definitions_lack_is_refused_with_the_origin(tmp_path):
     path = written(tmp_path, json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
 
-    with pytest.raises(_cli.SkillError, match="NobodyHasThis") as caught:
+    with pytest.raises(cli.SkillError, match="NobodyHasThis") as caught:
         _sources.read(str(path), definitions=lambda: DEFINITIONS, complete=False)
 
     assert caught.value.code == "cannot_convert" and caught.value.details["origin"] == f"file {path}"

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import _cli
 import _media_bytes
 import _media_metadata
 import _sources
+from comfyskill.base import cli
 
 HERE = Path(__file__).parent
 
@@ -378,8 +378,8 @@ def test_damage_anywhere_never_raises_anything_but_a_refusal(seed, data):
             damaged[position] = data.draw(st.integers(0, 255))
     try:
         _sources.load("-", stdin=io.BytesIO(bytes(damaged)))
-    except _cli.SkillError as error:
-        assert error.exit == _cli.Exit.MISUSE
+    except cli.SkillError as error:
+        assert error.exit == cli.Exit.MISUSE
 
 
 @settings(max_examples=150, deadline=None)
@@ -387,8 +387,8 @@ def test_damage_anywhere_never_raises_anything_but_a_refusal(seed, data):
 def test_no_bytes_raise_anything_but_a_refusal(data):
     try:
         _sources.load("-", stdin=io.BytesIO(data))
-    except _cli.SkillError as error:
-        assert error.exit == _cli.Exit.MISUSE
+    except cli.SkillError as error:
+        assert error.exit == cli.Exit.MISUSE
 
 
 # Facts before an upload

@@ -20,8 +20,8 @@ from v2_servers import Proxy
 
 import _common
 import _connect
-from _cli import SkillError
 from _dialect import Submission
+from comfyskill.base.cli import SkillError
 
 pytest.importorskip("comfy_api_proxy", reason="comfy-api-proxy is a development dependency")
 

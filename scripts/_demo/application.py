@@ -19,23 +19,23 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from . import http_faults
-from .cloud_routes import CloudRoutes
-from .control import Control
-from .definitions import Definitions
-from .engine import Cache, Engine
-from .faults import Faults
-from .folders import Folders
-from .manager_routes import ManagerRoutes
-from .options import Options
-from .routes import Handler, Route
-from .routes_files import FileRoutes
-from .routes_info import InfoRoutes
-from .routes_jobs import JobRoutes
-from .routes_run import RunRoutes
-from .routes_user import UserRoutes
-from .sockets import Hub
-from .validation import Unhandled
+from _demo import http_faults
+from _demo.cloud_routes import CloudRoutes
+from _demo.control import Control
+from _demo.definitions import Definitions
+from _demo.engine import Cache, Engine
+from _demo.faults import Faults
+from _demo.folders import Folders
+from _demo.manager_routes import ManagerRoutes
+from _demo.options import Options
+from _demo.routes import Handler, Route
+from _demo.routes_files import FileRoutes
+from _demo.routes_info import InfoRoutes
+from _demo.routes_jobs import JobRoutes
+from _demo.routes_run import RunRoutes
+from _demo.routes_user import UserRoutes
+from _demo.sockets import Hub
+from _demo.validation import Unhandled
 
 WEB = Path(__file__).parent / "data" / "web"
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"

@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .definitions import NodeClass
-from .node_table import Implementation, Result, call_arguments
-from .values import Blocked, Images, Latent
+from _demo.definitions import NodeClass
+from _demo.node_table import Implementation, Result, call_arguments
+from _demo.values import Blocked, Images, Latent
 
 if TYPE_CHECKING:
-    from .execution import Execution
+    from _demo.execution import Execution
 
 HEAVY_PIXELS = 250_000
 

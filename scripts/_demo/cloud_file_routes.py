@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from _pictures import BadPicture, TooLarge, open_picture
-
-from .cloud_answers import refusal
-from .cloud_jobs import Jobs
-from .cloud_storage import Storage
-from .routes import Route
-from .routes_files import channel_png
+from _demo.cloud_answers import refusal
+from _demo.cloud_jobs import Jobs
+from _demo.cloud_storage import Storage
+from _demo.routes import Route
+from _demo.routes_files import channel_png
+from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 MAX_BYTES, MAX_EDGE, MAX_PIXELS = 50 * 1024 * 1024, 16_384, 67_108_864
 

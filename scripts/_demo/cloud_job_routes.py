@@ -9,10 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
-from .cloud_answers import is_uuid, refusal
-from .cloud_jobs import Job, Jobs, rfc3339
-from .engine import Engine
-from .routes import Route, empty, read_json
+from _demo.cloud_answers import is_uuid, refusal
+from _demo.cloud_jobs import Job, Jobs, rfc3339
+from _demo.engine import Engine
+from _demo.routes import Route, empty, read_json
 
 STATES = ("pending", "in_progress", "completed", "failed", "cancelled")
 

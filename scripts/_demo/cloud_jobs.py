@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .engine import Engine, Item
-from .routes_jobs import summary
+from _demo.engine import Engine, Item
+from _demo.routes_jobs import summary
 
 GROUPS = {
     "submitted": "pending",

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .cloud_answers import refusal, typed
-from .cloud_file_routes import MAX_BYTES, CloudFileRoutes
-from .cloud_job_routes import CloudJobRoutes
-from .cloud_jobs import ENDED, Jobs
-from .cloud_storage import Storage
-from .cloud_switches import CAP_SECONDS, CONCURRENCY
-from .routes import Handler, Route, empty, read_json
-from .routes_info import DEMO_MARK
-from .validation import Unhandled
+from _demo.cloud_answers import refusal, typed
+from _demo.cloud_file_routes import MAX_BYTES, CloudFileRoutes
+from _demo.cloud_job_routes import CloudJobRoutes
+from _demo.cloud_jobs import ENDED, Jobs
+from _demo.cloud_storage import Storage
+from _demo.cloud_switches import CAP_SECONDS, CONCURRENCY
+from _demo.routes import Handler, Route, empty, read_json
+from _demo.routes_info import DEMO_MARK
+from _demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 OPEN = (
     "/api/system_stats",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .routes import Route, read_json
-from .validation import Unhandled
+from _demo.routes import Route, read_json
+from _demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 KEPT_REQUESTS = 100_000
 KEPT_BODY = 65_536

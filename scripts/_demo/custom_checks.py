@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .folders import Folders, OutsideFolder
+from _demo.folders import Folders, OutsideFolder
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import model_lists
-from .folders import Folders
+from _demo import model_lists
+from _demo.folders import Folders
 
 DATA = Path(__file__).parent / "data"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from .definitions import Definitions
-from .execution import Execution, Kept, Outcome, now_ms
-from .folders import Folders
-from .graph import Graph
-from .node_table import implementation
-from .options import Options
-from .sockets import Hub
-from .validation import Unhandled
+from _demo.definitions import Definitions
+from _demo.execution import Execution, Kept, Outcome, now_ms
+from _demo.folders import Folders
+from _demo.graph import Graph
+from _demo.node_table import implementation
+from _demo.options import Options
+from _demo.sockets import Hub
+from _demo.validation import Unhandled
 
 LOG_LINES = 300
 EXECUTIONS_KEPT = 200_000

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import generic
-from .call import Call, as_result, invoke, printed, stack_lines
-from .definitions import NodeClass
-from .graph import Graph, Order, is_link
-from .node_table import Implementation, Interrupted, NodeFailure, Result, implementation
-from .progress import Progress
-from .validation import live_inputs
-from .values import Blocked
+from _demo import generic
+from _demo.call import Call, as_result, invoke, printed, stack_lines
+from _demo.definitions import NodeClass
+from _demo.graph import Graph, Order, is_link
+from _demo.node_table import Implementation, Interrupted, NodeFailure, Result, implementation
+from _demo.progress import Progress
+from _demo.validation import live_inputs
+from _demo.values import Blocked
 
 if TYPE_CHECKING:
-    from .engine import Cache, Engine, Item
+    from _demo.engine import Cache, Engine, Item
 
 # What a node may raise without being a fault of the server.
 NODE_ERRORS = (
@@ -104,7 +104,7 @@ class Execution:
         hub, sid = self.engine.hub, self.client_id
         picture = b""
         if preview is not None:
-            from . import pictures
+            from _demo import pictures
 
             picture = pictures.encode_preview(preview, form, size)
         with_metadata = hub.wants_metadata(sid)

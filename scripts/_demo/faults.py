@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .fault_list import ENGINE, SOCKET, Fault, read_fault
-from .node_table import OOM_TEXT, Interrupted, NodeFailure
-from .sockets import Frame, Socket
+from _demo.fault_list import ENGINE, SOCKET, Fault, read_fault
+from _demo.node_table import OOM_TEXT, Interrupted, NodeFailure
+from _demo.sockets import Frame, Socket
 
 FOREIGN = "00000000-0000-4000-8000-00000000f0e1"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .node_table import NodeFailure, Result
-from .values import Clip, Images, Latent, Mesh, Sound, Thing, recipe
+from _demo.node_table import NodeFailure, Result
+from _demo.values import Clip, Images, Latent, Mesh, Sound, Thing, recipe
 
 UNAUTHORIZED = "Unauthorized: Please login first to use this node."
 MODEL_WORDS = (
@@ -142,7 +142,7 @@ def make(kind: str, call: Any, inputs: dict[str, Any]) -> Any:
 def _picture(kind: str, call: Any, inputs: dict[str, Any], text: str, width: int, height: int) -> Any:
     from PIL import Image as pil
 
-    from . import pictures
+    from _demo import pictures
 
     if kind == "MASK":
         return Images((pil.new("L", (width, height), 255),))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .definitions import Definitions, NodeClass
+from _demo.definitions import Definitions, NodeClass
 
 
 def is_link(value: Any) -> bool:

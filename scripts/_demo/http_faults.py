@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from .fault_list import Fault
-from .faults import Faults
-from .routes import Handler
+from _demo.fault_list import Fault
+from _demo.faults import Faults
+from _demo.routes import Handler
 
 BLOCK = 65536
 BODIES = {

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .manager import Manager
-from .model_lists import canonical
-from .routes import Route, empty, with_api
+from _demo.manager import Manager
+from _demo.model_lists import canonical
+from _demo.routes import Route, empty, with_api
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 INDEX = Path(__file__).resolve().parents[2] / "workflows" / "index.json"
 AWAY = 0.3

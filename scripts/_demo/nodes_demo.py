@@ -6,10 +6,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from . import generic, pictures
-from .node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
-from .nodes_save import entry, glb_box, place
-from .values import Blocked, Images, recipe
+from _demo import generic, pictures
+from _demo.node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
+from _demo.nodes_save import entry, glb_box, place
+from _demo.values import Blocked, Images, recipe
 
 COUNTER = itertools.count(1)
 SUFFIX = {
@@ -110,7 +110,7 @@ def log(call: Any, text: str, seed: int) -> Result:
 @node("DemoPartner")
 async def partner(call: Any, prompt: str, seed: int) -> Images:
     await generic.spend(call)
-    from .values import Latent
+    from _demo.values import Latent
 
     latent = Latent(
         512,
@@ -171,7 +171,7 @@ def _medium(call: Any, key: str, prefix: str, subfolder: str, kind: str, text: s
 
 
 def _write(path: Path, key: str, text: str) -> None:
-    from . import containers
+    from _demo import containers
 
     if key == "audio":
         containers.write_wav(path, 0.2, text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from . import generic, pictures
-from .node_table import node
-from .nodes_pictures import need_images, resized
-from .values import Images, Latent, Mesh, Sound, recipe
+from _demo import generic, pictures
+from _demo.node_table import node
+from _demo.nodes_pictures import need_images, resized
+from _demo.values import Images, Latent, Mesh, Sound, recipe
 
 
 @node(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .node_table import node
-from .nodes_pictures import each, file_changed, need_images, open_picture, resized
-from .values import Images
+from _demo.node_table import node
+from _demo.nodes_pictures import each, file_changed, need_images, open_picture, resized
+from _demo.values import Images
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import containers, generic, pictures
-from .custom_checks import annotated
-from .node_table import NodeFailure, Result, node
-from .nodes_pictures import file_changed, need_images
-from .nodes_save import entry, place, write_png
-from .values import Clip, Images, Sound, recipe
+from _demo import containers, generic, pictures
+from _demo.custom_checks import annotated
+from _demo.node_table import NodeFailure, Result, node
+from _demo.nodes_pictures import file_changed, need_images
+from _demo.nodes_save import entry, place, write_png
+from _demo.values import Clip, Images, Sound, recipe
 
 WEBP_METHOD = {"default": 4, "fastest": 0, "slowest": 6}
 

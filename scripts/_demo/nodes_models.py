@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from . import generic, pictures
-from .node_table import NodeFailure, node
-from .values import Images, Latent, Thing, recipe
+from _demo import generic, pictures
+from _demo.node_table import NodeFailure, node
+from _demo.values import Images, Latent, Thing, recipe
 
 
 def thing(kind: str, label: str, *parts: Any, text: str = "") -> Thing:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import _pictures
-
-from .custom_checks import annotated
-from .folders import Folders
-from .node_table import NodeFailure, node
-from .values import Images
+from _demo.custom_checks import annotated
+from _demo.folders import Folders
+from _demo.node_table import NodeFailure, node
+from _demo.values import Images
+from comfyskill.base import picture_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,10 +78,10 @@ def open_picture(call: Any, name: str) -> Image:
     if path is None:
         raise FileNotFoundError(f"Invalid image file: {name}")
     try:
-        with _pictures.open_picture(path) as opened:
+        with picture_files.open_picture(path) as opened:
             opened.load()
             return ImageOps.exif_transpose(opened)
-    except _pictures.BadPicture as error:
+    except picture_files.BadPicture as error:
         raise NodeFailure("PIL.UnidentifiedImageError", f"cannot identify image file '{name}'") from error
 
 
@@ -341,7 +340,7 @@ def adjust(call: Any, images: Images, factor: float) -> Images:
 @node("ImageUpscaleWithModel", heavy=True)
 def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
     """A plain enlargement by the factor in the model's name, with a mark: no model worked here."""
-    from . import pictures
+    from _demo import pictures
 
     image = need_images(image, "image")
     factor = next(

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .node_table import NodeFailure, Result, node
-from .nodes_pictures import need_images
-from .values import Images, Latent, Mesh, recipe
+from _demo.node_table import NodeFailure, Result, node
+from _demo.nodes_pictures import need_images
+from _demo.values import Images, Latent, Mesh, recipe
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from .node_table import Result, node
-from .values import Images
+from _demo.node_table import Result, node
+from _demo.values import Images
 
 
 @node("PrimitiveString", "PrimitiveStringMultiline", "PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")

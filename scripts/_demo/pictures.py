@@ -8,7 +8,7 @@ import textwrap
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from .values import Latent
+from _demo.values import Latent
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from .validation import Unhandled
+from _demo.validation import Unhandled
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = tuple[str, str, Handler]

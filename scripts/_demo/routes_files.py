@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from _pictures import BadPicture, open_picture
-
-from .custom_checks import annotated
-from .folders import OutsideFolder
-from .routes import Route, empty, with_api
-from .validation import Unhandled
+from _demo.custom_checks import annotated
+from _demo.folders import OutsideFolder
+from _demo.routes import Route, empty, with_api
+from _demo.validation import Unhandled
+from comfyskill.base.picture_files import BadPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .application import Demo
+    from _demo.application import Demo
 
 UNSAFE_TYPES = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 KNOWN_TYPES = {

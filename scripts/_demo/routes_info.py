@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import definitions as defs
-from .definitions import DATA
-from .routes import Route, empty, read_object, with_api
-from .validation import Unhandled
+from _demo import definitions as defs
+from _demo.definitions import DATA
+from _demo.routes import Route, empty, read_object, with_api
+from _demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 FRONTEND = {"0.8.0": "1.35.9", "0.3.64": "1.27.10"}
 TEMPLATES = {"0.8.0": "0.7.67", "0.3.64": "0.1.95"}

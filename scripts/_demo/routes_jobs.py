@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .engine import Item
-from .routes import Route
-from .validation import Unhandled
+from _demo.engine import Item
+from _demo.routes import Route
+from _demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 STATUSES = ("pending", "in_progress", "completed", "failed")
 PREVIEWABLE = ("images", "video", "audio", "3d", "gifs", "videos")

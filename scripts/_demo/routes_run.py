@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .engine import Item
-from .execution import now_ms
-from .routes import Route, empty, read_json, read_object, with_api
-from .validation import Unhandled, check, no_prompt
+from _demo.engine import Item
+from _demo.execution import now_ms
+from _demo.routes import Route, empty, read_json, read_object, with_api
+from _demo.validation import Unhandled, check, no_prompt
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .folders import OutsideFolder
-from .routes import Route, empty, read_json, read_object, with_api
-from .validation import Unhandled
+from _demo.folders import OutsideFolder
+from _demo.routes import Route, empty, read_json, read_object, with_api
+from _demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from .application import Demo
+    from _demo.application import Demo
 
 
 class UserRoutes:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .custom_checks import CHECKS, Check
-from .definitions import Definitions, Input, NodeClass, read_input
-from .folders import Folders
+from _demo.custom_checks import CHECKS, Check
+from _demo.definitions import Definitions, Input, NodeClass, read_input
+from _demo.folders import Folders
 
 CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONGEST_LIST_SHOWN = 20

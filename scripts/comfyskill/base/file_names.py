@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import _safe_files
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import safe_files, safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 fcntl: ModuleType | None
 try:
@@ -66,7 +65,7 @@ _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|l
 
 def safe_name(name: str) -> str:
     """One path segment that is a plain, visible file name on Linux, macOS and Windows; never empty."""
-    text = unicodedata.normalize("NFC", _safe_text.clean(name.replace("\n", " ").replace("\t", " ")))
+    text = unicodedata.normalize("NFC", safe_text.clean(name.replace("\n", " ").replace("\t", " ")))
     text = _FORBIDDEN.sub("_", text.replace("/", "_").replace("\\", "_")).rstrip(". ").lstrip(" ")
     if text.startswith("."):
         text = "_" + text[1:]
@@ -167,7 +166,7 @@ def make_folder(path: Path, flag: str = "--output-dir") -> Path:
 
 def part_beside(target: Path) -> Path:
     """A temporary name in the folder of the final one, so that the last step is a rename."""
-    return target.parent / _safe_files.part_name()
+    return target.parent / safe_files.part_name()
 
 
 @contextlib.contextmanager
@@ -243,8 +242,8 @@ def remove_parts(folder: Path, below: str = "") -> None:
     """
     _remove_parts_in(folder)
     for top in folder.glob(below) if below else ():
-        for place, folders, _ in os.walk(top) if not _safe_files.is_link(top) else ():
-            folders[:] = [name for name in folders if not _safe_files.is_link(Path(place, name))]
+        for place, folders, _ in os.walk(top) if not safe_files.is_link(top) else ():
+            folders[:] = [name for name in folders if not safe_files.is_link(Path(place, name))]
             _remove_parts_in(Path(place))
 
 
@@ -326,7 +325,7 @@ def write_whole(target: Path, data: bytes) -> None:
     part = part_beside(target)
     try:
         with held(part):
-            with _safe_files.open_file(part, "wb") as file:
+            with safe_files.open_file(part, "wb") as file:
                 file.write(data)
             with contextlib.suppress(FileNotFoundError):
                 part.chmod(target.stat().st_mode & 0o777)

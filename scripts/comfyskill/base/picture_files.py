@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +82,7 @@ def open_picture(source: Path | str | BinaryIO, most_pixels: int = MOST_PIXELS) 
     except IsADirectoryError as error:
         raise BadPicture("it is a folder") from error
     except _DAMAGE as error:
-        raise BadPicture(f"it is damaged or cut off: {_safe_text.clean(error, 80)}") from error
+        raise BadPicture(f"it is damaged or cut off: {safe_text.clean(error, 80)}") from error
 
 
 def _formats() -> list[str]:
@@ -100,7 +100,7 @@ def refuse_other_size(mask: str, size: Size, picture: Size, *, scaled: bool) -> 
     if size == picture or (scaled and _same_proportions(size, picture)):
         return
     raise SkillError(
-        f"the mask {_safe_text.quoted(mask)} is {size[0]} x {size[1]}, its picture {picture[0]} x {picture[1]}",
+        f"the mask {safe_text.quoted(mask)} is {size[0]} x {size[1]}, its picture {picture[0]} x {picture[1]}",
         code="mask_size",
         exit=Exit.MISUSE,
         hint="make the mask in the size of its picture" + (", or in its proportions" if scaled else ""),

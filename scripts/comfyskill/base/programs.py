@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import _cli
+from comfyskill.base import cli
 
 BATCH_SUFFIXES = (".bat", ".cmd")
 # Names of variables that hold keys; which ones a user has set cannot be known, so they are recognised by their words.
@@ -82,9 +82,9 @@ def refuse_batch_file(program: str, words: Iterable[str], hint: str) -> None:
     A batch file is run by cmd, which reads its words anew: `&` in an address would start a second command.
     """
     if program.lower().endswith(BATCH_SUFFIXES) and any(_FOR_CMD & set(word) for word in words):
-        raise _cli.SkillError(
+        raise cli.SkillError(
             f"{program} is a batch file, which cannot be given these words safely",
             code="cannot_start",
-            exit=_cli.Exit.FAILED,
+            exit=cli.Exit.FAILED,
             hint=hint,
         )

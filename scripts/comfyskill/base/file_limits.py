@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 FLAG = "--max-file-size"
@@ -50,7 +50,7 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
     if encoding not in ("", "identity"):
         raise SkillError(
             "the server sent the file compressed, which was not asked for", code="bad_answer", exit=Exit.FAILED,
-            hint="a proxy between here and the server may do this", server_said=_safe_text.clean(encoding, 60),
+            hint="a proxy between here and the server may do this", server_said=safe_text.clean(encoding, 60),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 
-import _programs
+from comfyskill.base import programs
 
 # Some drivers answer the first call after boot in 3 to 4 s; system_profiler takes 2 to 3 s on a cold Mac.
 TOOL_LIMIT_S = 6.0
@@ -46,7 +46,7 @@ def ask(
     threads = []
     start = time.monotonic()
     for name, words in commands.items():
-        program = _programs.find(words[0], places)
+        program = programs.find(words[0], places)
         if program is None:
             answers[name] = Answer(found=False, problem="not installed")
             continue
@@ -91,7 +91,7 @@ def _ask_one(name: str, words: list[str], limit_s: float, answers: dict[str, Ans
 
 def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     # English output where the tool can be asked for it.
-    environment = _programs.environment() | {"LC_ALL": "C", "LANG": "C"}
+    environment = programs.environment() | {"LC_ALL": "C", "LANG": "C"}
     return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -106,11 +106,11 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """End a process that was started in its own session, with all its children."""
     if os.name == "nt":
         subprocess.run(
-            [_programs.of_windows("taskkill"), "/F", "/T", "/PID", str(process.pid)],
+            [programs.of_windows("taskkill"), "/F", "/T", "/PID", str(process.pid)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=_programs.environment(),
+            env=programs.environment(),
             check=False,
         )
     else:

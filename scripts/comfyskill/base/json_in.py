@@ -10,8 +10,8 @@ import math
 from collections import Counter
 from typing import Any
 
-import _text_file
-from _cli import Exit, SkillError
+from comfyskill.base import text_files
+from comfyskill.base.cli import Exit, SkillError
 
 # Nothing that people make is nested deeper; what comes after may walk it recursively.
 DEEPEST = 200
@@ -34,7 +34,7 @@ def text_of(data: bytes, origin: str) -> str:
         SkillError: (exit 2) the bytes are no text.
     """
     encoding = json.detect_encoding(data)
-    for mark, name in _text_file.MARKS:
+    for mark, name in text_files.MARKS:
         if data.startswith(mark):
             data, encoding = data[len(mark) :], name
             break

@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-import _safe_text
-from _cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
 
 # Windows has neither flag: there the entry is compared before and after.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -40,12 +40,12 @@ def _leads_away(entry: os.stat_result) -> bool:
 def refuse_link(path: Path) -> None:
     """Raises SkillError `unsafe_folder` (exit 7) when the entry itself is a link; other entries, or none, may stay."""
     if is_link(path):
-        raise _unsafe(f"{_safe_text.clean(path, 300)} is a link{_target(path)}")
+        raise _unsafe(f"{safe_text.clean(path, 300)} is a link{_target(path)}")
 
 
 def _target(path: Path) -> str:
     try:
-        return f" to {_safe_text.clean(path.readlink(), 300)}"
+        return f" to {safe_text.clean(path.readlink(), 300)}"
     except (OSError, ValueError):
         return ""
 
@@ -53,7 +53,7 @@ def _target(path: Path) -> str:
 def refuse_outside(root: Path, path: Path) -> None:
     """Raises SkillError `unsafe_folder` when a path, with every link on the way followed, does not lie in `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
-        raise _unsafe(f"{_safe_text.clean(path, 300)} leads out of {_safe_text.clean(root, 300)}")
+        raise _unsafe(f"{safe_text.clean(path, 300)} leads out of {safe_text.clean(root, 300)}")
 
 
 def open_file(path: Path, mode: str, **text: Any) -> IO[Any]:
@@ -87,14 +87,14 @@ def _open(name: str, flags: int) -> int:
 
 def _refuse_irregular(path: Path, entry: os.stat_result) -> None:
     if not stat.S_ISREG(entry.st_mode):
-        raise _unsafe(f"{_safe_text.clean(path, 300)} is not a regular file")
+        raise _unsafe(f"{safe_text.clean(path, 300)} is not a regular file")
 
 
 def _refuse_opened(path: Path, opened: os.stat_result, *, writes: bool) -> None:
     _refuse_irregular(path, opened)
     if writes and opened.st_nlink > 1:
         raise _unsafe(
-            f"{_safe_text.clean(path, 300)} is a hard link: the same file has {opened.st_nlink} names, "
+            f"{safe_text.clean(path, 300)} is a hard link: the same file has {opened.st_nlink} names, "
             "and all of them would change"
         )
     if not _NO_FOLLOW:
@@ -102,7 +102,7 @@ def _refuse_opened(path: Path, opened: os.stat_result, *, writes: bool) -> None:
         # It may have been removed meanwhile (a lock file); another file in its place is not the one opened.
         with contextlib.suppress(FileNotFoundError):
             if not os.path.samestat(opened, path.lstat()):
-                raise _unsafe(f"{_safe_text.clean(path, 300)} was replaced while it was being opened")
+                raise _unsafe(f"{safe_text.clean(path, 300)} was replaced while it was being opened")
 
 
 def part_name() -> str:
@@ -130,7 +130,7 @@ def make_folder(root: Path, *names: str) -> Path:
             folder.mkdir()
         refuse_link(folder)
         if not folder.is_dir():
-            raise _unsafe(f"{_safe_text.clean(folder, 300)} is not a folder")
+            raise _unsafe(f"{safe_text.clean(folder, 300)} is not a folder")
     return folder
 
 

@@ -14,10 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _places
-import _safe_files
-from _cli import SkillError
+from comfyskill.base import cli, paths, safe_files
+from comfyskill.base.cli import SkillError
 
 MOST_FILES = 64
 MOST_CHARACTERS = 100_000_000
@@ -33,7 +31,7 @@ def turn_off() -> None:
 
 def folder() -> Path | None:
     """The cache folder of this user (not made yet), or None when the cache is off."""
-    return None if _off else _places.cache_folder()
+    return None if _off else paths.cache_folder()
 
 
 def group(name: str, *, make: bool = False) -> Path | None:
@@ -45,12 +43,12 @@ def group(name: str, *, make: bool = False) -> Path | None:
     try:
         if make:
             # A folder that the user has named may be shared with others on purpose: its rights are not changed.
-            _places.make_private(root, tighten=not os.environ.get(_places.VARIABLE))
-            if _places.is_private(root):
-                _places.make_private(path)
-        if _places.is_private(root) and not _safe_files.is_link(path) and _places.is_private(path):
+            paths.make_private(root, tighten=not os.environ.get(paths.VARIABLE))
+            if paths.is_private(root):
+                paths.make_private(path)
+        if paths.is_private(root) and not safe_files.is_link(path) and paths.is_private(path):
             return path
-        if root.exists() and not _places.is_private(root):
+        if root.exists() and not paths.is_private(root):
             _warn(root)
     except OSError:
         pass
@@ -61,7 +59,7 @@ def _warn(root: Path) -> None:
     global _warned
     if not _warned:
         _warned = True
-        _cli.warn(f"the cache folder {root} is not used: other users may write into it, or it is not yours")
+        cli.warn(f"the cache folder {root} is not used: other users may write into it, or it is not yours")
 
 
 def slug(text: str) -> str:
@@ -78,7 +76,7 @@ def recall(name: str) -> Any:
     if place is None:
         return None
     try:
-        with _safe_files.open_file(place / _file(name), "r", encoding="utf-8") as file:
+        with safe_files.open_file(place / _file(name), "r", encoding="utf-8") as file:
             return json.loads(file.read(MOST_CHARACTERS))
     except (OSError, ValueError, RecursionError, SkillError):
         return None
@@ -136,7 +134,7 @@ def recall_table(name: str) -> Mapping[str, Any] | None:
     if place is None:
         return None
     try:
-        with _safe_files.open_file(place / _file(name), "r", encoding="ascii") as file:
+        with safe_files.open_file(place / _file(name), "r", encoding="ascii") as file:
             text = file.read(MOST_CHARACTERS)
         head, line_end, body = text.partition("\n")
         value = json.loads(head)
@@ -162,7 +160,7 @@ def _write(name: str, text: str) -> None:
     if place is None:
         return
     try:
-        temporary, file = _safe_files.create_part(place)
+        temporary, file = safe_files.create_part(place)
         try:
             with file:
                 file.write(text.encode())

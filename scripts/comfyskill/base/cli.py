@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import _json_text
-from _safe_text import clean, redact, shell_words
-from _signals import Terminated, say_again
+from comfyskill.base import json_text
+from comfyskill.base.safe_text import clean, redact, shell_words
+from comfyskill.base.signals import Terminated, say_again
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -194,10 +194,10 @@ def _written(document: Mapping[str, Any], *, spread: bool = False) -> str:
     """The document as JSON; a server's answer can be nested more deeply than anything can print."""
     try:
         printable = _printable(document)
-        value = _json_text.laid_out(printable) if spread else _json_text.compact(printable)
+        value = json_text.laid_out(printable) if spread else json_text.compact(printable)
     except RecursionError:
         short = SkillError("the answer is nested too deeply to be shown", code="bad_answer").document()
-        value = _json_text.compact(short | {"code": document.get("code") or "bad_answer"})
+        value = json_text.compact(short | {"code": document.get("code") or "bad_answer"})
     return value + "\n"
 
 
@@ -276,8 +276,7 @@ def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
     package = PACKAGES.get((error.name or "").partition(".")[0])
     if package is None:
         return fault(error).document()
-    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
-    listed = os.path.join(os.path.dirname(here), "requirements.txt")  # noqa: PTH118, PTH120
+    listed = os.path.abspath(os.path.join(__file__, "../../../../requirements.txt"))  # noqa: PTH100, PTH118
     wanted = ["-r", listed] if os.path.exists(listed) else [package]  # noqa: PTH110
     return SkillError(
         f"this needs the Python package {package}, which is not installed for {sys.executable or 'this Python'}",

@@ -10,8 +10,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from _cli import Exit, SkillError, emit
-from _safe_text import HIDDEN
+from comfyskill.base.cli import Exit, SkillError, emit
+from comfyskill.base.safe_text import HIDDEN
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
 # What people try as flags; in ComfyUI they are inputs of nodes.

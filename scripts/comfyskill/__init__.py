@@ -1,0 +1,5 @@
+"""The code behind the commands, in packages. Imports point down this list and never up:
+
+base < _common < graph, editor < server < source < run, deps < batch, jobs, info, trust < pages, machine < the commands.
+The demo package imports base and graph; nothing imports it but demo_server.py.
+"""
