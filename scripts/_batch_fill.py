@@ -13,10 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _fill
-import _graph
 import _known
-import _params
 import _placing
 import _prepare
 import _sources
@@ -25,6 +22,8 @@ from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts, parameters
+from comfyskill.graph import fill as graph_fill
 
 if TYPE_CHECKING:
     from _inputs import Uploader
@@ -58,7 +57,7 @@ class Filler:
         self.dry_run = dry_run
         self.prepared = _prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
         self.definitions = self._definitions()
-        self.parameters = _params.find(self.prepared.graph, self.definitions)
+        self.parameters = parameters.find(self.prepared.graph, self.definitions)
         self._fixed = {(item["node_id"], item["input"]) for item in self.prepared.changes}
         self._file_names = self._names_that_take_files()
         self._refuse_lost_files()
@@ -122,15 +121,15 @@ class Filler:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""
         if self.definitions is None:
             return []
-        graph = _graph.with_missing_types(self.prepared.graph)
-        classes = {_graph.class_of(node) for _, node in _graph.each(graph)}
+        graph = facts.with_missing_types(self.prepared.graph)
+        classes = {facts.class_of(node) for _, node in facts.each(graph)}
         return sorted(classes - self.definitions.keys())
 
-    def fill(self, run: int) -> _fill.Filled:
+    def fill(self, run: int) -> graph_fill.Filled:
         """The graph of one run. Raises SkillError for values that this server does not take."""
         return self.fill_values(self.recipe.plan.values(run), run)
 
-    def fill_values(self, values: Mapping[str, Any], run: int) -> _fill.Filled:
+    def fill_values(self, values: Mapping[str, Any], run: int) -> graph_fill.Filled:
         """The graph with these values; `run` decides its fresh seeds, the same on every resume."""
         settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
         uploaded: set[str] = set()
@@ -140,7 +139,7 @@ class Filler:
             settings, sent, uploaded = _prepare.upload_inputs(
                 self.prepared.graph, wishes, self.definitions, self._uploader
             )
-        filled = _fill.fill_found(
+        filled = graph_fill.fill_found(
             self.parameters,
             settings,
             validate=self.recipe.wishes.validate,
@@ -152,10 +151,10 @@ class Filler:
         self._refuse_overlap(filled, sent)
         return filled
 
-    def _refuse_overlap(self, filled: _fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
+    def _refuse_overlap(self, filled: graph_fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
         # An uploaded file is set by its address; a mask is painted into the picture that stays the same.
         varied = {*self.recipe.plan.names} | {
-            row["input"] for row in sent if _fill.painted_mask(self.parameters, row["name"]) is None
+            row["input"] for row in sent if graph_fill.painted_mask(self.parameters, row["name"]) is None
         }
         for change in filled.changes:
             if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
@@ -171,7 +170,7 @@ class Filler:
             return f"it lacks node classes: {safe_text.quoted_list(missing)}"
         if self.definitions is None:
             return None
-        import _check
+        from comfyskill.graph import check as graph_check
 
         varied = {
             (parameter.node_id, parameter.input)
@@ -179,7 +178,7 @@ class Filler:
             if name not in (OUTPUT_COLUMN, "size")
             for parameter in self.parameters.resolve(name)
         }
-        for finding in _check.findings(self.prepared.graph, self.definitions, complete=False):
+        for finding in graph_check.findings(self.prepared.graph, self.definitions, complete=False):
             place = (finding.node_id, finding.input)
             if finding.severity == "error" and finding.code == "not_in_list" and place not in varied:
                 return finding.message

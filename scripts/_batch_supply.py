@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 import _common
-import _graph
 import _jobs
 import _ours
 from _batch import Todo
@@ -20,6 +19,7 @@ from _dialect import Dialect, Submission
 from _watch import Watcher
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -57,7 +57,7 @@ class Supply:
         self.under_way: str | None = None  # the prompt id of a submit that has no answer yet
         self._outage_since: float | None = None
         self._turned_away_since: float | None = None
-        outputs = _graph.outputs_of(filler.prepared.graph, filler.definitions)
+        outputs = facts.outputs_of(filler.prepared.graph, filler.definitions)
         self._output_nodes = frozenset(node.node_id for node in outputs)
 
     def top_up(self) -> None:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _graph
 from _batch_fill import Filler
 from _plan import OUTPUT_COLUMN
 from comfyskill.base import cache
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import facts
 
 MOST_TIMES = 20  # of one set of values
 MOST_SETS = 40
@@ -97,8 +97,8 @@ def weight(filler: Filler, graph: Mapping[str, Any]) -> str:
     light = _light(filler)
     rows = [
         [node_id, name, float(value) if isinstance(value, (int, float)) else str(value)]
-        for node_id, node in sorted(_graph.each(graph))
-        for name, value in sorted(_graph.inputs_of(node).items())
+        for node_id, node in sorted(facts.each(graph))
+        for name, value in sorted(facts.inputs_of(node).items())
         if (node_id, name) not in light and not isinstance(value, (list, dict))
     ]
     return _digest(rows)
@@ -106,7 +106,7 @@ def weight(filler: Filler, graph: Mapping[str, Any]) -> str:
 
 def shape(graph: Mapping[str, Any]) -> str:
     """A digest of what graphs that differ only in their values share."""
-    return _digest(sorted((node_id, _graph.class_of(node)) for node_id, node in _graph.each(graph)))
+    return _digest(sorted((node_id, facts.class_of(node)) for node_id, node in facts.each(graph)))
 
 
 def _digest(value: Any) -> str:

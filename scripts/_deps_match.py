@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import _catalog
+from comfyskill.graph import catalog
 
 EXACT = "exact"
 # Words in a file name that say how the same weights are stored, not what they are.
@@ -51,7 +51,7 @@ def base_name(name: str) -> str:
 def without_suffix(name: str) -> str:
     """The name without a model suffix; other dots stay."""
     lowered = name.lower()
-    for suffix in _catalog.MODEL_SUFFIXES:
+    for suffix in catalog.MODEL_SUFFIXES:
         if lowered.endswith(suffix):
             return name[: -len(suffix)]
     return name

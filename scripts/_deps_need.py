@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-import _graph
-from _graph import Book
-from _nodes import (
+from comfyskill.graph import catalog, facts
+from comfyskill.graph.facts import Book
+from comfyskill.graph.nodes import (
     Consumer,
     class_of,
     consumers_of,
@@ -26,7 +25,7 @@ from _nodes import (
     with_missing_types,
 )
 
-_SUFFIXES = tuple(_catalog.MODEL_SUFFIXES)
+_SUFFIXES = tuple(catalog.MODEL_SUFFIXES)
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")
 # The option by which VideoHelperSuite and others mark a text that is a path on the server's machine.
 _PATHS = "vhs_path_extensions"
@@ -117,7 +116,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
     book = Book(definitions)
     classes = classes_of(graph)
     live = _looked_at(graph, definitions, book, classes)
-    reading = _Reading(book, {(use.node_id, use.input): use for use in _graph.models_in(graph, definitions)})
+    reading = _Reading(book, {(use.node_id, use.input): use for use in facts.models_in(graph, definitions)})
     for node_id, node in each(graph):
         if node_id in live:
             reading.node(node_id, node)
@@ -125,7 +124,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
     consumers = consumers_of(graph)
     embeddings: dict[str, list[Use]] = {}
     glued: list[tuple[str, str, Use]] = []
-    for use in _graph.embeddings_in(graph):
+    for use in facts.embeddings_in(graph):
         if use.node_id in live and _is_encoded(graph, book, consumers, use.node_id):
             place = _use(use.node_id, graph[use.node_id], use.input)
             if use.written:
@@ -151,7 +150,7 @@ def _looked_at(
     everything = {node_id for node_id, _ in each(graph)}
     if any(not book.knows(name) for name in classes):
         return everything
-    return _graph.live_ids(graph, definitions) or everything
+    return facts.live_ids(graph, definitions) or everything
 
 
 def _is_encoded(
@@ -191,7 +190,7 @@ def _each_of(value: Any) -> list[Any]:
 class _Reading:
     """Gathers the files that nodes name, one need for a file whatever the number of its uses."""
 
-    def __init__(self, book: Book, by_table: Mapping[tuple[str, str], _graph.ModelUse]) -> None:
+    def __init__(self, book: Book, by_table: Mapping[tuple[str, str], facts.ModelUse]) -> None:
         self.book = book
         self.by_table = by_table
         self.models: dict[tuple[str, str | None, tuple[str, ...] | None], list[Use]] = {}
@@ -209,7 +208,7 @@ class _Reading:
                 continue
             value, spec = literal(raw), specs.get(name)
             use = _use(node_id, node, name)._replace(plain=not isinstance(value, (list, dict)))
-            upload = (spec.upload if spec else None) or _catalog.UPLOADS.get((class_type, name))
+            upload = (spec.upload if spec else None) or catalog.UPLOADS.get((class_type, name))
             if upload and (files := [one for one in _each_of(value) if isinstance(one, str) and one]):
                 for one in files:
                     self._file(one, upload, spec.choices if spec else None, use)
@@ -236,13 +235,13 @@ class _Reading:
 
     def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:
         texts = tuple(choice for choice in choices if isinstance(choice, str))
-        folder = _graph.model_folder(use.class_type, use.input)
+        folder = facts.model_folder(use.class_type, use.input)
         # An empty list is that of a folder in which the server has no file yet.
         names_a_file = isinstance(value, str) and bool(
             value.lower().endswith(_SUFFIXES) or (not choices and _EXTENSION.search(value))
         )
         lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
-        no_file = isinstance(value, str) and bool(choices) and value in _catalog.NOT_A_FILE
+        no_file = isinstance(value, str) and bool(choices) and value in catalog.NOT_A_FILE
         if isinstance(value, str) and (
             names_a_file or (value not in choices and not no_file and (lists_files or folder))
         ):

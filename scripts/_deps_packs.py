@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _catalog
 from _deps_editor import nodes_of
 from _deps_manager import Manager, page_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import catalog
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -124,14 +124,14 @@ class PackFinder:
             with_ids = [pack for pack in mapped if pack.id]
             if len({pack.id for pack in with_ids}) == 1:
                 return with_ids[0]
-            table = _catalog.NODE_PACKAGES.get(class_type)
+            table = catalog.NODE_PACKAGES.get(class_type)
             for pack in with_ids:
                 if pack.id == table:
                     return pack
             if len(with_ids) > 1:
                 names = safe_text.quoted_list(sorted({str(pack.id) for pack in with_ids}), 5)
                 return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
-        table = _catalog.NODE_PACKAGES.get(class_type)
+        table = catalog.NODE_PACKAGES.get(class_type)
         if table:
             # A Manager that could not reach the registry knows repositories alone.
             near = mapped[0] if mapped else None
@@ -147,7 +147,7 @@ class PackFinder:
     def _weighed(self, claim: Pack, class_type: str, mapped: list[Pack]) -> Pack:
         """The workflow's claim, in doubt when others who know the class name other packs only."""
         others = {pack.id for pack in mapped if pack.id}
-        table = _catalog.NODE_PACKAGES.get(class_type)
+        table = catalog.NODE_PACKAGES.get(class_type)
         if table:
             others.add(table)
         if claim.id is None or claim.id == CORE or not others or claim.id in others:

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import _addresses
 import _deps_comfy
 import _deps_match
-from _catalog import MODEL_SUFFIXES
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.file_names import file_name, safe_name
 from comfyskill.base.safe_text import clean
+from comfyskill.graph.catalog import MODEL_SUFFIXES
 
 SERVER = "server"
 # Besides the files that keep any name: what loaders of node packs take for models, vocabularies and settings.

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _addresses
-import _catalog
 import _deps_catalog
 import _deps_place
 from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
 from _deps_need import Use
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import catalog
 
 MOST_USES = 6
 MOST_NAMED = 200
@@ -219,12 +219,12 @@ def may_fetch(url: str) -> bool:
 
 def is_pickle(name: str) -> bool:
     """Whether a file of this type can run code when it is opened."""
-    return name.lower().endswith(tuple(_catalog.PICKLE_SUFFIXES))
+    return name.lower().endswith(tuple(catalog.PICKLE_SUFFIXES))
 
 
 def may_run_code(name: str) -> bool:
     """Whether a file that is fetched wants a consent of its own: ComfyUI unpickles whatever is of no other known type."""
-    return not name.lower().endswith(tuple(_catalog.DATA_SUFFIXES))
+    return not name.lower().endswith(tuple(catalog.DATA_SUFFIXES))
 
 
 def verdict(checks: Sequence[Check]) -> str:

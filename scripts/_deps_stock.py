@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import _catalog
 import _deps_catalog
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import catalog
 
 T = TypeVar("T")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
@@ -137,7 +137,7 @@ class Stock:
 
     def folder_with(self, choices: Iterable[str]) -> str | None:
         """The model folder whose files are these choices: the one that an input of any pack reads from."""
-        wanted = {choice for choice in choices if choice not in _catalog.NOT_A_FILE}
+        wanted = {choice for choice in choices if choice not in catalog.NOT_A_FILE}
         if not wanted:
             return None
         best, best_share = None, 0.0

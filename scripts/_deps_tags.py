@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import _deps_catalog
 from _deps_need import Use
-from _nodes import class_of, consumers_of, each, inputs_of, literal, title_of
+from comfyskill.graph.nodes import class_of, consumers_of, each, inputs_of, literal, title_of
 
 # A tag has a name without the characters that end one, then up to a few weights.
 _TAG = re.compile(r"<lora:([^<>:\r\n]{1,200})(?::([^<>\r\n]{0,80}))?>", re.IGNORECASE)

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import _deps_editor
-import _graph
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.graph import facts
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
 SAMPLE_PICTURE = "example.png"
@@ -20,10 +20,10 @@ MOST = 5
 def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
     """Picture inputs that are left at ComfyUI's sample. `chosen`: addresses that were set."""
     found = []
-    for node_id, node in _graph.each(graph):
-        for name, value in _graph.inputs_of(node).items():
+    for node_id, node in facts.each(graph):
+        for name, value in facts.inputs_of(node).items():
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
-                title = safe_text.clean(_graph.title_of(node), 60)
+                title = safe_text.clean(facts.title_of(node), 60)
                 found.append(
                     f"node {safe_text.name(node_id)} ({safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
                     f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
@@ -43,10 +43,10 @@ def after_changes(
     """
     if definitions is None or not chosen:
         return []
-    import _check
+    from comfyskill.graph import check
 
     nodes = {address.partition(".")[0] for address in chosen}
-    found = _check.findings(graph, definitions, complete=False)
+    found = check.findings(graph, definitions, complete=False)
     told = [
         item
         for item in found
@@ -60,16 +60,16 @@ def after_changes(
 def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> list[str]:
     """Warnings about keys and tokens in what is submitted: ComfyUI saves the workflow in every picture it makes."""
     found: dict[str, None] = {}
-    for node_id, node in _graph.each(graph):
-        for name, value in _graph.inputs_of(node).items():
-            for text in _deps_editor.texts_in(_graph.literal(value)):
+    for node_id, node in facts.each(graph):
+        for name, value in facts.inputs_of(node).items():
+            for text in _deps_editor.texts_in(facts.literal(value)):
                 kinds = [key.kind for key in key_patterns.keys_in(text)]
                 if not kinds and (named := key_patterns.named_key(str(name), text)):
                     kinds = [named.kind]
                 found |= dict.fromkeys(
                     f"node {node_id}, input {safe_text.clean(name, 60)}: {kind}" for kind in kinds
                 )
-        for key in key_patterns.keys_in(_graph.title_of(node)):
+        for key in key_patterns.keys_in(facts.title_of(node)):
             found[f"the title of node {node_id}: {key.kind}"] = None
     for where, text in _deps_editor.notes_of(editor):
         found |= dict.fromkeys(

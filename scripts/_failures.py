@@ -9,10 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import _diagnose
-import _graph
 from _dialect import JobState
 from comfyskill.base import safe_text
+from comfyskill.graph import diagnose, facts
 
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
 TRACE_LINES = 12
@@ -41,7 +40,7 @@ def failure(
     message = safe_text.clean(
         error.get("exception_message") or error.get("message") or "no reason given", said
     )
-    found = _diagnose.diagnose(exception, message)
+    found = diagnose.diagnose(exception, message)
     where = (
         f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})" if node_id else "the server"
     )
@@ -63,9 +62,9 @@ def failure(
     }
 
 
-def _why(found: _diagnose.Diagnosis, exception: str) -> str:
+def _why(found: diagnose.Diagnosis, exception: str) -> str:
     """The cause in plain words where it is a known one, with the exception's own name."""
-    if found is _diagnose.UNKNOWN:
+    if found is diagnose.UNKNOWN:
         return f": {safe_text.quoted(exception)}" if exception else ""
     return f": {found.cause}" + (f" ({safe_text.name(exception)})" if exception else "")
 
@@ -80,8 +79,8 @@ def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The values set on a node, without its links."""
     return {
         safe_text.clean(name, 80): shown_value(name, value)
-        for name, value in list(_graph.inputs_of(node).items())[:MOST_INPUTS]
-        if _graph.link_of(value) is None
+        for name, value in list(facts.inputs_of(node).items())[:MOST_INPUTS]
+        if facts.link_of(value) is None
     }
 
 
@@ -89,7 +88,7 @@ def shown_value(name: str, value: Any) -> Any:
     """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
     if SECRET_NAME.search(name):
         return safe_text.HIDDEN
-    link = _graph.link_of(value)
+    link = facts.link_of(value)
     if link is not None:
         return {"from_node": safe_text.clean(link.node_id, 60), "output": link.slot}
     if isinstance(value, (bool, int, float)) or value is None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import _check
 import _known
 import _reports
 from _dialect import Dialect
-from _finding import ERROR
 from _inventory import Inventory
-from _nodes import upstream_of
 from comfyskill.base import safe_text
+from comfyskill.graph import check
+from comfyskill.graph.finding import ERROR
+from comfyskill.graph.nodes import upstream_of
 
 MOST = 50
 WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
@@ -45,7 +45,7 @@ def rejection(
     looked_at = upstream_of(graph, only) if only else None
     wrong = [
         item
-        for item in _check.findings(graph, definitions)
+        for item in check.findings(graph, definitions)
         if item.severity == ERROR
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in sent)
         # Of the nodes that --only leaves out, the server asks for the class alone.

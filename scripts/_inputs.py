@@ -22,7 +22,7 @@ from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from _uploads import UploadTarget
+    from comfyskill.graph.uploads import UploadTarget
 
 PICTURE_KINDS = frozenset({"image", "mask"})
 ORIENTATION = 0x0112  # the EXIF tag that says how a stored picture is turned

@@ -10,7 +10,6 @@ from typing import Any
 
 import _collect
 import _failures
-import _graph
 import _memory
 import _ours
 import _timing
@@ -19,6 +18,7 @@ from _failures import shown_value
 from _reports import command, head, server_words
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts
 
 MOST_NODES = 60
 RECENT = 50
@@ -126,7 +126,7 @@ def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
 
 def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs the node had: from the graph, and locally from the error; on the cloud the latter may hold secrets."""
-    shown = {name: shown_value(name, value) for name, value in _graph.inputs_of(node).items()}
+    shown = {name: shown_value(name, value) for name, value in facts.inputs_of(node).items()}
     current = error.get("current_inputs")
     if server.api == "local" and isinstance(current, Mapping):
         for name, value in current.items():

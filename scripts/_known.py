@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import _common
-import _graph
 from _dialect import Dialect
 from comfyskill.base import cache, cli, flags, paths, text_files
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts
 
-BUNDLED = Path(__file__).resolve().parent / "_core_definitions.json"
+BUNDLED = Path(__file__).resolve().parent / "comfyskill" / "graph" / "core_definitions.json"
 
 
 class Definitions:
@@ -64,7 +64,7 @@ class Definitions:
 
 def classes_of(graph: Mapping[str, Any]) -> list[str]:
     """The class types of a graph, each once."""
-    return sorted({_graph.class_of(node) for _, node in _graph.each(graph)})
+    return sorted({facts.class_of(node) for _, node in facts.each(graph)})
 
 
 def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None:
@@ -111,7 +111,7 @@ def bundled() -> Mapping[str, Any] | None:
         for section in definition["input"].values():
             for name, spec in section.items():
                 # Which model files there are, only a server knows.
-                if _graph.model_folder(class_type, name) and len(spec) > 1:
+                if facts.model_folder(class_type, name) and len(spec) > 1:
                     section[name] = [
                         spec[0],
                         {key: value for key, value in spec[1].items() if key != "options"},

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import _common
-import _graph
 from _dialect import Dialect
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import facts
 
 HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash", "sha256")
 MOST_MODELS = 40
@@ -24,7 +24,7 @@ def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any
 
     `missing`: True for a file that is not in the server's list of that folder.
     """
-    uses = {(use.name, use.folder): None for use in _graph.models_in(graph)}
+    uses = {(use.name, use.folder): None for use in facts.models_in(graph)}
     listed: dict[str, dict[str, Any]] = {}
     rows = []
     for name, folder in list(uses)[:MOST_MODELS]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import _catalog
+from comfyskill.graph import catalog
 
 CORE = "comfy-core"
 _FILE = Path(__file__).resolve().parent / "_pack_classes.json"
@@ -26,7 +26,7 @@ def packs_by_class() -> Mapping[str, frozenset[str]]:
     for pack, classes in json.loads(_FILE.read_text(encoding="utf-8")).items():
         for class_type in classes:
             found.setdefault(class_type, set()).add(usual_name(pack))
-    for class_type, pack in _catalog.NODE_PACKAGES.items():
+    for class_type, pack in catalog.NODE_PACKAGES.items():
         found.setdefault(class_type, set()).add(usual_name(pack))
     return {class_type: frozenset(packs) for class_type, packs in found.items()}
 

@@ -16,7 +16,7 @@ from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
     from _inputs import Uploader
-    from _uploads import UploadTarget
+    from comfyskill.graph.uploads import UploadTarget
 
 
 class Placed(NamedTuple):
@@ -78,10 +78,10 @@ def _targets(
     given: Mapping[str, str],
 ) -> list[UploadTarget]:
     """The inputs that these files go into. `given`: the files that a flag names, which must find an input."""
-    import _fill
+    from comfyskill.graph import fill
 
     with _telling_of_file_inputs(graph, definitions, given):
-        targets = _fill.upload_targets(graph, files, definitions)
+        targets = fill.upload_targets(graph, files, definitions)
     found = {target.name for target in targets}
     for name, path in given.items():
         _require(name in found, name, path)
@@ -116,13 +116,13 @@ def _by_address(
     definitions: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The settings, with those of inputs that get a file, whatever their name, under the address of their input."""
-    import _fill
+    from comfyskill.graph import fill
 
     wanted = {_address(target) for target in targets}
     found: dict[str, Any] = {}
     for name, value in settings.items():
         try:
-            places = _fill.upload_targets(graph, {name: value}, definitions) if wanted else []
+            places = fill.upload_targets(graph, {name: value}, definitions) if wanted else []
         except SkillError:
             places = []  # filling refuses the name, and lists all wrong ones together
         if not any(_address(place) in wanted for place in places):
@@ -157,9 +157,9 @@ def _telling_of_file_inputs(
         yield
     except SkillError as error:
         if error.code == "unknown_parameter" and error.details.get("parameter") in given:
-            import _params
+            from comfyskill.graph import parameters
 
-            names = [parameter.name for parameter in _params.find(graph, definitions) if parameter.upload]
+            names = [parameter.name for parameter in parameters.find(graph, definitions) if parameter.upload]
             if names:
                 error.hint = f"inputs that take files here: {', '.join(names)}"
                 error.details["nearest"] = names

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _catalog
 import _doubts
-import _graph
 import _known
 import _placing
 import _sources
 from _dialect import Dialect
+from comfyskill.graph import catalog, facts
 
 if TYPE_CHECKING:
     import _inputs
@@ -100,12 +99,12 @@ def prepare(
         doubts = [*_doubts.sample_pictures(graph, ()), *_doubts.saved_keys(graph, source.editor)]
         return Prepared(
             graph, source, seeds_of(graph), notes=[*notes, *doubts],
-            partner=partner_nodes(graph, definitions, server), video=_graph.is_video(graph, definitions),
+            partner=partner_nodes(graph, definitions, server), video=facts.is_video(graph, definitions),
             done=done,
         )  # fmt: skip
-    import _fill
+    from comfyskill.graph import fill
 
-    filled = _fill.fill(
+    filled = fill.fill(
         graph, settings, definitions, validate=wishes.validate, force_links=wishes.force_links,
         randomize_seed=wishes.randomize_seed, uploaded=uploaded,
     )  # fmt: skip
@@ -121,7 +120,7 @@ def prepare(
         [*notes, *filled.notes, *doubts],
         uploads,
         partner_nodes(filled.graph, definitions, server),
-        _graph.is_video(filled.graph, definitions),
+        facts.is_video(filled.graph, definitions),
         done,
     )
 
@@ -130,9 +129,9 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
     """Every seed that the graph holds, by address."""
     return {
         f"{node_id}.{name}": value
-        for node_id, node in _graph.each(graph)
-        for name, value in _graph.inputs_of(node).items()
-        if name in _catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
+        for node_id, node in facts.each(graph)
+        for name, value in facts.inputs_of(node).items()
+        if name in catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
     }
 
 
@@ -152,7 +151,7 @@ def partner_nodes(
     if definitions is None and server is not None:
         unknown = sorted(set(_known.classes_of(graph)) - FREE_CLASSES)
         definitions = _known.of_classes(server, unknown) if unknown else None
-    return _graph.partner_nodes(graph, definitions)
+    return facts.partner_nodes(graph, definitions)
 
 
 def _add_loras(
@@ -161,9 +160,9 @@ def _add_loras(
     known = dict(definitions or {})
     if server is not None:
         known |= _known.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
-    import _fill
+    from comfyskill.graph import fill
 
-    made, notes = _fill.add_loras(graph, loras, known or None)
+    made, notes = fill.add_loras(graph, loras, known or None)
     return dict(made), list(notes)
 
 

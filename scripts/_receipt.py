@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _graph
 import _model_facts
 import _prepare
 from _dialect import Dialect, JobState
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import facts
 
 if TYPE_CHECKING:
     from _collect import Saved
@@ -44,7 +44,7 @@ def write(
         "graph": job.graph,
         **_asked_for(job, prepared, options, document, path),
         "include_previews": options.include_previews,
-        "models": sorted({use.name for use in _graph.models_in(dict(job.graph))}),
+        "models": sorted({use.name for use in facts.models_in(dict(job.graph))}),
         "model_files": _model_facts.model_facts(job.server, job.graph),
         "files": [
             {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()} for item in saved

@@ -231,9 +231,9 @@ def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence[str]) -> JobState:
     """The state with the outputs of these nodes and what they need: 0.3.64 adds every other one that it has in its cache."""
-    import _graph
+    from comfyskill.graph import facts
 
-    wanted = _graph.upstream_of(graph, targets)
+    wanted = facts.upstream_of(graph, targets)
     # A node that another one made bears its maker's id before a dot.
     asked_for = {key: value for key, value in state.outputs.items() if {key, key.split(".")[0]} & wanted}
     return state._replace(outputs=asked_for)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _collect
-import _graph
 import _model_facts
 import _prepare
 import _receipt
@@ -21,6 +20,7 @@ from _dialect import Dialect
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
+from comfyskill.graph import facts
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {
@@ -67,7 +67,7 @@ def load(path: Path) -> Receipt:
         raise _no_receipt(path, said) from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
         raise _no_receipt(path, "it has another form")
-    unwrapped = _graph.unwrap(document.get("graph"))
+    unwrapped = facts.unwrap(document.get("graph"))
     if unwrapped.graph is None:
         raise _no_receipt(path, "it holds no graph")
     return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)
@@ -110,7 +110,7 @@ def _may_leave(row: Mapping[str, Any]) -> bool:
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
-    classes = sorted({_graph.class_of(node) for _, node in _graph.each(receipt.graph)})
+    classes = sorted({facts.class_of(node) for _, node in facts.each(receipt.graph)})
     try:
         known = server.definitions(classes)
         return [name for name in classes if name not in known]
@@ -160,7 +160,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
 
 
 def _outputs(graph: Mapping[str, Any]) -> int:
-    return len(_graph.outputs_of(graph))
+    return len(facts.outputs_of(graph))
 
 
 def _sentence(compared: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> str:

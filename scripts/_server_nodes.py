@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from _specs import InputSpec, choices_shown, read_spec
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.specs import InputSpec, choices_shown, read_spec
 
 CHOICES_SHOWN = 20
 TEXT_LIMIT = 300

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import _graph
 from comfyskill.base import text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
+from comfyskill.graph import facts
 
 if TYPE_CHECKING:
     from _common import Server
@@ -266,7 +266,7 @@ def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
 
 def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
     try:
-        inner = _graph.unwrap(value)
+        inner = facts.unwrap(value)
     except SkillError as error:
         error.details.setdefault("origin", origin)
         raise

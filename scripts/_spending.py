@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import _graph
 from _dialect import Dialect
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts
 
 if TYPE_CHECKING:
     from _prepare import Prepared
@@ -26,7 +26,7 @@ def consent_needed(
 ) -> SkillError:
     """The refusal (exit 7) of a graph with partner nodes. `what` begins its sentence: who calls them."""
     nodes = [prepared.graph[node] for node in prepared.partner if node in prepared.graph]
-    classes = sorted({_graph.class_of(node) for node in nodes})
+    classes = sorted({facts.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
     named = [
         safe_text.quoted(name) + (f" ({prices[name]})" if name in prices else "")

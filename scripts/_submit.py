@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import _graph
 import _known
 from _dialect import Accepted, Dialect, Graph, Submission
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import facts
 
 
 def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) -> None:
@@ -33,7 +33,7 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
 def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
     """The server silently ignores a target that is no output node of the graph."""
     outputs = [
-        node.node_id for node in _graph.outputs_of(graph, _known.of_classes(server, _known.classes_of(graph)))
+        node.node_id for node in facts.outputs_of(graph, _known.of_classes(server, _known.classes_of(graph)))
     ]
     for target in targets:
         if target not in outputs:
@@ -57,14 +57,14 @@ def submit(server: Dialect, submission: Submission) -> Accepted:
 
 
 def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
-    import _check
+    from comfyskill.graph import check
 
     try:
         known = server.definitions(_known.classes_of(graph))
     except SkillError:
         return error
     found: list[dict[str, Any]] = [
-        item.to_json() for item in _check.findings(graph, known) if item.severity == "error"
+        item.to_json() for item in check.findings(graph, known) if item.severity == "error"
     ]
     if not found:
         return error

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import _deps_editor
 import _deps_packs
 import _deps_report
-import _graph
 import _pack_tables
 import _sources
 import _trust_risks
 import _trust_text
 from _deps_need import classes_of
-from _nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.graph import facts as graph_facts
+from comfyskill.graph.nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
@@ -205,7 +205,7 @@ _STANDINGS = {
 
 def _models(subject: Subject) -> Iterator[Worry]:
     seen = set()
-    for use in _graph.models_in(subject.graph, subject.definitions):
+    for use in graph_facts.models_in(subject.graph, subject.definitions):
         if _deps_report.is_pickle(use.name) and use.name not in seen:
             seen.add(use.name)
             yield Worry(
@@ -226,7 +226,7 @@ def _addresses_of_models(subject: Subject) -> Iterator[Worry]:
 
 
 def _partner(subject: Subject) -> Iterator[Worry]:
-    ids = _graph.partner_nodes(subject.graph, subject.definitions)
+    ids = graph_facts.partner_nodes(subject.graph, subject.definitions)
     if ids:
         classes = sorted({class_of(subject.graph[node_id]) for node_id in ids})
         yield Worry(

@@ -12,9 +12,9 @@ import _known
 import _sources
 import _trust
 from _deps_need import classes_of
-from _nodes import each, with_missing_types
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph.nodes import each, with_missing_types
 
 MOST_FINDINGS = 60
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import _assets
 import _common
-import _nodes
 import _v2_cancel
 import _v2_records
 import _v2_refusals
@@ -33,6 +32,7 @@ from _dialect import (
 )
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import nodes
 
 if TYPE_CHECKING:
     import requests
@@ -427,7 +427,7 @@ def _only(graph: Graph, targets: Sequence[str] | None) -> Graph:
     """v2 has no partial execution: the targets and what they draw from, and nothing else, is sent."""
     if targets is None:
         return graph
-    kept = _nodes.upstream_of(graph, targets)
+    kept = nodes.upstream_of(graph, targets)
     return {node_id: node for node_id, node in graph.items() if node_id in kept}
 
 

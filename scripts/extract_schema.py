@@ -56,9 +56,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
-    import _graph
     import _node_definitions
     import _sources
+    from comfyskill.graph import facts as graph_facts
 
     known = _node_definitions.from_flags(args)
     source = _sources.read(
@@ -68,7 +68,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         complete=lambda: known.complete,
         allow_unsure=args.allow_unsure,
     )
-    classes = sorted({_graph.class_of(node) for _, node in _graph.each(source.graph)})
+    classes = sorted({graph_facts.class_of(node) for _, node in graph_facts.each(source.graph)})
     definitions = known.of(classes) if classes else None
     document: dict[str, Any] = {
         "status": "ok",
@@ -90,10 +90,10 @@ def schema(
     every: bool = False,
 ) -> dict[str, Any]:
     """What a graph lets a person change and what it needs; `summary` leaves types, ranges and the rest out."""
-    import _graph
-    import _params
+    from comfyskill.graph import facts as graph_facts
+    from comfyskill.graph import parameters as graph_parameters
 
-    parameters = _params.find(graph, definitions)
+    parameters = graph_parameters.find(graph, definitions)
     facts = _facts(graph, definitions, parameters)
     if summary:
         named = {parameter.name: parameter.value for parameter in parameters.named()}
@@ -109,7 +109,7 @@ def schema(
     if total > len(document["parameters"]):
         document["parameters_total"] = total
         document["hint"] = "--all lists the rest"
-    unset = _unset(graph, _graph.Book(definitions))
+    unset = _unset(graph, graph_facts.Book(definitions))
     if unset:
         document["also_settable"] = safe_text.cap(unset, len(unset) if every else 40)
     return document
@@ -118,14 +118,16 @@ def schema(
 def _facts(
     graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, parameters: Any
 ) -> dict[str, Any]:
-    import _graph
+    from comfyskill.graph import facts as graph_facts
 
-    book = _graph.Book(definitions)
-    unknown = sorted({_graph.class_of(node) for _, node in _graph.each(graph)} - set(book.class_types()))
+    book = graph_facts.Book(definitions)
+    unknown = sorted(
+        {graph_facts.class_of(node) for _, node in graph_facts.each(graph)} - set(book.class_types())
+    )
     document: dict[str, Any] = {
-        "nodes": sum(1 for _ in _graph.each(graph)),
+        "nodes": sum(1 for _ in graph_facts.each(graph)),
         "names_from": parameters.source,
-        "outputs": [output._asdict() for output in _graph.outputs_of(graph, definitions)],
+        "outputs": [output._asdict() for output in graph_facts.outputs_of(graph, definitions)],
         "input_files": [
             {"name": p.name, "set": p.address, "kind": p.upload, "value": p.value}
             | ({"feeds": p.feeds} if p.feeds else {})
@@ -134,12 +136,12 @@ def _facts(
         ],
         "models": [
             {"name": use.name, "folder": use.folder, "set": f"{use.node_id}.{use.input}"}
-            for use in _graph.models_in(graph, definitions)
+            for use in graph_facts.models_in(graph, definitions)
         ],
-        "embeddings": sorted({use.name for use in _graph.embeddings_in(graph)}),
-        "is_video": _graph.is_video(graph, definitions),
-        "partner_nodes": _graph.partner_nodes(graph, definitions),
-        "sampling_steps": _graph.sampling_steps(graph, definitions),
+        "embeddings": sorted({use.name for use in graph_facts.embeddings_in(graph)}),
+        "is_video": graph_facts.is_video(graph, definitions),
+        "partner_nodes": graph_facts.partner_nodes(graph, definitions),
+        "sampling_steps": graph_facts.sampling_steps(graph, definitions),
     }
     if definitions and unknown:
         document["classes_without_definition"] = safe_text.cap(unknown, 20)
@@ -148,13 +150,13 @@ def _facts(
 
 def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
     """Addresses of inputs that the definitions declare and the graph leaves out."""
-    import _graph
+    from comfyskill.graph import facts as graph_facts
 
     return [
         f"{node_id}.{name}"
-        for node_id, node in _graph.each(graph)
+        for node_id, node in graph_facts.each(graph)
         for name, spec in book.specs(node).items()
-        if spec.is_widget and name not in _graph.inputs_of(node)
+        if spec.is_widget and name not in graph_facts.inputs_of(node)
     ]
 
 

@@ -48,9 +48,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
-    import _check
     import _node_definitions
     import _sources
+    from comfyskill.graph import check
 
     known = _node_definitions.from_flags(args)
     source = _sources.read(
@@ -61,7 +61,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         allow_unsure=args.allow_unsure,
     )
     definitions = known.all()
-    found = _check.findings(
+    found = check.findings(
         source.graph, definitions, complete=known.complete, replacements=_replacements(known.server)
     )
     document = verdict(found, every=args.all)
@@ -77,13 +77,13 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
     """Findings as a document: `status` "ok" or "invalid", counts by severity, and the findings, errors first."""
-    import _check
+    from comfyskill.graph import check
 
     counts = dict.fromkeys(("error", "warning", "info"), 0)
     for finding in found:
         counts[finding.severity] += 1
     document: dict[str, Any] = {"status": "ok", "counts": counts}
-    if _check.rejected(found):
+    if check.rejected(found):
         first = found[0]
         document = {
             "status": "invalid",

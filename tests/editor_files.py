@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 CORE = json.loads(
-    (Path(__file__).resolve().parent.parent / "scripts" / "_core_definitions.json").read_text("utf-8")
+    (Path(__file__).resolve().parent.parent / "scripts/comfyskill/graph/core_definitions.json").read_text(
+        "utf-8"
+    )
 )
 # As a server would give them: without the mark of the bundled ones.
 DEFINITIONS = {name: {k: v for k, v in body.items() if k != "bundled"} for name, body in CORE.items()}

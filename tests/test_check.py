@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import _check
+from comfyskill.graph import check
 
 DATA = Path(__file__).parent / "data/graph"
 DEFINITIONS = json.loads((DATA / "definitions.json").read_text(encoding="utf-8"))
@@ -31,7 +31,7 @@ SAME = {
 
 @pytest.mark.parametrize("case", RECORDED["cases"], ids=lambda case: case["name"])
 def test_the_verdict_is_the_recorded_servers(case):
-    found = _check.findings(case["prompt"], RECORDED["definitions"])
+    found = check.findings(case["prompt"], RECORDED["definitions"])
     errors = [finding for finding in found if finding.severity == "error"]
 
     assert bool(errors) == (case["status"] != 200 or bool(case["node_errors"])), [f.message for f in found]
@@ -66,11 +66,11 @@ def image(**changes):
 
 
 def codes(graph, definitions=DEFINITIONS, **options):
-    return {(f.severity, f.code, f.node_id) for f in _check.findings(graph, definitions, **options)}
+    return {(f.severity, f.code, f.node_id) for f in check.findings(graph, definitions, **options)}
 
 
 def test_a_sound_graph_has_no_findings():
-    assert _check.findings(image(), DEFINITIONS) == []
+    assert check.findings(image(), DEFINITIONS) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_false_as_text_is_told():
         "1": {"class_type": "PrimitiveBoolean", "inputs": {"value": "false"}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
-    (found,) = [f for f in _check.findings(graph, DEFINITIONS) if f.code == "value_changed"]
+    (found,) = [f for f in check.findings(graph, DEFINITIONS) if f.code == "value_changed"]
     assert "'false' for true" in found.message
 
 
@@ -172,7 +172,7 @@ def test_a_picture_mask_turned_over_before_inpainting_is_told():
 def test_frames_off_the_grid_are_told_with_the_nearest():
     graph = {"1": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 640, "height": 480, "length": 80, "batch_size": 1}},
              "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}  # fmt: skip
-    (found,) = [f for f in _check.findings(graph, DEFINITIONS) if f.code == "size_not_on_grid"]
+    (found,) = [f for f in check.findings(graph, DEFINITIONS) if f.code == "size_not_on_grid"]
 
     assert found.fix == "use 77 or 81"
 
@@ -185,7 +185,7 @@ def test_deprecated_classes_are_told_with_their_successor():
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
     }
     assert ("warning", "deprecated", "2") in codes(graph, old)
-    (found,) = _check.findings(
+    (found,) = check.findings(
         graph, DEFINITIONS, replacements={"ImageInvert": [{"new_node_id": "InvertNew"}]}
     )
     assert "InvertNew" in found.fix
@@ -217,7 +217,7 @@ def test_a_class_that_the_conversion_could_not_make_is_unknown_and_a_path():
     }
     graph["30"] = {"inputs": {"image": ["8", 0]}, "_meta": {"title": "Quux", "missing_type": "SharpenQuux"}}
 
-    found = _check.findings(graph, DEFINITIONS)
+    found = check.findings(graph, DEFINITIONS)
 
     told = {(f.code, f.node_id, f.class_type) for f in found}
     assert told == {
@@ -235,14 +235,14 @@ def test_what_an_unknown_class_draws_from_is_checked_also_when_it_is_the_end():
 
 
 def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
-    (found,) = _check.findings(image(n3__sampler_name="foo"), DEFINITIONS)
+    (found,) = check.findings(image(n3__sampler_name="foo"), DEFINITIONS)
 
     assert found.fix.startswith("set one of: 'euler', ")
     assert found.fix.count(", ") > 12
 
 
 def test_a_missing_model_is_first_to_be_fetched():
-    (found,) = _check.findings(image(n1__ckpt_name="nosuch.safetensors"), DEFINITIONS)
+    (found,) = check.findings(image(n1__ckpt_name="nosuch.safetensors"), DEFINITIONS)
 
     assert found.fix.startswith("get the file (check_deps.py says from where), or ")
 
@@ -250,13 +250,13 @@ def test_a_missing_model_is_first_to_be_fetched():
 def test_an_unknown_class_names_its_likely_meaning():
     graph = image()
     graph["8"]["class_type"] = "VAEDecoed"
-    (found,) = [f for f in _check.findings(graph, DEFINITIONS) if f.code == "unknown_class"]
+    (found,) = [f for f in check.findings(graph, DEFINITIONS) if f.code == "unknown_class"]
 
     assert "VAEDecode" in found.fix
 
 
 def test_a_mismatch_names_the_slot_that_fits():
-    (found,) = [f for f in _check.findings(image(n8__vae=["1", 1]), DEFINITIONS) if f.severity == "error"]
+    (found,) = [f for f in check.findings(image(n8__vae=["1", 1]), DEFINITIONS) if f.severity == "error"]
 
     assert (found.code, found.fix) == ("type_mismatch", "link it to 1 slot 2")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import _check
-import _fill
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import check
+from comfyskill.graph import fill as graph_fill
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -36,7 +36,7 @@ GRAPH = {
 
 
 def fill(settings, definitions=DEFINITIONS, graph=GRAPH, **options):
-    return _fill.fill(graph, settings, definitions, **options)
+    return graph_fill.fill(graph, settings, definitions, **options)
 
 
 def refusal(settings, definitions=DEFINITIONS, graph=GRAPH, **options):
@@ -291,18 +291,18 @@ def test_sizes_that_were_equal_and_stay_behind_are_named():
     ],
 )
 def test_set_is_split_at_the_first_equals_sign(text, parts):
-    assert _fill.parse_set(text) == parts
+    assert graph_fill.parse_set(text) == parts
 
 
 @pytest.mark.parametrize("text", ["prompt", "", "=x", " =x"])
 def test_a_set_without_name_or_value_is_refused(text):
     with pytest.raises(SkillError) as caught:
-        _fill.parse_set(text)
+        graph_fill.parse_set(text)
     assert caught.value.exit == 2
 
 
 def test_args_are_read_as_json():
-    assert _fill.parse_args_json('{"prompt": "x", "steps": 30, "on": true}') == {
+    assert graph_fill.parse_args_json('{"prompt": "x", "steps": 30, "on": true}') == {
         "prompt": "x",
         "steps": 30,
         "on": True,
@@ -312,7 +312,7 @@ def test_args_are_read_as_json():
 @pytest.mark.parametrize("text", ["", "[1]", "5", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000])
 def test_args_that_are_no_object_are_refused(text):
     with pytest.raises(SkillError) as caught:
-        _fill.parse_args_json(text)
+        graph_fill.parse_args_json(text)
     assert caught.value.exit == 2
 
 
@@ -332,7 +332,7 @@ def test_a_new_choice_brings_its_inputs_and_takes_the_old_ones_away():
     assert filled.graph["2"]["inputs"] == {
         "input": ["1", 0], "resize_type": "scale longer dimension", "resize_type.longer_size": 640, "scale_method": "area",
     }  # fmt: skip
-    assert not [f for f in _check.findings(filled.graph, DEFINITIONS) if f.severity == "error"]
+    assert not [f for f in check.findings(filled.graph, DEFINITIONS) if f.severity == "error"]
     assert fill({"resize_type": "scale width"}, graph=RESIZE).graph["2"]["inputs"]["resize_type.width"] == 8
     assert refusal({"resize_type": "scale sideways"}, graph=RESIZE).code == "not_in_list"
 
@@ -364,7 +364,7 @@ def test_targets_of_uploads_are_named_with_their_kind():
     }
     settings = {"image": "a.png", "mask": "b.png", "3.file": "c.mp4", "audio": "d.mp3"}
     for definitions in (DEFINITIONS, None):
-        targets = _fill.upload_targets(graph, settings, definitions)
+        targets = graph_fill.upload_targets(graph, settings, definitions)
         assert [(t.name, t.node_id, t.kind, t.original) for t in targets] == [
             ("image", "1", "image", None), ("mask", "2", "mask", None), ("3.file", "3", "video", None), ("audio", "4", "audio", None),
         ]  # fmt: skip
@@ -380,7 +380,7 @@ PAINTED = {
 
 
 def test_a_mask_for_a_loaded_picture_names_its_original():
-    (target,) = _fill.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
+    (target,) = graph_fill.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
 
     assert (target.node_id, target.input, target.kind, target.original) == (
         "1",
@@ -396,13 +396,13 @@ def test_a_picture_whose_mask_nobody_uses_takes_no_mask():
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     }
     with pytest.raises(SkillError) as caught:
-        _fill.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
+        graph_fill.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
     assert caught.value.code == "unknown_parameter"
 
 
 def test_the_mask_wins_over_the_picture_that_it_is_painted_into():
     for settings in ({"image": "p.png", "mask": "pm.png"}, {"mask": "pm.png", "image": "p.png"}):
-        filled = _fill.fill(PAINTED, settings, DEFINITIONS, uploaded={"image", "mask"})
+        filled = graph_fill.fill(PAINTED, settings, DEFINITIONS, uploaded={"image", "mask"})
         assert filled.graph["1"]["inputs"]["image"] == "pm.png"
 
 
@@ -414,7 +414,7 @@ def test_an_uploaded_name_is_not_refused_by_the_old_list():
 
 
 def test_settings_that_take_no_file_are_no_targets():
-    assert _fill.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
+    assert graph_fill.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
 
 
 # ---- LoRAs -------------------------------------------------------------------------------------------
@@ -430,18 +430,18 @@ def test_settings_that_take_no_file_are_no_targets():
     ],
 )
 def test_a_lora_is_read_from_the_right(text, spec):
-    found = _fill.parse_lora(text)
+    found = graph_fill.parse_lora(text)
     assert (found.name, found.strength, found.clip) == spec
 
 
 @pytest.mark.parametrize("text", ["", ":0.5", "x:nan", "x:", "x:1:inf"])
 def test_a_lora_without_name_or_with_a_strange_strength_is_refused(text):
     with pytest.raises(SkillError):
-        _fill.parse_lora(text)
+        graph_fill.parse_lora(text)
 
 
 def test_a_lora_goes_between_the_checkpoint_and_all_that_use_it():
-    graph, notes = _fill.add_loras(GRAPH, ["detail:0.8"], DEFINITIONS)
+    graph, notes = graph_fill.add_loras(GRAPH, ["detail:0.8"], DEFINITIONS)
 
     assert graph["13"]["class_type"] == "LoraLoader"
     assert graph["13"]["inputs"] == {
@@ -457,14 +457,14 @@ def test_a_lora_goes_between_the_checkpoint_and_all_that_use_it():
 @pytest.mark.parametrize("text", ["detail:abc", "detail.safetensors:0.8:hard", "style/ink:strong:0.5"])
 def test_a_lora_strength_that_is_no_number_is_named_as_such(text):
     with pytest.raises(SkillError) as caught:
-        _fill.add_loras(GRAPH, [text], DEFINITIONS)
+        graph_fill.add_loras(GRAPH, [text], DEFINITIONS)
 
     assert caught.value.code == "bad_lora"
     assert "is no number" in caught.value.message and "the server has no" not in caught.value.message
 
 
 def test_several_loras_form_a_chain():
-    graph, _ = _fill.add_loras(GRAPH, ["detail:0.8", "ink:0.5:0.1"], DEFINITIONS)
+    graph, _ = graph_fill.add_loras(GRAPH, ["detail:0.8", "ink:0.5:0.1"], DEFINITIONS)
 
     assert graph["14"]["inputs"]["model"] == ["13", 0]
     assert graph["14"]["inputs"]["lora_name"] == "style/ink.safetensors"
@@ -491,7 +491,7 @@ SPLIT = {
 
 @pytest.mark.parametrize("definitions", [DEFINITIONS, None], ids=["definitions", "catalog"])
 def test_a_split_model_gets_a_lora_on_the_model_alone(definitions):
-    graph, _ = _fill.add_loras(SPLIT, ["detail.safetensors"], definitions)
+    graph, _ = graph_fill.add_loras(SPLIT, ["detail.safetensors"], definitions)
 
     assert graph["9"]["class_type"] == "LoraLoaderModelOnly"
     assert graph["4"]["inputs"]["model"] == graph["8"]["inputs"]["model"] == ["9", 0]
@@ -499,7 +499,7 @@ def test_a_split_model_gets_a_lora_on_the_model_alone(definitions):
 
 
 def test_a_clip_strength_patches_the_text_encoder_too():
-    graph, _ = _fill.add_loras(SPLIT, ["detail:1:0.5"], DEFINITIONS)
+    graph, _ = graph_fill.add_loras(SPLIT, ["detail:1:0.5"], DEFINITIONS)
 
     assert graph["9"]["class_type"] == "LoraLoader"
     assert graph["9"]["inputs"]["clip"] == ["2", 0]
@@ -521,18 +521,18 @@ HALVES = {
 
 
 def test_of_two_halves_the_loras_name_chooses_else_it_is_refused():
-    graph, _ = _fill.add_loras(HALVES, ["speed_high_noise"], DEFINITIONS)
+    graph, _ = graph_fill.add_loras(HALVES, ["speed_high_noise"], DEFINITIONS)
     assert graph["3"]["inputs"]["model"] == ["5", 0]
     assert graph["4"]["inputs"]["model"] == ["2", 0]
 
     with pytest.raises(SkillError) as caught:
-        _fill.add_loras(HALVES, ["detail"], DEFINITIONS)
+        graph_fill.add_loras(HALVES, ["detail"], DEFINITIONS)
     assert caught.value.code == "lora_unclear"
 
 
 def test_a_lora_that_the_server_lacks_is_refused_with_the_nearest():
     with pytest.raises(SkillError) as caught:
-        _fill.add_loras(GRAPH, ["detial"], DEFINITIONS)
+        graph_fill.add_loras(GRAPH, ["detial"], DEFINITIONS)
 
     assert caught.value.code == "not_in_list"
     assert "detail.safetensors" in caught.value.hint
@@ -540,7 +540,7 @@ def test_a_lora_that_the_server_lacks_is_refused_with_the_nearest():
 
 def test_a_graph_without_a_model_takes_no_lora():
     with pytest.raises(SkillError) as caught:
-        _fill.add_loras(
+        graph_fill.add_loras(
             {"1": {"class_type": "OpenAIGPTImage1", "inputs": {"prompt": "x"}}}, ["detail"], DEFINITIONS
         )
     assert caught.value.code == "lora_unclear"

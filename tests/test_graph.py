@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import _graph
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import facts
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -48,23 +48,23 @@ EDITOR = {"nodes": [{"id": 1, "type": "EmptyImage"}], "links": [], "version": 0.
     ],
 )
 def test_a_graph_is_found_in_every_wrapping(document):
-    found = _graph.unwrap(document)
+    found = facts.unwrap(document)
 
     assert found.kind == "api"
     assert found.graph == GRAPH
 
 
 def test_an_editor_file_is_told_from_a_graph():
-    assert _graph.unwrap(EDITOR).kind == "editor"
-    assert _graph.unwrap({"workflow": EDITOR}).editor == EDITOR
+    assert facts.unwrap(EDITOR).kind == "editor"
+    assert facts.unwrap({"workflow": EDITOR}).editor == EDITOR
     assert (
-        _graph.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
+        facts.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
         == EDITOR
     )
 
 
 def test_credentials_saved_with_a_workflow_are_left_out():
-    found = _graph.unwrap(
+    found = facts.unwrap(
         {"prompt": GRAPH, "extra_data": {"api_key_comfy_org": "SECRET", "custom": 1, "client_id": "c"}}
     )
 
@@ -74,7 +74,7 @@ def test_credentials_saved_with_a_workflow_are_left_out():
 
 
 def test_links_by_number_and_missing_inputs_are_mended_and_said():
-    found = _graph.unwrap(
+    found = facts.unwrap(
         {"1": {"class_type": "EmptyImage"}, "2": {"class_type": "SaveImage", "inputs": {"images": [1, 0]}}}
     )
 
@@ -91,7 +91,7 @@ def test_the_document_is_left_as_it_was():
         }
     }
     before = json.dumps(document)
-    _graph.unwrap(document)
+    facts.unwrap(document)
 
     assert json.dumps(document) == before
 
@@ -101,7 +101,7 @@ def test_the_document_is_left_as_it_was():
 )
 def test_what_is_no_workflow_is_refused_in_one_sentence(document):
     with pytest.raises(SkillError) as caught:
-        _graph.unwrap(document)
+        facts.unwrap(document)
 
     assert caught.value.code == "not_a_workflow"
     assert caught.value.exit == 2
@@ -109,8 +109,8 @@ def test_what_is_no_workflow_is_refused_in_one_sentence(document):
 
 
 def test_a_link_is_a_list_of_an_id_and_a_whole_number():
-    assert _graph.link_of(["12:3", 0]) == ("12:3", 0)
-    assert _graph.link_of([7, -1]) == ("7", -1)
+    assert facts.link_of(["12:3", 0]) == ("12:3", 0)
+    assert facts.link_of([7, -1]) == ("7", -1)
     for value in (
         ["1", "0"],
         ["1"],
@@ -121,7 +121,7 @@ def test_a_link_is_a_list_of_an_id_and_a_whole_number():
         "1",
         {"__value__": ["1", 0]},
     ):
-        assert _graph.link_of(value) is None
+        assert facts.link_of(value) is None
 
 
 def test_outputs_are_known_with_and_without_definitions():
@@ -130,7 +130,7 @@ def test_outputs_are_known_with_and_without_definitions():
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Look"}},
     }
     for definitions in (DEFINITIONS, None):
-        found = _graph.outputs_of(graph, definitions)
+        found = facts.outputs_of(graph, definitions)
         assert [(o.node_id, o.title, o.preview) for o in found] == [
             ("2", "SaveImage", False),
             ("3", "Look", True),
@@ -144,9 +144,9 @@ def test_partner_nodes_come_from_the_flag_else_from_the_name():
         "3": {"class_type": "WanImageToVideo", "inputs": {}},
         "4": {"class_type": "SomethingNew", "inputs": {}},
     }
-    assert _graph.partner_nodes(graph, DEFINITIONS) == ["1"]
-    assert _graph.partner_nodes(graph, None) == ["1"]
-    assert _graph.partner_nodes(graph, {"SomethingNew": {"input": {}, "api_node": True}}) == ["1", "4"]
+    assert facts.partner_nodes(graph, DEFINITIONS) == ["1"]
+    assert facts.partner_nodes(graph, None) == ["1"]
+    assert facts.partner_nodes(graph, {"SomethingNew": {"input": {}, "api_node": True}}) == ["1", "4"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_partner_nodes_come_from_the_flag_else_from_the_name():
 )
 def test_a_definition_without_the_flag_tells_a_partner_node_by_its_category(definition, partner):
     graph = {"1": {"class_type": "SomethingNew", "inputs": {}}}
-    assert _graph.partner_nodes(graph, {"SomethingNew": {"input": {}, **definition}}) == partner
+    assert facts.partner_nodes(graph, {"SomethingNew": {"input": {}, **definition}}) == partner
 
 
 def test_partner_nodes_that_are_newer_than_the_definitions_are_known_by_name():
@@ -180,7 +180,7 @@ def test_partner_nodes_that_are_newer_than_the_definitions_are_known_by_name():
         "WanAnimate2ToVideo",
     )
     graph = {name: {"class_type": name, "inputs": {}} for name in (*newer, *own)}
-    assert set(_graph.partner_nodes(graph, {"EmptyImage": {"input": {}}})) == set(newer)
+    assert set(facts.partner_nodes(graph, {"EmptyImage": {"input": {}}})) == set(newer)
 
 
 def test_models_are_named_with_their_folders_and_values_that_are_no_files_left_out():
@@ -193,7 +193,7 @@ def test_models_are_named_with_their_folders_and_values_that_are_no_files_left_o
         "5": {"class_type": "UnheardOf", "inputs": {"weights": "net.pth", "title": "no model"}},
         "6": {"class_type": "CLIPVisionLoader", "inputs": {"clip_name": "v.safetensors"}},
     }  # fmt: skip
-    assert [(use.name, use.folder) for use in _graph.models_in(graph)] == [
+    assert [(use.name, use.folder) for use in facts.models_in(graph)] == [
         ("a.safetensors", "checkpoints"),
         ("c1.safetensors", "text_encoders"),
         ("c2.gguf", "text_encoders"),
@@ -213,7 +213,7 @@ def test_models_are_named_with_their_folders_and_values_that_are_no_files_left_o
 )
 def test_embeddings_are_read_out_of_texts(text, names):
     graph = {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": text}}}
-    assert [use.name for use in _graph.embeddings_in(graph)] == names
+    assert [use.name for use in facts.embeddings_in(graph)] == names
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_embeddings_are_read_out_of_texts(text, names):
 )
 def test_an_embedding_that_comfyui_overlooks_is_told_apart(text, written):
     graph = {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": text}}}
-    found = _graph.embeddings_in(graph)
+    found = facts.embeddings_in(graph)
     assert {use.name for use in found} <= {"x", "y", "z"}
     assert [use.written for use in found if use.written] == written
 
@@ -250,14 +250,14 @@ def test_steps_are_counted_over_stages_and_through_links():
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "other": ["1", 0]}},
         "4": {"class_type": "KSampler", "inputs": {"steps": 999}},
     }
-    assert _graph.sampling_steps(graph) == 20
+    assert facts.sampling_steps(graph) == 20
 
 
 def test_videos_are_told_from_pictures():
-    assert not _graph.is_video(GRAPH, DEFINITIONS)
-    assert _graph.is_video({"1": {"class_type": "KlingImage2VideoNode", "inputs": {}}}, DEFINITIONS)
-    assert _graph.is_video({"1": {"class_type": "VHS_VideoCombine", "inputs": {}}}, None)
-    assert not _graph.is_video({"1": {"class_type": "LoadVideo", "inputs": {}}, **GRAPH}, DEFINITIONS)
+    assert not facts.is_video(GRAPH, DEFINITIONS)
+    assert facts.is_video({"1": {"class_type": "KlingImage2VideoNode", "inputs": {}}}, DEFINITIONS)
+    assert facts.is_video({"1": {"class_type": "VHS_VideoCombine", "inputs": {}}}, None)
+    assert not facts.is_video({"1": {"class_type": "LoadVideo", "inputs": {}}, **GRAPH}, DEFINITIONS)
 
 
 def test_upstream_survives_cycles():
@@ -265,4 +265,4 @@ def test_upstream_survives_cycles():
         "1": {"class_type": "A", "inputs": {"x": ["2", 0]}},
         "2": {"class_type": "A", "inputs": {"x": ["1", 0]}},
     }
-    assert _graph.upstream_of(graph, ["1"]) == {"1", "2"}
+    assert facts.upstream_of(graph, ["1"]) == {"1", "2"}

@@ -10,11 +10,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-import _check
-import _fill
-import _graph
-import _params
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import check, facts, fill
+from comfyskill.graph import parameters as graph_parameters
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -83,7 +81,7 @@ def same(left, right):
 def test_unwrapping_gives_a_graph_or_a_refusal(document):
     before = copy.deepcopy(document)
     try:
-        found = _graph.unwrap(document)
+        found = facts.unwrap(document)
     except SkillError as error:
         assert error.exit == 2
         return
@@ -93,7 +91,7 @@ def test_unwrapping_gives_a_graph_or_a_refusal(document):
         assert all(
             isinstance(node_id, str) and isinstance(node, dict) for node_id, node in found.graph.items()
         )
-        again = _graph.unwrap({"prompt": found.graph})
+        again = facts.unwrap({"prompt": found.graph})
         assert same(again.graph, found.graph)
 
 
@@ -101,26 +99,26 @@ def test_unwrapping_gives_a_graph_or_a_refusal(document):
 @given(odd_graphs, odd_definitions)
 def test_reading_and_checking_never_fail(graph, definitions):
     before = copy.deepcopy(graph)
-    parameters = _params.find(graph, definitions)
+    parameters = graph_parameters.find(graph, definitions)
     names = [parameter.name for parameter in parameters]
     assert len(set(names)) == len(names)
     json.dumps(parameters.to_json())
-    for finding in _check.findings(graph, definitions):
+    for finding in check.findings(graph, definitions):
         assert finding.severity in ("error", "warning", "info")
         assert finding.message and finding.fix
-    _graph.outputs_of(graph, definitions)
-    _graph.partner_nodes(graph, definitions)
-    _graph.models_in(graph, definitions)
-    _graph.embeddings_in(graph)
-    _graph.is_video(graph, definitions)
-    assert _graph.sampling_steps(graph, definitions) >= 0
+    facts.outputs_of(graph, definitions)
+    facts.partner_nodes(graph, definitions)
+    facts.models_in(graph, definitions)
+    facts.embeddings_in(graph)
+    facts.is_video(graph, definitions)
+    assert facts.sampling_steps(graph, definitions) >= 0
     assert same(graph, before)
 
 
 @QUICK
 @given(graphs, odd_definitions)
 def test_every_parameter_is_found_by_its_name_and_its_address(graph, definitions):
-    parameters = _params.find(graph, definitions)
+    parameters = graph_parameters.find(graph, definitions)
     for parameter in parameters:
         assert parameter in parameters.resolve(parameter.name)
     for plain, group in parameters.groups.items():
@@ -136,7 +134,7 @@ def test_every_parameter_is_found_by_its_name_and_its_address(graph, definitions
 def test_filling_changes_what_it_says_and_nothing_else(graph, wanted, definitions, validate, randomize):
     before = copy.deepcopy(graph)
     try:
-        filled = _fill.fill(graph, wanted, definitions, validate=validate, randomize_seed=randomize)
+        filled = fill.fill(graph, wanted, definitions, validate=validate, randomize_seed=randomize)
     except SkillError as error:
         assert error.exit == 2
         return
@@ -163,7 +161,7 @@ def test_filling_changes_what_it_says_and_nothing_else(graph, wanted, definition
 def test_adding_loras_gives_a_graph_or_a_refusal(graph, names, definitions):
     before = copy.deepcopy(graph)
     try:
-        made, notes = _fill.add_loras(graph, names, definitions)
+        made, notes = fill.add_loras(graph, names, definitions)
     except SkillError as error:
         assert error.exit == 2
     else:
@@ -176,14 +174,14 @@ def test_adding_loras_gives_a_graph_or_a_refusal(graph, names, definitions):
 def test_a_filled_value_passes_the_check(class_type, name, value):
     """What `fill` lets through, the check (and so the server) takes."""
     graph = {"1": {"class_type": class_type, "inputs": {name: None}}}
-    assume(name in _graph.Book(DEFINITIONS).specs(graph["1"]))
+    assume(name in facts.Book(DEFINITIONS).specs(graph["1"]))
     try:
-        filled = _fill.fill(graph, {f"1.{name}": value}, DEFINITIONS)
+        filled = fill.fill(graph, {f"1.{name}": value}, DEFINITIONS)
     except SkillError:
         return
     filled.graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
     codes = {
-        f.code for f in _check.findings(filled.graph, DEFINITIONS) if f.input == name and f.node_id == "1"
+        f.code for f in check.findings(filled.graph, DEFINITIONS) if f.input == name and f.node_id == "1"
     }
     assert not codes & {"wrong_type", "too_small", "too_big", "not_in_list", "bad_link"}
 
@@ -191,7 +189,7 @@ def test_a_filled_value_passes_the_check(class_type, name, value):
 @QUICK
 @given(st.text(max_size=30))
 def test_command_line_words_are_read_or_refused(text):
-    for read in (_fill.parse_set, _fill.parse_args_json, _fill.parse_lora):
+    for read in (fill.parse_set, fill.parse_args_json, fill.parse_lora):
         try:
             read(text)
         except SkillError as error:

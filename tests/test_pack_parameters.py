@@ -8,8 +8,8 @@ import pytest
 from editor_files import DEFINITIONS
 
 import _deps_need
-import _params
 from comfyskill.base import cache
+from comfyskill.graph import parameters
 
 TEXT, NUMBER = ["STRING", {"multiline": True}], ["INT", {}]
 ENCODE = DEFINITIONS["CLIPTextEncode"]
@@ -24,7 +24,7 @@ def text(words):
 
 
 def roles(graph, known):
-    found = _params.find(
+    found = parameters.find(
         {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {}}, **graph}, DEFINITIONS | known
     )
     return {parameter.value: parameter.role for parameter in found if isinstance(parameter.value, str)}
@@ -114,7 +114,7 @@ def test_prompts_that_are_only_written_into_a_file_are_none():
     assert roles(graph, known) == {"a cat": "prompt", "as before": None}
     plain = {"7": {"class_type": "Image Saver", "inputs": {"positive": "as before", "images": ["8", 0]}}}
     assert roles(plain, known) == {"as before": None}
-    assert _params.find(plain, DEFINITIONS | known).names() == ["positive"]
+    assert parameters.find(plain, DEFINITIONS | known).names() == ["positive"]
 
 
 def test_a_word_is_no_size():
@@ -131,7 +131,7 @@ def test_a_slider_is_called_after_what_it_feeds(switch, name):
         "4": {"class_type": "mxSlider", "inputs": {"Xi": 20, "Xf": 20.0, "isfloatX": switch}},
         "5": {"class_type": "KSampler", "inputs": {"steps": ["4", 0], "cfg": 2}},
     }
-    (found,) = _params.find(graph, DEFINITIONS | known).resolve("steps")
+    (found,) = parameters.find(graph, DEFINITIONS | known).resolve("steps")
     assert (found.node_id, found.input) == ("4", name)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import _params
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import parameters as graph_parameters
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 BOTH = pytest.mark.parametrize("definitions", [DEFINITIONS, None], ids=["definitions", "catalog"])
@@ -52,7 +52,7 @@ def txt2img(**changes):
 
 
 def named(graph, definitions=DEFINITIONS):
-    return {p.name: p.address for p in _params.find(graph, definitions).named()}
+    return {p.name: p.address for p in graph_parameters.find(graph, definitions).named()}
 
 
 @BOTH
@@ -138,7 +138,7 @@ def test_the_guider_chain_of_flux_is_followed(definitions):
         "13": node("SamplerCustomAdvanced", noise=["25", 0], guider=["22", 0], sampler=["16", 0], sigmas=["17", 0],
                    latent_image=["5", 0]),
     }  # fmt: skip
-    parameters = _params.find(graph, definitions)
+    parameters = graph_parameters.find(graph, definitions)
 
     assert [p.address for p in parameters.resolve("prompt")] == ["6.clip_l", "6.t5xxl"]
     assert [p.address for p in parameters.resolve("prompt_t5xxl")] == ["6.t5xxl"]
@@ -152,7 +152,7 @@ def test_the_guider_chain_of_flux_is_followed(definitions):
 def test_one_encoder_for_both_sides_is_the_prompt_and_says_so(definitions):
     graph = txt2img(**{"3": sampler(("6", 0), ("6", 0))})
     del graph["7"]
-    found = {p.name: p for p in _params.find(graph, definitions)}
+    found = {p.name: p for p in graph_parameters.find(graph, definitions)}
 
     assert found["prompt"].also == ("negative_prompt",)
     assert "negative_prompt" not in found
@@ -164,7 +164,7 @@ def test_a_zeroed_prompt_is_no_negative_prompt(definitions):
         **{"20": node("ConditioningZeroOut", conditioning=["6", 0]), "3": sampler(("6", 0), ("20", 0))}
     )
     del graph["7"]
-    found = {p.name: p for p in _params.find(graph, definitions)}
+    found = {p.name: p for p in graph_parameters.find(graph, definitions)}
 
     assert found["prompt"].also == ()
     assert "negative_prompt" not in found
@@ -191,7 +191,7 @@ def test_two_texts_joined_into_one_are_not_set_together(definitions):
             "30": node("StringConcatenate", string_a="a fox", string_b="at night", delimiter=", "),
         }
     )
-    parameters = _params.find(graph, definitions)
+    parameters = graph_parameters.find(graph, definitions)
 
     assert not parameters.groups["prompt"].sets_all
     with pytest.raises(SkillError) as caught:
@@ -292,7 +292,7 @@ def test_names_do_not_depend_on_the_order_of_nodes():
 
 @BOTH
 def test_only_what_is_safe_together_is_set_by_the_plain_name(definitions):
-    parameters = _params.find(two_stage(), definitions)
+    parameters = graph_parameters.find(two_stage(), definitions)
 
     assert [p.address for p in parameters.resolve("seed")] == ["3.seed", "12.seed"]
     assert [p.address for p in parameters.resolve("prompt")] == ["6.text", "16.text"]
@@ -303,7 +303,7 @@ def test_only_what_is_safe_together_is_set_by_the_plain_name(definitions):
 
 @BOTH
 def test_the_size_of_the_picture_comes_before_other_sizes(definitions):
-    names = {p.name: p.address for p in _params.find(two_stage(), definitions)}
+    names = {p.name: p.address for p in graph_parameters.find(two_stage(), definitions)}
 
     assert names["width"] == "5.width"
     assert names["width_latentupscale"] == "13.width"
@@ -334,21 +334,21 @@ def test_addresses_take_ids_and_titles_with_dots_and_spaces(key, address):
         "7.0": node("PrimitiveInt", value=3),
         "12:3": encode("x"),
     }  # fmt: skip
-    assert [p.address for p in _params.find(graph, DEFINITIONS).resolve(key)] == [address]
+    assert [p.address for p in graph_parameters.find(graph, DEFINITIONS).resolve(key)] == [address]
 
 
 def test_an_optional_input_that_is_left_out_can_be_addressed():
     graph = {"1": node("CLIPLoader", clip_name="clip_l.safetensors", type="sd3")}
-    found = _params.find(graph, DEFINITIONS).resolve("1.device")
+    found = graph_parameters.find(graph, DEFINITIONS).resolve("1.device")
 
     assert found[0].spec.choices == ("default", "cpu")
-    assert [p.address for p in _params.find(graph, DEFINITIONS).resolve("device")] == ["1.device"]
+    assert [p.address for p in graph_parameters.find(graph, DEFINITIONS).resolve("device")] == ["1.device"]
 
 
 @BOTH
 def test_a_wrong_name_is_answered_with_the_nearest(definitions):
     with pytest.raises(SkillError) as caught:
-        _params.find(txt2img(), definitions).resolve("widht")
+        graph_parameters.find(txt2img(), definitions).resolve("widht")
 
     assert caught.value.code == "unknown_parameter"
     assert caught.value.exit == 2
@@ -361,7 +361,7 @@ def test_two_nodes_of_one_title_are_not_guessed_between():
     )
 
     with pytest.raises(SkillError) as caught:
-        _params.find(graph, DEFINITIONS).resolve("Text.text")
+        graph_parameters.find(graph, DEFINITIONS).resolve("Text.text")
     assert caught.value.code == "ambiguous_parameter"
 
 
@@ -373,7 +373,7 @@ def test_files_are_found_by_what_they_feed():
         "4": node("WanFirstLastFrameToVideo", start_image=["1", 0], end_image=["3", 0], width=640, height=640, length=81,
                   batch_size=1),
     }  # fmt: skip
-    parameters = _params.find(graph, DEFINITIONS)
+    parameters = graph_parameters.find(graph, DEFINITIONS)
 
     assert [p.address for p in parameters.resolve("start_image")] == ["1.image"]
     assert [p.address for p in parameters.resolve("end_image")] == ["2.image"]
@@ -442,10 +442,10 @@ def test_packs_that_nobody_described_are_named_by_the_catalog(graph, names):
 def test_what_was_used_is_said():
     graph = txt2img(**{"50": node("NobodyKnows", x=1)})
 
-    assert _params.find(txt2img(), DEFINITIONS).source == "definitions"
-    assert _params.find(graph, DEFINITIONS).source == "mixed"
-    assert _params.find(graph, None).source == "catalog"
-    typed = {p.address: p.typed_by for p in _params.find(graph, DEFINITIONS)}
+    assert graph_parameters.find(txt2img(), DEFINITIONS).source == "definitions"
+    assert graph_parameters.find(graph, DEFINITIONS).source == "mixed"
+    assert graph_parameters.find(graph, None).source == "catalog"
+    typed = {p.address: p.typed_by for p in graph_parameters.find(graph, DEFINITIONS)}
     assert (typed["3.steps"], typed["50.x"]) == ("definition", "value")
 
 
@@ -459,7 +459,7 @@ def test_five_thousand_nodes_take_less_than_a_second():
             graph[f"{index}:{key}"] = {"class_type": made["class_type"], "inputs": inputs}
     assert len(graph) > 5000
     started = time.process_time()
-    parameters = _params.find(graph, DEFINITIONS)
+    parameters = graph_parameters.find(graph, DEFINITIONS)
 
     assert time.process_time() - started < 1
     assert len({p.name for p in parameters}) == len(parameters.parameters)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from editor_files import File
 
-import _check
+from comfyskill.graph import check
 
 DEFINITIONS = Path(__file__).parent / "data/graph/definitions.json"
 GRAPH = {
@@ -130,9 +130,9 @@ def definitions_of(url: str) -> dict:
 
 @pytest.mark.parametrize("graph", CASES.values(), ids=CASES)
 def test_the_verdict_is_that_of_the_server(any_server, graph):
-    found = _check.findings(graph, definitions_of(any_server))
+    found = check.findings(graph, definitions_of(any_server))
 
-    assert _check.rejected(found) != accepts(any_server, graph), [finding.message for finding in found]
+    assert check.rejected(found) != accepts(any_server, graph), [finding.message for finding in found]
 
 
 def test_the_command_asks_the_server(run, demo, graph_file):

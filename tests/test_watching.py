@@ -551,9 +551,9 @@ def test_estimates_in_words() -> None:
     ],
 )
 def test_known_failures_are_told_apart(exception: str, message: str, code: str) -> None:
-    import _diagnose
+    from comfyskill.graph import diagnose
 
-    assert _diagnose.diagnose(exception, message).code == code
+    assert diagnose.diagnose(exception, message).code == code
 
 
 def test_a_filter_looks_further_back_than_it_shows(run: Runner, demo: Demo) -> None:

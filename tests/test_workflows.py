@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import _graph
-import _params
+from comfyskill.graph import facts
+from comfyskill.graph import parameters as graph_parameters
 
 HERE = Path(__file__).parent
 
@@ -151,7 +151,7 @@ def test_the_index_names_its_models_with_folder_and_source(path):
     entry = ENTRIES[path.name]
     named = {(model["folder"], model["name"]) for model in entry["models"]}
 
-    assert named == {(use.folder, use.name) for use in _graph.models_in(graph_of(path), DEFINITIONS)}
+    assert named == {(use.folder, use.name) for use in facts.models_in(graph_of(path), DEFINITIONS)}
     for model in entry["models"]:
         assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
         assert model["url"].endswith("/" + model["name"])
@@ -162,7 +162,7 @@ def test_the_index_names_its_models_with_folder_and_source(path):
 @each_file
 def test_the_index_parameters_can_be_set_under_their_names(path):
     graph = graph_of(path)
-    parameters = _params.find(graph, DEFINITIONS)
+    parameters = graph_parameters.find(graph, DEFINITIONS)
     for entry in ENTRIES[path.name]["parameters"]:
         found = [parameter.address for parameter in parameters.resolve(entry["name"])]
 
@@ -213,7 +213,7 @@ def test_the_kind_is_what_its_last_node_saves(path):
 
 def test_one_workflow_needs_no_model_at_all():
     assert ENTRIES["photo_touchup.json"]["models"] == []
-    assert not _graph.models_in(graph_of(FOLDER / "photo_touchup.json"), DEFINITIONS)
+    assert not facts.models_in(graph_of(FOLDER / "photo_touchup.json"), DEFINITIONS)
 
 
 @each_file

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-from _nodes import class_of, is_literal, literal, title_of
-from _specs import InputSpec, choices_shown
 from comfyskill.base import safe_text
+from comfyskill.graph import catalog
+from comfyskill.graph.nodes import class_of, is_literal, literal, title_of
+from comfyskill.graph.specs import InputSpec, choices_shown
 
 MOST_CHOICES = 40
 # A file of one's own is uploaded more often than one of the server's is chosen.
@@ -128,8 +128,8 @@ def read_parameter(
     kind, typed_by = _type(name, value, spec)
     class_type = class_of(node)
     upload = spec.upload if spec is not None else None
-    upload = upload or _catalog.UPLOADS.get((class_type, name))
-    if upload == "image" and _catalog.UPLOADS.get((class_type, name)) == "mask":
+    upload = upload or catalog.UPLOADS.get((class_type, name))
+    if upload == "image" and catalog.UPLOADS.get((class_type, name)) == "mask":
         upload = "mask"
     return Parameter(
         name="",
@@ -151,8 +151,8 @@ def _type(name: str, value: Any, spec: InputSpec | None) -> tuple[str, str]:
     if spec is not None:
         kind = "COMBO" if spec.type.startswith("COMFY_DYNAMICCOMBO") else spec.type
         return kind, "definition"
-    if name in _catalog.INPUT_TYPES and not isinstance(value, dict | list | bool):
-        return _catalog.INPUT_TYPES[name], "catalog"
+    if name in catalog.INPUT_TYPES and not isinstance(value, dict | list | bool):
+        return catalog.INPUT_TYPES[name], "catalog"
     if isinstance(value, bool):
         return "BOOLEAN", "value"
     if isinstance(value, int):

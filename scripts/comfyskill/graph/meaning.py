@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-from _names import slug
-from _nodes import (
+from comfyskill.graph import catalog
+from comfyskill.graph.names import slug
+from comfyskill.graph.nodes import (
     Consumer,
     Graph,
     class_of,
@@ -20,9 +20,9 @@ from _nodes import (
     node_of,
     title_of,
 )
-from _parameter import Parameter, read_parameter
-from _specs import Book, InputSpec
-from _trace import NEGATIVE, POSITIVE, chosen_branch, is_metadata
+from comfyskill.graph.parameter import Parameter, read_parameter
+from comfyskill.graph.prompts import NEGATIVE, POSITIVE, chosen_branch, is_metadata
+from comfyskill.graph.specs import Book, InputSpec
 
 SIZED = frozenset({"width", "height", "length", "batch_size"})
 
@@ -33,27 +33,27 @@ def meaning(parameter: Parameter) -> tuple[str, str | None]:
     if parameter.upload:
         kind = parameter.upload
         plain = kind if kind != "file" else name
-        return plain, _catalog.ROLES.get(plain, "file")
+        return plain, catalog.ROLES.get(plain, "file")
     if parameter.type == "STRING" and isinstance(parameter.value, str):
-        if name in _catalog.NEGATIVE_INPUTS:
+        if name in catalog.NEGATIVE_INPUTS:
             return NEGATIVE, NEGATIVE
-        if name in _catalog.PROMPT_INPUTS:
+        if name in catalog.PROMPT_INPUTS:
             return POSITIVE, POSITIVE
-    if name in _catalog.SEED_INPUTS and parameter.type in ("INT", "NUMBER"):
+    if name in catalog.SEED_INPUTS and parameter.type in ("INT", "NUMBER"):
         return "seed", "seed"
-    folder = _catalog.MODEL_FOLDERS_BY_CLASS.get((parameter.class_type, name)) or _catalog.MODEL_FOLDERS.get(
+    folder = catalog.MODEL_FOLDERS_BY_CLASS.get((parameter.class_type, name)) or catalog.MODEL_FOLDERS.get(
         name
     )
     if folder and isinstance(parameter.value, str):
         return name, "model"
     # Dynamic inputs are called after their last part: resize_type.width is a width.
     last = name.rsplit(".", 1)[-1]
-    plain = _catalog.FRIENDLY_NAMES.get(last, last) or name
+    plain = catalog.FRIENDLY_NAMES.get(last, last) or name
     if plain in ("prompt", "negative_prompt") and parameter.type != "STRING":
         plain = name
-    if plain in _catalog.SEED_NAMES and parameter.type not in ("INT", "NUMBER"):
+    if plain in catalog.SEED_NAMES and parameter.type not in ("INT", "NUMBER"):
         plain = name
-    role = _catalog.ROLES.get(plain)
+    role = catalog.ROLES.get(plain)
     if role == "size" and isinstance(parameter.value, str):
         # A word such as "longest side" chooses how the size is meant; it is none.
         role = None
@@ -111,15 +111,15 @@ def uses_of(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]]) -
 
 def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
     """The one literal of a node that only holds a value, or None."""
-    if class_of(node) in _catalog.TWO_FORMS:
-        switch, off, on = _catalog.TWO_FORMS[class_of(node)]
+    if class_of(node) in catalog.TWO_FORMS:
+        switch, off, on = catalog.TWO_FORMS[class_of(node)]
         name = on if literal(inputs_of(node).get(switch)) else off
         return name if is_literal(inputs_of(node).get(name)) else None
-    inputs = {name: value for name, value in inputs_of(node).items() if name not in _catalog.FRONTEND_INPUTS}
+    inputs = {name: value for name, value in inputs_of(node).items() if name not in catalog.FRONTEND_INPUTS}
     if len(inputs) != 1:
         return None
     name, value = next(iter(inputs.items()))
-    if not is_literal(value) or name in _catalog.SEED_INPUTS:
+    if not is_literal(value) or name in catalog.SEED_INPUTS:
         return None
     class_type = class_of(node)
     if book.knows(class_type):
@@ -128,7 +128,7 @@ def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
         if not outputs or not all(isinstance(kind, list) or kind in plain for kind in outputs):
             return None
         return name
-    if name in _catalog.VALUE_INPUTS and (class_type, name) not in _catalog.UPLOADS:
+    if name in catalog.VALUE_INPUTS and (class_type, name) not in catalog.UPLOADS:
         return name
     return None
 
@@ -142,7 +142,7 @@ def _ends(graph: Graph, consumers: Mapping[str, list[Consumer]], start: str) -> 
             node = node_of(graph, consumer.node_id)
             if node is None:
                 continue
-            passes = class_of(node) in _catalog.PASS_THROUGH or class_of(node) in _catalog.SWITCHES
+            passes = class_of(node) in catalog.PASS_THROUGH or class_of(node) in catalog.SWITCHES
             if passes and consumer.node_id in consumers:
                 chosen = chosen_branch(node)
                 own = link_of(inputs_of(node).get(consumer.input))
@@ -209,7 +209,7 @@ def _agreed(meanings: list[Use], node: Mapping[str, Any]) -> Use | None:
     secondary = all(use.secondary for use in telling)
     if len(plains) == 1:
         plain = telling[0].plain
-        if telling[0].role is None and given_title(node) and plain in _catalog.MEANINGLESS:
+        if telling[0].role is None and given_title(node) and plain in catalog.MEANINGLESS:
             plain = slug(title_of(node)) or plain
         return Use(plain, telling[0].role, secondary)
     title = given_title(node)

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import _catalog
-from _finding import INFO, WARNING, Finding, about
-from _graph import outputs_of
-from _nodes import (
+from comfyskill.base import safe_text
+from comfyskill.graph import catalog
+from comfyskill.graph.facts import outputs_of
+from comfyskill.graph.finding import INFO, WARNING, Finding, about
+from comfyskill.graph.nodes import (
     Graph,
     Link,
     class_of,
@@ -23,8 +24,7 @@ from _nodes import (
     node_of,
     upstream_of,
 )
-from _specs import Book
-from comfyskill.base import safe_text
+from comfyskill.graph.specs import Book
 
 _SIZES = ("width", "height", "length")
 
@@ -209,7 +209,7 @@ def _family(graph: Graph, live: set[str]) -> Iterator[Finding]:
     consumers = consumers_of(graph)
     for node_id, node in each(graph):
         inputs = inputs_of(node)
-        if node_id not in live or class_of(node) not in _catalog.PICTURE_LATENTS:
+        if node_id not in live or class_of(node) not in catalog.PICTURE_LATENTS:
             continue
         width, height = _number(inputs, "width"), _number(inputs, "height")
         if width is None or height is None:

@@ -10,9 +10,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-from _nodes import Graph, Link, class_of, consumers_of, each, inputs_of, is_literal, link_of, literal, node_of
-from _specs import Book, InputSpec
+from comfyskill.graph import catalog
+from comfyskill.graph.nodes import (
+    Graph,
+    Link,
+    class_of,
+    consumers_of,
+    each,
+    inputs_of,
+    is_literal,
+    link_of,
+    literal,
+    node_of,
+)
+from comfyskill.graph.specs import Book, InputSpec
 
 POSITIVE, NEGATIVE = "prompt", "negative_prompt"
 # A walk over string nodes that is longer than this is no prompt that a person wrote.
@@ -57,9 +68,9 @@ def polarity(name: str) -> str | None:
 
 def _text_role(name: str) -> str | None:
     """The role of an input that takes a prompt as text."""
-    if name in _catalog.NEGATIVE_INPUTS:
+    if name in catalog.NEGATIVE_INPUTS:
         return NEGATIVE
-    return POSITIVE if name in _catalog.PROMPT_INPUTS else None
+    return POSITIVE if name in catalog.PROMPT_INPUTS else None
 
 
 def _is_conditioning_name(name: str) -> bool:
@@ -183,7 +194,7 @@ class _Tracer:
     def _step(self, link: Link, role: str) -> list[Link]:
         """What lies behind one link; texts found here are noted."""
         node = node_of(self.graph, link.node_id)
-        if node is None or class_of(node) in _catalog.FORGETS_TEXT:
+        if node is None or class_of(node) in catalog.FORGETS_TEXT:
             return []
         chosen = chosen_branch(node)
         if chosen is not None:
@@ -257,7 +268,7 @@ def _is_bundle(node: Mapping[str, Any]) -> bool:
 
 def chosen_branch(node: Mapping[str, Any]) -> Link | None:
     """The link that a switch with a literal choice lets through; None for other nodes or an open choice."""
-    switch = _catalog.SWITCHES.get(class_of(node))
+    switch = catalog.SWITCHES.get(class_of(node))
     if switch is None:
         return None
     selector, branches = switch
@@ -278,19 +289,19 @@ def _open_links(node: Mapping[str, Any], book: Book) -> list[tuple[str, Link]]:
         if link is None or name in _NOT_TEXT_LINKS:
             continue
         spec = specs.get(name)
-        if not known or spec is None or spec.takes_any or class_of(node) in _catalog.PASS_THROUGH:
+        if not known or spec is None or spec.takes_any or class_of(node) in catalog.PASS_THROUGH:
             found.append((name, link))
     return found
 
 
 def _is_text(name: str, value: Any, spec: InputSpec | None, known: bool) -> bool:
-    if name in _catalog.NOT_A_PROMPT:
+    if name in catalog.NOT_A_PROMPT:
         return False
     if spec is not None:
         return "STRING" in spec.types
     if known:
         return False
-    return name in _catalog.ENCODER_TEXTS and (link_of(value) is not None or isinstance(literal(value), str))
+    return name in catalog.ENCODER_TEXTS and (link_of(value) is not None or isinstance(literal(value), str))
 
 
 def encoder_texts(node: Mapping[str, Any], book: Book) -> list[str]:
@@ -299,7 +310,7 @@ def encoder_texts(node: Mapping[str, Any], book: Book) -> list[str]:
     known = book.knows(class_of(node))
     inputs = inputs_of(node)
     texts = [name for name, value in inputs.items() if _is_text(name, value, specs.get(name), known)]
-    named = [name for name in texts if name in _catalog.ENCODER_TEXTS or _is_long(specs.get(name))]
+    named = [name for name in texts if name in catalog.ENCODER_TEXTS or _is_long(specs.get(name))]
     if named:
         return named
     if texts or known:
@@ -307,7 +318,7 @@ def encoder_texts(node: Mapping[str, Any], book: Book) -> list[str]:
     return [
         name
         for name, value in inputs.items()
-        if name not in _catalog.NOT_A_PROMPT
+        if name not in catalog.NOT_A_PROMPT
         and isinstance(literal(value), str)
         and any(word in name.lower() for word in ("prompt", "text", "caption"))
     ]
@@ -367,7 +378,7 @@ def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list
     for name, value in inputs_of(node).items():
         spec = specs.get(name)
         link = link_of(value)
-        if name in _catalog.NOT_A_PROMPT and not (link is not None and name == "replace"):
+        if name in catalog.NOT_A_PROMPT and not (link is not None and name == "replace"):
             continue
         if link is not None:
             wanted = spec is None or spec.takes_any or "STRING" in spec.types
@@ -379,6 +390,6 @@ def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list
     main = [
         name
         for name in texts
-        if name in _catalog.ENCODER_TEXTS or name == "value" or _is_long(specs.get(name))
+        if name in catalog.ENCODER_TEXTS or name == "value" or _is_long(specs.get(name))
     ]
     return main or texts, links

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from _check_server import node_findings
-from _check_wisdom import wisdom
-from _finding import ERROR, INFO, WARNING, Finding, about
-from _graph import outputs_of
-from _names import nearest
-from _nodes import (
+from comfyskill.base import safe_text
+from comfyskill.graph.advice import wisdom
+from comfyskill.graph.check_server import node_findings
+from comfyskill.graph.facts import outputs_of
+from comfyskill.graph.finding import ERROR, INFO, WARNING, Finding, about
+from comfyskill.graph.names import nearest
+from comfyskill.graph.nodes import (
     Definitions,
     Graph,
     class_of,
@@ -21,8 +22,7 @@ from _nodes import (
     upstream_of,
     with_missing_types,
 )
-from _specs import Book
-from comfyskill.base import safe_text
+from comfyskill.graph.specs import Book
 
 _MOST_SUGGESTED = 3
 _MOST_KNOTS = 20

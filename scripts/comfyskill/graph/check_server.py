@@ -11,14 +11,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import _catalog
-from _alike import choices_to_show, is_model_file, meant, nearest_choices
-from _finding import ERROR, WARNING, Finding, about, called
-from _names import nearest
-from _nodes import Graph, class_of, inputs_of, literal, node_of
-from _specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
 from comfyskill.base.safe_text import name as short_name
 from comfyskill.base.safe_text import quoted, quoted_list
+from comfyskill.graph import catalog
+from comfyskill.graph.alike import choices_to_show, is_model_file, meant, nearest_choices
+from comfyskill.graph.finding import ERROR, WARNING, Finding, about, called
+from comfyskill.graph.names import nearest
+from comfyskill.graph.nodes import Graph, class_of, inputs_of, literal, node_of
+from comfyskill.graph.specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
 
 
 def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any
             yield from _missing(node_id, node, name, spec)
         elif isinstance(inputs[name], list | tuple):
             yield from _link(graph, book, node_id, node, name, spec)
-        elif (class_type, name) not in _catalog.UNCHECKED_INPUTS:
+        elif (class_type, name) not in catalog.UNCHECKED_INPUTS:
             yield from _value(node_id, node, name, spec, literal(inputs[name]))
 
 
@@ -132,7 +132,7 @@ def _link(
         )
         return
     received = outputs[slot]
-    if not fits(received, spec) and (class_of(node), "input_types") not in _catalog.UNCHECKED_INPUTS:
+    if not fits(received, spec) and (class_of(node), "input_types") not in catalog.UNCHECKED_INPUTS:
         slots = [f"{short_name(source_id)} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
         fix = (
             f"link it to {slots[0]}"
@@ -265,7 +265,7 @@ def _listed_value(
         return
     if value in choices:
         return
-    upload = spec.upload or _catalog.UPLOADS.get((class_of(node), name))
+    upload = spec.upload or catalog.UPLOADS.get((class_of(node), name))
     listed = [str(choice) for choice in choices]
     near = nearest_choices(str(value), listed, 6)
     hint = _choices_in_words(str(value), listed, near)

@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from _alike import nearest_choices
-from _finding import called
-from _nodes import (
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.alike import nearest_choices
+from comfyskill.graph.finding import called
+from comfyskill.graph.nodes import (
     Definitions,
     Graph,
     Link,
@@ -26,9 +28,7 @@ from _nodes import (
     natural_key,
     node_of,
 )
-from _specs import Book
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.specs import Book
 
 _MODEL_INPUT = re.compile(r"(model|unet)\d*(_positive|_negative)?|guider_model")
 

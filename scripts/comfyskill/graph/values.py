@@ -12,11 +12,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from _alike import advice, choices_to_show, meant
-from _parameter import Parameter
-from _specs import InputSpec
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.alike import advice, choices_to_show, meant
+from comfyskill.graph.parameter import Parameter
+from comfyskill.graph.specs import InputSpec
 
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})

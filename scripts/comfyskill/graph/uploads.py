@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from _nodes import Definitions, Graph, inputs_of, link_of
-from _parameter import Parameter
-from _params import ParameterSet, find
+from comfyskill.graph.nodes import Definitions, Graph, inputs_of, link_of
+from comfyskill.graph.parameter import Parameter
+from comfyskill.graph.parameters import ParameterSet, find
 
 
 class UploadTarget(NamedTuple):

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import _catalog
-from _meaning import SIZED, Use, feeds_of, meaning, sizes_latent, uses_of
-from _names import demote, group_all, name_all, nearest
-from _nodes import (
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import catalog
+from comfyskill.graph.meaning import SIZED, Use, feeds_of, meaning, sizes_latent, uses_of
+from comfyskill.graph.names import demote, group_all, name_all, nearest
+from comfyskill.graph.nodes import (
     Definitions,
     Graph,
     class_of,
@@ -25,11 +27,9 @@ from _nodes import (
     node_of,
     title_of,
 )
-from _parameter import Group, Parameter, read_parameter
-from _specs import Book, InputSpec
-from _trace import NEGATIVE, POSITIVE, Prompts, TextPlace, is_metadata, prompts_of
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.parameter import Group, Parameter, read_parameter
+from comfyskill.graph.prompts import NEGATIVE, POSITIVE, Prompts, TextPlace, is_metadata, prompts_of
+from comfyskill.graph.specs import Book, InputSpec
 
 # A shorter list of choices is shown again rather than referred to.
 FEW_CHOICES = 3
@@ -89,7 +89,7 @@ class ParameterSet:
         fed = [parameter for parameter in self.parameters if key in parameter.feeds]
         if len(fed) == 1:
             return fed
-        alias = _catalog.ALIASES.get(key)
+        alias = catalog.ALIASES.get(key)
         if alias and alias != key and (alias in self._by_name or alias in self.groups):
             return self.resolve(alias)
         raise self._unknown(key)
@@ -181,7 +181,7 @@ class ParameterSet:
         places = []
         for node_id, node in each(self.graph):
             for name, value in inputs_of(node).items():
-                if (name == key or _catalog.FRIENDLY_NAMES.get(name) == key) and link_of(value):
+                if (name == key or catalog.FRIENDLY_NAMES.get(name) == key) and link_of(value):
                     places.append((node_id, name, link_of(value)))
         if not places:
             return None
@@ -253,7 +253,7 @@ def find(graph: Graph, definitions: Definitions | Book | None = None) -> Paramet
     for node_id, node in each(graph):
         specs = book.specs(node)
         for name, value in inputs_of(node).items():
-            if name in _catalog.FRONTEND_INPUTS or not is_literal(value):
+            if name in catalog.FRONTEND_INPUTS or not is_literal(value):
                 continue
             bare = read_parameter(node_id, node, name, value, specs.get(name))
             if bare.upload:

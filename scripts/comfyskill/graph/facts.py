@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-from _nodes import (
+from comfyskill.graph import catalog
+from comfyskill.graph.nodes import (
     Consumer,
     Definitions,
     Graph,
@@ -27,8 +27,8 @@ from _nodes import (
     upstream_of,
     with_missing_types,
 )
-from _specs import Book, InputSpec
-from _unwrap import Unwrapped, is_api, is_editor, unwrap
+from comfyskill.graph.specs import Book, InputSpec
+from comfyskill.graph.unwrap import Unwrapped, is_api, is_editor, unwrap
 
 __all__ = [
     "Book", "Consumer", "Definitions", "EmbeddingUse", "Graph", "InputSpec", "Link", "ModelUse", "OutputNode",
@@ -55,11 +55,11 @@ def outputs_of(graph: Graph, definitions: Definitions | None = None) -> list[Out
         class_type = class_of(node)
         flag = book.flag(class_type, "output_node")
         if flag is None:
-            flag = class_type in _catalog.OUTPUT_CLASSES
+            flag = class_type in catalog.OUTPUT_CLASSES
             if not flag and re.match(r"(?i)(save|preview)", class_type):
                 flag = any(True for _ in links_of(node))
         if flag:
-            preview = class_type in _catalog.PREVIEW_CLASSES
+            preview = class_type in catalog.PREVIEW_CLASSES
             found.append(OutputNode(node_id, class_type, title_of(node), preview))
     return sorted(found, key=lambda node: natural_key(node.node_id))
 
@@ -80,13 +80,13 @@ def partner_nodes(graph: Graph, definitions: Definitions | None = None) -> list[
         definition = book.definition(class_type)
         if definition is not None:
             category = str(definition.get("category") or "")
-            flag = bool(definition.get("api_node", category.startswith(_catalog.PARTNER_CATEGORIES)))
+            flag = bool(definition.get("api_node", category.startswith(catalog.PARTNER_CATEGORIES)))
         else:
-            named = class_type.startswith(_catalog.PARTNER_CLASS_STARTS) or class_type.endswith(
-                _catalog.PARTNER_CLASS_ENDS
+            named = class_type.startswith(catalog.PARTNER_CLASS_STARTS) or class_type.endswith(
+                catalog.PARTNER_CLASS_ENDS
             )
-            flag = class_type in _catalog.PARTNER_CLASSES or (
-                named and class_type not in _catalog.NOT_PARTNER_CLASSES
+            flag = class_type in catalog.PARTNER_CLASSES or (
+                named and class_type not in catalog.NOT_PARTNER_CLASSES
             )
         if flag:
             found.append(node_id)
@@ -98,7 +98,7 @@ def is_video(graph: Graph, definitions: Definitions | None = None) -> bool:
     book = Book(definitions)
     for _, node in each(graph):
         class_type = class_of(node)
-        if class_type in _catalog.VIDEO_OUTPUTS:
+        if class_type in catalog.VIDEO_OUTPUTS:
             return True
         if book.gives(class_type, "VIDEO") and class_type not in ("LoadVideo", "VHS_LoadVideo"):
             return True
@@ -117,12 +117,12 @@ class ModelUse(NamedTuple):
 
 def model_folder(class_type: str, name: str) -> str | None:
     """The model folder that an input chooses from, by the catalog; None when it is no model input."""
-    by_class = _catalog.MODEL_FOLDERS_BY_CLASS.get((class_type, name))
+    by_class = catalog.MODEL_FOLDERS_BY_CLASS.get((class_type, name))
     if by_class:
         return by_class
     if re.fullmatch(r"lora_\d+(_name)?|lora_name_\d+", name):
         return "loras"
-    return _catalog.MODEL_FOLDERS.get(name)
+    return catalog.MODEL_FOLDERS.get(name)
 
 
 def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None] | None:
@@ -132,13 +132,13 @@ def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None]
     # rgthree's Power Lora Loader keeps {"on", "lora", "strength"} in inputs lora_1, lora_2, ...
     if isinstance(value, Mapping) and isinstance(value.get("lora"), str):
         value, folder = value["lora"] if value.get("on", True) else "", "loras"
-    if not isinstance(value, str) or value in _catalog.NOT_A_FILE:
+    if not isinstance(value, str) or value in catalog.NOT_A_FILE:
         return None
     if folder:
         return value, folder
-    if (class_type, name) in _catalog.UPLOADS or "\n" in value or len(value) > 300:
+    if (class_type, name) in catalog.UPLOADS or "\n" in value or len(value) > 300:
         return None
-    return (value, None) if value.lower().endswith(tuple(_catalog.MODEL_SUFFIXES)) else None
+    return (value, None) if value.lower().endswith(tuple(catalog.MODEL_SUFFIXES)) else None
 
 
 def models_in(graph: Graph, definitions: Definitions | None = None) -> list[ModelUse]:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from _parameter import Group, Parameter
-from _trace import NEGATIVE, POSITIVE
+from comfyskill.graph.parameter import Group, Parameter
+from comfyskill.graph.prompts import NEGATIVE, POSITIVE
 
 _NO_WORD = re.compile(r"[\W_]+")
 

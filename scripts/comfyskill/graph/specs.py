@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _catalog
-from _nodes import Definitions, class_of, inputs_of, is_literal
+from comfyskill.graph import catalog
+from comfyskill.graph.nodes import Definitions, class_of, inputs_of, is_literal
 
 AUTOGROW = "COMFY_AUTOGROW_V3"
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -57,7 +57,7 @@ class InputSpec(NamedTuple):
     @property
     def upload(self) -> str | None:
         """The kind of file that it takes from the user: image, video, audio, file; or None."""
-        for option, kind in _catalog.UPLOAD_OPTIONS.items():
+        for option, kind in catalog.UPLOAD_OPTIONS.items():
             if self.options.get(option):
                 return kind
         return None

@@ -11,18 +11,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import _catalog
-from _convert_value import convert
-from _lora import LoraSpec, add_loras, parse_lora
-from _meaning import SIZED
-from _nodes import Definitions, Graph, inputs_of, link_of, literal, node_of, title_of
-from _parameter import Parameter
-from _params import ParameterSet, find
-from _settings import parse_args_json, parse_set, two_numbers
-from _specs import DYNAMIC_COMBO
-from _uploads import UploadTarget, painted_mask, upload_targets
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import catalog
+from comfyskill.graph.meaning import SIZED
+from comfyskill.graph.nodes import Definitions, Graph, inputs_of, link_of, literal, node_of, title_of
+from comfyskill.graph.parameter import Parameter
+from comfyskill.graph.parameters import ParameterSet, find
+from comfyskill.graph.rewrite import LoraSpec, add_loras, parse_lora
+from comfyskill.graph.settings import parse_args_json, parse_set, two_numbers
+from comfyskill.graph.specs import DYNAMIC_COMBO
+from comfyskill.graph.uploads import UploadTarget, painted_mask, upload_targets
+from comfyskill.graph.values import convert
 
 _RANDOM_WORDS = frozenset({"random", "-1", "-1.0", "randomize"})
 
@@ -327,7 +327,7 @@ class _Filling:
 
 def _seed_range(parameter: Parameter) -> tuple[int, int]:
     """The seeds that an input allows, not below 0 and not above what an editor can read back."""
-    low, high = 0, _catalog.LARGEST_PORTABLE_SEED
+    low, high = 0, catalog.LARGEST_PORTABLE_SEED
     if parameter.spec is not None:
         least, most = parameter.spec.number("min"), parameter.spec.number("max")
         if least is not None:

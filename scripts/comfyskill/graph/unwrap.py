@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from _nodes import Link, link_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.nodes import Link, link_of
 
 # Where a document keeps its graph, the API form before the editor form.
 _WRAPPERS = ("prompt", "output", "graph", "workflow", "workflow_api", "api", "data", "json", "content")
