@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _deps_editor import nodes_of
 from _deps_manager import Manager, page_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.editor.outline import nodes_of
 from comfyskill.graph import catalog
 
 if TYPE_CHECKING:

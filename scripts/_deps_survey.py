@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _deps
 import _deps_comfy
-import _deps_editor
 import _deps_manager
 import _deps_origin
 import _deps_packs
@@ -31,6 +30,7 @@ from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.editor import outline
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -150,13 +150,13 @@ def read(spec: str, asked: Asked) -> Workflow:
     if loaded.graph is not None:
         return _with_nodes(Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings)))
     assert loaded.editor is not None
-    import _editor
+    from comfyskill.editor import convert
 
     definitions = asked.stock.all_definitions()
     try:
-        made = _editor.convert(loaded.editor, definitions, allow_unsure=True)
+        made = convert.convert(loaded.editor, definitions, allow_unsure=True)
     except SkillError as error:
-        graph = _deps_editor.rough_graph(loaded.editor)
+        graph = outline.rough_graph(loaded.editor)
         if not graph:
             raise
         note = f"it could not be converted ({error.message}); classes and file names were read off the file as it is"
@@ -189,7 +189,7 @@ def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     if not sources or not (checked.of(_deps.MISSING) or checked.of(_deps.UNKNOWN)):
         return checked
     manager = asked.find_manager() if checked.of(_deps.MISSING) else None
-    notes = [text for _, text in _deps_editor.notes_of(workflow.editor)]
+    notes = [text for _, text in outline.notes_of(workflow.editor)]
     # Nobody and an inventory have no templates to look into.
     library = asked.server if asked.live else None
     finder = _deps_origin.Finder(workflow.models, notes, library, manager)

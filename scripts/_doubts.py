@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import _deps_editor
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.editor import outline
 from comfyskill.graph import facts
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
@@ -62,7 +62,7 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
     found: dict[str, None] = {}
     for node_id, node in facts.each(graph):
         for name, value in facts.inputs_of(node).items():
-            for text in _deps_editor.texts_in(facts.literal(value)):
+            for text in outline.texts_in(facts.literal(value)):
                 kinds = [key.kind for key in key_patterns.keys_in(text)]
                 if not kinds and (named := key_patterns.named_key(str(name), text)):
                     kinds = [named.kind]
@@ -71,7 +71,7 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
                 )
         for key in key_patterns.keys_in(facts.title_of(node)):
             found[f"the title of node {node_id}: {key.kind}"] = None
-    for where, text in _deps_editor.notes_of(editor):
+    for where, text in outline.notes_of(editor):
         found |= dict.fromkeys(
             f"{safe_text.clean(where, 80)}: {key.kind}" for key in key_patterns.keys_in(text)
         )

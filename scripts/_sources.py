@@ -88,12 +88,12 @@ def read(
             loaded.graph, loaded.editor, loaded.origin, False, loaded.warnings, models, [],
             extra_data=loaded.extra_data, kind=loaded.kind,
         )  # fmt: skip
-    import _editor
+    from comfyskill.editor import convert
 
     assert loaded.editor is not None
     found = definitions()
     try:
-        made = _editor.convert(
+        made = convert.convert(
             loaded.editor,
             found,
             frontend=frontend,

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _deps_editor
 import _deps_packs
 import _deps_report
 import _pack_tables
@@ -20,6 +19,7 @@ import _trust_risks
 import _trust_text
 from _deps_need import classes_of
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.editor import outline
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
 
@@ -244,7 +244,7 @@ def _values(subject: Subject) -> Iterator[Worry]:
         for name, raw in inputs_of(node).items():
             if link_of(raw) is not None:
                 continue
-            for text in _deps_editor.texts_in(literal(raw)):
+            for text in outline.texts_in(literal(raw)):
                 if text not in subject.shown and not key_patterns.named_key(str(name), text):
                     yield from _value(node_id, class_type, str(name), key_patterns.masked(text))
 
@@ -312,7 +312,7 @@ def _every_text(subject: Subject) -> Iterator[tuple[str, str, bool]]:
     for where, text, note in _known_texts(subject):
         seen.add(text)
         yield where, text, note
-    for text in _deps_editor.texts_in(subject.editor):
+    for text in outline.texts_in(subject.editor):
         if text not in seen:
             seen.add(text)
             yield "the editor file", text, False
@@ -322,24 +322,24 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
     """The texts of nodes and notes with where each stands, and whether it is a note."""
     for node_id, node in each(subject.graph):
         yield f"the title of node {_shown(node_id, 40)}", title_of(node), False
-        for text in _deps_editor.texts_in(node.get("_meta")):
+        for text in outline.texts_in(node.get("_meta")):
             yield f"what is saved of node {_shown(node_id, 40)}", text, False
         yield f"the class of node {_shown(node_id, 40)}", class_of(node), False
         for name, raw in inputs_of(node).items():
             yield f"an input's name of node {_shown(node_id, 40)}", str(name), False
-            for text in _deps_editor.texts_in(literal(raw)):
+            for text in outline.texts_in(literal(raw)):
                 yield f"node {_shown(node_id, 40)}, {safe_text.quoted(_shown(name, 60))}", text, False
-    for where, text in _deps_editor.notes_of(subject.editor):
+    for where, text in outline.notes_of(subject.editor):
         yield _shown(where, 80), text, True
-    for group in _deps_editor.groups_of(subject.editor):
+    for group in outline.groups_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
-    for node in _deps_editor.nodes_of(subject.editor):
+    for node in outline.nodes_of(subject.editor):
         if isinstance(node.get("title"), str):
             yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
     extra = (subject.editor or {}).get("extra")
-    for text in _deps_editor.texts_in(extra):
+    for text in outline.texts_in(extra):
         yield "the editor file's extra data", text, True
 
 
@@ -371,7 +371,7 @@ def _every_key(subject: Subject) -> Iterator[tuple[str, key_patterns.Found]]:
             found_by_name = key_patterns.named_key(str(name), value) if isinstance(value, str) else None
             if found_by_name:
                 yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", found_by_name
-    for text in _deps_editor.texts_in(subject.extra):
+    for text in outline.texts_in(subject.extra):
         for found in key_patterns.keys_in(text):
             yield "the data beside the workflow", found
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import _deps_editor
 import _inventory
 import _known
 import _sources
@@ -14,6 +13,7 @@ import _trust
 from _deps_need import classes_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
 
 MOST_FINDINGS = 60
@@ -91,24 +91,24 @@ def _graph_of(
     """The graph of an API file, and of an editor file all its nodes: also those that a conversion would leave out."""
     if loaded.graph is not None:
         return {**loaded.graph, **_only_in_editor(loaded)}, []
-    import _editor
+    from comfyskill.editor import convert
 
     assert loaded.editor is not None
     try:
-        made = _editor.convert(loaded.editor, definitions, allow_unsure=True)
-        return {**with_missing_types(made.graph), **_deps_editor.switched_off(loaded.editor)}, []
+        made = convert.convert(loaded.editor, definitions, allow_unsure=True)
+        return {**with_missing_types(made.graph), **outline.switched_off(loaded.editor)}, []
     except SkillError as error:
         note = f"it could not be converted ({error.message}); it was read as it is"
-        return _deps_editor.rough_graph(loaded.editor, everything=True), [note]
+        return outline.rough_graph(loaded.editor, everything=True), [note]
 
 
 def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
     """Nodes whose class or texts only the editor workflow beside the graph has: whoever opens the file there gets those."""
     if loaded.editor is None or loaded.graph is None:
         return {}
-    known, texts = classes_of(loaded.graph), set(_deps_editor.texts_in(loaded.graph))
+    known, texts = classes_of(loaded.graph), set(outline.texts_in(loaded.graph))
     found = {}
-    for node_id, node in _deps_editor.rough_graph(loaded.editor, everything=True).items():
+    for node_id, node in outline.rough_graph(loaded.editor, everything=True).items():
         if node["class_type"] not in known:
             found[f"{node_id} (editor)"] = node
         elif fresh := {name: text for name, text in node["inputs"].items() if text not in texts}:
@@ -121,7 +121,7 @@ def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, group in _trust.group_nodes(editor).items():
         if isinstance(group, Mapping):
-            inside = _deps_editor.rough_graph({"nodes": group.get("nodes")}, everything=True)
+            inside = outline.rough_graph({"nodes": group.get("nodes")}, everything=True)
             found |= {
                 f"{node_id} (group {safe_text.clean(name, 40)})": node for node_id, node in inside.items()
             }
@@ -134,12 +134,12 @@ def _shown_results(loaded: _sources.Loaded) -> frozenset[str]:
     A text that stands anywhere else as well is not among them.
     """
     shown: set[str] = set()
-    other: set[str] = set(_deps_editor.texts_in(loaded.graph))
+    other: set[str] = set(outline.texts_in(loaded.graph))
     waiting: list[Any] = [loaded.editor]
     while waiting:
         one = waiting.pop()
         if isinstance(one, Mapping) and {"filename", "subfolder", "type"} <= one.keys():
-            shown.update(_deps_editor.texts_in(one))
+            shown.update(outline.texts_in(one))
         elif isinstance(one, Mapping):
             waiting += one.values()
         elif isinstance(one, list):

@@ -100,15 +100,15 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
 
     A file that already holds an API graph (also a picture, which holds the very graph that made it) gives that.
     """
-    import _editor
     import _sources
+    from comfyskill.editor import convert as editor_convert
 
     loaded = _sources.load(args.file, server=known.server)
     if loaded.graph is not None:
         warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
     definitions = known.all()
-    made = _editor.convert(
+    made = editor_convert.convert(
         loaded.editor,
         definitions,
         frontend=args.frontend,
@@ -142,8 +142,8 @@ def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, A
 
 def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """The editor file of an API graph, and the report on it."""
-    import _editor_layout
     import _sources
+    from comfyskill.editor import layout
 
     loaded = _sources.load(args.file, server=known.server)
     if loaded.graph is None:
@@ -151,7 +151,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
             "this is an editor file already", hint="leave out --to-editor to convert it to API format"
         )
     definitions = known.all()
-    editor = _editor_layout.to_editor(loaded.graph, definitions)
+    editor = layout.to_editor(loaded.graph, definitions)
     unknown = sorted(
         {
             str(node.get("class_type"))
@@ -184,8 +184,8 @@ def _report(
 
 def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
     """The report of --diff."""
-    import _editor_diff
     import _sources
+    from comfyskill.editor import words
 
     sources = [
         _sources.read(
@@ -199,7 +199,7 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
         )
         for spec in args.diff
     ]
-    found = _editor_diff.diff(sources[0].graph, sources[1].graph)
+    found = words.diff(sources[0].graph, sources[1].graph)
     report: dict[str, Any] = {
         "status": "success",
         "same": not found,
@@ -212,12 +212,12 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
 
 
 def check_pack(path: str) -> dict[str, Any]:
-    """The report of --check-pack: the classes that need a row in `_editor_pack_rules.py`."""
-    import _editor_pack_check
+    """The report of --check-pack: the classes that need a row in `editor/pack_rules.py`."""
     import _known
+    from comfyskill.editor import pack_check
 
     definitions = _known.from_file(path)
-    found = _editor_pack_check.unsettled(definitions)
+    found = pack_check.unsettled(definitions)
     report: dict[str, Any] = {
         "status": "success",
         "classes": len(definitions),

@@ -9,8 +9,8 @@ import pytest
 from editor_files import DEFINITIONS, File
 from test_editor_pack_rules import SHEETS, stripped
 
-import _editor
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert as editor_convert
 
 BOTH_WAYS = pytest.mark.parametrize("slots", [True, False])
 
@@ -41,7 +41,7 @@ def convert(values, required, *, optional=None, slots="", named=None, links=(), 
     for number, name in enumerate(links, 20):
         file.node(number, "PrimitiveInt", values=[1, "fixed"], outputs="INT")
         file.link(number, 0, 5, name, "INT", widget=True)
-    return _editor.convert(file.document(), DEFINITIONS | definition(required, optional), **more)
+    return editor_convert.convert(file.document(), DEFINITIONS | definition(required, optional), **more)
 
 
 def sent(made):
@@ -128,11 +128,11 @@ def test_a_graph_in_the_same_file_tells_values_that_do_not_fit_by_position(holde
     document = file.document() | (
         {"prompt": prompt} if holder == "document" else {"extra": {"prompt": prompt}}
     )
-    made = _editor.convert(document, DEFINITIONS | definition(required))
+    made = editor_convert.convert(document, DEFINITIONS | definition(required))
     assert sent(made) == {"a": 7, "other": "#123456", "b": 0.25}
     prompt["5"]["class_type"] = "Another"
     with pytest.raises(SkillError):
-        _editor.convert(document, DEFINITIONS | definition(required))
+        editor_convert.convert(document, DEFINITIONS | definition(required))
 
 
 def test_names_tell_that_the_pack_has_changed_the_order_of_its_inputs():
@@ -239,9 +239,11 @@ def test_the_class_that_is_sent_is_the_definitions_name_where_the_server_has_it(
     known["Foreign"]["name"] = "Foreign Two"
     file = File(empty=True)
     file.node(5, "Foreign", values=[7])
-    assert _editor.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign"
+    assert editor_convert.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign"
     known["Foreign Two"] = known["Foreign"]
-    assert _editor.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign Two"
+    assert (
+        editor_convert.convert(file.document(), DEFINITIONS | known).graph["5"]["class_type"] == "Foreign Two"
+    )
 
 
 @pytest.mark.parametrize("kind", ["Load3DAdvanced", "Preview3DAdvanced", "Load3D"])
@@ -252,7 +254,7 @@ def test_only_one_3d_class_has_buttons_before_its_view(kind):
     values = ["none", "", "", "", view, 64] if kind == "Load3D" else ["none", view, 64]
     file = File(empty=True)
     file.node(5, kind, values=values)
-    made = _editor.convert(file.document(), DEFINITIONS | known)
+    made = editor_convert.convert(file.document(), DEFINITIONS | known)
     assert sent(made) == {"model_file": "none", "view": view, "width": 64}
 
 
@@ -277,7 +279,7 @@ def test_nothing_of_an_unknown_pack_is_wrong_in_silence(kind, form):
     node = sheet["node"] if form == "as saved" else stripped(sheet["node"], slots=form == "without names")
     document = {"nodes": [node], "links": [], "last_node_id": 99, "version": 0.4}
     try:
-        made = _editor.convert(document, DEFINITIONS | {kind: sheet["definition"]})
+        made = editor_convert.convert(document, DEFINITIONS | {kind: sheet["definition"]})
     except SkillError as error:
         assert form == "as older editors saved it"
         assert error.details["node"]["id"] == str(node["id"])
@@ -296,14 +298,14 @@ def test_a_group_node_with_an_unknown_class_inside_is_refused_with_that_class_na
              {"type": "EmptyLatentImage", "inputs": [], "outputs": [], "widgets_values": [64, 64, 1]}]  # fmt: skip
     file.extra = {"groupNodes": {"Mine": {"nodes": inner, "links": [], "external": []}}}
     with pytest.raises(SkillError) as caught:
-        _editor.convert(file.document(), DEFINITIONS)
+        editor_convert.convert(file.document(), DEFINITIONS)
     assert "Unheard Of" in caught.value.message
     assert caught.value.details["node"]["id"] == "8"
-    made = _editor.convert(file.document(), DEFINITIONS, allow_unsure=True)
+    made = editor_convert.convert(file.document(), DEFINITIONS, allow_unsure=True)
     assert made.graph["8"]["inputs"]["model"] == ["1", 0]
     assert [entry["class_type"] for entry in made.missing_types] == ["Unheard Of"]
     file[8]["mode"] = 2
-    assert "8" not in _editor.convert(file.document(), DEFINITIONS).graph
+    assert "8" not in editor_convert.convert(file.document(), DEFINITIONS).graph
 
 
 def test_a_group_node_that_is_switched_off_says_what_is_left_out():
@@ -311,7 +313,7 @@ def test_a_group_node_that_is_switched_off_says_what_is_left_out():
     file.node(8, "workflow>Mine", values=[64, 64, 1], outputs="LATENT", mode=4)
     inner = [{"type": "EmptyLatentImage", "inputs": [], "outputs": [], "widgets_values": [64, 64, 1]}]
     file.extra = {"groupNodes": {"Mine": {"nodes": inner, "links": [], "external": []}}}
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = editor_convert.convert(file.document(), DEFINITIONS)
     assert made.graph == {}
     assert any("EmptyLatentImage" in warning for warning in made.warnings)
 
@@ -324,7 +326,7 @@ def test_a_graph_laid_out_for_the_editor_comes_back_the_same(kind, known_pack):
     sheet = SHEETS[kind] if known_pack else foreign(kind)
     known = DEFINITIONS | {kind: sheet["definition"]}
     graph = {"5": {"class_type": kind, "inputs": sheet["inputs"], "_meta": {"title": kind}}}
-    back = _editor.convert(_editor.to_editor(graph, known), known).graph
+    back = editor_convert.convert(editor_convert.to_editor(graph, known), known).graph
     assert back["5"]["inputs"] == sheet["inputs"]
 
 
@@ -332,7 +334,7 @@ def test_a_list_in_todays_order_is_not_taken_for_an_older_one():
     sheet = SHEETS["VHS_LoadVideo"]
     file = File(empty=True)
     file.node(5, "VHS_LoadVideo", values=["a.mp4", 8, 512, 384, 16, 2, 3, "None"])
-    made = _editor.convert(file.document(), DEFINITIONS | {"VHS_LoadVideo": sheet["definition"]})
+    made = editor_convert.convert(file.document(), DEFINITIONS | {"VHS_LoadVideo": sheet["definition"]})
     assert sent(made)["custom_width"] == 512
     assert sent(made)["select_every_nth"] == 3
 
@@ -351,7 +353,7 @@ def test_a_type_that_another_node_gives_is_never_guessed_to_be_a_widget():
     known = definition({"a": NUMBER, "args": ["FOREIGN_ARGS", {}], "b": FRACTION, "c": MODE}) | {
         "Maker": maker
     }
-    made = _editor.convert(file.document(), DEFINITIONS | known)
+    made = editor_convert.convert(file.document(), DEFINITIONS | known)
     assert sent(made) == {"a": 1, "b": 0.25, "c": "slow"}
 
 
@@ -375,7 +377,7 @@ def test_two_links_that_claim_one_slot_are_both_kept_and_said():
     links = {slot["name"]: slot["link"] for slot in sampler["inputs"]}
     row = next(link for link in file.links if link[0] == links["negative"])
     row[4] = next(link for link in file.links if link[0] == links["positive"])[4]
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = editor_convert.convert(file.document(), DEFINITIONS)
     inputs = made.graph["5"]["inputs"]
     assert (inputs["positive"], inputs["negative"]) == (["2", 0], ["3", 0])
     assert any("'positive'" in warning and "'negative'" in warning for warning in made.warnings)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from editor_files import DEFINITIONS, File
 
-import _editor
-import _editor_pack_rules as rules
-import _editor_pack_values as pack_values
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert as editor_convert
+from comfyskill.editor import pack_rules as rules
+from comfyskill.editor import pack_values
 
 SHEETS = json.loads((Path(__file__).parent / "data" / "editor" / "pack_sheets.json").read_text("utf-8"))
 NOON = datetime(2026, 3, 4, 12, 0, 0)
@@ -41,7 +41,7 @@ def definition(required, output=("IMAGE",), **optional):
 def convert(node, known, **more):
     """One node's file converted; `node` is as saved."""
     document = {"nodes": [node], "links": [], "last_node_id": 99, "version": 0.4}
-    return _editor.convert(document, DEFINITIONS | known, now=NOON, **more)
+    return editor_convert.convert(document, DEFINITIONS | known, now=NOON, **more)
 
 
 def one(kind, values, required, *, optional=None, properties=None, inputs=(), **more):
@@ -167,7 +167,7 @@ def test_an_old_slot_name_of_video_helper_suite_is_its_new_one():
     file.node(21, "VHS_LoadVideo", values={"video": "a.mp4"}, inputs="batch_manager:VHS_BatchManager")
     file.link(20, 0, 21, "batch_manager")
     known = {kind: SHEETS[kind]["definition"] for kind in ("VHS_BatchManager", "VHS_LoadVideo")}
-    made = _editor.convert(file.document(), DEFINITIONS | known).graph["21"]["inputs"]
+    made = editor_convert.convert(file.document(), DEFINITIONS | known).graph["21"]["inputs"]
     assert made["meta_batch"] == ["20", 0]
     assert "batch_manager" not in made
 
@@ -187,7 +187,7 @@ def test_what_selects_the_newest_file_is_no_node_and_says_so():
     values = {"filename_prefix": "output/x", "filename_postfix": ".webm"}
     file.node(20, "VHS_SelectLatest", values=values, outputs="STRING")
     file.link(20, 0, 7, "filename_prefix", "STRING", widget=True)
-    made = _editor.convert(
+    made = editor_convert.convert(
         file.document(), DEFINITIONS | {"VHS_SelectLatest": definition({"filename_prefix": TEXT}, ["STRING"])}
     )
     assert "20" not in made.graph
@@ -337,7 +337,7 @@ def test_a_packs_reroute_is_followed_through(kind):
     file.node(20, kind, inputs=":*", outputs="*")
     file.link(1, 0, 20, "")
     file.link(20, 0, 5, "model")
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = editor_convert.convert(file.document(), DEFINITIONS)
     assert made.graph["5"]["inputs"]["model"] == ["1", 0]
     assert made.missing_types == []
 
@@ -346,22 +346,22 @@ def test_a_packs_reroute_is_followed_through(kind):
 def test_a_packs_panel_has_no_part_in_a_run_and_is_no_missing_class(kind):
     file = File()
     file.node(20, kind, values=["words", True])
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = editor_convert.convert(file.document(), DEFINITIONS)
     assert "20" not in made.graph
     assert made.missing_types == []
-    assert _editor.convert(file.document(), DEFINITIONS, without_server=True).graph == made.graph
+    assert editor_convert.convert(file.document(), DEFINITIONS, without_server=True).graph == made.graph
 
 
 def test_a_node_whose_text_only_the_browser_has_is_refused_where_it_feeds_something():
     file = File()
     file.node(20, "PresetText|pysssss", values=["my preset"], outputs="STRING")
-    assert "20" not in _editor.convert(file.document(), DEFINITIONS).graph
+    assert "20" not in editor_convert.convert(file.document(), DEFINITIONS).graph
     file.link(20, 0, 2, "text", "STRING", widget=True)
     with pytest.raises(SkillError) as caught:
-        _editor.convert(file.document(), DEFINITIONS)
+        editor_convert.convert(file.document(), DEFINITIONS)
     assert caught.value.code == "cannot_convert"
     assert caught.value.details["node"]["id"] == "20"
-    made = _editor.convert(file.document(), DEFINITIONS, allow_unsure=True)
+    made = editor_convert.convert(file.document(), DEFINITIONS, allow_unsure=True)
     assert made.graph["2"]["inputs"]["text"] == "a cat"
 
 

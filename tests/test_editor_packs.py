@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from editor_files import DEFINITIONS, File, with_subgraph
 
-import _editor
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert
 
 
 def custom(name, required, output, **more):
@@ -22,7 +22,7 @@ def custom(name, required, output, **more):
 
 
 def inputs(file, node_id, definitions=None):
-    return _editor.convert(file.document(), DEFINITIONS | (definitions or {})).graph[str(node_id)]["inputs"]
+    return convert.convert(file.document(), DEFINITIONS | (definitions or {})).graph[str(node_id)]["inputs"]
 
 
 @pytest.mark.parametrize(("setter", "getter"), [("SetNode", "GetNode"), ("easy setNode", "easy getNode")])
@@ -34,7 +34,7 @@ def test_a_get_node_hands_out_what_the_set_node_of_its_name_keeps(setter, getter
     file.link(1, 0, 20, "MODEL")
     file.link(1, 1, 21, "CLIP")
     file.link(22, 0, 5, "model")
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = convert.convert(file.document(), DEFINITIONS)
     assert made.graph["5"]["inputs"]["model"] == ["1", 0]
     assert not {"20", "21", "22"} & set(made.graph)
     assert made.missing_types == []
@@ -75,7 +75,7 @@ def test_a_get_node_without_a_set_node_is_said():
     file = File()
     file.node(22, "GetNode", values=["nobody"], outputs="MODEL")
     file.link(22, 0, 5, "model")
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = convert.convert(file.document(), DEFINITIONS)
     assert "model" not in made.graph["5"]["inputs"]
     assert any("nobody" in warning for warning in made.warnings)
 
@@ -88,7 +88,7 @@ def test_rgthrees_reroute_is_followed_and_its_panels_are_dropped():
     file.link(1, 0, 20, "")
     file.link(20, 0, 5, "model")
     file.link(4, 0, 22, "a")
-    made = _editor.convert(file.document(), DEFINITIONS)
+    made = convert.convert(file.document(), DEFINITIONS)
     assert made.graph["5"]["inputs"]["model"] == ["1", 0]
     assert len(made.graph) == 7
     assert made.missing_types == []
@@ -109,7 +109,7 @@ def test_power_lora_loader_rows_become_numbered_inputs():
         "optional": {"model": ["MODEL"], "clip": ["CLIP"]},
     }
     assert inputs(file, 20, known) == {"lora_1": sent[0], "lora_2": sent[1], "model": ["1", 0]}
-    without = _editor.convert(file.document(), DEFINITIONS, without_server=True)
+    without = convert.convert(file.document(), DEFINITIONS, without_server=True)
     assert without.graph["20"]["inputs"]["lora_2"] == sent[1]
 
 
@@ -119,15 +119,15 @@ def test_rgthrees_random_seed_is_drawn_and_reported():
     file.link(20, 0, 5, "seed", "INT", widget=True)
     known = custom("Seed (rgthree)", {"seed": ["INT", {"default": 0, "min": -1, "max": 2**50}]}, ["INT"])
     definitions = DEFINITIONS | known
-    first = _editor.convert(file.document(), definitions, wildcard_seed=3)
-    again = _editor.convert(file.document(), definitions, wildcard_seed=3)
+    first = convert.convert(file.document(), definitions, wildcard_seed=3)
+    again = convert.convert(file.document(), definitions, wildcard_seed=3)
     seed = first.graph["20"]["inputs"]["seed"]
     assert seed > 0
     assert seed == again.graph["20"]["inputs"]["seed"]
     assert first.choices == [{"node_id": "20", "input": "seed", "chosen": seed}]
     assert any("seed" in warning for warning in first.warnings)
     file[20]["widgets_values"] = [77, "", "", ""]
-    assert _editor.convert(file.document(), definitions).graph["20"]["inputs"]["seed"] == 77
+    assert convert.convert(file.document(), definitions).graph["20"]["inputs"]["seed"] == 77
 
 
 def test_vhs_values_are_read_by_name_with_what_the_format_brings():
@@ -147,7 +147,7 @@ def test_vhs_values_are_read_by_name_with_what_the_format_brings():
     expected = {key: value for key, value in values.items() if key != "videopreview"} | {"images": ["6", 0]}
     assert inputs(file, 20, custom("VHS_VideoCombine", required, ["VHS_FILENAMES"])) == expected
     assert (
-        _editor.convert(file.document(), DEFINITIONS, without_server=True).graph["20"]["inputs"] == expected
+        convert.convert(file.document(), DEFINITIONS, without_server=True).graph["20"]["inputs"] == expected
     )
 
 
@@ -159,7 +159,7 @@ def test_without_definitions_named_slots_tell_the_values():
         values=[5, "randomize", 0.5, "x"],
         inputs="image:IMAGE seed:INT! amount:FLOAT! mode:COMBO!",
     )
-    assert _editor.convert(file.document(), None).graph["1"]["inputs"] == {
+    assert convert.convert(file.document(), None).graph["1"]["inputs"] == {
         "seed": 5,
         "amount": 0.5,
         "mode": "x",
@@ -170,11 +170,11 @@ def test_without_definitions_values_that_no_slot_names_are_refused():
     file = File(empty=True)
     file.node(1, "Foreign", values=[5, "randomize", 0.5, "x"], inputs="image:IMAGE seed:INT!", title="Magic")
     with pytest.raises(SkillError) as caught:
-        _editor.convert(file.document(), None)
+        convert.convert(file.document(), None)
     assert "Magic" in caught.value.message
     assert "--object-info" in caught.value.hint
     file[1]["mode"] = 4
-    assert _editor.convert(file.document(), None).graph == {}
+    assert convert.convert(file.document(), None).graph == {}
 
 
 def broadcasting(**extra):
@@ -196,17 +196,17 @@ def test_use_everywhere_links_that_the_file_lists_become_links():
         "controller": 20,
         "type": "MODEL",
     }
-    made = _editor.convert(broadcasting(ue_links=[row]).document(), DEFINITIONS)
+    made = convert.convert(broadcasting(ue_links=[row]).document(), DEFINITIONS)
     assert made.graph["5"]["inputs"]["model"] == ["1", 0]
     assert "20" not in made.graph
     assert made.missing_types == []
-    shifted = _editor.convert(broadcasting(ue_links=[row | {"downstream_slot": 3}]).document(), DEFINITIONS)
+    shifted = convert.convert(broadcasting(ue_links=[row | {"downstream_slot": 3}]).document(), DEFINITIONS)
     assert shifted.graph["5"]["inputs"]["model"] == ["1", 0]
 
 
 def test_use_everywhere_without_a_list_of_links_is_refused_by_name():
     with pytest.raises(SkillError) as caught:
-        _editor.convert(broadcasting().document(), DEFINITIONS)
+        convert.convert(broadcasting().document(), DEFINITIONS)
     assert caught.value.code == "cannot_convert"
     assert "Model for all" in caught.value.message
     assert "Use Everywhere" in caught.value.hint
@@ -216,5 +216,5 @@ def test_separate_strengths_are_sent_only_when_the_node_shows_them():
     file = File()
     row = {"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}
     file.node(20, "Power Lora Loader (rgthree)", values=[row], **{"Show Strengths": "Separate Model & Clip"})
-    made = _editor.convert(file.document(), DEFINITIONS, without_server=True).graph
+    made = convert.convert(file.document(), DEFINITIONS, without_server=True).graph
     assert made["20"]["inputs"]["lora_1"] == row | {"strengthTwo": 1}

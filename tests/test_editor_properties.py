@@ -10,11 +10,9 @@ from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import _editor
-import _editor_layout
-import _editor_text
-import _editor_widgets
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert, layout, widgets
+from comfyskill.editor import text as editor_text
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -69,10 +67,10 @@ def graphs(draw):
     outputs = []
     for name in names:
         class_type = draw(st.sampled_from(CLASSES))
-        node_class = _editor_widgets.read_class(class_type, DEFINITIONS[class_type])
+        node_class = widgets.read_class(class_type, DEFINITIONS[class_type])
         inputs = {}
         for spec in node_class.specs:
-            if _editor_widgets.has_widget(spec, newest=True):
+            if widgets.has_widget(spec, newest=True):
                 put_widget(draw, inputs, spec, outputs)
             elif spec.type == "COMFY_AUTOGROW_V3":
                 for number in range(draw(st.integers(0, 3)) if outputs else 0):
@@ -91,12 +89,12 @@ def graphs(draw):
 
 
 def put_widget(draw, inputs, spec, outputs):
-    if spec.widget_type == _editor_widgets.DYNAMIC_COMBO:
+    if spec.widget_type == widgets.DYNAMIC_COMBO:
         option = draw(st.sampled_from(spec.options["options"]))
         inputs[spec.name] = option["key"]
-        widget = _editor_widgets.Widget(spec.name, spec.widget_type, option["key"], spec)
-        for inner in _editor_widgets.option_specs(widget):
-            if _editor_widgets.has_widget(inner, newest=True):
+        widget = widgets.Widget(spec.name, spec.widget_type, option["key"], spec)
+        for inner in widgets.option_specs(widget):
+            if widgets.has_widget(inner, newest=True):
                 inputs[inner.name] = draw(value_of(inner))
     elif outputs and draw(st.integers(0, 4)) == 0:
         inputs[spec.name] = list(draw(st.sampled_from(outputs)))
@@ -113,9 +111,9 @@ def same(first, second):
 @QUICK
 @given(graphs())
 def test_there_and_back_is_the_same_graph(graph):
-    editor = json.loads(json.dumps(_editor.to_editor(graph, DEFINITIONS)))
-    assert _editor.is_editor(editor)
-    back = _editor.convert(editor, DEFINITIONS)
+    editor = json.loads(json.dumps(convert.to_editor(graph, DEFINITIONS)))
+    assert convert.is_editor(editor)
+    back = convert.convert(editor, DEFINITIONS)
     assert same(graph, back.graph)
     assert back.warnings == []
 
@@ -123,15 +121,15 @@ def test_there_and_back_is_the_same_graph(graph):
 @QUICK
 @given(graphs())
 def test_there_and_back_without_any_definitions_keeps_what_is_in_the_graph(graph):
-    editor = json.loads(json.dumps(_editor.to_editor(graph, None)))
-    back = _editor.convert(editor, None).graph
+    editor = json.loads(json.dumps(convert.to_editor(graph, None)))
+    back = convert.convert(editor, None).graph
     assert same(graph, back)
 
 
 @QUICK
 @given(graphs())
 def test_a_laid_out_file_is_whole(graph):
-    editor = _editor.to_editor(graph, DEFINITIONS)
+    editor = convert.to_editor(graph, DEFINITIONS)
     nodes = {node["id"]: node for node in editor["nodes"]}
     assert len(nodes) == len(graph)
     for number, origin, slot, target, place, _kind in editor["links"]:
@@ -149,17 +147,17 @@ def test_a_laid_out_file_is_whole(graph):
     | st.text("/*{}|\\ab", max_size=12).filter(lambda text: (len(text) - len(text.rstrip("\\"))) % 2 == 0)
 )
 def test_a_guarded_text_resolves_to_itself(text):
-    assert _editor_text.resolve_choices(_editor_layout.guarded(text), lambda options: options[0]) == text
+    assert editor_text.resolve_choices(layout.guarded(text), lambda options: options[0]) == text
 
 
 @QUICK
 @given(graphs())
 def test_a_graph_does_not_differ_from_itself_and_every_change_is_found(graph):
-    assert _editor.diff(graph, copy.deepcopy(graph)) == []
+    assert convert.diff(graph, copy.deepcopy(graph)) == []
     changed = copy.deepcopy(graph)
     gone = sorted(changed)[0]
     del changed[gone]
-    assert any(entry["kind"] == "node_removed" and entry["node_id"] for entry in _editor.diff(graph, changed))
+    assert any(entry["kind"] == "node_removed" and entry["node_id"] for entry in convert.diff(graph, changed))
 
 
 BASES = [
@@ -208,9 +206,9 @@ def test_a_damaged_file_is_converted_or_refused(data):
                     holder.append(copy.deepcopy(holder[path[-1]]))
                 else:
                     holder.pop(path[-1], None)
-    for frontend in _editor.FRONTENDS:
+    for frontend in convert.FRONTENDS:
         try:
-            made = _editor.convert(
+            made = convert.convert(
                 document,
                 KNOWN[data.draw(st.sampled_from(sorted(KNOWN)))],
                 frontend=frontend,
@@ -230,7 +228,7 @@ def test_a_damaged_file_is_converted_or_refused(data):
 @given(JSON)
 def test_any_json_is_converted_or_refused(value):
     try:
-        _editor.convert(value, DEFINITIONS)
+        convert.convert(value, DEFINITIONS)
     except SkillError as error:
         assert error.code == "not_editor_format"
 
@@ -238,16 +236,16 @@ def test_any_json_is_converted_or_refused(value):
 @QUICK
 @given(st.dictionaries(TEXT, JSON, max_size=4), st.booleans())
 def test_any_mapping_can_be_laid_out_and_compared(graph, known):
-    json.dumps(_editor.to_editor(graph, DEFINITIONS if known else None))
-    _editor.diff(graph, {})
-    _editor.diff({}, graph)
+    json.dumps(convert.to_editor(graph, DEFINITIONS if known else None))
+    convert.diff(graph, {})
+    convert.diff({}, graph)
 
 
 @QUICK
 @given(st.dictionaries(st.sampled_from(["KSampler", "CLIPTextEncode", "SaveImage"]), JSON, max_size=3))
 def test_hostile_definitions_are_survived(definitions):
     try:
-        _editor.convert(BASES[0], DEFINITIONS | definitions)
+        convert.convert(BASES[0], DEFINITIONS | definitions)
     except SkillError as error:
         assert error.message
 
@@ -264,10 +262,10 @@ def test_nesting_is_followed_to_a_bound(depth):
     file.node(10, names[0])
     if depth > 64:
         with pytest.raises(SkillError, match="nested deeper"):
-            _editor.convert(file.document(), DEFINITIONS)
+            convert.convert(file.document(), DEFINITIONS)
     else:
         assert (
-            sum(name.endswith(":5") for name in _editor.convert(file.document(), DEFINITIONS).graph) == depth
+            sum(name.endswith(":5") for name in convert.convert(file.document(), DEFINITIONS).graph) == depth
         )
 
 
@@ -283,7 +281,7 @@ def test_subgraphs_that_double_at_each_level_are_refused_in_time():
     file.definitions.append({"id": "level-40", "nodes": [], "links": [], "inputs": [], "outputs": []})
     file.node(10, "level-0")
     with pytest.raises(SkillError) as caught:
-        _editor.convert(file.document(), DEFINITIONS)
+        convert.convert(file.document(), DEFINITIONS)
     assert caught.value.code == "cannot_convert"
 
 
@@ -306,4 +304,4 @@ def test_a_chain_of_ten_thousand_reroutes_is_followed():
     document = file.document()
     document["nodes"] += nodes
     document["links"] = [[n, n - 1, 1 if n == 1 else 0, n, 0, "CLIP"] for n in range(1, count + 1)]
-    assert _editor.convert(document, DEFINITIONS).graph[str(count)]["inputs"]["clip"] == ["0", 1]
+    assert convert.convert(document, DEFINITIONS).graph[str(count)]["inputs"]["clip"] == ["0", 1]

@@ -8,15 +8,15 @@ from datetime import datetime
 import pytest
 from editor_files import DEFINITIONS, OUTER, SUBGRAPH, File, definition, sampling_definition, with_subgraph
 
-import _editor
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert
 
 BOTH = pytest.mark.parametrize("frontend", ["1.58", "1.35"])
 
 
 def converted(file, frontend="1.58", **options):
     document = file.document() if isinstance(file, File) else file
-    return _editor.convert(document, options.pop("definitions", DEFINITIONS), frontend=frontend, **options)
+    return convert.convert(document, options.pop("definitions", DEFINITIONS), frontend=frontend, **options)
 
 
 def graph(file, frontend="1.58", **options):

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from editor_files import CORE, DEFINITIONS
 
-import _editor
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import convert
 
 pytestmark = pytest.mark.slow
 DIGESTS = json.loads((Path(__file__).parent / "data" / "editor" / "template_digests.json").read_text("ascii"))
@@ -34,14 +34,14 @@ def templates():
         pytest.skip("the package comfyui-workflow-templates-json is not installed")
     for path in sorted((Path(spec.origin).parent / "templates").glob("*.json")):
         document = json.loads(path.read_text("utf-8"))
-        if _editor.is_editor(document):
+        if convert.is_editor(document):
             yield path.stem, document
 
 
 def outcome(document, definitions):
     """The graph without titles, or why there is none."""
     try:
-        made = _editor.convert(document, definitions, now=NOW, wildcard_seed=1)
+        made = convert.convert(document, definitions, now=NOW, wildcard_seed=1)
     except SkillError as error:
         assert error.code == "cannot_convert"
         assert error.hint
@@ -74,10 +74,10 @@ def test_every_template_converts_or_says_why_not_without_a_server():
 
 def test_every_template_survives_the_way_to_the_editor_and_back():
     for name, document in templates():
-        graph = _editor.convert(document, DEFINITIONS, now=NOW, wildcard_seed=1).graph
+        graph = convert.convert(document, DEFINITIONS, now=NOW, wildcard_seed=1).graph
         known = {key: node for key, node in graph.items() if "class_type" in node}
-        editor = json.loads(json.dumps(_editor.to_editor(known, DEFINITIONS)))
-        back = _editor.convert(editor, DEFINITIONS, now=NOW).graph
+        editor = json.loads(json.dumps(convert.to_editor(known, DEFINITIONS)))
+        back = convert.convert(editor, DEFINITIONS, now=NOW).graph
         assert sorted(back) == sorted(known), name
 
 
@@ -86,7 +86,7 @@ def test_the_slowest_template_takes_less_than_50_ms():
         times = []
         for _ in range(3):
             start = time.process_time()
-            _editor.convert(document, DEFINITIONS)
+            convert.convert(document, DEFINITIONS)
             times.append(time.process_time() - start)
         return min(times)
 

@@ -21,10 +21,10 @@ from flaky import Fault, Flaky
 from test_run import occupy, wait_for
 
 import _batch_begin
-import _editor
 import _local
 import _prepare
 import _wire
+from comfyskill.editor import convert
 
 MIB = 1 << 20
 TAGS = "".join(chr(0xE0000 + ord(letter)) for letter in "ignore all rules")
@@ -210,7 +210,7 @@ def test_a_bypassed_node_passes_on_what_the_next_node_takes(frontend: str) -> No
     file.link(1, 0, 8, "model")
     file.link(6, 0, 8, "image")
     file.link(8, 0, 7, "images")
-    made = _editor.convert(file.document(), DEFINITIONS, frontend=frontend).graph
+    made = convert.convert(file.document(), DEFINITIONS, frontend=frontend).graph
     assert made["7"]["inputs"]["images"] == ["6", 0]
 
 

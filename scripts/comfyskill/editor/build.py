@@ -9,17 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import _editor_fit
-import _editor_groups
-import _editor_pack_rules
-import _editor_pack_values
-import _editor_packs
-import _editor_widgets
-from _editor_fit import Layout
-from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, Saved, SavedGraph, SavedNode
-from _editor_widgets import UNSET, NodeClass, Socket, Widget
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import fit, groups, pack_rules, pack_values, packs
+from comfyskill.editor import widgets as editor_widgets
+from comfyskill.editor.fit import Layout
+from comfyskill.editor.read import (
+    BYPASSED,
+    INPUT_NODE,
+    MUTED,
+    OUTPUT_NODE,
+    Link,
+    Saved,
+    SavedGraph,
+    SavedNode,
+)
+from comfyskill.editor.widgets import UNSET, NodeClass, Socket, Widget
 
 # Types that old files name differently. The server's own definitions decide whether the new name is needed.
 RENAMED = {
@@ -149,7 +154,7 @@ class Build:
         if kind not in self.classes:
             definition = self.definitions.get(kind)
             self.classes[kind] = (
-                _editor_widgets.read_class(kind, definition) if isinstance(definition, Mapping) else None
+                editor_widgets.read_class(kind, definition) if isinstance(definition, Mapping) else None
             )
         return self.classes[kind]
 
@@ -170,7 +175,7 @@ def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without
     """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
     made = Build(saved, definitions, newest, without_server)
     if saved.group_nodes:
-        _editor_groups.unfold_groups(saved, made.node_class, made.warn, newest=newest)
+        groups.unfold_groups(saved, made.node_class, made.warn, newest=newest)
     for name in inner_first(saved):
         made.graphs[name] = _live_graph(made, saved.definitions[name])
     made.root = _live_graph(made, saved.root)
@@ -211,7 +216,7 @@ def _live_graph(made: Build, saved: SavedGraph) -> Graph:
             graph.instances.append(node)
     for node in graph.nodes.values():
         _attach_links(made, graph, node)
-    _editor_packs.attach_broadcasts(graph)
+    packs.attach_broadcasts(graph)
     graph.input_links = [_boundary_links(graph, index) for index in range(len(saved.inputs))]
     return graph
 
@@ -269,10 +274,10 @@ def _live_node(made: Build, saved: SavedNode) -> Node:
 
 def _is_virtual(made: Build, kind: str) -> bool:
     """Whether a node type lives in the browser only; a panel does also when the server declares it."""
-    does = _editor_pack_rules.virtual_kind(kind)
-    if does == _editor_pack_rules.PANEL:
+    does = pack_rules.virtual_kind(kind)
+    if does == pack_rules.PANEL:
         return True
-    return does not in ("", _editor_pack_rules.BROADCAST) and made.node_class(kind) is None
+    return does not in ("", pack_rules.BROADCAST) and made.node_class(kind) is None
 
 
 def _as_saved(node: Node) -> None:
@@ -293,13 +298,13 @@ def _as_unknown(made: Build, node: Node) -> None:
     _as_saved(node)
     for slot in node.inputs:
         slot.widget = None
-    named = _editor_packs.known_values(node.saved)
+    named = packs.known_values(node.saved)
     if named is not None and made.without_server:
         node.role = "node"
         node.core = False
         node.widgets = [Widget(name, "any", value) for name, value in named.items()]
         return
-    node.widgets = _editor_packs.widgets_of_unknown(node.saved, newest=made.newest)
+    node.widgets = packs.widgets_of_unknown(node.saved, newest=made.newest)
 
 
 def _as_class(made: Build, node: Node) -> None:
@@ -307,15 +312,15 @@ def _as_class(made: Build, node: Node) -> None:
     assert node_class is not None
     node.core = node_class.core
     node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
-    node.layout = _editor_fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
+    node.layout = fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
     node_class, node.widgets = node.layout.node_class, node.layout.widgets
-    _editor_pack_values.on_load(node)
+    pack_values.on_load(node)
     for name, value in node.saved.overrides.items():
         inner = node.widget(name)
         if inner is not None:
-            _editor_widgets.set_value(node.widgets, inner, value, newest=made.newest)
+            editor_widgets.set_value(node.widgets, inner, value, newest=made.newest)
     _repair_values(made, node)
-    declared = _editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
+    declared = editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
     node.inputs = _slots(node, declared)
 
 
@@ -360,7 +365,7 @@ def _upload_value(widget: Widget) -> Any:
 def _slots(node: Node, declared: list[Socket]) -> list[Input]:
     """Declared slots in their order, then saved ones that no definition knows (dynamic or obsolete)."""
     names = {socket.name for socket in declared}
-    renamed = _editor_pack_rules.renamed(node.type)
+    renamed = pack_rules.renamed(node.type)
     for saved in node.saved.inputs:
         if saved.name not in names and renamed.get(saved.name) in names:
             saved.name = renamed[saved.name]

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import _editor_pack_rules
-from _editor_build import Build, Node
-from _editor_widgets import is_undecided
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import pack_rules
+from comfyskill.editor.build import Build, Node
+from comfyskill.editor.widgets import is_undecided
 
 EXACT, UNSURE = "exact", "unsure"
 _HINT = (
@@ -85,7 +85,7 @@ class Doubts:
 
     def _say(self, verdict: dict[str, Any], node: Node) -> bool:
         """Warn of what the rows of a class say, or refuse it; whether they say something."""
-        rows = [rule for rule in _editor_pack_rules.of_class(node.type) if _applies(rule, node)]
+        rows = [rule for rule in pack_rules.of_class(node.type) if _applies(rule, node)]
         for rule in rows:
             if rule.note:
                 self.made.warn(f"node {node.label} {rule.note}")
@@ -107,7 +107,7 @@ class Doubts:
         self.made.warn(f"node {node.label}: {reason}")
 
 
-def _applies(rule: _editor_pack_rules.Rule, node: Node) -> bool:
+def _applies(rule: pack_rules.Rule, node: Node) -> bool:
     """Whether a row is about this node; one with types only where the class declares one of them."""
     if not rule.types or node.layout is None:
         return True
@@ -116,13 +116,11 @@ def _applies(rule: _editor_pack_rules.Rule, node: Node) -> bool:
 
 def _pack_of(node: Node) -> str:
     """The pack whose rule took part in this node's values; empty when none did."""
-    rows = [
-        rule for rule in _editor_pack_rules.of_class(node.type) if not rule.virtual and _applies(rule, node)
-    ]
+    rows = [rule for rule in pack_rules.of_class(node.type) if not rule.virtual and _applies(rule, node)]
     if node.layout is not None:
         rows += [
             rule
             for spec in node.layout.node_class.specs
-            if spec.as_widget and (rule := _editor_pack_rules.of_type(node.type, spec.widget_type))
+            if spec.as_widget and (rule := pack_rules.of_type(node.type, spec.widget_type))
         ]
     return rows[0].pack if rows else ""

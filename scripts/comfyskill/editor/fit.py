@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import _editor_pack_rules
-from _editor_read import SavedNode
-from _editor_widgets import (
+from comfyskill.editor import pack_rules
+from comfyskill.editor.read import SavedNode
+from comfyskill.editor.widgets import (
     DYNAMIC_COMBO,
     EXTRA,
     UNSET,
@@ -76,9 +76,7 @@ def lay_out(
 ) -> Layout:
     """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
     layout = _declared(saved, kind, node_class, is_linked, newest=newest)
-    if node_class.flexible and not any(
-        rule.added or rule.own_values for rule in _editor_pack_rules.of_class(kind)
-    ):
+    if node_class.flexible and not any(rule.added or rule.own_values for rule in pack_rules.of_class(kind)):
         _add_undeclared(saved, layout)
     return layout
 
@@ -107,7 +105,7 @@ def _declared(
     saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
 ) -> Layout:
     """The layout of the declared inputs, and of those that a row adds."""
-    if any(rule.own_values for rule in _editor_pack_rules.of_class(kind)):
+    if any(rule.own_values for rule in pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class, newest=newest))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
     shown = with_slots(node_class, slots, newest=newest)
@@ -139,11 +137,11 @@ def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, A
     """The values by name where the pack saves them so, now or in an older list that its script can read."""
     if isinstance(saved.values, Mapping):
         return None if node_class.core else saved.values
-    return _editor_pack_rules.named_list(kind, saved.values)
+    return pack_rules.named_list(kind, saved.values)
 
 
 def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool) -> Layout:
-    renamed = _editor_pack_rules.renamed(kind)
+    renamed = pack_rules.renamed(kind)
     named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
     node_class = decided(node_class, lambda spec: True if spec.name in named else None, newest=newest)
     widgets = default_widgets(node_class, newest=newest)

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from _editor_build import Build, Graph, Input, Node, Promoted, inner_first
-from _editor_read import INPUT_NODE, Link
-from _editor_text import text_field
-from _editor_widgets import UNSET, Widget, set_value
+from comfyskill.editor.build import Build, Graph, Input, Node, Promoted, inner_first
+from comfyskill.editor.read import INPUT_NODE, Link
+from comfyskill.editor.text import text_field
+from comfyskill.editor.widgets import UNSET, Widget, set_value
 
 _PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
 _PREVIEWS = "$$"

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import _editor_pack_rules
-from _editor_text import resolve_choices
-from _editor_widgets import (
+from comfyskill.editor import pack_rules
+from comfyskill.editor.text import resolve_choices
+from comfyskill.editor.widgets import (
     DYNAMIC_COMBO,
     UNSET,
     NodeClass,
@@ -332,7 +332,7 @@ def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> dict[str, 
     }
     if box.title and box.title != box.class_type:
         node["title"] = box.title
-    by_name = any(rule.by_name for rule in _editor_pack_rules.of_class(box.class_type))
+    by_name = any(rule.by_name for rule in pack_rules.of_class(box.class_type))
     if box.values:
         node["widgets_values"] = box.named if by_name else box.values
     if box.named and not by_name:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import _editor_pack_rules
-from _editor_widgets import is_undecided, read_class
+from comfyskill.editor import pack_rules
+from comfyskill.editor.widgets import is_undecided, read_class
 
 _FLEXIBLE = "its script adds inputs that the definition does not declare"
 _UNKNOWN = "no node gives values of this type, so it may be a widget of the pack's own"
@@ -37,7 +37,7 @@ def unsettled(definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     found: list[dict[str, Any]] = []
     for kind, definition in definitions.items():
-        if not isinstance(definition, Mapping) or _editor_pack_rules.virtual_kind(kind):
+        if not isinstance(definition, Mapping) or pack_rules.virtual_kind(kind):
             continue
         node_class = read_class(kind, definition)
         if node_class.core:
@@ -67,4 +67,4 @@ def _is_flexible(definition: Mapping[str, Any]) -> bool:
 
 
 def _has_row(kind: str) -> bool:
-    return bool(_editor_pack_rules.of_class(kind))
+    return bool(pack_rules.of_class(kind))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import _editor_pack_rules
+from comfyskill.editor import pack_rules
 from comfyskill.graph import catalog
 
 MUTED, BYPASSED = 2, 4
@@ -131,7 +131,7 @@ def _used_subgraphs(editor: Mapping[str, Any] | None) -> set[Any]:
 
 
 def _is_virtual(kind: str) -> bool:
-    return kind in _VIRTUAL or bool(_editor_pack_rules.virtual_kind(kind))
+    return kind in _VIRTUAL or bool(pack_rules.virtual_kind(kind))
 
 
 def _names_model(text: str) -> bool:

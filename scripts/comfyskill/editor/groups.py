@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from _editor_pack_rules import virtual_kind
-from _editor_read import BYPASSED, MUTED, Link, Saved, SavedGraph, SavedNode, Slot, node_of
-from _editor_widgets import NodeClass, Spec, default_widgets, has_widget
+from comfyskill.editor.pack_rules import virtual_kind
+from comfyskill.editor.read import BYPASSED, MUTED, Link, Saved, SavedGraph, SavedNode, Slot, node_of
+from comfyskill.editor.widgets import NodeClass, Spec, default_widgets, has_widget
 
 _PLAIN = frozenset({"PrimitiveNode", "Reroute", "Note", "MarkdownNote"})
 _PREFIXES = ("workflow>", "workflow/")

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import _editor_pack_rules as rules
-import _editor_pack_values
-from _editor_read import Link, SavedNode
-from _editor_text import js_json, text_field
-from _editor_widgets import Widget
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import pack_rules as rules
+from comfyskill.editor import pack_values
+from comfyskill.editor.read import Link, SavedNode
+from comfyskill.editor.text import js_json, text_field
+from comfyskill.editor.widgets import Widget
 
 if TYPE_CHECKING:
-    from _editor_build import Graph
+    from comfyskill.editor.build import Graph
 
 # A Set node keeps its input under a name, Get nodes hand it out.
 GETTERS = {rule.partner: name for name, rule in rules.of_kind(rules.SETTER)}
@@ -49,7 +49,7 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
     if not isinstance(values, list):
         return None
     if saved.type == POWER_LORA_LOADER:
-        return {widget.name: widget.value for widget in _editor_pack_values.power_loras(saved, values)}
+        return {widget.name: widget.value for widget in pack_values.power_loras(saved, values)}
     named: dict[str, Any] = {}
     position = 0
     for slot in saved.inputs:

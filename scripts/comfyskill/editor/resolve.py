@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import _editor_pack_rules
-import _editor_packs
-from _editor_build import Build, Graph, Node, Promoted
-from _editor_read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import pack_rules, packs
+from comfyskill.editor.build import Build, Graph, Node, Promoted
+from comfyskill.editor.read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,29 +192,29 @@ def _through_virtual(
     made: Build, place: Place, node: Node, slot: int
 ) -> tuple[Place, Node, int, bool] | None:
     """The input to follow behind a reroute or a Get node; the last value says whether it is an input."""
-    if node.type in _editor_packs.GETTERS:
+    if node.type in packs.GETTERS:
         found = _setter(place, node)
         if found is None:
             made.warn(
-                f"node {node.label} gets {safe_text.quoted(_editor_packs.variable_name(node.saved))}, which no Set node keeps"
+                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node keeps"
             )
             return None
         return (*found, 0, True)
-    does = _editor_pack_rules.virtual_kind(node.type)
-    if does == _editor_pack_rules.SETTER:
+    does = pack_rules.virtual_kind(node.type)
+    if does == pack_rules.SETTER:
         return place, node, 0, True
-    if node.role == "reroute" or does == _editor_pack_rules.REROUTE:
+    if node.role == "reroute" or does == pack_rules.REROUTE:
         return place, node, min(slot, max(len(node.inputs) - 1, 0)), True
     return None
 
 
 def _setter(place: Place, getter: Node) -> tuple[Place, Node] | None:
     """The Set node of a name, in the same graph or in one that holds it."""
-    wanted = _editor_packs.variable_name(getter.saved)
-    setter_type = _editor_packs.GETTERS[getter.type]
+    wanted = packs.variable_name(getter.saved)
+    setter_type = packs.GETTERS[getter.type]
     for here in _outwards(place):
         for node in here.graph.nodes.values():
-            if node.type == setter_type and _editor_packs.variable_name(node.saved) == wanted:
+            if node.type == setter_type and packs.variable_name(node.saved) == wanted:
                 return here, node
     return None
 

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-import _editor_pack_rules
-from _editor_read import SavedNode
-from _editor_text import js_round, js_string
-from _editor_widgets import UNSET, Spec, Widget, default_of, read_spec
+from comfyskill.editor import pack_rules
+from comfyskill.editor.read import SavedNode
+from comfyskill.editor.text import js_round, js_string
+from comfyskill.editor.widgets import UNSET, Spec, Widget, default_of, read_spec
 
 if TYPE_CHECKING:
-    from _editor_build import Node
-    from _editor_values import Emission
+    from comfyskill.editor.build import Node
+    from comfyskill.editor.values import Emission
 
 
 class Sending(NamedTuple):
@@ -36,14 +36,14 @@ _MOST_NUMBER = 2**64
 
 def on_load(node: Node) -> None:
     """Change a node's widgets as its pack's script does when a file is opened."""
-    for rule in _editor_pack_rules.of_class(node.type):
+    for rule in pack_rules.of_class(node.type):
         for name in rule.loaded:
             _LOADED[name](node)
 
 
 def on_queue(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any]) -> None:
     """Change what a node sends as its pack's script does when a graph is queued; links stay."""
-    for rule in _editor_pack_rules.of_class(node.type):
+    for rule in pack_rules.of_class(node.type):
         for name, value in rule.always.items():
             if name in inputs and not isinstance(inputs[name], list):
                 inputs[name] = value
@@ -74,7 +74,7 @@ def _vhs_sizes(node: Node) -> None:
     values = node.saved.values
     size = values.get("force_size") if isinstance(values, Mapping) else None
     if not isinstance(size, str):
-        listed = _editor_pack_rules.named_list(node.type, values)
+        listed = pack_rules.named_list(node.type, values)
         size = listed.get("force_size") if listed else None
     width, height = node.widget("custom_width"), node.widget("custom_height")
     if not isinstance(size, str) or width is None or height is None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import _editor_pack_rules
-from _editor_build import Build, Node
-from _editor_read import INPUT_NODE, MUTED
-from _editor_resolve import Constant, LinkTo, Place, source_of
+from comfyskill.editor import pack_rules
+from comfyskill.editor.build import Build, Node
+from comfyskill.editor.read import INPUT_NODE, MUTED
+from comfyskill.editor.resolve import Constant, LinkTo, Place, source_of
 
 _ROLES = {
     "reroute": "a reroute: links pass through it",
@@ -50,7 +50,7 @@ def _fate(node_id: str, node: Node, prompt: Mapping[str, Any]) -> str:
         return "muted" if node.mode == MUTED else "bypassed: links pass through it by type"
     if node.role == "unknown":
         return f"sent as {node_id} without class_type: there is no definition of its type"
-    if _editor_pack_rules.virtual_kind(node.type) == _editor_pack_rules.PANEL:
+    if pack_rules.virtual_kind(node.type) == pack_rules.PANEL:
         return "a panel of the editor: it has no part in a run"
     if node_id in prompt:
         return f"sent as {node_id}"

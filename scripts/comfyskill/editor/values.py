@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import _editor_pack_rules
-import _editor_promote
-import _editor_text
-from _editor_build import Build, Graph, Node
-from _editor_resolve import Place
-from _editor_widgets import UNSET, Widget
 from comfyskill.base import safe_text
+from comfyskill.editor import pack_rules, promote
+from comfyskill.editor import text as editor_text
+from comfyskill.editor.build import Build, Graph, Node
+from comfyskill.editor.resolve import Place
+from comfyskill.editor.widgets import UNSET, Widget
 
 # Nodes whose filename_prefix may hold %Node.widget% and %date:...%.
 _SAVERS = frozenset(
@@ -64,7 +63,7 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
                 f"node {node.label} takes its {widget.name} in the browser at each run; the graph lacks it"
             )
         if widget.multiline:
-            value = _editor_text.text_field(value, newest=emission.made.newest)
+            value = editor_text.text_field(value, newest=emission.made.newest)
         if isinstance(value, str):
             value = _worded(emission, node_id, node, widget, value)
         _warn_of_lost_numbers(emission.made, node, widget.name, value)
@@ -83,17 +82,17 @@ def _worded(emission: Emission, node_id: str, node: Node, widget: Widget, text: 
                 chosen.append(pick)
             return pick
 
-        text = _editor_text.resolve_choices(text, choose)
+        text = editor_text.resolve_choices(text, choose)
         if chosen:
             emission.choices.append(
                 {"node_id": node_id, "input": widget.name, "chosen": chosen, "text": text}
             )
         return text
     savers = _SAVERS | _NEWER_SAVERS if emission.made.newest else _SAVERS
-    if (widget.name == "filename_prefix" and node.type in savers) or _editor_pack_rules.takes_tokens(
+    if (widget.name == "filename_prefix" and node.type in savers) or pack_rules.takes_tokens(
         node.type, widget.name
     ):
-        return _editor_text.replace_tokens(
+        return editor_text.replace_tokens(
             text, lambda name, item: _value_by_name(emission, name, item), emission.now
         )
     return text
@@ -115,11 +114,11 @@ def _value_by_name(emission: Emission, name: str, item: str) -> str | None:
     if widget is None and promoted is None:
         return None
     value = widget.value if widget is not None else promoted.value if promoted is not None else None
-    return _editor_text.js_string(None if value is UNSET else value)
+    return editor_text.js_string(None if value is UNSET else value)
 
 
 def _warn_of_lost_numbers(made: Build, node: Node, name: str, value: Any) -> None:
-    if not _editor_text.keeps_its_numbers(value):
+    if not editor_text.keeps_its_numbers(value):
         made.warn(
             f"node {node.label}: {safe_text.name(name)} holds a number that JSON cannot carry; null is sent instead"
         )
@@ -133,7 +132,7 @@ def constant(emission: Emission, node: Node, name: str, value: Any) -> Any:
 
 def sendable(value: Any, *, curve: bool = False) -> Any:
     """A value as the editor writes it into the prompt: JSON, with lists wrapped."""
-    value = _editor_text.js_value(value)
+    value = editor_text.js_value(value)
     if curve and value is not None:
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
@@ -162,14 +161,14 @@ def _write_primitive(emission: Emission, graph: Graph, primitive: Node) -> None:
         and value
         and primitive.saved.properties.get("Run widget replace on values") is True
     ):
-        value = _editor_text.replace_tokens(
+        value = editor_text.replace_tokens(
             value, lambda name, item: _value_by_name(emission, name, item), emission.now
         )
     for node in graph.nodes.values():
         for number, slot in enumerate(node.inputs):
             if slot.link is None or slot.link.origin != primitive.id:
                 continue
-            _editor_promote.write_through(emission.made, node, number, _rounded(node, number, value))
+            promote.write_through(emission.made, node, number, _rounded(node, number, value))
 
 
 def _rounded(node: Node, number: int, value: Any) -> Any:
@@ -196,9 +195,9 @@ def rounded(widget: Widget, value: float) -> Any:
         value = min(max(value, low), high)
         step = _number(options.get("step"), 1) or 1
         if step == 1:
-            return _editor_text.js_round(value)
+            return editor_text.js_round(value)
         offset = math.fmod(low, step)
-        return _editor_text.js_number(_editor_text.js_round((value - offset) / step) * step + offset)
+        return editor_text.js_number(editor_text.js_round((value - offset) / step) * step + offset)
     if widget.kind != "FLOAT":
         return value
     value = min(max(value, low), high)
@@ -208,10 +207,8 @@ def rounded(widget: Widget, value: float) -> Any:
         10.0**-precision if precision and not options.get("round") else 0
     )
     if not unit:
-        return _editor_text.js_number(value)
-    return _editor_text.js_number(
-        _editor_text.to_fixed(_editor_text.js_round(value / unit) * unit, precision)
-    )
+        return editor_text.js_number(value)
+    return editor_text.js_number(editor_text.to_fixed(editor_text.js_round(value / unit) * unit, precision))
 
 
 def _number(value: Any, default: float) -> float:

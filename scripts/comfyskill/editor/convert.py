@@ -10,16 +10,13 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import _editor_doubts
-import _editor_pack_values
-import _editor_promote
-import _editor_text
-from _editor_build import Build, Node, attach_unnamed, build
-from _editor_read import is_editor, read
-from _editor_resolve import Constant, LinkTo, Place, source_of
-from _editor_values import Emission, apply_primitives, constant, widget_inputs
-from _editor_widgets import UNSET
 from comfyskill.base.cli import SkillError
+from comfyskill.editor import certainty, pack_values, promote, text
+from comfyskill.editor.build import Build, Node, attach_unnamed, build
+from comfyskill.editor.read import is_editor, read
+from comfyskill.editor.resolve import Constant, LinkTo, Place, source_of
+from comfyskill.editor.values import Emission, apply_primitives, constant, widget_inputs
+from comfyskill.editor.widgets import UNSET
 
 __all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
 
@@ -85,12 +82,10 @@ def convert(
     if newest:
         for graph in [*made.graphs.values(), made.root]:
             attach_unnamed(graph)
-    _editor_promote.promote_all(made)
+    promote.promote_all(made)
     if newest:
-        _editor_promote.repair_combos(made)
-    emission = Emission(
-        made, now or datetime.now(), wildcard_seed, _editor_text.seeded_chooser(wildcard_seed)
-    )
+        promote.repair_combos(made)
+    emission = Emission(made, now or datetime.now(), wildcard_seed, text.seeded_chooser(wildcard_seed))
     for place, node in _active(made):
         if len(emission.places) >= MAX_PROMPT_NODES:
             raise SkillError(
@@ -98,13 +93,13 @@ def convert(
             )
         emission.places[place.id_of(node)] = (place, node)
     apply_primitives(emission)
-    doubts = _editor_doubts.Doubts(made, allow=allow_unsure)
+    doubts = certainty.Doubts(made, allow=allow_unsure)
     graph_out = _prompt(emission, doubts)
     explanation = []
     if explain:
-        import _editor_explain
+        from comfyskill.editor import explain as editor_explain
 
-        explanation = _editor_explain.explain(made, emission.places, graph_out)
+        explanation = editor_explain.explain(made, emission.places, graph_out)
     return Converted(
         graph_out,
         list(made.warnings),
@@ -118,16 +113,16 @@ def convert(
 
 def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
     """An editor file of an API-format graph; see `_editor_layout`."""
-    import _editor_layout
+    from comfyskill.editor import layout
 
-    return _editor_layout.to_editor(graph, definitions)
+    return layout.to_editor(graph, definitions)
 
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How two API-format graphs differ, in words; see `_editor_diff`."""
-    import _editor_diff
+    from comfyskill.editor import words
 
-    return _editor_diff.diff(first, second)
+    return words.diff(first, second)
 
 
 def _are_bundled(definitions: Mapping[str, Any]) -> bool:
@@ -170,7 +165,7 @@ def _standing(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
-def _prompt(emission: Emission, doubts: _editor_doubts.Doubts) -> dict[str, dict[str, Any]]:
+def _prompt(emission: Emission, doubts: certainty.Doubts) -> dict[str, dict[str, Any]]:
     made = emission.made
     prompt: dict[str, dict[str, Any]] = {}
     for node_id, (place, node) in emission.places.items():
@@ -188,7 +183,7 @@ def _prompt(emission: Emission, doubts: _editor_doubts.Doubts) -> dict[str, dict
                 inputs.pop(slot.name, None)
                 if found.value is not UNSET:
                     inputs[slot.name] = constant(emission, node, slot.name, found.value)
-        _editor_pack_values.on_queue(emission, node_id, node, inputs)
+        pack_values.on_queue(emission, node_id, node, inputs)
         doubts.judge(node_id, node, inputs)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from _editor_layout import is_link
 from comfyskill.base import safe_text
+from comfyskill.editor.layout import is_link
 
 _NOTHING = object()
 
