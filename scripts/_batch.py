@@ -21,8 +21,8 @@ from comfyskill.base import cli
 
 if TYPE_CHECKING:
     from _batch_lane import Lane
-    from _dialect import Dialect
     from _jobs import Options
+    from comfyskill.server.protocol import Dialect
 
 MOST_LOST = 3
 MOST_FAILURES_KEPT = 200

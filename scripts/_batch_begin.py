@@ -27,7 +27,7 @@ from comfyskill.base import cli, file_names, paths
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from _dialect import Dialect
+    from comfyskill.server.protocol import Dialect
 
 # Runs that a server may have got within the second whose journal lines a power cut can take.
 LOST_LINES = 200
@@ -76,9 +76,9 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
 
 def _stand_in(path: str) -> tuple[list[Any], list[str]]:
     """What a server had in its place, for a dry run; as `_batch_hosts.connect`."""
-    import _inventory
+    from comfyskill.server import inventory
 
-    return [_inventory.load(paths.expanded(path))], []
+    return [inventory.load(paths.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
@@ -163,10 +163,10 @@ def _count_axis(
 
 
 def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
-    import _known
     import _sources
+    from comfyskill.server import node_definitions
 
-    known = _known.of_server(server)
+    known = node_definitions.of_server(server)
     asked = None if args.inventory else server  # an inventory holds no workflows
     return _sources.read(
         args.workflow,

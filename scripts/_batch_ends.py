@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import _collect
 import _failures
-import _refusals
 import _reports
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
 from _batch_flights import Flight
 from _batch_times import Samples
-from _dialect import Dialect, JobState
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server import refusals
+from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -88,7 +88,7 @@ class Ends:
             facts |= {"code": "cancelled", "message": "cancelled, and not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)
         elif flight.node_errors:
-            problems = _refusals.node_problems(flight.node_errors, flight.graph)
+            problems = refusals.node_problems(flight.node_errors, flight.graph)
             said = problems[0]["message"] if problems else "see the server's log"
             facts |= {"code": "dropped_nodes", "message": f"part of the graph failed validation: {said}"}
             self._hand_over(flight, "partial", facts, state)

@@ -12,10 +12,10 @@ import _batch_times
 from _batch_fill import Filler, Recipe
 from _batch_progress import spoken
 from _batch_times import Times
-from _dialect import Dialect
 from _plan import Plan
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server.protocol import Dialect
 
 SHOWN = 10
 LOOKED_AT = 8

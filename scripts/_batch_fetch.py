@@ -14,12 +14,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _collect
-import _events
-from _dialect import Dialect, FileRef
 from _plan import OUTPUT_COLUMN
 from _plan_read import is_media
 from comfyskill.base import cli, file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server import events
+from comfyskill.server.protocol import Dialect, FileRef
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -45,7 +45,7 @@ class Haul(NamedTuple):
     facts: dict[str, Any]
     outputs: Mapping[str, Any]
     seeds: Mapping[str, int]
-    pictures: Sequence[tuple[str, _events.Preview]] = ()
+    pictures: Sequence[tuple[str, events.Preview]] = ()
 
 
 class Names:

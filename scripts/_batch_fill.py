@@ -13,17 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _known
 import _placing
 import _prepare
 import _sources
-from _dialect import Dialect
 from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts, parameters
 from comfyskill.graph import fill as graph_fill
+from comfyskill.server import node_definitions
+from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
     from _inputs import Uploader
@@ -74,8 +74,8 @@ class Filler:
     def _definitions(self) -> Mapping[str, Any] | None:
         if self.server is None:
             return None
-        classes = _known.classes_of(self.prepared.graph)
-        found = _known.of_classes(self.server, classes)
+        classes = node_definitions.classes_of(self.prepared.graph)
+        found = node_definitions.of_classes(self.server, classes)
         if found is None:
             return None
         return {name: found[name] for name in classes if name in found}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import _events
 from _batch import Todo
-from _watch import Watcher
+from comfyskill.server import events
+from comfyskill.server.watch import Watcher
 
 
 class Flight:
@@ -23,7 +23,7 @@ class Flight:
         self.submitted = submitted
         self.node_errors: dict[str, Any] = {}
         self.started: float | None = None
-        self.pictures: list[tuple[str, _events.Preview]] = []
+        self.pictures: list[tuple[str, events.Preview]] = []
         self.ours = True
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import _common
-import _connect
 import _credentials
-from _dialect import Dialect
 from _journal import Recorded
 from comfyskill.base import cli, paths, safe_text, text_files
 from comfyskill.base.cli import SkillError
+from comfyskill.server import connect as server_connect
+from comfyskill.server.protocol import Dialect
 
 LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", re.I)
 LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FILE and --insecure"
@@ -167,7 +167,7 @@ def word_of(server: Dialect) -> str:
 
 def _reached(args: argparse.Namespace, host: Host, *, alone: bool) -> Dialect:
     own_key = host.key_file is not None
-    server = _connect.connect(
+    server = server_connect.connect(
         host.address,
         api=host.api or args.api,
         api_key=None if own_key else args.api_key,
@@ -196,7 +196,7 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
 
 
 def _origin(address: str | None) -> tuple[str, str, int]:
-    from _session import origin_of
+    from comfyskill.server.session import origin_of
 
     if address in (None, "demo"):
         return "demo", "", 0

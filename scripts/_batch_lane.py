@@ -12,7 +12,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import _events
 import _reports
 from _batch_ends import Ends
 from _batch_fetch import Fetchers
@@ -21,10 +20,11 @@ from _batch_flights import Flights
 from _batch_moves import Moves
 from _batch_supply import OUTAGES, SHORT, Supply
 from _batch_times import Samples
-from _dialect import Dialect
-from _watch import Ended, Update, Watcher
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server import events
+from comfyskill.server.protocol import Dialect
+from comfyskill.server.watch import Ended, Update, Watcher
 
 if TYPE_CHECKING:
     from _batch import Batch
@@ -175,14 +175,14 @@ class Lane(threading.Thread):
         if flight is None:
             return
         frame = update.frame
-        if isinstance(frame, _events.Preview):
+        if isinstance(frame, events.Preview):
             if self._sockets and _reports.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
-        elif isinstance(frame, _events.Event):
+        elif isinstance(frame, events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):
                 flight.started = time.monotonic()
             if frame.type == "progress":
-                value, most = _events.number(frame.data.get("value")), _events.number(frame.data.get("max"))
+                value, most = events.number(frame.data.get("value")), events.number(frame.data.get("max"))
                 self.doing = (
                     f"run {flight.todo.run}: step {value:g} of {most:g}"
                     if most > 1

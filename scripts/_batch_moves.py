@@ -13,9 +13,9 @@ from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
 from _batch_supply import SECOND_LOOK
-from _dialect import Dialect, JobState
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
     from _batch import Batch

@@ -17,11 +17,11 @@ import _collect
 import _media_metadata
 import _sources
 from _batch_fill import Filler, Recipe
-from _dialect import Dialect
 from _plan import Axis, Plan
 from _prepare import Wishes
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect
 
 # So many runs on a paid service are a try; more are a bill.
 FEW_PAID_RUNS = 5

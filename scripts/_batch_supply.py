@@ -15,11 +15,11 @@ from _batch import Todo
 from _batch_ends import Ends, facts_of
 from _batch_fill import Filler
 from _batch_flights import Flight, Flights
-from _dialect import Dialect, Submission
-from _watch import Watcher
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect, Submission
+from comfyskill.server.watch import Watcher
 
 if TYPE_CHECKING:
     from _batch import Batch

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 import _common
-from _dialect import Dialect, FileRef
 from comfyskill.base import file_limits, file_names, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect, FileRef
 
 if TYPE_CHECKING:
     import requests

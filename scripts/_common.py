@@ -35,7 +35,7 @@ from comfyskill.base.cli import SkillError
 if TYPE_CHECKING:
     import requests
 
-    from _session import SecureSession, Watch
+    from comfyskill.server.session import SecureSession, Watch
 
 KEY_HEADER = "X-API-Key"
 CONNECT_TIMEOUT = 10.0
@@ -137,7 +137,7 @@ class Server:
         return self._bare_session
 
     def _new_session(self) -> SecureSession:
-        from _session import SecureSession
+        from comfyskill.server.session import SecureSession
 
         session = SecureSession(self.url, self.credentials())
         session.verify = False if self.access.insecure else (self.access.ca_bundle or True)
@@ -245,7 +245,7 @@ class Server:
         """The sentence for a request that got no answer."""
         import requests
 
-        from _session import RefusedRedirect, TooLarge, UnaskedCoding
+        from comfyskill.server.session import RefusedRedirect, TooLarge, UnaskedCoding
 
         where = self.url
         if isinstance(error, TooLarge | UnaskedCoding):
@@ -302,7 +302,7 @@ class Server:
 
     def check_redirect(self, source: str, target: str) -> None:
         """Raises SkillError `unsafe_redirect` for an address that a download must not be sent to."""
-        from _session import RefusedRedirect
+        from comfyskill.server.session import RefusedRedirect
 
         try:
             self.session.check_redirect(source, target)
@@ -377,7 +377,7 @@ class Server:
         """
         import requests
 
-        from _session import RefusedRedirect
+        from comfyskill.server.session import RefusedRedirect
 
         timeout = time_left(timeout)
         try:
@@ -494,7 +494,7 @@ def time_left(wish: float) -> float:
 
 def _watch(timeout: float, streamed: bool = False, endless: bool = False) -> Watch:
     """The time that an answer may take: `timeout`, more for a long one, and no more than `no_later_than` leaves."""
-    from _session import DOWNLOAD_PACE, MOST_EXTRA, PACE, Watch
+    from comfyskill.server.session import DOWNLOAD_PACE, MOST_EXTRA, PACE, Watch
 
     end = max(_deadline.get(), time.monotonic() + LEAST_TIME)
     pace, extra = (DOWNLOAD_PACE, math.inf) if streamed else (PACE, MOST_EXTRA)

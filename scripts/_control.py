@@ -12,10 +12,10 @@ from typing import Any
 import _job_report
 import _ours
 import _prepare
-from _dialect import Dialect, JobSummary, Submission
 from _reports import head
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect, JobSummary, Submission
 
 MOST_ROWS = 50
 # So many finished jobs are looked through for those that a filter wants.

@@ -19,7 +19,7 @@ from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
-    from _session import SecureSession
+    from comfyskill.server.session import SecureSession
 
 
 class AllowedHosts:
@@ -100,7 +100,7 @@ def _hands_over_to(home: str, host: str) -> bool:
 
 
 def _private(host: str) -> str | None:
-    from _session import privacy_of
+    from comfyskill.server.session import privacy_of
 
     return f"{host} leads into a private network" if privacy_of(host) else None
 
@@ -157,7 +157,7 @@ def token_variables(host: str) -> tuple[str, ...]:
 
 def session_for(url: str, allowed: AllowedHosts) -> SecureSession:
     """A session for one download: its token stays at its host, its redirects on the hosts that belong to it."""
-    from _session import NotAdmitted, RefusedRedirect, SecureSession
+    from comfyskill.server.session import NotAdmitted, RefusedRedirect, SecureSession
 
     class DownloadSession(SecureSession):
         def check_redirect(self, source: str, target: str) -> None:  # noqa: ARG002

@@ -203,7 +203,7 @@ class Stock:
 
 
 def _reference(value: str) -> Any:
-    from _dialect import FileRef
+    from comfyskill.server.protocol import FileRef
 
     name, kind = value, "input"
     for marked in ("input", "output", "temp"):

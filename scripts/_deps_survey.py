@@ -22,7 +22,6 @@ import _deps_manager
 import _deps_origin
 import _deps_packs
 import _deps_report
-import _inventory
 import _reports
 import _sources
 from _deps import Check
@@ -31,6 +30,7 @@ from _deps_stock import Stock, server_facts
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.editor import outline
+from comfyskill.server import inventory as server_inventory
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -103,12 +103,12 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
     """Whoever the flags name. With `needed`, a server that does not answer is a failure and not an unknown."""
     server: Any
     if inventory:
-        server = _inventory.load(inventory)
+        server = server_inventory.load(inventory)
     else:
-        import _connect
+        from comfyskill.server import connect
 
         try:
-            server = _connect.connect_from(args)
+            server = connect.connect_from(args)
         except SkillError as error:
             if needed or error.code not in ("unreachable", "refused"):
                 raise
@@ -143,7 +143,7 @@ class Workflow(NamedTuple):
 
 def read(spec: str, asked: Asked) -> Workflow:
     """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
-    server = None if isinstance(asked.server, (Nobody, _inventory.Inventory)) else asked.server
+    server = None if isinstance(asked.server, (Nobody, server_inventory.Inventory)) else asked.server
     stdin = io.BytesIO(_standard_input()) if spec == "-" else None
     loaded = _sources.load(spec, stdin=stdin, server=server)
     models = list(_sources.declared_models(loaded.editor)) if loaded.editor else []
@@ -338,8 +338,8 @@ def write_json(target: Path, value: Mapping[str, Any]) -> None:
 
 def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
     """Take the server's inventory and write it; the part of the report about it."""
-    document = _inventory.take(asked.server)
-    _inventory.save(document, target)
+    document = server_inventory.take(asked.server)
+    server_inventory.save(document, target)
     facts: dict[str, Any] = {
         "file": str(target),
         "bytes": target.stat().st_size,

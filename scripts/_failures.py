@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from _dialect import JobState
 from comfyskill.base import safe_text
 from comfyskill.graph import diagnose, facts
+from comfyskill.server.protocol import JobState
 
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
 TRACE_LINES = 12

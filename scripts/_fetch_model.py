@@ -26,7 +26,7 @@ from comfyskill.base.cli import Exit, SkillError
 if TYPE_CHECKING:
     import requests
 
-    from _session import SecureSession
+    from comfyskill.server.session import SecureSession
 
 PIECE = 1 << 20
 ATTEMPTS = 5
@@ -262,7 +262,7 @@ def _corrupt(wanted: Wanted, why: str) -> SkillError:
 def _failure(error: requests.RequestException, url: str) -> Exception:
     import requests
 
-    from _session import RefusedRedirect, UnaskedCoding
+    from comfyskill.server.session import RefusedRedirect, UnaskedCoding
 
     if isinstance(error, RefusedRedirect):
         return SkillError(
@@ -291,7 +291,7 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
 def _network_words(error: requests.RequestException) -> str:
     import requests
 
-    from _session import RefusedRedirect
+    from comfyskill.server.session import RefusedRedirect
 
     if isinstance(error, RefusedRedirect):
         return str(error)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import _known
 import _reports
-from _dialect import Dialect
-from _inventory import Inventory
 from comfyskill.base import safe_text
 from comfyskill.graph import check
 from comfyskill.graph.finding import ERROR
 from comfyskill.graph.nodes import upstream_of
+from comfyskill.server import node_definitions
+from comfyskill.server.inventory import Inventory
+from comfyskill.server.protocol import Dialect
 
 MOST = 50
 WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
@@ -35,9 +35,9 @@ def rejection(
     only: the output nodes that a run is limited to. Nothing is said when the server's own definitions are not to be had.
     """
     known = (
-        _known.Definitions("server", server.all_definitions())
+        node_definitions.Definitions("server", server.all_definitions())
         if isinstance(server, Inventory)
-        else _known.of_server(server)
+        else node_definitions.of_server(server)
     )
     definitions = known.all()
     if known.origin != "server" or definitions is None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import _server_questions
-from _dialect import Dialect, JobSummary
 from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
 SOCKET_LIMIT_S = 5.0
@@ -53,7 +53,7 @@ def socket_opens(server: Dialect) -> Check:
     import uuid
     from importlib.util import find_spec
 
-    from _wire import Disconnected, Wire
+    from comfyskill.server.socket import Disconnected, Wire
 
     if find_spec("websocket") is None:
         return skipped("websocket", "the package websocket-client is missing")

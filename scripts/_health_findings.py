@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import _common
 import _reports
-from _dialect import Dialect
 from comfyskill.base import flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect
 
 
 def setup_command(*words: object) -> str:

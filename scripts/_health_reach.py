@@ -7,13 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _common
-import _connect
 import _setup_cli
 import _setup_run
-from _dialect import Dialect
 from _health_findings import Check, fail, failed_by, is_local, ok, setup_command, skipped, warn
 from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server import connect
+from comfyskill.server.protocol import Dialect
 
 # comfy launch and ComfyUI itself, then the Desktop app.
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
@@ -95,7 +95,7 @@ def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
     if (mute := _mute(host)) is not None:
         return None, mute
     try:
-        server = _connect.connect(host, need_key=True, **options)
+        server = connect.connect(host, need_key=True, **options)
         return server, None
     except SkillError as error:
         if error.exit == Exit.MISUSE or error.code == "consent_needed":

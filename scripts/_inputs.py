@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import _collect
 import _media_metadata
-from _dialect import Dialect, FileRef
 from comfyskill.base import cli, file_names, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
+from comfyskill.server.protocol import Dialect, FileRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,12 +13,12 @@ import _failures
 import _memory
 import _ours
 import _timing
-from _dialect import Dialect, JobState, JobSummary
 from _failures import shown_value
 from _reports import command, head, server_words
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
 MOST_NODES = 60
 RECENT = 50

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import _common
 import _credentials
-import _events
 import _ours
 import _reports
 import _submit
 import _timing
-from _dialect import Accepted, Dialect, JobState, Submission
 from _prepare import Prepared
 from _progress import Progress
-from _watch import Ended, Update, Watcher
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.server import events
+from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
+from comfyskill.server.watch import Ended, Update, Watcher
 
 # A first warning for a job that runs this long; videos take longer. It then doubles.
 LONG_RUN = 600.0
@@ -88,8 +88,8 @@ class Job:
         self.accepted = accepted
         self.submitted = submitted
         self.ours = ours
-        self.socket_images: list[tuple[str, _events.Preview]] = []
-        self.blocked: list[_events.Event] = []
+        self.socket_images: list[tuple[str, events.Preview]] = []
+        self.blocked: list[events.Event] = []
         self.previews: list[Path] = []
         self.previews_wanted = True
         self.interrupted = False
@@ -461,9 +461,9 @@ def _take_news(
 
 def _take_update(job: Job, update: Update, options: Options) -> None:
     frame = update.frame
-    if isinstance(frame, _events.Event) and frame.blocks:
+    if isinstance(frame, events.Event) and frame.blocks:
         job.blocked.append(frame)
-    if not isinstance(frame, _events.Preview):
+    if not isinstance(frame, events.Preview):
         return
     if _reports.sends_through_socket(job.graph, frame.node):
         job.socket_images.append((frame.node or "", frame))
@@ -476,7 +476,7 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
             cli.warn(f"previews are no longer saved: {error.message}")
 
 
-def _save_preview(job: Job, frame: _events.Preview, folder: Path) -> Path:
+def _save_preview(job: Job, frame: events.Preview, folder: Path) -> Path:
     name = f"{job.prompt_id[:8]}_node{frame.node or 'x'}_{len(job.previews):04d}{frame.suffix}"
     path = folder / file_names.safe_name(name)
     # By rename, since a link of that name could be there.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from _dialect import Dialect
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect
 
 # Below these a picture is of no use; steps are what the model families' latents are divided into.
 SMALLEST_EDGE = 256

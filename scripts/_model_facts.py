@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import _common
-from _dialect import Dialect
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect
 
 HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash", "sha256")
 MOST_MODELS = 40

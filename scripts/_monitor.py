@@ -15,16 +15,16 @@ from typing import Any, Protocol
 
 import _collect
 import _common
-import _events
 import _failures
 import _reports
 import _timing
-from _dialect import Dialect, Graph, JobState, JobSummary
 from _progress import WAITING, Progress
-from _watch import Ended, Update, Watcher
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.server import events
+from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
+from comfyskill.server.watch import Ended, Update, Watcher
 
 # Looking at the whole queue costs a request; changes come as `status` frames anyway.
 LOOK_PAUSE = 0.5
@@ -89,7 +89,7 @@ class Shown:
 class View(Protocol):
     """Where the monitor shows what it learns."""
 
-    def frame(self, frame: _events.Frame) -> None:
+    def frame(self, frame: events.Frame) -> None:
         """Any frame of the socket that concerns what is watched."""
 
     def preview(self, job: Shown, path: Path, size: int) -> None:
@@ -171,8 +171,8 @@ class Monitor:
         left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
         return _reports.command("manage_queue.py", "wait", *left, *_reports.server_words(self.server))
 
-    def _tap(self, frame: _events.Frame) -> None:
-        if isinstance(frame, _events.Event) and frame.type == "status":
+    def _tap(self, frame: events.Frame) -> None:
+        if isinstance(frame, events.Event) and frame.type == "status":
             self._queue_changed = True
         owner = getattr(frame, "prompt_id", None)
         if owner is None or not self.ids or owner in self.ids:
@@ -249,10 +249,10 @@ class Monitor:
         shown = self.jobs.get(item.prompt_id)
         if shown is None:
             return
-        if isinstance(item.frame, _events.Preview):
+        if isinstance(item.frame, events.Preview):
             self._save(shown, item.frame)
             return
-        if isinstance(item.frame, _events.Event):
+        if isinstance(item.frame, events.Event):
             if item.frame.type == "job_pending":
                 shown.position = item.frame.data.get("position") or shown.position
             else:
@@ -260,7 +260,7 @@ class Monitor:
                 shown.progress.on(item.frame)
         self.view.change(self.jobs, self.watcher.queue_remaining)
 
-    def _save(self, shown: Shown, frame: _events.Preview) -> None:
+    def _save(self, shown: Shown, frame: events.Preview) -> None:
         """Named by prompt, node and step."""
         if self.previews is None:
             return

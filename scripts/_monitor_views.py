@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _events
 from comfyskill.base import cli, safe_text
+from comfyskill.server import events
 
 if TYPE_CHECKING:
     from _monitor import Shown
@@ -47,17 +47,17 @@ class JsonLines:
     def __init__(self) -> None:
         self._last: dict[str, Any] = {}
 
-    def frame(self, frame: _events.Frame) -> None:
+    def frame(self, frame: events.Frame) -> None:
         """One line for a frame; pictures are told as `preview` once they are saved."""
-        if isinstance(frame, _events.Event):
+        if isinstance(frame, events.Event):
             line = {
                 "type": frame.type,
                 "prompt_id": frame.prompt_id,
                 "data": safe_text.clean_tree(frame.data, MOST_TEXT),
             }
-        elif isinstance(frame, _events.Text):
+        elif isinstance(frame, events.Text):
             line = {"type": "text", "node": frame.node, "text": safe_text.clean(frame.text, MOST_TEXT)}
-        elif isinstance(frame, _events.Malformed):
+        elif isinstance(frame, events.Malformed):
             line = {"type": "malformed", "why": frame.why}
         else:
             line = {
@@ -98,9 +98,9 @@ class Lines:
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
-    def frame(self, frame: _events.Frame) -> None:
+    def frame(self, frame: events.Frame) -> None:
         """Notices are passed on; the rest shows in `change`."""
-        if isinstance(frame, _events.Event) and frame.type == "notification":
+        if isinstance(frame, events.Event) and frame.type == "notification":
             cli.note(f"server: {safe_text.clean(frame.data.get('value', ''), 300)}")
 
     def preview(self, job: Shown, path: Path, size: int) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _dialect import FileRef
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import FileRef
 
 if TYPE_CHECKING:
     from _inputs import Uploader

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _doubts
-import _known
 import _placing
 import _sources
-from _dialect import Dialect
 from comfyskill.graph import catalog, facts
+from comfyskill.server import node_definitions
+from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
     import _inputs
@@ -141,7 +141,7 @@ def _definitions(
     """Node definitions of the graph's classes, asked for only when a value is to be set."""
     if server is None or not (wishes.settings or wishes.files or wishes.loras or wishes.randomize_seed):
         return None
-    return _known.of_classes(server, _known.classes_of(graph))
+    return node_definitions.of_classes(server, node_definitions.classes_of(graph))
 
 
 def partner_nodes(
@@ -149,8 +149,8 @@ def partner_nodes(
 ) -> list[str]:
     """The ids of nodes that call a paid service; classes that are not well known are looked up on the server."""
     if definitions is None and server is not None:
-        unknown = sorted(set(_known.classes_of(graph)) - FREE_CLASSES)
-        definitions = _known.of_classes(server, unknown) if unknown else None
+        unknown = sorted(set(node_definitions.classes_of(graph)) - FREE_CLASSES)
+        definitions = node_definitions.of_classes(server, unknown) if unknown else None
     return facts.partner_nodes(graph, definitions)
 
 
@@ -159,7 +159,7 @@ def _add_loras(
 ) -> tuple[dict[str, Any], list[str]]:
     known = dict(definitions or {})
     if server is not None:
-        known |= _known.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
+        known |= node_definitions.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
     from comfyskill.graph import fill
 
     made, notes = fill.add_loras(graph, loras, known or None)

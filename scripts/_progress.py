@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import _events
 from comfyskill.base import cli, safe_text
+from comfyskill.server import events
 
 LINE_PAUSE = 2.0
 WAITING = "waiting to start"
@@ -65,7 +65,7 @@ class Progress:
 
     def on(self, frame: Any) -> None:
         """Take one event of the run."""
-        if not isinstance(frame, _events.Event):
+        if not isinstance(frame, events.Event):
             return
         handle = {
             "execution_start": self._on_start,
@@ -79,16 +79,16 @@ class Progress:
         if handle is not None:
             handle(frame)
 
-    def _on_start(self, _event: _events.Event) -> None:
+    def _on_start(self, _event: events.Event) -> None:
         self._node_since = time.monotonic()
         self._say("started", "running")
 
-    def _on_cached(self, event: _events.Event) -> None:
-        self.cached |= set(_events.cached_nodes(event))
+    def _on_cached(self, event: events.Event) -> None:
+        self.cached |= set(events.cached_nodes(event))
         if self.cached:
             self._say(f"{len(self.cached)} of {self.total} nodes cached", self.doing)
 
-    def _on_executing(self, event: _events.Event) -> None:
+    def _on_executing(self, event: events.Event) -> None:
         now = time.monotonic()
         if not self._told:
             self._told, self._node = True, None
@@ -106,11 +106,11 @@ class Progress:
             count = min(len((self._done | self.cached) & self._names.keys()) + 1, self.total)
             self._say(f"[{count}/{self.total}] {name}", name)
 
-    def _on_progress(self, event: _events.Event) -> None:
-        self._take_step(_events.number(event.data.get("value")), _events.number(event.data.get("max")))
+    def _on_progress(self, event: events.Event) -> None:
+        self._take_step(events.number(event.data.get("value")), events.number(event.data.get("max")))
 
-    def _on_progress_state(self, event: _events.Event) -> None:
-        nodes = _events.progress_nodes(event)
+    def _on_progress_state(self, event: events.Event) -> None:
+        nodes = events.progress_nodes(event)
         self._done |= {
             node for node, state in nodes.items() if state.get("state") == "finished"
         } & self._names.keys()
@@ -118,8 +118,8 @@ class Progress:
             # Of another client's run only these are broadcast, so they alone tell which node it is.
             self._node = next((node for node in nodes if self._is_running(nodes, node)), self._node)
         running = nodes.get(self._node or "")
-        if running is not None and _events.number(running.get("max")) > 1:
-            self._take_step(_events.number(running.get("value")), _events.number(running.get("max")))
+        if running is not None and events.number(running.get("max")) > 1:
+            self._take_step(events.number(running.get("value")), events.number(running.get("max")))
 
     @staticmethod
     def _is_running(nodes: Mapping[str, Any], node: str | None) -> bool:
@@ -137,25 +137,25 @@ class Progress:
         elif now - self._last_line >= LINE_PAUSE:
             self._line(self.doing)
 
-    def _on_pending(self, event: _events.Event) -> None:
+    def _on_pending(self, event: events.Event) -> None:
         position, remaining = event.data.get("position"), event.data.get("queue_remaining")
         where = f", place {position}" if position else f" ({remaining} jobs in it)" if remaining else ""
         words = f"waiting in the queue{where}"
         if words != self.doing:
             self._say(words, words)
 
-    def _on_job_progress(self, event: _events.Event) -> None:
+    def _on_job_progress(self, event: events.Event) -> None:
         """A snapshot from a server that reports whole-job progress."""
         node = event.data.get("current_node")
         # How many nodes there are is ours to know: comfy-api-proxy counts only those that it has seen.
-        self._finished = max(self._finished, int(_events.number(event.data.get("nodes_done"))))
+        self._finished = max(self._finished, int(events.number(event.data.get("nodes_done"))))
         if node is not None and str(node) != self._node:
             if self._node is not None:
                 self._done.add(self._node)
             self._node, self._step = str(node), (0.0, 0.0)
             name = self._names.get(self._node) or f"node {safe_text.name(node)}"
             self._say(name, name)
-        self._take_step(_events.number(event.data.get("step")), _events.number(event.data.get("steps")))
+        self._take_step(events.number(event.data.get("step")), events.number(event.data.get("steps")))
 
     def _say(self, words: str, doing: str) -> None:
         self.doing = doing

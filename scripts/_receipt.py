@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import _model_facts
 import _prepare
-from _dialect import Dialect, JobState
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
     from _collect import Saved

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _collect
-from _dialect import Accepted, Dialect, JobState, Submission
 from comfyskill.base import file_limits, file_names, paths, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
-    import _events
     from _jobs import Job, Options
     from _prepare import Prepared
     from _progress import Progress
+    from comfyskill.server import events
 
 LONG_TEXT = 2_000
 # A document that an agent reads ends somewhere; a receipt names every file.
@@ -142,10 +142,10 @@ def submitted(server: Dialect, accepted: Accepted, prepared: Prepared, options: 
 def _dropped(server: Dialect, node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, Any]:
     if not node_errors:
         return {}
-    import _refusals
+    from comfyskill.server import refusals
 
     whole = server.with_options({"node_errors": node_errors})["node_errors"]
-    return {"dropped": _refusals.node_problems(whole, graph)}
+    return {"dropped": refusals.node_problems(whole, graph)}
 
 
 def strict_rejection(job: Job) -> SkillError:
@@ -248,7 +248,7 @@ def _listed_files(saved: list[_collect.Saved], folder: Path) -> dict[str, Any]:
     return listed
 
 
-def _blocked(event: _events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
+def _blocked(event: events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
     """A node that did not run because one before it withheld its result, with that one's words. No record keeps it."""
     node = graph.get(str(event.node))
     kind = node.get("class_type") if isinstance(node, Mapping) else event.data.get("node_type")

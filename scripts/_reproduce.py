@@ -16,11 +16,11 @@ import _prepare
 import _receipt
 import _reports
 import _sources
-from _dialect import Dialect
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {

@@ -11,10 +11,10 @@ from typing import Any
 import _collect
 import _inputs
 import _sources_server
-from _dialect import Dialect, FileRef
 from _server_questions import about, offered
 from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect, FileRef
 
 
 def workflow(

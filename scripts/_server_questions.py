@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import _server_nodes
-from _dialect import Dialect
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect
 
 LIST_LIMIT = 50
 GIB = 1024**3

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from _dialect import Dialect
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
     from _prepare import Prepared

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import _known
-from _dialect import Accepted, Dialect, Graph, Submission
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.server import node_definitions
+from comfyskill.server.protocol import Accepted, Dialect, Graph, Submission
 
 
 def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) -> None:
@@ -33,7 +33,10 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
 def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
     """The server silently ignores a target that is no output node of the graph."""
     outputs = [
-        node.node_id for node in facts.outputs_of(graph, _known.of_classes(server, _known.classes_of(graph)))
+        node.node_id
+        for node in facts.outputs_of(
+            graph, node_definitions.of_classes(server, node_definitions.classes_of(graph))
+        )
     ]
     for target in targets:
         if target not in outputs:
@@ -60,7 +63,7 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
     from comfyskill.graph import check
 
     try:
-        known = server.definitions(_known.classes_of(graph))
+        known = server.definitions(node_definitions.classes_of(graph))
     except SkillError:
         return error
     found: list[dict[str, Any]] = [

@@ -16,10 +16,10 @@ from _deps import MISSING, UNKNOWN, Item
 from _deps_need import classes_of
 from _deps_next import RENAMED
 from _deps_stock import Had, Stock
-from _dialect import Dialect
 from _reports import command, head, server_words
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
 GB = 1024**3

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import _inventory
-import _known
 import _sources
 import _trust
 from _deps_need import classes_of
@@ -15,13 +13,14 @@ from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
+from comfyskill.server import inventory, node_definitions
 
 MOST_FINDINGS = 60
 
 
 def report(spec: str, server: Any = None) -> dict[str, Any]:
     """The report on one workflow; `server` (or an inventory) tells which packs are installed. Raises SkillError."""
-    loaded = _sources.load(spec, server=None if isinstance(server, _inventory.Inventory) else server)
+    loaded = _sources.load(spec, server=None if isinstance(server, inventory.Inventory) else server)
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
@@ -76,13 +75,13 @@ def _message(worst: str, counts: Mapping[str, int]) -> str:
 def _definitions(server: Any) -> tuple[Mapping[str, Any] | None, str | None]:
     """The definitions to judge with, and why they are not the server's when it has none to give (Comfy API v2)."""
     if server is None:
-        return _known.bundled(), None
+        return node_definitions.bundled(), None
     try:
         return server.definitions(None), None
     except SkillError as error:
         if error.code != "not_offered":
             raise
-        return _known.bundled(), error.message
+        return node_definitions.bundled(), error.message
 
 
 def _graph_of(

@@ -14,12 +14,12 @@ from typing import Any
 import _common
 import _jobs
 import _reports
-from _dialect import Accepted, Dialect, JobState
 from _progress import Progress
-from _watch import Ended, Watcher
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.server.protocol import Accepted, Dialect, JobState
+from comfyskill.server.watch import Ended, Watcher
 
 MOST_NEXT = 5
 GO_ON = "wait for them by id; do not submit them again"

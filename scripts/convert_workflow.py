@@ -42,13 +42,13 @@ from comfyskill.base import cli, flags, paths, safe_text
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from _known import Definitions
+    from comfyskill.server.node_definitions import Definitions
 
 MOST = 50
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    import _node_definitions
+    from comfyskill.server import node_definitions_part
 
     parser = flags.parser(__doc__)
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="OBJECT_INFO",
         help="list the classes of a saved /object_info whose widgets neither types nor pack rules settle",
     )
-    _node_definitions.add_flags(parser)
+    node_definitions_part.add_flags(parser)
     args = parser.parse_args(argv)
     _refuse_contradictions(parser, args)
     return args
@@ -213,10 +213,10 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
 
 def check_pack(path: str) -> dict[str, Any]:
     """The report of --check-pack: the classes that need a row in `editor/pack_rules.py`."""
-    import _known
     from comfyskill.editor import pack_check
+    from comfyskill.server import node_definitions
 
-    definitions = _known.from_file(path)
+    definitions = node_definitions.from_file(path)
     found = pack_check.unsettled(definitions)
     report: dict[str, Any] = {
         "status": "success",
@@ -234,12 +234,12 @@ def check_pack(path: str) -> dict[str, Any]:
 
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     """The text to print instead of the report (None where the report itself is printed), and the report."""
-    import _node_definitions
     from comfyskill.base import file_names
+    from comfyskill.server import node_definitions_part
 
     if args.check_pack:
         return None, check_pack(args.check_pack)
-    known = _node_definitions.from_flags(args)
+    known = node_definitions_part.from_flags(args)
     if args.diff:
         return None, difference(args, known)
     result, report = to_editor(args, known) if args.to_editor else convert(args, known)

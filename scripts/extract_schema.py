@@ -35,7 +35,7 @@ MOST_PARAMETERS = 400
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    import _node_definitions
+    from comfyskill.server import node_definitions_part
 
     parser = flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to look at")
@@ -50,17 +50,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help=f"list every input (else {MOST_PARAMETERS} at most) and every choice of long lists",
     )
     flags.add_unsure_flag(parser)
-    _node_definitions.add_flags(parser)
+    node_definitions_part.add_flags(parser)
     return parser.parse_args(argv)
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
-    import _node_definitions
     import _sources
     from comfyskill.graph import facts as graph_facts
+    from comfyskill.server import node_definitions_part
 
-    known = _node_definitions.from_flags(args)
+    known = node_definitions_part.from_flags(args)
     source = _sources.read(
         args.workflow,
         server=known.server,

@@ -49,10 +49,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _connect
     import _job_report
+    from comfyskill.server import connect
 
-    server = _connect.connect_from(args, need_key=True)
+    server = connect.connect_from(args, need_key=True)
     if args.server:
         return _job_report.server_lines(server, args.lines)
     if args.list is not None:

@@ -31,8 +31,8 @@ from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from _dialect import Dialect
     from _health_findings import Check
+    from comfyskill.server.protocol import Dialect
 
 NEEDS_SERVER = "no server answers"
 

@@ -90,11 +90,11 @@ def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
 
 def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _connect
     import _control
+    from comfyskill.server import connect
 
     cli.be_quiet(args.quiet)
-    server = _connect.connect_from(args, need_key=True)
+    server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
         import _waiting
         from comfyskill.base import file_limits, file_names, signals

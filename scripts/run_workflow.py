@@ -153,9 +153,9 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _connect
     import _jobs
     from comfyskill.base import file_limits, file_names, signals
+    from comfyskill.server import connect
 
     signals.listen()
     cli.be_quiet(args.quiet)
@@ -168,16 +168,16 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     if args.resume:
         file_names.make_folder(output_dir)
         return _jobs.resume(
-            _connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir)
+            connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir)
         )
     return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
 
 
 def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
-    import _connect
     import _jobs
     import _prepare
     from comfyskill.base import file_names
+    from comfyskill.server import connect
 
     wishes = _value_flags.wishes(args)
     if args.inventory:
@@ -185,7 +185,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     if not args.dry_run:
         file_names.make_folder(output_dir)
     try:
-        server = _connect.connect_from(args, need_key=True)
+        server = connect.connect_from(args, need_key=True)
     except SkillError as error:
         if error.code == "unreachable" and args.save_workflow:
             return _offline(args, wishes, error)
@@ -206,10 +206,10 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
 
 def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     """--reproduce: the graph of a receipt, run again as it is, and what came out beside what came out then."""
-    import _connect
     import _jobs
     import _reproduce
     from comfyskill.base import file_names
+    from comfyskill.server import connect
 
     if any(getattr(args, flag) for flag in VALUES):
         raise SkillError(
@@ -222,7 +222,7 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
             hint="--dry-run prints the graph",
         )
     receipt = _reproduce.load(paths.expanded(args.reproduce))
-    server = _connect.connect_from(args, need_key=True)
+    server = connect.connect_from(args, need_key=True)
     prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
     options = _options(args, output_dir)
     options = options._replace(
@@ -239,10 +239,14 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
 
 
 def _read(args: argparse.Namespace, server: Any) -> Any:
-    import _known
     import _sources
+    from comfyskill.server import node_definitions
 
-    known = _known.of_server(server) if server is not None else _known.without_server(args.host)
+    known = (
+        node_definitions.of_server(server)
+        if server is not None
+        else node_definitions.without_server(args.host)
+    )
     asked = None if args.inventory else server  # an inventory holds no workflows
     return _sources.read(
         args.workflow,
@@ -344,11 +348,11 @@ def _rehearsed(
 
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
-    import _inventory
     import _prepare
     import _submit
+    from comfyskill.server import inventory
 
-    server: Any = _inventory.load(paths.expanded(args.inventory))
+    server: Any = inventory.load(paths.expanded(args.inventory))
     prepared = _prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
         _submit.check_targets(server, prepared.graph, args.only)

@@ -164,19 +164,19 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 def _asked(args: argparse.Namespace) -> Any:
     if getattr(args, "inventory", None):
-        import _inventory
+        from comfyskill.server import inventory
 
-        return _inventory.load(args.inventory)
-    import _connect
+        return inventory.load(args.inventory)
+    from comfyskill.server import connect
 
-    return _connect.connect_from(args)
+    return connect.connect_from(args)
 
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
     import _placing
     import _server_files
-    from _dialect import FileRef
     from comfyskill.base import file_limits
+    from comfyskill.server.protocol import FileRef
 
     if args.question == "upload":
         original = _placing.annotated(args.original) if args.original else None

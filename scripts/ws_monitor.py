@@ -62,15 +62,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def watch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script ends with."""
-    import _connect
     import _monitor
     import _monitor_views
     from comfyskill.base import file_names, signals
+    from comfyskill.server import connect
 
     signals.listen()
     cli.be_quiet(args.quiet)
     previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
-    server = _connect.connect_from(args, need_key=True)
+    server = connect.connect_from(args, need_key=True)
     if args.json:
         view: _monitor.View = _monitor_views.JsonLines()
     elif sys.stderr.isatty() and not args.quiet and _monitor_views.obeys_escapes():

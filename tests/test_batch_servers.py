@@ -402,16 +402,15 @@ def test_files_of_a_server_that_stays_away_are_given_up_together(
 def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -> None:
     import _batch_supply
     import _common
-    import _local
-    import _v2
-    from _dialect import Submission
     from comfyskill.base.cli import SkillError
+    from comfyskill.server import local, v2
+    from comfyskill.server.protocol import Submission
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:
-        _local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, _common.AnswerLost("reset"))
+        local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, _common.AnswerLost("reset"))
     assert away.value.code == "submit_unknown" and _batch_supply.out_of_reach(away.value)
-    silent = _v2.V2("http://127.0.0.1:9")._unknown(submission, "")
+    silent = v2.V2("http://127.0.0.1:9")._unknown(submission, "")
     assert silent.code == "submit_unknown" and not _batch_supply.out_of_reach(silent)
 
 

@@ -196,7 +196,7 @@ def test_previews_that_cannot_be_saved_do_not_cost_the_job(
 def test_two_files_of_one_name_never_share_a_path(tmp_path: Path) -> None:
     import _collect
     import _common
-    from _dialect import FileRef
+    from comfyskill.server.protocol import FileRef
 
     class Slow(set[str]):
         """Between the look and the note there is time for another thread."""

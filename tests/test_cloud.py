@@ -16,14 +16,14 @@ import graphs
 import pytest
 from conftest import Demo, Ran, Runner
 
-import _cloud_account
 import _collect
 import _common
-from _cloud import Cloud
-from _cloud_records import STATUSES
-from _dialect import Submission
-from _watch import Ended, Watcher
 from comfyskill.base.cli import SkillError
+from comfyskill.server import cloud_account
+from comfyskill.server.cloud import Cloud
+from comfyskill.server.cloud_records import STATUSES
+from comfyskill.server.protocol import Submission
+from comfyskill.server.watch import Ended, Watcher
 
 KEY = "comfyui-demo-key"
 Start = Callable[..., Demo]
@@ -645,15 +645,15 @@ def test_the_live_limit_and_the_account_are_read(cloud: Start) -> None:
     ],
 )
 def test_the_balance_is_read_as_the_official_client_reads_it(balance: dict[str, int], credits: int) -> None:
-    found = _cloud_account.credits_in(balance)
+    found = cloud_account.credits_in(balance)
 
     assert found is not None
     assert found["credits"] == credits
 
 
 def test_no_balance_is_not_a_balance_of_zero() -> None:
-    assert _cloud_account.credits_in({}) is None
-    assert _cloud_account.spent({}, {"credits": {"credits": 1, "dollars": 0}}) is None
+    assert cloud_account.credits_in({}) is None
+    assert cloud_account.spent({}, {"credits": {"credits": 1, "dollars": 0}}) is None
 
 
 @pytest.mark.parametrize(

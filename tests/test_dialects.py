@@ -22,10 +22,10 @@ from conftest import Demo, Ran, Runner
 from v2_servers import Hosted, Proxy, refuse, running
 
 import _common
-import _connect
-from _dialect import Dialect, Submission
-from _watch import Ended, Watcher
 from comfyskill.base.cli import SkillError
+from comfyskill.server import connect as server_connect
+from comfyskill.server.protocol import Dialect, Submission
+from comfyskill.server.watch import Ended, Watcher
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
@@ -51,7 +51,7 @@ class Place:
 
     def connect(self) -> Dialect:
         """A client for it."""
-        return _connect.dialect(self.url, _common.Access(key=self.key), self.api)
+        return server_connect.dialect(self.url, _common.Access(key=self.key), self.api)
 
 
 @pytest.fixture(scope="module")

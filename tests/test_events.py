@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from hypothesis import given
 from hypothesis import strategies as st
 
-import _events
+from comfyskill.server import events
 
 TRANSCRIPTS: dict[str, dict[str, list[Any]]] = json.loads(
     (Path(__file__).parent / "data/ws/transcripts.json").read_text(encoding="utf-8")
@@ -29,14 +29,14 @@ JSON = st.recursive(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_malformed(data: bytes) -> None:
-    assert isinstance(_events.parse_binary(data), _events.Preview | _events.Text | _events.Malformed)
-    assert isinstance(_events.parse_text(data), _events.Event | _events.Malformed)
+    assert isinstance(events.parse_binary(data), events.Preview | events.Text | events.Malformed)
+    assert isinstance(events.parse_text(data), events.Event | events.Malformed)
 
 
 @given(st.sampled_from([1, 3, 4]), st.integers(0, 2**32 - 1), st.binary(max_size=120))
 def test_any_length_field_is_survived(kind: int, length: int, rest: bytes) -> None:
-    frame = _events.parse_binary(struct.pack(">II", kind, length) + rest)
-    assert isinstance(frame, _events.Preview | _events.Text | _events.Malformed)
+    frame = events.parse_binary(struct.pack(">II", kind, length) + rest)
+    assert isinstance(frame, events.Preview | events.Text | events.Malformed)
 
 
 @given(
@@ -46,12 +46,12 @@ def test_any_length_field_is_survived(kind: int, length: int, rest: bytes) -> No
     JSON,
 )
 def test_any_data_of_any_type_is_read(kind: str, data: Any) -> None:
-    event = _events.parse_text(json.dumps({"type": kind, "data": data}))
-    assert isinstance(event, _events.Event) and event.type == kind
-    _events.progress_nodes(event)
-    _events.cached_nodes(event)
-    _events.output_of(event)
-    assert _events.number(event.data.get("value")) == _events.number(event.data.get("value"))
+    event = events.parse_text(json.dumps({"type": kind, "data": data}))
+    assert isinstance(event, events.Event) and event.type == kind
+    events.progress_nodes(event)
+    events.cached_nodes(event)
+    events.output_of(event)
+    assert events.number(event.data.get("value")) == events.number(event.data.get("value"))
 
 
 @given(JSON)
@@ -68,8 +68,8 @@ def test_the_progress_view_survives_any_data(data: Any) -> None:
         "job_pending",
         "job_progress",
     ):
-        frame = _events.parse_text(json.dumps({"type": kind, "data": data}))
-        assert isinstance(frame, _events.Event)
+        frame = events.parse_text(json.dumps({"type": kind, "data": data}))
+        assert isinstance(frame, events.Event)
         progress.on(frame)
         assert 0.0 <= progress.share < 1.0
 
@@ -101,16 +101,16 @@ def test_every_recorded_frame_is_understood() -> None:
     assert len(ALL_FRAMES) > 800
     for name, _, frame in ALL_FRAMES:
         sent = as_sent(frame)
-        parsed = _events.parse_binary(sent) if isinstance(sent, bytes) else _events.parse_text(sent)
-        assert not isinstance(parsed, _events.Malformed), (name, frame)
+        parsed = events.parse_binary(sent) if isinstance(sent, bytes) else events.parse_text(sent)
+        assert not isinstance(parsed, events.Malformed), (name, frame)
 
 
 def test_recorded_previews_have_the_suffix_of_their_bytes() -> None:
     seen = set()
     for _, _, frame in ALL_FRAMES:
         sent = as_sent(frame)
-        parsed = _events.parse_binary(sent) if isinstance(sent, bytes) else None
-        if isinstance(parsed, _events.Preview):
+        parsed = events.parse_binary(sent) if isinstance(sent, bytes) else None
+        if isinstance(parsed, events.Preview):
             seen.add((parsed.suffix, parsed.node is not None))
             assert parsed.suffix == {b"\x89": ".png", b"\xff": ".jpg"}[parsed.image[:1]]
     assert seen == {(".png", True), (".jpg", True), (".png", False), (".jpg", False)}
@@ -120,8 +120,8 @@ def ends(frames: list[Any]) -> dict[str, str]:
     """Prompt id -> outcome, as the recorded frames tell it (the last end of an id counts)."""
     found = {}
     for frame in frames:
-        if frame.get("type") in _events.END_TYPES:
-            found[frame["data"]["prompt_id"]] = _events.END_TYPES[frame["type"]]
+        if frame.get("type") in events.END_TYPES:
+            found[frame["data"]["prompt_id"]] = events.END_TYPES[frame["type"]]
     return found
 
 
@@ -187,8 +187,8 @@ def replay() -> Iterator[Replay]:
 @pytest.mark.parametrize(("name", "conn"), CASES, ids=lambda value: str(value))
 def test_a_recorded_run_is_followed_to_its_end(replay: Replay, name: str, conn: str) -> None:
     import _common
-    from _local import Local
-    from _watch import Ended, Update, Watcher
+    from comfyskill.server.local import Local
+    from comfyskill.server.watch import Ended, Update, Watcher
 
     frames = TRANSCRIPTS[name][conn]
     expected = ends(frames)

@@ -163,13 +163,13 @@ def test_an_id_that_cannot_be_one_is_refused(run: Runner, prompt_id: Any) -> Non
 
 @pytest.mark.parametrize("prompt_id", ["-x", "--yes", "plain"])
 def test_a_command_for_an_id_is_read_as_that_id(demo: Demo, prompt_id: str) -> None:
-    import _connect
     import _jobs
     import _reports
     import fetch_logs
     import run_workflow
+    from comfyskill.server import connect
 
-    server = _connect.connect(demo.url)
+    server = connect.connect(demo.url)
     words = shlex.split(_reports.explain_command(server, prompt_id))
     assert fetch_logs.parse_args(words[2:]).prompt_id == prompt_id
     words = shlex.split(_reports.resume_command(server, prompt_id, _jobs.Options(Path())))
@@ -211,7 +211,7 @@ def test_the_words_of_a_manager_are_under_their_own_key() -> None:
     import _deps_manager
     import _install
     from _install_plan import MANAGER, Step
-    from _local import Local
+    from comfyskill.server.local import Local
 
     answers: dict[str, Any] = {
         "status": {"total_count": 1, "done_count": 1, "in_progress_count": 0, "is_processing": False},

@@ -21,8 +21,8 @@ from conftest import SCRIPTS
 from graphs import picture as picture_graph
 
 import _common
-import _connect
-from _dialect import Submission
+from comfyskill.server import connect
+from comfyskill.server.protocol import Submission
 
 
 @pytest.fixture
@@ -205,10 +205,10 @@ def test_a_busy_queue_is_not_a_stuck_one(check, new_demo):
 
 def job_server(*, created, ended=None, api="local"):
     """A stand-in for a server at 10:00:00 with one running job, and one that ended."""
-    import _dialect
+    from comfyskill.server import protocol
 
-    running = _dialect.JobSummary("abc", "running", created=36_000 - created)
-    over = [_dialect.JobSummary("old", "done", ended=36_000 - ended)] if ended is not None else []
+    running = protocol.JobSummary("abc", "running", created=36_000 - created)
+    over = [protocol.JobSummary("old", "done", ended=36_000 - ended)] if ended is not None else []
 
     def list_jobs(limit=100, *, finished=True):
         return [running, *(over[:limit] if finished else [])]
@@ -216,7 +216,7 @@ def job_server(*, created, ended=None, api="local"):
     access = types.SimpleNamespace(ca_bundle=None, insecure=False)
     return types.SimpleNamespace(
         api=api, url="http://127.0.0.1:8188", fleeting=False, access=access, list_jobs=list_jobs, now=lambda: 36_000.0,
-        state=lambda name: _dialect.JobState(name, "running"),
+        state=lambda name: protocol.JobState(name, "running"),
     )  # fmt: skip
 
 
@@ -396,7 +396,7 @@ def test_the_cloud_without_a_good_key(check, new_demo, key):
 
 def test_a_cloud_that_has_no_machine_yet_has_no_dead_worker(check, new_demo):
     cloud = new_demo("--cloud", "--tier", "creator", "--fault", "paused")
-    server = _connect.dialect(cloud.url, _common.Access(key="comfyui-demo-key"), "cloud")
+    server = connect.dialect(cloud.url, _common.Access(key="comfyui-demo-key"), "cloud")
     server.submit(Submission(picture_graph(1), str(uuid.uuid4()), "c"))
     row = by_name(check(*cloud_flags(cloud)))["queue"]
     assert (row["result"], row["running"], row["pending"]) == ("ok", 0, 1)

@@ -15,13 +15,11 @@ from conftest import Runner
 from raw_server import Raw, Talk, frame
 
 import _common
-import _events
-import _session
-import _wire
-from _cloud import Cloud
-from _dialect import FileRef
-from _local import Local
 from comfyskill.base.cli import SkillError
+from comfyskill.server import events, session, socket
+from comfyskill.server.cloud import Cloud
+from comfyskill.server.local import Local
+from comfyskill.server.protocol import FileRef
 
 # What fits into the buffers of two sockets, and a little more: what a client leaves unread does not fill more.
 UNREAD = 32 << 20
@@ -83,7 +81,7 @@ def test_nor_is_that_of_a_redirect_that_is_not_followed(raw: Any) -> None:
 def test_a_circle_of_endless_redirects_ends(raw: Any) -> None:
     server = raw(endless_redirect)
     assert refusal(lambda: Local(server.url).get_json("thing", attempts=1)).code == "redirect_loop"
-    assert len(server.seen) == 1 + _session.MOST_REDIRECTS
+    assert len(server.seen) == 1 + session.MOST_REDIRECTS
     ended_by_us(server, 6 * UNREAD)
 
 
@@ -107,7 +105,7 @@ def test_a_failure_without_end_is_not_read_to_its_end(
     raw: Any, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     """A download's failure too: its words are wanted, and so it is read."""
-    monkeypatch.setattr(_session, "MOST_BYTES_OF_FAILURE", 1 << 20)
+    monkeypatch.setattr(session, "MOST_BYTES_OF_FAILURE", 1 << 20)
 
     def answer(talk: Talk) -> None:
         talk.head("500 X", Transfer_Encoding="chunked")
@@ -139,7 +137,7 @@ def test_a_packed_answer_is_read_and_one_packed_twice_is_refused(raw: Any) -> No
 def test_an_answer_is_measured_as_it_is_unpacked(
     raw: Any, monkeypatch: pytest.MonkeyPatch, coding: str
 ) -> None:
-    monkeypatch.setattr(_session, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(session, "MOST_BYTES", 1 << 20)
     body = json.dumps("x" * (1 << 20)).encode()
     server = raw(packed({"gzip": gzip.compress, "deflate": zlib.compress}[coding](body), coding))
     assert refusal(lambda: Local(server.url).get_json("x", attempts=1)).code == "bad_answer"
@@ -226,7 +224,7 @@ def test_a_long_answer_may_take_longer_than_a_short_one(raw: Any, streamed: bool
 
 
 def test_an_event_stream_may_stand_still(raw: Any) -> None:
-    from _v2 import V2
+    from comfyskill.server.v2 import V2
 
     def answer(talk: Talk) -> None:
         talk.head(Content_Type="text/event-stream", Transfer_Encoding="chunked")
@@ -238,9 +236,9 @@ def test_an_event_stream_may_stand_still(raw: Any) -> None:
 
     server = V2(raw(answer).url)
     response = server.request("GET", "events", stream=True, timeout=1, endless=True)
-    import _sse
+    from comfyskill.server import sse
 
-    assert len(list(_sse.parse(response.iter_content(_sse.READ_SIZE)))) == 8
+    assert len(list(sse.parse(response.iter_content(sse.READ_SIZE)))) == 8
 
 
 def test_a_command_with_a_time_limit_ends_although_every_answer_drips(run: Runner, raw: Any) -> None:
@@ -261,12 +259,12 @@ def test_a_command_with_a_time_limit_ends_although_every_answer_drips(run: Runne
 
 
 # --- WebSocket
-def socket_of(server: Raw) -> _wire.Wire:
-    return _wire.Wire(Local(server.url), "me")
+def socket_of(server: Raw) -> socket.Wire:
+    return socket.Wire(Local(server.url), "me")
 
 
-def outcome(wire: _wire.Wire, frames: int = 10_000) -> _wire.Disconnected:
-    with pytest.raises(_wire.Disconnected) as raised:
+def outcome(wire: socket.Wire, frames: int = 10_000) -> socket.Disconnected:
+    with pytest.raises(socket.Disconnected) as raised:
         for _ in range(frames):
             wire.receive(0.5)
     return raised.value
@@ -304,7 +302,7 @@ def empty_fragments(talk: Talk) -> None:
 def test_a_message_without_end_ends_the_socket(
     raw: Any, monkeypatch: pytest.MonkeyPatch, hostile: Callable[[Talk], None]
 ) -> None:
-    monkeypatch.setattr(_wire, "MOST_MESSAGE", 8 << 20)
+    monkeypatch.setattr(socket, "MOST_MESSAGE", 8 << 20)
     server = raw(upgraded(hostile))
     wire = socket_of(server)
     assert outcome(wire).mute
@@ -329,10 +327,10 @@ def test_a_large_picture_comes_whole_in_one_frame_or_in_many(raw: Any) -> None:
 
     wire = socket_of(raw(upgraded(send)))
     got = []
-    with pytest.raises(_wire.Disconnected):
+    with pytest.raises(socket.Disconnected):
         while True:
             got.append(wire.receive(1.0))
-    pictures = [item for item in got if isinstance(item, _events.Preview)]
+    pictures = [item for item in got if isinstance(item, events.Preview)]
     assert [item.image for item in pictures] == [picture, picture]
 
 
@@ -352,9 +350,9 @@ def test_a_frame_that_drips_keeps_nobody_waiting_and_its_bytes_count_as_a_sign_o
 
 
 def test_a_handshake_that_drips_is_given_up(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_wire, "CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(socket, "CONNECT_TIMEOUT", 1.0)
     server = raw(dripping_head)
-    with pytest.raises(_wire.Disconnected) as raised:
+    with pytest.raises(socket.Disconnected) as raised:
         socket_of(server)
     assert raised.value.mute
     ended_by_us(server)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import _inventory
 from comfyskill.base.cli import SkillError
+from comfyskill.server import inventory as server_inventory
 
 LOADER = {
     "input": {"required": {"ckpt_name": [["a.safetensors"], {}]}},
@@ -30,7 +30,7 @@ FLOW = {
 
 def document(**more: Any) -> dict[str, Any]:
     return {
-        "format": _inventory.FORMAT, "version": _inventory.VERSION, "api": "local",
+        "format": server_inventory.FORMAT, "version": server_inventory.VERSION, "api": "local",
         "definitions": {"CheckpointLoaderSimple": LOADER, "SaveImage": SAVER}, "models": {"checkpoints": ["a.safetensors"]},
         "embeddings": ["e"], "system": {"system": {"comfyui_version": "0.8.0"}, "devices": []},
     } | more  # fmt: skip
@@ -46,7 +46,7 @@ def test_it_is_taken_from_a_server_and_answers_like_it(run: Any, demo: Any, tmp_
     saved = run("check_deps.py", "--save-inventory", "one.json", "--host", demo.url)
     assert saved.code == 0
     assert saved.json["inventory"]["definitions"] == len(demo.get("/object_info"))
-    inventory = _inventory.load(tmp_path / "one.json")
+    inventory = server_inventory.load(tmp_path / "one.json")
     assert inventory.definitions(["KSampler", "Nope"]).keys() == {"KSampler"}
     assert inventory.definitions() == demo.get("/object_info")
     for folder in inventory.model_folders():
@@ -127,19 +127,19 @@ def test_a_part_that_could_not_be_listed_is_named_when_it_is_taken(run: Any, tmp
         comfy.stop()
     assert ran.json["inventory"]["not_had"] == {"models/loras": "refused"}
     with pytest.raises(SkillError) as caught:
-        _inventory.load(tmp_path / "one.json").models("loras")
+        server_inventory.load(tmp_path / "one.json").models("loras")
     assert caught.value.code == "refused"
-    assert _inventory.load(tmp_path / "one.json").models("vae") == []
+    assert server_inventory.load(tmp_path / "one.json").models("vae") == []
 
 
 def test_an_unknown_folder_is_no_empty_one(tmp_path: Path) -> None:
     with pytest.raises(SkillError) as caught:
-        _inventory.load(written(tmp_path, document())).models("nope")
+        server_inventory.load(written(tmp_path, document())).models("nope")
     assert caught.value.code == "folder_not_found"
 
 
 def test_saved_definitions_alone_are_taken_and_know_no_models(tmp_path: Path) -> None:
-    inventory = _inventory.load(written(tmp_path, {"CheckpointLoaderSimple": LOADER}))
+    inventory = server_inventory.load(written(tmp_path, {"CheckpointLoaderSimple": LOADER}))
     assert inventory.definitions(["CheckpointLoaderSimple"])
     with pytest.raises(SkillError):
         inventory.models("checkpoints")
@@ -148,21 +148,21 @@ def test_saved_definitions_alone_are_taken_and_know_no_models(tmp_path: Path) ->
 @pytest.mark.parametrize("value", [[], {}, {"a": 1}, "x", {"format": "comfyui-inventory", "version": 99}])
 def test_other_files_are_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(SkillError) as caught:
-        _inventory.load(written(tmp_path, value))
+        server_inventory.load(written(tmp_path, value))
     assert caught.value.exit == 2
 
 
 def test_a_missing_file_and_no_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SkillError):
-        _inventory.load(tmp_path / "none.json")
+        server_inventory.load(tmp_path / "none.json")
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(SkillError):
-        _inventory.load(tmp_path / "x.json")
+        server_inventory.load(tmp_path / "x.json")
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SkillError):
-        _inventory.save(document(), tmp_path / "none" / "x.json")
+        server_inventory.save(document(), tmp_path / "none" / "x.json")
     assert list(tmp_path.iterdir()) == []
 
 

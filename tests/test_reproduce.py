@@ -104,8 +104,8 @@ def test_a_missing_node_is_named_and_nothing_is_sent(run: Runner, demo: Demo, gr
 def test_a_model_of_another_size_is_named(
     run: Runner, demo: Demo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import _local
     import _reproduce
+    from comfyskill.server import local
 
     graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}}}
     path = tmp_path / "r.json"
@@ -113,7 +113,7 @@ def test_a_model_of_another_size_is_named(
     path.write_text(
         json.dumps({"receipt": 1, "graph": graph, "model_files": files, "server": {"os": "amiga"}})
     )
-    server = _local.Local(demo.url)
+    server = local.Local(demo.url)
     found = {row["what"]: row for row in _reproduce.differences(_reproduce.load(path), server)}
     assert found["system"]["was"] == "amiga"
     assert found["model a.safetensors"] == {

@@ -18,7 +18,7 @@ import pytest
 from conftest import Demo, Runner
 
 import _addresses
-import _session
+from comfyskill.server import session as server_session
 
 KEY = "comfyui-canary-0123456789abcdef"
 BEARER = "canary-bearer-9876543210fedcba"
@@ -87,7 +87,7 @@ def web() -> Iterator[Callable[..., Web]]:
 
 def server_with_key(url: str) -> Any:
     import _common
-    from _cloud import Cloud
+    from comfyskill.server.cloud import Cloud
 
     return Cloud(url, _common.Access({"Authorization": f"Bearer {BEARER}", "Cookie": "a=canary-cookie"}, KEY))
 
@@ -134,7 +134,7 @@ def test_a_chain_that_comes_home_gets_the_key_only_at_home(web: Any) -> None:
 
 def test_a_signed_address_is_fetched_bare(web: Any, tmp_path: Path) -> None:
     import _collect
-    from _dialect import FileRef
+    from comfyskill.server.protocol import FileRef
 
     comfy, storage = web(), named(web())
     comfy.redirect("/api/view", f"{storage.url}/signed?X-Goog-Date=now")
@@ -216,8 +216,8 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 def test_https_does_not_fall_back_to_http_and_trusts_only_who_it_should(web: Any, certificate: Path) -> None:
     import _common
-    from _cloud import Cloud
     from comfyskill.base.cli import SkillError
+    from comfyskill.server.cloud import Cloud
 
     secure, plain = web(context=tls(certificate)), web()
     secure.redirect("/api/thing", f"{plain.url}/file")
@@ -371,7 +371,7 @@ def test_a_key_file_is_read_and_a_bad_one_is_misuse(run: Runner, demo: Demo, gra
      ("::ffff:169.254.169.254", 3), ("fd00::1", 1), ("2606:4700:4700::1111", 0)],
 )  # fmt: skip
 def test_how_private_an_address_is(address: str, privacy: int) -> None:
-    assert _session.privacy_of(address) == privacy
+    assert server_session.privacy_of(address) == privacy
 
 
 # --- what a redirect may reach, judged by the address that is connected to
@@ -418,29 +418,29 @@ def test_the_host_of_a_model_is_judged_again_when_it_is_connected_to(
         socket, "getaddrinfo", lambda host, *words, **options: known("127.0.0.1", *words, **options)
     )
     address = f"https://models.test:{port}/m.safetensors"
-    with _deps_hosts.session_for(address, allowed) as session, pytest.raises(_session.RefusedRedirect):
+    with _deps_hosts.session_for(address, allowed) as session, pytest.raises(server_session.RefusedRedirect):
         session.get(address, timeout=(5, 5))
 
 
 def test_a_public_name_that_becomes_this_machine_is_left() -> None:
-    session = _session.SecureSession("http://comfy.test:8188")
+    session = server_session.SecureSession("http://comfy.test:8188")
     session.admit("http://comfy.test:8188/a", 0)
     session.admit("http://comfy.test:8188/a", 1)  # a name may lead outside and into the house
-    with pytest.raises(_session.NotAdmitted):
-        _session.SecureSession("http://x.test").bare().admit("http://127.0.0.1/a", 2)
-    session = _session.SecureSession("http://comfy.test:8188")
+    with pytest.raises(server_session.NotAdmitted):
+        server_session.SecureSession("http://x.test").bare().admit("http://127.0.0.1/a", 2)
+    session = server_session.SecureSession("http://comfy.test:8188")
     session.admit("http://comfy.test:8188/a", 0)
-    with pytest.raises(_session.NotAdmitted):
+    with pytest.raises(server_session.NotAdmitted):
         session.admit("http://comfy.test:8188/a", 2)
 
 
 def test_a_name_that_turns_into_the_house_opens_it_to_no_redirect() -> None:
-    session = _session.SecureSession("http://comfy.test:8188")
+    session = server_session.SecureSession("http://comfy.test:8188")
     for privacy in (0, 1):
         session.admit("http://comfy.test:8188/a", privacy)
-        with pytest.raises(_session.NotAdmitted):
+        with pytest.raises(server_session.NotAdmitted):
             session.admit("http://192.168.1.1/router", 1)
-    house = _session.SecureSession("http://comfy.test:8188")
+    house = server_session.SecureSession("http://comfy.test:8188")
     house.admit("http://comfy.test:8188/a", 1)
     house.admit("http://192.168.1.1/storage", 1)
 
@@ -463,7 +463,7 @@ def test_a_login_of_netrc_is_not_sent_first_nor_on_a_redirect(
     assert server_with_key(comfy.url).session.trust_env
     assert server_with_key(comfy.url).get_json("thing") == 1
     assert comfy.headers("/other")["authorization"] == f"Bearer {BEARER}"
-    from _local import Local
+    from comfyskill.server.local import Local
 
     comfy.redirect("/thing", "/other")
     assert Local(comfy.url).get_json("thing") == 1
@@ -474,7 +474,7 @@ def test_a_proxy_of_the_environment_is_used_for_another_machine(
     web: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On redirects too. The proxy looks the name up, so its own address is not judged."""
-    from _local import Local
+    from comfyskill.server.local import Local
 
     proxy = web()
     monkeypatch.setenv("http_proxy", proxy.url)
@@ -491,8 +491,8 @@ def test_the_authority_of_the_flag_wins_over_that_of_the_environment(
     web: Any, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import _common
-    from _local import Local
     from comfyskill.base.cli import SkillError
+    from comfyskill.server.local import Local
 
     other = tmp_path / "other.pem"
     name = ["-subj", "/CN=other", "-keyout", tmp_path / "key.pem", "-out", other]

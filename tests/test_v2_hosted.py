@@ -19,10 +19,10 @@ from v2_servers import PICTURE, Hosted, Seen, Storage, refuse, running, send, ss
 
 import _collect
 import _common
-from _dialect import Submission
-from _v2 import V2
-from _watch import Ended, Update, Watcher
 from comfyskill.base.cli import SkillError
+from comfyskill.server.protocol import Submission
+from comfyskill.server.v2 import V2
+from comfyskill.server.watch import Ended, Update, Watcher
 
 KEY = "comfyui-0123456789abcdef"
 

@@ -19,9 +19,9 @@ from conftest import Demo, Runner
 from v2_servers import Proxy
 
 import _common
-import _connect
-from _dialect import Submission
 from comfyskill.base.cli import SkillError
+from comfyskill.server import connect
+from comfyskill.server.protocol import Submission
 
 pytest.importorskip("comfy_api_proxy", reason="comfy-api-proxy is a development dependency")
 
@@ -119,7 +119,7 @@ def test_pictures_and_masks_travel_as_assets(run: Runner, any_proxy: str, graph_
         "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "mask"}},
     }
 
-    server = _connect.connect(any_proxy)
+    server = connect.connect(any_proxy)
     try:
         original = server.upload(run.folder / "in put.png")
         Image.new("RGBA", (40, 30), (0, 0, 0, 100)).save(run.folder / "alpha.png")
@@ -224,7 +224,7 @@ def test_interrupt_stops_the_job_although_the_proxy_cannot(
 
 
 def test_a_waiting_job_is_taken_out_and_no_other(proxy: Proxy, demo: Demo) -> None:
-    server = _connect.connect(proxy.url)
+    server = connect.connect(proxy.url)
     first, second = (
         server.submit(Submission(graphs.sleeper(20), str(uuid.uuid4()), "c")).prompt_id for _ in range(2)
     )
@@ -241,7 +241,7 @@ def test_a_waiting_job_is_taken_out_and_no_other(proxy: Proxy, demo: Demo) -> No
 def test_a_proxy_elsewhere_is_not_helped_out_and_says_so(
     proxy: Proxy, demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = _connect.connect(proxy.url)
+    server = connect.connect(proxy.url)
     prompt_id = server.submit(Submission(graphs.sleeper(20), str(uuid.uuid4()), "c")).prompt_id
     running(demo, prompt_id)
     monkeypatch.setattr(server, "upstream", "http://10.0.0.1:8188")
@@ -272,7 +272,7 @@ def test_a_job_removed_behind_the_proxy_ends_as_cancelled(
 
 
 def test_the_monitor_knows_titles_and_shares_behind_the_proxy(run: Runner, proxy: Proxy) -> None:
-    server = _connect.dialect(proxy.url, _common.Access(), "v2")
+    server = connect.dialect(proxy.url, _common.Access(), "v2")
     server.submit(Submission(graphs.sleeper(1.5), str(uuid.uuid4()), "c"))
 
     ran = run("ws_monitor.py", "--host", proxy.url, timeout=30)
@@ -300,7 +300,7 @@ def test_an_id_that_nobody_knows_is_lost_not_waited_for(run: Runner, proxy: Prox
 
 
 def test_the_same_submission_twice_is_one_job(proxy: Proxy, demo: Demo) -> None:
-    server = _connect.connect(proxy.url)
+    server = connect.connect(proxy.url)
     sent = Submission(graphs.picture(), str(uuid.uuid4()), "c")
 
     first, second = server.submit(sent), server.submit(sent)
@@ -313,7 +313,7 @@ def test_the_same_submission_twice_is_one_job(proxy: Proxy, demo: Demo) -> None:
 
 
 def test_jobs_are_listed_with_our_mark(proxy: Proxy) -> None:
-    server = _connect.connect(proxy.url)
+    server = connect.connect(proxy.url)
     sent = Submission(graphs.picture(), str(uuid.uuid4()), "c")
     prompt_id = server.submit(sent).prompt_id
 
@@ -338,7 +338,7 @@ def test_comfyui_away_is_said_before_anything_is_sent(
 
 def test_a_lost_answer_behind_the_proxy_is_never_sent_twice(new_demo: Any, new_proxy: Any) -> None:
     upstream = new_demo("--step-time", "0.005")
-    server = _connect.connect(new_proxy(upstream.url).url)
+    server = connect.connect(new_proxy(upstream.url).url)
     upstream.fault({"name": "answer-lost", "route": "/prompt"})
 
     with pytest.raises(SkillError) as caught:
@@ -369,7 +369,7 @@ def test_a_proxy_with_a_token_wants_it_as_bearer(
 def test_an_upload_beyond_the_proxys_limit_is_said_in_words(
     demo: Demo, new_proxy: Any, tmp_path: Path
 ) -> None:
-    server = _connect.connect(new_proxy(demo.url, "--max-upload-mb", "1").url)
+    server = connect.connect(new_proxy(demo.url, "--max-upload-mb", "1").url)
     (tmp_path / "big.bin").write_bytes(os.urandom(1_500_000))
 
     with pytest.raises(SkillError) as caught:
@@ -399,9 +399,9 @@ def test_the_server_dying_in_mid_run_names_the_job(
 
 
 def test_many_jobs_are_followed_by_one_watcher_without_streams(proxy: Proxy, demo: Demo) -> None:
-    from _watch import Ended, Watcher
+    from comfyskill.server.watch import Ended, Watcher
 
-    server = _connect.connect(proxy.url)
+    server = connect.connect(proxy.url)
     watcher = Watcher(server, "c")
     ids = [server.submit(Submission(graphs.picture(), str(uuid.uuid4()), "c")).prompt_id for _ in range(20)]
     for prompt_id in ids:
@@ -418,9 +418,9 @@ def test_many_jobs_are_followed_by_one_watcher_without_streams(proxy: Proxy, dem
 
 
 def test_the_probe_says_why_it_is_v2(proxy: Proxy) -> None:
-    found = _connect.probe(proxy.url, _common.Access())
+    found = connect.probe(proxy.url, _common.Access())
 
-    assert found == _connect.Found("v2", "/api/v2/health answers", demo=False)
+    assert found == connect.Found("v2", "/api/v2/health answers", demo=False)
 
 
 if sys.platform == "win32":

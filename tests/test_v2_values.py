@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-import _events
-import _sse
-import _v2_records
+from comfyskill.server import events, sse, v2_records
 
 JOB: dict[str, Any] = {
     "id": "f7be5f07-9a2a-486d-bf69-52ea9b9c9603",
@@ -32,8 +30,8 @@ def url_of(asset_id: str) -> str:
     return f"http://server/{asset_id}"
 
 
-def state(**changes: Any) -> _v2_records.JobState:
-    return _v2_records.state_of("x", {**JOB, **changes}, url_of)
+def state(**changes: Any) -> v2_records.JobState:
+    return v2_records.state_of("x", {**JOB, **changes}, url_of)
 
 
 def output(**changes: Any) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def test_the_proxys_constant_zeros_are_no_progress() -> None:
     ],
 )
 def test_times_of_every_surface(text: Any, value: float | None) -> None:
-    assert _v2_records.when(text) == (pytest.approx(value) if value is not None else None)
+    assert v2_records.when(text) == (pytest.approx(value) if value is not None else None)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +171,12 @@ def test_times_of_every_surface(text: Any, value: float | None) -> None:
     ],
 )
 def test_our_mark_is_read_from_both_kinds_of_label(label: Any, mark: str | None) -> None:
-    assert _v2_records.mark_of({"metadata": label}) == mark
+    assert v2_records.mark_of({"metadata": label}) == mark
 
 
 def test_rows_of_proxy_and_deployment_lists() -> None:
-    proxy = _v2_records.row({**JOB, "outputs": [output()]})
-    deployment = _v2_records.row({"id": "d", "status": "running", "create_time": 1795317844469})
+    proxy = v2_records.row({**JOB, "outputs": [output()]})
+    deployment = v2_records.row({"id": "d", "status": "running", "create_time": 1795317844469})
 
     assert (proxy.phase, proxy.outcome, proxy.outputs_count) == ("done", "success", 1)
     assert (deployment.phase, deployment.created) == ("running", 1795317844.469)
@@ -189,7 +187,7 @@ def test_rows_of_proxy_and_deployment_lists() -> None:
 
 def parsed(text: str, size: int = 7) -> list[tuple[str, str]]:
     raw = text.encode()
-    return list(_sse.parse(raw[index : index + size] for index in range(0, len(raw), size)))
+    return list(sse.parse(raw[index : index + size] for index in range(0, len(raw), size)))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -205,18 +203,18 @@ def test_a_frame_that_breaks_off_is_dropped() -> None:
 
 
 def test_a_frame_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sse, "MOST_FRAME", 1000)
+    monkeypatch.setattr(sse, "MOST_FRAME", 1000)
 
     def endless() -> Any:
         yield b"data: "
         for _ in range(1000):
             yield b"x" * 100
 
-    assert list(_sse.parse(endless())) == []
+    assert list(sse.parse(endless())) == []
 
 
 def test_a_frame_of_endless_lines_is_dropped_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sse, "MOST_FRAME", 1000)
+    monkeypatch.setattr(sse, "MOST_FRAME", 1000)
     stream = "event: log\n" + "data: 0123456789\n" * 500 + "\nevent: status\ndata: {}\n\n"
 
     assert parsed(stream) == [("status", "{}")]
@@ -225,9 +223,9 @@ def test_a_frame_of_endless_lines_is_dropped_and_the_next_one_read(monkeypatch: 
 def test_progress_becomes_an_event_that_names_its_node() -> None:
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "5", "step": 3, "steps": 20}
 
-    frame = _sse.frame_of("job", "progress", json.dumps(snapshot))
+    frame = sse.frame_of("job", "progress", json.dumps(snapshot))
 
-    assert frame == _events.Event("job_progress", "job", "5", snapshot)
+    assert frame == events.Event("job_progress", "job", "5", snapshot)
 
 
 def test_a_preview_becomes_a_picture() -> None:
@@ -237,9 +235,9 @@ def test_a_preview_becomes_a_picture() -> None:
         "data_base64": base64.b64encode(b"\xff\xd8\xff....").decode(),
     }
 
-    frame = _sse.frame_of("job", "preview", json.dumps(data))
+    frame = sse.frame_of("job", "preview", json.dumps(data))
 
-    assert isinstance(frame, _events.Preview)
+    assert isinstance(frame, events.Preview)
     assert (frame.image, frame.suffix, frame.prompt_id, frame.node) == (
         b"\xff\xd8\xff....",
         ".jpg",
@@ -254,14 +252,14 @@ def test_a_preview_becomes_a_picture() -> None:
      ("preview", '{"data_base64": "***"}')],
 )  # fmt: skip
 def test_what_cannot_be_used_is_skipped(name: str, data: str) -> None:
-    assert _sse.frame_of("job", name, data) is None
+    assert sse.frame_of("job", name, data) is None
 
 
 def test_a_stream_that_cannot_be_opened_says_that_it_ended() -> None:
     def never() -> None:
         raise OSError("gone")
 
-    stream = _sse.EventStream("job", never)
-    with pytest.raises(_sse.StreamEnded):
+    stream = sse.EventStream("job", never)
+    with pytest.raises(sse.StreamEnded):
         for _ in range(100):
             assert stream.receive(0.05) is None

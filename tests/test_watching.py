@@ -490,7 +490,7 @@ def test_run_workflow_and_fetch_logs_tell_one_failure_alike(run: Runner, demo: D
 
 def test_the_innermost_frame_of_a_traceback_comes_first() -> None:
     import _failures
-    from _dialect import JobState
+    from comfyskill.server.protocol import JobState
 
     trace = [
         '  File "a.py", line 1, in outer\n    inner()\n',

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-import _known
-from _known import Definitions
 from comfyskill.base import cli, flags
 from comfyskill.base.cli import SkillError
+from comfyskill.server import node_definitions
+from comfyskill.server.node_definitions import Definitions
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,23 +42,23 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     cli.be_quiet(args.quiet)
     _refuse_contradictions(args)
     if args.object_info:
-        return Definitions("file", _known.from_file(args.object_info))
+        return Definitions("file", node_definitions.from_file(args.object_info))
     if args.inventory:
-        import _inventory
+        from comfyskill.server import inventory
 
-        return Definitions("inventory", _inventory.load(args.inventory).all_definitions())
+        return Definitions("inventory", inventory.load(args.inventory).all_definitions())
     if args.offline:
-        return _known.without_server(args.host)
-    import _connect
+        return node_definitions.without_server(args.host)
+    from comfyskill.server import connect
 
     try:
-        server = _connect.connect_from(args)
+        server = connect.connect_from(args)
     except SkillError as error:
         if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
             raise
         cli.note("no server answers; working from what is known without one")
-        return _known.without_server(args.host)
-    return _known.of_server(server)
+        return node_definitions.without_server(args.host)
+    return node_definitions.of_server(server)
 
 
 def _refuse_contradictions(args: argparse.Namespace) -> None:

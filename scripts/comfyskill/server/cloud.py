@@ -15,17 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import _cloud_account
-import _cloud_refusals
 import _common
-import _multipart
-import _refusals
-from _cloud_records import STATUSES, error_of, row
-from _dialect import MARK, Accepted, Dialect, FileRef, JobState, JobSummary, Submission, accepted_id, seconds
-from _local import state_from_history
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
+from comfyskill.server import cloud_account, cloud_refusals, multipart, refusals
+from comfyskill.server.cloud_records import STATUSES, error_of, row
+from comfyskill.server.local import state_from_history
+from comfyskill.server.protocol import (
+    MARK,
+    Accepted,
+    Dialect,
+    FileRef,
+    JobState,
+    JobSummary,
+    Submission,
+    accepted_id,
+    seconds,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -95,7 +102,7 @@ class Cloud(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed refusals get their own sentence (402 now, 429 from older servers, 403 for policies)."""
-        return _cloud_refusals.failure(self.url, response) or super().failure(response)
+        return cloud_refusals.failure(self.url, response) or super().failure(response)
 
     # --- jobs
     def submit_once(self, submission: Submission) -> Accepted:
@@ -110,28 +117,28 @@ class Cloud(Dialect):
             body["partial_execution_targets"] = list(submission.targets)
         self._sent.add(submission.prompt_id)
         response = self.post_once("prompt", body)
-        answer = _cloud_refusals.body_of(response)
-        kind = _cloud_refusals.type_of(answer)
+        answer = cloud_refusals.body_of(response)
+        kind = cloud_refusals.type_of(answer)
         if (
             response.status_code == 429
-            and _refusals.refusal(kind, "") is None
-            and kind not in _refusals.FULL_QUEUE
+            and refusals.refusal(kind, "") is None
+            and kind not in refusals.FULL_QUEUE
         ):
             raise _common.AnswerLost(
                 f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
             )
         if response.status_code == 400:
-            raise _refusals.rejection(self.with_options(answer), submission.graph)
+            raise refusals.rejection(self.with_options(answer), submission.graph)
         if response.status_code >= 400:
             raise self.failure(response)
         if not isinstance(answer, Mapping) or answer.get("error"):
-            known = _refusals.refusal(kind, _common.error_text(response))
-            raise known or _refusals.rejection(self.with_options(answer), submission.graph)
+            known = refusals.refusal(kind, _common.error_text(response))
+            raise known or refusals.rejection(self.with_options(answer), submission.graph)
         prompt_id = answer.get("prompt_id")
         prompt_id = accepted_id(prompt_id, submission.prompt_id, self.url)
         errors = answer.get("node_errors")
         if errors and not self._runs_anyway(prompt_id):
-            raise _refusals.rejection(self.with_options(answer), submission.graph)
+            raise refusals.rejection(self.with_options(answer), submission.graph)
         self._submitted[prompt_id] = time.monotonic()
         return Accepted(prompt_id, errors if isinstance(errors, Mapping) else {})
 
@@ -288,7 +295,7 @@ class Cloud(Dialect):
         fields = {"type": "input", **({"subfolder": subfolder} if subfolder else {})}
         if original is not None:
             fields["original_ref"] = json.dumps(original.json())
-        with _multipart.body(fields, "image", path, name or path.name) as body:
+        with multipart.body(fields, "image", path, name or path.name) as body:
             response = self.request(
                 "POST", f"upload/{kind}", data=body, headers={"Content-Type": body.content_type}, timeout=600
             )
@@ -366,7 +373,7 @@ class Cloud(Dialect):
 
     def account(self) -> dict[str, Any]:
         """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
-        return _cloud_account.report(self)
+        return cloud_account.report(self)
 
 
 def _no_id(prompt_id: str) -> SkillError:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _common
-import _events
-from _dialect import Dialect, JobState, seconds
-from _wire import Disconnected, Wire
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server import events
+from comfyskill.server.protocol import Dialect, JobState, seconds
+from comfyskill.server.socket import Disconnected, Wire
 
 if TYPE_CHECKING:
-    from _sse import EventStream
+    from comfyskill.server.sse import EventStream
 
 # A question about a job is over after this time without an answer; it is asked again while the patience lasts.
 LOOK_TIME = 10.0
@@ -57,7 +57,7 @@ class Update(NamedTuple):
     """Something about one watched job: an event, a preview, a text."""
 
     prompt_id: str
-    frame: _events.Event | _events.Preview | _events.Text
+    frame: events.Event | events.Preview | events.Text
 
 
 class _Watched:
@@ -70,7 +70,7 @@ class _Watched:
         self.interval = interval
         self.check_at = 0.0
         self.phase = "submitted"
-        self.end_event: _events.Event | None = None
+        self.end_event: events.Event | None = None
         self.end_seen = 0.0
         self.unknown_since: float | None = None
         self.outputs: dict[str, Mapping[str, Any]] = {}
@@ -115,7 +115,7 @@ class Watcher:
         self._greeted = False  # the socket has worked at least once
         self._outage_since: float | None = None
         self._watched: dict[str, _Watched] = {}
-        self.tap: Callable[[_events.Frame], None] | None = None  # sees every frame, also those of other jobs
+        self.tap: Callable[[events.Frame], None] | None = None  # sees every frame, also those of other jobs
         self._current: str | None = None
         self._current_node: str | None = None
 
@@ -150,7 +150,7 @@ class Watcher:
         give_up = time.monotonic() + _common.time_left(GREETING_PATIENCE)
         while True:
             frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
-            if isinstance(frame, _events.Event):
+            if isinstance(frame, events.Event):
                 self._answered = self._greeted = True
                 self._note_queue(frame)
                 if self.tap is not None:
@@ -225,7 +225,7 @@ class Watcher:
             due = min(due, self._reconnect_at)
         return min(due, now + TICK)
 
-    def _next_frame(self, wait: float) -> _events.Frame | None:
+    def _next_frame(self, wait: float) -> events.Frame | None:
         if self._wire is None and self._use_socket and time.monotonic() >= self._reconnect_at:
             self._reconnect()
         if self._wire is None:
@@ -254,18 +254,18 @@ class Watcher:
             return
         watched = next(iter(self._watched.values()))
         if watched.phase in ("pending", "running"):
-            from _sse import EventStream
+            from comfyskill.server.sse import EventStream
 
             prompt_id = watched.prompt_id
             self._stream = EventStream(prompt_id, lambda: self.server.open_events(prompt_id))
 
-    def _next_from_stream(self, wait: float) -> _events.Frame | None:
+    def _next_from_stream(self, wait: float) -> events.Frame | None:
         """An event of the one streamed job, or None after `wait` seconds; at the stream's end its record is due."""
         if self._stream is None:
             if wait > 0:
                 time.sleep(wait)
             return None
-        from _sse import StreamEnded
+        from comfyskill.server.sse import StreamEnded
 
         try:
             frame = self._stream.receive(wait)
@@ -318,23 +318,23 @@ class Watcher:
         for watched in self._watched.values():
             watched.check_at, watched.interval = time.monotonic(), self.server.first_poll
 
-    def _take(self, frame: _events.Frame) -> list[Update | Ended]:
+    def _take(self, frame: events.Frame) -> list[Update | Ended]:
         """What a frame means for the watched jobs."""
         if self.tap is not None:
             self.tap(frame)
-        if isinstance(frame, _events.Malformed):
+        if isinstance(frame, events.Malformed):
             return []
-        if isinstance(frame, _events.Event):
+        if isinstance(frame, events.Event):
             return self._take_event(frame)
         owner = getattr(frame, "prompt_id", None) or self._current
         if owner not in self._watched:
             return []
         self._watched[owner].seen = time.monotonic()
-        if isinstance(frame, _events.Preview) and frame.node is None:
+        if isinstance(frame, events.Preview) and frame.node is None:
             frame = frame._replace(node=self._current_node)
         return [Update(owner, frame)]
 
-    def _take_event(self, event: _events.Event) -> list[Update | Ended]:
+    def _take_event(self, event: events.Event) -> list[Update | Ended]:
         if event.type == "status":
             self._note_queue(event)
             self._look_at_others()
@@ -353,7 +353,7 @@ class Watcher:
         now = time.monotonic()
         watched.seen, watched.phase = now, "running"
         watched.check_at = now + self.server.cross_check
-        output = _events.output_of(event) if event.type == "executed" else None
+        output = events.output_of(event) if event.type == "executed" else None
         if output is not None and event.node is not None:
             watched.outputs[event.node] = output
         if event.type == "execution_start":
@@ -372,7 +372,7 @@ class Watcher:
             watched.check_at = now if finished else now + HISTORY_LAG
         return [Update(watched.prompt_id, event)]
 
-    def _take_stream_event(self, event: _events.Event) -> list[Update | Ended]:
+    def _take_stream_event(self, event: events.Event) -> list[Update | Ended]:
         """An event of an event stream: it tells progress, and when the record is worth a look."""
         watched = self._watched.get(event.prompt_id or "")
         if watched is None:
@@ -384,7 +384,7 @@ class Watcher:
             watched.check_at, watched.interval = watched.seen, self.server.first_poll
         return [Update(watched.prompt_id, event)]
 
-    def _note_queue(self, event: _events.Event) -> None:
+    def _note_queue(self, event: events.Event) -> None:
         status = event.data.get("status")
         info = status.get("exec_info") if isinstance(status, Mapping) else None
         remaining = info.get("queue_remaining") if isinstance(info, Mapping) else None
@@ -485,12 +485,12 @@ class Watcher:
         if state.progress and self._stream is None:
             return [
                 Update(
-                    watched.prompt_id, _events.Event("job_progress", watched.prompt_id, data=state.progress)
+                    watched.prompt_id, events.Event("job_progress", watched.prompt_id, data=state.progress)
                 )
             ]
         if state.phase == "pending":
             place = {"position": state.position, "queue_remaining": self.queue_remaining}
-            return [Update(watched.prompt_id, _events.Event("job_pending", watched.prompt_id, data=place))]
+            return [Update(watched.prompt_id, events.Event("job_pending", watched.prompt_id, data=place))]
         return []
 
     def _weigh_unknown(self, watched: _Watched, state: JobState) -> list[Update | Ended]:

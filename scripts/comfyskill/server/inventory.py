@@ -17,7 +17,7 @@ from comfyskill.base import file_names, safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
-    from _dialect import Dialect
+    from comfyskill.server.protocol import Dialect
 
 FORMAT = "comfyui-inventory"
 VERSION = 1

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-from _dialect import Accepted, Dialect, FileRef, Graph, JobState, JobSummary, Submission, accepted_id, seconds
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
+from comfyskill.server.protocol import (
+    Accepted,
+    Dialect,
+    FileRef,
+    Graph,
+    JobState,
+    JobSummary,
+    Submission,
+    accepted_id,
+    seconds,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -35,9 +45,9 @@ class Local(Dialect):
         """Post to /prompt under the prompt id that we chose."""
         response = self.post_once("prompt", self._body(submission))
         if response.status_code == 400:
-            import _refusals
+            from comfyskill.server import refusals
 
-            raise _refusals.rejection(self.with_options(_json(response)), submission.graph)
+            raise refusals.rejection(self.with_options(_json(response)), submission.graph)
         if response.status_code == 429:
             # Not ComfyUI's own: a proxy's. It may be waited out like any other.
             raise _common.AnswerLost(
@@ -159,7 +169,7 @@ class Local(Dialect):
         original: FileRef | None = None,
     ) -> FileRef:
         """Streamed multipart to /upload/image or /upload/mask."""
-        import _multipart
+        from comfyskill.server import multipart
 
         fields = {"type": "input"}
         if subfolder:
@@ -168,7 +178,7 @@ class Local(Dialect):
             fields["overwrite"] = "true"
         if original is not None:
             fields["original_ref"] = json.dumps(original.json())
-        with _multipart.body(fields, "image", path, name or path.name) as body:
+        with multipart.body(fields, "image", path, name or path.name) as body:
             answer = self.json_of(
                 self.request(
                     "POST",

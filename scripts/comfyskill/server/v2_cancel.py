@@ -10,8 +10,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import _common
-from _dialect import JobState
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server.protocol import JobState
 
 # A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
 PATIENCE = 3.0
@@ -52,7 +52,7 @@ def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
     """
     if not all(_common.is_this_machine(urlsplit(address).hostname or "") for address in (url, upstream)):
         return False
-    from _local import Local
+    from comfyskill.server.local import Local
 
     behind = Local(upstream)
     try:

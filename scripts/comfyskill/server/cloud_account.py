@@ -13,7 +13,7 @@ from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from _dialect import Dialect
+    from comfyskill.server.protocol import Dialect
 
 # The newest client takes the first that is not zero.
 BALANCES = (

@@ -259,7 +259,7 @@ class Dialect(_common.Server, abc.ABC):
 
     def with_options(self, answer: Any) -> Any:
         """A submit's answer with the values that each wrong input takes, also where the server leaves them out."""
-        import _refusals
+        from comfyskill.server import refusals
 
         def definition_of(name: str) -> Any:
             try:
@@ -269,7 +269,7 @@ class Dialect(_common.Server, abc.ABC):
 
         if not isinstance(answer, Mapping):
             return answer
-        return {**answer, "node_errors": _refusals.with_options(answer.get("node_errors"), definition_of)}
+        return {**answer, "node_errors": refusals.with_options(answer.get("node_errors"), definition_of)}
 
     def _one_definition(self, name: str) -> Mapping[str, Any]:
         if name in self._definitions:

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-import _multipart
-from _dialect import FileRef
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
+from comfyskill.server import multipart
+from comfyskill.server.protocol import FileRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from _v2 import V2
+    from comfyskill.server.v2 import V2
 
 ASSETS = "api/v2/assets"
 PIECE = 1 << 20
@@ -73,7 +73,7 @@ def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping
     fields = {"content_type": kind, "file_path": file_path, "tags": "input"}
     if digest is not None:
         fields["expected_hash"] = digest
-    with _multipart.body(fields, "file", path, path.name) as body:
+    with multipart.body(fields, "file", path, path.name) as body:
         response = server.request(
             "POST", ASSETS, data=body, headers={"Content-Type": body.content_type}, timeout=600
         )

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import _common
-from _dialect import Dialect
 from comfyskill.base import cache, cli, flags, paths, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.server.protocol import Dialect
 
-BUNDLED = Path(__file__).resolve().parent / "comfyskill" / "graph" / "core_definitions.json"
+BUNDLED = Path(__file__).resolve().parent.parent / "graph" / "core_definitions.json"
 
 
 class Definitions:

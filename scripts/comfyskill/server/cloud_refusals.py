@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _common
-import _refusals
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server import refusals
 
 if TYPE_CHECKING:
     import requests
@@ -48,10 +48,10 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     kind = type_of(body)
     said = _common.error_text(response)
     status = response.status_code
-    known = _refusals.refusal(kind, said, http_status=status, **_policy_details(body))
+    known = refusals.refusal(kind, said, http_status=status, **_policy_details(body))
     if known is not None:
         return known
-    if kind in _refusals.FULL_QUEUE:
+    if kind in refusals.FULL_QUEUE:
         return SkillError(
             "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
             exit=cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
@@ -71,7 +71,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    from _session import origin_of
+    from comfyskill.server.session import origin_of
 
     return origin_of(url)
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import _events
 from comfyskill.base.cli import SkillError
+from comfyskill.server import events
 
 if TYPE_CHECKING:
     import requests
@@ -78,7 +78,7 @@ def _pieces(chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield (line[:-1], end) if end in (b"\n", b"\r") else (line, b"")
 
 
-def frame_of(prompt_id: str, name: str, data: str) -> _events.Frame | None:
+def frame_of(prompt_id: str, name: str, data: str) -> events.Frame | None:
     """An event of one job as a frame; None for what a watcher has no use for (`log`, unknown names, bad JSON)."""
     try:
         body = json.loads(data)
@@ -88,28 +88,26 @@ def frame_of(prompt_id: str, name: str, data: str) -> _events.Frame | None:
         return None
     if name == "progress":
         node = body.get("current_node")
-        return _events.Event("job_progress", prompt_id, str(node) if node is not None else None, body)
+        return events.Event("job_progress", prompt_id, str(node) if node is not None else None, body)
     if name == "status":
-        return _events.Event("job_status", prompt_id, data=body)
+        return events.Event("job_status", prompt_id, data=body)
     if name == "output":
-        return _events.Event("job_output", prompt_id, data=body)
+        return events.Event("job_output", prompt_id, data=body)
     if name == "preview":
         return _preview(prompt_id, body)
     return None
 
 
-def _preview(prompt_id: str, body: Mapping[str, Any]) -> _events.Preview | None:
+def _preview(prompt_id: str, body: Mapping[str, Any]) -> events.Preview | None:
     try:
         image = base64.b64decode(str(body.get("data_base64") or ""), validate=True)
     except (binascii.Error, ValueError):
         return None
     if not image:
         return None
-    suffix = _events.sniffed_suffix(image) or _events.MEDIA_SUFFIXES.get(
-        str(body.get("content_type")), ".bin"
-    )
+    suffix = events.sniffed_suffix(image) or events.MEDIA_SUFFIXES.get(str(body.get("content_type")), ".bin")
     node = body.get("node_id")
-    return _events.Preview(image, suffix, prompt_id, str(node) if node is not None else None)
+    return events.Preview(image, suffix, prompt_id, str(node) if node is not None else None)
 
 
 class StreamEnded(Exception):
@@ -129,12 +127,12 @@ class EventStream:
     def __init__(self, prompt_id: str, open_response: Callable[[], requests.Response | None]) -> None:
         self.prompt_id = prompt_id
         self._open = open_response
-        self._frames: queue.Queue[_events.Frame | StreamEnded] = queue.Queue(MOST_WAITING)
+        self._frames: queue.Queue[events.Frame | StreamEnded] = queue.Queue(MOST_WAITING)
         self._closed = threading.Event()
         self._response: requests.Response | None = None
         threading.Thread(target=self._read, name="job-events", daemon=True).start()
 
-    def receive(self, timeout: float) -> _events.Frame | None:
+    def receive(self, timeout: float) -> events.Frame | None:
         """The next frame, or None when none came in time. Raises StreamEnded after the last one."""
         try:
             item = self._frames.get(timeout=timeout) if timeout > 0 else self._frames.get_nowait()
@@ -183,12 +181,12 @@ class EventStream:
                 frame = frame_of(self.prompt_id, name, data)
                 if frame is None:
                     continue
-                if isinstance(frame, _events.Event) and frame.type == "job_status":
+                if isinstance(frame, events.Event) and frame.type == "job_status":
                     over = frame.data.get("status") in LAST_STATUSES
                 self._put(frame)
         return 2.0 if over else 0.1
 
-    def _put(self, item: _events.Frame | StreamEnded) -> None:
+    def _put(self, item: events.Frame | StreamEnded) -> None:
         """Into the queue; when nobody reads, frames are dropped rather than kept for ever."""
         give_up = time.monotonic() + 1.0
         while not self._closed.is_set():

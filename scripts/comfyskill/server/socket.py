@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _common
-import _events
 from comfyskill.base import safe_text
+from comfyskill.server import events
 
 if TYPE_CHECKING:
-    from _dialect import Dialect
+    from comfyskill.server.protocol import Dialect
 
 CONNECT_TIMEOUT = 10.0
 READ_SIZE = 1 << 16
@@ -172,7 +172,7 @@ class Wire:
             self._socket.shutdown()
             raise Disconnected(_in_words(error)) from None
 
-    def receive(self, timeout: float) -> _events.Frame | None:
+    def receive(self, timeout: float) -> events.Frame | None:
         """The next frame as a value, or None when none came whole in time. Raises Disconnected at the end."""
         library = self._library
         self._buffer.until = time.monotonic() + max(timeout, 0.001)
@@ -185,9 +185,9 @@ class Wire:
         except (library.WebSocketException, OSError, ValueError) as error:
             raise Disconnected(_in_words(error)) from None
         if opcode == library.ABNF.OPCODE_TEXT:
-            return _events.parse_text(data)
+            return events.parse_text(data)
         if opcode == library.ABNF.OPCODE_BINARY:
-            return _events.parse_binary(data)
+            return events.parse_binary(data)
         if opcode == library.ABNF.OPCODE_CLOSE:
             raise Disconnected("the server closed the socket")
         return None

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from _dialect import JobSummary, seconds
+from comfyskill.server.protocol import JobSummary, seconds
 
 # Every status word the sources name -> (phase, outcome). An unknown word means that the job is still going.
 STATUSES: dict[str, tuple[str, str | None]] = {

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _assets
 import _common
-import _v2_cancel
-import _v2_records
-import _v2_refusals
-from _dialect import (
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import nodes
+from comfyskill.server import assets, v2_cancel, v2_records, v2_refusals
+from comfyskill.server.protocol import (
     MARK,
     Accepted,
     Dialect,
@@ -30,14 +30,11 @@ from _dialect import (
     accepted_id,
     submit_failed,
 )
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
-from comfyskill.graph import nodes
 
 if TYPE_CHECKING:
     import requests
 
-    from _cloud import Cloud
+    from comfyskill.server.cloud import Cloud
 
 JOBS = "api/v2/jobs"
 NO_JOB = "00000000-0000-4000-8000-000000000000"
@@ -102,7 +99,7 @@ class V2(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed errors in plain words; without the envelope the status decides."""
-        known = _v2_refusals.failure(self.url, response)
+        known = v2_refusals.failure(self.url, response)
         if known is not None:
             return known
         path = urlsplit(response.url).path
@@ -165,12 +162,12 @@ class V2(Dialect):
         response = self.post_once(
             JOBS, self._body(submission), headers={"Idempotency-Key": submission.prompt_id}
         )
-        if response.status_code == 422 and self._labels and _v2_refusals.is_about_labels(response):
+        if response.status_code == 422 and self._labels and v2_refusals.is_about_labels(response):
             # A surface that takes no labels says so before it claims the key.
             self._labels = False
             return self.submit_once(submission)
         if response.status_code >= 400:
-            raise _v2_refusals.rejection(response, submission.graph) or self.failure(response)
+            raise v2_refusals.rejection(response, submission.graph) or self.failure(response)
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
             raise SkillError(
@@ -206,7 +203,7 @@ class V2(Dialect):
         if self.surface == "deployment":
             params[f"metadata[{MARK}]"] = submission.prompt_id
         for job in self._listed(params):
-            if _v2_records.mark_of(job) == submission.prompt_id:
+            if v2_records.mark_of(job) == submission.prompt_id:
                 return str(job["id"])
         return None
 
@@ -262,7 +259,7 @@ class V2(Dialect):
         The graph comes along for jobs of others; who submitted the job has it already.
         """
         state = self._state_once(prompt_id)
-        if state.phase == "unknown" and state.word == _v2_records.EXPIRED:
+        if state.phase == "unknown" and state.word == v2_records.EXPIRED:
             time.sleep(EXPIRED_AGAIN)
             state = self._state_once(prompt_id)
         if state.phase == "unknown" or prompt_id in self._own_jobs:
@@ -280,8 +277,8 @@ class V2(Dialect):
             raise
         if not isinstance(answer, Mapping):
             raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=Exit.FAILED)
-        return _v2_records.state_of(
-            prompt_id, answer, lambda asset_id: _assets.content_url(self, asset_id), self.now()
+        return v2_records.state_of(
+            prompt_id, answer, lambda asset_id: assets.content_url(self, asset_id), self.now()
         )
 
     def workflow(self, prompt_id: str) -> Graph | None:
@@ -304,14 +301,14 @@ class V2(Dialect):
                 return False
             raise
         behind = self.upstream if self.surface == "proxy" else None
-        return _v2_cancel.confirm(lambda: self._state_once(prompt_id), self.url, behind, prompt_id)
+        return v2_cancel.confirm(lambda: self._state_once(prompt_id), self.url, behind, prompt_id)
 
     def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
         """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""
         params: dict[str, Any] = {"limit": max(1, min(limit, MOST_LISTED)) if finished else MOST_LISTED}
         if not finished and self.surface == "proxy":
             params["status"] = "queued,running,canceling"
-        rows = [_v2_records.row(job) for job in self._listed(params)]
+        rows = [v2_records.row(job) for job in self._listed(params)]
         running = [row for row in rows if row.phase == "running"]
         waiting = [row for row in reversed(rows) if row.phase == "pending"]
         waiting.sort(key=lambda row: row.position if row.position is not None else 1 << 30)
@@ -346,14 +343,14 @@ class V2(Dialect):
     ) -> FileRef:
         """To /assets, unless the server has the bytes already; a mask is joined with its picture first."""
         if kind == "mask" and original is not None:
-            return _assets.upload_masked(self, path, name or path.name, original)
-        return _assets.upload(self, path, name or path.name, subfolder)
+            return assets.upload_masked(self, path, name or path.name, original)
+        return assets.upload(self, path, name or path.name, subfolder)
 
     def input_value(self, ref: FileRef) -> Any:
         """An asset reference. The proxy resolves an output's to a bare name, which loaders then seek in `input`."""
         if ref.type != "input" and self.surface not in ("cloud", "deployment"):
-            ref = _assets.upload_again(self, ref)
-        return _assets.reference(ref)
+            ref = assets.upload_again(self, ref)
+        return assets.reference(ref)
 
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
         """The asset's bytes: from this server itself, or from the signed address it points to, fetched bare."""
@@ -361,7 +358,7 @@ class V2(Dialect):
             raise SkillError(
                 f"the server named no address for {ref.filename}", code="not_found", exit=Exit.FAILED
             )
-        url = ref.url or _assets.content_url(self, str(ref.asset_id))
+        url = ref.url or assets.content_url(self, str(ref.asset_id))
         return self.open_signed(url, offset=offset, validator=validator)
 
     # --- what the server has: v1's on Comfy Cloud, nothing elsewhere
@@ -369,7 +366,7 @@ class V2(Dialect):
     def beside(self) -> Cloud | None:
         """Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks."""
         if self._beside is None and (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST:
-            from _cloud import Cloud
+            from comfyskill.server.cloud import Cloud
 
             self._beside = Cloud(self.url, self.access, demo=self.demo)
         return self._beside

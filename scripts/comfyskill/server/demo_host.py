@@ -18,7 +18,7 @@ from typing import Any
 from comfyskill.base import programs
 from comfyskill.base.cli import Exit, SkillError
 
-SCRIPT = Path(__file__).resolve().parent / "demo_server.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "demo_server.py"
 
 
 def start(options: list[str] | None = None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from _dialect import MARK, JobState, JobSummary, seconds
+from comfyskill.server.protocol import MARK, JobState, JobSummary, seconds
 
 # A word that is not here means that the job is still going: later revisions may add some.
 STATUSES: dict[str, tuple[str, str | None]] = {

@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import _cloud_refusals
 import _common
-import _refusals
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server import cloud_refusals, refusals
 
 if TYPE_CHECKING:
     import requests
@@ -56,7 +55,7 @@ def envelope(response: requests.Response) -> Mapping[str, Any]:
 
 def failure(url: str, response: requests.Response) -> SkillError | None:
     """The SkillError for a typed error, with `http_status` and `retry_after` among its details; None when untyped."""
-    elsewhere = _cloud_refusals.storage_failure(url, response)
+    elsewhere = cloud_refusals.storage_failure(url, response)
     if elsewhere is not None:
         return elsewhere
     error = envelope(response)
@@ -65,7 +64,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     if response.status_code == 429:
         details["retry_after"] = retry_after(response)
     said = _common.error_text(response)
-    known = _refusals.refusal(kind, said, **details)
+    known = refusals.refusal(kind, said, **details)
     if known is not None:
         return known
     if response.status_code == 401:
@@ -121,7 +120,7 @@ def rejection(response: requests.Response, graph: Mapping[str, Any]) -> SkillErr
         return _missing_asset(error, details)
     message = str(error.get("message") or "")
     inner = {"type": _v1_type(kind, message), "message": message}
-    return _refusals.rejection({"error": inner, "node_errors": details.get("node_errors")}, graph)
+    return refusals.rejection({"error": inner, "node_errors": details.get("node_errors")}, graph)
 
 
 def _v1_type(kind: str, message: str) -> str:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import _addresses
 import _common
 import _credentials
-from _dialect import Dialect
 from comfyskill.base import cache
 from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import SkillError
+from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
     import argparse
@@ -105,7 +105,7 @@ def connect(
 
 def _demo(api: str) -> Dialect:
     """The built-in server for this one call; with `cloud` it plays Comfy Cloud."""
-    import _demo_host
+    from comfyskill.server import demo_host
 
     if api == "v2":
         raise SkillError(
@@ -113,7 +113,7 @@ def _demo(api: str) -> Dialect:
             hint="leave --api out, or --api cloud for a played cloud",
         )
     cloud = api == "cloud"
-    url = _demo_host.start(["--cloud", "--tier", "creator"] if cloud else None)
+    url = demo_host.start(["--cloud", "--tier", "creator"] if cloud else None)
     server = dialect(
         url, _common.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
     )
@@ -125,14 +125,14 @@ def _demo(api: str) -> Dialect:
 def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -> Dialect:
     """The object for a protocol's name."""
     if api == "cloud":
-        from _cloud import Cloud
+        from comfyskill.server.cloud import Cloud
 
         return Cloud(url, access, demo=demo)
     if api == "v2":
-        from _v2 import V2
+        from comfyskill.server.v2 import V2
 
         return V2(url, access, demo=demo)
-    from _local import Local
+    from comfyskill.server.local import Local
 
     return Local(url, access, demo=demo)
 
