@@ -163,12 +163,12 @@ def _count_axis(
 
 
 def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
-    import _sources
     from comfyskill.server import node_definitions
+    from comfyskill.source import read
 
     known = node_definitions.of_server(server)
     asked = None if args.inventory else server  # an inventory holds no workflows
-    return _sources.read(
+    return read.read(
         args.workflow,
         server=asked,
         definitions=known.all,

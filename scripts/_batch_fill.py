@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _placing
 import _prepare
-import _sources
 from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
 from comfyskill.base import paths, safe_text
@@ -24,6 +23,7 @@ from comfyskill.graph import facts, parameters
 from comfyskill.graph import fill as graph_fill
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
+from comfyskill.source import read
 
 if TYPE_CHECKING:
     from _inputs import Uploader
@@ -35,7 +35,7 @@ MOST_CHECKED = 2000
 class Recipe(NamedTuple):
     """What all runs of a batch share: the workflow, the constant wishes, and the plan."""
 
-    source: _sources.Source
+    source: read.Source
     wishes: _prepare.Wishes
     plan: Plan
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import _collect
-import _media_metadata
-import _sources
 from _batch_fill import Filler, Recipe
 from _plan import Axis, Plan
 from _prepare import Wishes
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import Dialect
+from comfyskill.source import media, read
 
 # So many runs on a paid service are a try; more are a bill.
 FEW_PAID_RUNS = 5
@@ -149,7 +148,7 @@ def plan_line(recipe: Recipe, name: str | None, files: Sequence[Path] = ()) -> d
 
 
 def _is_picture(path: Path) -> bool:
-    return _media_metadata.image_facts(path).problem is None
+    return media.image_facts(path).problem is None
 
 
 def rooted(filler: Filler) -> Recipe:
@@ -178,7 +177,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         graph = workflow["graph"]
         if digest_of(graph) != workflow["digest"]:
             raise ValueError("the graph does not have its digest")
-        source = _sources.Source(graph, workflow.get("editor"), str(workflow["origin"]), False, [], [], [])
+        source = read.Source(graph, workflow.get("editor"), str(workflow["origin"]), False, [], [], [])
         files = [(str(name), str(path), str(kind)) for name, path, kind in wishes["files"]]
         kept = Wishes(
             dict(wishes["settings"]), files, [str(lora) for lora in wishes["loras"]], frozenset(wishes["force_links"]),
@@ -202,7 +201,7 @@ def digest_of(graph: Any) -> str:
     return hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_changed(line: Mapping[str, Any], now: _sources.Source) -> None:
+def refuse_changed(line: Mapping[str, Any], now: read.Source) -> None:
     """Raises SkillError (exit 2) when the workflow is no longer the one that the batch began with."""
     if digest_of(now.graph) != line["workflow"]["digest"]:
         raise SkillError(

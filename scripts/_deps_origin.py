@@ -146,7 +146,7 @@ def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
 def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
     from urllib.parse import quote
 
-    from _sources import declared_models
+    from comfyskill.source.read import declared_models
 
     try:
         document = server.get_json(f"templates/{quote(name)}.json", attempts=1)

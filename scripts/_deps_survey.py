@@ -23,7 +23,6 @@ import _deps_origin
 import _deps_packs
 import _deps_report
 import _reports
-import _sources
 from _deps import Check
 from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
@@ -31,6 +30,7 @@ from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.editor import outline
 from comfyskill.server import inventory as server_inventory
+from comfyskill.source import read as source_read
 
 if TYPE_CHECKING:
     from _deps_registry import Registry
@@ -145,8 +145,8 @@ def read(spec: str, asked: Asked) -> Workflow:
     """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
     server = None if isinstance(asked.server, (Nobody, server_inventory.Inventory)) else asked.server
     stdin = io.BytesIO(_standard_input()) if spec == "-" else None
-    loaded = _sources.load(spec, stdin=stdin, server=server)
-    models = list(_sources.declared_models(loaded.editor)) if loaded.editor else []
+    loaded = source_read.load(spec, stdin=stdin, server=server)
+    models = list(source_read.declared_models(loaded.editor)) if loaded.editor else []
     if loaded.graph is not None:
         return _with_nodes(Workflow(spec, loaded.graph, loaded.editor, models, list(loaded.warnings)))
     assert loaded.editor is not None
@@ -178,7 +178,7 @@ def _with_nodes(workflow: Workflow) -> Workflow:
 @functools.lru_cache(maxsize=1)
 def _standard_input() -> bytes:
     """Standard input, read once: a second look reads the workflow again."""
-    return sys.stdin.buffer.read(_sources.MAX_JSON + 1)
+    return sys.stdin.buffer.read(source_read.MAX_JSON + 1)
 
 
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:

@@ -271,10 +271,10 @@ def clocks_agree(server: Dialect) -> Check:
 
 def workflow_runs(server: Dialect, spec: str) -> Check:
     """Whether the server would take a workflow: nodes, models and values against its own definitions."""
-    import _sources
     from comfyskill.graph import check
+    from comfyskill.source import read
 
-    source = _sources.read(spec, server=server, definitions=server.all_definitions)
+    source = read.read(spec, server=server, definitions=server.all_definitions)
     found = check.findings(source.graph, server.all_definitions())
     errors = [finding for finding in found if finding.severity == "error"]
     fix = safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _collect
-import _media_metadata
 from comfyskill.base import cli, file_names, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 from comfyskill.server.protocol import Dialect, FileRef
+from comfyskill.source import media
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +94,7 @@ class Uploader:
             )
         if kind not in PICTURE_KINDS:
             return
-        facts = _media_metadata.image_facts(path)
+        facts = media.image_facts(path)
         if facts.problem:
             raise bad_picture(path, facts.problem)
         if facts.orientation != 1 and path not in _TOLD:
@@ -187,7 +187,7 @@ def may_leave(path: Path, digest: str, known: Collection[str | None]) -> bool:
 
     Such a file can come from anyone and name any file of this machine.
     """
-    return digest in known or _media_metadata.image_facts(path).problem is None
+    return digest in known or media.image_facts(path).problem is None
 
 
 def hashed_name(name: str, digest: str) -> str:
@@ -201,7 +201,7 @@ def hashed_name(name: str, digest: str) -> str:
 def usable(path: Path) -> Iterator[Image]:
     """The open picture of a file. Raises SkillError (exit 2) when it cannot be used as one."""
     try:
-        with open_picture(path, _media_metadata.MAX_CHECKED_PIXELS) as image:
+        with open_picture(path, media.MAX_CHECKED_PIXELS) as image:
             yield image
     except BadPicture as error:
         raise bad_picture(path, str(error)) from error

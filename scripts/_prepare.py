@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _doubts
 import _placing
-import _sources
 from comfyskill.graph import catalog, facts
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
+from comfyskill.source import read
 
 if TYPE_CHECKING:
     import _inputs
@@ -55,7 +55,7 @@ class Prepared(NamedTuple):
     """
 
     graph: dict[str, Any]
-    source: _sources.Source
+    source: read.Source
     seeds: dict[str, int]
     changes: Sequence[dict[str, Any]] = ()
     notes: Sequence[str] = ()
@@ -66,7 +66,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    source: _sources.Source, wishes: Wishes, server: Dialect | None, *, dry_run: bool = False
+    source: read.Source, wishes: Wishes, server: Dialect | None, *, dry_run: bool = False
 ) -> Prepared:
     """The filled graph. `server` None: offline, by the built-in tables; then nothing can be uploaded.
 

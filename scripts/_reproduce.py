@@ -15,12 +15,12 @@ import _model_facts
 import _prepare
 import _receipt
 import _reports
-import _sources
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts
 from comfyskill.server.protocol import Dialect
+from comfyskill.source import read
 
 MOST_RECEIPT = 256 * 1024 * 1024
 FACTS = {
@@ -89,7 +89,7 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _pre
             exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see their node packs",
             missing_nodes=missing, differences=differences(receipt, server),
         )  # fmt: skip
-    source = _sources.Source(receipt.graph, None, f"receipt {receipt.path.name}", False, [], [], [])
+    source = read.Source(receipt.graph, None, f"receipt {receipt.path.name}", False, [], [], [])
     files = [(row["name"], row["file"], row.get("kind") or "file") for row in _uploads(receipt)]
     return _prepare.prepare(source, _prepare.Wishes(files=files), server, dry_run=dry_run)
 

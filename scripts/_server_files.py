@@ -10,11 +10,11 @@ from typing import Any
 
 import _collect
 import _inputs
-import _sources_server
 from _server_questions import about, offered
 from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import Dialect, FileRef
+from comfyskill.source import sources_server
 
 
 def workflow(
@@ -27,7 +27,7 @@ def workflow(
     """
     if save is not None:
         _refuse_existing(save, overwrite)
-    fetch = _sources_server.template if kind == "template" else _sources_server.saved
+    fetch = sources_server.template if kind == "template" else sources_server.saved
     try:
         document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
     except SkillError as error:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import _deps_packs
 import _deps_report
 import _pack_tables
-import _sources
 import _trust_risks
 import _trust_text
 from _deps_need import classes_of
@@ -22,6 +21,7 @@ from comfyskill.base import key_patterns, safe_text
 from comfyskill.editor import outline
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
+from comfyskill.source import read
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
@@ -218,7 +218,7 @@ def _addresses_of_models(subject: Subject) -> Iterator[Worry]:
     """Where the workflow says that its models are to be had, when that is none of the usual hosts."""
     if subject.editor is None:
         return
-    for entry in _sources.declared_models(subject.editor):
+    for entry in read.declared_models(subject.editor):
         url = entry.get("url")
         if isinstance(url, str) and url and not _deps_report.may_fetch(url):
             message = "a model is said to be had from a host that models are not usually fetched from"

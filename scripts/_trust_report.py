@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import _sources
 import _trust
 from _deps_need import classes_of
 from comfyskill.base import safe_text
@@ -14,13 +13,14 @@ from comfyskill.base.cli import SkillError
 from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
 from comfyskill.server import inventory, node_definitions
+from comfyskill.source import read
 
 MOST_FINDINGS = 60
 
 
 def report(spec: str, server: Any = None) -> dict[str, Any]:
     """The report on one workflow; `server` (or an inventory) tells which packs are installed. Raises SkillError."""
-    loaded = _sources.load(spec, server=None if isinstance(server, inventory.Inventory) else server)
+    loaded = read.load(spec, server=None if isinstance(server, inventory.Inventory) else server)
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
@@ -84,9 +84,7 @@ def _definitions(server: Any) -> tuple[Mapping[str, Any] | None, str | None]:
         return node_definitions.bundled(), error.message
 
 
-def _graph_of(
-    loaded: _sources.Loaded, definitions: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], list[str]]:
+def _graph_of(loaded: read.Loaded, definitions: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
     """The graph of an API file, and of an editor file all its nodes: also those that a conversion would leave out."""
     if loaded.graph is not None:
         return {**loaded.graph, **_only_in_editor(loaded)}, []
@@ -101,7 +99,7 @@ def _graph_of(
         return outline.rough_graph(loaded.editor, everything=True), [note]
 
 
-def _only_in_editor(loaded: _sources.Loaded) -> dict[str, Any]:
+def _only_in_editor(loaded: read.Loaded) -> dict[str, Any]:
     """Nodes whose class or texts only the editor workflow beside the graph has: whoever opens the file there gets those."""
     if loaded.editor is None or loaded.graph is None:
         return {}
@@ -127,7 +125,7 @@ def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def _shown_results(loaded: _sources.Loaded) -> frozenset[str]:
+def _shown_results(loaded: read.Loaded) -> frozenset[str]:
     """Texts that stand only in saved previews, such as {"filename", "subfolder", "type", "fullpath"} of an earlier run.
 
     A text that stands anywhere else as well is not among them.

@@ -100,10 +100,10 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
 
     A file that already holds an API graph (also a picture, which holds the very graph that made it) gives that.
     """
-    import _sources
     from comfyskill.editor import convert as editor_convert
+    from comfyskill.source import read
 
-    loaded = _sources.load(args.file, server=known.server)
+    loaded = read.load(args.file, server=known.server)
     if loaded.graph is not None:
         warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
@@ -142,10 +142,10 @@ def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, A
 
 def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """The editor file of an API graph, and the report on it."""
-    import _sources
     from comfyskill.editor import layout
+    from comfyskill.source import read
 
-    loaded = _sources.load(args.file, server=known.server)
+    loaded = read.load(args.file, server=known.server)
     if loaded.graph is None:
         raise SkillError(
             "this is an editor file already", hint="leave out --to-editor to convert it to API format"
@@ -184,11 +184,11 @@ def _report(
 
 def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
     """The report of --diff."""
-    import _sources
     from comfyskill.editor import words
+    from comfyskill.source import read
 
     sources = [
-        _sources.read(
+        read.read(
             spec,
             server=known.server,
             definitions=known.all,

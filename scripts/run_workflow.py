@@ -239,8 +239,8 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
 
 
 def _read(args: argparse.Namespace, server: Any) -> Any:
-    import _sources
     from comfyskill.server import node_definitions
+    from comfyskill.source import read
 
     known = (
         node_definitions.of_server(server)
@@ -248,7 +248,7 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
         else node_definitions.without_server(args.host)
     )
     asked = None if args.inventory else server  # an inventory holds no workflows
-    return _sources.read(
+    return read.read(
         args.workflow,
         server=asked,
         definitions=known.all,

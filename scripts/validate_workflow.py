@@ -48,12 +48,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
-    import _sources
     from comfyskill.graph import check
     from comfyskill.server import node_definitions_part
+    from comfyskill.source import read
 
     known = node_definitions_part.from_flags(args)
-    source = _sources.read(
+    source = read.read(
         args.workflow,
         server=known.server,
         definitions=known.all,

@@ -702,13 +702,13 @@ def test_the_plan_line_keeps_every_wish() -> None:
     import _batch_setup
     import _plan
     import _prepare
-    import _sources
+    from comfyskill.source import read
 
     wishes = _prepare.Wishes(
         settings={"steps": 3}, files=[("image", "/a.png", "image")], loras=["a"], force_links=frozenset({"1.x"}),
         validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
     )  # fmt: skip
-    source = _sources.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
+    source = read.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
     recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), str(uuid.uuid4())))
     line = json.loads(json.dumps(_batch_setup.plan_line(recipe, None)))
     # What a journal names is sent only when its content is known.

@@ -17,9 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import _common
-import _sources
-import _sources_server
 from comfyskill.base import cli
+from comfyskill.source import read, sources_server
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent / "scripts"
@@ -57,7 +56,7 @@ DEFINITIONS = json.loads((HERE / "data" / "workflows" / "object_info.json").read
 def refusal(spec, **options):
     """The SkillError for a spec that gives no workflow; always exit 2 and one sentence with a hint or cause."""
     with pytest.raises(cli.SkillError) as caught:
-        _sources.read(str(spec), **options)
+        read.read(str(spec), **options)
     assert caught.value.exit == cli.Exit.MISUSE
     assert "\n" not in caught.value.message and len(caught.value.message) < 300
     return caught.value
@@ -87,7 +86,7 @@ def picture(tmp_path, name="picture.png", **texts):
 def test_any_unicode_encoding_is_read(tmp_path, encoding):
     path = written(tmp_path, json.dumps(GRAPH, ensure_ascii=False).encode(encoding))
 
-    source = _sources.read(str(path))
+    source = read.read(str(path))
 
     assert source.graph == GRAPH and not source.converted and source.warnings == []
     assert source.origin == f"file {path}"
@@ -133,7 +132,7 @@ def test_nan_is_read_as_null_and_said(tmp_path):
         json.dumps(GRAPH).replace("255", "NaN").replace('"class_type"', '"is_changed": [NaN], "class_type"')
     )
 
-    source = _sources.read(str(written(tmp_path, text)))
+    source = read.read(str(written(tmp_path, text)))
 
     assert source.graph["1"]["inputs"]["color"] is None
     assert any("3 NaN" in warning for warning in source.warnings)
@@ -145,7 +144,7 @@ def test_an_empty_file_that_is_no_plain_file_is_named():
 
 
 def test_a_number_beyond_a_double_is_read_as_null_and_said(tmp_path):
-    source = _sources.read(str(written(tmp_path, json.dumps(GRAPH).replace("255", "1e400"))))
+    source = read.read(str(written(tmp_path, json.dumps(GRAPH).replace("255", "1e400"))))
 
     assert source.graph["1"]["inputs"]["color"] is None
     assert any("1 NaN or infinite" in warning for warning in source.warnings)
@@ -156,14 +155,14 @@ def test_a_key_that_stands_twice_is_said(tmp_path):
         tmp_path, '{"1": {"class_type": "A", "inputs": {}}, "1": {"class_type": "B", "inputs": {}}}'
     )
 
-    source = _sources.read(str(path))
+    source = read.read(str(path))
 
     assert source.graph["1"]["class_type"] == "B"
     assert any("'1'" in warning and "twice" in warning for warning in source.warnings)
 
 
 def test_a_huge_file_is_refused_without_being_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(_sources, "MAX_JSON", 1000)
+    monkeypatch.setattr(read, "MAX_JSON", 1000)
     path = written(tmp_path, json.dumps(GRAPH) + " " * 1000)
 
     assert refusal(path).code == "too_large"
@@ -182,7 +181,7 @@ def test_a_missing_file_suggests_its_neighbours_and_the_bundle(tmp_path):
     written(tmp_path, "{}", "portrait.json")
 
     assert "portrait.json" in refusal(tmp_path / "potrait.json").hint
-    assert str(_sources.BUNDLED / "sdxl_txt2img.json") in refusal(tmp_path / "sdxl_txt2img").hint
+    assert str(read.BUNDLED / "sdxl_txt2img.json") in refusal(tmp_path / "sdxl_txt2img").hint
     assert "no folder" in refusal(tmp_path / "none" / "x.json").hint
     assert refusal("with\0null.json").code == "no_such_file"
 
@@ -206,9 +205,9 @@ def test_a_file_that_may_not_be_read_is_named_as_such(tmp_path):
 
 
 def test_standard_input_takes_json_and_pictures(tmp_path):
-    assert _sources.read("-", stdin=io.BytesIO(json.dumps({"prompt": GRAPH}).encode())).graph == GRAPH
+    assert read.read("-", stdin=io.BytesIO(json.dumps({"prompt": GRAPH}).encode())).graph == GRAPH
 
-    source = _sources.read("-", stdin=io.BytesIO(picture(tmp_path, prompt=GRAPH).read_bytes()))
+    source = read.read("-", stdin=io.BytesIO(picture(tmp_path, prompt=GRAPH).read_bytes()))
 
     assert source.graph == GRAPH and source.origin == "PNG picture from standard input"
 
@@ -224,7 +223,7 @@ def test_a_pipe_is_read_once(tmp_path):
     writer = threading.Thread(target=lambda: pipe.write_bytes(json.dumps(GRAPH).encode()))
     writer.start()
 
-    assert _sources.read(str(pipe)).graph == GRAPH
+    assert read.read(str(pipe)).graph == GRAPH
     writer.join()
 
 
@@ -242,7 +241,7 @@ def test_the_real_standard_input_is_the_default(tmp_path):
 
 
 def test_a_picture_gives_its_graph_and_keeps_the_editor_file(tmp_path):
-    source = _sources.read(str(picture(tmp_path, prompt=GRAPH, workflow=EDITOR)))
+    source = read.read(str(picture(tmp_path, prompt=GRAPH, workflow=EDITOR)))
 
     assert source.graph == GRAPH
     assert source.editor == EDITOR
@@ -252,7 +251,7 @@ def test_a_picture_gives_its_graph_and_keeps_the_editor_file(tmp_path):
 
 
 def test_a_picture_with_an_editor_file_alone_is_converted(tmp_path):
-    source = _sources.read(str(picture(tmp_path, workflow=EDITOR)), definitions=lambda: DEFINITIONS)
+    source = read.read(str(picture(tmp_path, workflow=EDITOR)), definitions=lambda: DEFINITIONS)
 
     assert source.converted and source.editor == EDITOR
     assert source.graph["2"]["inputs"] == {"images": ["1", 0], "filename_prefix": "saved"}
@@ -261,7 +260,7 @@ def test_a_picture_with_an_editor_file_alone_is_converted(tmp_path):
 def test_a_damaged_graph_falls_back_to_the_editor_file(tmp_path):
     path = picture(tmp_path, prompt="{broken", workflow=EDITOR)
 
-    source = _sources.read(str(path), definitions=lambda: DEFINITIONS)
+    source = read.read(str(path), definitions=lambda: DEFINITIONS)
 
     assert source.converted and source.graph["1"]["class_type"] == "EmptyImage"
     assert any("the prompt in PNG picture" in warning for warning in source.warnings)
@@ -272,8 +271,7 @@ def test_definitions_are_not_asked_for_when_nothing_is_converted(tmp_path):
         raise AssertionError("asked for definitions")
 
     assert (
-        _sources.read(str(picture(tmp_path, prompt=GRAPH, workflow=EDITOR)), definitions=forbidden).graph
-        == GRAPH
+        read.read(str(picture(tmp_path, prompt=GRAPH, workflow=EDITOR)), definitions=forbidden).graph == GRAPH
     )
 
 
@@ -304,7 +302,7 @@ def test_files_that_cannot_carry_a_workflow_are_named(tmp_path, name, head):
 
 
 def test_an_editor_file_is_converted_with_definitions(tmp_path):
-    source = _sources.read(str(written(tmp_path, json.dumps(EDITOR))), definitions=lambda: DEFINITIONS)
+    source = read.read(str(written(tmp_path, json.dumps(EDITOR))), definitions=lambda: DEFINITIONS)
 
     assert source.converted
     assert source.graph["1"]["inputs"]["color"] == 255
@@ -314,13 +312,13 @@ def test_an_editor_file_is_converted_with_definitions(tmp_path):
 def test_a_type_that_the_server_lacks_is_reported_not_hidden(tmp_path):
     editor = json.loads(json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
 
-    source = _sources.read(str(written(tmp_path, json.dumps(editor))), definitions=lambda: DEFINITIONS)
+    source = read.read(str(written(tmp_path, json.dumps(editor))), definitions=lambda: DEFINITIONS)
 
     assert "NobodyHasThis" in json.dumps(source.missing_types)
 
 
 def test_load_stops_before_converting(tmp_path):
-    loaded = _sources.load(str(written(tmp_path, json.dumps(EDITOR))))
+    loaded = read.load(str(written(tmp_path, json.dumps(EDITOR))))
 
     assert loaded.graph is None and loaded.editor == EDITOR
 
@@ -331,7 +329,7 @@ def test_models_are_found_in_subgraphs_and_named_once():
         "definitions": {"subgraphs": [{"nodes": [node, {"properties": {"models": "bad"}}, None]}]}
     }
 
-    assert len(list(_sources.declared_models(editor))) == 1
+    assert len(list(read.declared_models(editor))) == 1
 
 
 # Servers
@@ -377,7 +375,7 @@ def pages(content):
 @pytest.mark.parametrize("spec", ["template:fox one", "template:fox one.json"])
 def test_a_template_is_fetched_and_converted(spec):
     with pages(PAGES) as (server, asked):
-        source = _sources.read(spec, server=server, definitions=lambda: DEFINITIONS)
+        source = read.read(spec, server=server, definitions=lambda: DEFINITIONS)
 
     assert source.converted and source.editor == EDITOR
     assert source.origin.startswith("template fox one") and server.url in source.origin
@@ -386,10 +384,10 @@ def test_a_template_is_fetched_and_converted(spec):
 
 def test_a_template_of_a_node_pack_and_a_saved_workflow_are_fetched():
     with pages(PAGES) as (server, _):
-        assert _sources.read("template:pack/first", server=server).graph == GRAPH
-        assert _sources.read("server:deep/er", server=server).graph == GRAPH
-        assert _sources_server.template_names(server) == ["fox one", "flux_dev", "pack/first"]
-        assert _sources_server.saved_names(server) == ["mine", "deep/er"]
+        assert read.read("template:pack/first", server=server).graph == GRAPH
+        assert read.read("server:deep/er", server=server).graph == GRAPH
+        assert sources_server.template_names(server) == ["fox one", "flux_dev", "pack/first"]
+        assert sources_server.saved_names(server) == ["mine", "deep/er"]
 
 
 @pytest.mark.parametrize(
@@ -423,14 +421,14 @@ def test_an_answer_that_is_no_json_is_refused():
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(_sources_server, "MAX_ANSWER", 10_000)
+    monkeypatch.setattr(sources_server, "MAX_ANSWER", 10_000)
     with pages({"/templates/a.json": b"[" + b" " * 3_000_000}) as (server, _):
         assert refusal("template:a", server=server).code == "too_large"
 
 
 def test_an_unreachable_server_stays_an_unreachable_server():
     with pytest.raises(cli.SkillError) as caught:
-        _sources.read("template:a", server=_common.Server("http://127.0.0.1:9"))
+        read.read("template:a", server=_common.Server("http://127.0.0.1:9"))
 
     assert caught.value.exit == cli.Exit.UNREACHABLE
 
@@ -443,6 +441,6 @@ def test_a_type_that_incomplete_definitions_lack_is_refused_with_the_origin(tmp_
     path = written(tmp_path, json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
 
     with pytest.raises(cli.SkillError, match="NobodyHasThis") as caught:
-        _sources.read(str(path), definitions=lambda: DEFINITIONS, complete=False)
+        read.read(str(path), definitions=lambda: DEFINITIONS, complete=False)
 
     assert caught.value.code == "cannot_convert" and caught.value.details["origin"] == f"file {path}"

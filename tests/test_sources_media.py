@@ -20,10 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import _media_bytes
-import _media_metadata
-import _sources
 from comfyskill.base import cli
+from comfyskill.source import media, media_bytes, read
 
 HERE = Path(__file__).parent
 
@@ -38,9 +36,9 @@ PROMPT, WORKFLOW = json.dumps(GRAPH), json.dumps(EDITOR)
 
 def found_in(data):
     stream = io.BytesIO(data)
-    kind = _media_metadata.kind_of(stream)
+    kind = media.kind_of(stream)
     assert kind is not None
-    return _media_metadata.embedded(stream, kind)
+    return media.embedded(stream, kind)
 
 
 def graphs_in(data):
@@ -66,7 +64,7 @@ def exif_with(**tags):
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
 def test_files_of_the_real_muxers_are_read(path):
-    loaded = _sources.load(str(path))
+    loaded = read.load(str(path))
 
     assert loaded.graph["2"]["inputs"]["filename_prefix"] == "a=b;c#d\\e ä\n"
     assert [node["type"] for node in loaded.editor["nodes"]] == ["EmptyImage", "SaveImage"]
@@ -263,7 +261,7 @@ def png(*chunks):
 
 
 def test_a_compression_bomb_stays_small(monkeypatch):
-    monkeypatch.setattr(_media_bytes, "MAX_TEXT", 1 << 20)
+    monkeypatch.setattr(media_bytes, "MAX_TEXT", 1 << 20)
     bomb = zlib.compress(b"{" * (200 << 20), 9)
     data = png(chunk(b"zTXt", b"prompt\0\0" + bomb), chunk(b"iTXt", b"workflow\0\1\0\0\0" + bomb))
 
@@ -315,7 +313,7 @@ def test_a_wrong_checksum_is_noted_but_the_text_used():
 
 
 def test_a_file_of_endless_tiny_parts_is_given_up(monkeypatch):
-    monkeypatch.setattr(_media_bytes, "MAX_PARTS", 100)
+    monkeypatch.setattr(media_bytes, "MAX_PARTS", 100)
     data = png(*[chunk(b"aaaa", b"")] * 200, chunk(b"tEXt", b"prompt\0" + PROMPT.encode()))
 
     found = found_in(data)
@@ -340,7 +338,7 @@ def test_a_truncated_picture_gives_what_came_before_the_cut(tmp_path):
     path = tmp_path / "cut.png"
     path.write_bytes(data[: data.index(b"workflow") + 20])
 
-    loaded = _sources.load(str(path))
+    loaded = read.load(str(path))
 
     assert loaded.graph == GRAPH and loaded.editor is None
     assert "truncated" in loaded.warnings[0]
@@ -354,7 +352,7 @@ def test_a_large_video_is_skipped_through_not_read(tmp_path):
         file.write(mp4()[5000:][mp4()[5000:].index(b"moov") - 4 :])
 
     tracemalloc.start()
-    loaded = _sources.load(str(path))
+    loaded = read.load(str(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
@@ -377,7 +375,7 @@ def test_damage_anywhere_never_raises_anything_but_a_refusal(seed, data):
         if position < len(damaged):
             damaged[position] = data.draw(st.integers(0, 255))
     try:
-        _sources.load("-", stdin=io.BytesIO(bytes(damaged)))
+        read.load("-", stdin=io.BytesIO(bytes(damaged)))
     except cli.SkillError as error:
         assert error.exit == cli.Exit.MISUSE
 
@@ -386,7 +384,7 @@ def test_damage_anywhere_never_raises_anything_but_a_refusal(seed, data):
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_but_a_refusal(data):
     try:
-        _sources.load("-", stdin=io.BytesIO(data))
+        read.load("-", stdin=io.BytesIO(data))
     except cli.SkillError as error:
         assert error.exit == cli.Exit.MISUSE
 
@@ -398,7 +396,7 @@ def test_facts_of_an_ordinary_picture(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGBA", (30, 20)).save(path)
 
-    facts = _media_metadata.image_facts(path)
+    facts = media.image_facts(path)
 
     assert (facts.format, facts.width, facts.height, facts.has_alpha) == ("PNG", 30, 20, True)
     assert facts.orientation == 1 and facts.problem is None and facts.frames == 1
@@ -410,7 +408,7 @@ def test_facts_of_a_turned_photo(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(path, exif=exif)
 
-    facts = _media_metadata.image_facts(path)
+    facts = media.image_facts(path)
 
     assert facts.orientation == 6 and (facts.width, facts.height) == (30, 20)
     assert facts.upright_size == (20, 30)
@@ -429,7 +427,7 @@ def test_facts_of_files_that_are_no_use(tmp_path):
     (tmp_path / "huge.png").write_bytes(huge + struct.pack(">I", zlib.crc32(huge[12:29])) + whole[33:])
 
     def problem(name):
-        return _media_metadata.image_facts(tmp_path / name).problem
+        return media.image_facts(tmp_path / name).problem
 
     assert "cut off" in problem("cut.png")
     assert "not a picture" in problem("text.png")
@@ -443,7 +441,7 @@ def test_an_animated_picture_tells_its_frames(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
 
-    assert _media_metadata.image_facts(tmp_path / "a.webp").frames == 3
+    assert media.image_facts(tmp_path / "a.webp").frames == 3
 
 
 def test_pillow_is_loaded_only_for_image_facts():

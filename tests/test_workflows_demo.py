@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import _media_metadata
-import _sources
+from comfyskill.source import media, read
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
@@ -74,9 +73,9 @@ def test_it_runs_and_saves_a_file_of_its_kind(demo, entry, tmp_path):
     assert len(files) == 1 and files[0]["type"] == "output"
     path = fetched(demo.url, files[0], tmp_path)
     with path.open("rb") as stream:
-        assert _media_metadata.kind_of(stream) in KINDS[entry["kind"]]
+        assert media.kind_of(stream) in KINDS[entry["kind"]]
     if entry["kind"] == "image":
-        assert _sources.load(str(path)).graph == graph
+        assert read.load(str(path)).graph == graph
 
 
 def test_the_model_free_workflow_runs_anywhere(any_server):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
-BUNDLED = Path(__file__).resolve().parent.parent / "workflows"
+BUNDLED = Path(__file__).resolve().parents[3] / "workflows"
 
 
 class Loaded(NamedTuple):
@@ -152,9 +152,9 @@ def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
         raise SkillError(
             f"{kind}:{name} needs a server", code="misuse", hint="add --host, or give a file instead"
         )
-    import _sources_server
+    from comfyskill.source import sources_server
 
-    fetch = _sources_server.template if kind == "template" else _sources_server.saved
+    fetch = sources_server.template if kind == "template" else sources_server.saved
     value, notes = fetch(server, name)
     what = "template" if kind == "template" else "saved workflow"
     return _unwrapped(value, f"{what} {name} of {server.url}", "json", notes)
@@ -229,9 +229,9 @@ def _starts_as_json(stream: BinaryIO) -> bool:
 
 
 def _media_kind(stream: BinaryIO) -> str | None:
-    import _media_metadata
+    from comfyskill.source import media
 
-    return _media_metadata.kind_of(stream)
+    return media.kind_of(stream)
 
 
 def _wide(data: bytes) -> bool:
@@ -243,11 +243,11 @@ def _wide(data: bytes) -> bool:
 
 
 def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
-    import _media_metadata
+    from comfyskill.source import media
 
-    if not _media_metadata.can_carry_workflow(kind):
+    if not media.can_carry_workflow(kind):
         raise _no_workflow_inside(kind, origin, [])
-    found = _media_metadata.embedded(stream, kind)
+    found = media.embedded(stream, kind)
     document: dict[str, Any] = {}
     warnings = list(found.notes)
     for key in ("prompt", "workflow"):
@@ -325,7 +325,7 @@ def _near_files(spec: str) -> str:
 
 
 def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign: bool = False) -> SkillError:
-    import _media_metadata
+    from comfyskill.source import media
 
     if problems:
         hint = f"{problems[0]}; save or download it again"
@@ -333,7 +333,7 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
         hint = "its text comes from another program (a prompt and settings, no graph)"
     elif kind == "GIF picture":
         hint = "a GIF cannot carry one; Video Helper Suite saves a PNG of the same name beside it, which does"
-    elif _media_metadata.can_carry_workflow(kind):
+    elif media.can_carry_workflow(kind):
         hint = "the tool or site it passed through may have removed it; use the file as ComfyUI saved it"
     else:
         hint = (

@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from _media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, inflate, size_of, take
+from comfyskill.source.media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, inflate, size_of, take
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"comf", b"eXIf")

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from _media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, size_of, take
+from comfyskill.source.media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, size_of, take
 
 _VORBIS_COMMENT = 4
 _ENCODINGS = {0: "latin-1", 1: "utf-16", 2: "utf-16-be", 3: "utf-8"}

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from _media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, size_of, take
+from comfyskill.source.media_bytes import MAX_TEXT, Texts, Truncated, counted, decode, size_of, take
 
 _ILST_NAMES = {b"\xa9cmt": "comment", b"\xa9des": "description", b"desc": "description", b"\xa9nam": "title"}
 # Matroska element ids (RFC 9559).
