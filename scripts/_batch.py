@@ -21,7 +21,7 @@ from comfyskill.base import cli
 
 if TYPE_CHECKING:
     from _batch_lane import Lane
-    from _jobs import Options
+    from comfyskill.run.jobs import Options
     from comfyskill.server.protocol import Dialect
 
 MOST_LOST = 3

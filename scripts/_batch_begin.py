@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _batch_hosts
 import _batch_setup
-import _jobs
 import _journal
 import _plan
-import _reports
-import _value_flags
 from _batch import BatchOptions
 from _batch_fill import Filler, Recipe
 from _journal import Recorded
-from _prepare import Wishes
 from comfyskill.base import cli, file_names, paths
 from comfyskill.base.cli import SkillError
+from comfyskill.run import flags, jobs, reports
+from comfyskill.run.prepare import Wishes
 
 if TYPE_CHECKING:
     from comfyskill.server.protocol import Dialect
@@ -52,7 +50,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 def _begin(args: argparse.Namespace) -> dict[str, Any]:
     """A new batch: plan, servers, consent, folder, runs."""
-    wishes = _value_flags.wishes(args)
+    wishes = flags.wishes(args)
     axes = _axes(args, wishes)
     servers, words = _batch_hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
     source = _read(args, servers[0], allow_unsure=args.allow_unsure)
@@ -144,11 +142,11 @@ def _count_axis(
     Also the wishes without the seed that the counting starts at.
     """
     import _plan_read
-    import _prepare
+    from comfyskill.run import prepare
 
     if not args.count:
         return [], wishes
-    seeds = _prepare.seeds_of(source.graph)
+    seeds = prepare.seeds_of(source.graph)
     taken = any("seed" in name for axis in axes for name in axis.names)
     if args.seed_start is None and "seed" in wishes.settings:
         start = str(wishes.settings["seed"])
@@ -245,7 +243,7 @@ def _point_to_rest(document: dict[str, Any]) -> None:
 
 def _trust(args: argparse.Namespace) -> tuple[str, ...]:
     """The command line's flags for TLS, as a command to go on repeats them. A hosts file holds its servers' own."""
-    return tuple(_reports.trust_words(None, args.ca_bundle, insecure=args.insecure))
+    return tuple(reports.trust_words(None, args.ca_bundle, insecure=args.insecure))
 
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
@@ -271,8 +269,8 @@ def _options(
     """`words`: the --host words that a command to go on repeats."""
     for filler in ready:
         if filler.server is not None:
-            _jobs.partner_key(filler.server, filler.prepared, args.partner_key)  # refused now or never
-    run = _jobs.Options(
+            jobs.partner_key(filler.server, filler.prepared, args.partner_key)  # refused now or never
+    run = jobs.Options(
         folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet,
         partner_key=args.partner_key, patience=args.reconnect_time,
     )  # fmt: skip
@@ -294,7 +292,7 @@ def _pages(folder: Path) -> dict[str, Any]:
         return {"report_problem": str(error)}
     except (KeyboardInterrupt, signals.Terminated):
         # What became of the runs is worth more than pictures of it.
-        told = f"interrupted; this makes the pages: {_reports.command('run_batch.py', '--report', folder)}"
+        told = f"interrupted; this makes the pages: {reports.command('run_batch.py', '--report', folder)}"
         cli.warn(told)
         return {"report_problem": told}
 

@@ -9,15 +9,13 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-import _collect
-import _failures
-import _reports
 from _batch import MOST_LOST, Todo
 from _batch_fetch import Fetchers, Haul, refs_of
 from _batch_flights import Flight
 from _batch_times import Samples
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.run import collect, failures, reports
 from comfyskill.server import refusals
 from comfyskill.server.protocol import Dialect, JobState
 
@@ -75,7 +73,7 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            told = _failures.failure(state, flight.graph)
+            told = failures.failure(state, flight.graph)
             said = told["error"]["server_said"]
             facts |= {
                 "code": told["code"],
@@ -103,13 +101,13 @@ class Ends:
 
     def _missed_pictures(self, flight: Flight, state: JobState) -> bool:
         """A graph that sends pictures through the socket ended well, and none has come."""
-        return not flight.pictures and not _collect.files_of(state.outputs, previews=True)
+        return not flight.pictures and not collect.files_of(state.outputs, previews=True)
 
     def _count_time(self, flight: Flight, state: JobState) -> float | None:
         self.count += 1
         now = time.monotonic()
         seconds = state.execution_seconds
-        if seconds is not None and flight.ours and seconds > now - flight.submitted + _reports.CLOCK_GRAIN:
+        if seconds is not None and flight.ours and seconds > now - flight.submitted + reports.CLOCK_GRAIN:
             seconds = None  # the server's clock was set meanwhile
         if seconds is None and flight.started is not None:
             seconds = now - flight.started

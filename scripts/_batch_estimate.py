@@ -49,7 +49,7 @@ def preview(
 
 def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) -> dict[str, Any]:
     """That the first server which takes the first run's values would refuse its graph; nothing when it would not."""
-    import _foreseen
+    from comfyskill.run import dry_run
 
     for filler in ready if recipe.wishes.validate else ():
         try:
@@ -58,7 +58,7 @@ def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) ->
             continue  # a value that only another server takes
         if filler.server is not None:
             sent = {*first.uploads, *(row["input"] for row in filler.prepared.uploads)}
-            return _foreseen.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
+            return dry_run.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
     return {}
 
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _collect
 from _plan import OUTPUT_COLUMN
 from _plan_read import is_media
 from comfyskill.base import cli, file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.run import collect
 from comfyskill.server import events
 from comfyskill.server.protocol import Dialect, FileRef
 
@@ -136,7 +136,7 @@ def _number(value: Any) -> Any:
 
 def _without_suffix(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
-    return stem if dot and stem and suffix.lower() in _collect.TYPE_BY_SUFFIX else name
+    return stem if dot and stem and suffix.lower() in collect.TYPE_BY_SUFFIX else name
 
 
 class Fetchers:
@@ -210,7 +210,7 @@ class Fetchers:
                 "message": f"could not fetch {safe_text.quoted(first.json()['filename'])}: {first.error.message}",
             }
         rows = [self._row(item) for item in saved]
-        texts = _collect.texts_of(haul.outputs)
+        texts = collect.texts_of(haul.outputs)
         if texts:
             facts["texts"] = [{**item, "text": item["text"][:MOST_TEXT]} for item in texts[:20]]
         self._settle(haul, status, facts, rows)
@@ -238,20 +238,20 @@ class Fetchers:
         self.batch.journal.write("downloaded", run=haul.run, **{**facts, "status": status}, files=rows)
         self.batch.settle(haul.run, status, facts, haul.server.url, rows)
 
-    def _row(self, item: _collect.Saved) -> dict[str, Any]:
+    def _row(self, item: collect.Saved) -> dict[str, Any]:
         row = item.json()
         row["file"] = item.path.relative_to(self.batch.options.folder).as_posix()
         return row
 
-    def _files(self, haul: Haul) -> tuple[list[_collect.Saved], list[_collect.Failed]]:
+    def _files(self, haul: Haul) -> tuple[list[collect.Saved], list[collect.Failed]]:
         options = self.batch.options
-        outputs = _collect.files_of(haul.outputs, previews=options.run.include_previews)
+        outputs = collect.files_of(haul.outputs, previews=options.run.include_previews)
         if not outputs and not haul.pictures:
             return [], []
         base = self.names.base(haul.run, haul.seeds)
         steps = [self.names.folder(haul.run)] if base is None else []
         root = safe_files.make_folder(options.folder, *steps)
-        collector = _collect.Collector(
+        collector = collect.Collector(
             haul.server, root, flat=base is not None or options.run.flat, patience=options.run.patience
         )
         several = len(outputs) + len(haul.pictures) > 1
@@ -267,7 +267,7 @@ class Fetchers:
             try:
                 saved.append(collector.fetch(renamed))
             except SkillError as error:
-                failed.append(_collect.Failed(output, collector.address(output.ref), error))
+                failed.append(collect.Failed(output, collector.address(output.ref), error))
         return saved, failed
 
 

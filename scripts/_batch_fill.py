@@ -13,20 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _placing
-import _prepare
 from _plan import OUTPUT_COLUMN, Plan
 from _plan_read import CommaList
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts, parameters
 from comfyskill.graph import fill as graph_fill
+from comfyskill.run import placing, prepare
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
 if TYPE_CHECKING:
-    from _inputs import Uploader
+    from comfyskill.run.inputs import Uploader
 
 # So many values of an axis are looked at before the first run; the others when their turn comes.
 MOST_CHECKED = 2000
@@ -36,16 +35,16 @@ class Recipe(NamedTuple):
     """What all runs of a batch share: the workflow, the constant wishes, and the plan."""
 
     source: read.Source
-    wishes: _prepare.Wishes
+    wishes: prepare.Wishes
     plan: Plan
 
-    def constant(self) -> _prepare.Wishes:
+    def constant(self) -> prepare.Wishes:
         """The wishes that do not vary; fresh seeds are drawn for each run instead."""
         return self.wishes._replace(randomize_seed=False)
 
 
 def _is_local_file(value: Any) -> bool:
-    return isinstance(value, str) and not value.startswith("output:") and _placing.may_be_file(value)
+    return isinstance(value, str) and not value.startswith("output:") and placing.may_be_file(value)
 
 
 class Filler:
@@ -55,7 +54,7 @@ class Filler:
         self.recipe = recipe
         self.server = server
         self.dry_run = dry_run
-        self.prepared = _prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
+        self.prepared = prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
         self.definitions = self._definitions()
         self.parameters = parameters.find(self.prepared.graph, self.definitions)
         self._fixed = {(item["node_id"], item["input"]) for item in self.prepared.changes}
@@ -64,10 +63,10 @@ class Filler:
 
     @cached_property
     def _uploader(self) -> Uploader:
-        import _inputs
+        from comfyskill.run import inputs
 
         wishes = self.recipe.wishes
-        return _inputs.Uploader(
+        return inputs.Uploader(
             self.server, dry_run=self.dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
         )
 
@@ -136,7 +135,7 @@ class Filler:
         sent: list[dict[str, Any]] = []
         if self._file_names & settings.keys():
             wishes = self.recipe.constant()._replace(settings=settings, files=())
-            settings, sent, uploaded = _prepare.upload_inputs(
+            settings, sent, uploaded = prepare.upload_inputs(
                 self.prepared.graph, wishes, self.definitions, self._uploader
             )
         filled = graph_fill.fill_found(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-import _value_flags
 from comfyskill.base import flags
+from comfyskill.run import flags as run_flags
 
 MOST_RUNS = 10_000
 # What a journal's plan line holds, so that a resumed batch does not look at them.
@@ -33,7 +33,7 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
         "--output-dir", metavar="DIR", help="where files and the journal go (default: batches/DATE-TIME)"
     )
     _add_plan_flags(parser)
-    _value_flags.add(parser)
+    run_flags.add(parser)
     flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)

@@ -12,7 +12,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import _reports
 from _batch_ends import Ends
 from _batch_fetch import Fetchers
 from _batch_fill import Filler
@@ -22,6 +21,7 @@ from _batch_supply import OUTAGES, SHORT, Supply
 from _batch_times import Samples
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import reports
 from comfyskill.server import events
 from comfyskill.server.protocol import Dialect
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -52,7 +52,7 @@ class Lane(threading.Thread):
         run = batch.options.run
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
         self.flights = Flights(self.watcher)
-        self._sockets = bool(_reports.socket_nodes(filler.prepared.graph))
+        self._sockets = bool(reports.socket_nodes(filler.prepared.graph))
         self.samples = Samples(filler)
         self.ends = Ends(batch, server, fetchers, self.samples, sockets=self._sockets)
         self.supply = Supply(batch, server, filler, self.flights, self.ends, self.watcher)
@@ -176,7 +176,7 @@ class Lane(threading.Thread):
             return
         frame = update.frame
         if isinstance(frame, events.Preview):
-            if self._sockets and _reports.sends_through_socket(flight.graph, frame.node):
+            if self._sockets and reports.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
         elif isinstance(frame, events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import _jobs
 from _batch import Left
 from _batch_ends import Ends
 from _batch_flights import Flight, Flights
 from _batch_supply import SECOND_LOOK
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import jobs
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Moves:
                 continue
             if self.server.cancel(prompt_id):
                 # It may have begun just now, and then a server forgets the interrupt: it is looked for again.
-                self._look_at[prompt_id] = now + _jobs.SAY_AGAIN
+                self._look_at[prompt_id] = now + jobs.SAY_AGAIN
                 continue
             state = self.server.state(prompt_id)
             if prompt_id not in self._look_at and not state.done:
@@ -158,8 +158,8 @@ class Moves:
             self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
 
     def _after_cancel(self, prompt_id: str) -> JobState:
-        give_up = time.monotonic() + _jobs.CANCEL_PATIENCE
-        say_again = time.monotonic() + _jobs.SAY_AGAIN
+        give_up = time.monotonic() + jobs.CANCEL_PATIENCE
+        say_again = time.monotonic() + jobs.SAY_AGAIN
         while True:
             state = self.server.state(prompt_id)
             self.heard = time.monotonic()
@@ -168,7 +168,7 @@ class Moves:
             if time.monotonic() >= say_again:
                 # An interrupt that comes just before a run's first node is forgotten by the server.
                 self.server.cancel(prompt_id)
-                say_again += _jobs.SAY_AGAIN
+                say_again += jobs.SAY_AGAIN
             time.sleep(0.1)
 
 

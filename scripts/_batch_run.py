@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import _batch_times
-import _reports
 from _batch import Batch, BatchOptions
 from _batch_fetch import Fetchers
 from _batch_fill import Filler, Recipe
 from _batch_lane import Lane
 from _batch_progress import BatchProgress
-from _jobs import CANCEL_PATIENCE
 from _journal import Journal, Recorded
 from comfyskill.base import cli, safe_text
 from comfyskill.base.signals import Terminated
+from comfyskill.run import reports
+from comfyskill.run.jobs import CANCEL_PATIENCE
 
 MOST_SHOWN = 20
 FRAME = 0.25
@@ -133,8 +133,8 @@ def resume_command(batch: Batch) -> str:
 def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Sequence[str]) -> str:
     """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI, `trust`: TLS flags."""
     named = [word for host in hosts for word in ("--host", host)]
-    api_words = _reports.trust_words(api, None, insecure=False)
-    return _reports.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
+    api_words = reports.trust_words(api, None, insecure=False)
+    return reports.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
 
 
 def _terminated(batch: Batch) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
     warnings = []
     for lane, ids in _not_stopped(batch).items():
         document.setdefault("not_cancelled", {})[lane.url] = safe_text.cap(ids, MOST_SHOWN)
-        command = _reports.cancel_command(lane.server, ids[:MOST_SHOWN])
+        command = reports.cancel_command(lane.server, ids[:MOST_SHOWN])
         document.setdefault("next", []).append(command)
         warnings.append(
             f"{len(ids)} submitted runs could not be cancelled at {lane.url} and may go on there; "

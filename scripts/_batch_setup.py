@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _collect
 from _batch_fill import Filler, Recipe
 from _plan import Axis, Plan
-from _prepare import Wishes
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import collect
+from comfyskill.run.prepare import Wishes
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import media, read
 
@@ -95,12 +95,12 @@ def need_consent(plan: Plan, ready: Sequence[Filler], *, yes_spend: bool, max_ru
         return
     paying = [filler for filler in ready if filler.prepared.partner]
     if paying:
-        import _spending
+        from comfyskill.run import spending
 
         nodes = {node for filler in paying for node in filler.prepared.partner}
         prepared = paying[0].prepared._replace(partner=sorted(nodes))
         servers = [filler.server for filler in paying if filler.server is not None]
-        raise _spending.consent_needed(
+        raise spending.consent_needed(
             prepared, servers, f"{plan.count} runs would each call", runs=plan.count
         )
     paid = [filler.server.url for filler in ready if filler.server is not None and is_paid(filler.server)]
@@ -143,7 +143,7 @@ def plan_line(recipe: Recipe, name: str | None, files: Sequence[Path] = ()) -> d
             "tiled_vae": wishes.tiled_vae,
         },
         "name": name,
-        "input_digests": sorted({_collect.file_digest(path) for path in files if not _is_picture(path)}),
+        "input_digests": sorted({collect.file_digest(path) for path in files if not _is_picture(path)}),
     }
 
 

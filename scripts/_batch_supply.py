@@ -9,8 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 import _common
-import _jobs
-import _ours
 from _batch import Todo
 from _batch_ends import Ends, facts_of
 from _batch_fill import Filler
@@ -18,6 +16,7 @@ from _batch_flights import Flight, Flights
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.run import jobs, submitted
 from comfyskill.server.protocol import Dialect, Submission
 from comfyskill.server.watch import Watcher
 
@@ -112,7 +111,7 @@ class Supply:
             return None
         now = time.monotonic()
         since = now if self._outage_since is None else self._outage_since
-        return max(since + self.batch.options.run.patience, now + _jobs.SUBMIT_TIME)
+        return max(since + self.batch.options.run.patience, now + jobs.SUBMIT_TIME)
 
     def _not_looked_up(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
@@ -126,7 +125,7 @@ class Supply:
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
-        return _jobs.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
+        return jobs.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""
@@ -190,7 +189,7 @@ class Supply:
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
         if not self.server.fleeting:
-            _ours.remember(self.url, accepted.prompt_id)
+            submitted.remember(self.url, accepted.prompt_id)
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight

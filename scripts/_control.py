@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _job_report
-import _ours
-import _prepare
-from _reports import head
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import prepare, submitted
+from comfyskill.run.reports import head
 from comfyskill.server.protocol import Dialect, JobSummary, Submission
 
 MOST_ROWS = 50
@@ -36,7 +35,7 @@ def queue_rows(server: Dialect) -> list[JobSummary]:
 
 def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
     """What runs and waits, in true order, ours marked, with waiting times where the server tells them."""
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     rows = []
     for job in queue_rows(server):
         shown = _job_report.row(job, ours)
@@ -72,7 +71,7 @@ def cancel(
 
     The status is `error` when one could not be stopped.
     """
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     here = _phases(server, None if all_ours else ids)
     if all_ours:
         ids = [prompt_id for prompt_id in here if prompt_id in ours]
@@ -144,7 +143,7 @@ def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
 
 def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dict[str, Any]:
     """Take waiting jobs out of the queue: ours, or everybody's with `all_users` (and `yes`)."""
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     waiting = [job for job in queue_rows(server) if job.phase == "pending"]
     mine = [job for job in waiting if job.prompt_id in ours]
     if not all_users:
@@ -218,7 +217,7 @@ def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) ->
     """Newer servers do not show the key that a partner node was submitted with, so it could not be sent again."""
     if not isinstance(graph, Mapping) or "api_key_comfy_org" in extra or "auth_token_comfy_org" in extra:
         return
-    if _prepare.partner_nodes(graph, None, server):
+    if prepare.partner_nodes(graph, None, server):
         raise SkillError(
             "it has partner nodes, whose key the server does not show: put in again it would fail",
             code="not_available", exit=Exit.FAILED, hint="cancel it, and run it anew with --front",
@@ -227,14 +226,14 @@ def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) ->
 
 def history(server: Dialect, most: int) -> dict[str, Any]:
     """Finished jobs, newest first."""
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     rows = [_job_report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
     return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, most)}
 
 
 def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
     """Forget finished jobs; their files stay."""
-    ids, ours = list(dict.fromkeys(ids)), _ours.known(server.url)
+    ids, ours = list(dict.fromkeys(ids)), submitted.known(server.url)
     foreign = [prompt_id for prompt_id in ids if prompt_id not in ours]
     _need_consent(len(foreign), yes, "--yes", "history-delete")
     known = [prompt_id for prompt_id in ids if server.state(prompt_id).done]
@@ -306,7 +305,7 @@ def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) 
 
     `count`: how many match among the running and waiting jobs and the newest finished ones (1000 with a filter).
     """
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     wanted = max(most + offset, MOST_SEARCHED) if states else most + offset
     listed = server.list_jobs(wanted, finished=not states or not UNFINISHED.issuperset(states))
     found = [job for job in listed if not states or (job.outcome or job.phase) in states]

@@ -22,13 +22,13 @@ import _deps_manager
 import _deps_origin
 import _deps_packs
 import _deps_report
-import _reports
 from _deps import Check
 from _deps_need import classes_of
 from _deps_stock import Stock, server_facts
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.editor import outline
+from comfyskill.run import reports as run_reports
 from comfyskill.server import inventory as server_inventory
 from comfyskill.source import read as source_read
 
@@ -127,7 +127,7 @@ def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
     """The flags that ask the same again; keys are not repeated. None for a server that does not answer."""
     if inventory:
         return ("--inventory", inventory)
-    return () if isinstance(server, Nobody) else tuple(_reports.server_words(server))
+    return () if isinstance(server, Nobody) else tuple(run_reports.server_words(server))
 
 
 class Workflow(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-import _reports
 from comfyskill.base import flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import reports
 from comfyskill.server.protocol import Dialect
 
 
@@ -83,5 +83,5 @@ def is_local(url: str) -> bool:
 
 def host_words(server: Dialect) -> list[str]:
     """The flags that reach this server again, none where the default does."""
-    words = _reports.server_words(server)
+    words = reports.server_words(server)
     return [] if words == ["--host", flags.DEFAULT_HOST] else words

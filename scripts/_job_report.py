@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import _collect
-import _failures
-import _memory
-import _ours
-import _timing
-from _failures import shown_value
-from _reports import command, head, server_words
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts
+from comfyskill.run import collect, failures, memory, submitted, times
+from comfyskill.run.failures import shown_value
+from comfyskill.run.reports import command, head, server_words
 from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
 MOST_NODES = 60
@@ -48,7 +44,7 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
             "message": "the job was interrupted before its end",
             "hint": "run it again if wanted",
         }
-    files = _collect.files_of(state.outputs, previews=True)
+    files = collect.files_of(state.outputs, previews=True)
     document["outputs"] = [
         {
             "filename": safe_text.clean(item.ref.display_name or item.ref.filename, 200),
@@ -97,7 +93,7 @@ def _times(state: JobState) -> dict[str, Any]:
 
 def _node_times(server: Dialect, state: JobState) -> dict[str, Any]:
     """Seconds per node where our own tools watched the run, the slowest first."""
-    known = _timing.nodes_of(server.url, state.prompt_id)
+    known = times.nodes_of(server.url, state.prompt_id)
     graph = state.graph or {}
     rows = [
         {"node_id": node, "class_type": _class(graph, node), "seconds": seconds}
@@ -113,14 +109,14 @@ def _class(graph: Mapping[str, Any], node_id: str) -> str:
 
 def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
     graph = state.graph or {}
-    document = _failures.failure(state, graph, said=2_000, full=full)
+    document = failures.failure(state, graph, said=2_000, full=full)
     del document["status"]
     told = document["error"]
     node = {key: told.pop(key) for key in ("node_id", "class_type", "title", "inputs")}
-    found = _failures.node_of(graph, node["node_id"])
+    found = failures.node_of(graph, node["node_id"])
     document["node"] = node | {"inputs": _inputs(server, found, state.error or {})}
     if document["code"] == "out_of_memory":
-        document["proposals"] = _memory.proposals(graph, server)
+        document["proposals"] = memory.proposals(graph, server)
     return document
 
 
@@ -142,7 +138,7 @@ def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) 
 
 def listing(server: Dialect, count: int) -> dict[str, Any]:
     """The latest jobs with status and duration, newest first; running and waiting ones before them."""
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     rows = [row(job, ours) for job in server.list_jobs(count)]
     return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, max(count, 1))}
 
@@ -173,7 +169,7 @@ def latest(server: Dialect) -> str:
 
     Raises SkillError (exit 1) when there is none.
     """
-    ours = _ours.known(server.url)
+    ours = submitted.known(server.url)
     done = [job.prompt_id for job in server.list_jobs(RECENT) if job.phase == "done"]
     if mine := [prompt_id for prompt_id in done if prompt_id in ours]:
         return mine[0]

@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import _collect
 import _common
-import _failures
-import _reports
-import _timing
-from _progress import WAITING, Progress
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.run import collect, failures, reports, times
+from comfyskill.run.progress import WAITING, Progress
 from comfyskill.server import events
 from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -42,7 +39,7 @@ class Shown:
     state: str
     progress: Progress
     position: int | None = None
-    estimate: _timing.Estimate | None = None
+    estimate: times.Estimate | None = None
     since: float = field(default_factory=time.monotonic)
     previews: int = 0
     known: bool = False  # its graph is known
@@ -51,7 +48,7 @@ class Shown:
         """The graph tells titles and shares, and how long such runs took before."""
         self.known = True
         self.progress.learn(graph)
-        self.estimate = _timing.estimate(url, graph)
+        self.estimate = times.estimate(url, graph)
 
     def runs(self) -> None:
         """It runs now: its time counts from here, without what it waited."""
@@ -169,7 +166,7 @@ class Monitor:
     def _again_command(self) -> str:
         """The command that waits for what is still going and fetches its files."""
         left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
-        return _reports.command("manage_queue.py", "wait", *left, *_reports.server_words(self.server))
+        return reports.command("manage_queue.py", "wait", *left, *reports.server_words(self.server))
 
     def _tap(self, frame: events.Frame) -> None:
         if isinstance(frame, events.Event) and frame.type == "status":
@@ -282,11 +279,11 @@ class Monitor:
         outcome: dict[str, Any] = {"prompt_id": state.prompt_id, "status": status}
         if state.execution_seconds is not None:
             outcome["execution_seconds"] = round(state.execution_seconds, 3)
-        files = _collect.files_of(state.outputs, previews=True)
+        files = collect.files_of(state.outputs, previews=True)
         names = [item.ref.display_name or item.ref.filename for item in files[:20]]
         outcome["outputs"] = [safe_text.clean(name, 200) for name in names]
         if status == "error":
-            failed = _failures.failure(state, state.graph or {})
+            failed = failures.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
         self.outcomes[state.prompt_id] = outcome
         self.view.ended(shown, outcome)
@@ -301,7 +298,7 @@ class Monitor:
         jobs = [*self.outcomes.values(), *(shown.row() for shown in self.jobs.values())]
         document: dict[str, Any] = {
             "status": "ok",
-            **_reports.head(self.server),
+            **reports.head(self.server),
             "jobs": safe_text.cap(jobs, 100),
         }
         bad = [item for item in self.outcomes.values() if item["status"] != "success"]
@@ -316,7 +313,7 @@ class Monitor:
                 first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
             )
             document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
-            document["next"] = [_reports.explain_command(self.server, first["prompt_id"])]
+            document["next"] = [reports.explain_command(self.server, first["prompt_id"])]
         elif timed_out and self.ids:
             document |= {
                 "status": "timeout", "code": "still_running", "message": "not finished in the given time; the jobs go on",

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _collect
-import _inputs
 from _server_questions import about, offered
 from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run import collect, inputs
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import sources_server
 
@@ -153,8 +152,8 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
 def _require_size(server: Dialect, mask: Path, original: FileRef) -> None:
     """Raises SkillError (exit 2) for a mask of another size than its picture: the server would fail with HTTP 500."""
     with tempfile.TemporaryDirectory() as folder:
-        fetched = _collect.Collector(server, Path(folder)).fetch(_collect.OutputFile(original, "", "")).path
-        with _inputs.usable(mask) as alpha, _inputs.usable(fetched) as picture:
+        fetched = collect.Collector(server, Path(folder)).fetch(collect.OutputFile(original, "", "")).path
+        with inputs.usable(mask) as alpha, inputs.usable(fetched) as picture:
             picture_files.refuse_other_size(mask.name, alpha.size, picture.size, scaled=False)
 
 
@@ -169,11 +168,11 @@ def download(
     if not ref.filename:
         raise SkillError("the file name is empty")
     # The user names one file; the server's subfolder is no reason to make folders here.
-    collector = _collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
+    collector = collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
     new = not folder.exists()
     file_names.make_folder(folder)
     try:
-        saved = collector.fetch(_collect.OutputFile(ref, "", "download"))
+        saved = collector.fetch(collect.OutputFile(ref, "", "download"))
     except SkillError as error:
         if new and not any(folder.iterdir()):
             folder.rmdir()

@@ -16,9 +16,9 @@ from _deps import MISSING, UNKNOWN, Item
 from _deps_need import classes_of
 from _deps_next import RENAMED
 from _deps_stock import Had, Stock
-from _reports import command, head, server_words
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.run.reports import command, head, server_words
 from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"

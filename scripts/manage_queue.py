@@ -96,13 +96,13 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     cli.be_quiet(args.quiet)
     server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
-        import _waiting
         from comfyskill.base import file_limits, file_names, signals
+        from comfyskill.run import waiting
 
         signals.listen()
         file_limits.allow(args.max_file_size)
         folder = file_names.make_folder(paths.absolute(args.output_dir))
-        return _waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
+        return waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: _control.show(server, args.max),
         "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),

@@ -28,10 +28,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _value_flags
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import SkillError
+from comfyskill.run import flags as run_flags
 
 # A job that was submitted long ago is neither changed nor only rehearsed.
 VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output-dir", metavar="DIR", default="outputs", help="where files go (default: %(default)s)"
     )
-    _value_flags.add(parser)
+    run_flags.add(parser)
     base_flags.add_unsure_flag(parser)
     _add_run_flags(parser)
     _add_output_flags(parser)
@@ -153,8 +153,8 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _jobs
     from comfyskill.base import file_limits, file_names, signals
+    from comfyskill.run import jobs
     from comfyskill.server import connect
 
     signals.listen()
@@ -167,19 +167,16 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     output_dir = paths.absolute(args.output_dir)
     if args.resume:
         file_names.make_folder(output_dir)
-        return _jobs.resume(
-            connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir)
-        )
+        return jobs.resume(connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir))
     return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
 
 
 def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
-    import _jobs
-    import _prepare
     from comfyskill.base import file_names
+    from comfyskill.run import jobs, prepare
     from comfyskill.server import connect
 
-    wishes = _value_flags.wishes(args)
+    wishes = run_flags.wishes(args)
     if args.inventory:
         return _rehearse(args, wishes)
     if not args.dry_run:
@@ -191,7 +188,7 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
             return _offline(args, wishes, error)
         raise
     source = _read(args, server)
-    prepared = _prepare.prepare(source, wishes, server, dry_run=args.dry_run)
+    prepared = prepare.prepare(source, wishes, server, dry_run=args.dry_run)
     if args.save_workflow:
         _save_graph(Path(args.save_workflow), prepared.graph)
     if args.dry_run:
@@ -200,15 +197,14 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     _need_consent(prepared, server, args)
     options = _options(args, output_dir)
     return (
-        _jobs.submit_only(server, prepared, options) if args.no_wait else _jobs.run(server, prepared, options)
+        jobs.submit_only(server, prepared, options) if args.no_wait else jobs.run(server, prepared, options)
     )
 
 
 def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
     """--reproduce: the graph of a receipt, run again as it is, and what came out beside what came out then."""
-    import _jobs
-    import _reproduce
     from comfyskill.base import file_names
+    from comfyskill.run import jobs, reproduce
     from comfyskill.server import connect
 
     if any(getattr(args, flag) for flag in VALUES):
@@ -221,9 +217,9 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
             "--reproduce runs and compares: leave out --no-wait and --save-workflow",
             hint="--dry-run prints the graph",
         )
-    receipt = _reproduce.load(paths.expanded(args.reproduce))
+    receipt = reproduce.load(paths.expanded(args.reproduce))
     server = connect.connect_from(args, need_key=True)
-    prepared = _reproduce.prepare(receipt, server, dry_run=args.dry_run)
+    prepared = reproduce.prepare(receipt, server, dry_run=args.dry_run)
     options = _options(args, output_dir)
     options = options._replace(
         receipt=True,
@@ -232,10 +228,10 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     )
     if args.dry_run:
         document = _dry_run(server, prepared, args, options)
-        return document | {"differences": _reproduce.differences(receipt, server)}
+        return document | {"differences": reproduce.differences(receipt, server)}
     _need_consent(prepared, server, args)
     file_names.make_folder(output_dir)
-    return _reproduce.again(receipt, server, lambda: _jobs.run(server, prepared, options))
+    return reproduce.again(receipt, server, lambda: jobs.run(server, prepared, options))
 
 
 def _read(args: argparse.Namespace, server: Any) -> Any:
@@ -258,15 +254,15 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
 
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:
-    import _jobs
     from comfyskill.base import file_names
+    from comfyskill.run import jobs
 
     safe_text.hide(args.partner_key)
     safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
     previews = None
     if args.save_previews and not args.dry_run:
         previews = file_names.make_folder(paths.absolute(args.save_previews), "--save-previews")
-    return _jobs.Options(
+    return jobs.Options(
         output_dir,
         timeout=args.timeout,
         use_socket=args.ws,
@@ -293,7 +289,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     missing = prepared.source.missing_types
     if not missing:
         return
-    import _reports
+    from comfyskill.run import reports
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
@@ -301,16 +297,16 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
-        next=[_reports.command("check_deps.py", workflow, "--host", server.url)],
+        next=[reports.command("check_deps.py", workflow, "--host", server.url)],
         missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 
 
 def _need_consent(prepared: Any, server: Any, args: argparse.Namespace) -> None:
     if prepared.partner and not args.yes_spend:
-        import _spending
+        from comfyskill.run import spending
 
-        raise _spending.consent_needed(prepared, [server])
+        raise spending.consent_needed(prepared, [server])
 
 
 def _save_graph(path: Path, graph: dict[str, Any]) -> None:
@@ -324,23 +320,23 @@ def _save_graph(path: Path, graph: dict[str, Any]) -> None:
 
 
 def _dry_run(server: Any, prepared: Any, args: argparse.Namespace, options: Any) -> dict[str, Any]:
-    import _jobs
+    from comfyskill.run import jobs
 
-    _jobs.checked_submission(server, prepared, options)
+    jobs.checked_submission(server, prepared, options)
     return _rehearsed(server, prepared, args, options.targets)
 
 
 def _rehearsed(
     server: Any, prepared: Any, args: argparse.Namespace, only: list[str] | None
 ) -> dict[str, Any]:
-    import _reports
+    from comfyskill.run import reports
 
-    document = {"status": "dry_run", **_reports.head(server), **_reports.about(prepared)}
+    document = {"status": "dry_run", **reports.head(server), **reports.about(prepared)}
     if not args.no_validate:
-        import _foreseen
+        from comfyskill.run import dry_run
 
         sent = {row["input"] for row in prepared.uploads}
-        document |= _foreseen.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=only)
+        document |= dry_run.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=only)
     if args.save_workflow:
         document["saved_workflow"] = str(paths.absolute(args.save_workflow))
     return document | {"graph": cli.Verbatim(prepared.graph)}
@@ -348,14 +344,13 @@ def _rehearsed(
 
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
-    import _prepare
-    import _submit
+    from comfyskill.run import prepare, submit
     from comfyskill.server import inventory
 
     server: Any = inventory.load(paths.expanded(args.inventory))
-    prepared = _prepare.prepare(_read(args, server), wishes, server, dry_run=True)
+    prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
-        _submit.check_targets(server, prepared.graph, args.only)
+        submit.check_targets(server, prepared.graph, args.only)
     if args.save_workflow:
         _save_graph(Path(args.save_workflow), prepared.graph)
     return _rehearsed(server, prepared, args, args.only)
@@ -363,10 +358,9 @@ def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
 
 def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[str, Any]:
     """No server: the prepared graph is written all the same, and the report says how to load it by hand."""
-    import _prepare
-    import _reports
+    from comfyskill.run import prepare, reports
 
-    prepared = _prepare.prepare(_read(args, None), wishes, None)
+    prepared = prepare.prepare(_read(args, None), wishes, None)
     by_hand = (
         "; choose the files under `uploads` in their nodes first, no server has them"
         if prepared.uploads
@@ -376,7 +370,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
     _save_graph(path, prepared.graph)
     return error.document() | {
         "saved_workflow": str(path),
-        **_reports.about(prepared),
+        **reports.about(prepared),
         "hint": f"start ComfyUI and drag {path.name} into its browser window (or menu Workflow, Open)"
         f"{by_hand}, then press Run; or run this command again when the server is up",
     }

@@ -173,13 +173,13 @@ def _asked(args: argparse.Namespace) -> Any:
 
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
-    import _placing
     import _server_files
     from comfyskill.base import file_limits
+    from comfyskill.run import placing
     from comfyskill.server.protocol import FileRef
 
     if args.question == "upload":
-        original = _placing.annotated(args.original) if args.original else None
+        original = placing.annotated(args.original) if args.original else None
         return _server_files.upload(
             server,
             args.files,

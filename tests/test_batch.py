@@ -701,10 +701,10 @@ def test_the_plan_line_keeps_every_wish() -> None:
     import _batch_fill
     import _batch_setup
     import _plan
-    import _prepare
+    from comfyskill.run import prepare
     from comfyskill.source import read
 
-    wishes = _prepare.Wishes(
+    wishes = prepare.Wishes(
         settings={"steps": 3}, files=[("image", "/a.png", "image")], loras=["a"], force_links=frozenset({"1.x"}),
         validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
     )  # fmt: skip

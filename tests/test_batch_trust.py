@@ -422,18 +422,18 @@ def test_consent_names_node_price_and_server(
     ],
 )  # fmt: skip
 def test_a_price_is_read_where_it_does_not_depend_on_the_inputs(said: str, price: str | None) -> None:
-    import _spending
+    from comfyskill.run import spending
 
-    assert _spending.price_of({"price_badge": {"expr": said}}) == price
+    assert spending.price_of({"price_badge": {"expr": said}}) == price
 
 
 @pytest.mark.parametrize(
     "definition", [None, {}, {"price_badge": None}, {"price_badge": {}}, {"price_badge": {"expr": 5}}]
 )
 def test_a_node_without_a_price_has_none(definition: Any) -> None:
-    import _spending
+    from comfyskill.run import spending
 
-    assert _spending.price_of(definition) is None
+    assert spending.price_of(definition) is None
 
 
 def sounds() -> dict[str, Any]:

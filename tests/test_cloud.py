@@ -16,9 +16,9 @@ import graphs
 import pytest
 from conftest import Demo, Ran, Runner
 
-import _collect
 import _common
 from comfyskill.base.cli import SkillError
+from comfyskill.run import collect
 from comfyskill.server import cloud_account
 from comfyskill.server.cloud import Cloud
 from comfyskill.server.cloud_records import STATUSES
@@ -595,7 +595,7 @@ def test_a_signed_address_that_expired_says_nothing_about_the_plan(cloud: Start,
     server = client(demo)
     state = follow(server, server.submit(submission()).prompt_id)
 
-    _, failed = _collect.Collector(server, tmp_path).fetch_all(_collect.files_of(state.outputs))
+    _, failed = collect.Collector(server, tmp_path).fetch_all(collect.files_of(state.outputs))
 
     assert failed[0].error.code == "download_failed"
     assert "plan" not in failed[0].error.message

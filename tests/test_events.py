@@ -56,7 +56,7 @@ def test_any_data_of_any_type_is_read(kind: str, data: Any) -> None:
 
 @given(JSON)
 def test_the_progress_view_survives_any_data(data: Any) -> None:
-    from _progress import Progress
+    from comfyskill.run.progress import Progress
 
     progress = Progress({"1": {"class_type": "KSampler", "inputs": {}}}, quiet=True)
     for kind in (

@@ -104,7 +104,7 @@ def test_a_missing_node_is_named_and_nothing_is_sent(run: Runner, demo: Demo, gr
 def test_a_model_of_another_size_is_named(
     run: Runner, demo: Demo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import _reproduce
+    from comfyskill.run import reproduce
     from comfyskill.server import local
 
     graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}}}
@@ -114,7 +114,7 @@ def test_a_model_of_another_size_is_named(
         json.dumps({"receipt": 1, "graph": graph, "model_files": files, "server": {"os": "amiga"}})
     )
     server = local.Local(demo.url)
-    found = {row["what"]: row for row in _reproduce.differences(_reproduce.load(path), server)}
+    found = {row["what"]: row for row in reproduce.differences(reproduce.load(path), server)}
     assert found["system"]["was"] == "amiga"
     assert found["model a.safetensors"] == {
         "what": "model a.safetensors",

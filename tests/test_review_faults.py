@@ -21,8 +21,8 @@ from flaky import Fault, Flaky
 from test_run import occupy, wait_for
 
 import _batch_begin
-import _prepare
 from comfyskill.editor import convert
+from comfyskill.run import prepare
 from comfyskill.server import local
 from comfyskill.server import socket as server_socket
 
@@ -288,7 +288,7 @@ def test_a_socket_whose_first_message_fails_is_closed(monkeypatch: pytest.Monkey
 
 def test_counting_seeds_leaves_the_settings_as_they_were() -> None:
     settings = MappingProxyType({"seed": "7", "steps": "3"})
-    wishes = _prepare.Wishes(settings=settings)
+    wishes = prepare.Wishes(settings=settings)
     args = argparse.Namespace(count=2, seed_start=None, randomize_seed=False)
     source = argparse.Namespace(graph=graphs.sleeper(0.1, seed=1))
     axes, left = _batch_begin._count_axis(args, source, [], wishes)

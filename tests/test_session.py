@@ -133,14 +133,14 @@ def test_a_chain_that_comes_home_gets_the_key_only_at_home(web: Any) -> None:
 
 
 def test_a_signed_address_is_fetched_bare(web: Any, tmp_path: Path) -> None:
-    import _collect
+    from comfyskill.run import collect
     from comfyskill.server.protocol import FileRef
 
     comfy, storage = web(), named(web())
     comfy.redirect("/api/view", f"{storage.url}/signed?X-Goog-Date=now")
     storage.answers["/signed"] = (200, {"Content-Type": "image/png"}, b"\x89PNG whole")
-    collector = _collect.Collector(server_with_key(comfy.url), tmp_path)
-    saved = collector.fetch(_collect.OutputFile(FileRef("x.png"), "1", "images"))
+    collector = collect.Collector(server_with_key(comfy.url), tmp_path)
+    saved = collector.fetch(collect.OutputFile(FileRef("x.png"), "1", "images"))
     assert saved.path.read_bytes() == b"\x89PNG whole"
     assert comfy.headers("/api/view")["x-api-key"] == KEY
     assert not secrets_in(storage.headers("/signed"))

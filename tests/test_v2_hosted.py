@@ -17,9 +17,9 @@ import pytest
 from conftest import Runner
 from v2_servers import PICTURE, Hosted, Seen, Storage, refuse, running, send, sse
 
-import _collect
 import _common
 from comfyskill.base.cli import SkillError
+from comfyskill.run import collect
 from comfyskill.server.protocol import Submission
 from comfyskill.server.v2 import V2
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -431,7 +431,7 @@ def test_a_body_cut_short_is_resumed_where_it_broke_off(
     server = client(hosted)
     (state,), _ = followed(server, [server.submit(submission()).prompt_id])
 
-    saved, failed = _collect.Collector(server, tmp_path).fetch_all(_collect.files_of(state.outputs))
+    saved, failed = collect.Collector(server, tmp_path).fetch_all(collect.files_of(state.outputs))
 
     assert not failed
     assert saved[0].path.read_bytes() == storage.content
@@ -447,7 +447,7 @@ def test_a_storage_that_refuses_says_nothing_about_the_key(
     server = client(hosted, key=KEY)
     (state,), _ = followed(server, [server.submit(submission()).prompt_id])
 
-    _, failed = _collect.Collector(server, tmp_path).fetch_all(_collect.files_of(state.outputs))
+    _, failed = collect.Collector(server, tmp_path).fetch_all(collect.files_of(state.outputs))
 
     assert failed[0].error.code == "download_failed"
     assert "key" not in f"{failed[0].error.message} {failed[0].error.hint}"
@@ -463,7 +463,7 @@ def test_a_download_does_not_follow_to_places_it_must_not_go(
     storage.url = target
     hosted.storage = storage
 
-    _, failed = _collect.Collector(server, tmp_path).fetch_all(_collect.files_of(state.outputs))
+    _, failed = collect.Collector(server, tmp_path).fetch_all(collect.files_of(state.outputs))
 
     assert failed[0].error.code == "unsafe_redirect"
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from comfyskill.graph import facts
 from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
-    from _prepare import Prepared
+    from comfyskill.run.prepare import Prepared
 
 MOST_NAMED = 6
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _doubts
-import _placing
 from comfyskill.graph import catalog, facts
+from comfyskill.run import doubts as run_doubts
+from comfyskill.run import placing
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
 if TYPE_CHECKING:
-    import _inputs
+    from comfyskill.run import inputs
 
 # Classes of a plain ComfyUI that call no paid service. What is not listed here is looked up on the server.
 FREE_CLASSES = frozenset(
@@ -88,15 +88,15 @@ def prepare(
     settings: dict[str, Any] = dict(wishes.settings)
     uploads: list[dict[str, Any]] = []
     uploaded: set[str] = set()
-    if _placing.wants_upload(wishes.settings, wishes.files):
-        import _inputs
+    if placing.wants_upload(wishes.settings, wishes.files):
+        from comfyskill.run import inputs
 
-        uploader = _inputs.Uploader(
+        uploader = inputs.Uploader(
             server, dry_run=dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
         )
         settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
     if not (settings or wishes.randomize_seed):
-        doubts = [*_doubts.sample_pictures(graph, ()), *_doubts.saved_keys(graph, source.editor)]
+        doubts = [*run_doubts.sample_pictures(graph, ()), *run_doubts.saved_keys(graph, source.editor)]
         return Prepared(
             graph, source, seeds_of(graph), notes=[*notes, *doubts],
             partner=partner_nodes(graph, definitions, server), video=facts.is_video(graph, definitions),
@@ -109,9 +109,9 @@ def prepare(
         randomize_seed=wishes.randomize_seed, uploaded=uploaded,
     )  # fmt: skip
     chosen = {f"{item['node_id']}.{item['input']}" for item in filled.changes}
-    doubts = _doubts.sample_pictures(filled.graph, chosen)
-    doubts += _doubts.after_changes(filled.graph, definitions, chosen, uploaded)
-    doubts += _doubts.saved_keys(filled.graph, source.editor)
+    doubts = run_doubts.sample_pictures(filled.graph, chosen)
+    doubts += run_doubts.after_changes(filled.graph, definitions, chosen, uploaded)
+    doubts += run_doubts.saved_keys(filled.graph, source.editor)
     return Prepared(
         filled.graph,
         source,
@@ -170,15 +170,15 @@ def upload_inputs(
     graph: Mapping[str, Any],
     wishes: Wishes,
     definitions: Mapping[str, Any] | None,
-    uploader: _inputs.Uploader,
+    uploader: inputs.Uploader,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], set[str]]:
     """Settings with local files replaced by the server's names, the rows that report them, the addresses they set."""
-    placed = _placing.place(graph, wishes.settings, wishes.files, definitions, uploader)
+    placed = placing.place(graph, wishes.settings, wishes.files, definitions, uploader)
     return placed.settings, placed.rows, placed.fresh
 
 
 def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The graph with each VAEDecode made a VAEDecodeTiled, and the ids of those nodes."""
-    import _memory
+    from comfyskill.run import memory
 
-    return _memory.with_tiled_decode(graph)
+    return memory.with_tiled_decode(graph)

@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _model_facts
-import _prepare
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
+from comfyskill.run import model_facts, prepare
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
-    from _collect import Saved
-    from _jobs import Job, Options
-    from _prepare import Prepared
+    from comfyskill.run.collect import Saved
+    from comfyskill.run.jobs import Job, Options
+    from comfyskill.run.prepare import Prepared
 
 
 def write(
@@ -45,7 +44,7 @@ def write(
         **_asked_for(job, prepared, options, document, path),
         "include_previews": options.include_previews,
         "models": sorted({use.name for use in facts.models_in(dict(job.graph))}),
-        "model_files": _model_facts.model_facts(job.server, job.graph),
+        "model_files": model_facts.model_facts(job.server, job.graph),
         "files": [
             {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()} for item in saved
         ],
@@ -74,7 +73,7 @@ def _asked_for(
         }
     known: dict[str, Any] = {
         "workflow": None,
-        "seeds": _prepare.seeds_of(job.graph),
+        "seeds": prepare.seeds_of(job.graph),
         "parameters": [],
         "uploads": [],
         "only": None,

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _collect
-import _model_facts
-import _prepare
-import _receipt
-import _reports
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts
+from comfyskill.run import collect, model_facts, reports
+from comfyskill.run import prepare as run_prepare
+from comfyskill.run import receipt as run_receipt
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
@@ -80,7 +78,7 @@ def _no_receipt(path: Path, why: str) -> SkillError:
     )  # fmt: skip
 
 
-def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _prepare.Prepared:
+def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> run_prepare.Prepared:
     """The receipt's graph with its input files on this server. Raises SkillError `rejected` for missing nodes."""
     missing = _missing_nodes(receipt, server)
     if missing:
@@ -91,7 +89,7 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> _pre
         )  # fmt: skip
     source = read.Source(receipt.graph, None, f"receipt {receipt.path.name}", False, [], [], [])
     files = [(row["name"], row["file"], row.get("kind") or "file") for row in _uploads(receipt)]
-    return _prepare.prepare(source, _prepare.Wishes(files=files), server, dry_run=dry_run)
+    return run_prepare.prepare(source, run_prepare.Wishes(files=files), server, dry_run=dry_run)
 
 
 def _uploads(receipt: Receipt) -> list[dict[str, str]]:
@@ -103,10 +101,10 @@ def _uploads(receipt: Receipt) -> list[dict[str, str]]:
 
 
 def _may_leave(row: Mapping[str, Any]) -> bool:
-    import _inputs
+    from comfyskill.run import inputs
 
     path = Path(row["file"])
-    return _inputs.may_leave(path, _collect.file_digest(path), [row.get("sha256")])
+    return inputs.may_leave(path, collect.file_digest(path), [row.get("sha256")])
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
@@ -143,7 +141,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
         }
         if server.api == "local":
             document["note"] += "; empty the cache (see next), then reproduce once more"
-            document["next"] = [_reports.command("manage_queue.py", "free", *_reports.server_words(server))]
+            document["next"] = [reports.command("manage_queue.py", "free", *reports.server_words(server))]
     if same:
         return document
     found = differences(receipt, server)
@@ -210,7 +208,7 @@ def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mappi
 
 def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"file": after.get("file"), "was": before.get("file")}
-    digest = after.get("sha256") or _collect.file_digest(Path(str(after["file"])))
+    digest = after.get("sha256") or collect.file_digest(Path(str(after["file"])))
     if digest == before.get("sha256"):
         return row | {"same": True}
     difference = _pixels(_first_file(receipt, before), Path(str(after["file"])))
@@ -256,7 +254,7 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
             }
         )
     was = receipt.document.get("server")
-    now = _receipt.server_facts(server)
+    now = run_receipt.server_facts(server)
     for key, what in FACTS.items():
         before = was.get(key) if isinstance(was, Mapping) else None
         if before and now.get(key) and before != now[key]:
@@ -272,7 +270,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
         else {}
     )
     rows = []
-    for row in _model_facts.model_facts(server, receipt.graph):
+    for row in model_facts.model_facts(server, receipt.graph):
         old = before.get((row["name"], row["folder"]), {})
         for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
             if old.get(key) and row.get(key) and old[key] != row[key]:
@@ -288,7 +286,7 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
     rows = []
     for row in _uploads(receipt):
         path = Path(row["file"])
-        if _collect.file_digest(path) != row.get("sha256"):
+        if collect.file_digest(path) != row.get("sha256"):
             was = safe_text.clean(row.get("as"), 200)
             rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
     return rows

@@ -15,8 +15,8 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import FileRef
 
 if TYPE_CHECKING:
-    from _inputs import Uploader
     from comfyskill.graph.uploads import UploadTarget
+    from comfyskill.run.inputs import Uploader
 
 
 class Placed(NamedTuple):

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _collect
 from comfyskill.base import file_limits, file_names, paths, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.run import collect
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
-    from _jobs import Job, Options
-    from _prepare import Prepared
-    from _progress import Progress
+    from comfyskill.run.jobs import Job, Options
+    from comfyskill.run.prepare import Prepared
+    from comfyskill.run.progress import Progress
     from comfyskill.server import events
 
 LONG_TEXT = 2_000
@@ -36,7 +36,7 @@ FINAL_DOWNLOAD_FAILURES = frozenset(
 def command(script: str, *words: object) -> str:
     """A command of this bundle that can be run as it stands, from anywhere."""
     return safe_text.shell_words(
-        [sys.executable or "python3", Path(__file__).resolve().parent / script, *words]
+        [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
     )
 
 
@@ -172,7 +172,7 @@ def finished(
     """The report of a job that has ended: downloads what it put out and says how it ended."""
     if options.targets is not None:
         state = _only_asked_for(state, job.graph, options.targets)
-    collector = _collect.Collector(
+    collector = collect.Collector(
         job.server,
         options.output_dir,
         flat=options.flat,
@@ -182,11 +182,11 @@ def finished(
     )
     seconds = round(time.monotonic() - job.submitted, 3)
     saved = _socket_pictures(job, collector)
-    fetched, failed = collector.fetch_all(_collect.files_of(state.outputs, previews=options.include_previews))
+    fetched, failed = collector.fetch_all(collect.files_of(state.outputs, previews=options.include_previews))
     saved += fetched
     for folder in {options.output_dir, *(item.path.parent for item in saved)}:
         file_names.remove_stale_parts(folder)
-    texts = _short_texts(_collect.texts_of(state.outputs), collector, job.prompt_id)
+    texts = _short_texts(collect.texts_of(state.outputs), collector, job.prompt_id)
     missed = missed_pictures(job, state, missed_frames)
     document = _verdict(job, state, saved, failed, missed, options)
     document |= head(job.server, job.prompt_id)
@@ -215,17 +215,17 @@ def finished(
     if state.outcome == "success" and not saved and not failed and not missed:
         document["message"] = _why_no_files(state, texts, job)
     if options.receipt and state.done:
-        import _receipt
+        from comfyskill.run import receipt
 
-        document["receipt"] = str(_receipt.write(job, state, prepared, saved, options, document))
+        document["receipt"] = str(receipt.write(job, state, prepared, saved, options, document))
     return document
 
 
 def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
     """The seeds of a job that is only waited for: drawn ones are known from nowhere else."""
-    import _prepare
+    from comfyskill.run import prepare
 
-    seeds = _prepare.seeds_of(graph)
+    seeds = prepare.seeds_of(graph)
     return {"seeds": seeds} if seeds else {}
 
 
@@ -239,7 +239,7 @@ def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence
     return state._replace(outputs=asked_for)
 
 
-def _listed_files(saved: list[_collect.Saved], folder: Path) -> dict[str, Any]:
+def _listed_files(saved: list[collect.Saved], folder: Path) -> dict[str, Any]:
     """The files, and when there are very many: how many are not listed and where they are."""
     listed: dict[str, Any] = {"outputs": [item.json() for item in saved[:MOST_FILES]]}
     if len(saved) > MOST_FILES:
@@ -270,7 +270,7 @@ def _account(server: Dialect, prepared: Prepared | None) -> dict[str, Any]:
     return {"account": account} if account else {}
 
 
-def _socket_pictures(job: Job, collector: _collect.Collector) -> list[_collect.Saved]:
+def _socket_pictures(job: Job, collector: collect.Collector) -> list[collect.Saved]:
     """The pictures that came through the socket; the server keeps no copy of them."""
     return [
         collector.save_bytes(
@@ -311,7 +311,7 @@ def socket_nodes(graph: Mapping[str, Any]) -> list[str]:
 
 
 def _short_texts(
-    texts: list[dict[str, str]], collector: _collect.Collector, prompt_id: str
+    texts: list[dict[str, str]], collector: collect.Collector, prompt_id: str
 ) -> list[dict[str, Any]]:
     """Long texts go to a file; the document keeps their beginning."""
     short: list[dict[str, Any]] = []
@@ -330,8 +330,8 @@ def _short_texts(
 def _verdict(
     job: Job,
     state: JobState,
-    saved: list[_collect.Saved],
-    failed: list[_collect.Failed],
+    saved: list[collect.Saved],
+    failed: list[collect.Failed],
     missed: list[str],
     options: Options,
 ) -> dict[str, Any]:
@@ -345,8 +345,8 @@ def _verdict(
 def _ending(
     job: Job,
     state: JobState,
-    saved: list[_collect.Saved],
-    failed: list[_collect.Failed],
+    saved: list[collect.Saved],
+    failed: list[collect.Failed],
     missed: list[str],
     options: Options,
 ) -> dict[str, Any]:
@@ -364,9 +364,9 @@ def _ending(
             else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
-        import _failures
+        from comfyskill.run import failures
 
-        return _failures.failure(state, job.graph)
+        return failures.failure(state, job.graph)
     if failed:
         return _incomplete(job, failed, options)
     if missed:
@@ -385,7 +385,7 @@ def _ending(
     return {"status": "success"}
 
 
-def _incomplete(job: Job, failed: list[_collect.Failed], options: Options) -> dict[str, Any]:
+def _incomplete(job: Job, failed: list[collect.Failed], options: Options) -> dict[str, Any]:
     """Some files could not be fetched; asking again only helps where the server may still have them."""
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     first = failed[0]
@@ -449,7 +449,7 @@ def _lost(job: Job, options: Options) -> dict[str, Any]:
 
 def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str:
     """Why a success brought no file."""
-    if temporary := _collect.temporary_count(state.outputs):
+    if temporary := collect.temporary_count(state.outputs):
         return f"only {temporary} temporary preview(s) were made; --include-previews downloads them"
     if texts:
         return "the workflow put out text only; see `texts`"

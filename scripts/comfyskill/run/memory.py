@@ -40,7 +40,7 @@ def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
     ]
     if server is not None and server.api != "local":
         return found
-    from _reports import command, server_words
+    from comfyskill.run.reports import command, server_words
 
     words = server_words(server) if server is not None else []
     return [

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import _common
-import _jobs
-import _reports
-from _progress import Progress
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.run import jobs as run_jobs
+from comfyskill.run import reports
+from comfyskill.run.progress import Progress
 from comfyskill.server.protocol import Accepted, Dialect, JobState
 from comfyskill.server.watch import Ended, Watcher
 
@@ -34,7 +34,7 @@ def wait(
     """
     wanted = list(dict.fromkeys(ids))
     results: dict[str, dict[str, Any]] = {}
-    options = _jobs.Options(output_dir, timeout=timeout, quiet=quiet)
+    options = run_jobs.Options(output_dir, timeout=timeout, quiet=quiet)
     try:
         _follow(server, wanted, options, results)
     except SkillError as error:
@@ -55,7 +55,7 @@ def wait(
 
 
 def _follow(
-    server: Dialect, wanted: Sequence[str], options: _jobs.Options, results: dict[str, dict[str, Any]]
+    server: Dialect, wanted: Sequence[str], options: run_jobs.Options, results: dict[str, dict[str, Any]]
 ) -> None:
     give_up = None if options.timeout is None else time.monotonic() + options.timeout
     watcher = Watcher(server, uuid.uuid4().hex, answered=False)
@@ -78,15 +78,17 @@ def _follow(
         watcher.close()
 
 
-def _fetched(server: Dialect, state: JobState, options: _jobs.Options) -> dict[str, Any]:
+def _fetched(server: Dialect, state: JobState, options: run_jobs.Options) -> dict[str, Any]:
     graph = state.graph or {}
-    job = _jobs.Job(server, state.prompt_id, graph, Accepted(state.prompt_id), time.monotonic(), ours=False)
-    return _reports.finished(job, state, None, options, Progress(graph, quiet=True), missed_frames=False)
+    job = run_jobs.Job(
+        server, state.prompt_id, graph, Accepted(state.prompt_id), time.monotonic(), ours=False
+    )
+    return reports.finished(job, state, None, options, Progress(graph, quiet=True), missed_frames=False)
 
 
 def _head(server: Dialect, wanted: Sequence[str], results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     jobs = [results[key] for key in wanted if key in results]
-    return {"status": "success", **_reports.head(server), "jobs": jobs}
+    return {"status": "success", **reports.head(server), "jobs": jobs}
 
 
 def _left(
@@ -102,9 +104,9 @@ def _left(
         "--output-dir",
         output_dir,
         *file_limits.flag_words(),
-        *_reports.server_words(server),
+        *reports.server_words(server),
     ]
-    return {"waiting": left, "next": [_reports.command("manage_queue.py", *words)]}
+    return {"waiting": left, "next": [reports.command("manage_queue.py", *words)]}
 
 
 def _stopped(

@@ -66,12 +66,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def wishes(args: argparse.Namespace) -> Any:
     """The `_prepare.Wishes` in parsed flags. Raises SkillError (exit 2)."""
-    import _prepare
+    from comfyskill.run import prepare
 
     given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
     if not (given or args.args):
         # Reading names and values loads a dozen rooms that a plain run does not need.
-        return _prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
+        return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
     from comfyskill.graph import fill
 
     settings: dict[str, Any] = fill.parse_args_json(_args_text(args.args)) if args.args else {}
@@ -81,7 +81,7 @@ def wishes(args: argparse.Namespace) -> Any:
         for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
         for text in texts
     ]
-    return _prepare.Wishes(
+    return prepare.Wishes(
         settings,
         files,
         args.lora,

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _collect
 from comfyskill.base import cli, file_names, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
+from comfyskill.run import collect
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import media
 
@@ -59,7 +59,7 @@ class Uploader:
             return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
         path = paths.expanded(given)
         self._check(path, kind)
-        digest = _collect.file_digest(path)
+        digest = collect.file_digest(path)
         if self.known is not None and not may_leave(path, digest, self.known):
             raise SkillError(
                 f"{path} is not sent: only the journal names it, and its content is not one that the batch began with",
@@ -126,11 +126,11 @@ class Uploader:
                 if not self.invert_mask:
                     return self._send(path, digest)
                 _inverted(path).save(made)
-                return self._send(made, _collect.file_digest(made))
+                return self._send(made, collect.file_digest(made))
             original, size = self._to_paint(original, Path(folder))
             _alpha_mask(path, size, self.invert_mask).save(made)
             # What the server stores is picture and mask together, so the name is made of both.
-            both = f"{_collect.file_digest(made)} {original.type}/{original.subfolder}/{original.filename}"
+            both = f"{collect.file_digest(made)} {original.type}/{original.subfolder}/{original.filename}"
             name = hashed_name(made.name, hashlib.sha256(both.encode()).hexdigest())
             ref = FileRef(name, "", "input")
             if self.dry_run or self.server is None or (self.server.own_ids and self.server.has_file(ref)):
@@ -148,8 +148,8 @@ class Uploader:
             if self.server is None or self.dry_run:
                 return original, None
             folder.joinpath("original").mkdir()
-            collector = _collect.Collector(self.server, folder / "original")
-            path = collector.fetch(_collect.OutputFile(original, "", "")).path
+            collector = collect.Collector(self.server, folder / "original")
+            path = collector.fetch(collect.OutputFile(original, "", "")).path
         with usable(path) as image:
             if image.getexif().get(ORIENTATION, 1) == 1:
                 return original, image.size
@@ -158,7 +158,7 @@ class Uploader:
             upright = folder / f"{path.stem}.png"
             turned = ImageOps.exif_transpose(image)
             turned.save(upright)
-        sent = self._send(upright, _collect.file_digest(upright))
+        sent = self._send(upright, collect.file_digest(upright))
         self._local.pop(sent, None)
         return sent, turned.size
 
@@ -169,7 +169,7 @@ class Uploader:
             raise SkillError(f"{given} needs a server", code="unreachable")
         state = self.server.state(prompt_id)
         files = [
-            item for item in _collect.files_of(state.outputs, previews=True) if node in ("", item.node_id)
+            item for item in collect.files_of(state.outputs, previews=True) if node in ("", item.node_id)
         ]
         wanted = [
             item for item in files if item.kind == ("image" if kind in PICTURE_KINDS else kind)

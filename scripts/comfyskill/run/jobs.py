@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 
 import _common
 import _credentials
-import _ours
-import _reports
-import _submit
-import _timing
-from _prepare import Prepared
-from _progress import Progress
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.signals import Terminated
+from comfyskill.run import reports, submit, times
+from comfyskill.run import submitted as run_submitted
+from comfyskill.run.prepare import Prepared
+from comfyskill.run.progress import Progress
 from comfyskill.server import events
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -131,7 +129,7 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
 def checked_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
     """What would be submitted, after all that can be known to be wrong with it. Raises as `new_submission`, and misuse."""
     submission = new_submission(server, prepared, options)
-    _submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
+    submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
     return submission
 
 
@@ -141,7 +139,7 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
     Who stops it at the submit learns what became of the job, as in `run`.
     """
     submission = checked_submission(server, prepared, options)
-    if unheard := _reports.socket_nodes(prepared.graph):
+    if unheard := reports.socket_nodes(prepared.graph):
         cli.warn(
             f"node {safe_text.name(unheard[0])} sends its pictures through the socket alone, and nobody will be listening"
         )
@@ -157,7 +155,7 @@ def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[s
         watcher.close()
     if job.interrupted:
         return _collected(job, state, prepared, options, progress, missed_frames=True)
-    return _reports.submitted(server, job.accepted, prepared, options)
+    return reports.submitted(server, job.accepted, prepared, options)
 
 
 def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
@@ -169,9 +167,9 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
     report = _run_once(server, prepared, options)
     if report.get("code") != "out_of_memory":
         return report
-    import _memory
+    from comfyskill.run import memory
 
-    report["proposals"] = _memory.proposals(prepared.graph, server)
+    report["proposals"] = memory.proposals(prepared.graph, server)
     if not options.retry_oom:
         return report
     if prepared.partner or server.api != "local":
@@ -200,7 +198,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     submission = checked_submission(server, prepared, options)
     watcher = Watcher(server, submission.client_id, use_socket=options.use_socket, patience=options.patience)
     progress = Progress(prepared.graph, quiet=options.quiet)
-    expected = _timing.estimate(server.url, prepared.graph)
+    expected = times.estimate(server.url, prepared.graph)
     if expected is not None and expected.seconds >= WORTH_SAYING:
         cli.note(f"{expected.words()}, from {expected.runs} earlier run(s)")
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
@@ -228,7 +226,7 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
     computed = len(progress.cached) < len(prepared.graph)
     if state.outcome == "success" and computed and not server.fleeting:
         seconds = report.get("execution_seconds", report["seconds"])
-        _timing.record(
+        times.record(
             server.url, job.prompt_id, prepared.graph, seconds, progress.node_seconds, len(progress.cached)
         )
     return report
@@ -240,12 +238,12 @@ def _complete(
     """A submit of unknown fate must not be repeated; this is what to do instead."""
     if job.accepted is not NOT_YET or error.code == "submit_unknown":
         # A seed that was drawn for this run is told, however the wait ends.
-        error.details = _reports.about(prepared) | error.details
+        error.details = reports.about(prepared) | error.details
     if error.code == "submit_unknown" and not error.next:
-        error.next = [_reports.look_command(job.server, submission, options)]
+        error.next = [reports.look_command(job.server, submission, options)]
 
 
-def _first_warning(expected: _timing.Estimate | None, video: bool) -> float:
+def _first_warning(expected: times.Estimate | None, video: bool) -> float:
     """After how many seconds a running job is worth a warning: later when it is known to take long."""
     usual = LONG_VIDEO_RUN if video else LONG_RUN
     return usual if expected is None else max(usual, expected.high * 1.5)
@@ -258,7 +256,7 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     except SkillError as error:
         error.details.setdefault("prompt_id", prompt_id)
         if not error.next and error.exit not in (Exit.MISUSE, Exit.UNREACHABLE):
-            error.next = [_reports.resume_command(server, prompt_id, options)]
+            error.next = [reports.resume_command(server, prompt_id, options)]
         raise
 
 
@@ -301,7 +299,7 @@ def _collected(
     """Download and report. Who stops us here must learn that the job itself has ended."""
     words = "while its results were downloaded; the job itself had ended"
     try:
-        return _reports.finished(job, state, prepared, options, progress, missed_frames)
+        return reports.finished(job, state, prepared, options, progress, missed_frames)
     except KeyboardInterrupt:
         raise _left_running(job, options, f"interrupted {words}", "interrupted", FETCH_HINT) from None
     except Terminated:
@@ -312,11 +310,11 @@ def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Opt
     job.submitted = time.monotonic()
     limit = None if options.timeout is None else job.submitted + max(options.timeout, SUBMIT_TIME)
     with _common.no_later_than(limit):
-        accepted = _submit.submit(job.server, submission)
+        accepted = submit.submit(job.server, submission)
     _accept(watcher, job, accepted)
     if job.accepted.node_errors and options.strict:
         job.server.cancel(job.prompt_id)
-        raise _reports.strict_rejection(job)
+        raise reports.strict_rejection(job)
 
 
 def _accept(watcher: Watcher, job: Job, accepted: Accepted) -> None:
@@ -371,7 +369,7 @@ def _announce(server: Dialect, prompt_id: str) -> None:
     """On stderr at once and also with --quiet: even kill -9 must not lose the id."""
     cli.warn(f"prompt id {prompt_id}")
     if not server.fleeting:
-        _ours.remember(server.url, prompt_id)
+        run_submitted.remember(server.url, prompt_id)
 
 
 def _follow(
@@ -411,7 +409,7 @@ def _follow(
         if job.accepted is not NOT_YET:
             error.details.setdefault("prompt_id", job.prompt_id)
             if not error.next and error.exit != Exit.REJECTED:
-                error.next = [_reports.resume_command(job.server, job.prompt_id, options)]
+                error.next = [reports.resume_command(job.server, job.prompt_id, options)]
         raise
 
 
@@ -465,7 +463,7 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
         job.blocked.append(frame)
     if not isinstance(frame, events.Preview):
         return
-    if _reports.sends_through_socket(job.graph, frame.node):
+    if reports.sends_through_socket(job.graph, frame.node):
         job.socket_images.append((frame.node or "", frame))
     elif options.save_previews is not None and job.previews_wanted:
         try:
@@ -507,8 +505,8 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             prompt_id=job.prompt_id,
             hint=error.message,
             next=[
-                _reports.resume_command(job.server, job.prompt_id, options),
-                _reports.cancel_command(job.server, [job.prompt_id]),
+                reports.resume_command(job.server, job.prompt_id, options),
+                reports.cancel_command(job.server, [job.prompt_id]),
             ],
         ) from error
 
@@ -539,7 +537,7 @@ def _left_running(job: Job, options: Options, message: str, code: str, hint: str
         status="timeout" if code == "still_running" else "running",
         retryable=False,
         hint=hint,
-        next=[_reports.resume_command(job.server, job.prompt_id, options)],
+        next=[reports.resume_command(job.server, job.prompt_id, options)],
         prompt_id=job.prompt_id,
         host=job.server.url,
     )

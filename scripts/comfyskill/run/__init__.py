@@ -1,0 +1,4 @@
+"""One job: prepare, submit, follow, collect, report, receipt.
+
+Knows nothing of batches, queues and pages.
+"""
