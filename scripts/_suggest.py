@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _deps
-from _deps import MISSING, UNKNOWN, Item
-from _deps_need import classes_of
-from _deps_next import RENAMED
-from _deps_stock import Had, Stock
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import check
+from comfyskill.deps.check import MISSING, UNKNOWN, Item
+from comfyskill.deps.need import classes_of
+from comfyskill.deps.next import RENAMED
+from comfyskill.deps.stock import Had, Stock
 from comfyskill.run.reports import command, head, server_words
 from comfyskill.server.protocol import Dialect
 
@@ -49,7 +49,7 @@ def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
     stock.definitions(name for graph in graphs for name in classes_of(graph))
     rows, unknown = [], set()
     for entry, graph in zip(entries, graphs, strict=True):
-        items = [item for item in _deps.check(graph, stock).items if item.kind != "file"]
+        items = [item for item in check.check(graph, stock).items if item.kind != "file"]
         rows.append(_row(entry, items, memory, device))
         unknown |= {item.folder or f"{item.kind}s" for item in items if item.status == UNKNOWN}
     for problem in stock.problems:

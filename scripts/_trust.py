@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _deps_packs
-import _deps_report
 import _pack_tables
 import _trust_risks
 import _trust_text
-from _deps_need import classes_of
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.deps import packs, report
+from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
@@ -152,7 +151,7 @@ def _is_core(class_type: str) -> bool:
 
 def _packs(subject: Subject) -> Iterator[Worry]:
     """Classes that ComfyUI itself does not bring: whose code will run, as far as it is known."""
-    claims = _deps_packs.claims_of(subject.graph, subject.editor)
+    claims = packs.claims_of(subject.graph, subject.editor)
     by_pack: dict[tuple[str, str], list[str]] = {}
     own = {f"workflow>{name}" for name in group_nodes(subject.editor)}
     own |= {f"workflow/{name}" for name in group_nodes(subject.editor)}
@@ -167,7 +166,7 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         yield Worry(severity, code, message, facts=facts | {"classes": safe_text.cap(shown, 12)})
 
 
-def _pack_of(class_type: str, subject: Subject, claim: _deps_packs.Pack | None) -> tuple[str, str]:
+def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tuple[str, str]:
     """The pack of a class and how that is known (a key of _STANDINGS).
 
     What a file claims settles nothing: it is held against the table. A server names what is installed there.
@@ -206,7 +205,7 @@ _STANDINGS = {
 def _models(subject: Subject) -> Iterator[Worry]:
     seen = set()
     for use in graph_facts.models_in(subject.graph, subject.definitions):
-        if _deps_report.is_pickle(use.name) and use.name not in seen:
+        if report.is_pickle(use.name) and use.name not in seen:
             seen.add(use.name)
             yield Worry(
                 LOW, "pickle_model", "a model of a type that can run code when it is loaded",
@@ -220,7 +219,7 @@ def _addresses_of_models(subject: Subject) -> Iterator[Worry]:
         return
     for entry in read.declared_models(subject.editor):
         url = entry.get("url")
-        if isinstance(url, str) and url and not _deps_report.may_fetch(url):
+        if isinstance(url, str) and url and not report.may_fetch(url):
             message = "a model is said to be had from a host that models are not usually fetched from"
             yield Worry(MEDIUM, "model_address", message, says=url)
 
@@ -297,7 +296,7 @@ def _texts(subject: Subject) -> Iterator[Worry]:
             yield Worry(severity, "instructions", message, says=words.text)
         if note:
             for url in list(_trust_text.addresses_in(text))[:20]:
-                if not _deps_report.may_fetch(url) and _trust_text.is_inside_address(url):
+                if not report.may_fetch(url) and _trust_text.is_inside_address(url):
                     yield Worry(
                         MEDIUM,
                         "inside_address",

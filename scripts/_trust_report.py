@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import _trust
-from _deps_need import classes_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
 from comfyskill.server import inventory, node_definitions

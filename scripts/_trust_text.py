@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import _deps_catalog
+from comfyskill.deps import catalog
 
-_AGENT = tuple(re.compile(pattern) for pattern in _deps_catalog.AGENT_WORDS)
-_PERSONA = tuple(re.compile(pattern) for pattern in _deps_catalog.PERSONA_WORDS)
+_AGENT = tuple(re.compile(pattern) for pattern in catalog.AGENT_WORDS)
+_PERSONA = tuple(re.compile(pattern) for pattern in catalog.PERSONA_WORDS)
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 # Characters that show nothing: direction marks and overrides, zero-width ones, tags.
 _HIDDEN = re.compile(

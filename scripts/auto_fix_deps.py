@@ -25,8 +25,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-import _deps_mend
 from comfyskill.base import cli, file_limits, flags
+from comfyskill.deps import mend
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
-    return cli.run(_deps_mend.mend, args)
+    return cli.run(mend.mend, args)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _deps_survey
 from comfyskill.base import cli, flags
+from comfyskill.deps import survey
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -62,14 +62,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check_deps(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    with _deps_survey.asked(args, inventory=args.inventory, needed=bool(args.save_inventory)) as asked:
+    with survey.asked(args, inventory=args.inventory, needed=bool(args.save_inventory)) as asked:
         document: dict[str, Any] = {"status": "ok"}
         if args.save_inventory:
-            document |= _deps_survey.save_inventory(asked, Path(args.save_inventory))
+            document |= survey.save_inventory(asked, Path(args.save_inventory))
         if args.workflows:
-            document |= _deps_survey.survey(
-                asked, args.workflows, repair=args.repair, sources=not args.no_sources
-            )
+            document |= survey.survey(asked, args.workflows, repair=args.repair, sources=not args.no_sources)
         return document
 
 

@@ -48,9 +48,9 @@ def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     if not args.host and not args.inventory and not args.workflow.startswith(("template:", "server:")):
         return _trust_report.report(args.workflow)
-    import _deps_survey
+    from comfyskill.deps import survey
 
-    with _deps_survey.asked(args, inventory=args.inventory, needed=True) as asked:
+    with survey.asked(args, inventory=args.inventory, needed=True) as asked:
         return _trust_report.report(args.workflow, asked.server)
 
 

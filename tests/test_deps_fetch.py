@@ -10,13 +10,11 @@ import pytest
 from model_host import ModelHost, safetensors
 
 import _common
-import _deps_file_check
-import _deps_hosts
-import _fetch_model
-from _deps_hosts import AllowedHosts
-from _fetch_model import Wanted, fetch
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.deps import download, file_check, hosts
+from comfyskill.deps.download import Wanted, fetch
+from comfyskill.deps.hosts import AllowedHosts
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def test_a_cut_connection_is_resumed_with_if_range(host: ModelHost, tmp_path: Pa
 
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(host: ModelHost, tmp_path: Path) -> None:
     body = host.files["/m.safetensors"] = safetensors(3_000_000)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * _fetch_model.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.exit == cli.Exit.UNREACHABLE
@@ -82,7 +80,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(host: ModelHost, tmp_
 
 def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Path) -> None:
     host.files["/m.safetensors"] = safetensors(3_000_000, seed=1)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * _fetch_model.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
     with pytest.raises(SkillError):
         fetch(wanted(host, tmp_path), allow(host))
     host.cut.clear()
@@ -95,7 +93,7 @@ def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Pa
 def test_halves_of_two_files_are_never_put_together(host: ModelHost, tmp_path: Path, size: int) -> None:
     host.heeds_if_range = False
     host.files["/m.safetensors"] = safetensors(3_000_000, seed=1)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * _fetch_model.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
     with pytest.raises(SkillError):
         fetch(wanted(host, tmp_path), allow(host))
     host.cut.clear()
@@ -113,7 +111,7 @@ def test_without_a_validator_a_cut_download_starts_anew_and_gives_up_in_the_end(
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.code == "unreachable"
-    assert len(host.seen) <= _fetch_model.ATTEMPTS + 1
+    assert len(host.seen) <= download.ATTEMPTS + 1
     assert all("range" not in headers for _, _, headers in host.seen)
 
 
@@ -178,7 +176,7 @@ def test_a_gate_is_explained_and_not_retried(host: ModelHost, tmp_path: Path, st
 
 
 def test_the_gate_of_huggingface_names_page_and_variable() -> None:
-    error = _fetch_model._gate("https://huggingface.co/org/model/resolve/main/x.safetensors", 401)
+    error = download._gate("https://huggingface.co/org/model/resolve/main/x.safetensors", 401)
     assert error.details["page"] == "https://huggingface.co/org/model"
     assert error.hint and "HF_TOKEN" in error.hint
 
@@ -253,11 +251,11 @@ def test_a_look_gives_size_hash_and_gate(host: ModelHost) -> None:
     host.files["/m"] = b"x" * 123
     host.redirects["/l"] = ("/m", {"X-Linked-Etag": f'"{"b" * 64}"', "X-Linked-Size": "999"})
     host.status["/g"] = 403
-    assert _fetch_model.look(f"{host.url}/m", allow(host)).bytes == 123
-    assert _fetch_model.look(f"{host.url}/l", allow(host)).sha256 == "b" * 64
-    assert _fetch_model.look(f"{host.url}/g", allow(host)).gate
-    assert _fetch_model.look(f"{host.url}/none", allow(host)).problem
-    assert _fetch_model.look("http://127.0.0.1:9/x", AllowedHosts()).problem
+    assert download.look(f"{host.url}/m", allow(host)).bytes == 123
+    assert download.look(f"{host.url}/l", allow(host)).sha256 == "b" * 64
+    assert download.look(f"{host.url}/g", allow(host)).gate
+    assert download.look(f"{host.url}/none", allow(host)).problem
+    assert download.look("http://127.0.0.1:9/x", AllowedHosts()).problem
 
 
 # --- which addresses
@@ -329,7 +327,7 @@ def test_a_name_alone_means_https_and_no_private_network() -> None:
     ],
 )
 def test_the_flag_that_is_named_really_consents(url: str) -> None:
-    flag, value = _deps_hosts.flag_for(url).split(" ")
+    flag, value = hosts.flag_for(url).split(" ")
     assert flag == "--allow-host"
     assert AllowedHosts([value]).refusal(url) is None
 
@@ -374,15 +372,15 @@ def test_redirects_stay_with_the_storage_of_their_host(home: str, target: str, g
 def test_tokens_go_to_their_own_host_over_https_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
     monkeypatch.setenv("CIVITAI_API_TOKEN", "civ_secret_value")
-    assert _deps_hosts.token_for("https://huggingface.co/x") == "hf_secret_value"
-    assert _deps_hosts.token_for("https://civitai.com/x") == "civ_secret_value"
+    assert hosts.token_for("https://huggingface.co/x") == "hf_secret_value"
+    assert hosts.token_for("https://civitai.com/x") == "civ_secret_value"
     for url in (
         "http://huggingface.co/x",
         "https://huggingface.co:444/x",
         "https://cdn.hf.co/x",
         "https://evil.example/x",
     ):
-        assert _deps_hosts.token_for(url) is None
+        assert hosts.token_for(url) is None
     assert "hf_secret_value" not in safe_text.redact("a hf_secret_value b")
 
 
@@ -401,7 +399,7 @@ def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
     import requests
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
-    session = _deps_hosts.session_for("https://huggingface.co/a/b", AllowedHosts())
+    session = hosts.session_for("https://huggingface.co/a/b", AllowedHosts())
     first = session.prepare_request(requests.Request("GET", "https://huggingface.co/a/b"))
     assert first.headers["Authorization"] == "Bearer hf_secret_value"
     moved, _ = session._redirected(first, str(first.url), "https://cas-bridge.xethub.hf.co/x", {})
@@ -411,7 +409,7 @@ def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
 
 
 def test_an_address_is_shown_without_its_signature() -> None:
-    assert _deps_hosts.shown("https://u:p@h.example/a/b?X-Amz-Signature=abc") == "https://h.example/a/b"
+    assert hosts.shown("https://u:p@h.example/a/b?X-Amz-Signature=abc") == "https://h.example/a/b"
 
 
 # --- what a file is
@@ -428,13 +426,13 @@ def test_a_good_header_with_metadata_and_two_tensors(tmp_path: Path) -> None:
     header = json.dumps(tensors).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"123456")
-    assert _deps_file_check.problem(path) is None
+    assert file_check.problem(path) is None
 
 
 @pytest.mark.parametrize("name", ["a.gguf", "a.pth", "a.ckpt", "a.bin"])
 def test_other_types_are_told_by_their_first_bytes(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"hello world, this is text")
-    assert _deps_file_check.problem(path)
+    assert file_check.problem(path)
     path.write_bytes((b"GGUF" if name.endswith("gguf") else b"\x80\x02") + b"\0" * 40)
-    assert _deps_file_check.problem(path) is None
+    assert file_check.problem(path) is None

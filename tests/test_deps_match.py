@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import _deps_match
+from comfyskill.deps import names
 
 LISTED = (
     "SDXL/sd_xl_base_1.0.safetensors", "v1-5-pruned-emaonly.safetensors", "t5xxl_fp16.safetensors", "4x-UltraSharp.pth",
@@ -32,7 +32,7 @@ LISTED = (
     ],
 )
 def test_the_meant_name(wanted: str, found: str, sure: bool) -> None:
-    match = _deps_match.best(wanted, LISTED)
+    match = names.best(wanted, LISTED)
     assert match is not None
     assert (match.name, match.sure) == (found, sure)
 
@@ -50,7 +50,7 @@ def test_the_meant_name(wanted: str, found: str, sure: bool) -> None:
     ],
 )
 def test_other_models_are_not_meant(wanted: str) -> None:
-    assert _deps_match.best(wanted, LISTED) is None
+    assert names.best(wanted, LISTED) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_other_models_are_not_meant(wanted: str) -> None:
     ],
 )  # fmt: skip
 def test_a_name_that_other_models_bear_too_is_not_sure_in_another_folder(wanted: str, there: str) -> None:
-    match = _deps_match.best(wanted, [there])
+    match = names.best(wanted, [there])
     assert match is not None
     assert (match.name, match.sure) == (there, False)
 
@@ -75,30 +75,30 @@ def test_one_s_own_folders_leave_a_name_sure() -> None:
         ("people/anna.safetensors", "anna/anna.safetensors"),
         ("XL/a1.safetensors", "sdxl/a1.safetensors"),
     ):
-        match = _deps_match.best(wanted, [there])
+        match = names.best(wanted, [there])
         assert match is not None
         assert match.sure
-    match = _deps_match.best("sdxl\\model.safetensors", ["SDXL/model.safetensors"])
+    match = names.best("sdxl\\model.safetensors", ["SDXL/model.safetensors"])
     assert match is not None
     assert match.sure
 
 
 def test_an_exact_name_beats_all_others() -> None:
-    match = _deps_match.best("a.safetensors", ["A.safetensors", "x/a.safetensors", "a.safetensors"])
+    match = names.best("a.safetensors", ["A.safetensors", "x/a.safetensors", "a.safetensors"])
     assert match is not None
-    assert (match.name, match.how) == ("a.safetensors", _deps_match.EXACT)
+    assert (match.name, match.how) == ("a.safetensors", names.EXACT)
 
 
 def test_two_candidates_are_not_sure() -> None:
-    match = _deps_match.best("a.safetensors", ["x/a.safetensors", "y/a.safetensors"])
+    match = names.best("a.safetensors", ["x/a.safetensors", "y/a.safetensors"])
     assert match is not None
     assert match.sure is False
 
 
 @given(st.lists(st.text(min_size=1, max_size=30), max_size=12), st.text(max_size=30))
 def test_whatever_is_asked_the_answer_is_from_the_list(listed: list[str], wanted: str) -> None:
-    match = _deps_match.best(wanted, listed)
+    match = names.best(wanted, listed)
     assert match is None or match.name in listed
     if wanted in listed:
-        assert match is not None and match.how == _deps_match.EXACT
-    assert set(_deps_match.similar(wanted, listed)) <= set(listed)
+        assert match is not None and match.how == names.EXACT
+    assert set(names.similar(wanted, listed)) <= set(listed)

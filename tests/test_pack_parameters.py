@@ -7,8 +7,8 @@ import json
 import pytest
 from editor_files import DEFINITIONS
 
-import _deps_need
 from comfyskill.base import cache
+from comfyskill.deps import need as deps_need
 from comfyskill.graph import parameters
 
 TEXT, NUMBER = ["STRING", {"multiline": True}], ["INT", {}]
@@ -137,7 +137,7 @@ def test_a_slider_is_called_after_what_it_feeds(switch, name):
 
 def needs(kind, inputs, required, output=("IMAGE",)):
     known = {kind: definition(required, list(output), output_node=True)}
-    return _deps_need.needs_of({"5": {"class_type": kind, "inputs": inputs}}, DEFINITIONS | known)
+    return deps_need.needs_of({"5": {"class_type": kind, "inputs": inputs}}, DEFINITIONS | known)
 
 
 def test_an_upload_that_no_option_marks_is_looked_for():
@@ -184,11 +184,11 @@ def test_an_embedding_word_counts_only_where_an_encoder_reads_it():
         "2": {"class_type": "Words", "inputs": {"text": "embedding:lovely"}},
         "3": {"class_type": "Show", "inputs": {"text": ["2", 0]}},
     }
-    assert _deps_need.needs_of(graph, DEFINITIONS | known).embeddings == {}
+    assert deps_need.needs_of(graph, DEFINITIONS | known).embeddings == {}
     graph["4"] = text(["2", 0])
     graph["5"] = {"class_type": "KSampler", "inputs": {"positive": ["4", 0]}}
     graph["6"] = {"class_type": "SaveLatent", "inputs": {"samples": ["5", 0]}}
-    assert list(_deps_need.needs_of(graph, DEFINITIONS | known).embeddings) == ["lovely"]
+    assert list(deps_need.needs_of(graph, DEFINITIONS | known).embeddings) == ["lovely"]
 
 
 def test_definitions_are_kept_so_that_single_classes_can_be_read(tmp_path, monkeypatch):

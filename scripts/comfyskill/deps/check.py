@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _deps_catalog
-import _deps_match
-import _deps_origin
-import _deps_packs
-from _deps_match import Match
-from _deps_need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
-from _deps_origin import Origin
-from _deps_packs import Pack
-from _deps_stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
-from _deps_tags import NOBODY, Tag, tags_in
 from comfyskill.base import safe_text
+from comfyskill.deps import catalog
+from comfyskill.deps import names as deps_names
+from comfyskill.deps import origin as deps_origin
+from comfyskill.deps import packs as deps_packs
+from comfyskill.deps.names import Match
+from comfyskill.deps.need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
+from comfyskill.deps.origin import Origin
+from comfyskill.deps.packs import Pack
+from comfyskill.deps.stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
+from comfyskill.deps.tags import NOBODY, Tag, tags_in
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
@@ -55,7 +55,7 @@ class Item(NamedTuple):
             return None
         folder = self.folder or (self.origin.folder if self.origin else None) or ""
         inside, _, filename = self.name.replace("\\", "/").rpartition("/")
-        path = _deps_catalog.folder_path(folder)
+        path = catalog.folder_path(folder)
         return (f"{path}/{inside}" if inside else path), filename
 
 
@@ -82,7 +82,7 @@ class Check(NamedTuple):
 
 def check(graph: Mapping[str, Any], stock: Stock) -> Check:
     """Every need of the graph with its status on this server; where to get what is missing is not asked yet."""
-    from _deps_need import classes_of
+    from comfyskill.deps.need import classes_of
 
     definitions = stock.definitions(classes_of(graph))
     needs = needs_of(graph, definitions)
@@ -133,7 +133,7 @@ def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock)
 def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> bool:
     """Whether an unknown folder proves that the file is not there: a pack that is missing would have brought the folder."""
     known_pack = definitions is not None and all(use.class_type in definitions for use in need.uses)
-    return listing.folder in _deps_catalog.CORE_FOLDERS or known_pack
+    return listing.folder in catalog.CORE_FOLDERS or known_pack
 
 
 def _unsaid(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> str:
@@ -156,13 +156,13 @@ def _among_choices(item: Item, choices: tuple[str, ...], stock: Stock) -> Item:
 
 def _absent(item: Item, names: Sequence[str], reason: str, *, sure: Sequence[str] | None = None) -> Item:
     """sure: the kinds of matches that may be sure, all of them without it."""
-    match = _deps_match.best(item.name, names)
+    match = deps_names.best(item.name, names)
     if match is not None:
         match = match._replace(sure=match.sure and (sure is None or match.how in sure))
         sure = "the same file" if match.sure else "perhaps what is meant"
         reason = f"{reason} under that name; {safe_text.quoted(match.name)} is there ({match.how}: {sure})"
         return item._replace(status=MISSING, reason=reason, match=match)
-    return item._replace(status=MISSING, reason=reason, similar=tuple(_deps_match.similar(item.name, names)))
+    return item._replace(status=MISSING, reason=reason, similar=tuple(deps_names.similar(item.name, names)))
 
 
 def _anywhere(item: Item, stock: Stock) -> Item:
@@ -184,7 +184,7 @@ def _tagged(tag: Tag, stock: Stock) -> Item:
         return item._replace(reason=listing.sentence)
     reason = f"{tag.reader} reads it out of a text; {listing.sentence}"
     return item._replace(
-        status=MISSING, reason=reason, similar=tuple(_deps_match.similar(tag.name, listing.names))
+        status=MISSING, reason=reason, similar=tuple(deps_names.similar(tag.name, listing.names))
     )
 
 
@@ -193,7 +193,7 @@ def _unread(tag: Tag, stock: Stock) -> Unread:
 
 
 def _of_tag(name: str, names: Sequence[str]) -> str | None:
-    match = _deps_match.best(name, names)
+    match = deps_names.best(name, names)
     return match.name if match is not None and match.sure else None
 
 
@@ -202,7 +202,7 @@ def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
     names = stock.embeddings()
     if names is None:
         return item._replace(reason="the embeddings could not be listed")
-    bare = _deps_match.without_suffix(name)
+    bare = deps_names.without_suffix(name)
     if name in names or bare in names:
         return item._replace(status=PRESENT)
     # The list has no suffixes, so that of the prompt says nothing.
@@ -255,17 +255,17 @@ def _value(need: ValueNeed) -> Item:
     choices = [str(choice) for choice in need.choices]
     place = safe_text.name(f"{use.class_type}.{use.input}")
     reason = f"{safe_text.quoted(shown)} is not among the {len(choices)} values that {place} takes here"
-    match = _deps_match.best(str(need.value), choices)
+    match = deps_names.best(str(need.value), choices)
     # A value that is no file is only surely meant when case or blanks differ.
     match = match._replace(sure=match.how == "other case") if match else None
     return Item(
         "value", shown, MISSING, reason, need.uses, match=match,
-        similar=tuple(_deps_match.similar(str(need.value), choices)),
+        similar=tuple(deps_names.similar(str(need.value), choices)),
     )  # fmt: skip
 
 
 def locate(
-    checked: Check, models: _deps_origin.Finder, packs: _deps_packs.PackFinder, installed: Sequence[str] = ()
+    checked: Check, models: deps_origin.Finder, packs: deps_packs.PackFinder, installed: Sequence[str] = ()
 ) -> Check:
     """The check with places to get what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
     have = {name.lower() for name in installed}

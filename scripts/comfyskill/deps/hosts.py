@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import _addresses
-import _deps_catalog
 from _addresses import Origin, origin_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import catalog
 
 if TYPE_CHECKING:
     from comfyskill.server.session import SecureSession
@@ -73,7 +73,7 @@ class AllowedHosts:
 
     def _named(self, origin: Origin) -> bool:
         _, host, port = origin
-        if port == 443 and (host in _deps_catalog.DOWNLOAD_HOSTS or host in self.names):
+        if port == 443 and (host in catalog.DOWNLOAD_HOSTS or host in self.names):
             return True
         return f"{host}:{port}" in self.names
 
@@ -93,10 +93,10 @@ class AllowedHosts:
 
 
 def _hands_over_to(home: str, host: str) -> bool:
-    for known in _deps_catalog.DOWNLOAD_HOSTS.get(home, ()):
+    for known in catalog.DOWNLOAD_HOSTS.get(home, ()):
         if host == known or (known.startswith(".") and host.endswith(known)):
             return True
-    return home == "civitai.com" and re.fullmatch(_deps_catalog.CIVITAI_BUCKET, host) is not None
+    return home == "civitai.com" and re.fullmatch(catalog.CIVITAI_BUCKET, host) is not None
 
 
 def _private(host: str) -> str | None:
@@ -152,7 +152,7 @@ def token_for(url: str) -> str | None:
 
 def token_variables(host: str) -> tuple[str, ...]:
     """The environment variables that may hold a token for a host."""
-    return tuple(dict.fromkeys(_deps_catalog.TOKENS.get(host, ())))
+    return tuple(dict.fromkeys(catalog.TOKENS.get(host, ())))
 
 
 def session_for(url: str, allowed: AllowedHosts) -> SecureSession:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import _deps_catalog
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import catalog
+from comfyskill.deps import catalog
+from comfyskill.graph import catalog as graph_catalog
 
 T = TypeVar("T")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
@@ -87,7 +87,7 @@ class Stock:
         first = self._listing(name)
         if first.state != NO_FOLDER:
             return first
-        for other in _deps_catalog.folder_names(name):
+        for other in catalog.folder_names(name):
             if other != name:
                 listing = self._listing(other)
                 if listing.state != NO_FOLDER:
@@ -137,7 +137,7 @@ class Stock:
 
     def folder_with(self, choices: Iterable[str]) -> str | None:
         """The model folder whose files are these choices: the one that an input of any pack reads from."""
-        wanted = {choice for choice in choices if choice not in catalog.NOT_A_FILE}
+        wanted = {choice for choice in choices if choice not in graph_catalog.NOT_A_FILE}
         if not wanted:
             return None
         best, best_share = None, 0.0

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _deps_comfy
-import _deps_hosts
-import _deps_manager
-import _fetch_model
-from _install_plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import comfy_cli, download, hosts
+from comfyskill.deps import manager as deps_manager
+from comfyskill.deps.plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
 
 
 class Outcome(NamedTuple):
@@ -70,16 +68,16 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
     ]
 
 
-def _said(manager: _deps_manager.Manager, name: str) -> dict[str, str]:
+def _said(manager: deps_manager.Manager, name: str) -> dict[str, str]:
     """The Manager's own words about an order that came to nothing, when it has said any."""
     return {"server_said": manager.said[name]} if name in manager.said else {}
 
 
 def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
-    words = _deps_comfy.install_command(step.name, ways.workspace)
+    words = comfy_cli.install_command(step.name, ways.workspace)
     cli.note(f"running {safe_text.shell_words(words)}")
     try:
-        done = _deps_comfy.run(words)
+        done = comfy_cli.run(words)
     except SkillError as error:
         return Outcome(step, False, error.message, error)
     facts = {"command": safe_text.shell_words(words), "exit_code": done.code}
@@ -89,7 +87,7 @@ def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
 
 
 def _attempt(step: Step, ways: Ways) -> Outcome:
-    cli.note(f"fetching {safe_text.quoted(step.name)} from {_deps_hosts.shown(str(step.url))}")
+    cli.note(f"fetching {safe_text.quoted(step.name)} from {hosts.shown(str(step.url))}")
     try:
         if step.how == DOWNLOAD:
             return _download(step, ways)
@@ -112,8 +110,8 @@ def _attempt(step: Step, ways: Ways) -> Outcome:
 def _download(step: Step, ways: Ways) -> Outcome:
     assert ways.models_folder is not None and step.relative is not None
     target = ways.models_folder.joinpath(*step.relative.split("/"))
-    wanted = _fetch_model.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
-    fetched = _fetch_model.fetch(wanted, ways.allowed)
+    wanted = download.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
+    fetched = download.fetch(wanted, ways.allowed)
     facts: dict[str, Any] = {
         "file": str(fetched.path), "bytes": fetched.bytes, "sha256": fetched.sha256, "checked": list(fetched.checked),
     }  # fmt: skip
@@ -124,14 +122,12 @@ def _download(step: Step, ways: Ways) -> Outcome:
 
 def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     """comfy-cli downloads, we look at what it brought; it follows redirects by its own rules."""
-    import _deps_file_check
+    from comfyskill.deps import file_check
 
     assert step.relative is not None
     folder, _, filename = step.relative.rpartition("/")
-    words = _deps_comfy.download_command(str(step.url), f"models/{folder}", filename, ways.workspace)
-    done = _deps_comfy.run(
-        words, token_host=urlsplit(str(step.url)).hostname, limit=_deps_comfy.DOWNLOAD_LIMIT
-    )
+    words = comfy_cli.download_command(str(step.url), f"models/{folder}", filename, ways.workspace)
+    done = comfy_cli.run(words, token_host=urlsplit(str(step.url)).hostname, limit=comfy_cli.DOWNLOAD_LIMIT)
     facts: dict[str, Any] = {"command": safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
@@ -144,9 +140,9 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
         return Outcome(
             step, False, "comfy-cli reports success, but the file is not where it belongs", facts=facts
         )
-    wrong = _deps_file_check.problem(path)
+    wrong = file_check.problem(path)
     if step.sha256 and not wrong:
-        digest = _deps_file_check.digest(path)
+        digest = file_check.digest(path)
         wrong = None if digest == step.sha256 else f"its SHA-256 is {digest} and should be {step.sha256}"
     if wrong:
         bad = path.with_name(path.name + ".rejected")

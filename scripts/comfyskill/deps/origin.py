@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import _addresses
-import _deps_catalog
-import _deps_match
 from comfyskill.base import cache, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.deps import catalog as deps_catalog
+from comfyskill.deps import names as deps_names
 from comfyskill.graph import catalog
 
 if TYPE_CHECKING:
-    from _deps_manager import Manager
+    from comfyskill.deps.manager import Manager
 
-INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
+INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
 MOST_TEMPLATES = 1500
 _URL = re.compile(r"https?://[^\s\"'<>()\[\]{}|\\^`]+")
 
@@ -203,9 +203,9 @@ class Finder:
                 if not _same(origin, name, folder):
                     continue
                 # The workflow itself knows which of the many files of such a name it means.
-                if shelf == "declared" or not _deps_match.is_generic(name):
+                if shelf == "declared" or not deps_names.is_generic(name):
                     return origin
-                if origin.inside and origin.inside.lower() == _deps_match.inside(name).lower():
+                if origin.inside and origin.inside.lower() == deps_names.inside(name).lower():
                     return origin
         return None
 
@@ -231,14 +231,14 @@ class Finder:
 
 
 def _same(origin: Origin, name: str, folder: str | None) -> bool:
-    there, wanted = (_deps_match.base_name(text).lower() for text in (origin.name, name))
+    there, wanted = (deps_names.base_name(text).lower() for text in (origin.name, name))
     # Prompts call an embedding without its suffix.
-    bare = _deps_match.without_suffix(there) if folder == "embeddings" else there
+    bare = deps_names.without_suffix(there) if folder == "embeddings" else there
     if wanted not in (there, bare):
         return False
     if folder is None or origin.folder is None:
         return True
-    return origin.folder.split("/")[0] in _deps_catalog.folder_names(folder)
+    return origin.folder.split("/")[0] in deps_catalog.folder_names(folder)
 
 
 def hugging_face_page(url: str) -> str | None:

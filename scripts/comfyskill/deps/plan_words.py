@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _deps_next
-from _deps import MISSING, Check
-from _install_plan import Step
 from comfyskill.base import file_limits, safe_text
+from comfyskill.deps import next
+from comfyskill.deps.check import MISSING, Check
+from comfyskill.deps.plan import Step
 
 MOST_REASONS = 3
 FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
@@ -89,7 +89,7 @@ def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str])
     if not again or not consents or doable:
         return []
     words = [word for flag in consents for word in flag.split(" ", 1)]
-    return [_deps_next.command("auto_fix_deps.py", *again, *words, "--dry-run")]
+    return [next.command("auto_fix_deps.py", *again, *words, "--dry-run")]
 
 
 def left_alone(checks: Sequence[Check], only: str | None) -> dict[str, int]:

@@ -16,24 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _deps
-import _deps_comfy
-import _deps_manager
-import _deps_origin
-import _deps_packs
-import _deps_report
-from _deps import Check
-from _deps_need import classes_of
-from _deps_stock import Stock, server_facts
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import check, comfy_cli, origin, report
+from comfyskill.deps import manager as deps_manager
+from comfyskill.deps import packs as deps_packs
+from comfyskill.deps.check import Check
+from comfyskill.deps.need import classes_of
+from comfyskill.deps.stock import Stock, server_facts
 from comfyskill.editor import outline
 from comfyskill.run import reports as run_reports
 from comfyskill.server import inventory as server_inventory
 from comfyskill.source import read as source_read
 
 if TYPE_CHECKING:
-    from _deps_registry import Registry
+    from comfyskill.deps.registry import Registry
 
 
 # Failures that say what a kind of server does not have at all.
@@ -68,7 +65,7 @@ class Asked:
 
     server: Any
     stock: Stock
-    manager: _deps_manager.Manager | None = None
+    manager: deps_manager.Manager | None = None
     manager_known: bool = False
     workspace: Path | None = None
     words: tuple[str, ...] = ()
@@ -81,18 +78,18 @@ class Asked:
 
     def find_registry(self) -> Registry | None:
         """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
-        if self.registry is None and self.live and _deps_comfy.program() is not None:
-            from _deps_registry import Registry
+        if self.registry is None and self.live and comfy_cli.program() is not None:
+            from comfyskill.deps.registry import Registry
 
             self.registry = Registry(self.workspace)
         return self.registry
 
-    def find_manager(self) -> _deps_manager.Manager | None:
+    def find_manager(self) -> deps_manager.Manager | None:
         """The server's Manager, looked for once; None also when it cannot be known (that is noted in `stock`)."""
         if not self.manager_known:
             self.manager_known = True
             try:
-                self.manager = _deps_manager.find(self.server)
+                self.manager = deps_manager.find(self.server)
             except SkillError as error:
                 self.stock.problems.append(error)
         return self.manager
@@ -183,23 +180,23 @@ def _standard_input() -> bytes:
 
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     """The check of one workflow, with places to get what is missing."""
-    checked = _deps.check(workflow.graph, asked.stock)
+    checked = check.check(workflow.graph, asked.stock)
     # A service's nodes and models are fixed: where they could be had helps nobody there.
     sources = sources and asked.server.api == "local"
-    if not sources or not (checked.of(_deps.MISSING) or checked.of(_deps.UNKNOWN)):
+    if not sources or not (checked.of(check.MISSING) or checked.of(check.UNKNOWN)):
         return checked
-    manager = asked.find_manager() if checked.of(_deps.MISSING) else None
+    manager = asked.find_manager() if checked.of(check.MISSING) else None
     notes = [text for _, text in outline.notes_of(workflow.editor)]
     # Nobody and an inventory have no templates to look into.
     library = asked.server if asked.live else None
-    finder = _deps_origin.Finder(workflow.models, notes, library, manager)
-    claims = _deps_packs.claims_of(workflow.graph, workflow.editor)
-    packs = _deps_packs.PackFinder(claims, manager, asked.find_registry())
-    return _deps.locate(checked, finder, packs, _installed(manager, checked))
+    finder = origin.Finder(workflow.models, notes, library, manager)
+    claims = deps_packs.claims_of(workflow.graph, workflow.editor)
+    packs = deps_packs.PackFinder(claims, manager, asked.find_registry())
+    return check.locate(checked, finder, packs, _installed(manager, checked))
 
 
-def _installed(manager: _deps_manager.Manager | None, checked: Check) -> list[str]:
-    if manager is None or not any(item.kind == "node" for item in checked.of(_deps.MISSING)):
+def _installed(manager: deps_manager.Manager | None, checked: Check) -> list[str]:
+    if manager is None or not any(item.kind == "node" for item in checked.of(check.MISSING)):
         return []
     try:
         entries = manager.installed()
@@ -232,7 +229,7 @@ def survey(
     checks = [checked for _, checked in done]
     document: dict[str, Any] = {
         "server": dict(server_facts(asked.server)),
-        "counts": _deps_report.summary(checks),
+        "counts": report.summary(checks),
         "workflows": reports,
     }
     if asked.manager is not None:
@@ -247,22 +244,22 @@ def survey(
             f"{len(unreadable)} of {len(specs)} workflows could not be read; the others are reported",
             code=unreadable[0].code, exit=Exit.MISUSE, hint="see the entries with status error", **document,
         )  # fmt: skip
-    return _concluded(document, _deps_report.verdict(checks), asked)
+    return _concluded(document, report.verdict(checks), asked)
 
 
 def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]], repair: str | None) -> list[str]:
-    if not any(checked.of(_deps.MISSING) for _, checked in done):
+    if not any(checked.of(check.MISSING) for _, checked in done):
         return []
-    from _deps_next import after_check
+    from comfyskill.deps.next import after_check
 
     return after_check(asked, done, repair)
 
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
-    verdict = _deps_report.verdict([checked])
+    verdict = report.verdict([checked])
     document: dict[str, Any] = {"workflow": safe_text.clean(workflow.spec, 300)}
-    document["status"] = "ok" if verdict == _deps.PRESENT else verdict
-    document |= _deps_report.report(checked, workflow.spec, fixed=fixed)
+    document["status"] = "ok" if verdict == check.PRESENT else verdict
+    document |= report.report(checked, workflow.spec, fixed=fixed)
     if workflow.warnings:
         document["warnings"] = safe_text.clean_tree(workflow.warnings[:20], 400)
     return document
@@ -270,12 +267,12 @@ def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
 
 def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str, Any]:
     counts = document["counts"]
-    if verdict == _deps.PRESENT:
+    if verdict == check.PRESENT:
         return {
             "status": "ok",
             "message": f"everything that is needed is there ({counts['present']} checked)",
         } | document
-    if verdict == _deps.MISSING:
+    if verdict == check.MISSING:
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
         hint = "auto_fix_deps.py shows a plan for what can be fetched; names to replace are under use_instead"
         if asked.server.api != "local":
@@ -325,7 +322,7 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
         )
     if target.exists() and Path(workflow.spec).exists() and target.samefile(workflow.spec):
         raise SkillError("--repair would replace the workflow itself", hint="give another file for the copy")
-    graph, changes = _deps.repaired(workflow.graph, checked)
+    graph, changes = check.repaired(workflow.graph, checked)
     write_json(target, graph)
     return {"repaired": {"file": str(target), "changes": changes}}
 

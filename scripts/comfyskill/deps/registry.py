@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import _deps_comfy
-from _deps_packs import Pack, registry_id
 from comfyskill.base import cli, safe_text
+from comfyskill.deps import comfy_cli
+from comfyskill.deps.packs import Pack, registry_id
 
 T = TypeVar("T")
 LIST = "Comfy Org's list of supported packs, read through comfy-cli"
@@ -85,7 +85,7 @@ class Registry:
             json.dumps({name: {**blank, "name": name} for name in names}), encoding="utf-8"
         )
         answers = _each(
-            names, lambda name: _deps_comfy.ask(["nodes", "show", f"--input={definitions}", "--", name])
+            names, lambda name: comfy_cli.ask(["nodes", "show", f"--input={definitions}", "--", name])
         )
         if all(data is None for data in answers):
             self._note("comfy-cli did not answer `comfy nodes show` (1.23 does)")
@@ -94,7 +94,7 @@ class Registry:
 
     def _in_map(self, names: Sequence[str], folder: Path) -> dict[str, str]:
         """Class -> repository by the Manager's map. It names the packs of a whole workflow, so classes are told apart."""
-        workspace = self._workspace or _deps_comfy.workspace()
+        workspace = self._workspace or comfy_cli.workspace()
         if workspace is None:
             self._note("comfy-cli has no ComfyUI folder, so the Manager's class map in it was not read")
             return {}
@@ -136,7 +136,7 @@ class Registry:
             with tempfile.TemporaryDirectory() as folder:
                 # It compares with the packages of a workspace, which we do not ask: any folder serves.
                 words = ["node", "deps", *(f"--registry={name}" for name in wanted)]
-                data = _deps_comfy.ask(words, folder=Path(folder), limit=REGISTRY_LIMIT)
+                data = comfy_cli.ask(words, folder=Path(folder), limit=REGISTRY_LIMIT)
             self._registered |= {name: _read(name, data) for name in wanted}
         return {
             name: self._registered.get(name, Registered(None, why="it is no registry id")) for name in ids
@@ -184,9 +184,9 @@ def _mapped(names: Sequence[str], workspace: Path, folder: Path) -> tuple[list[s
     flow, answer = folder / "classes.json", folder / "packs.json"
     flow.write_text(json.dumps({"nodes": [{"type": name} for name in names]}), encoding="utf-8")
     words = ["node", "deps-in-workflow", f"--workflow={flow}", f"--output={answer}", "--mode=local"]
-    _deps_comfy.ask(words, folder=workspace, limit=MAP_LIMIT)
+    comfy_cli.ask(words, folder=workspace, limit=MAP_LIMIT)
     try:
-        document = json.loads(answer.read_bytes()[: _deps_comfy.MOST_ANSWER])
+        document = json.loads(answer.read_bytes()[: comfy_cli.MOST_ANSWER])
     except (OSError, ValueError, RecursionError):
         return None
     packs = document.get("custom_nodes") if isinstance(document, Mapping) else None

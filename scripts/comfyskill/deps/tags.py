@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import _deps_catalog
-from _deps_need import Use
+from comfyskill.deps import catalog
+from comfyskill.deps.need import Use
 from comfyskill.graph.nodes import class_of, consumers_of, each, inputs_of, literal, title_of
 
 # A tag has a name without the characters that end one, then up to a few weights.
@@ -54,7 +54,7 @@ def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any]
         following: list[str] = []
         for node_id in waiting:
             class_type = class_of(graph[node_id])
-            if class_type in _deps_catalog.LORA_TAG_READERS:
+            if class_type in catalog.LORA_TAG_READERS:
                 return class_type
             hands_on = _hands_text_on(class_type, definitions)
             unclear = unclear or hands_on is None

@@ -11,18 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _deps_hosts
-import _deps_manager
-import _deps_place
-import _deps_report
-import _fetch_model
-from _deps import MISSING, Check, Item
-from _deps_hosts import AllowedHosts
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.deps import download, hosts, report
+from comfyskill.deps import manager as deps_manager
+from comfyskill.deps import place as deps_place
+from comfyskill.deps.check import MISSING, Check, Item
+from comfyskill.deps.hosts import AllowedHosts
 
 if TYPE_CHECKING:
-    from _deps_registry import Registered, Registry
+    from comfyskill.deps.registry import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
 SERVERS_WORD = "only the server says that its models are there: a person must look at the folder first"
@@ -70,7 +68,7 @@ class Ways(NamedTuple):
 
     via: str
     server: Any
-    manager: _deps_manager.Manager | None
+    manager: deps_manager.Manager | None
     models_folder: Path | None
     workspace: Path | None
     allowed: AllowedHosts
@@ -102,7 +100,7 @@ def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence
     for checked, spec in zip(checks, specs, strict=True):
         for item in checked.of(MISSING):
             if item.kind == "model" and item.match is not None:
-                found.setdefault(item.name, _deps_report.by_name(item, spec))
+                found.setdefault(item.name, report.by_name(item, spec))
     return [step._replace(instead=found.get(step.name) if step.kind == "model" else None) for step in steps]
 
 
@@ -196,15 +194,13 @@ def _model_step(item: Item, ways: Ways) -> Step:
     if place is None:
         return step._replace(blocked="which model folder it belongs to is not known")
     try:
-        step = step._replace(relative=_deps_place.target(*place))
+        step = step._replace(relative=deps_place.target(*place))
     except SkillError as error:
         return step._replace(blocked=error.message)
     reason = ways.allowed.refusal(origin.url)
     if reason is not None:
-        return step._replace(
-            blocked=f"its address is not used: {reason}", consent=_deps_hosts.flag_for(origin.url)
-        )
-    if _deps_report.may_run_code(place[1]) and not ways.allow_pickle:
+        return step._replace(blocked=f"its address is not used: {reason}", consent=hosts.flag_for(origin.url))
+    if report.may_run_code(place[1]) and not ways.allow_pickle:
         blocked = "files of this type can run code when they are loaded"
         return step._replace(blocked=blocked, consent="--allow-pickle")
     how, blocked_by = _model_way(ways, step)
@@ -230,7 +226,7 @@ def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
                 None,
                 "a file of that name is in the models folder, but the server does not list it: restart it, or see its paths",
             )
-        return (None, SERVERS_WORD) if ways.folder_by == _deps_place.SERVER else (DOWNLOAD, None)
+        return (None, SERVERS_WORD) if ways.folder_by == deps_place.SERVER else (DOWNLOAD, None)
     if ways.via == COMFY:
         if not ways.comfy:
             return (
@@ -257,11 +253,11 @@ def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
     """What the Manager is told to download: an entry of its own list; version 4 without a list takes any."""
     assert ways.manager is not None and step.relative is not None
     folder, _, filename = step.relative.rpartition("/")
-    if ways.manager.shape == _deps_manager.V4:
+    if ways.manager.shape == deps_manager.V4:
         base = {"name": filename, "type": folder.split("/")[0], "base": "", "save_path": folder}
         return {**base, "filename": filename, "url": step.url}
     try:
-        entry = _deps_place.manager_entry(ways.manager.model_list(), folder, filename)
+        entry = deps_place.manager_entry(ways.manager.model_list(), folder, filename)
     except SkillError:
         return None
     # Its list may give another address for the name: then that one must be allowed too.
@@ -279,14 +275,14 @@ def _looked_up(steps: list[Step], ways: Ways) -> list[Step]:
         found = dict(
             zip(
                 map(id, wanted),
-                pool.map(lambda step: _fetch_model.look(str(step.url), ways.allowed), wanted),
+                pool.map(lambda step: download.look(str(step.url), ways.allowed), wanted),
                 strict=True,
             )
         )
     return [_with_facts(step, found[id(step)]) if id(step) in found else step for step in steps]
 
 
-def _with_facts(step: Step, facts: _fetch_model.Facts) -> Step:
+def _with_facts(step: Step, facts: download.Facts) -> Step:
     more: dict[str, Any] = dict(step.facts or {})
     if facts.gate:
         more["gate"] = facts.gate
@@ -307,7 +303,7 @@ def totals(steps: Sequence[Step], ways: Ways) -> dict[str, Any]:
         document["sizes_unknown"] = unknown
     if ways.models_folder is not None:
         document |= {"models_folder": str(ways.models_folder), "models_folder_by": ways.folder_by}
-        free = document["free_bytes"] = _deps_place.free_bytes(ways.models_folder)
+        free = document["free_bytes"] = deps_place.free_bytes(ways.models_folder)
         if free is not None and document["bytes"] > free:
             document["fits"] = False
     return document

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import _deps_report
-from _deps import MISSING, UNKNOWN, Check
-from _deps_survey import Asked, Workflow
 from comfyskill.base import safe_text
+from comfyskill.deps import report
+from comfyskill.deps.check import MISSING, UNKNOWN, Check
+from comfyskill.deps.survey import Asked, Workflow
 
 RENAMED = ("model", "value", "file")
 
@@ -40,7 +40,7 @@ def renaming(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
 def command(script: str, *words: str) -> str:
     """A command of this bundle that can be run from anywhere."""
     return safe_text.shell_words(
-        [sys.executable or "python3", str(Path(__file__).resolve().parent / script), *words]
+        [sys.executable or "python3", str(Path(__file__).resolve().parents[2] / script), *words]
     )
 
 
@@ -86,6 +86,6 @@ def _plannable(done: Sequence[tuple[Workflow, Check]]) -> bool:
         for item in checked.of(MISSING):
             if item.kind == "node" and item.pack is not None and item.pack.installable:
                 return True
-            if item.origin is not None and not item.fixed_by_name and _deps_report.target(item) is not None:
+            if item.origin is not None and not item.fixed_by_name and report.target(item) is not None:
                 return True
     return False

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _deps_manager import Manager, page_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.deps.manager import Manager, page_of
 from comfyskill.editor.outline import nodes_of
 from comfyskill.graph import catalog
 
 if TYPE_CHECKING:
-    from _deps_registry import Registry
+    from comfyskill.deps.registry import Registry
 
 CORE = "comfy-core"
 # The registry's ids in lower case; they start with a letter or digit, so that none is taken for an option.

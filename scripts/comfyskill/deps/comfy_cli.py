@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _deps_catalog
 from comfyskill.base import programs, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import catalog
 
 PROGRAM = "comfy"
 INSTALL_LIMIT = 1800.0
@@ -143,7 +143,7 @@ def _end_of(output: bytes) -> str:
 
 def _token(host: str | None) -> dict[str, str]:
     """The host's token under the name by which comfy-cli reads it."""
-    names = _deps_catalog.TOKENS.get(host or "")
+    names = catalog.TOKENS.get(host or "")
     if not names:
         return {}
     for name in names:

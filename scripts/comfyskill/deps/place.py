@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _addresses
-import _deps_comfy
-import _deps_match
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.file_names import file_name, safe_name
 from comfyskill.base.safe_text import clean
+from comfyskill.deps import comfy_cli, names
 from comfyskill.graph.catalog import MODEL_SUFFIXES
 
 SERVER = "server"
@@ -65,13 +64,13 @@ def is_here(server: Any) -> bool:
 
 def comfy_acts_here(server: Any, workspace: str | None) -> bool:
     """Whether comfy-cli is there and its workspace may be this server's installation, as far as both tell."""
-    if _deps_comfy.program() is None or getattr(server, "api", "") != "local":
+    if comfy_cli.program() is None or getattr(server, "api", "") != "local":
         return False
     if workspace:
         return True
     if not is_here(server):
         return False
-    folder, models = _deps_comfy.workspace(), _of_server(server)
+    folder, models = comfy_cli.workspace(), _of_server(server)
     return folder is not None and (models is None or models.resolve() == (folder / "models").resolve())
 
 
@@ -98,7 +97,7 @@ def _models_below(base: str) -> Path | None:
 
 
 def _of_comfy() -> Path | None:
-    workspace = _deps_comfy.workspace()
+    workspace = comfy_cli.workspace()
     return workspace / "models" if workspace is not None else None
 
 
@@ -142,7 +141,7 @@ def manager_entry(models: list[Mapping[str, Any]], folder: str, filename: str) -
     for entry in models:
         save_path = str(entry.get("save_path") or "").replace("\\", "/")
         near = save_path == "default" or save_path.split("/")[0] == folder
-        if _deps_match.is_generic(filename):
+        if names.is_generic(filename):
             near = save_path.strip("/") == folder
         if entry.get("filename") == filename and near:
             return entry

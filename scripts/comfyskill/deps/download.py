@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _common
-import _deps_file_check
-import _deps_hosts
-import _deps_origin
-import _deps_report
-from _deps_hosts import AllowedHosts
-from _fetch_part import Part, Wanted, refuse_existing, stated_hash
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import file_check, hosts, origin, report
+from comfyskill.deps.fetch_part import Part, Wanted, refuse_existing, stated_hash
+from comfyskill.deps.hosts import AllowedHosts
 
 if TYPE_CHECKING:
     import requests
@@ -59,7 +56,7 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
     reason = allowed.refusal(url)
     if reason is not None:
         return Facts(problem=reason)
-    with _deps_hosts.session_for(url, allowed) as session:
+    with hosts.session_for(url, allowed) as session:
         try:
             response = session.head(url, allow_redirects=True, timeout=(min(timeout, 10.0), timeout))
         except requests.RequestException as error:
@@ -78,8 +75,8 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
         SkillError: `consent_needed` (7) for a host or file type that wants a flag, `refused` (4) for a gate,
             `already_there`, `disk_full`, `corrupt`, `unreachable` (3), `not_found`.
     """
-    _deps_hosts.require(allowed, wanted.url)
-    if _deps_report.may_run_code(wanted.target.name) and not wanted.allow_pickle:
+    hosts.require(allowed, wanted.url)
+    if report.may_run_code(wanted.target.name) and not wanted.allow_pickle:
         raise SkillError(
             f"{wanted.target.name} is of a type that can run code when it is loaded", code="consent_needed",
             exit=Exit.UNSAFE, hint="look for a .safetensors file; if you trust the source, add --allow-pickle",
@@ -87,7 +84,7 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
     refuse_existing(wanted.target)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
     part = Part(wanted)
-    with _deps_hosts.session_for(wanted.url, allowed) as session:
+    with hosts.session_for(wanted.url, allowed) as session:
         with part.opened():
             resumed_at = part.size
             _transfer(session, wanted, part)
@@ -115,7 +112,7 @@ def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
         if failures >= ATTEMPTS:
             part.flush()
             raise SkillError(
-                f"{_deps_hosts.shown(wanted.url)}: {why}", code="unreachable", retryable=True,
+                f"{hosts.shown(wanted.url)}: {why}", code="unreachable", retryable=True,
                 hint="run it again: it goes on where it stopped",
             )  # fmt: skip
         time.sleep(_common.pause_before(failures + 1))
@@ -169,14 +166,14 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         raise _Again(f"its host answers HTTP {status}")
     if status >= 400:
         raise SkillError(
-            f"{_deps_hosts.shown(wanted.url)} answers HTTP {status}",
+            f"{hosts.shown(wanted.url)} answers HTTP {status}",
             code="not_found" if status in (404, 410) else "download_failed", exit=Exit.FAILED,
             hint="the file may have moved: look at its page",
         )  # fmt: skip
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise SkillError(
-            f"{_deps_hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
+            f"{hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
             exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
         )  # fmt: skip
     file_limits.refuse_packed(response.headers)
@@ -216,7 +213,7 @@ def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
     said = time.monotonic()
     for count, piece in enumerate(_pieces(response)):
         if part.size == 0:
-            wrong = _deps_file_check.wrong_start(wanted.target.name, piece)
+            wrong = file_check.wrong_start(wanted.target.name, piece)
             if wrong:
                 part.drop()
                 raise _corrupt(wanted, wrong)
@@ -245,7 +242,7 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
             raise _corrupt(wanted, f"its SHA-256 is {digest} and should be {expected}")
         if expected and "sha256" not in checked:
             checked.append("sha256")
-    wrong = _deps_file_check.problem(part.path, wanted.target.name)
+    wrong = file_check.problem(part.path, wanted.target.name)
     if wrong:
         part.drop()
         raise _corrupt(wanted, wrong)
@@ -254,7 +251,7 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
 
 def _corrupt(wanted: Wanted, why: str) -> SkillError:
     return SkillError(
-        f"what {_deps_hosts.shown(wanted.url)} gave is not usable: {why}; it was not kept",
+        f"what {hosts.shown(wanted.url)} gave is not usable: {why}; it was not kept",
         code="corrupt", exit=Exit.FAILED, hint="try again; if it stays so, look at the file's page",
     )  # fmt: skip
 
@@ -266,23 +263,21 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
 
     if isinstance(error, RefusedRedirect):
         return SkillError(
-            f"refused to follow {_deps_hosts.shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
+            f"refused to follow {hosts.shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
             hint="if you trust that host, add --allow-host with its name",
         )  # fmt: skip
     if isinstance(error, UnaskedCoding):
         return SkillError(
-            f"{_deps_hosts.shown(url)} sends the file compressed, although that was not asked for",
+            f"{hosts.shown(url)} sends the file compressed, although that was not asked for",
             code="download_failed",
             exit=Exit.FAILED,
             hint="a proxy may stand between; else download it by hand from its page",
         )
     if isinstance(error, requests.TooManyRedirects):
-        return SkillError(
-            f"{_deps_hosts.shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED
-        )
+        return SkillError(f"{hosts.shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED)
     if isinstance(error, requests.exceptions.SSLError):
         return SkillError(
-            f"the certificate of {_deps_hosts.shown(url)} was not accepted", code="unreachable",
+            f"the certificate of {hosts.shown(url)} was not accepted", code="unreachable",
             hint="a proxy may stand between: set REQUESTS_CA_BUNDLE to its authority's file",
         )  # fmt: skip
     return _Again(_network_words(error))
@@ -305,10 +300,10 @@ def _gate(url: str, status: int) -> SkillError:
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
-    variables = _deps_hosts.token_variables(host)
-    given = _deps_hosts.token_for(url) is not None
-    page = _deps_origin.hugging_face_page(url)
-    message = f"{_deps_hosts.shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
+    variables = hosts.token_variables(host)
+    given = hosts.token_for(url) is not None
+    page = origin.hugging_face_page(url)
+    message = f"{hosts.shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
     if not variables:
         hint = "download it by hand from its page"
     elif given:

@@ -6,54 +6,47 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import _deps_comfy
-import _deps_manager
-import _deps_next
-import _deps_place
-import _deps_plan_words
-import _deps_report
-import _deps_survey
-import _install
-import _install_plan
-from _deps import MISSING, PRESENT, Check
-from _deps_hosts import AllowedHosts
-from _deps_survey import Asked, Workflow
-from _install import Outcome
-from _install_plan import Step, Ways
 from comfyskill.base import paths
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.deps import comfy_cli, install, manager, next, plan, plan_words, report, survey
+from comfyskill.deps import place as deps_place
+from comfyskill.deps.check import MISSING, PRESENT, Check
+from comfyskill.deps.hosts import AllowedHosts
+from comfyskill.deps.install import Outcome
+from comfyskill.deps.plan import Step, Ways
+from comfyskill.deps.survey import Asked, Workflow
 
 
 def mend(args: argparse.Namespace) -> dict[str, Any]:
     """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …"""
     allowed = AllowedHosts(args.allow_host)
-    with _deps_survey.asked(args, inventory=args.inventory, needed=True) as asked:
+    with survey.asked(args, inventory=args.inventory, needed=True) as asked:
         done = _examined(asked, args.workflows)
         checks = [checked for _, checked in done]
-        document: dict[str, Any] = {"counts": _deps_report.summary(checks)}
+        document: dict[str, Any] = {"counts": report.summary(checks)}
         if asked.server.demo:
             document["demo"] = True
-        verdict = _deps_report.verdict(checks)
+        verdict = report.verdict(checks)
         if verdict == PRESENT:
             return {"status": "ok", "message": "nothing is missing; nothing was done"} | document
         if verdict != MISSING:
             problems = asked.stock.problems
-            raise _deps_survey.unknown(document, problems)
+            raise survey.unknown(document, problems)
         ways = _ways(args, asked, allowed)
-        steps = _install_plan.plan(checks, ways, args.only)
-        steps = _install_plan.with_instead(steps, checks, args.workflows)
-        steps = _install_plan.registered(steps, asked.find_registry())
+        steps = plan.plan(checks, ways, args.only)
+        steps = plan.with_instead(steps, checks, args.workflows)
+        steps = plan.registered(steps, asked.find_registry())
         document["plan"] = [step.to_json() for step in steps]
-        document["totals"] = _install_plan.totals(steps, ways)
+        document["totals"] = plan.totals(steps, ways)
         document["by"] = _by(ways)
         renamed = _renamed(checks, args.workflows)
         if renamed:
             document["use_instead"] = renamed
         again, left = (
-            _deps_plan_words.again(args, asked.words),
-            _deps_plan_words.left_alone(checks, args.only),
+            plan_words.again(args, asked.words),
+            plan_words.left_alone(checks, args.only),
         )
-        told = _deps_plan_words.told(steps, left, _deps_next.renaming(asked, done), again, live=asked.live)
+        told = plan_words.told(steps, left, next.renaming(asked, done), again, live=asked.live)
         if document["totals"].get("fits") is False:
             told["message"] += "; the disk has not enough room for all of it"
         if args.dry_run:
@@ -61,7 +54,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         _require_consent(args.yes, steps, document, told)
         outcomes: list[Outcome] = []
         try:
-            for outcome in _install.carry_out(steps, ways):
+            for outcome in install.carry_out(steps, ways):
                 outcomes.append(outcome)  # (Ctrl-C keeps those before it)
         except KeyboardInterrupt:
             raise _interrupted(document, outcomes, again) from None
@@ -71,21 +64,21 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]]:
-    workflows = [_deps_survey.read(spec, asked) for spec in specs]
-    return [(workflow, _deps_survey.examine(workflow, asked)) for workflow in workflows]
+    workflows = [survey.read(spec, asked) for spec in specs]
+    return [(workflow, survey.examine(workflow, asked)) for workflow in workflows]
 
 
 def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
     workspace = paths.expanded(args.workspace) if args.workspace else None
-    place = _deps_place.models_folder(asked.server, args.models_dir, args.workspace)
+    place = deps_place.models_folder(asked.server, args.models_dir, args.workspace)
     return Ways(
         args.via, asked.server, asked.find_manager(), place.folder if place else None, workspace, allowed,
-        args.allow_pickle, _deps_place.comfy_acts_here(asked.server, args.workspace), place.by if place else "flag",
+        args.allow_pickle, deps_place.comfy_acts_here(asked.server, args.workspace), place.by if place else "flag",
     )  # fmt: skip
 
 
 def _by(ways: Ways) -> dict[str, Any]:
-    document: dict[str, Any] = {"host": ways.server.url} | _deps_comfy.facts()
+    document: dict[str, Any] = {"host": ways.server.url} | comfy_cli.facts()
     document["manager"] = ways.manager.name if ways.manager is not None else None
     return document
 
@@ -94,7 +87,7 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
     """What needs another name and no install."""
     found = []
     for checked, spec in zip(checks, specs, strict=True):
-        found += [_deps_report.entry(item, spec) for item in checked.of(MISSING) if item.fixed_by_name]
+        found += [report.entry(item, spec) for item in checked.of(MISSING) if item.fixed_by_name]
     return found
 
 
@@ -122,7 +115,7 @@ def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: S
     return SkillError(
         f"interrupted by the user; {len(outcomes)} step(s) had ended", code="interrupted", status="cancelled",
         retryable=True, hint="run the same again: a download goes on where it stopped",
-        next=[_deps_next.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
+        next=[next.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
     )  # fmt: skip
 
 
@@ -138,7 +131,7 @@ def _restart(args: argparse.Namespace, ways: Ways, outcomes: Sequence[Outcome]) 
     if _busy(ways.server):
         return needed | {"restart": "the server has jobs, so it was not restarted: do it when they are done"}
     ways.manager.restart()
-    if _deps_manager.wait_until_back(ways.server.stats):
+    if manager.wait_until_back(ways.server.stats):
         return {"restarted": True}
     return needed | {"restart": "the server was told to restart and has not come back yet"}
 
@@ -155,25 +148,25 @@ def _second_look(
     args: argparse.Namespace, document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
     """What is missing now, asked anew of a server object that remembers nothing."""
-    with _deps_survey.asked(args) as asked:
+    with survey.asked(args) as asked:
         checks = [_recheck(asked, spec) for spec in args.workflows]
         problems = asked.stock.problems
-    document["counts"] = _deps_report.summary(checks)
-    verdict = _deps_report.verdict(checks)
+    document["counts"] = report.summary(checks)
+    verdict = report.verdict(checks)
     if verdict == PRESENT:
         return {"status": "success", "message": "everything that is needed is there now"} | document
     document["still_missing"] = [
-        {"kind": item.kind} | _deps_report.entry(item, spec)
+        {"kind": item.kind} | report.entry(item, spec)
         for checked, spec in zip(checks, args.workflows, strict=True)
         for item in checked.of(MISSING)
     ]
     if verdict != MISSING:
-        raise _deps_survey.unknown(document, problems)
+        raise survey.unknown(document, problems)
     raise _incomplete(document, steps, outcomes)
 
 
 def _recheck(asked: Asked, spec: str) -> Check:
-    return _deps_survey.examine(_deps_survey.read(spec, asked), asked, sources=False)
+    return survey.examine(survey.read(spec, asked), asked, sources=False)
 
 
 def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:

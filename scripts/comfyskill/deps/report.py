@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _addresses
-import _deps_catalog
-import _deps_place
-from _deps import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
-from _deps_need import Use
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import catalog
+from comfyskill.deps import catalog
+from comfyskill.deps import place as deps_place
+from comfyskill.deps.check import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
+from comfyskill.deps.need import Use
+from comfyskill.graph import catalog as graph_catalog
 
 MOST_USES = 6
 MOST_NAMED = 200
@@ -187,7 +187,7 @@ def download_command(item: Item) -> list[str] | None:
     if place is None or origin is None or origin.suggestion or not may_fetch(origin.url):
         return None
     try:
-        folder, _, filename = _deps_place.target(*place).rpartition("/")
+        folder, _, filename = deps_place.target(*place).rpartition("/")
     except SkillError:
         # A name that climbs out of the models folder is no name for a command.
         return None
@@ -210,7 +210,7 @@ def may_fetch(url: str) -> bool:
         parts is None
         or "@" in parts.netloc
         or parts.scheme != "https"
-        or parts.hostname not in _deps_catalog.DOWNLOAD_HOSTS
+        or parts.hostname not in catalog.DOWNLOAD_HOSTS
         or parts.port not in (None, 443)
     ):
         return False
@@ -219,12 +219,12 @@ def may_fetch(url: str) -> bool:
 
 def is_pickle(name: str) -> bool:
     """Whether a file of this type can run code when it is opened."""
-    return name.lower().endswith(tuple(catalog.PICKLE_SUFFIXES))
+    return name.lower().endswith(tuple(graph_catalog.PICKLE_SUFFIXES))
 
 
 def may_run_code(name: str) -> bool:
     """Whether a file that is fetched wants a consent of its own: ComfyUI unpickles whatever is of no other known type."""
-    return not name.lower().endswith(tuple(catalog.DATA_SUFFIXES))
+    return not name.lower().endswith(tuple(graph_catalog.DATA_SUFFIXES))
 
 
 def verdict(checks: Sequence[Check]) -> str:
