@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _batch_results
 from comfyskill.base import cli, file_names, safe_text
+from comfyskill.batch import results as batch_results
 
 MOST_ROWS = 20
 MOST_FILES = 4
@@ -21,14 +21,14 @@ def write(folder: Path) -> dict[str, Any]:
     import _contact_sheet
     import _gallery
 
-    results = _batch_results.read(folder)
+    results = batch_results.read(folder)
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
     document: dict[str, Any] = {"run_states": counts}
     if results.outside:
         cli.warn(f"{results.outside} files that the journal names do not lie in {folder} and are left out")
         document["files_left_out"] = results.outside
     for name, key, make in (
-        ("results.csv", "results_csv", _batch_results.table),
+        ("results.csv", "results_csv", batch_results.table),
         ("index.html", "index_html", _gallery.page),
     ):
         file_names.write_whole(folder / name, make(results))
@@ -42,7 +42,7 @@ def write(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _first_rows(results: _batch_results.Results) -> dict[str, Any]:
+def _first_rows(results: batch_results.Results) -> dict[str, Any]:
     """Which file came of which values, for the first runs: enough to point at the best of a small sweep."""
     rows = [
         {

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _contact_layout
-from _batch_results import Results, Row
 from _contact_cells import FONT, INK, LINE, PAPER, QUIET, Pen, draw_run, wrapped
 from _contact_layout import MARGIN, SIDE, Sheet
 from _thumbnails import Thumbnails
 from comfyskill.base import file_names
+from comfyskill.batch.results import Results, Row
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _batch_results import Row
 from comfyskill.base import cli, programs, safe_text
 from comfyskill.base.picture_files import BadPicture, open_picture
+from comfyskill.batch.results import Row
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -28,26 +28,26 @@ import argparse
 import sys
 from typing import Any
 
-import _batch_flags
 from comfyskill.base import cli
+from comfyskill.batch import flags
 
 
 def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _batch_begin
     from comfyskill.base import file_limits, signals
+    from comfyskill.batch import begin
 
     signals.listen()
     cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
     try:
-        return _batch_begin.report(args)
+        return begin.report(args)
     except signals.Terminated:
         return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _batch_flags.parse(__doc__, argv)
+    args = flags.parse(__doc__, argv)
     return cli.run(run_batch, args)
 
 

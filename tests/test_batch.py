@@ -644,12 +644,12 @@ def test_a_name_that_does_not_fit_every_run_is_refused_before_anything_is_sent(
 def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    import _batch_fetch
-    import _plan
+    from comfyskill.batch import fetch
+    from comfyskill.batch import plan as batch_plan
 
-    plan = _plan.Plan((_plan.Axis("sweep", ("x",), ["12", "cat"]),), str(uuid.uuid4()))
+    plan = batch_plan.Plan((batch_plan.Axis("sweep", ("x",), ["12", "cat"]),), str(uuid.uuid4()))
     options = SimpleNamespace(folder=tmp_path, name="{x:04d}")
-    names = _batch_fetch.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
+    names = fetch.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
     assert [names.base(run, {}) for run in range(2)] == ["0012", None]
 
 
@@ -698,9 +698,8 @@ def test_a_batchs_jobs_are_ours(run: Runner, demo: Demo, graph_file: Any) -> Non
 
 
 def test_the_plan_line_keeps_every_wish() -> None:
-    import _batch_fill
-    import _batch_setup
-    import _plan
+    from comfyskill.batch import fill, setup
+    from comfyskill.batch import plan as batch_plan
     from comfyskill.run import prepare
     from comfyskill.source import read
 
@@ -709,10 +708,10 @@ def test_the_plan_line_keeps_every_wish() -> None:
         validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
     )  # fmt: skip
     source = read.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
-    recipe = _batch_fill.Recipe(source, wishes, _plan.Plan((), str(uuid.uuid4())))
-    line = json.loads(json.dumps(_batch_setup.plan_line(recipe, None)))
+    recipe = fill.Recipe(source, wishes, batch_plan.Plan((), str(uuid.uuid4())))
+    line = json.loads(json.dumps(setup.plan_line(recipe, None)))
     # What a journal names is sent only when its content is known.
-    assert _batch_setup.recipe_from(line).wishes == wishes._replace(known_files=frozenset())
+    assert setup.recipe_from(line).wishes == wishes._replace(known_files=frozenset())
 
 
 def test_a_graph_that_is_always_rejected_is_not_sent_a_thousand_times(

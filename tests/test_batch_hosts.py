@@ -13,8 +13,8 @@ import graphs
 import pytest
 from conftest import Demo, Runner
 
-import _batch_hosts
 from comfyskill.base.cli import SkillError
+from comfyskill.batch import hosts as batch_hosts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
@@ -121,24 +121,24 @@ def test_a_line_is_an_address_and_flags(tmp_path: Path, line: str, wrong: bool) 
     path = tmp_path / "hosts"
     path.write_text(f"http://first:1\n{line}\n")
     if not wrong:
-        first, second = _batch_hosts.named([f"@{path}"])
+        first, second = batch_hosts.named([f"@{path}"])
         assert (first.address, second.address) == ("http://first:1", "http://x:1")
         assert list(second.headers) == (["A: b c"] if "A: b" in line else [])
         if "certs" in line:
             assert str(second.ca_bundle).endswith(r"C:\certs\a.pem")
         return
     with pytest.raises(SkillError) as caught:
-        _batch_hosts.named([f"@{path}"])
+        batch_hosts.named([f"@{path}"])
     assert caught.value.exit == 2 and caught.value.message.startswith("line 2 of")
     assert "canary" not in f"{caught.value.message}{caught.value.hint}"
 
 
 def test_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     with pytest.raises(SkillError, match="cannot read"):
-        _batch_hosts.named([f"@{tmp_path / 'nothere'}"])
+        batch_hosts.named([f"@{tmp_path / 'nothere'}"])
     (tmp_path / "empty").write_text("# nobody\n\n")
     with pytest.raises(SkillError, match="names no server"):
-        _batch_hosts.named([f"@{tmp_path / 'empty'}"])
+        batch_hosts.named([f"@{tmp_path / 'empty'}"])
 
 
 def test_the_partner_key_of_the_environment_stays_where_no_node_needs_it(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from _plan import Axis, Plan, Steps
-from _plan_read import check_names, files, prompts, seeds, sweeps, table, zipped
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.plan import Axis, Plan, Steps
+from comfyskill.batch.plan_read import check_names, files, prompts, seeds, sweeps, table, zipped
 
 
 def plan(*axes: Axis, limit: int | None = None, shuffled: bool = False) -> Plan:

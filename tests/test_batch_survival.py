@@ -539,9 +539,9 @@ def test_a_key_goes_to_no_server_that_only_the_folder_names(
 
 
 def test_a_lock_that_was_taken_away_while_we_waited_keeps_nobody_out(tmp_path: Path) -> None:
-    import _journal
+    from comfyskill.batch import journal
 
-    class Late(_journal.Lock):
+    class Late(journal.Lock):
         """Its first look at the lock comes when the last owner has just removed the file."""
 
         raced = False
@@ -553,7 +553,7 @@ def test_a_lock_that_was_taken_away_while_we_waited_keeps_nobody_out(tmp_path: P
             return super()._take()
 
     late = Late(tmp_path)
-    with pytest.raises(_journal.SkillError):
-        _journal.Lock(tmp_path)
+    with pytest.raises(journal.SkillError):
+        journal.Lock(tmp_path)
     late.release()
     assert not list(tmp_path.iterdir())

@@ -545,9 +545,9 @@ def test_no_cell_of_the_table_is_a_formula_not_even_in_its_head(
 
 
 def test_numbers_stay_numbers_in_the_table(run: Runner, demo: Demo, graph_file: Any) -> None:
-    import _batch_results
+    from comfyskill.batch import results
 
-    assert [_batch_results._cell(text) for text in ("-5", "+1.5", "-1e3", "a=b", "")] == [
+    assert [results._cell(text) for text in ("-5", "+1.5", "-1e3", "a=b", "")] == [
         "-5",
         "+1.5",
         "-1e3",
@@ -604,11 +604,11 @@ def test_the_command_that_clears_a_server_names_it_only_when_the_journal_does_no
 ) -> None:
     import types
 
-    import _batch_run
+    from comfyskill.batch import run as batch_run
 
     options = types.SimpleNamespace(folder=tmp_path, hosts=named, trust=())
     batch: Any = types.SimpleNamespace(options=options, listed=listed)
-    command = _batch_run._left_command(batch, host).split()
+    command = batch_run._left_command(batch, host).split()
     assert [command[at + 1] for at, word in enumerate(command) if word == "--host"] == words
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 import _contact_sheet
 import _gallery
-from _batch_results import Results, Row, read, table
-from _plan import Axis, Plan
+from comfyskill.batch.plan import Axis, Plan
+from comfyskill.batch.results import Results, Row, read, table
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -20,7 +20,7 @@ from editor_files import DEFINITIONS, File
 from flaky import Fault, Flaky
 from test_run import occupy, wait_for
 
-import _batch_begin
+from comfyskill.batch import begin
 from comfyskill.editor import convert
 from comfyskill.run import prepare
 from comfyskill.server import local
@@ -291,7 +291,7 @@ def test_counting_seeds_leaves_the_settings_as_they_were() -> None:
     wishes = prepare.Wishes(settings=settings)
     args = argparse.Namespace(count=2, seed_start=None, randomize_seed=False)
     source = argparse.Namespace(graph=graphs.sleeper(0.1, seed=1))
-    axes, left = _batch_begin._count_axis(args, source, [], wishes)
+    axes, left = begin._count_axis(args, source, [], wishes)
     assert dict(settings) == {"seed": "7", "steps": "3"}
     assert dict(left.settings) == {"steps": "3"}
     assert [axes[0].at(step)["seed"] for step in range(2)] == [7, 8]

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _journal
-from _plan import OUTPUT_COLUMN, Axis, Plan
-from _plan_read import is_media
 from comfyskill.base import safe_text
+from comfyskill.batch import journal
+from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan
+from comfyskill.batch.plan_read import is_media
 
 # A backslash or a colon would make a name a share, a drive or an address.
 NEVER_IN_NAMES = "\\:\0"
@@ -61,10 +61,10 @@ class Results(NamedTuple):
 
 def read(folder: Path) -> Results:
     """The results in a folder. Raises SkillError (exit 2) when it holds no batch."""
-    import _batch_setup
+    from comfyskill.batch import setup
 
-    recorded = _journal.read(folder)
-    recipe = _batch_setup.recipe_from(recorded.plan)
+    recorded = journal.read(folder)
+    recipe = setup.recipe_from(recorded.plan)
     plan = _for_people(recipe.plan)
     home = folder.resolve()
     outside = 0
@@ -124,7 +124,7 @@ def _input_path(value: Any) -> Path | None:
     return path if path is not None and path.is_absolute() and is_media(path) else None
 
 
-def _row(plan: Plan, run: int, record: _journal.RunRecord | None) -> Row:
+def _row(plan: Plan, run: int, record: journal.RunRecord | None) -> Row:
     values = {name: value for name, value in plan.values(run).items() if name != OUTPUT_COLUMN}
     if record is None:
         return Row(run, plan.steps(run), values, "not_run")

@@ -9,18 +9,18 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from _batch import MOST_LOST, Todo
-from _batch_fetch import Fetchers, Haul, refs_of
-from _batch_flights import Flight
-from _batch_times import Samples
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.fetch import Fetchers, Haul, refs_of
+from comfyskill.batch.flights import Flight
+from comfyskill.batch.scheduler import MOST_LOST, Todo
+from comfyskill.batch.times import Samples
 from comfyskill.run import collect, failures, reports
 from comfyskill.server import refusals
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 # Failures that may pass; what is not listed would only fail again.
 TRANSIENT = frozenset(

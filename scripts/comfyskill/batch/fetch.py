@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _plan import OUTPUT_COLUMN
-from _plan_read import is_media
 from comfyskill.base import cli, file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.plan import OUTPUT_COLUMN
+from comfyskill.batch.plan_read import is_media
 from comfyskill.run import collect
 from comfyskill.server import events
 from comfyskill.server.protocol import Dialect, FileRef
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 FETCHERS = 4
 # One thread keeps up with small files and gets least in the way; more come when files take long, and for the last.

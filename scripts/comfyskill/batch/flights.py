@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from _batch import Todo
+from comfyskill.batch.scheduler import Todo
 from comfyskill.server import events
 from comfyskill.server.watch import Watcher
 

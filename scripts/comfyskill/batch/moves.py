@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from _batch import Left
-from _batch_ends import Ends
-from _batch_flights import Flight, Flights
-from _batch_supply import SECOND_LOOK
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.batch.ends import Ends
+from comfyskill.batch.flights import Flight, Flights
+from comfyskill.batch.scheduler import Left
+from comfyskill.batch.supply import SECOND_LOOK
 from comfyskill.run import jobs
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 
 class Moves:

@@ -12,22 +12,22 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from _batch_ends import Ends
-from _batch_fetch import Fetchers
-from _batch_fill import Filler
-from _batch_flights import Flights
-from _batch_moves import Moves
-from _batch_supply import OUTAGES, SHORT, Supply
-from _batch_times import Samples
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.batch.ends import Ends
+from comfyskill.batch.fetch import Fetchers
+from comfyskill.batch.fill import Filler
+from comfyskill.batch.flights import Flights
+from comfyskill.batch.moves import Moves
+from comfyskill.batch.supply import OUTAGES, SHORT, Supply
+from comfyskill.batch.times import Samples
 from comfyskill.run import reports
 from comfyskill.server import events
 from comfyskill.server.protocol import Dialect
 from comfyskill.server.watch import Ended, Update, Watcher
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 TICK = 0.25
 PROBE_PAUSE = 3.0

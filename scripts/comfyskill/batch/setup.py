@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _batch_fill import Filler, Recipe
-from _plan import Axis, Plan
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.plan import Axis, Plan
 from comfyskill.run import collect
 from comfyskill.run.prepare import Wishes
 from comfyskill.server.protocol import Dialect

@@ -14,10 +14,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePath
 from typing import Any
 
-from _plan import OUTPUT_COLUMN, Axis, Steps
 from comfyskill.base import cli, safe_text, text_files
 from comfyskill.base import paths as base_paths
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Steps
 
 MEDIA = frozenset(
     "png jpg jpeg webp gif bmp tif tiff avif heic mp4 webm mov mkv avi m4v mpg mpeg ogv wav mp3 flac ogg opus m4a aac"

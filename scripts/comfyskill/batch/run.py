@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import _batch_times
-from _batch import Batch, BatchOptions
-from _batch_fetch import Fetchers
-from _batch_fill import Filler, Recipe
-from _batch_lane import Lane
-from _batch_progress import BatchProgress
-from _journal import Journal, Recorded
 from comfyskill.base import cli, safe_text
 from comfyskill.base.signals import Terminated
+from comfyskill.batch import times
+from comfyskill.batch.fetch import Fetchers
+from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.journal import Journal, Recorded
+from comfyskill.batch.lane import Lane
+from comfyskill.batch.progress import BatchProgress
+from comfyskill.batch.scheduler import Batch, BatchOptions
 from comfyskill.run import reports
 from comfyskill.run.jobs import CANCEL_PATIENCE
 
@@ -75,7 +75,7 @@ def run(
     except OSError as error:
         batch.disk_failed(error)
     for filler, lane in zip(ready, batch.lanes, strict=True):
-        _batch_times.remember(filler.prepared.graph, lane.samples.times())
+        times.remember(filler.prepared.graph, lane.samples.times())
     return report(batch, seconds)
 
 

@@ -9,19 +9,19 @@ import time
 from typing import TYPE_CHECKING
 
 import _common
-from _batch import Todo
-from _batch_ends import Ends, facts_of
-from _batch_fill import Filler
-from _batch_flights import Flight, Flights
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.batch.ends import Ends, facts_of
+from comfyskill.batch.fill import Filler
+from comfyskill.batch.flights import Flight, Flights
+from comfyskill.batch.scheduler import Todo
 from comfyskill.graph import facts
 from comfyskill.run import jobs, submitted
 from comfyskill.server.protocol import Dialect, Submission
 from comfyskill.server.watch import Watcher
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 # Waiting runs kept on a server beside the running one: enough that it never idles between two.
 AHEAD = 3

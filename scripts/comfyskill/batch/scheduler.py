@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _batch_fill import Recipe
-from _journal import Journal, Recorded, RunRecord
-from _plan import OUTPUT_COLUMN
 from comfyskill.base import cli
+from comfyskill.batch.fill import Recipe
+from comfyskill.batch.journal import Journal, Recorded, RunRecord
+from comfyskill.batch.plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
-    from _batch_lane import Lane
+    from comfyskill.batch.lane import Lane
     from comfyskill.run.jobs import Options
     from comfyskill.server.protocol import Dialect
 

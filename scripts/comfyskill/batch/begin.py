@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _batch_hosts
-import _batch_setup
-import _journal
-import _plan
-from _batch import BatchOptions
-from _batch_fill import Filler, Recipe
-from _journal import Recorded
 from comfyskill.base import cli, file_names, paths
 from comfyskill.base.cli import SkillError
+from comfyskill.batch import hosts, setup
+from comfyskill.batch import journal as batch_journal
+from comfyskill.batch import plan as batch_plan
+from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.journal import Recorded
+from comfyskill.batch.scheduler import BatchOptions
 from comfyskill.run import flags, jobs, reports
 from comfyskill.run.prepare import Wishes
 
@@ -52,20 +51,20 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     """A new batch: plan, servers, consent, folder, runs."""
     wishes = flags.wishes(args)
     axes = _axes(args, wishes)
-    servers, words = _batch_hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
+    servers, words = hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
     source = _read(args, servers[0], allow_unsure=args.allow_unsure)
     counted, wishes = _count_axis(args, source, axes, wishes)
     axes += counted
-    plan = _plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
+    plan = batch_plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
     recipe = Recipe(source, wishes, plan)
-    ready, notes = _batch_setup.fillers(recipe, servers, dry_run=args.dry_run)
+    ready, notes = setup.fillers(recipe, servers, dry_run=args.dry_run)
     notes = [*source.warnings, *notes]
     _check_name(args.name, ready[0])
     if args.dry_run:
-        import _batch_estimate
+        from comfyskill.batch import estimate
 
-        return _batch_estimate.preview(recipe, ready, notes, args.workflow)
-    _batch_setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
+        return estimate.preview(recipe, ready, notes, args.workflow)
+    setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
     folder = paths.absolute(args.output_dir or default)
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
@@ -82,16 +81,16 @@ def _stand_in(path: str) -> tuple[list[Any], list[str]]:
 def _resume(args: argparse.Namespace) -> dict[str, Any]:
     """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
     folder = paths.absolute(args.resume)
-    _journal.refuse_links(folder)
-    recorded = _journal.read(folder)
-    recipe = _batch_setup.recipe_from(recorded.plan)
-    servers, words = _batch_hosts.connect(args, recorded.plan)
+    batch_journal.refuse_links(folder)
+    recorded = batch_journal.read(folder)
+    recipe = setup.recipe_from(recorded.plan)
+    servers, words = hosts.connect(args, recorded.plan)
     _refuse_changed(args, recorded, servers[0])
-    ready, notes = _batch_setup.fillers(recipe, servers)
+    ready, notes = setup.fillers(recipe, servers)
     _check_name(args.name, ready[0])
     args.name = args.name or recorded.plan.get("name")
     work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
-    _batch_setup.need_consent(
+    setup.need_consent(
         recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
     )
     return _in_folder(args, work, recorded)
@@ -111,21 +110,21 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
             exit=cli.Exit.MISUSE, hint=f"put it back, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
-    _batch_setup.refuse_changed(recorded.plan, source)
+    setup.refuse_changed(recorded.plan, source)
 
 
 def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
-    import _plan_read
+    from comfyskill.batch import plan_read
 
-    axes = [_plan_read.table(args.table)] if args.table else []
+    axes = [plan_read.table(args.table)] if args.table else []
     if args.input_dir:
-        axes.append(_plan_read.files(args.input_dir, args.into, recursive=args.recursive))
+        axes.append(plan_read.files(args.input_dir, args.into, recursive=args.recursive))
     if args.prompts:
-        axes.append(_plan_read.prompts(args.prompts, args.prompts_into))
-    axes += _plan_read.zipped(args.zip)
-    axes += _plan_read.sweeps(args.sweep)
+        axes.append(plan_read.prompts(args.prompts, args.prompts_into))
+    axes += plan_read.zipped(args.zip)
+    axes += plan_read.sweeps(args.sweep)
     constants = {**wishes.settings, **{name: path for name, path, _ in wishes.files}}
-    _plan_read.check_names(axes, constants)
+    plan_read.check_names(axes, constants)
     if not axes and not args.count:
         raise SkillError(
             "nothing to vary",
@@ -141,7 +140,7 @@ def _count_axis(
 
     Also the wishes without the seed that the counting starts at.
     """
-    import _plan_read
+    from comfyskill.batch import plan_read
     from comfyskill.run import prepare
 
     if not args.count:
@@ -151,13 +150,13 @@ def _count_axis(
     if args.seed_start is None and "seed" in wishes.settings:
         start = str(wishes.settings["seed"])
         if not start.isdigit():
-            return [_plan_read.seeds(args.count, None)], wishes
+            return [plan_read.seeds(args.count, None)], wishes
         others = {name: value for name, value in wishes.settings.items() if name != "seed"}
-        return [_plan_read.seeds(args.count, int(start))], wishes._replace(settings=others)
+        return [plan_read.seeds(args.count, int(start))], wishes._replace(settings=others)
     if args.randomize_seed or taken or (not seeds and args.seed_start is None):
-        return [_plan_read.seeds(args.count, None)], wishes
+        return [plan_read.seeds(args.count, None)], wishes
     start_at = args.seed_start if args.seed_start is not None else next(iter(seeds.values()))
-    return [_plan_read.seeds(args.count, start_at)], wishes
+    return [plan_read.seeds(args.count, start_at)], wishes
 
 
 def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
@@ -179,39 +178,37 @@ def _check_name(template: str | None, filler: Filler) -> None:
     """--name must fit the values of all runs (of the first thousands of each axis), before anything is sent."""
     if template is None:
         return
-    import _batch_fetch
+    from comfyskill.batch import fetch
 
     plan = filler.recipe.plan
     first = dict.fromkeys(plan.names) | plan.values(0)
     for number, axis in enumerate(plan.axes):
         for step in filler.steps_to_check(number):
-            _batch_fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
+            fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
 
 
 def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None) -> dict[str, Any]:
     """Lock the folder, open the journal, run, report."""
-    import _batch_run
+    from comfyskill.batch import run as batch_run
 
     folder = work.folder
-    _journal.refuse_links(folder)
+    batch_journal.refuse_links(folder)
     file_names.make_folder(folder)
-    lock = _journal.Lock(folder)
+    lock = batch_journal.Lock(folder)
     journal = None
     try:
         if recorded is None:
             _refuse_used(args, folder)
-            recorded, look = _journal.Recorded(_plan_line(args, work), 0), 0
-            journal = _journal.Journal(folder / _journal.NAME, fresh=True)
+            recorded, look = batch_journal.Recorded(_plan_line(args, work), 0), 0
+            journal = batch_journal.Journal(folder / batch_journal.NAME, fresh=True)
             journal.write("plan", **recorded.plan)
         else:
-            recorded = _journal.read(folder)  # again, now that nobody else writes
-            _batch_hosts.recognise(
-                recorded, [filler.server for filler in work.ready if filler.server is not None]
-            )
+            recorded = batch_journal.read(folder)  # again, now that nobody else writes
+            hosts.recognise(recorded, [filler.server for filler in work.ready if filler.server is not None])
             file_names.remove_parts(folder, "run_*")
-            journal = _journal.Journal(folder / _journal.NAME, keep=recorded.whole)
+            journal = batch_journal.Journal(folder / batch_journal.NAME, keep=recorded.whole)
             look = 0 if recorded.clean else LOST_LINES * len(work.ready)
-        document = _batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
+        document = batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
     finally:
         if journal is not None:
             journal.close()
@@ -226,10 +223,10 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
 
 def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
     first = work.ready[0]
-    line = _batch_setup.plan_line(_batch_setup.rooted(first), args.name, first.input_files())
+    line = setup.plan_line(setup.rooted(first), args.name, first.input_files())
     servers = [filler.server for filler in work.ready if filler.server is not None]
     line["workflow"]["spec"] = _spec_of(args.workflow)
-    line["hosts"] = [_batch_hosts.word_of(server) for server in servers]
+    line["hosts"] = [hosts.word_of(server) for server in servers]
     line["demo"] = any(server.demo for server in servers)
     return line
 
@@ -248,13 +245,13 @@ def _trust(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
     """A second batch in one folder would mix its files with the first one's."""
-    import _batch_run
+    from comfyskill.batch import run as batch_run
 
-    if _journal.begun(folder):
+    if batch_journal.begun(folder):
         raise SkillError(
             f"{folder} holds a batch already", code="folder_in_use", exit=cli.Exit.MISUSE,
             hint="go on with it by --resume, or give another --output-dir",
-            next=[_batch_run.resume_words(folder, (), None, _trust(args))],
+            next=[batch_run.resume_words(folder, (), None, _trust(args))],
         )  # fmt: skip
 
 

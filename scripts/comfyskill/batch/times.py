@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from _batch_fill import Filler
-from _plan import OUTPUT_COLUMN
 from comfyskill.base import cache
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.fill import Filler
+from comfyskill.batch.plan import OUTPUT_COLUMN
 from comfyskill.graph import facts
 
 MOST_TIMES = 20  # of one set of values

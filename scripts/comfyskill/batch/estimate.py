@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import _batch_times
-from _batch_fill import Filler, Recipe
-from _batch_progress import spoken
-from _batch_times import Times
-from _plan import Plan
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.batch import times
+from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.plan import Plan
+from comfyskill.batch.progress import spoken
+from comfyskill.batch.times import Times
 from comfyskill.server.protocol import Dialect
 
 SHOWN = 10
@@ -77,7 +77,7 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
     From runs with the same decisive values on these servers: `seconds_each` and `seconds`. From others a range,
     `seconds_least` to `seconds_most`, which `basis` calls a guide.
     """
-    rows = _batch_times.recall(ready[0].prepared.graph)
+    rows = times.recall(ready[0].prepared.graph)
     each = _from_same(ready, rows)
     if each is None:
         servers = [(filler, filler.server) for filler in ready if filler.server is not None]
@@ -104,7 +104,7 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
 def _from_same(ready: Sequence[Filler], rows: Sequence[Times]) -> float | None:
     """Seconds a run on average, when runs like each of the plan's are known on one of the servers at least."""
     known: dict[str, list[float]] = {}
-    hosts = {_batch_times.host_of(filler) for filler in ready}
+    hosts = {times.host_of(filler) for filler in ready}
     for row in rows:
         if row.host in hosts:
             known.setdefault(row.weight, []).append(_median(row.seconds))
@@ -117,7 +117,7 @@ def _from_same(ready: Sequence[Filler], rows: Sequence[Times]) -> float | None:
 
 def _weights(filler: Filler) -> dict[str, int]:
     """How many of a plan's runs (some, spread over it) have which decisive values."""
-    plan, axes = filler.recipe.plan, _batch_times.decisive_axes(filler)
+    plan, axes = filler.recipe.plan, times.decisive_axes(filler)
     pace = max(plan.count // LOOKED_INTO, 1)
     counts: dict[tuple[int, ...], int] = {}
     example: dict[tuple[int, ...], int] = {}
@@ -132,26 +132,26 @@ def _weights(filler: Filler) -> dict[str, int]:
             graph = filler.trial().fill_values(plan.values(run), run).graph
         except SkillError:
             return {}  # a value that only another server takes
-        weight = _batch_times.weight(filler, graph)
+        weight = times.weight(filler, graph)
         weights[weight] = weights.get(weight, 0) + counts[key]
     return weights
 
 
 def _in_history(filler: Filler, server: Dialect) -> list[Times]:
     """Runs of such a graph in the server's own history."""
-    wanted = _batch_times.shape(filler.prepared.graph)
+    wanted = times.shape(filler.prepared.graph)
     found: dict[str, list[float]] = {}
     try:
         for job in server.list_jobs(LOOKED_AT):
             if job.phase != "done" or job.outcome != "success":
                 continue
             state = server.state(job.prompt_id)
-            if state.graph and state.started and state.ended and _batch_times.shape(state.graph) == wanted:
-                weight = _batch_times.weight(filler, state.graph)
+            if state.graph and state.started and state.ended and times.shape(state.graph) == wanted:
+                weight = times.weight(filler, state.graph)
                 found.setdefault(weight, []).append(max(state.ended - state.started, 0.0))
     except SkillError:
         pass  # a server that tells no history; what is known from elsewhere must do
-    host = _batch_times.host_of(filler)
+    host = times.host_of(filler)
     return [Times(host, weight, seconds) for weight, seconds in found.items()]
 
 

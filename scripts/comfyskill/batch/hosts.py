@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import _common
 import _credentials
-from _journal import Recorded
 from comfyskill.base import cli, paths, safe_text, text_files
 from comfyskill.base.cli import SkillError
+from comfyskill.batch.journal import Recorded
 from comfyskill.server import connect as server_connect
 from comfyskill.server.protocol import Dialect
 

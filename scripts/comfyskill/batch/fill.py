@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _plan import OUTPUT_COLUMN, Plan
-from _plan_read import CommaList
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.batch.plan import OUTPUT_COLUMN, Plan
+from comfyskill.batch.plan_read import CommaList
 from comfyskill.graph import facts, parameters
 from comfyskill.graph import fill as graph_fill
 from comfyskill.run import placing, prepare

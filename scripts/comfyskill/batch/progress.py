@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from comfyskill.base import cli, safe_text
 
 if TYPE_CHECKING:
-    from _batch import Batch
+    from comfyskill.batch.scheduler import Batch
 
 LINE_PAUSE = 5.0
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
