@@ -49,15 +49,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _job_report
+    from comfyskill.jobs import report
     from comfyskill.server import connect
 
     server = connect.connect_from(args, need_key=True)
     if args.server:
-        return _job_report.server_lines(server, args.lines)
+        return report.server_lines(server, args.lines)
     if args.list is not None:
-        return _job_report.listing(server, args.list)
-    return _job_report.explain(server, args.prompt_id or _job_report.latest(server), full=args.full)
+        return report.listing(server, args.list)
+    return report.explain(server, args.prompt_id or report.latest(server), full=args.full)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -90,7 +90,7 @@ def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
 
 def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _control
+    from comfyskill.jobs import queue
     from comfyskill.server import connect
 
     cli.be_quiet(args.quiet)
@@ -104,17 +104,17 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
         folder = file_names.make_folder(paths.absolute(args.output_dir))
         return waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
-        "list": lambda: _control.show(server, args.max),
-        "cancel": lambda: _control.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),
-        "clear": lambda: _control.clear(server, all_users=args.all_users, yes=args.yes),
-        "move-front": lambda: _control.move_front(server, args.id),
-        "history": lambda: _control.history(server, args.max),
-        "history-delete": lambda: _control.history_delete(server, args.ids, yes=args.yes),
-        "history-clear": lambda: _control.history_clear(server, yes=args.yes),
-        "free": lambda: _control.free(
+        "list": lambda: queue.show(server, args.max),
+        "cancel": lambda: queue.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),
+        "clear": lambda: queue.clear(server, all_users=args.all_users, yes=args.yes),
+        "move-front": lambda: queue.move_front(server, args.id),
+        "history": lambda: queue.history(server, args.max),
+        "history-delete": lambda: queue.history_delete(server, args.ids, yes=args.yes),
+        "history-clear": lambda: queue.history_clear(server, yes=args.yes),
+        "free": lambda: queue.free(
             server, models=args.models or not args.memory, memory=args.memory or not args.models
         ),
-        "jobs": lambda: _control.jobs(server, states=args.status, most=args.max, offset=args.offset),
+        "jobs": lambda: queue.jobs(server, states=args.status, most=args.max, offset=args.offset),
     }
     return actions[args.command]()
 

@@ -62,9 +62,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def watch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script ends with."""
-    import _monitor
-    import _monitor_views
     from comfyskill.base import file_names, signals
+    from comfyskill.jobs import monitor as jobs_monitor
+    from comfyskill.jobs import monitor_views
     from comfyskill.server import connect
 
     signals.listen()
@@ -72,12 +72,12 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
     server = connect.connect_from(args, need_key=True)
     if args.json:
-        view: _monitor.View = _monitor_views.JsonLines()
-    elif sys.stderr.isatty() and not args.quiet and _monitor_views.obeys_escapes():
-        view = _monitor_views.Block()
+        view: jobs_monitor.View = monitor_views.JsonLines()
+    elif sys.stderr.isatty() and not args.quiet and monitor_views.obeys_escapes():
+        view = monitor_views.Block()
     else:
-        view = _monitor_views.Lines()
-    monitor = _monitor.Monitor(server, view, args.prompt_id, previews=previews, use_socket=args.ws)
+        view = monitor_views.Lines()
+    monitor = jobs_monitor.Monitor(server, view, args.prompt_id, previews=previews, use_socket=args.ws)
     return monitor.run(follow=args.follow, timeout=args.timeout)
 
 

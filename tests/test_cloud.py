@@ -479,7 +479,7 @@ def test_history_is_deleted_under_its_old_name(cloud: Start) -> None:
 
 
 def test_a_history_that_keeps_the_job_is_said(cloud: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    import _control
+    from comfyskill.jobs import queue
 
     server = client(cloud())
     prompt_id = server.submit(submission()).prompt_id
@@ -487,8 +487,8 @@ def test_a_history_that_keeps_the_job_is_said(cloud: Start, monkeypatch: pytest.
     monkeypatch.setattr(server, "post_json", lambda *_words, **_options: None)
 
     for told in (
-        _control.history_delete(server, [prompt_id, prompt_id], yes=True),
-        _control.history_clear(server, yes=True),
+        queue.history_delete(server, [prompt_id, prompt_id], yes=True),
+        queue.history_clear(server, yes=True),
     ):
         assert (told["status"], told["code"]) == ("error", "not_deleted")
         assert "still shows 1" in told["message"]

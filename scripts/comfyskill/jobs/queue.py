@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _job_report
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.jobs import report
 from comfyskill.run import prepare, submitted
 from comfyskill.run.reports import head
 from comfyskill.server.protocol import Dialect, JobSummary, Submission
@@ -38,7 +38,7 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
     ours = submitted.known(server.url)
     rows = []
     for job in queue_rows(server):
-        shown = _job_report.row(job, ours)
+        shown = report.row(job, ours)
         if job.created is not None:
             shown["waiting_seconds"] = round(max(server.now() - job.created, 0.0), 1)
         rows.append(shown)
@@ -227,7 +227,7 @@ def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) ->
 def history(server: Dialect, most: int) -> dict[str, Any]:
     """Finished jobs, newest first."""
     ours = submitted.known(server.url)
-    rows = [_job_report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
+    rows = [report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
     return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, most)}
 
 
@@ -309,5 +309,5 @@ def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) 
     wanted = max(most + offset, MOST_SEARCHED) if states else most + offset
     listed = server.list_jobs(wanted, finished=not states or not UNFINISHED.issuperset(states))
     found = [job for job in listed if not states or (job.outcome or job.phase) in states]
-    rows = [_job_report.row(job, ours) for job in found[offset : offset + most]]
+    rows = [report.row(job, ours) for job in found[offset : offset + most]]
     return {"status": "ok", **head(server), "jobs": {"count": len(found), "items": rows}}

@@ -17,7 +17,7 @@ from comfyskill.base import cli, safe_text
 from comfyskill.server import events
 
 if TYPE_CHECKING:
-    from _monitor import Shown
+    from comfyskill.jobs.monitor import Shown
 
 REDRAW_PAUSE = 0.1
 MOST_TEXT = 4_000
