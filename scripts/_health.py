@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _server_questions
 from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.info import questions
 from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
@@ -32,7 +32,7 @@ def server_answers(server: Dialect) -> Check:
     if server.api == "v2":
         server.state(NO_JOB)
         return ok("server", f"{server.url} speaks Comfy API v2")
-    told = _server_questions.stats(server)
+    told = questions.stats(server)
     devices = told["devices"]
     version = f"ComfyUI {safe_text.name(told['comfyui_version'] or 'of unknown version')}"
     if server.api == "cloud":
@@ -201,7 +201,7 @@ def manager_there(server: Dialect) -> Check:
     """ComfyUI-Manager, which installs node packs."""
     if server.api != "local":
         return skipped("manager", "only a ComfyUI of one's own has a Manager")
-    found = _server_questions.manager(server, server.features())
+    found = questions.manager(server, server.features())
     if found["present"]:
         return ok("manager", f"ComfyUI-Manager {safe_text.name(found['version'])}")
     return ok("manager", "no ComfyUI-Manager; only installing node packs would need it")

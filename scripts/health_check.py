@@ -177,14 +177,14 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
-    import _suggest
+    from comfyskill.info import suggest
     from comfyskill.run import reports
 
     words = reports.server_words(server)
     if any(check.name == "queue" and check.result == "warn" for check in checks):
         return [reports.command("manage_queue.py", "list", *words)]
     try:
-        ready: list[str] = _suggest.suggest(server).get("next", [])
+        ready: list[str] = suggest.suggest(server).get("next", [])
     except SkillError:
         ready = []
     if any("run_workflow.py" in line for line in ready):

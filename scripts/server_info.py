@@ -132,8 +132,8 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _server_files
-    import _server_questions as ask
+    from comfyskill.info import files
+    from comfyskill.info import questions as ask
 
     cli.be_quiet(args.quiet)
     server = _asked(args)
@@ -142,9 +142,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     if args.question == "features":
         return ask.features(server)
     if args.question == "suggest":
-        import _suggest
+        from comfyskill.info import suggest
 
-        return _suggest.suggest(server, kind=args.kind)
+        return suggest.suggest(server, kind=args.kind)
     if args.question == "nodes":
         wanted = {"text": args.search, "category": args.category, "output": args.output, "takes": args.input}
         return ask.nodes(server, full=args.full, **wanted)
@@ -158,7 +158,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = listed(server, text=args.search, full=args.full)
         return found
     if args.question in ("template", "workflow"):
-        return _server_files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
+        return files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
     return _files(args, server)
 
 
@@ -173,14 +173,14 @@ def _asked(args: argparse.Namespace) -> Any:
 
 
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
-    import _server_files
     from comfyskill.base import file_limits
+    from comfyskill.info import files
     from comfyskill.run import placing
     from comfyskill.server.protocol import FileRef
 
     if args.question == "upload":
         original = placing.annotated(args.original) if args.original else None
-        return _server_files.upload(
+        return files.upload(
             server,
             args.files,
             mask=args.mask,
@@ -190,7 +190,7 @@ def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
         )
     ref = FileRef(args.name, args.subfolder, args.type)
     file_limits.allow(args.max_file_size)
-    return _server_files.download(server, ref, args.output_dir, overwrite=args.overwrite)
+    return files.download(server, ref, args.output_dir, overwrite=args.overwrite)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import _server_nodes
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.info import node_search
 from comfyskill.server.protocol import Dialect
 
 LIST_LIMIT = 50
@@ -214,7 +214,7 @@ def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
 def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
     """The node classes that match; see `_server_nodes.search`."""
     definitions = server.definitions()
-    found = _server_nodes.search(definitions, **wanted)
+    found = node_search.search(definitions, **wanted)
     return about(server) | {"classes": len(definitions), **shortened(found, full, 30)}
 
 
@@ -226,14 +226,14 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
     """
     definitions = server.definitions([name])
     if name not in definitions:
-        near = _server_nodes.nearest(name, list(server.definitions()))
+        near = node_search.nearest(name, list(server.definitions()))
         raise SkillError(
             f"the server has no node class {safe_text.quoted(name)}",
             code="no_such_node",
             exit=Exit.FAILED,
             hint="did you mean " + ", ".join(near) + "?" if near else "search with: nodes --search TEXT",
         )
-    return about(server) | {"node": _server_nodes.describe(definitions, name, full=full)}
+    return about(server) | {"node": node_search.describe(definitions, name, full=full)}
 
 
 def models(

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _server_questions import about, offered
 from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import sources_server

@@ -21,7 +21,7 @@ from comfyskill.deps.stock import Had, Stock
 from comfyskill.run.reports import command, head, server_words
 from comfyskill.server.protocol import Dialect
 
-INDEX = Path(__file__).resolve().parent.parent / "workflows" / "index.json"
+INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
 GB = 1024**3
 # A card sold as 12 GB tells a little less.
 TOLERANCE_GB = 0.6

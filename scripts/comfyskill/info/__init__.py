@@ -1,0 +1,4 @@
+"""Questions about a server: nodes, models, templates, what is ready to run.
+
+Changes nothing on the server but the files a user sends.
+"""
