@@ -26,8 +26,8 @@ import argparse
 import sys
 from typing import Any
 
-import _trust_report
 from comfyskill.base import cli, flags
+from comfyskill.trust import report
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -47,11 +47,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     if not args.host and not args.inventory and not args.workflow.startswith(("template:", "server:")):
-        return _trust_report.report(args.workflow)
+        return report.report(args.workflow)
     from comfyskill.deps import survey
 
     with survey.asked(args, inventory=args.inventory, needed=True) as asked:
-        return _trust_report.report(args.workflow, asked.server)
+        return report.report(args.workflow, asked.server)
 
 
 def main(argv: list[str] | None = None) -> int:

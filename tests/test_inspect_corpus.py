@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-import _pack_tables
-import _trust
-import _trust_report
-import _trust_risks
-import _trust_text
 import inspect_workflow
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.trust import pack_tables, report, trust
+from comfyskill.trust import risks as trust_risks
+from comfyskill.trust import text as trust_text
 
 DATA = Path(__file__).resolve().parent / "data" / "inspect"
 # Long texts and keys are written short in the file: no reader of the repository has to take a made-up key for a real one.
@@ -60,7 +58,7 @@ def test_the_corpora_are_large_enough() -> None:
 
 
 def test_harmless_workflows_get_the_risk_that_is_expected_of_them(harmless: Path) -> None:
-    risks = {path.stem: _trust_report.report(str(path))["risk"] for path in sorted(harmless.iterdir())}
+    risks = {path.stem: report.report(str(path))["risk"] for path in sorted(harmless.iterdir())}
     assert risks.keys() == HARMLESS.keys()
     above = {number: risk for number, risk in risks.items() if risk in ("medium", "high")}
     expected = {number: risk for number, (_, _, risk) in HARMLESS.items() if risk != "low"}
@@ -107,32 +105,32 @@ def test_a_servers_word_clears_no_class(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_held_against_the_table() -> None:
-    assert "comfyui-impact-pack" in _pack_tables.packs_by_class()["FaceDetailer"]
-    assert "FL_CodeNode" not in _pack_tables.packs_by_class()
+    assert "comfyui-impact-pack" in pack_tables.packs_by_class()["FaceDetailer"]
+    assert "FL_CodeNode" not in pack_tables.packs_by_class()
     for repository in (
         "https://github.com/ltdrdata/ComfyUI-Impact-Pack",
         "comfyui_impact_pack",
         "ComfyUI-Impact-Pack.git",
     ):
-        assert _pack_tables.usual_name(repository) == "comfyui-impact-pack"
+        assert pack_tables.usual_name(repository) == "comfyui-impact-pack"
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_risky_class_has_one_row_and_a_source() -> None:
-    names = [name for row in _trust_risks.ROWS for name in row.classes]
+    names = [name for row in trust_risks.ROWS for name in row.classes]
     assert len(names) == len(set(names)) >= 60
-    for row in _trust_risks.ROWS:
+    for row in trust_risks.ROWS:
         repository, path = row.source
-        assert repository.count("/") == 1 and path.endswith((".py", ".md")) and row.does in _trust_risks.KINDS
-    assert not set(names) & _trust_risks.HARMLESS
+        assert repository.count("/") == 1 and path.endswith((".py", ".md")) and row.does in trust_risks.KINDS
+    assert not set(names) & trust_risks.HARMLESS
 
 
 def test_no_core_class_is_let_off_whose_name_suggests_a_risk() -> None:
     """Names are not looked at for core classes, so those that would be suspected are listed here, one by one."""
-    core = {name for name, packs in _pack_tables.packs_by_class().items() if _pack_tables.CORE in packs}
-    suspected = {name for name in core - _trust_risks.RISKS.keys() if _trust._by_its_name(name)}
+    core = {name for name, packs in pack_tables.packs_by_class().items() if pack_tables.CORE in packs}
+    suspected = {name for name in core - trust_risks.RISKS.keys() if trust._by_its_name(name)}
     # Texts go to the output folder, and the camera is that of the user's own browser.
     assert suspected == {"SaveText", "WebcamCapture"}
 
@@ -199,7 +197,7 @@ def test_tag_characters_are_taken_out_of_all_that_is_shown() -> None:
     "text", ["\u2764\ufe0f", "1\ufe0f\u20e3", "\u845b\U000e0100", "\u00a9\ufe0f 2026", "\u1000\ufe00"]
 )
 def test_a_selector_that_chooses_is_not_hidden(text: str) -> None:
-    assert _trust_text.hidden_in(text) is None
+    assert trust_text.hidden_in(text) is None
 
 
 # -- paths -------------------------------------------------------------------------------------------------------------
@@ -222,12 +220,12 @@ def test_a_selector_that_chooses_is_not_hidden(text: str) -> None:
     ],
 )
 def test_paths_are_normalised_before_they_are_judged(line: str, normal: str) -> None:
-    assert _trust_text.normal_path(line) == normal
+    assert trust_text.normal_path(line) == normal
 
 
 def test_a_path_that_stays_inside_is_left_in_peace() -> None:
     for text in ("a/../b", "./fox", "/d", "\\w*ing", "/character_1", "/api/view?filename=x.png&type=temp"):
-        assert _trust_text.outside_path(text) is None
+        assert trust_text.outside_path(text) is None
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -271,14 +269,14 @@ def _work(text: str) -> float:
     tries = []
     for _ in range(3):
         started = time.process_time()
-        _trust_text.agent_words(text)
-        _trust_text.hidden_in(text)
-        _trust_text.code_in(text)
-        list(_trust_text.addresses_in(text))
-        _trust_text.outside_path(text, saves=True)
+        trust_text.agent_words(text)
+        trust_text.hidden_in(text)
+        trust_text.code_in(text)
+        list(trust_text.addresses_in(text))
+        trust_text.outside_path(text, saves=True)
         list(key_patterns.keys_in(text))
         key_patterns.named_key(text, text)
-        _trust._by_its_name(text)
+        trust._by_its_name(text)
         tries.append(time.process_time() - started)
     return min(tries)
 
@@ -308,7 +306,7 @@ def test_a_whole_workflow_is_judged_in_linear_time(tmp_path: Path) -> None:
         tries = []
         for _ in range(3):
             started = time.process_time()
-            assert _trust_report.report(str(tmp_path / "flow.json"))["risk"] != "none"
+            assert report.report(str(tmp_path / "flow.json"))["risk"] != "none"
             tries.append(time.process_time() - started)
         spent.append(min(tries))
     assert spent[1] < 0.05 or spent[1] < spent[0] * 9

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import _trust_text
 import inspect_workflow
+from comfyskill.trust import text as trust_text
 
 BUNDLED = sorted((Path(__file__).resolve().parent.parent / "workflows").glob("*.json"))
 
@@ -93,9 +93,9 @@ def test_a_plain_workflow_is_quiet(look: Inspector) -> None:
     "path", [path for path in BUNDLED if path.name != "index.json"], ids=lambda path: path.name
 )
 def test_the_bundled_workflows_need_no_look(path: Path) -> None:
-    import _trust_report
+    from comfyskill.trust import report
 
-    assert _trust_report.report(str(path))["status"] == "ok"
+    assert report.report(str(path))["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_hidden_characters(look: Inspector, text: str, severity: str) -> None:
 
 @pytest.mark.parametrize("text", ["👨‍👩‍👧 family ❤️", "می‌خواهم", "क्‍ष", "東京 café", "tab\tand\nline"])
 def test_joiners_of_scripts_and_emoji_are_not_hidden(text: str) -> None:
-    assert _trust_text.hidden_in(text) is None
+    assert trust_text.hidden_in(text) is None
 
 
 @pytest.mark.parametrize(
@@ -440,10 +440,10 @@ def test_long_hostile_text_takes_no_long_time() -> None:
         "http://" * 20_000,
         "import " * 30_000,
     ):
-        _trust_text.agent_words(text)
-        _trust_text.hidden_in(text)
-        _trust_text.code_in(text)
-        list(_trust_text.addresses_in(text))
+        trust_text.agent_words(text)
+        trust_text.hidden_in(text)
+        trust_text.code_in(text)
+        list(trust_text.addresses_in(text))
     assert time.process_time() - started < 10
 
 
@@ -451,6 +451,6 @@ def test_a_text_of_blank_lines_does_not_hold_the_check_up():
     import time
 
     started = time.process_time()
-    assert _trust_text.code_in("\n" * 100_000) is None
+    assert trust_text.code_in("\n" * 100_000) is None
     assert time.process_time() - started < 2
-    assert "import os" in _trust_text.code_in("fine\n\n\n  import os\nos.remove('x')")
+    assert "import os" in trust_text.code_in("fine\n\n\n  import os\nos.remove('x')")

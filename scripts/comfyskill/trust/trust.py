@@ -11,9 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _pack_tables
-import _trust_risks
-import _trust_text
 from comfyskill.base import key_patterns, safe_text
 from comfyskill.deps import packs, report
 from comfyskill.deps.need import classes_of
@@ -21,10 +18,12 @@ from comfyskill.editor import outline
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import class_of, each, inputs_of, link_of, literal, natural_key, title_of
 from comfyskill.source import read
+from comfyskill.trust import pack_tables, risks
+from comfyskill.trust import text as trust_text
 
 HIGH, MEDIUM, LOW, INFO = "high", "medium", "low", "info"
 _RANK = {HIGH: 0, MEDIUM: 1, LOW: 2, INFO: 3}
-_RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in _trust_risks.WORDS)
+_RISK_WORDS = tuple((re.compile(pattern), what) for pattern, what in risks.WORDS)
 _TELLING_INPUT = re.compile(
     r"(?i)(?P<code>(?:py|python|js|javascript|lua|source)?_?(?:code|script)(?:_input|_text)?|pycode)"
     r"|(?:shell|bash|system|terminal)?_?(?:command|cmd)(?:_line)?"
@@ -94,15 +93,15 @@ def worries(subject: Subject) -> list[Worry]:
 
 def _nodes(subject: Subject) -> Iterator[Worry]:
     for class_type, node_ids in classes_of(subject.graph).items():
-        what = _trust_risks.RISKS.get(class_type)
+        what = risks.RISKS.get(class_type)
         how, shown = "", _shown(class_type, 120)
-        if what is None and class_type not in _trust_risks.HARMLESS and not _is_core(class_type):
+        if what is None and class_type not in risks.HARMLESS and not _is_core(class_type):
             how, what = "by its name, ", _by_its_name(class_type)
-            if what is None and class_type not in _pack_tables.packs_by_class():
+            if what is None and class_type not in pack_tables.packs_by_class():
                 how, what = "by an input's name, ", _by_its_inputs(subject.graph, node_ids)
         if what is None:
             continue
-        code, severity = _trust_risks.KINDS[what]
+        code, severity = risks.KINDS[what]
         message = f"{how}{safe_text.quoted(shown)} {what} ({len(node_ids)} node(s))"
         yield Worry(
             severity,
@@ -128,7 +127,7 @@ def _by_its_inputs(graph: Mapping[str, Any], node_ids: Sequence[str]) -> str | N
     for node_id in node_ids:
         for name, value in inputs_of(graph.get(node_id, {})).items():
             if isinstance(literal(value), str) and (match := _TELLING_INPUT.fullmatch(str(name)[:60])):
-                return _trust_risks.EVAL if match["code"] else _trust_risks.SHELL
+                return risks.EVAL if match["code"] else risks.SHELL
     return None
 
 
@@ -146,7 +145,7 @@ def _spaced(name: str) -> str:
 
 def _is_core(class_type: str) -> bool:
     """Whether the bundle itself knows a class as ComfyUI's own; a server's word is not asked."""
-    return _pack_tables.CORE in _pack_tables.packs_by_class().get(class_type, ())
+    return pack_tables.CORE in pack_tables.packs_by_class().get(class_type, ())
 
 
 def _packs(subject: Subject) -> Iterator[Worry]:
@@ -172,10 +171,10 @@ def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tup
     What a file claims settles nothing: it is held against the table. A server names what is installed there.
     """
     claimed = _shown(claim.id or claim.repository or "?", 100) if claim else ""
-    table = _pack_tables.packs_by_class().get(class_type)
+    table = pack_tables.packs_by_class().get(class_type)
     if table:
         if claim and not table & {
-            _pack_tables.usual_name(name) for name in (claim.id, claim.repository) if name
+            pack_tables.usual_name(name) for name in (claim.id, claim.repository) if name
         }:
             return claimed, "contradicted"
         return sorted(table)[0], "known"
@@ -251,16 +250,16 @@ def _values(subject: Subject) -> Iterator[Worry]:
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
     at = safe_text.quoted(f"{_shown(class_type, 80)}.{_shown(name, 80)}")
     saves = _SAVES.search(f"{name[:MOST_OF_A_NAME]} {class_type[:MOST_OF_A_NAME]}") is not None
-    outside = _trust_text.outside_path(text, saves=saves)
+    outside = trust_text.outside_path(text, saves=saves)
     if outside:
         path, why = outside
         severity = HIGH if saves else MEDIUM
         yield Worry(severity, "outside_path", f"{at} holds {why}", node_id, class_type, path)
-    code = _trust_text.code_in(text)
+    code = trust_text.code_in(text)
     if code:
         yield Worry(HIGH, "code_in_input", f"{at} holds program code", node_id, class_type, code)
-    for url in list(_trust_text.addresses_in(text))[:5]:
-        if _trust_text.is_inside_address(url):
+    for url in list(trust_text.addresses_in(text))[:5]:
+        if trust_text.is_inside_address(url):
             yield Worry(
                 HIGH,
                 "inside_address",
@@ -279,14 +278,14 @@ def _texts(subject: Subject) -> Iterator[Worry]:
     """Words to an agent and hidden characters, wherever text stands: notes, titles, prompts, names."""
     for where, raw, note in _every_text(subject):
         text = key_patterns.masked(raw)
-        hidden = _trust_text.hidden_in(text)
+        hidden = trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
             if hidden.spells:
                 facts["spells"] = _shown(hidden.spells, QUOTE)
             message = f"{where} holds {hidden.count} character(s) that do not show"
             yield Worry(hidden.severity, "hidden_characters", message, facts=facts)
-        words = _trust_text.agent_words(text)
+        words = trust_text.agent_words(text)
         if words is not None:
             # Nodes that ask a language model begin their prompt like this, quite rightly.
             severity = LOW if words.persona and not note else HIGH
@@ -295,8 +294,8 @@ def _texts(subject: Subject) -> Iterator[Worry]:
             )
             yield Worry(severity, "instructions", message, says=words.text)
         if note:
-            for url in list(_trust_text.addresses_in(text))[:20]:
-                if not report.may_fetch(url) and _trust_text.is_inside_address(url):
+            for url in list(trust_text.addresses_in(text))[:20]:
+                if not report.may_fetch(url) and trust_text.is_inside_address(url):
                     yield Worry(
                         MEDIUM,
                         "inside_address",

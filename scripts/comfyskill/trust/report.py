@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import _trust
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps.need import classes_of
@@ -14,6 +13,7 @@ from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
 from comfyskill.server import inventory, node_definitions
 from comfyskill.source import read
+from comfyskill.trust import trust
 
 MOST_FINDINGS = 60
 
@@ -26,9 +26,9 @@ def report(spec: str, server: Any = None) -> dict[str, Any]:
     graph, notes = _graph_of(loaded, definitions)
     graph |= _in_group_nodes(loaded.editor)
     shown = _shown_results(loaded)
-    subject = _trust.Subject(graph, loaded.editor, loaded.extra_data, definitions, complete, shown)
-    found = _trust.worries(subject)
-    worst = _trust.verdict(found)
+    subject = trust.Subject(graph, loaded.editor, loaded.extra_data, definitions, complete, shown)
+    found = trust.worries(subject)
+    worst = trust.verdict(found)
     counts = {
         level: sum(1 for w in found if w.severity == level) for level in ("high", "medium", "low", "info")
     }
@@ -116,7 +116,7 @@ def _only_in_editor(loaded: read.Loaded) -> dict[str, Any]:
 def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
     """The nodes inside the group nodes of an editor file, which the graph has as one class alone."""
     found: dict[str, Any] = {}
-    for name, group in _trust.group_nodes(editor).items():
+    for name, group in trust.group_nodes(editor).items():
         if isinstance(group, Mapping):
             inside = outline.rough_graph({"nodes": group.get("nodes")}, everything=True)
             found |= {

@@ -1,4 +1,4 @@
-"""Which widely used pack brings a node class, read once from `_pack_classes.json`. Level 1.
+"""Which widely used pack brings a node class, read once from `pack_classes.json`. Level 1.
 
 The file lists the classes of about a hundred packs and of ComfyUI itself, as a server with these packs and the packs'
 public sources name them in 2026. A class that is not in it is unknown, whatever a file or a server says of it.
@@ -14,7 +14,7 @@ from pathlib import Path
 from comfyskill.graph import catalog
 
 CORE = "comfy-core"
-_FILE = Path(__file__).resolve().parent / "_pack_classes.json"
+_FILE = Path(__file__).resolve().parent / "pack_classes.json"
 # Registry ids that differ from the name of the pack's repository.
 _SAME = {"was-ns": "was-node-suite-comfyui"}
 
