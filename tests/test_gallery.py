@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import _contact_sheet
-import _gallery
 from comfyskill.batch.plan import Axis, Plan
 from comfyskill.batch.results import Results, Row, read, table
+from comfyskill.pages import contact_sheet, gallery
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -63,7 +62,7 @@ def results(
 
 def write(folder: Path, made: Results) -> Path:
     path = folder / "index.html"
-    path.write_bytes(_gallery.page(made))
+    path.write_bytes(gallery.page(made))
     return path
 
 
@@ -164,7 +163,7 @@ def test_it_fits_a_phone_and_follows_dark_mode(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    page = _gallery.page(results(tmp_path, hostile=True)).decode()
+    page = gallery.page(results(tmp_path, hostile=True)).decode()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     data = re.search(r'<script type="application/json" id=data>(.*?)</script>', page, re.S)
     assert data and len(json.loads(data[1])["runs"]) == 6
@@ -173,7 +172,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 def test_the_contact_sheet_shows_every_run_on_few_pages(tmp_path: Path) -> None:
     made = results(tmp_path, rows=8, columns=5)
-    (sheet,) = _contact_sheet.write(made)
+    (sheet,) = contact_sheet.write(made)
     with Image.open(sheet) as picture:
         assert max(picture.size) <= 1600
         colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24) or []}
@@ -184,13 +183,13 @@ def test_the_contact_sheet_shows_every_run_on_few_pages(tmp_path: Path) -> None:
 
 def test_many_runs_make_several_sheets_and_old_ones_go(tmp_path: Path) -> None:
     made = results(tmp_path, rows=40, columns=9)
-    sheets = _contact_sheet.write(made)
+    sheets = contact_sheet.write(made)
     assert len(sheets) > 2 and [path.name for path in sheets][:2] == [
         "contact_sheet.png",
         "contact_sheet_2.png",
     ]
     small = Results(made.folder, made.plan, made.origin, made.made, False, made.rows[:3])
-    assert _contact_sheet.write(small) == [tmp_path / "contact_sheet.png"]
+    assert contact_sheet.write(small) == [tmp_path / "contact_sheet.png"]
     assert sorted(path.name for path in tmp_path.glob("contact_sheet*")) == ["contact_sheet.png"]
 
 
@@ -211,12 +210,12 @@ def test_small_pictures_shrink_a_little_rather_than_leave_one_line_for_a_second_
     for row in made.rows:
         for item in row.files:
             Image.new("RGB", (128, 128)).save(tmp_path / item["file"])
-    assert len(_contact_sheet.write(made)) <= 4
+    assert len(contact_sheet.write(made)) <= 4
 
 
 def test_two_axes_are_a_grid_whose_lines_follow_the_first(tmp_path: Path) -> None:
     made = results(tmp_path, rows=2, columns=3)
-    picture = picture_of(_contact_sheet.write(made)[0])
+    picture = picture_of(contact_sheet.write(made)[0])
     at = [place_of(picture, (40 * run % 256, 90, 255 - 30 * run % 256)) for run in range(5)]
     assert at[0][1] == at[2][1] < at[3][1]  # runs 0 to 2 share a line, run 3 begins the next
     assert at[3][1] == at[4][1]
@@ -230,7 +229,7 @@ def test_a_third_axis_goes_beside_the_second_while_there_is_room(
     tmp_path: Path, rows: int, sheets: int
 ) -> None:
     made = results(tmp_path, pages=5, rows=rows, columns=3)
-    assert len(_contact_sheet.write(made)) == sheets
+    assert len(contact_sheet.write(made)) == sheets
 
 
 def test_small_pictures_fill_their_cells(tmp_path: Path) -> None:
@@ -238,7 +237,7 @@ def test_small_pictures_fill_their_cells(tmp_path: Path) -> None:
     for row in made.rows:
         for item in row.files:
             Image.new("RGB", (16, 16), "green").save(tmp_path / str(item["file"]))
-    picture = picture_of(_contact_sheet.write(made)[0])
+    picture = picture_of(contact_sheet.write(made)[0])
     colored = sum(count for count, color in picture.getcolors(1 << 24) or [] if color == (0, 128, 0))
     assert colored > 0.5 * picture.width * picture.height
 
@@ -250,7 +249,7 @@ def test_an_animation_shows_its_first_frame(tmp_path: Path, ending: str) -> None
     name = f"a.{ending}"
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=90, lossless=True)
     made.rows[0].files[0]["file"] = name  # type: ignore[index]
-    colors = {color for _, color in picture_of(_contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
+    colors = {color for _, color in picture_of(contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
     assert any(red > 245 and green < 10 and blue < 10 for red, green, blue in colors)
     assert (0, 128, 0) not in colors
 
@@ -284,7 +283,7 @@ def test_a_video_shows_the_frame_that_ffmpeg_gives(tmp_path: Path, monkeypatch: 
         tmp_path, monkeypatch, f"sys.stdout.buffer.write(pathlib.Path({str(frame)!r}).read_bytes())"
     )
     made = video(tmp_path, "-i concat:x|y.mp4")
-    colors = {color for _, color in picture_of(_contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
+    colors = {color for _, color in picture_of(contact_sheet.write(made)[0]).getcolors(1 << 24) or []}
     assert (9, 200, 77) in colors
     words = json.loads(asked.read_text())
     # One local file by its whole path: no name can be an option, a protocol or a playlist.
@@ -299,31 +298,30 @@ def test_a_video_shows_the_frame_that_ffmpeg_gives(tmp_path: Path, monkeypatch: 
 def test_a_video_without_a_frame_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str | None
 ) -> None:
-    import _contact_cells
-    import _thumbnails
+    from comfyskill.pages import contact_cells, thumbnails
 
-    monkeypatch.setattr(_thumbnails, "FRAME_SECONDS", 0.5)
+    monkeypatch.setattr(thumbnails, "FRAME_SECONDS", 0.5)
     if body is None:
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
         fake_ffmpeg(tmp_path, monkeypatch, body)
     made = video(tmp_path, "clip.mp4")
-    assert _contact_cells.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
+    assert contact_cells.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
     began = time.monotonic()
-    picture = picture_of(_contact_sheet.write(made)[0])
+    picture = picture_of(contact_sheet.write(made)[0])
     assert time.monotonic() - began < 25
     assert (0x5B, 0x61, 0x68) in {color for _, color in picture.getcolors(1 << 24) or []}  # the tile's frame
 
 
 def test_an_ffmpeg_of_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import _thumbnails
+    from comfyskill.pages import thumbnails
 
     path = tmp_path / "ffmpeg"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ".")
-    assert _thumbnails.find_ffmpeg() is None
+    assert thumbnails.find_ffmpeg() is None
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "text", "outside"])
@@ -336,7 +334,7 @@ def test_a_picture_that_cannot_be_read_is_no_obstacle(tmp_path: Path, damage: st
         made.rows[0].files[0]["file"] = "../../etc/passwd"  # type: ignore[index]
     else:
         path.write_bytes(b"" if damage == "empty" else b"<html>")
-    assert len(_contact_sheet.write(made)) == 1
+    assert len(contact_sheet.write(made)) == 1
 
 
 def test_the_table_has_a_row_for_each_run_and_no_formulas(tmp_path: Path) -> None:

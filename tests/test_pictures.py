@@ -19,8 +19,8 @@ from conftest import SCRIPTS, Demo, Runner
 from PIL import Image
 from test_gallery import results
 
-import _gallery
 from comfyskill.base import picture_files
+from comfyskill.pages import gallery
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -191,7 +191,7 @@ def test_reproducing_a_receipt_over_hostile_files_starts_no_program(
 def test_the_page_links_only_files_that_run_nothing(tmp_path: Path, name: str, linked: int) -> None:
     made = results(tmp_path, columns=2)
     made.rows[0].files[0]["file"] = name  # type: ignore[index]
-    page = _gallery.page(made).decode()
+    page = gallery.page(made).decode()
     data = re.search(r"<script type=\"application/json\" id=data>(.*?)</script>", page, re.S)
     assert data
     assert json.loads(data[1])["runs"][0]["f"][0][3] == linked

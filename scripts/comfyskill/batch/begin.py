@@ -279,11 +279,11 @@ def _options(
 
 def _pages(folder: Path) -> dict[str, Any]:
     """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
-    import _batch_pages
     from comfyskill.base import signals
+    from comfyskill.pages import make
 
     try:
-        return _batch_pages.write(folder)
+        return make.write(folder)
     except (OSError, SkillError) as error:
         cli.warn(f"the runs are done, but their pages could not be written: {error}")
         return {"report_problem": str(error)}
@@ -295,6 +295,6 @@ def _pages(folder: Path) -> dict[str, Any]:
 
 
 def _report_only(folder: Path) -> dict[str, Any]:
-    import _batch_pages
+    from comfyskill.pages import make
 
-    return {"status": "ok", "output_dir": str(folder), **_batch_pages.write(folder)}
+    return {"status": "ok", "output_dir": str(folder), **make.write(folder)}

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _contact_layout
-from _contact_cells import FONT, INK, LINE, PAPER, QUIET, Pen, draw_run, wrapped
-from _contact_layout import MARGIN, SIDE, Sheet
-from _thumbnails import Thumbnails
 from comfyskill.base import file_names
 from comfyskill.batch.results import Results, Row
+from comfyskill.pages import contact_layout
+from comfyskill.pages.contact_cells import FONT, INK, LINE, PAPER, QUIET, Pen, draw_run, wrapped
+from comfyskill.pages.contact_layout import MARGIN, SIDE, Sheet
+from comfyskill.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ def write(results: Results) -> list[Path]:
     if not rows:
         return []
     thumbs = Thumbnails(results.folder)
-    pages = _contact_layout.sheets(results, rows, thumbs)
+    pages = contact_layout.sheets(results, rows, thumbs)
     made = []
     for number, page in enumerate(pages):
         path = results.folder / ("contact_sheet.png" if number == 0 else f"contact_sheet_{number + 1}.png")
@@ -87,7 +87,7 @@ def _drawn(page: Sheet, title: str, thumbs: Thumbnails) -> Image.Image:
     left = MARGIN + (SIDE if page.lines else 0)
     whole = max(left + page.across * wide, LEAST_WIDTH)
     titles = wrapped(title, whole - 2 * MARGIN, MOST_TITLE_LINES)
-    heads = [wrapped(words, page.box[0], _contact_layout.MOST_HEAD_LINES) for words in page.columns]
+    heads = [wrapped(words, page.box[0], contact_layout.MOST_HEAD_LINES) for words in page.columns]
     top = MARGIN + len(titles) * LINE + MARGIN + max(map(len, heads), default=0) * LINE
     sheet = Image.new("RGB", (whole, top + page.down * high + MARGIN), PAPER)
     pen = Pen(sheet, ImageDraw.Draw(sheet), _font(page))

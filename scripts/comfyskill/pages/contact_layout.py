@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from _contact_cells import LINE, wrapped
-from _thumbnails import Size, Thumbnails
 from comfyskill.batch.plan import OUTPUT_COLUMN, Axis
 from comfyskill.batch.results import Results, Row, seed_of, short
+from comfyskill.pages.contact_cells import LINE, wrapped
+from comfyskill.pages.thumbnails import Size, Thumbnails
 
 WIDTH = 1600
 HEIGHT = 1600

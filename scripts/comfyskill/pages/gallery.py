@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from _gallery_page import SCRIPT, STYLE
 from comfyskill.base import safe_text
 from comfyskill.batch.plan import OUTPUT_COLUMN
 from comfyskill.batch.results import Results, Row, seed_of, short
+from comfyskill.pages.gallery_page import SCRIPT, STYLE
 
 MOST_VALUE = 2000
 # A grid with more cells than this helps nobody; the list stays.

@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _thumbnails import Size, Thumbnails, shown
 from comfyskill.batch.results import Row, short
+from comfyskill.pages.thumbnails import Size, Thumbnails, shown
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

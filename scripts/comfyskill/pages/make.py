@@ -18,8 +18,7 @@ MOST_TEXT = 200
 
 def write(folder: Path) -> dict[str, Any]:
     """Write all three into the folder; their paths for the JSON document. Raises SkillError or OSError."""
-    import _contact_sheet
-    import _gallery
+    from comfyskill.pages import contact_sheet, gallery
 
     results = batch_results.read(folder)
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
@@ -29,12 +28,12 @@ def write(folder: Path) -> dict[str, Any]:
         document["files_left_out"] = results.outside
     for name, key, make in (
         ("results.csv", "results_csv", batch_results.table),
-        ("index.html", "index_html", _gallery.page),
+        ("index.html", "index_html", gallery.page),
     ):
         file_names.write_whole(folder / name, make(results))
         document[key] = str(folder / name)
     document["results"] = _first_rows(results) | {"all_in": document["results_csv"]}
-    sheets = _contact_sheet.write(results)
+    sheets = contact_sheet.write(results)
     if sheets:
         document["contact_sheet"] = str(sheets[0])
     if len(sheets) > 1:
