@@ -28,11 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _hardware_system
-import _setup
-import _setup_plan
-import _setup_run
 from comfyskill.base import cli, flags, paths
+from comfyskill.machine import setup, setup_plan, setup_run, system
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -45,7 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="folder of ComfyUI itself (default: comfy-cli's, ~/comfy/ComfyUI on Linux)",
     )
     device = parser.add_mutually_exclusive_group()
-    for name in _setup_plan.DEVICE_FLAGS:
+    for name in setup_plan.DEVICE_FLAGS:
         device.add_argument(
             f"--{name}",
             dest="device",
@@ -55,7 +52,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         )
     parser.add_argument("--manager", action="store_true", help="also install ComfyUI-Manager")
     parser.add_argument(
-        "--model", choices=sorted(_setup_plan.MODELS), help="also fetch a first checkpoint (needs --yes)"
+        "--model", choices=sorted(setup_plan.MODELS), help="also fetch a first checkpoint (needs --yes)"
     )
     parser.add_argument("--yes", action="store_true", help="agree to the download that --model names")
     parser.add_argument(
@@ -92,10 +89,10 @@ def _seconds(text: str) -> float:
     return value
 
 
-def wish(args: argparse.Namespace) -> _setup_plan.Wish:
+def wish(args: argparse.Namespace) -> setup_plan.Wish:
     """The wish that the flags express."""
-    workspace = args.workspace or _hardware_system.default_workspace(_hardware_system.place())
-    return _setup_plan.Wish(
+    workspace = args.workspace or system.default_workspace(system.place())
+    return setup_plan.Wish(
         port=args.port,
         workspace=Path(os.path.abspath(paths.expanded(workspace))),  # noqa: PTH100 - without following links
         device=args.device,
@@ -104,7 +101,7 @@ def wish(args: argparse.Namespace) -> _setup_plan.Wish:
         yes=args.yes,
         force=args.force,
         wait_s=args.wait,
-        log=paths.expanded(args.log or _setup_run.state_folder() / "setup.log").absolute(),
+        log=paths.expanded(args.log or setup_run.state_folder() / "setup.log").absolute(),
     )
 
 
@@ -113,9 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     cli.be_quiet(args.quiet)
     asked = wish(args)
     actions: dict[str, Callable[[], dict[str, Any]]] = {
-        "install": lambda: _setup_plan.plan(asked) if args.dry_run else _setup.set_up(asked),
-        "status": lambda: _setup.status(asked),
-        "stop": lambda: _setup.stop(asked, dry_run=args.dry_run),
+        "install": lambda: setup_plan.plan(asked) if args.dry_run else setup.set_up(asked),
+        "status": lambda: setup.status(asked),
+        "stop": lambda: setup.stop(asked, dry_run=args.dry_run),
     }
     return cli.run(actions[args.action])
 

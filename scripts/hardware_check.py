@@ -25,9 +25,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _hardware
-import _hardware_models
 from comfyskill.base import cli, flags
+from comfyskill.machine import hardware, hardware_models
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -88,7 +87,7 @@ def report(
 ) -> dict[str, Any]:
     """The report this script prints, with a short summary on stderr if wanted."""
     families = _families(model) if model is not None else []
-    found = _hardware.check(workspace, pytorch=pytorch) if vram is None else _hardware.suppose(vram, ram)
+    found = hardware.check(workspace, pytorch=pytorch) if vram is None else hardware.suppose(vram, ram)
     if families:
         return _one_family(found, families)
     if summary:
@@ -98,16 +97,16 @@ def report(
 
 
 def _families(model: str) -> list[str]:
-    families = _hardware_models.named(model)
+    families = hardware_models.named(model)
     if not families:
-        known = ", ".join(dict.fromkeys(family.name for family in _hardware_models.FAMILIES))
+        known = ", ".join(dict.fromkeys(family.name for family in hardware_models.FAMILIES))
         raise cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
     return families
 
 
 def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
     """Whether these families fit, without the rest of the report."""
-    answer = _hardware_models.about(found["families"], families)
+    answer = hardware_models.about(found["families"], families)
     fits = answer["fits"] in ("yes", "tight") and not found["blockers"]
     document: dict[str, Any] = {"status": "ok" if fits else "unsuitable"}
     if not fits:

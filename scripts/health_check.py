@@ -31,7 +31,7 @@ from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from _health_findings import Check
+    from comfyskill.machine.health_findings import Check
     from comfyskill.server.protocol import Dialect
 
 NEEDS_SERVER = "no server answers"
@@ -55,16 +55,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    import _health_reach
+    from comfyskill.machine import health_reach
 
     cli.be_quiet(args.quiet or args.json)
-    packages = _health_reach.packages()
-    host, around, checks = _health_reach.choose(args.host, args.api)
+    packages = health_reach.packages()
+    host, around, checks = health_reach.choose(args.host, args.api)
     if "requests" in packages.details.get("missing", ()):
         return document(
             host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
         )
-    server, problem = _health_reach.reach(
+    server, problem = health_reach.reach(
         host,
         api=args.api,
         api_key=args.api_key,
@@ -73,7 +73,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         ca_bundle=args.ca_bundle,
         insecure=args.insecure,
     )
-    checks = [packages, _health_reach.comfy_cli(server.url if server else host_url(host)), *checks]
+    checks = [packages, health_reach.comfy_cli(server.url if server else host_url(host)), *checks]
     if server is None:
         assert problem is not None
         checks.append(_elsewhere(problem, around))
@@ -87,10 +87,10 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 def unasked(why: str) -> list[Check]:
     """The checks that need a server, skipped."""
-    import _health_findings
+    from comfyskill.machine import health_findings
 
     names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
-    return [_health_findings.skipped(name, why) for name in names]
+    return [health_findings.skipped(name, why) for name in names]
 
 
 def host_url(host: str) -> str:
@@ -113,36 +113,34 @@ def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
 
 def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list[Check]:
     """All checks that ask the server, in order."""
-    import _health
-    import _health_findings
-    import _health_smoke
+    from comfyskill.machine import health, health_findings, health_smoke
 
     asked: list[tuple[str, Callable[[], Check]]] = [
-        ("server", lambda: _health.server_answers(server)),
-        ("account", lambda: _health.account_allows(server)),
-        ("websocket", lambda: _health.socket_opens(server)),
-        ("definitions", lambda: _health.definitions_readable(server)),
-        ("models", lambda: _health.has_model(server)),
-        ("disk", lambda: _health.disk_space(server)),
-        ("queue", lambda: _health.queue_moves(server)),
-        ("manager", lambda: _health.manager_there(server)),
-        ("clock", lambda: _health.clocks_agree(server)),
+        ("server", lambda: health.server_answers(server)),
+        ("account", lambda: health.account_allows(server)),
+        ("websocket", lambda: health.socket_opens(server)),
+        ("definitions", lambda: health.definitions_readable(server)),
+        ("models", lambda: health.has_model(server)),
+        ("disk", lambda: health.disk_space(server)),
+        ("queue", lambda: health.queue_moves(server)),
+        ("manager", lambda: health.manager_there(server)),
+        ("clock", lambda: health.clocks_agree(server)),
     ]
     if workflow is not None:
-        asked.append(("workflow", lambda: _health.workflow_runs(server, workflow)))
-    checks = [_health_findings.guarded(name, check) for name, check in asked]
+        asked.append(("workflow", lambda: health.workflow_runs(server, workflow)))
+    checks = [health_findings.guarded(name, check) for name, check in asked]
     if smoke:
         stuck = next(
             (check for check in checks if check.name in ("queue", "account") and check.result == "fail"), None
         )
         for name, run in (
-            ("smoke_test", _health_smoke.without_model),
-            ("smoke_test_model", _health_smoke.with_checkpoint),
+            ("smoke_test", health_smoke.without_model),
+            ("smoke_test_model", health_smoke.with_checkpoint),
         ):
             if stuck is not None:
-                checks.append(_health_findings.skipped(name, f"{stuck.name}: {stuck.message}"))
+                checks.append(health_findings.skipped(name, f"{stuck.name}: {stuck.message}"))
             else:
-                checks.append(_health_findings.guarded(name, partial(run, server)))
+                checks.append(health_findings.guarded(name, partial(run, server)))
     return checks
 
 

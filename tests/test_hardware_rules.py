@@ -11,39 +11,36 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-import _hardware_desktop
-import _hardware_gpus
-import _hardware_models
-import _hardware_system
-import _hardware_verdict
+from comfyskill.machine import gpus, hardware_desktop, hardware_models, system
+from comfyskill.machine import verdict as machine_verdict
 
 GIB = 1024**3
-LINUX = _hardware_system.Place("Linux", "x86_64", Path("/nonexistent"), simulated=True)
+LINUX = system.Place("Linux", "x86_64", Path("/nonexistent"), simulated=True)
 GOOD = {
     "memory": {"total": 64 * GIB, "limit": None, "usable": 64 * GIB},
     "disk": {"workspace": "/w", "free": 500 * GIB},
     "python": {"bits": 64},
 }
-CARD = _hardware_gpus.Gpu("nvidia", "RTX", 24 * GIB, "nvidia-smi")
+CARD = gpus.Gpu("nvidia", "RTX", 24 * GIB, "nvidia-smi")
 
 
 def judged(**changes):
     values = GOOD | changes
-    return _hardware_verdict.judge(
+    return machine_verdict.judge(
         LINUX, CARD, values["memory"], values["disk"], values["python"], False, values.get("installed", False)
     )
 
 
 @given(st.text(max_size=400))
 def test_no_text_breaks_a_parser(text):
-    _hardware_gpus.nvidia(text, text, text)
-    _hardware_gpus.rocm_smi(text)
-    _hardware_gpus.amd_smi(text)
-    _hardware_gpus.xpu_smi([text])
-    _hardware_gpus.sycl_ls(text)
-    _hardware_desktop.windows_cim(text)
-    _hardware_desktop.wmic(text)
-    _hardware_desktop.apple(text, text, None)
+    gpus.nvidia(text, text, text)
+    gpus.rocm_smi(text)
+    gpus.amd_smi(text)
+    gpus.xpu_smi([text])
+    gpus.sycl_ls(text)
+    hardware_desktop.windows_cim(text)
+    hardware_desktop.wmic(text)
+    hardware_desktop.apple(text, text, None)
 
 
 JSON = st.recursive(
@@ -103,7 +100,7 @@ def test_no_json_breaks_a_parser(value):
     ],
 )
 def test_sizes_as_tools_write_them(value, expected):
-    assert _hardware_gpus.size(value) == expected
+    assert gpus.size(value) == expected
 
 
 def test_little_disk_blocks_an_installation_but_not_an_installed_server():
@@ -124,11 +121,11 @@ def test_memory_lowers_the_verdict_step_by_step():
 
 
 def test_a_nominal_size_is_what_the_box_says():
-    l4 = _hardware_models.Budget(vram=int(22.5 * GIB), ram=64 * GIB)
-    flux = next(f for f in _hardware_models.FAMILIES if (f.name, f.precision) == ("Flux.1", "fp16"))
-    assert _hardware_models.fits(flux, l4) == "yes"
+    l4 = hardware_models.Budget(vram=int(22.5 * GIB), ram=64 * GIB)
+    flux = next(f for f in hardware_models.FAMILIES if (f.name, f.precision) == ("Flux.1", "fp16"))
+    assert hardware_models.fits(flux, l4) == "yes"
 
 
 def test_every_family_needs_less_at_least_than_in_full():
-    for family in _hardware_models.FAMILIES:
+    for family in hardware_models.FAMILIES:
         assert 0 < family.least <= family.full, family

@@ -221,32 +221,32 @@ def job_server(*, created, ended=None, api="local"):
 
 
 def test_a_job_that_runs_for_long_may_have_lost_its_worker():
-    import _health
+    from comfyskill.machine import health
 
-    row = _health.queue_moves(job_server(created=1500))
+    row = health.queue_moves(job_server(created=1500))
     assert (row.result, row.details["prompt_id"]) == ("warn", "abc")
     assert row.message.startswith(
         "a job has been running for 25 minutes; whether it still moves cannot be seen"
     )
     assert "manage_queue.py cancel abc" in row.fix and "restart the server" in row.fix
-    assert _health.queue_moves(job_server(created=500)).result == "ok"
+    assert health.queue_moves(job_server(created=500)).result == "ok"
 
 
 def test_the_time_that_a_job_waited_for_others_is_no_time_that_it_ran():
-    import _health
+    from comfyskill.machine import health
 
-    assert _health.queue_moves(job_server(created=7200, ended=60)).result == "ok"
-    assert "for 20 minutes" in _health.queue_moves(job_server(created=7200, ended=1200)).message
+    assert health.queue_moves(job_server(created=7200, ended=60)).result == "ok"
+    assert "for 20 minutes" in health.queue_moves(job_server(created=7200, ended=1200)).message
 
 
 def test_no_run_is_proposed_behind_a_job_that_may_never_end():
-    import _health_findings
     import health_check
+    from comfyskill.machine import health_findings
 
     server = types.SimpleNamespace(
         api="local", url="http://127.0.0.1:9", fleeting=False, access=types.SimpleNamespace(ca_bundle=None, insecure=False)
     )  # fmt: skip
-    (command,) = health_check.next_commands(server, [_health_findings.warn("queue", "long")])
+    (command,) = health_check.next_commands(server, [health_findings.warn("queue", "long")])
     assert "manage_queue.py list" in command
 
 
@@ -354,12 +354,12 @@ def test_missing_packages_are_told_with_the_command(run, demo):
 
 
 def test_the_usual_ports_are_tried_in_order(monkeypatch, demo):
-    import _health_reach
+    from comfyskill.machine import health_reach
 
     port = int(demo.url.rsplit(":", 1)[1])
-    monkeypatch.setattr(_health_reach, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
+    monkeypatch.setattr(health_reach, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
     monkeypatch.delenv("COMFY_HOST", raising=False)
-    host, around, checks = _health_reach.choose(None)
+    host, around, checks = health_reach.choose(None)
     assert host == demo.url
     assert [row["state"] for row in around] == ["free", "comfyui"]
     assert checks[0].result == "warn"

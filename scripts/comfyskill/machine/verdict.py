@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _hardware_models
-import _hardware_system as system_of
-from _hardware_gpus import GIB, Gpu
+from comfyskill.machine import hardware_models
+from comfyskill.machine import system as system_of
+from comfyskill.machine.gpus import GIB, Gpu
 
 # ComfyUI with PyTorch for CUDA takes 8 to 10 GB on disk, a first model 2 to 7 more.
 DISK_NEEDED = 15 * GIB
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
     """GPU memory in bytes that one process can count on: its own, or its share of the system's."""
     if gpu.vendor == "apple":
-        return int(memory * _hardware_models.APPLE_SHARE) if memory else None
+        return int(memory * hardware_models.APPLE_SHARE) if memory else None
     if gpu.vendor == "nvidia" and gpu.unified:
         return int(memory * 0.9) if memory else None
     if gpu.vendor == "intel" and gpu.integrated:
@@ -61,7 +61,7 @@ def worth(gpu: Gpu, memory: int | None) -> tuple[bool, bool, int, int]:
 def _by_size(vram: int | None, what: str) -> Verdict:
     if vram is None:
         return Verdict("marginal", [f"{what}: no tool told its memory, so nothing can be promised"])
-    gb = vram / GIB * _hardware_models.NOMINAL
+    gb = vram / GIB * hardware_models.NOMINAL
     told = f"{what} with {vram / GIB:.1f} GB"
     if gb >= 8:
         return Verdict("ok", [told])
@@ -137,7 +137,7 @@ def judge(
     found = judge_gpu(here, best, usable, hidden)
     blockers, notes = [], list(found.notes)
     if usable is not None and here.system != "Darwin":
-        ram = usable / GIB * _hardware_models.NOMINAL
+        ram = usable / GIB * hardware_models.NOMINAL
         limited = " (a container's limit)" if memory["limit"] and usable == memory["limit"] else ""
         if ram < 8:
             found = _at_most(

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import _setup_run
-from _setup_run import Done, Log
 from comfyskill.base import cli, paths, programs, safe_text
+from comfyskill.machine import setup_run
+from comfyskill.machine.setup_run import Done, Log
 
 PACKAGE = "comfy-cli"
 # comfy-cli's own switches against analytics (it honours both), besides `comfy tracking disable`.
@@ -31,7 +31,7 @@ class Comfy(NamedTuple):
 
 def own_venv() -> Path:
     """The virtual environment that comfy-cli gets when nothing else works."""
-    return _setup_run.state_folder() / "comfy-cli-venv"
+    return setup_run.state_folder() / "comfy-cli-venv"
 
 
 def _bin(venv: Path) -> Path:
@@ -51,7 +51,7 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
 def places() -> list[Path]:
     """Folders where an installed `comfy` may lie that are not on PATH."""
     found = [paths.home() / ".local" / "bin"]
-    if paths.is_private(_setup_run.state_folder()):
+    if paths.is_private(setup_run.state_folder()):
         found.append(_bin(own_venv()))
     for variable in ("PIPX_BIN_DIR", "UV_TOOL_BIN_DIR", "XDG_BIN_HOME"):
         if os.environ.get(variable):
@@ -145,7 +145,7 @@ def install(log: Log) -> tuple[Comfy, list[dict[str, object]]]:
 
 def _first_failure(commands: Sequence[Sequence[str]], log: Log) -> Done | None:
     for words in commands:
-        done = _setup_run.run(words, log, environment())
+        done = setup_run.run(words, log, environment())
         if not done.fine:
             return done
     return None

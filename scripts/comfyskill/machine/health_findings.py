@@ -17,7 +17,7 @@ from comfyskill.server.protocol import Dialect
 
 def setup_command(*words: object) -> str:
     """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
-    script = Path(__file__).resolve().parent / "comfyui_setup.py"
+    script = Path(__file__).resolve().parents[2] / "comfyui_setup.py"
     return safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
 
 

@@ -9,10 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from _health_findings import Check, fail, host_words, is_local, ok, setup_command, skipped, warn
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import questions
+from comfyskill.machine.health_findings import (
+    Check,
+    fail,
+    host_words,
+    is_local,
+    ok,
+    setup_command,
+    skipped,
+    warn,
+)
 from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _hardware_gpus
 from comfyskill.base import paths
+from comfyskill.machine import gpus as machine_gpus
 
 # For tests and for replaying another machine's tools: which system to take this one for, and where its /proc and
 # /sys lie. A report made with one of them says so under "simulated".
@@ -86,28 +86,28 @@ def memory(here: Place, answers: dict[str, str]) -> dict[str, Any]:
     """Total, limit and usable memory in bytes; `total` is None when nothing told it."""
     total: int | None = None
     if here.system == "Darwin":
-        total = _hardware_gpus.size(answers.get("sysctl memsize", ""))
+        total = machine_gpus.size(answers.get("sysctl memsize", ""))
     elif here.system == "Windows":
         total = _windows_memory(answers)
     else:
         for line in here.read("/proc/meminfo").splitlines():
             if line.startswith("MemTotal:"):
-                total = _hardware_gpus.size(line.split(":", 1)[1])
+                total = machine_gpus.size(line.split(":", 1)[1])
     limit = memory_limit(here) if here.system == "Linux" else None
     usable = min(total, limit) if total and limit else total or limit
     return {"total": total, "limit": limit, "usable": usable}
 
 
 def _windows_memory(answers: dict[str, str]) -> int | None:
-    described = _hardware_gpus.json_in(answers.get("powershell", ""))
+    described = machine_gpus.json_in(answers.get("powershell", ""))
     system = described.get("os") if isinstance(described, dict) else None
-    for entry in _hardware_gpus.dictionaries(system):
-        if found := _hardware_gpus.size(entry.get("TotalVisibleMemorySize"), "kb"):
+    for entry in machine_gpus.dictionaries(system):
+        if found := machine_gpus.size(entry.get("TotalVisibleMemorySize"), "kb"):
             return found
     for line in answers.get("wmic memory", "").splitlines():
         key, _, value = line.strip().partition("=")
         if key == "TotalPhysicalMemory":
-            return _hardware_gpus.size(value)
+            return machine_gpus.size(value)
     return _windows_memory_call() if os.name == "nt" else None
 
 
@@ -162,9 +162,9 @@ def python() -> dict[str, Any]:
     }
 
 
-def drm_gpus(here: Place) -> list[_hardware_gpus.Gpu]:
+def drm_gpus(here: Place) -> list[machine_gpus.Gpu]:
     """GPUs as the Linux kernel lists them under /sys/class/drm; AMD's driver tells the memory there."""
-    gpus: list[_hardware_gpus.Gpu] = []
+    gpus: list[machine_gpus.Gpu] = []
     try:
         cards = sorted((here.root / "sys/class/drm").glob("card[0-9]*"))
     except OSError:
@@ -178,8 +178,8 @@ def drm_gpus(here: Place) -> list[_hardware_gpus.Gpu]:
         if vendor is None:
             continue
         product = here.read(f"{device}/product_name").strip()
-        vram = _hardware_gpus.size(here.read(f"{device}/mem_info_vram_total"))
+        vram = machine_gpus.size(here.read(f"{device}/mem_info_vram_total"))
         gpus.append(
-            _hardware_gpus.Gpu(vendor, product or f"{vendor.upper()} GPU", vram, "sysfs", index=len(gpus))
+            machine_gpus.Gpu(vendor, product or f"{vendor.upper()} GPU", vram, "sysfs", index=len(gpus))
         )
     return gpus

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from _hardware_gpus import GIB, MIB, Gpu, amd_gpu, dictionaries, intel_gpu, json_in, size, text_in
+from comfyskill.machine.gpus import GIB, MIB, Gpu, amd_gpu, dictionaries, intel_gpu, json_in, size, text_in
 
 _PCI_VENDORS = {"10DE": "nvidia", "1002": "amd", "8086": "intel"}
 # AdapterRAM is a 32-bit number: cards of 4 GB and more all report about 4 GB.

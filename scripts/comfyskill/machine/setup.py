@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _setup_cli
-import _setup_run
-from _setup_cli import Comfy
-from _setup_plan import (
+from comfyskill.base import cli, programs, safe_text
+from comfyskill.base.cli import SkillError
+from comfyskill.machine import setup_cli, setup_run
+from comfyskill.machine.setup_cli import Comfy
+from comfyskill.machine.setup_plan import (
     MODELS,
     SCRIPTS,
     Found,
@@ -33,9 +34,7 @@ from _setup_plan import (
     remembered,
     was_begun,
 )
-from _setup_run import Log
-from comfyskill.base import cli, programs, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.machine.setup_run import Log
 
 STOP_LIMIT_S = 20.0
 
@@ -46,7 +45,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
     Raises:
         SkillError: something stands in the way, or a step failed (`log_tail` has the last lines of its output).
     """
-    with _setup_run.termination_as_interrupt(), _setup_run.one_at_a_time(_setup_run.state_folder()):
+    with setup_run.termination_as_interrupt(), setup_run.one_at_a_time(setup_run.state_folder()):
         found = look(wish)
         for reason in objections(wish, found):
             raise reason
@@ -55,7 +54,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
         version = found.port.version
         comfy = found.comfy
         if comfy is None and needs_comfy(found):
-            comfy, done["attempts"] = _setup_cli.install(log)
+            comfy, done["attempts"] = setup_cli.install(log)
         if comfy is not None:
             done["comfy_cli"] = {
                 "version": comfy.version,
@@ -76,7 +75,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
 
 
 def _no_analytics(comfy: Comfy, log: Log) -> None:
-    _setup_run.run([*comfy.words, "--skip-prompt", "tracking", "disable"], log, _setup_cli.environment(comfy))
+    setup_run.run([*comfy.words, "--skip-prompt", "tracking", "disable"], log, setup_cli.environment(comfy))
 
 
 def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
@@ -93,8 +92,8 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
     remember(installing=sorted({*begun(), str(wish.workspace)}))
     cli.note(f"installing ComfyUI at {wish.workspace} (several GB, many minutes); log: {log.path}")
     try:
-        done = _setup_run.run(
-            [*comfy.words, *install_words(wish, found)], log, _setup_cli.environment(comfy), "installing"
+        done = setup_run.run(
+            [*comfy.words, *install_words(wish, found)], log, setup_cli.environment(comfy), "installing"
         )
     except KeyboardInterrupt:
         clear_half_clone(wish.workspace)
@@ -104,7 +103,7 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
         raise SkillError(
             f"comfy install failed (exit code {done.code})",
             code="install_failed",
-            hint=_setup_run.advice(done.output)
+            hint=setup_run.advice(done.output)
             or "run the same command again: it goes on where this one stopped",
             retryable=True,
             log=str(log.path),
@@ -134,8 +133,8 @@ def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, A
     if target.is_file():
         return {"file": str(target), "downloaded": False}
     cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
-    done = _setup_run.run(
-        [*comfy.words, *model_words(wish)], log, _setup_cli.environment(comfy) | _model_token(), "downloading"
+    done = setup_run.run(
+        [*comfy.words, *model_words(wish)], log, setup_cli.environment(comfy) | _model_token(), "downloading"
     )
     if not done.fine or not target.is_file():
         raise SkillError(
@@ -164,16 +163,16 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
     cli.note(f"starting ComfyUI on {wish.url}")
     offset = log.size()
     remember(launched={"port": wish.port, "workspace": str(wish.workspace), "comfy": list(comfy.words)})
-    process = _setup_run.start([*comfy.words, *launch_words(wish, found)], log, _setup_cli.environment(comfy))
+    process = setup_run.start([*comfy.words, *launch_words(wish, found)], log, setup_cli.environment(comfy))
     begun = time.monotonic()
-    code = _setup_run.finish(
+    code = setup_run.finish(
         process,
         "starting",
         limit_s=wish.wait_s,
-        check=lambda: _setup_run.look_at(wish.port).state == "comfyui",
+        check=lambda: setup_run.look_at(wish.port).state == "comfyui",
     )
     while True:
-        port = _setup_run.look_at(wish.port)
+        port = setup_run.look_at(wish.port)
         if port.version is not None:
             return port.version
         if code not in (None, 0):
@@ -182,7 +181,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
             raise SkillError(
                 f"ComfyUI did not start (comfy launch ended with {code})",
                 code="launch_failed",
-                hint=_setup_run.advice("\n".join(tail))
+                hint=setup_run.advice("\n".join(tail))
                 or "read log_tail; references/troubleshooting.md lists the usual causes",
                 log=str(log.path),
                 log_tail=tail,
@@ -209,7 +208,7 @@ def launch_tail(wish: Wish, printed: str) -> list[str]:
         text = own.read_bytes()[-20000:].decode("utf-8", "replace") if fresh else ""
     except OSError:
         text = ""
-    return _setup_run.last_lines(text) + _setup_run.last_lines(printed, 5 if text else _setup_run.TAIL_LINES)
+    return setup_run.last_lines(text) + setup_run.last_lines(printed, 5 if text else setup_run.TAIL_LINES)
 
 
 def _report(
@@ -283,7 +282,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
 
 def status(wish: Wish) -> dict[str, Any]:
     """What is installed and what runs; changes nothing."""
-    port, comfy = _setup_run.look_at(wish.port), _setup_cli.find()
+    port, comfy = setup_run.look_at(wish.port), setup_cli.find()
     report: dict[str, Any] = {
         "url": wish.url,
         "port": port.state,
@@ -312,7 +311,7 @@ def status(wish: Wish) -> dict[str, Any]:
 
 def _launcher(launched: object) -> Comfy | None:
     """The comfy-cli to stop with: an installed one, else the words that the launch was made with (uvx)."""
-    if (found := _setup_cli.find()) is not None:
+    if (found := setup_cli.find()) is not None:
         return found
     words = launched.get("comfy") if isinstance(launched, dict) else None
     if (
@@ -331,7 +330,7 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
     Raises:
         SkillError: the server is not ours, or does not stop.
     """
-    port = _setup_run.look_at(wish.port)
+    port = setup_run.look_at(wish.port)
     if port.state != "comfyui":
         return {
             "status": "ok",
@@ -361,9 +360,9 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
     if dry_run:
         return {"status": "dry_run", "plan": [safe_text.shell_words(words)], "url": wish.url}
     log = Log(wish.log)
-    done = _setup_run.run(words, log, _setup_cli.environment(comfy))
+    done = setup_run.run(words, log, setup_cli.environment(comfy))
     end = time.monotonic() + STOP_LIMIT_S
-    while _setup_run.look_at(wish.port).state == "comfyui":
+    while setup_run.look_at(wish.port).state == "comfyui":
         if time.monotonic() > end:
             raise SkillError(
                 f"the server on port {wish.port} still answers",

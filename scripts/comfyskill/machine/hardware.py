@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _hardware_desktop as desktop
-import _hardware_gpus as gpus_of
-import _hardware_models
-import _hardware_system as system_of
-import _hardware_verdict
-from _hardware_gpus import GIB, Gpu
 from comfyskill.base import hardware_tools, paths, safe_text
+from comfyskill.machine import gpus as gpus_of
+from comfyskill.machine import hardware_desktop as desktop
+from comfyskill.machine import hardware_models
+from comfyskill.machine import system as system_of
+from comfyskill.machine import verdict as machine_verdict
+from comfyskill.machine.gpus import GIB, Gpu
 
 # Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
 PYTORCH_LIMIT_S = 8.5
@@ -163,17 +163,17 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     said = {name: answers[name].text for name in asked}
     memory = system_of.memory(here, said)
     gpus = find_gpus(here, said, memory["usable"])
-    seen = [gpu for gpu in gpus if not _hardware_verdict.is_hidden(gpu)]
-    best = max(seen, key=lambda gpu: _hardware_verdict.worth(gpu, memory["usable"]), default=None)
+    seen = [gpu for gpu in gpus if not machine_verdict.is_hidden(gpu)]
+    best = max(seen, key=lambda gpu: machine_verdict.worth(gpu, memory["usable"]), default=None)
     if best is not None and best.vendor == "other":
         best = None
     disk, python = system_of.disk(folder), system_of.python()
     rosetta = here.system == "Darwin" and said["sysctl translated"].strip() == "1"
     installed = (folder / "main.py").is_file()
-    verdict = _hardware_verdict.judge(
+    verdict = machine_verdict.judge(
         here, best, memory, disk, python, rosetta, installed, hidden=len(seen) < len(gpus)
     )
-    flags = _hardware_verdict.install_flags(here, best, verdict)
+    flags = machine_verdict.install_flags(here, best, verdict)
     report = _report(here, verdict, best, gpus, memory, flags)
     report["system"] |= {"rosetta": rosetta}
     space = {"workspace": disk["workspace"], "free_gb": _gb(disk["free"]), "total_gb": _gb(disk["total"])}
@@ -191,7 +191,7 @@ def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
     gpu = Gpu("nvidia", "a graphics card", int(vram_gb * GIB), "asked for") if vram_gb else None
     ram = None if ram_gb is None else int(ram_gb * GIB)
     memory = {"total": ram, "limit": None, "usable": ram}
-    verdict = _hardware_verdict.judge(there, gpu, memory, {"free": None}, {"bits": 64}, False, False)
+    verdict = machine_verdict.judge(there, gpu, memory, {"free": None}, {"bits": 64}, False, False)
     notes = [
         *verdict.notes,
         "nothing of this machine was looked at; the card is taken for one that computes in fp8",
@@ -207,7 +207,7 @@ def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
 
 def _report(
     here: system_of.Place,
-    verdict: _hardware_verdict.Verdict,
+    verdict: machine_verdict.Verdict,
     best: Gpu | None,
     gpus: Sequence[Gpu],
     memory: Mapping[str, Any],
@@ -217,11 +217,11 @@ def _report(
     report: dict[str, Any] = {"status": "ok" if usable else "unsuitable"}
     if not usable:
         report |= _unsuitable(verdict)
-    vram = _hardware_verdict.usable_memory(best, memory["usable"]) if best else 0
+    vram = machine_verdict.usable_memory(best, memory["usable"]) if best else 0
     fp8 = here.system != "Darwin" and not (
         here.system == "Windows" and best is not None and best.vendor == "amd"
     )
-    budget = _hardware_models.Budget(
+    budget = hardware_models.Budget(
         vram, memory["usable"], unified=best is not None and best.unified, fp8=fp8
     )
     return report | {
@@ -243,12 +243,12 @@ def _report(
             "wsl": system_of.is_wsl(here),
             "container": system_of.in_container(here),
         },
-        "families": _hardware_models.table(budget),
+        "families": hardware_models.table(budget),
         "next": _next(usable, verdict),
     }
 
 
-def _unsuitable(verdict: _hardware_verdict.Verdict) -> dict[str, Any]:
+def _unsuitable(verdict: machine_verdict.Verdict) -> dict[str, Any]:
     if verdict.verdict == "cloud":
         return {
             "code": "use_cloud",
@@ -264,7 +264,7 @@ def _unsuitable(verdict: _hardware_verdict.Verdict) -> dict[str, Any]:
     }
 
 
-def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
+def _next(usable: bool, verdict: machine_verdict.Verdict) -> list[str]:
     if usable:
         return [_command("comfyui_setup.py", "--dry-run")]
     if verdict.verdict == "cloud":
@@ -273,7 +273,7 @@ def _next(usable: bool, verdict: _hardware_verdict.Verdict) -> list[str]:
 
 
 def _command(script: str, *words: str) -> str:
-    return safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parent / script), *words])
+    return safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parents[2] / script), *words])
 
 
 def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
         "name": gpu.name,
         "index": gpu.index,
         "memory_gb": _gb(gpu.memory),
-        "usable_gb": _gb(_hardware_verdict.usable_memory(gpu, memory)),
+        "usable_gb": _gb(machine_verdict.usable_memory(gpu, memory)),
         "source": gpu.source,
     }
     if chip := desktop.apple_chip(gpu.name):

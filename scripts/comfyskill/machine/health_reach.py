@@ -7,11 +7,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _common
-import _setup_cli
-import _setup_run
-from _health_findings import Check, fail, failed_by, is_local, ok, setup_command, skipped, warn
 from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.machine import setup_cli, setup_run
+from comfyskill.machine.health_findings import (
+    Check,
+    fail,
+    failed_by,
+    is_local,
+    ok,
+    setup_command,
+    skipped,
+    warn,
+)
 from comfyskill.server import connect
 from comfyskill.server.protocol import Dialect
 
@@ -41,7 +49,7 @@ def comfy_cli(url: str) -> Check:
     """comfy-cli: there, and its version."""
     if not is_local(url):
         return skipped("comfy_cli", "the server is not on this machine")
-    found = _setup_cli.find()
+    found = setup_cli.find()
     if found is None:
         return warn(
             "comfy_cli",
@@ -55,7 +63,7 @@ def look_around() -> list[dict[str, Any]]:
     """What listens on ComfyUI's usual ports of this machine."""
     found = []
     for port, what in LOCAL_PORTS.items():
-        seen = _setup_run.look_at(port)
+        seen = setup_run.look_at(port)
         row: dict[str, Any] = {"url": f"http://127.0.0.1:{port}", "what": what, "state": seen.state}
         if seen.version:
             row["comfyui_version"] = seen.version
@@ -110,7 +118,7 @@ def _mute(host: str) -> Check | None:
     parts = urlsplit(_common.normal_base(_common.split_user_info(host)[0]))
     if parts.scheme != "http" or parts.hostname != "127.0.0.1":
         return None
-    seen = _setup_run.look_at(parts.port or 80, ANSWER_LIMIT_S)
+    seen = setup_run.look_at(parts.port or 80, ANSWER_LIMIT_S)
     if not seen.mute:
         return None
     message = f"something listens on port {parts.port or 80}, but {seen.what}"

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _hardware
-import _setup_cli
-import _setup_run
-from _setup_cli import Comfy
 from comfyskill.base import cli, paths, programs, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.machine import hardware as machine_hardware
+from comfyskill.machine import setup_cli, setup_run
+from comfyskill.machine.setup_cli import Comfy
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[2]
 # Our flag -> comfy install's. Intel's is not in its help, but it takes it (comfy-cli 1.23).
 DEVICE_FLAGS = {
     "nvidia": "--nvidia",
@@ -78,7 +77,7 @@ class Wish(NamedTuple):
 class Found(NamedTuple):
     """What is there before anything is done."""
 
-    port: _setup_run.Port
+    port: setup_run.Port
     hardware: Mapping[str, Any]
     comfy: Comfy | None
     installed: str
@@ -87,7 +86,7 @@ class Found(NamedTuple):
 
 def notes_file() -> Path:
     """Where setup remembers what it has begun and what it launched."""
-    return _setup_run.state_folder() / "state.json"
+    return setup_run.state_folder() / "state.json"
 
 
 def remembered() -> dict[str, Any]:
@@ -137,9 +136,9 @@ def look(wish: Wish) -> Found:
     """Look at port, hardware, comfy-cli, workspace and model; changes nothing."""
     cli.note("looking at this machine")
     return Found(
-        port=_setup_run.look_at(wish.port),
-        hardware=_hardware.check(wish.workspace),
-        comfy=_setup_cli.find(),
+        port=setup_run.look_at(wish.port),
+        hardware=machine_hardware.check(wish.workspace),
+        comfy=setup_cli.find(),
         installed=installation(wish.workspace),
         model=model_file(wish),
     )
@@ -191,7 +190,7 @@ def _of_model(wish: Wish, found: Found) -> Iterator[SkillError]:
 
 def _of_port(wish: Wish, found: Found) -> Iterator[SkillError]:
     if found.port.state == "other":
-        other = _setup_run.free_port(wish.port)
+        other = setup_run.free_port(wish.port)
         yield SkillError(
             f"port {wish.port} is taken by something else: {found.port.what}",
             code="port_taken",
@@ -319,7 +318,7 @@ def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
 
     if needs_comfy(found):
         if found.comfy is None:
-            ways = _setup_cli.methods()
+            ways = setup_cli.methods()
             add("comfy-cli", *ways[0][1], why=_why_this_way([name for name, _ in ways]))
         add("analytics", [*comfy, "--skip-prompt", "tracking", "disable"], why="no data is sent")
     if found.port.state != "comfyui" and found.installed in ("none", "begun"):
