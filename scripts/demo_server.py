@@ -29,8 +29,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _demo import cloud_switches, fault_list, manager, model_lists, options
 from comfyskill.base import cli, flags, text_files
+from comfyskill.demo import cloud_switches, fault_list, manager, model_lists, options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     import asyncio
 
     try:
-        from _demo import application
+        from comfyskill.demo import application
     except ModuleNotFoundError as error:
         cli.emit_line(cli.missing_package(error))
         return int(cli.Exit.FAILED)

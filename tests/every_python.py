@@ -42,9 +42,9 @@ import importlib, pathlib, sys, warnings
 warnings.simplefilter("error", SyntaxWarning)
 scripts, packages = pathlib.Path(sys.argv[1]), sys.argv[2] == "with packages"
 sys.path.insert(0, str(scripts))
-for path in [*scripts.glob("*.py"), *scripts.glob("_demo/*.py")]:
+for path in [*scripts.glob("*.py"), *scripts.glob("comfyskill/**/*.py")]:
     try:
-        importlib.import_module(".".join(path.relative_to(scripts).with_suffix("").parts))
+        importlib.import_module(".".join(path.relative_to(scripts).with_suffix("").parts).removesuffix(".__init__"))
     except ModuleNotFoundError as error:
         if packages or error.name not in ("requests", "urllib3", "websocket", "tqdm", "PIL", "aiohttp", "certifi"):
             raise

@@ -113,7 +113,7 @@ def test_sounds_begin_as_their_kind_and_carry_the_graph(
 
 
 def test_flac_blocks_have_the_right_checksums(tmp_path: Any) -> None:
-    from _demo import containers
+    from comfyskill.demo import containers
 
     path = tmp_path / "a.flac"
     containers.write_flac(path, 0.6, "7f")

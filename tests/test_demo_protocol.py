@@ -484,7 +484,7 @@ def test_a_taken_port_is_said(demo: Any) -> None:
 def test_help_names_every_fault_and_switch() -> None:
     done = subprocess.run([sys.executable, str(SERVER), "--help"], capture_output=True, text=True, timeout=60)
     sys.path.insert(0, str(SERVER.parent))
-    from _demo import cloud_switches, fault_list
+    from comfyskill.demo import cloud_switches, fault_list
 
     for name in [*fault_list.FAULTS, *cloud_switches.SWITCHES]:
         assert re.search(rf"^  {re.escape(name)}[:=\n]", done.stdout, re.MULTILINE), name

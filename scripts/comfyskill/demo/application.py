@@ -1,0 +1,265 @@
+"""Puts the rooms together: one aiohttp application, its middlewares, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from comfyskill.demo import http_faults
+from comfyskill.demo.cloud_routes import CloudRoutes
+from comfyskill.demo.control import Control
+from comfyskill.demo.definitions import Definitions
+from comfyskill.demo.engine import Cache, Engine
+from comfyskill.demo.faults import Faults
+from comfyskill.demo.folders import Folders
+from comfyskill.demo.manager_routes import ManagerRoutes
+from comfyskill.demo.options import Options
+from comfyskill.demo.routes import Handler, Route
+from comfyskill.demo.routes_files import FileRoutes
+from comfyskill.demo.routes_info import InfoRoutes
+from comfyskill.demo.routes_jobs import JobRoutes
+from comfyskill.demo.routes_run import RunRoutes
+from comfyskill.demo.routes_user import UserRoutes
+from comfyskill.demo.sockets import Hub
+from comfyskill.demo.validation import Unhandled
+
+WEB = Path(__file__).parent / "data" / "web"
+TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
+
+
+class Demo:
+    """One server: its options, its state, its handlers."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.folders = Folders.make(options.output_dir, options.input_dir)
+        self.definitions = Definitions(options.version, options.models, self.folders, options.definitions)
+        self.faults = Faults(options.faults)
+        self.faults.restart = self.restart
+        self.faults.before_exit = self.folders.close
+        self.storage_url = ""
+        self.info = InfoRoutes(self)
+        self.hub = Hub(self.faults, self.info.features)
+        self.engine = Engine(options, self.folders, self.definitions, self.hub, self.faults)
+        self.run_routes = RunRoutes(self)
+        self.file_routes = FileRoutes(self)
+        self.user_routes = UserRoutes(self)
+        self.control = Control(self)
+        self.manager = ManagerRoutes(self, options.manager) if options.manager else None
+        self.cloud = CloudRoutes(self) if options.cloud else None
+        self.hub.broadcast_all = options.cloud
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def routes(self) -> list[Route]:
+        if self.cloud is not None:
+            return self.cloud.routes()
+        found = [
+            *self.run_routes.routes(),
+            *self.info.routes(),
+            *self.file_routes.routes(),
+            *self.user_routes.routes(),
+        ]
+        if self.options.modern:
+            found += JobRoutes(self).routes()
+        if self.manager is not None:
+            found += self.manager.routes()
+        if self.options.control:
+            found += self.control.routes()
+        return [*found, ("GET", "/ws", self.socket), ("GET", "/api/ws", self.socket)]
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """A WebSocket, unless a fault refuses it."""
+        self.faults.moment("connect")
+        refused = self.faults.strike("no-socket")
+        if refused is not None:
+            return web.Response(status=int(refused.number("code", 404)))
+        if self.faults.strike("hang-socket") is not None:
+            await asyncio.sleep(3600)
+        return await self.hub.serve(request)
+
+    def restart(self, down: float = 0.0) -> None:
+        """Lose queue, history and sockets; with `down` (seconds), drop all connections for that long."""
+        self.engine.forget()
+        self.folders.empty_temp()
+        self.hub.drop_all()
+        if down:
+            self.faults.down_until = time.monotonic() + down
+
+    def application(self) -> web.Application:
+        own = [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]
+        app = web.Application(client_max_size=self.options.max_upload, middlewares=[self.meddle, *own])
+        for method, path, handler in self.routes():
+            if method == "GET":
+                app.router.add_get(path, handler)
+            else:
+                app.router.add_route(method, path, handler)
+        if self.cloud is None:
+            app.router.add_static("/", WEB)
+        app.on_startup.append(self.start)
+        app.on_cleanup.append(self.stop)
+        return app
+
+    @web.middleware
+    async def meddle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Write down the request, wait as told, and let the faults have their way. The control routes are spared."""
+        if request.path.startswith("/demo/"):
+            return await handler(request)
+        entry = await self.control.note(request) if self.options.control else None
+        if self.options.latency:
+            await asyncio.sleep(self.options.latency)
+        if self.faults.active or self.faults.down_until:
+            answer = await http_faults.strike(self.faults, request, handler)
+        else:
+            answer = await handler(request)
+        if entry is not None:
+            entry["status"] = answer.status
+        return answer
+
+    async def start(self, _app: web.Application) -> None:
+        self.begin(self.hub.deliver())
+        if self.cloud is None:
+            self.begin(self.engine.work())
+            return
+        await self.cloud.storage.start()
+        self.storage_url = self.cloud.storage.url
+        for _ in range(self.cloud.concurrency):
+            # Each worker has a cache of its own: runs that overlap must not empty each other's.
+            self.begin(self.engine.work(Cache()))
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; if it dies, say so at once (a server without its worker looks alive)."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_say_why)
+        self.tasks.append(task)
+
+    async def stop(self, _app: web.Application) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.cloud is not None:
+            await self.cloud.storage.stop()
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        traceback.print_exception(task.exception())
+
+
+@web.middleware
+async def guard_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The real server's refusal of browsers that come from elsewhere; OPTIONS is answered for any path."""
+    if not _same_origin(request.headers.get("Host", ""), request.headers.get("Origin", "")):
+        return web.Response(status=403)
+    if request.method == "OPTIONS":
+        return web.Response()
+    return await handler(request)
+
+
+def _same_origin(host: str, origin: str) -> bool:
+    if not host or not origin:
+        return True
+    try:
+        here, there = urlsplit(f"//{host.lower()}"), urlsplit(origin.lower())
+        here_port, there_port = here.port, there.port
+    except ValueError as error:
+        raise Unhandled("an unusable port") from error
+    if not _loopback(here.hostname or "") or not there.netloc:
+        return True
+    if there_port is None or here_port is None:
+        return here.hostname == there.hostname
+    return here.netloc == there.netloc
+
+
+def _loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+@web.middleware
+async def cache_hints(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Cache-Control by the path's ending, as the real server sets it."""
+    answer = await handler(request)
+    path = request.path.lower()
+    if path.endswith((".js", ".css")) or (
+        path.endswith(".json") and path.rpartition("/")[2].startswith("index")
+    ):
+        answer.headers.setdefault("Cache-Control", "no-cache")
+    elif path.endswith((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")):
+        answer.headers.setdefault(
+            "Cache-Control", f"public, max-age={3600 if answer.status == 404 else 86400}"
+        )
+    return answer
+
+
+@web.middleware
+async def answer_crashes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Unhandled:
+        response = web.Response(status=500, text=TROUBLE)
+        response.force_close()
+        response.headers["Connection"] = "close"
+        return response
+
+
+async def serve(options: Options) -> None:
+    """Serve until SIGTERM, SIGINT or (when asked) the end of standard input. Raises OSError when the port is taken."""
+    demo = Demo(options)
+    runner = web.AppRunner(
+        demo.application(), access_log=None, shutdown_timeout=0.2, handler_cancellation=False
+    )
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, options.host, options.port, backlog=512)
+        await site.start()
+        stop = _stop_event(options)
+        _announce(runner, options)
+        await stop.wait()
+        demo.hub.drop_all()
+    finally:
+        await runner.cleanup()
+        demo.folders.close()
+
+
+def _announce(runner: web.AppRunner, options: Options) -> None:
+    port = runner.addresses[0][1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(json.dumps({"status": "listening", "url": f"http://{host}:{port}", "pid": os.getpid()}), flush=True)
+
+
+def _stop_event(options: Options) -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            # Windows has no handlers in the loop; KeyboardInterrupt does the work there.
+            loop.add_signal_handler(number, stop.set)
+    if hasattr(signal, "SIGBREAK"):
+        signal.signal(signal.SIGBREAK, signal.default_int_handler)
+    if options.exit_with_parent:
+        threading.Thread(target=_wait_for_end, args=(loop, stop), daemon=True).start()
+    return stop
+
+
+def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while sys.stdin is not None and os.read(sys.stdin.fileno(), 65536):
+            pass
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(stop.set)

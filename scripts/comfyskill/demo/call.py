@@ -1,0 +1,108 @@
+"""One call of a node's function: what the function may know and do, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from comfyskill.demo.definitions import NodeClass
+from comfyskill.demo.node_table import Implementation, Result, call_arguments
+from comfyskill.demo.values import Blocked, Images, Latent
+
+if TYPE_CHECKING:
+    from comfyskill.demo.execution import Execution
+
+HEAVY_PIXELS = 250_000
+
+
+class Call:
+    """What a node's function may know and do."""
+
+    def __init__(self, run: Execution, node_id: str, cls: NodeClass) -> None:
+        self.run = run
+        self.node_id = node_id
+        self.cls = cls
+        self.engine = run.engine
+        self.folders = run.engine.folders
+        self.options = run.engine.options
+        self.prompt = run.graph.nodes
+        self.extra_data = run.item.extra_data
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What saved pictures carry: the prompt, and whatever `extra_pnginfo` holds."""
+        extra = self.extra_data.get("extra_pnginfo")
+        return {"prompt": self.run.item.prompt, **(extra if isinstance(extra, dict) else {})}
+
+    def secret(self, name: str) -> str | None:
+        return self.run.item.secrets.get(name)
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass. Zero still lets other work go on."""
+        await asyncio.sleep(max(0.0, seconds))
+
+    async def progress(
+        self, value: float, maximum: float, preview: Any = None, form: str = "JPEG", size: int = 256
+    ) -> None:
+        """Report a step, perhaps with a picture. Raises Interrupted when the run is to stop."""
+        self.check_interrupt()
+        await self.run.report_step(self.node_id, value, maximum, preview, form, size)
+
+    def watched(self) -> bool:
+        """Whether anybody would see a preview."""
+        sockets = self.engine.hub.sockets
+        return self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
+
+    def check_interrupt(self) -> None:
+        """Raises Interrupted when the run is to stop."""
+        self.run.check_interrupt()
+
+
+async def invoke(player: Implementation | None, function: Any, call: Call, arguments: dict[str, Any]) -> Any:
+    words = call_arguments(arguments)
+    if inspect.iscoroutinefunction(function):
+        return await function(call, **words)
+    if player is None or not player.heavy or _pixels(arguments) < HEAVY_PIXELS:
+        return function(call, **words)
+    return await asyncio.to_thread(function, call, **words)
+
+
+def _pixels(arguments: Mapping[str, Any]) -> int:
+    """About how many pixels a call works on."""
+    total = 0
+    for value in arguments.values():
+        if isinstance(value, Images):
+            total += value.pixels
+        elif isinstance(value, Latent):
+            total += value.width * value.height * value.batch * value.frames
+    width, height = arguments.get("width"), arguments.get("height")
+    if isinstance(width, int) and isinstance(height, int):
+        total += width * height
+    return total
+
+
+def as_result(answer: Any, cls: NodeClass) -> Result | Blocked:
+    if isinstance(answer, (Result, Blocked)):
+        return answer
+    if answer is None:
+        return Result()
+    if isinstance(answer, tuple):
+        return Result(answer)
+    return Result((answer,))
+
+
+def printed(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, dict)):
+        return json.loads(json.dumps(value, default=str))
+    return str(value)
+
+
+def stack_lines(name: str) -> list[str]:
+    places = ("execute", "get_output_data", "_async_map_node_over_list", "process_inputs")
+    lines = [f'  File "/demo/execution.py", line 1, in {place}\n    (demo)\n' for place in places]
+    return [*lines, f'  File "/demo/nodes.py", line 1, in {name}\n    (demo)\n']

@@ -1,0 +1,67 @@
+"""The checks of classes that check their own inputs (the real ones' VALIDATE_INPUTS)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comfyskill.demo.folders import Folders, OutsideFolder
+
+
+@dataclass(frozen=True)
+class Check:
+    """`function(value, folders)` answers True, False, or a sentence. These inputs skip the usual choice check."""
+
+    inputs: tuple[str, ...]
+    function: Callable[[Any, Folders], bool | str]
+    takes_all: bool = False
+
+
+def annotated(name: str, folders: Folders, default: str = "input") -> Path | None:
+    """The file that a name such as `a.png`, `sub/a.png` or `a.png [output]` means; None when it leaves its folder."""
+    kind = default
+    for known in ("input", "output", "temp"):
+        if name.endswith(f"[{known}]"):
+            kind, name = known, name[: -len(known) - 2].rstrip()
+    base = folders.of(kind)
+    if base is None:
+        return None
+    try:
+        return folders.inside(base, name)
+    except OutsideFolder:
+        return None
+
+
+def _exists(words: str) -> Callable[[Any, Folders], bool | str]:
+    def check(value: Any, folders: Folders) -> bool | str:
+        path = annotated(str(value), folders)
+        return True if path is not None and path.is_file() else f"Invalid {words} file: {value}"
+
+    return check
+
+
+def _demo(value: Any, _folders: Folders) -> bool | str:
+    if value == 3:
+        return "three is not allowed"
+    if value == 5:
+        raise RuntimeError("validator crashed")
+    return bool(value != 4)
+
+
+def _fine(_value: Any, _folders: Folders) -> bool:
+    return True
+
+
+CHECKS: Mapping[str, Check] = {
+    "LoadImage": Check(("image",), _exists("image")),
+    "LoadImageMask": Check(("image",), _exists("image")),
+    "LoadImageOutput": Check(("image",), _exists("image")),
+    "LoadLatent": Check(("latent",), _exists("latent")),
+    "LoadAudio": Check(("audio",), _exists("audio")),
+    "LoadVideo": Check(("file",), _exists("video")),
+    "VHS_LoadVideo": Check(("video",), _exists("video")),
+    "CustomCombo": Check(("choice",), _fine),
+    "DemoValidate": Check(("value",), _demo),
+}

@@ -1,0 +1,271 @@
+"""The queue, the worker that empties it, the history, and the cache of node results."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import string
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from comfyskill.demo.definitions import Definitions
+from comfyskill.demo.execution import Execution, Kept, Outcome, now_ms
+from comfyskill.demo.folders import Folders
+from comfyskill.demo.graph import Graph
+from comfyskill.demo.node_table import implementation
+from comfyskill.demo.options import Options
+from comfyskill.demo.sockets import Hub
+from comfyskill.demo.validation import Unhandled
+
+LOG_LINES = 300
+EXECUTIONS_KEPT = 200_000
+
+
+class EngineFaults(Protocol):
+    """What the engine asks the fault switches."""
+
+    async def before_run(self, prompt_id: str) -> None: ...
+    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
+    async def while_paused(self) -> None: ...
+    async def before_history(self, prompt_id: str) -> bool: ...
+    async def after_run(self, prompt_id: str) -> None: ...
+
+
+@dataclass(eq=False)
+class Item:
+    """A prompt that waits or runs. `secrets` are kept apart: they must not show anywhere."""
+
+    number: float
+    prompt_id: str
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    outputs: list[str]
+    secrets: dict[str, str] = field(default_factory=dict)
+    created: int = field(default_factory=now_ms)
+    stop: bool = False
+    forgotten: bool = False
+    started: int = 0
+
+    def __lt__(self, other: Item) -> bool:
+        return (self.number, self.prompt_id) < (other.number, other.prompt_id)
+
+    def row(self, modern: bool) -> list[Any]:
+        """The five elements of the protocol."""
+        extra = self.extra_data if modern else {**self.extra_data, **self.secrets}
+        return [self.number, self.prompt_id, self.prompt, extra, self.outputs]
+
+
+class Cache:
+    """Results by node signature. As on the real server, only what the newest prompt could use is kept."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, Kept] = {}
+
+    def keep_only(self, signatures: Iterable[Any]) -> None:
+        wanted = set(signatures)
+        self.kept = {key: value for key, value in self.kept.items() if key in wanted}
+
+
+class Engine:
+    """Runs prompts one after the other (on the cloud: several at once)."""
+
+    def __init__(
+        self, options: Options, folders: Folders, definitions: Definitions, hub: Hub, faults: EngineFaults
+    ) -> None:
+        self.options = options
+        self.folders = folders
+        self.definitions = definitions
+        self.hub = hub
+        self.faults = faults
+        self.pending: list[Item] = []
+        self.running: dict[int, Item] = {}
+        self.executing: dict[int, Execution] = {}
+        self.history: dict[str, dict[str, Any]] = {}
+        self.cache = Cache()
+        self.number = 0
+        self.more = asyncio.Event()
+        self.free_memory = False
+        self.letters: dict[tuple[str, str], str] = {}
+        self.log: deque[dict[str, str]] = deque(maxlen=LOG_LINES)
+        self.executions: deque[dict[str, Any]] = deque(maxlen=EXECUTIONS_KEPT)
+        self.on_change: Callable[[str, Item, str], None] = lambda _event, _item, _status: None
+        self.dress: Callable[[Mapping[str, list[Any]] | None], Mapping[str, list[Any]] | None] = lambda ui: ui
+        hub.queue_length = self.remaining
+        hub.running_node = self.running_node
+
+    # the queue
+
+    def remaining(self) -> int:
+        return len(self.pending) + len(self.running)
+
+    def take_number(self) -> int:
+        number, self.number = self.number, self.number + 1
+        return number
+
+    def put(self, item: Item) -> None:
+        """Queue an item. Raises Unhandled (after queueing) when number and id equal those of a waiting one."""
+        twin = any(
+            other.prompt_id == item.prompt_id and other.number == item.number for other in self._near(item)
+        )
+        heapq.heappush(self.pending, item)
+        if twin:
+            self.more.set()
+            raise Unhandled("two items with the same number and id")
+        self.hub.send_status()
+        self.more.set()
+
+    def _near(self, item: Item) -> list[Item]:
+        # Only numbers that clients choose can be equal; the server's own never are.
+        return self.pending if isinstance(item.number, float) else []
+
+    def clear_pending(self) -> None:
+        for item in self.pending:
+            self.on_change("removed", item, "")
+        self.pending.clear()
+        self.hub.send_status()
+
+    def delete_pending(self, prompt_id: Any) -> bool:
+        """Remove one waiting item of this id."""
+        for index, item in enumerate(self.pending):
+            if item.prompt_id != prompt_id:
+                continue
+            if len(self.pending) == 1:
+                self.clear_pending()
+            else:
+                del self.pending[index]
+                heapq.heapify(self.pending)
+                self.on_change("removed", item, "")
+            self.hub.send_status()
+            return True
+        return False
+
+    def interrupt(self, prompt_id: str | None = None) -> bool:
+        """Stop what runs (all of it, or the run of this id) at its next step."""
+        hit = [item for item in self.running.values() if prompt_id is None or item.prompt_id == prompt_id]
+        for item in hit:
+            item.stop = True
+        return bool(hit)
+
+    def running_node(self, sid: str) -> str | None:
+        """The node that runs now for this client, for those who reconnect."""
+        for run in self.executing.values():
+            if run.client_id == sid and run.current is not None:
+                return run.current
+        return None
+
+    # helpers of a run
+
+    def changed(self, graph: Graph) -> Callable[[str], Any]:
+        """What makes a node's result stale besides its inputs (a file that changed, a counter)."""
+
+        def answer(node_id: str) -> Any:
+            player = implementation(graph.nodes[node_id]["class_type"])
+            if player is None or player.changes is None:
+                return None
+            return player.changes(graph.nodes[node_id].get("inputs", {}), self.folders)
+
+        return answer
+
+    def keep_letters(self, prompt: Mapping[str, Any]) -> None:
+        """Node instances live as long as each prompt names them again; temp file names follow the instance."""
+        wanted = {(node_id, node.get("class_type")) for node_id, node in prompt.items()}
+        self.letters = {key: value for key, value in self.letters.items() if key in wanted}
+
+    def temp_letters(self, node_id: str, class_name: str) -> str:
+        key = (node_id, class_name)
+        if key not in self.letters:
+            self.letters[key] = "".join(random.choice(string.ascii_lowercase) for _ in range(5))
+        return self.letters[key]
+
+    def write_log(self, text: str) -> None:
+        entry = {"t": datetime.now(timezone.utc).replace(tzinfo=None).isoformat(), "m": f"{text}\n"}
+        self.log.append(entry)
+        for sid in self.hub.log_clients:
+            self.hub.send("logs", {"entries": [entry], "size": None}, sid)
+
+    # the worker
+
+    async def work(self, cache: Cache | None = None) -> None:
+        """Run what is queued, for ever."""
+        own_cache = cache or self.cache
+        while True:
+            while not self.pending:
+                self.more.clear()
+                await self.more.wait()
+                self._free(own_cache)
+            await self.faults.while_paused()
+            if not self.pending:
+                continue
+            item = heapq.heappop(self.pending)
+            await self._run(item, own_cache)
+            self._free(own_cache)
+            await asyncio.sleep(0)
+
+    async def _run(self, item: Item, cache: Cache) -> None:
+        key = id(item)
+        self.running[key] = item
+        item.started = now_ms()
+        self.hub.send_status()
+        self.note("start", item, "")
+        await self.faults.before_run(item.prompt_id)
+        began = time.monotonic()
+        execution = Execution(self, item, cache)
+        self.executing[key] = execution
+        outcome = await execution.run()
+        self.executing.pop(key, None)
+        kept = await self.faults.before_history(item.prompt_id)
+        if kept and not item.forgotten:
+            self._store(item, outcome)
+        self.running.pop(key, None)
+        self.note("end", item, "success" if outcome.success else "error")
+        self.hub.send_status()
+        if execution.client_id is not None:
+            self.hub.send("executing", {"node": None, "prompt_id": item.prompt_id}, execution.client_id)
+        self.write_log(f"Prompt executed in {time.monotonic() - began:.2f} seconds")
+        await self.faults.after_run(item.prompt_id)
+
+    def note(self, event: str, item: Item, status: str) -> None:
+        self.on_change(event, item, status)
+        if self.options.control:
+            entry = {"event": event, "prompt_id": item.prompt_id, "time": time.time()}
+            self.executions.append({**entry, "status": status} if status else entry)
+
+    def _store(self, item: Item, outcome: Outcome) -> None:
+        if len(self.history) >= self.options.history_size:
+            self.history.pop(next(iter(self.history)))
+        self.history[item.prompt_id] = {
+            "prompt": item.row(modern=True),
+            "outputs": outcome.outputs,
+            "status": {
+                "status_str": "success" if outcome.success else "error",
+                "completed": outcome.success,
+                "messages": [list(message) for message in outcome.messages],
+            },
+            "meta": outcome.meta,
+        }
+
+    def request_free(self, memory: bool) -> None:
+        self.free_memory = self.free_memory or memory
+        self.more.set()
+
+    def _free(self, cache: Cache) -> None:
+        if self.free_memory:
+            self.free_memory = False
+            cache.kept.clear()
+
+    def forget(self) -> None:
+        """Lose all state, as a restart does. What runs is stopped and leaves no trace."""
+        for item in [*self.pending, *self.running.values()]:
+            self.on_change("removed", item, "")
+        for item in self.running.values():
+            item.stop = item.forgotten = True
+        self.pending.clear()
+        self.history.clear()
+        self.cache.kept.clear()
+        self.letters.clear()
+        self.number = 0

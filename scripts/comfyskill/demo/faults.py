@@ -1,0 +1,226 @@
+"""Faults on purpose: what the switches of `fault_list` do to frames, runs and the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from comfyskill.demo.fault_list import ENGINE, SOCKET, Fault, read_fault
+from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure
+from comfyskill.demo.sockets import Frame, Socket
+
+FOREIGN = "00000000-0000-4000-8000-00000000f0e1"
+
+
+class Faults:
+    """The active switches, and the questions that the other rooms ask about them."""
+
+    def __init__(self, given: Iterable[Any] = ()) -> None:
+        self.active: list[Fault] = []
+        self.socket_faults = False
+        self.how_to_end = "abort"
+        self.starts = 0
+        self.down_until = 0.0
+        self.restart: Callable[[float], None] = lambda _down: None
+        self.before_exit: Callable[[], None] = lambda: None
+        self.changed = asyncio.Event()
+        self.replace(given)
+
+    def replace(self, given: Iterable[Any]) -> None:
+        """Put these in the place of all others. Raises ValueError."""
+        self.active = [read_fault(item) for item in given]
+        self.socket_faults = any(fault.name in SOCKET for fault in self.active)
+        self.starts = 0
+        self.down_until = 0.0
+        for fault in self.named("down"):
+            if fault.take():
+                self.down_until = time.monotonic() + fault.number("ms") / 1000
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def named(self, *names: str) -> list[Fault]:
+        return [fault for fault in self.active if fault.name in names] if self.active else []
+
+    def strike(self, name: str, **wanted: str) -> Fault | None:
+        """The first switch of this name whose values match, if its turn has come. Counts."""
+        for fault in self.named(name):
+            if all(fault.values.get(key) == value for key, value in wanted.items()) and fault.take():
+                return fault
+        return None
+
+    def http(self, method: str, route: str) -> Fault | None:
+        """The switch that strikes this request, or None."""
+        for fault in self.active:
+            if fault.name in SOCKET or fault.name in ENGINE or fault.name == "down":
+                continue
+            if fault.name == "401-mid-run" and self.starts < fault.number("starts"):
+                continue
+            if fault.values.get("method", "*") not in ("*", method):
+                continue
+            if fnmatchcase(route, fault.values.get("route", "*")) and fault.take():
+                return fault
+        return None
+
+    def is_down(self) -> bool:
+        return self.down_until > time.monotonic()
+
+    # the process and its state
+
+    def moment(self, name: str) -> None:
+        """A moment at which the process may be told to die, or to forget everything."""
+        if not self.active:
+            return
+        if self.strike("die", at=name) is not None:
+            self.before_exit()
+            os._exit(1)
+        restart = self.strike("restart", at=name)
+        if restart is not None:
+            self.restart(restart.number("down") / 1000)
+
+    # runs
+
+    async def before_run(self, prompt_id: str) -> None:
+        self.starts += 1
+        if not self.active:
+            return
+        self.moment("start")
+        slow = self.strike("slow-start")
+        if slow is not None:
+            await asyncio.sleep(slow.number("ms") / 1000)
+
+    async def while_paused(self) -> None:
+        """Returns when the queue may move."""
+        while self.named("paused"):
+            await self.changed.wait()
+
+    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None:
+        if not self.active:
+            return
+        self.moment("node")
+        for fault in self.named("oom", "fail", "stuck"):
+            if fault.values["node"] not in ("*", node_id, class_name) or not fault.take():
+                continue
+            if fault.name == "oom":
+                raise NodeFailure("torch.OutOfMemoryError", OOM_TEXT)
+            if fault.name == "fail":
+                raise NodeFailure(fault.values["kind"], fault.values["message"])
+            while fault in self.active and not stopped():
+                await asyncio.sleep(0.02)
+            if stopped():
+                raise Interrupted
+
+    async def before_history(self, prompt_id: str) -> bool:
+        """Waits as told; False when the run is to leave no trace."""
+        if not self.active:
+            return True
+        self.moment("end")
+        late = self.strike("history-late")
+        if late is not None:
+            await asyncio.sleep(late.number("ms") / 1000)
+        return self.strike("job-lost", at="end") is None
+
+    async def after_run(self, prompt_id: str) -> None:
+        if self.active:
+            self.moment("history")
+
+    # frames
+
+    def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None:
+        """What goes out instead of one frame; None ends the connection."""
+        position = socket.seen
+        socket.seen += 1
+        frames: list[Frame] = [frame]
+        for fault in self.named(*SOCKET):
+            answer = self._change(fault, socket, position, frames)
+            if answer is None:
+                return None
+            frames = answer
+        return frames
+
+    def _change(self, fault: Fault, socket: Socket, position: int, frames: list[Frame]) -> list[Frame] | None:
+        if fault.name == "drop-socket":
+            if position < fault.number("frames") or not fault.take():
+                return frames
+            self.how_to_end = fault.values["how"]
+            return None
+        if fault.name == "silent-socket":
+            return [] if position >= fault.number("frames") else frames
+        if fault.name == "lose-frames":
+            return [frame for frame in frames if not _is_type(frame, fault.values["type"])]
+        if not _due(fault, position) or not fault.take():
+            if socket.held and fault.name == "reorder-frames":
+                held, socket.held = socket.held, []
+                return [*frames, *held]
+            return frames
+        if fault.name == "reorder-frames":
+            socket.held += frames
+            return []
+        if fault.name == "duplicate-frames":
+            return [copy for frame in frames for copy in (frame, frame)]
+        if fault.name == "truncate-frames":
+            return [frame[: len(frame) // 2] for frame in frames]
+        return [*frames, *_extra(fault)]
+
+
+def _due(fault: Fault, position: int) -> bool:
+    every = int(fault.number("every"))
+    if every:
+        return position % every == 0
+    return position == int(fault.number("at"))
+
+
+def _is_type(frame: Frame, name: str) -> bool:
+    return isinstance(frame, str) and frame.startswith(f'{{"type": "{name}"')
+
+
+def _extra(fault: Fault) -> list[Frame]:
+    if fault.name == "big-frame":
+        return [json.dumps({"type": "demo_big", "data": {"text": "x" * int(fault.number("bytes"))}})]
+    if fault.name == "unknown-frames":
+        return [
+            json.dumps({"type": "demo_unknown", "data": {"a": [1, None]}}),
+            struct.pack(">I", 99) + b"unknown",
+        ]
+    if fault.name == "foreign-frames":
+        error = {
+            "prompt_id": FOREIGN,
+            "node_id": "1",
+            "node_type": "X",
+            "exception_message": "not yours",
+            "executed": [],
+        }
+        done = {"node": None, "prompt_id": FOREIGN}
+        return [
+            json.dumps({"type": kind, "data": data})
+            for kind, data in (
+                ("execution_start", {"prompt_id": FOREIGN}),
+                ("execution_error", error),
+                ("execution_success", {"prompt_id": FOREIGN}),
+                ("executing", done),
+            )
+        ]
+    kinds: dict[str, list[Frame]] = {
+        "text": ["this is not JSON {", "\x1b[31m\u202e"],
+        "json": [
+            "null",
+            "[1]",
+            "5",
+            '{"type": 5}',
+            '{"type": "executing"}',
+            '{"type": "executing", "data": null}',
+        ],
+        "binary": [
+            b"",
+            b"\x00",
+            b"\x00\x00\x00\x01",
+            b"\x00\x00\x00\x04\xff\xff\xff\xff{",
+            b"\x00\x00\x00\x03\x00\x00",
+        ],
+    }
+    return kinds.get(fault.values.get("kind", "text"), kinds["text"])

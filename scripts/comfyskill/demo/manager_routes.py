@@ -1,0 +1,87 @@
+"""The demo server's Manager: node packs whose classes it could play are absent until installed, models are only names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from comfyskill.demo.manager import Manager
+from comfyskill.demo.model_lists import canonical
+from comfyskill.demo.routes import Route, empty, with_api
+
+if TYPE_CHECKING:
+    from comfyskill.demo.application import Demo
+
+INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
+AWAY = 0.3
+
+
+class ManagerRoutes:
+    """The routes of `--manager`."""
+
+    def __init__(self, demo: Demo, shape: str) -> None:
+        self.demo = demo
+        self.packs = demo.definitions.packs()
+        demo.definitions.absent = {name for classes in self.packs.values() for name in classes}
+        self.manager = Manager(shape, install=self.packs.__contains__, fetch=self.fetch, restart=self.restart)
+        self.manager.mappings = {
+            pack: [sorted(classes), {"title_aux": f"{pack} (demo)"}] for pack, classes in self.packs.items()
+        }
+        self.manager.models = known_models()
+
+    def routes(self) -> list[Route]:
+        prefix = "" if self.manager.shape == "v3" else "/v2"
+        return with_api(
+            [
+                (method, f"{prefix}/{house}/{{rest:.+}}", self.answer)
+                for house in ("manager", "customnode", "externalmodel")
+                for method in ("GET", "POST")
+            ]
+        )
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Whatever the Manager says to this request."""
+        text = await request.text()
+        try:
+            body = json.loads(text) if text else None
+        except ValueError:
+            return empty(400)
+        path = request.path.removeprefix("/api").strip("/")
+        found = self.manager.answer(request.method, path, request.query, body, request.content_type)
+        if found is None:
+            # As everywhere on the server: its static files take any path, with GET alone.
+            return empty(404 if request.method == "GET" else 405)
+        if isinstance(found, int):
+            return empty(found)
+        return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
+
+    def fetch(self, order: Mapping[str, Any]) -> bool:
+        """Pretend to download: the name is listed from now on."""
+        folder, _, inside = str(order.get("save_path")).partition("/")
+        name = str(order.get("filename"))
+        self.demo.definitions.add_model(canonical(folder), f"{inside}/{name}" if inside else name)
+        return True
+
+    def restart(self) -> None:
+        """Away for a moment, and the classes of installed packs are there."""
+        for pack in self.manager.installed:
+            self.demo.definitions.absent -= self.packs.get(pack, set())
+        self.demo.restart(AWAY)
+
+
+def known_models() -> list[dict[str, Any]]:
+    """The models of the bundled workflows as the Manager's list has models; empty when the bundle has no list."""
+    try:
+        workflows = json.loads(INDEX.read_text(encoding="utf-8"))["workflows"]
+    except (OSError, ValueError, KeyError):
+        return []
+    entries = [model for workflow in workflows for model in workflow["models"]]
+    return [
+        {"name": entry["name"], "filename": entry["name"], "type": entry["folder"], "base": "demo", "url": entry["url"],
+         "save_path": entry["folder"]}
+        for entry in {entry["name"]: entry for entry in entries}.values()
+    ]  # fmt: skip

@@ -1,0 +1,142 @@
+"""Latents: empty ones, encoded pictures, and what decodes them. Only the shape and the recipe are real."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfyskill.demo import generic, pictures
+from comfyskill.demo.node_table import node
+from comfyskill.demo.nodes_pictures import need_images, resized
+from comfyskill.demo.values import Images, Latent, Mesh, Sound, recipe
+
+
+@node(
+    "EmptyLatentImage",
+    "EmptySD3LatentImage",
+    "EmptyFlux2LatentImage",
+    "EmptyHunyuanImageLatent",
+    "EmptyChromaRadianceLatentImage",
+)
+def empty(call: Any, width: int, height: int, batch_size: int = 1) -> Latent:
+    return Latent(width, height, batch_size, recipe=recipe("empty", width, height))
+
+
+@node(
+    "EmptyHunyuanLatentVideo",
+    "EmptyLTXVLatentVideo",
+    "EmptyMochiLatentVideo",
+    "EmptyCosmosLatentVideo",
+    "EmptyHunyuanVideo15Latent",
+)
+def empty_video(call: Any, width: int, height: int, length: int, batch_size: int = 1) -> Latent:
+    return Latent(width, height, batch_size, length, "video", recipe=recipe("empty", width, height, length))
+
+
+@node("Wan22ImageToVideoLatent")
+def empty_wan(
+    call: Any,
+    width: int,
+    height: int,
+    length: int,
+    batch_size: int = 1,
+    vae: Any = None,
+    start_image: Images | None = None,
+) -> Latent:
+    return Latent(
+        width,
+        height,
+        batch_size,
+        length,
+        "video",
+        recipe=recipe("wan22", width, height, length),
+        source=start_image,
+        denoise=0.7,
+    )
+
+
+@node("EmptyAceStepLatentAudio", "EmptyLatentAudio")
+def empty_audio(call: Any, seconds: float, batch_size: int = 1) -> Latent:
+    return Latent(1, 1, batch_size, 1, "audio", seconds=float(seconds), recipe=recipe("audio", seconds))
+
+
+@node("EmptyLatentHunyuan3Dv2")
+def empty_shape(call: Any, resolution: int, batch_size: int = 1) -> Latent:
+    return Latent(1, 1, batch_size, 1, "3d", recipe=recipe("shape", resolution))
+
+
+@node("VAEEncode", "VAEEncodeTiled")
+def encode(call: Any, pixels: Images, vae: Any, **_rest: Any) -> Latent:
+    pixels = need_images(pixels, "pixels")
+    width, height = pixels.width // 8 * 8 or 8, pixels.height // 8 * 8 or 8
+    return Latent(
+        width, height, len(pixels.frames), recipe=recipe("encoded", generic.mark(pixels)), source=pixels
+    )
+
+
+@node("VAEEncodeForInpaint")
+def encode_inpaint(call: Any, pixels: Images, vae: Any, mask: Images, grow_mask_by: int = 6) -> Latent:
+    latent: Latent = encode(call, pixels, vae)
+    return replace(latent, mask=mask, recipe=recipe(latent.recipe, generic.mark(mask)))
+
+
+@node("SetLatentNoiseMask")
+def set_mask(call: Any, samples: Latent, mask: Images) -> Latent:
+    return replace(samples, mask=mask, recipe=recipe(samples.recipe, generic.mark(mask)))
+
+
+@node("LatentUpscale", "LatentUpscaleBy")
+def upscale(
+    call: Any,
+    samples: Latent,
+    upscale_method: str,
+    width: int = 0,
+    height: int = 0,
+    crop: str = "",
+    scale_by: float = 1.0,
+) -> Latent:
+    if call.cls.name == "LatentUpscaleBy":
+        width, height = round(samples.width * scale_by), round(samples.height * scale_by)
+    return replace(samples, width=width or samples.width, height=height or samples.height)
+
+
+@node("LatentFromBatch")
+def from_batch(call: Any, samples: Latent, batch_index: int, length: int) -> Latent:
+    return replace(
+        samples,
+        batch=max(1, min(length, samples.batch - batch_index)),
+        recipe=recipe(samples.recipe, batch_index),
+    )
+
+
+@node("RepeatLatentBatch")
+def repeat(call: Any, samples: Latent, amount: int) -> Latent:
+    return replace(samples, batch=samples.batch * amount)
+
+
+@node("VAEDecode", "VAEDecodeTiled", heavy=True)
+def decode(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Images:
+    if samples.seed is None and samples.source is not None:
+        # Never sampled: what went in comes out.
+        return resized(samples.source, samples.width, samples.height, "bicubic")
+    frames = [
+        pictures.draw_latent(samples, index, frame)
+        for index in range(samples.batch)
+        for frame in range(samples.frames)
+    ]
+    return Images(tuple(frames))
+
+
+@node("VAEDecodeAudio")
+def decode_audio(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Sound:
+    return Sound(min(samples.seconds, 600.0) or 1.0, samples.recipe)
+
+
+@node("VAEDecodeHunyuan3D")
+def decode_shape(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Any:
+    return generic.make("VOXEL", call, {"samples": samples})
+
+
+@node("VoxelToMesh", "VoxelToMeshBasic")
+def to_mesh(call: Any, voxel: Any, **_rest: Any) -> Mesh:
+    return Mesh(voxel.recipe)

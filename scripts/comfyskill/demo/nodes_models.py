@@ -1,0 +1,272 @@
+"""Loaders, encoders and samplers: they load nothing and sample nothing, but keep time, steps and previews."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfyskill.demo import generic, pictures
+from comfyskill.demo.node_table import NodeFailure, node
+from comfyskill.demo.values import Images, Latent, Thing, recipe
+
+
+def thing(kind: str, label: str, *parts: Any, text: str = "") -> Thing:
+    return Thing(kind, label, recipe(kind, label, *parts), text)
+
+
+@node("CheckpointLoaderSimple", "CheckpointLoader", "unCLIPCheckpointLoader", "ImageOnlyCheckpointLoader")
+def checkpoint(call: Any, ckpt_name: str, **_rest: Any) -> tuple[Thing, ...]:
+    return tuple(thing(kind, ckpt_name) for kind in call.cls.outputs)
+
+
+@node("UNETLoader")
+def unet(call: Any, unet_name: str, weight_dtype: str) -> Thing:
+    return thing("MODEL", unet_name)
+
+
+@node("VAELoader")
+def vae(call: Any, vae_name: str) -> Thing:
+    return thing("VAE", vae_name)
+
+
+@node("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader")
+def clip(call: Any, **names: Any) -> Thing:
+    files = [str(value) for key, value in names.items() if key.startswith("clip_name")]
+    return thing("CLIP", ", ".join(files))
+
+
+@node("LoraLoader", "LoraLoaderModelOnly")
+def lora(
+    call: Any,
+    model: Thing,
+    lora_name: str,
+    strength_model: float,
+    clip: Thing | None = None,
+    strength_clip: float = 0.0,
+) -> tuple[Thing, ...]:
+    changed = replace(model, recipe=recipe(model.recipe, lora_name, strength_model))
+    if clip is None:
+        return (changed,)
+    return changed, replace(clip, recipe=recipe(clip.recipe, lora_name, strength_clip))
+
+
+@node("CLIPTextEncode", "TextEncodeQwenImageEdit", "TextEncodeQwenImageEditPlus", "CLIPTextEncodePixArtAlpha")
+def encode(call: Any, clip: Thing | None = None, text: str = "", prompt: str = "", **rest: Any) -> Thing:
+    if clip is None:
+        raise NodeFailure("RuntimeError", "ERROR: clip input is invalid: None")
+    words = text or prompt
+    marks = {key: generic.mark(value) for key, value in rest.items()}
+    return thing("CONDITIONING", "text", clip.recipe, words, marks, text=words)
+
+
+@node(
+    "CLIPTextEncodeFlux",
+    "CLIPTextEncodeSDXL",
+    "CLIPTextEncodeSD3",
+    "CLIPTextEncodeHiDream",
+    "CLIPTextEncodeSDXLRefiner",
+)
+def encode_parts(call: Any, clip: Thing, **texts: Any) -> Thing:
+    parts = [
+        value
+        for value in texts.values()
+        if isinstance(value, str) and value and value not in ("none", "empty_prompt")
+    ]
+    words = max(parts, key=len, default="")
+    return thing("CONDITIONING", "text", clip.recipe, texts, text=words)
+
+
+@node("ConditioningZeroOut")
+def zeroed(call: Any, conditioning: Thing) -> Thing:
+    return replace(conditioning, recipe=recipe(conditioning.recipe, "zero"), text="")
+
+
+def _sampled(
+    model: Thing, positive: Thing | None, negative: Thing | None, latent: Latent, seed: int, *how: Any
+) -> Latent:
+    made = recipe(
+        model.recipe,
+        positive.recipe if positive else "",
+        negative.recipe if negative else "",
+        latent.recipe,
+        seed,
+        *how,
+    )
+    return replace(
+        latent,
+        recipe=made,
+        prompt=positive.text if positive else latent.prompt,
+        negative=negative.text if negative else latent.negative,
+        seed=seed,
+        model=model.label,
+    )
+
+
+async def sample(call: Any, latent: Latent, steps: int) -> None:
+    """Keep the time of a sampler: one wait, one report and one preview a step."""
+    for step in range(1, steps + 1):
+        await call.wait(call.options.step_time)
+        preview = None
+        if latent.kind in ("image", "video") and call.watched():
+            preview = pictures.preview_of(f"{latent.recipe}/0", latent.width, latent.height, step / steps)
+        await call.progress(step, steps, preview)
+
+
+@node("KSampler")
+async def ksampler(
+    call: Any,
+    model: Thing,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Thing,
+    negative: Thing,
+    latent_image: Latent,
+    denoise: float = 1.0,
+) -> Latent:
+    if not isinstance(latent_image, Latent):
+        raise NodeFailure("TypeError", f"'{type(latent_image).__name__}' object is not subscriptable")
+    made = _sampled(
+        model, positive, negative, latent_image, seed, steps, cfg, sampler_name, scheduler, denoise
+    )
+    made = replace(made, denoise=denoise if latent_image.source is not None else 1.0)
+    await sample(call, made, max(1, steps))
+    return made
+
+
+@node("KSamplerAdvanced")
+async def ksampler_advanced(
+    call: Any,
+    model: Thing,
+    add_noise: str,
+    noise_seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Thing,
+    negative: Thing,
+    latent_image: Latent,
+    start_at_step: int,
+    end_at_step: int,
+    return_with_leftover_noise: str,
+) -> Latent:
+    first, last = min(start_at_step, steps), min(end_at_step, steps)
+    made = _sampled(
+        model, positive, negative, latent_image, noise_seed, steps, cfg, sampler_name, scheduler, first, last
+    )
+    await sample(call, made, max(1, last - first))
+    return made
+
+
+@node("BasicGuider")
+def guider(call: Any, model: Thing, conditioning: Thing) -> Thing:
+    return thing("GUIDER", model.label, model.recipe, conditioning.recipe, text=conditioning.text)
+
+
+@node("CFGGuider")
+def cfg_guider(call: Any, model: Thing, positive: Thing, negative: Thing, cfg: float) -> Thing:
+    made = thing(
+        "GUIDER", model.label, model.recipe, positive.recipe, negative.recipe, cfg, text=positive.text
+    )
+    return replace(made, negative=negative.text)
+
+
+@node("RandomNoise")
+def noise(call: Any, noise_seed: int) -> Thing:
+    return replace(thing("NOISE", str(noise_seed), noise_seed), details={"seed": noise_seed})
+
+
+@node("DisableNoise")
+def no_noise(call: Any) -> Thing:
+    return replace(thing("NOISE", "none"), details={"seed": 0})
+
+
+@node(
+    "BasicScheduler",
+    "KarrasScheduler",
+    "ExponentialScheduler",
+    "LTXVScheduler",
+    "Flux2Scheduler",
+    "SDTurboScheduler",
+)
+def sigmas(call: Any, steps: int, denoise: float = 1.0, **rest: Any) -> Thing:
+    marks = {key: generic.mark(value) for key, value in rest.items()}
+    return replace(
+        thing("SIGMAS", f"{steps} steps", steps, denoise, marks), details={"steps": steps, "denoise": denoise}
+    )
+
+
+@node("SamplerCustomAdvanced")
+async def sample_advanced(
+    call: Any, noise: Thing, guider: Thing, sampler: Thing, sigmas: Thing, latent_image: Latent
+) -> tuple[Latent, Latent]:
+    seed = int(noise.details.get("seed", 0))
+    positive = replace(guider, kind="CONDITIONING")
+    made = _sampled(guider, positive, None, latent_image, seed, sampler.recipe, sigmas.recipe)
+    denoise = float(sigmas.details.get("denoise", 1.0)) if latent_image.source is not None else 1.0
+    made = replace(made, denoise=denoise, negative=guider.negative)
+    await sample(call, made, int(sigmas.details.get("steps", 20)))
+    return made, made
+
+
+@node("SamplerCustom")
+async def sample_custom(
+    call: Any,
+    model: Thing,
+    add_noise: bool,
+    noise_seed: int,
+    cfg: float,
+    positive: Thing,
+    negative: Thing,
+    sampler: Thing,
+    sigmas: Thing,
+    latent_image: Latent,
+) -> tuple[Latent, Latent]:
+    made = _sampled(model, positive, negative, latent_image, noise_seed, cfg, sampler.recipe, sigmas.recipe)
+    await sample(call, made, int(sigmas.details.get("steps", 20)))
+    return made, made
+
+
+@node("ControlNetApply", "ControlNetApplyAdvanced", "ControlNetApplySD3")
+def control(call: Any, control_net: Thing, image: Images, strength: float, **rest: Any) -> tuple[Thing, ...]:
+    given = [value for key, value in rest.items() if key in ("conditioning", "positive", "negative")]
+    mark = (control_net.recipe, generic.mark(image), strength)
+    return tuple(replace(value, recipe=recipe(value.recipe, *mark)) for value in given)
+
+
+@node("InpaintModelConditioning")
+def inpaint(
+    call: Any,
+    positive: Thing,
+    negative: Thing,
+    vae: Thing,
+    pixels: Images,
+    mask: Images,
+    noise_mask: bool = True,
+) -> tuple[Thing, Thing, Latent]:
+    width, height = pixels.width // 8 * 8 or 8, pixels.height // 8 * 8 or 8
+    made = recipe("inpaint", generic.mark(pixels), generic.mark(mask))
+    return positive, negative, Latent(width, height, recipe=made, source=pixels, mask=mask)
+
+
+@node("WanImageToVideo", "WanFirstLastFrameToVideo", "LTXVImgToVideo", "HunyuanImageToVideo")
+def to_video(
+    call: Any,
+    positive: Thing,
+    vae: Thing,
+    width: int,
+    height: int,
+    length: int,
+    batch_size: int,
+    negative: Thing | None = None,
+    start_image: Images | None = None,
+    image: Images | None = None,
+    **_rest: Any,
+) -> tuple[Any, ...]:
+    source = start_image or image
+    made = recipe("to video", width, height, length, generic.mark(source))
+    latent = Latent(width, height, batch_size, length, "video", recipe=made, source=source, denoise=0.7)
+    return (positive, negative, latent) if negative is not None else (positive, latent)

@@ -1,0 +1,395 @@
+"""Checks a prompt as the server does, and answers with the same error bodies.
+
+The recorded behaviour, not a wish: values are converted in place, a two-element list is always a link, nodes that
+feed no output are not looked at, and outputs that fail are dropped while the rest may run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfyskill.demo.custom_checks import CHECKS, Check
+from comfyskill.demo.definitions import Definitions, Input, NodeClass, read_input
+from comfyskill.demo.folders import Folders
+
+CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+LONGEST_LIST_SHOWN = 20
+# The real server follows chains of about two thousand nodes; each level is two calls here.
+DEPTH = 2000
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 3 * DEPTH))
+
+
+class Unhandled(Exception):
+    """The real server's handler would crash here: the client sees a plain 500."""
+
+
+@dataclass
+class Verdict:
+    """What the check found. `error` is None when at least one output may run."""
+
+    error: dict[str, Any] | None = None
+    outputs: list[str] = field(default_factory=list)
+    node_errors: dict[str, Any] = field(default_factory=dict)
+
+
+def top_error(kind: str, message: str, details: str = "") -> dict[str, Any]:
+    return {"type": kind, "message": message, "details": details, "extra_info": {}}
+
+
+def no_prompt() -> dict[str, Any]:
+    text = "No prompt provided"
+    return {"error": top_error("no_prompt", text, text), "node_errors": {}}
+
+
+def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list[Any] | None) -> Verdict:
+    """The verdict on a prompt in API format. Converts input values in place. Raises Unhandled."""
+    if not isinstance(prompt, (dict, list)):
+        raise Unhandled("prompt is not an object")
+    if isinstance(prompt, list) and prompt:
+        raise Unhandled("prompt is a list")
+    nodes: dict[str, Any] = dict(prompt) if isinstance(prompt, dict) else {}
+    outputs: list[str] = []
+    for node_id, node in nodes.items():
+        if not isinstance(node, dict):
+            raise Unhandled("a node is not an object")
+        problem = _class_problem(node_id, node, definitions)
+        if problem is not None:
+            return Verdict(error=problem)
+        if definitions.node(node["class_type"]).output_node and _wanted(node_id, targets):
+            outputs.append(node_id)
+    if not outputs:
+        return Verdict(error=top_error("prompt_no_outputs", "Prompt has no outputs"))
+    return _Pass(nodes, definitions, folders).outputs(outputs)
+
+
+def _wanted(node_id: str, targets: Any) -> bool:
+    if targets is None:
+        return True
+    if not isinstance(targets, (list, dict, str)):
+        raise Unhandled("partial_execution_targets is not a list")
+    return node_id in targets
+
+
+def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> dict[str, Any] | None:
+    where = f"Node ID '#{node_id}'"
+    if "class_type" not in node:
+        message = "Cannot execute because a node is missing the class_type property."
+        return top_error("invalid_prompt", message, where)
+    name = node["class_type"]
+    if not isinstance(name, str) or name not in definitions:
+        return top_error("invalid_prompt", f"Cannot execute because node {name} does not exist.", where)
+    return None
+
+
+class _Cycle(Exception):
+    """The graph goes round in a circle."""
+
+
+class _Inner(Exception):
+    """Validation of a node ended in an exception of this Python type."""
+
+    def __init__(self, kind: str, text: str, frames: int = 1) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.frames = frames
+
+
+class _Pass:
+    """One walk over all outputs; `seen` keeps each node's result, as (valid, reasons)."""
+
+    def __init__(self, nodes: dict[str, Any], definitions: Definitions, folders: Folders) -> None:
+        self.nodes = nodes
+        self.definitions = definitions
+        self.folders = folders
+        self.seen: dict[Any, tuple[bool, list[dict[str, Any]]]] = {}
+        self.path: set[Any] = set()
+
+    def outputs(self, outputs: list[str]) -> Verdict:
+        verdict = Verdict()
+        failed: list[dict[str, Any]] = []
+        for node_id in outputs:
+            valid, reasons = self._output(node_id)
+            if valid:
+                verdict.outputs.append(node_id)
+                continue
+            failed += reasons
+            self._note(verdict, node_id)
+        if not verdict.outputs:
+            details = "\n".join(f"{reason['message']}: {reason['details']}" for reason in failed)
+            message = "Prompt outputs failed validation"
+            verdict.error = top_error("prompt_outputs_failed_validation", message, details)
+        return verdict
+
+    def _output(self, node_id: str) -> tuple[bool, list[dict[str, Any]]]:
+        try:
+            return self.node(node_id)
+        except _Cycle:
+            self.path.clear()
+            return False, []
+        except _Inner as error:
+            self.path.clear()
+            reason = {
+                "type": "exception_during_validation",
+                "message": "Exception when validating node",
+                "details": str(error),
+                "extra_info": {
+                    "exception_type": error.kind,
+                    "traceback": _traceback("validate_prompt", error.frames),
+                },
+            }
+            self.seen[node_id] = (False, [reason])
+            return self.seen[node_id]
+
+    def _note(self, verdict: Verdict, output: str) -> None:
+        for node_id, (valid, reasons) in self.seen.items():
+            if valid or not reasons:
+                continue
+            entry = verdict.node_errors.setdefault(
+                node_id,
+                {"errors": reasons, "dependent_outputs": [], "class_type": self.nodes[node_id]["class_type"]},
+            )
+            entry["dependent_outputs"].append(output)
+
+    def node(self, node_id: Any) -> tuple[bool, list[dict[str, Any]]]:
+        """(valid, reasons) of one node and all that feeds it. Raises _Inner, _Cycle."""
+        if node_id in self.seen:
+            return self.seen[node_id]
+        if node_id in self.path or len(self.path) > DEPTH:
+            raise _Cycle
+        self.path.add(node_id)
+        node = self.nodes[node_id]
+        if "inputs" not in node:
+            raise _Inner("KeyError", "'inputs'")
+        cls = self.definitions.node(node["class_type"])
+        inputs = node["inputs"]
+        custom = CHECKS.get(cls.name)
+        errors: list[dict[str, Any]] = []
+        received: dict[str, Any] = {}
+        valid = True
+        for spec in live_inputs(cls, inputs):
+            if spec.name not in inputs:
+                if spec.required:
+                    errors.append(_missing(cls, spec.name))
+                continue
+            if isinstance(inputs[spec.name], list):
+                valid = self._link(spec, inputs[spec.name], errors) and valid
+                continue
+            problem = _value(spec, inputs, custom, self.definitions.modern)
+            if problem is not None:
+                errors.append(problem)
+            else:
+                received[spec.name] = inputs[spec.name]
+        if custom is not None:
+            errors += _custom(custom, received, self.folders)
+        self.path.discard(node_id)
+        self.seen[node_id] = (valid and not errors, errors)
+        return self.seen[node_id]
+
+    def _link(self, spec: Input, link: list[Any], errors: list[dict[str, Any]]) -> bool:
+        """Follow a link; False when what it leads to is not valid. Own errors are appended."""
+        if len(link) != 2:
+            message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+            extra = {"input_name": spec.name, "input_config": spec.config, "received_value": link}
+            errors.append(
+                {"type": "bad_linked_input", "message": message, "details": spec.name, "extra_info": extra}
+            )
+            return True
+        received = self._received(link)
+        if not fits(received, spec):
+            details = f"{spec.name}, received_type({received}) mismatch input_type({shown_type(spec)})"
+            extra = {
+                "input_name": spec.name,
+                "input_config": spec.config,
+                "received_type": received,
+                "linked_node": link,
+            }
+            message = "Return type mismatch between linked nodes"
+            errors.append(
+                {"type": "return_type_mismatch", "message": message, "details": details, "extra_info": extra}
+            )
+            return True
+        before = set(self.path)
+        try:
+            return self.node(link[0])[0]
+        except _Inner as error:
+            self.path = before
+            extra = {
+                "input_name": spec.name,
+                "input_config": spec.config,
+                "exception_message": str(error),
+                "exception_type": error.kind,
+                "traceback": _traceback("validate_inputs", error.frames),
+                "linked_node": link,
+            }
+            message = "Exception when validating inner node"
+            kind = "exception_during_inner_validation"
+            reason = {"type": kind, "message": message, "details": str(error), "extra_info": extra}
+            self.seen[link[0]] = (False, [reason])
+            return False
+
+    def _received(self, link: list[Any]) -> str:
+        source, slot = link
+        try:
+            node = self.nodes[source]
+        except KeyError as error:
+            raise _Inner("KeyError", str(error)) from error
+        except TypeError as error:
+            raise _Inner("TypeError", str(error)) from error
+        outputs = self.definitions.node(node["class_type"]).outputs
+        try:
+            return outputs[slot]
+        except (IndexError, TypeError) as error:
+            raise _Inner(type(error).__name__, str(error)) from error
+
+
+def live_inputs(cls: NodeClass, inputs: Mapping[str, Any]) -> list[Input]:
+    """The inputs that a node has now: dynamic ones (dotted names) follow from the values given."""
+    if not cls.v3:
+        return list(cls.inputs.values())
+    found: list[Input] = []
+    for spec in cls.inputs.values():
+        if spec.type == "COMFY_DYNAMICCOMBO_V3":
+            found.append(spec)
+            found += _chosen(spec, inputs)
+        elif spec.type == "COMFY_AUTOGROW_V3":
+            found += _grown(spec, inputs)
+        else:
+            found.append(spec)
+    return found
+
+
+def _chosen(spec: Input, inputs: Mapping[str, Any]) -> list[Input]:
+    for option in spec.options.get("options", ()):
+        if option.get("key") == inputs.get(spec.name):
+            groups = option.get("inputs", {})
+            return [
+                read_input(f"{spec.name}.{key}", sub, group == "required")
+                for group in ("required", "optional")
+                for key, sub in (groups.get(group) or {}).items()
+            ]
+    return []
+
+
+def _grown(spec: Input, inputs: Mapping[str, Any]) -> list[Input]:
+    template = spec.options.get("template", {})
+    groups = template.get("input", {})
+    subs = [sub for group in groups.values() for sub in group.values()]
+    prefix = f"{spec.name}."
+    return [read_input(name, subs[0], False) for name in inputs if name.startswith(prefix) and subs]
+
+
+def shown_type(spec: Input) -> Any:
+    return spec.spec[0] if isinstance(spec.spec[0], list) else spec.type
+
+
+def fits(received: str, spec: Input) -> bool:
+    """Whether a value of one type may go into an input: equal, a wildcard, or all of a comma list."""
+    wanted = spec.type
+    if wanted == "COMFY_MATCHTYPE_V3":
+        wanted = str(spec.options.get("template", {}).get("allowed_types", "*"))
+    if received == wanted or "*" in (received, wanted) or received == "COMFY_MATCHTYPE_V3":
+        return True
+    have = {part.strip() for part in received.split(",")}
+    allowed = {part.strip() for part in wanted.split(",")}
+    return have <= allowed
+
+
+def _missing(cls: NodeClass, name: str) -> dict[str, Any]:
+    details = name.rsplit(".", 1)[-1] if cls.v3 else name
+    message = "Required input is missing"
+    return {
+        "type": "required_input_missing",
+        "message": message,
+        "details": details,
+        "extra_info": {"input_name": name},
+    }
+
+
+def _value(spec: Input, inputs: dict[str, Any], custom: Check | None, modern: bool) -> dict[str, Any] | None:
+    """Convert a literal in place; the error, or None."""
+    value = inputs[spec.name]
+    extra: dict[str, Any] = {"input_name": spec.name, "input_config": spec.config, "received_value": value}
+    try:
+        if isinstance(value, dict) and "__value__" in value:
+            value = inputs[spec.name] = value["__value__"]
+        if spec.type in CONVERT:
+            value = inputs[spec.name] = CONVERT[spec.type](value)
+    except (ValueError, TypeError, OverflowError) as error:
+        extra |= {"received_value": value, "exception_message": str(error)}
+        return {
+            "type": "invalid_input_type",
+            "message": f"Failed to convert an input value to a {spec.type} value",
+            "details": f"{spec.name}, {value}, {error}",
+            "extra_info": extra,
+        }
+    if custom is not None and (custom.takes_all or spec.name in custom.inputs):
+        return None
+    return _range(spec, value, extra) or _choice(spec, value, extra, modern)
+
+
+def _range(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | None:
+    if spec.type not in ("INT", "FLOAT"):
+        return None
+    extra = {**extra, "received_value": value}
+    for bound, kind, words in (
+        ("min", "value_smaller_than_min", "smaller than min"),
+        ("max", "value_bigger_than_max", "bigger than max"),
+    ):
+        limit = spec.options.get(bound)
+        if limit is None or (value >= limit if bound == "min" else value <= limit):
+            continue
+        return {
+            "type": kind,
+            "message": f"Value {value} {words} of {limit}",
+            "details": spec.name,
+            "extra_info": extra,
+        }
+    return None
+
+
+def _choice(spec: Input, value: Any, extra: dict[str, Any], modern: bool) -> dict[str, Any] | None:
+    # 0.3.64 does not look at choices in the new style.
+    if spec.choices is None or value in spec.choices or (not modern and spec.spec[0] == "COMBO"):
+        return None
+    shown = str(list(spec.choices))
+    if len(spec.choices) > LONGEST_LIST_SHOWN:
+        shown = f"(list of length {len(spec.choices)})"
+        extra = {**extra, "input_config": None}
+    return {
+        "type": "value_not_in_list",
+        "message": "Value not in list",
+        "details": f"{spec.name}: '{value}' not in {shown}",
+        "extra_info": {**extra, "received_value": value},
+    }
+
+
+def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> list[dict[str, Any]]:
+    errors = []
+    for name in custom.inputs:
+        if name not in received:
+            continue
+        try:
+            answer = custom.function(received[name], folders)
+        except RuntimeError as error:
+            raise _Inner("RuntimeError", str(error), frames=4) from error
+        if answer is True:
+            continue
+        details = name if answer is False else f"{name} - {answer}"
+        errors.append(
+            {
+                "type": "custom_validation_failed",
+                "message": "Custom validation failed for node",
+                "details": details,
+                "extra_info": {"input_name": name},
+            }
+        )
+    return errors
+
+
+def _traceback(outer: str, frames: int) -> list[str]:
+    """Stack lines of the right number: clients show them, nobody reads their numbers."""
+    lines = [f'  File "/demo/execution.py", line 1, in {outer}\n    (demo)\n']
+    return lines + ['  File "/demo/execution.py", line 1, in validate_inputs\n    (demo)\n'] * frames
