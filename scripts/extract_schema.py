@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
-    from comfyskill.graph import facts as graph_facts
+    from comfyskill.graph import nodes
     from comfyskill.server import node_definitions_part
     from comfyskill.source import read
 
@@ -68,7 +68,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         complete=lambda: known.complete,
         allow_unsure=args.allow_unsure,
     )
-    classes = sorted({graph_facts.class_of(node) for _, node in graph_facts.each(source.graph)})
+    classes = sorted({nodes.class_of(node) for _, node in nodes.each(source.graph)})
     definitions = known.of(classes) if classes else None
     document: dict[str, Any] = {
         "status": "ok",
@@ -90,8 +90,8 @@ def schema(
     every: bool = False,
 ) -> dict[str, Any]:
     """What a graph lets a person change and what it needs; `summary` leaves types, ranges and the rest out."""
-    from comfyskill.graph import facts as graph_facts
     from comfyskill.graph import parameters as graph_parameters
+    from comfyskill.graph import specs
 
     parameters = graph_parameters.find(graph, definitions)
     facts = _facts(graph, definitions, parameters)
@@ -109,7 +109,7 @@ def schema(
     if total > len(document["parameters"]):
         document["parameters_total"] = total
         document["hint"] = "--all lists the rest"
-    unset = _unset(graph, graph_facts.Book(definitions))
+    unset = _unset(graph, specs.Book(definitions))
     if unset:
         document["also_settable"] = safe_text.cap(unset, len(unset) if every else 40)
     return document
@@ -119,13 +119,12 @@ def _facts(
     graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, parameters: Any
 ) -> dict[str, Any]:
     from comfyskill.graph import facts as graph_facts
+    from comfyskill.graph import nodes, specs
 
-    book = graph_facts.Book(definitions)
-    unknown = sorted(
-        {graph_facts.class_of(node) for _, node in graph_facts.each(graph)} - set(book.class_types())
-    )
+    book = specs.Book(definitions)
+    unknown = sorted({nodes.class_of(node) for _, node in nodes.each(graph)} - set(book.class_types()))
     document: dict[str, Any] = {
-        "nodes": sum(1 for _ in graph_facts.each(graph)),
+        "nodes": sum(1 for _ in nodes.each(graph)),
         "names_from": parameters.source,
         "outputs": [output._asdict() for output in graph_facts.outputs_of(graph, definitions)],
         "input_files": [
@@ -150,13 +149,13 @@ def _facts(
 
 def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
     """Addresses of inputs that the definitions declare and the graph leaves out."""
-    from comfyskill.graph import facts as graph_facts
+    from comfyskill.graph import nodes
 
     return [
         f"{node_id}.{name}"
-        for node_id, node in graph_facts.each(graph)
+        for node_id, node in nodes.each(graph)
         for name, spec in book.specs(node).items()
-        if spec.is_widget and name not in graph_facts.inputs_of(node)
+        if spec.is_widget and name not in nodes.inputs_of(node)
     ]
 
 

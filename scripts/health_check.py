@@ -95,9 +95,9 @@ def unasked(why: str) -> list[Check]:
 
 def host_url(host: str) -> str:
     """The address as it is printed: without a login."""
-    import _common
+    import _addresses
 
-    return _common.normal_base(_common.split_user_info(host)[0]) if host != "demo" else host
+    return _addresses.normal_base(_addresses.split_user_info(host)[0]) if host != "demo" else host
 
 
 def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
@@ -176,18 +176,18 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     if commands or failed or server is None:
         return commands
     from comfyskill.info import suggest
-    from comfyskill.run import reports
+    from comfyskill.server import commands as server_commands
 
-    words = reports.server_words(server)
+    words = server_commands.server_words(server)
     if any(check.name == "queue" and check.result == "warn" for check in checks):
-        return [reports.command("manage_queue.py", "list", *words)]
+        return [server_commands.command("manage_queue.py", "list", *words)]
     try:
         ready: list[str] = suggest.suggest(server).get("next", [])
     except SkillError:
         ready = []
     if any("run_workflow.py" in line for line in ready):
         return ready
-    return [reports.command("server_info.py", "suggest", *words)]
+    return [server_commands.command("server_info.py", "suggest", *words)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -289,7 +289,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     missing = prepared.source.missing_types
     if not missing:
         return
-    from comfyskill.run import reports
+    from comfyskill.server import commands
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
@@ -297,7 +297,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
-        next=[reports.command("check_deps.py", workflow, "--host", server.url)],
+        next=[commands.command("check_deps.py", workflow, "--host", server.url)],
         missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 

@@ -399,15 +399,14 @@ def test_files_of_a_server_that_stays_away_are_given_up_together(
 
 
 def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -> None:
-    import _common
     from comfyskill.base.cli import SkillError
     from comfyskill.batch import supply
-    from comfyskill.server import local, v2
+    from comfyskill.server import local, transport, v2
     from comfyskill.server.protocol import Submission
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:
-        local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, _common.AnswerLost("reset"))
+        local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, transport.AnswerLost("reset"))
     assert away.value.code == "submit_unknown" and supply.out_of_reach(away.value)
     silent = v2.V2("http://127.0.0.1:9")._unknown(submission, "")
     assert silent.code == "submit_unknown" and not supply.out_of_reach(silent)

@@ -539,6 +539,7 @@ def test_a_key_goes_to_no_server_that_only_the_folder_names(
 
 
 def test_a_lock_that_was_taken_away_while_we_waited_keeps_nobody_out(tmp_path: Path) -> None:
+    from comfyskill.base import cli
     from comfyskill.batch import journal
 
     class Late(journal.Lock):
@@ -553,7 +554,7 @@ def test_a_lock_that_was_taken_away_while_we_waited_keeps_nobody_out(tmp_path: P
             return super()._take()
 
     late = Late(tmp_path)
-    with pytest.raises(journal.SkillError):
+    with pytest.raises(cli.SkillError):
         journal.Lock(tmp_path)
     late.release()
     assert not list(tmp_path.iterdir())

@@ -194,8 +194,8 @@ def test_previews_that_cannot_be_saved_do_not_cost_the_job(
 
 
 def test_two_files_of_one_name_never_share_a_path(tmp_path: Path) -> None:
-    import _common
     from comfyskill.run import collect
+    from comfyskill.server import transport
     from comfyskill.server.protocol import FileRef
 
     class Slow(set[str]):
@@ -206,7 +206,7 @@ def test_two_files_of_one_name_never_share_a_path(tmp_path: Path) -> None:
             time.sleep(0.005)
             return found
 
-    collector = collect.Collector(_common.Server("http://127.0.0.1:9"), tmp_path, flat=True)  # type: ignore[arg-type]
+    collector = collect.Collector(transport.Server("http://127.0.0.1:9"), tmp_path, flat=True)  # type: ignore[arg-type]
     collector._taken = Slow()
     outputs = [collect.OutputFile(FileRef("a.png", f"sub{at}"), "1", "images") for at in range(8)]
     with ThreadPoolExecutor(8) as pool:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from model_host import ModelHost, safetensors
 
-import _common
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import download, file_check, hosts
-from comfyskill.deps.download import Wanted, fetch
+from comfyskill.deps.download import fetch
+from comfyskill.deps.fetch_part import Wanted
 from comfyskill.deps.hosts import AllowedHosts
+from comfyskill.server import transport
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def host() -> Iterator[ModelHost]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_common, "pause_before", lambda *_: 0.0)
+    monkeypatch.setattr(transport, "pause_before", lambda *_: 0.0)
     for variable in ("HF_TOKEN", "HF_API_TOKEN", "CIVITAI_API_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert, layout, widgets
+from comfyskill.editor import convert, layout, read, widgets
 from comfyskill.editor import text as editor_text
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,7 +112,7 @@ def same(first, second):
 @given(graphs())
 def test_there_and_back_is_the_same_graph(graph):
     editor = json.loads(json.dumps(convert.to_editor(graph, DEFINITIONS)))
-    assert convert.is_editor(editor)
+    assert read.is_editor(editor)
     back = convert.convert(editor, DEFINITIONS)
     assert same(graph, back.graph)
     assert back.warnings == []

@@ -17,7 +17,7 @@ import pytest
 from editor_files import CORE, DEFINITIONS
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert
+from comfyskill.editor import convert, read
 
 pytestmark = pytest.mark.slow
 DIGESTS = json.loads((Path(__file__).parent / "data" / "editor" / "template_digests.json").read_text("ascii"))
@@ -34,7 +34,7 @@ def templates():
         pytest.skip("the package comfyui-workflow-templates-json is not installed")
     for path in sorted((Path(spec.origin).parent / "templates").glob("*.json")):
         document = json.loads(path.read_text("utf-8"))
-        if convert.is_editor(document):
+        if read.is_editor(document):
             yield path.stem, document
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import check
+from comfyskill.graph import check, rewrite, uploads
 from comfyskill.graph import fill as graph_fill
+from comfyskill.graph import settings as graph_settings
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -291,18 +292,18 @@ def test_sizes_that_were_equal_and_stay_behind_are_named():
     ],
 )
 def test_set_is_split_at_the_first_equals_sign(text, parts):
-    assert graph_fill.parse_set(text) == parts
+    assert graph_settings.parse_set(text) == parts
 
 
 @pytest.mark.parametrize("text", ["prompt", "", "=x", " =x"])
 def test_a_set_without_name_or_value_is_refused(text):
     with pytest.raises(SkillError) as caught:
-        graph_fill.parse_set(text)
+        graph_settings.parse_set(text)
     assert caught.value.exit == 2
 
 
 def test_args_are_read_as_json():
-    assert graph_fill.parse_args_json('{"prompt": "x", "steps": 30, "on": true}') == {
+    assert graph_settings.parse_args_json('{"prompt": "x", "steps": 30, "on": true}') == {
         "prompt": "x",
         "steps": 30,
         "on": True,
@@ -312,7 +313,7 @@ def test_args_are_read_as_json():
 @pytest.mark.parametrize("text", ["", "[1]", "5", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000])
 def test_args_that_are_no_object_are_refused(text):
     with pytest.raises(SkillError) as caught:
-        graph_fill.parse_args_json(text)
+        graph_settings.parse_args_json(text)
     assert caught.value.exit == 2
 
 
@@ -364,7 +365,7 @@ def test_targets_of_uploads_are_named_with_their_kind():
     }
     settings = {"image": "a.png", "mask": "b.png", "3.file": "c.mp4", "audio": "d.mp3"}
     for definitions in (DEFINITIONS, None):
-        targets = graph_fill.upload_targets(graph, settings, definitions)
+        targets = uploads.upload_targets(graph, settings, definitions)
         assert [(t.name, t.node_id, t.kind, t.original) for t in targets] == [
             ("image", "1", "image", None), ("mask", "2", "mask", None), ("3.file", "3", "video", None), ("audio", "4", "audio", None),
         ]  # fmt: skip
@@ -380,7 +381,7 @@ PAINTED = {
 
 
 def test_a_mask_for_a_loaded_picture_names_its_original():
-    (target,) = graph_fill.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
+    (target,) = uploads.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
 
     assert (target.node_id, target.input, target.kind, target.original) == (
         "1",
@@ -396,7 +397,7 @@ def test_a_picture_whose_mask_nobody_uses_takes_no_mask():
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     }
     with pytest.raises(SkillError) as caught:
-        graph_fill.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
+        uploads.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
     assert caught.value.code == "unknown_parameter"
 
 
@@ -414,7 +415,7 @@ def test_an_uploaded_name_is_not_refused_by_the_old_list():
 
 
 def test_settings_that_take_no_file_are_no_targets():
-    assert graph_fill.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
+    assert uploads.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
 
 
 # ---- LoRAs -------------------------------------------------------------------------------------------
@@ -430,18 +431,18 @@ def test_settings_that_take_no_file_are_no_targets():
     ],
 )
 def test_a_lora_is_read_from_the_right(text, spec):
-    found = graph_fill.parse_lora(text)
+    found = rewrite.parse_lora(text)
     assert (found.name, found.strength, found.clip) == spec
 
 
 @pytest.mark.parametrize("text", ["", ":0.5", "x:nan", "x:", "x:1:inf"])
 def test_a_lora_without_name_or_with_a_strange_strength_is_refused(text):
     with pytest.raises(SkillError):
-        graph_fill.parse_lora(text)
+        rewrite.parse_lora(text)
 
 
 def test_a_lora_goes_between_the_checkpoint_and_all_that_use_it():
-    graph, notes = graph_fill.add_loras(GRAPH, ["detail:0.8"], DEFINITIONS)
+    graph, notes = rewrite.add_loras(GRAPH, ["detail:0.8"], DEFINITIONS)
 
     assert graph["13"]["class_type"] == "LoraLoader"
     assert graph["13"]["inputs"] == {
@@ -457,14 +458,14 @@ def test_a_lora_goes_between_the_checkpoint_and_all_that_use_it():
 @pytest.mark.parametrize("text", ["detail:abc", "detail.safetensors:0.8:hard", "style/ink:strong:0.5"])
 def test_a_lora_strength_that_is_no_number_is_named_as_such(text):
     with pytest.raises(SkillError) as caught:
-        graph_fill.add_loras(GRAPH, [text], DEFINITIONS)
+        rewrite.add_loras(GRAPH, [text], DEFINITIONS)
 
     assert caught.value.code == "bad_lora"
     assert "is no number" in caught.value.message and "the server has no" not in caught.value.message
 
 
 def test_several_loras_form_a_chain():
-    graph, _ = graph_fill.add_loras(GRAPH, ["detail:0.8", "ink:0.5:0.1"], DEFINITIONS)
+    graph, _ = rewrite.add_loras(GRAPH, ["detail:0.8", "ink:0.5:0.1"], DEFINITIONS)
 
     assert graph["14"]["inputs"]["model"] == ["13", 0]
     assert graph["14"]["inputs"]["lora_name"] == "style/ink.safetensors"
@@ -491,7 +492,7 @@ SPLIT = {
 
 @pytest.mark.parametrize("definitions", [DEFINITIONS, None], ids=["definitions", "catalog"])
 def test_a_split_model_gets_a_lora_on_the_model_alone(definitions):
-    graph, _ = graph_fill.add_loras(SPLIT, ["detail.safetensors"], definitions)
+    graph, _ = rewrite.add_loras(SPLIT, ["detail.safetensors"], definitions)
 
     assert graph["9"]["class_type"] == "LoraLoaderModelOnly"
     assert graph["4"]["inputs"]["model"] == graph["8"]["inputs"]["model"] == ["9", 0]
@@ -499,7 +500,7 @@ def test_a_split_model_gets_a_lora_on_the_model_alone(definitions):
 
 
 def test_a_clip_strength_patches_the_text_encoder_too():
-    graph, _ = graph_fill.add_loras(SPLIT, ["detail:1:0.5"], DEFINITIONS)
+    graph, _ = rewrite.add_loras(SPLIT, ["detail:1:0.5"], DEFINITIONS)
 
     assert graph["9"]["class_type"] == "LoraLoader"
     assert graph["9"]["inputs"]["clip"] == ["2", 0]
@@ -521,18 +522,18 @@ HALVES = {
 
 
 def test_of_two_halves_the_loras_name_chooses_else_it_is_refused():
-    graph, _ = graph_fill.add_loras(HALVES, ["speed_high_noise"], DEFINITIONS)
+    graph, _ = rewrite.add_loras(HALVES, ["speed_high_noise"], DEFINITIONS)
     assert graph["3"]["inputs"]["model"] == ["5", 0]
     assert graph["4"]["inputs"]["model"] == ["2", 0]
 
     with pytest.raises(SkillError) as caught:
-        graph_fill.add_loras(HALVES, ["detail"], DEFINITIONS)
+        rewrite.add_loras(HALVES, ["detail"], DEFINITIONS)
     assert caught.value.code == "lora_unclear"
 
 
 def test_a_lora_that_the_server_lacks_is_refused_with_the_nearest():
     with pytest.raises(SkillError) as caught:
-        graph_fill.add_loras(GRAPH, ["detial"], DEFINITIONS)
+        rewrite.add_loras(GRAPH, ["detial"], DEFINITIONS)
 
     assert caught.value.code == "not_in_list"
     assert "detail.safetensors" in caught.value.hint
@@ -540,7 +541,7 @@ def test_a_lora_that_the_server_lacks_is_refused_with_the_nearest():
 
 def test_a_graph_without_a_model_takes_no_lora():
     with pytest.raises(SkillError) as caught:
-        graph_fill.add_loras(
+        rewrite.add_loras(
             {"1": {"class_type": "OpenAIGPTImage1", "inputs": {"prompt": "x"}}}, ["detail"], DEFINITIONS
         )
     assert caught.value.code == "lora_unclear"

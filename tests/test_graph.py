@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import facts
+from comfyskill.graph import facts, nodes, unwrap
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -48,23 +48,23 @@ EDITOR = {"nodes": [{"id": 1, "type": "EmptyImage"}], "links": [], "version": 0.
     ],
 )
 def test_a_graph_is_found_in_every_wrapping(document):
-    found = facts.unwrap(document)
+    found = unwrap.unwrap(document)
 
     assert found.kind == "api"
     assert found.graph == GRAPH
 
 
 def test_an_editor_file_is_told_from_a_graph():
-    assert facts.unwrap(EDITOR).kind == "editor"
-    assert facts.unwrap({"workflow": EDITOR}).editor == EDITOR
+    assert unwrap.unwrap(EDITOR).kind == "editor"
+    assert unwrap.unwrap({"workflow": EDITOR}).editor == EDITOR
     assert (
-        facts.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
+        unwrap.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
         == EDITOR
     )
 
 
 def test_credentials_saved_with_a_workflow_are_left_out():
-    found = facts.unwrap(
+    found = unwrap.unwrap(
         {"prompt": GRAPH, "extra_data": {"api_key_comfy_org": "SECRET", "custom": 1, "client_id": "c"}}
     )
 
@@ -74,7 +74,7 @@ def test_credentials_saved_with_a_workflow_are_left_out():
 
 
 def test_links_by_number_and_missing_inputs_are_mended_and_said():
-    found = facts.unwrap(
+    found = unwrap.unwrap(
         {"1": {"class_type": "EmptyImage"}, "2": {"class_type": "SaveImage", "inputs": {"images": [1, 0]}}}
     )
 
@@ -91,7 +91,7 @@ def test_the_document_is_left_as_it_was():
         }
     }
     before = json.dumps(document)
-    facts.unwrap(document)
+    unwrap.unwrap(document)
 
     assert json.dumps(document) == before
 
@@ -101,7 +101,7 @@ def test_the_document_is_left_as_it_was():
 )
 def test_what_is_no_workflow_is_refused_in_one_sentence(document):
     with pytest.raises(SkillError) as caught:
-        facts.unwrap(document)
+        unwrap.unwrap(document)
 
     assert caught.value.code == "not_a_workflow"
     assert caught.value.exit == 2
@@ -109,8 +109,8 @@ def test_what_is_no_workflow_is_refused_in_one_sentence(document):
 
 
 def test_a_link_is_a_list_of_an_id_and_a_whole_number():
-    assert facts.link_of(["12:3", 0]) == ("12:3", 0)
-    assert facts.link_of([7, -1]) == ("7", -1)
+    assert nodes.link_of(["12:3", 0]) == ("12:3", 0)
+    assert nodes.link_of([7, -1]) == ("7", -1)
     for value in (
         ["1", "0"],
         ["1"],
@@ -121,7 +121,7 @@ def test_a_link_is_a_list_of_an_id_and_a_whole_number():
         "1",
         {"__value__": ["1", 0]},
     ):
-        assert facts.link_of(value) is None
+        assert nodes.link_of(value) is None
 
 
 def test_outputs_are_known_with_and_without_definitions():
@@ -265,4 +265,4 @@ def test_upstream_survives_cycles():
         "1": {"class_type": "A", "inputs": {"x": ["2", 0]}},
         "2": {"class_type": "A", "inputs": {"x": ["1", 0]}},
     }
-    assert facts.upstream_of(graph, ["1"]) == {"1", "2"}
+    assert nodes.upstream_of(graph, ["1"]) == {"1", "2"}

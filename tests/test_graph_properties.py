@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import check, facts, fill
+from comfyskill.graph import check, facts, fill, rewrite, unwrap
 from comfyskill.graph import parameters as graph_parameters
+from comfyskill.graph import settings as graph_settings
+from comfyskill.graph import specs as graph_specs
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -81,7 +83,7 @@ def same(left, right):
 def test_unwrapping_gives_a_graph_or_a_refusal(document):
     before = copy.deepcopy(document)
     try:
-        found = facts.unwrap(document)
+        found = unwrap.unwrap(document)
     except SkillError as error:
         assert error.exit == 2
         return
@@ -91,7 +93,7 @@ def test_unwrapping_gives_a_graph_or_a_refusal(document):
         assert all(
             isinstance(node_id, str) and isinstance(node, dict) for node_id, node in found.graph.items()
         )
-        again = facts.unwrap({"prompt": found.graph})
+        again = unwrap.unwrap({"prompt": found.graph})
         assert same(again.graph, found.graph)
 
 
@@ -161,7 +163,7 @@ def test_filling_changes_what_it_says_and_nothing_else(graph, wanted, definition
 def test_adding_loras_gives_a_graph_or_a_refusal(graph, names, definitions):
     before = copy.deepcopy(graph)
     try:
-        made, notes = fill.add_loras(graph, names, definitions)
+        made, notes = rewrite.add_loras(graph, names, definitions)
     except SkillError as error:
         assert error.exit == 2
     else:
@@ -174,7 +176,7 @@ def test_adding_loras_gives_a_graph_or_a_refusal(graph, names, definitions):
 def test_a_filled_value_passes_the_check(class_type, name, value):
     """What `fill` lets through, the check (and so the server) takes."""
     graph = {"1": {"class_type": class_type, "inputs": {name: None}}}
-    assume(name in facts.Book(DEFINITIONS).specs(graph["1"]))
+    assume(name in graph_specs.Book(DEFINITIONS).specs(graph["1"]))
     try:
         filled = fill.fill(graph, {f"1.{name}": value}, DEFINITIONS)
     except SkillError:
@@ -189,7 +191,7 @@ def test_a_filled_value_passes_the_check(class_type, name, value):
 @QUICK
 @given(st.text(max_size=30))
 def test_command_line_words_are_read_or_refused(text):
-    for read in (fill.parse_set, fill.parse_args_json, fill.parse_lora):
+    for read in (graph_settings.parse_set, graph_settings.parse_args_json, rewrite.parse_lora):
         try:
             read(text)
         except SkillError as error:

@@ -14,9 +14,8 @@ import pytest
 from conftest import Runner
 from raw_server import Raw, Talk, frame
 
-import _common
 from comfyskill.base.cli import SkillError
-from comfyskill.server import events, session, socket
+from comfyskill.server import events, session, socket, transport
 from comfyskill.server.cloud import Cloud
 from comfyskill.server.local import Local
 from comfyskill.server.protocol import FileRef
@@ -95,7 +94,7 @@ def test_the_redirect_of_a_signed_address_is_not_read(raw: Any) -> None:
 
     server = raw(answer)
     with Cloud(server.url).open_file(FileRef("x.png")) as response:
-        assert b"".join(_common.stream(response)) == b"\x89PNG"
+        assert b"".join(transport.stream(response)) == b"\x89PNG"
     ended_by_us(server, UNREAD)
 
 
@@ -152,7 +151,7 @@ def test_a_file_that_is_packed_unasked_is_refused(raw: Any, coding: str) -> None
 @pytest.mark.parametrize("coding", ["identity", "aws-chunked"])
 def test_a_file_that_says_that_it_is_not_packed_is_taken(raw: Any, coding: str) -> None:
     with Local(raw(packed(b"picture", coding)).url).open_file(FileRef("x.png")) as response:
-        assert b"".join(_common.stream(response)) == b"picture"
+        assert b"".join(transport.stream(response)) == b"picture"
 
 
 # --- time
@@ -184,9 +183,9 @@ def test_an_answer_that_never_comes_to_its_end_is_given_up(raw: Any, name: str) 
 @pytest.mark.parametrize("name", SLOW)
 def test_the_time_that_is_left_to_a_command_holds_for_an_answer_of_any_kind(raw: Any, name: str) -> None:
     server = raw(SLOW[name])
-    with _common.no_later_than(time.monotonic() + 1):
+    with transport.no_later_than(time.monotonic() + 1):
         refusal(lambda: Local(server.url).get_json("thing"))
-        with pytest.raises(_common.AnswerLost):
+        with pytest.raises(transport.AnswerLost):
             Local(server.url).post_once("prompt", {})
     ended_by_us(server)
 
@@ -202,7 +201,7 @@ def test_a_download_that_drips_is_given_up(raw: Any) -> None:
     server = raw(dripping_json)
     response = Local(server.url).request("GET", "view", stream=True, timeout=1)
     with response:
-        error = refusal(lambda: b"".join(_common.stream(response)))
+        error = refusal(lambda: b"".join(transport.stream(response)))
     assert error.code == "download_failed"
     ended_by_us(server)
 
@@ -219,7 +218,7 @@ def test_a_long_answer_may_take_longer_than_a_short_one(raw: Any, streamed: bool
 
     response = Local(raw(answer).url).request("GET", "thing", timeout=1, stream=streamed)
     with response:
-        got = b"".join(_common.stream(response)) if streamed else response.content
+        got = b"".join(transport.stream(response)) if streamed else response.content
     assert got == body
 
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import _common
 from comfyskill.base import cli
+from comfyskill.server import transport
 from comfyskill.source import read, sources_server
 
 HERE = Path(__file__).parent
@@ -366,7 +366,7 @@ def pages(content):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield _common.Server(f"http://127.0.0.1:{server.server_port}"), asked
+        yield transport.Server(f"http://127.0.0.1:{server.server_port}"), asked
     finally:
         server.shutdown()
         server.server_close()
@@ -428,7 +428,7 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch):
 
 def test_an_unreachable_server_stays_an_unreachable_server():
     with pytest.raises(cli.SkillError) as caught:
-        read.read("template:a", server=_common.Server("http://127.0.0.1:9"))
+        read.read("template:a", server=transport.Server("http://127.0.0.1:9"))
 
     assert caught.value.exit == cli.Exit.UNREACHABLE
 

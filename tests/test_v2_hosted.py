@@ -17,9 +17,10 @@ import pytest
 from conftest import Runner
 from v2_servers import PICTURE, Hosted, Seen, Storage, refuse, running, send, sse
 
-import _common
+import _credentials
 from comfyskill.base.cli import SkillError
 from comfyskill.run import collect
+from comfyskill.server import transport
 from comfyskill.server.protocol import Submission
 from comfyskill.server.v2 import V2
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -41,7 +42,7 @@ def hosted(storage: Storage) -> Iterator[Hosted]:
 
 def client(hosted: Hosted, surface: str = "other", key: str | None = None) -> V2:
     """A client; `surface` stands in for the host name by which the hosted surfaces are known."""
-    server = V2(hosted.url, _common.Access(key=key))
+    server = V2(hosted.url, _credentials.Access(key=key))
     server._kind = surface
     return server
 
@@ -188,13 +189,13 @@ def test_a_full_queue_is_waited_for_as_long_as_the_server_asks(hosted: Hosted) -
     ],
 )
 def test_retry_after_in_each_of_its_forms(header: str | None, seconds: float | None) -> None:
-    assert _common.retry_seconds(header) == seconds
+    assert transport.retry_seconds(header) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     then = email.utils.formatdate(time.time() + 20, usegmt=True)
 
-    assert 15 < (_common.retry_seconds(then) or 0) <= 20
+    assert 15 < (transport.retry_seconds(then) or 0) <= 20
 
 
 def test_a_queue_that_stays_full_is_reported_as_such(hosted: Hosted) -> None:

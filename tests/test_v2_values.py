@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfyskill.server import events, sse, v2_records
+from comfyskill.server import events, protocol, sse, v2_records
 
 JOB: dict[str, Any] = {
     "id": "f7be5f07-9a2a-486d-bf69-52ea9b9c9603",
@@ -30,7 +30,7 @@ def url_of(asset_id: str) -> str:
     return f"http://server/{asset_id}"
 
 
-def state(**changes: Any) -> v2_records.JobState:
+def state(**changes: Any) -> protocol.JobState:
     return v2_records.state_of("x", {**JOB, **changes}, url_of)
 
 

@@ -20,8 +20,9 @@ from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.journal import Recorded
 from comfyskill.batch.scheduler import BatchOptions
-from comfyskill.run import flags, jobs, reports
+from comfyskill.run import flags, jobs
 from comfyskill.run.prepare import Wishes
+from comfyskill.server import commands
 
 if TYPE_CHECKING:
     from comfyskill.server.protocol import Dialect
@@ -240,7 +241,7 @@ def _point_to_rest(document: dict[str, Any]) -> None:
 
 def _trust(args: argparse.Namespace) -> tuple[str, ...]:
     """The command line's flags for TLS, as a command to go on repeats them. A hosts file holds its servers' own."""
-    return tuple(reports.trust_words(None, args.ca_bundle, insecure=args.insecure))
+    return tuple(commands.trust_words(None, args.ca_bundle, insecure=args.insecure))
 
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
@@ -289,7 +290,7 @@ def _pages(folder: Path) -> dict[str, Any]:
         return {"report_problem": str(error)}
     except (KeyboardInterrupt, signals.Terminated):
         # What became of the runs is worth more than pictures of it.
-        told = f"interrupted; this makes the pages: {reports.command('run_batch.py', '--report', folder)}"
+        told = f"interrupted; this makes the pages: {commands.command('run_batch.py', '--report', folder)}"
         cli.warn(told)
         return {"report_problem": told}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import _common
+import _addresses
 import _credentials
 from comfyskill.base import cli, paths, safe_text, text_files
 from comfyskill.base.cli import SkillError
@@ -196,12 +196,12 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
 
 
 def _origin(address: str | None) -> tuple[str, str, int]:
-    from comfyskill.server.session import origin_of
+    from _addresses import origin_of
 
     if address in (None, "demo"):
         return "demo", "", 0
-    bare, _ = _common.split_user_info(_common.CLOUD_URL if address == "cloud" else str(address))
-    return origin_of(_common.normal_base(bare))
+    bare, _ = _addresses.split_user_info(_addresses.CLOUD_URL if address == "cloud" else str(address))
+    return origin_of(_addresses.normal_base(bare))
 
 
 def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
@@ -216,7 +216,9 @@ def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
 
 def _is_cloud(host: str) -> bool:
     """Whether a server takes runs only with a key."""
-    return host == "cloud" or _common.is_cloud_host(_common.normal_base(_common.split_user_info(host)[0]))
+    return host == "cloud" or _addresses.is_cloud_host(
+        _addresses.normal_base(_addresses.split_user_info(host)[0])
+    )
 
 
 __all__ = ["Connected", "Host", "connect", "named", "place_of", "recognise", "word_of"]

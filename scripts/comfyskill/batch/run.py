@@ -19,8 +19,8 @@ from comfyskill.batch.journal import Journal, Recorded
 from comfyskill.batch.lane import Lane
 from comfyskill.batch.progress import BatchProgress
 from comfyskill.batch.scheduler import Batch, BatchOptions
-from comfyskill.run import reports
 from comfyskill.run.jobs import CANCEL_PATIENCE
+from comfyskill.server import commands as server_commands
 
 MOST_SHOWN = 20
 FRAME = 0.25
@@ -133,8 +133,8 @@ def resume_command(batch: Batch) -> str:
 def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Sequence[str]) -> str:
     """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI, `trust`: TLS flags."""
     named = [word for host in hosts for word in ("--host", host)]
-    api_words = reports.trust_words(api, None, insecure=False)
-    return reports.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
+    api_words = server_commands.trust_words(api, None, insecure=False)
+    return server_commands.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
 
 
 def _terminated(batch: Batch) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
     warnings = []
     for lane, ids in _not_stopped(batch).items():
         document.setdefault("not_cancelled", {})[lane.url] = safe_text.cap(ids, MOST_SHOWN)
-        command = reports.cancel_command(lane.server, ids[:MOST_SHOWN])
+        command = server_commands.cancel_command(lane.server, ids[:MOST_SHOWN])
         document.setdefault("next", []).append(command)
         warnings.append(
             f"{len(ids)} submitted runs could not be cancelled at {lane.url} and may go on there; "

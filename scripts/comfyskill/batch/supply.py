@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import _common
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.ends import Ends, facts_of
@@ -17,6 +16,7 @@ from comfyskill.batch.flights import Flight, Flights
 from comfyskill.batch.scheduler import Todo
 from comfyskill.graph import facts
 from comfyskill.run import jobs, submitted
+from comfyskill.server import transport
 from comfyskill.server.protocol import Dialect, Submission
 from comfyskill.server.watch import Watcher
 
@@ -92,7 +92,7 @@ class Supply:
             self.ends.unfit(todo, error)
             return
         flight = Flight(todo, filled.graph, filled.seeds, time.monotonic())
-        with _common.no_later_than(self._longest_silence()):
+        with transport.no_later_than(self._longest_silence()):
             try:
                 if self._find_again(todo, flight):
                     self._outage_since = None
@@ -183,7 +183,7 @@ class Supply:
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
         self.under_way = prompt_id
-        with _common.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
+        with transport.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
             accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
         self._outage_since = self._turned_away_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:

@@ -15,7 +15,7 @@ from comfyskill.base import cache
 from comfyskill.base.cli import SkillError
 from comfyskill.batch.fill import Filler
 from comfyskill.batch.plan import OUTPUT_COLUMN
-from comfyskill.graph import facts
+from comfyskill.graph import nodes
 
 MOST_TIMES = 20  # of one set of values
 MOST_SETS = 40
@@ -97,8 +97,8 @@ def weight(filler: Filler, graph: Mapping[str, Any]) -> str:
     light = _light(filler)
     rows = [
         [node_id, name, float(value) if isinstance(value, (int, float)) else str(value)]
-        for node_id, node in sorted(facts.each(graph))
-        for name, value in sorted(facts.inputs_of(node).items())
+        for node_id, node in sorted(nodes.each(graph))
+        for name, value in sorted(nodes.inputs_of(node).items())
         if (node_id, name) not in light and not isinstance(value, (list, dict))
     ]
     return _digest(rows)
@@ -106,7 +106,7 @@ def weight(filler: Filler, graph: Mapping[str, Any]) -> str:
 
 def shape(graph: Mapping[str, Any]) -> str:
     """A digest of what graphs that differ only in their values share."""
-    return _digest(sorted((node_id, facts.class_of(node)) for node_id, node in facts.each(graph)))
+    return _digest(sorted((node_id, nodes.class_of(node)) for node_id, node in nodes.each(graph)))
 
 
 def _digest(value: Any) -> str:

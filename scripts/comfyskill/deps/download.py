@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _common
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import file_check, hosts, origin, report
 from comfyskill.deps.fetch_part import Part, Wanted, refuse_existing, stated_hash
 from comfyskill.deps.hosts import AllowedHosts
+from comfyskill.server import transport
 
 if TYPE_CHECKING:
     import requests
@@ -115,7 +115,7 @@ def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
                 f"{hosts.shown(wanted.url)}: {why}", code="unreachable", retryable=True,
                 hint="run it again: it goes on where it stopped",
             )  # fmt: skip
-        time.sleep(_common.pause_before(failures + 1))
+        time.sleep(transport.pause_before(failures + 1))
 
 
 class _Again(Exception):
@@ -162,7 +162,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         raise _Again("the server did not give the rest")
     if status in (401, 403):
         raise _gate(wanted.url, status)
-    if status in _common.RETRIED_STATUSES:
+    if status in transport.RETRIED_STATUSES:
         raise _Again(f"its host answers HTTP {status}")
     if status >= 400:
         raise SkillError(

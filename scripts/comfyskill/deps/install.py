@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.deps import comfy_cli, download, hosts
+from comfyskill.deps import comfy_cli, download, fetch_part, hosts
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps.plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
 
@@ -110,7 +110,7 @@ def _attempt(step: Step, ways: Ways) -> Outcome:
 def _download(step: Step, ways: Ways) -> Outcome:
     assert ways.models_folder is not None and step.relative is not None
     target = ways.models_folder.joinpath(*step.relative.split("/"))
-    wanted = download.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
+    wanted = fetch_part.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
     fetched = download.fetch(wanted, ways.allowed)
     facts: dict[str, Any] = {
         "file": str(fetched.path), "bytes": fetched.bytes, "sha256": fetched.sha256, "checked": list(fetched.checked),

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server import transport
 
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
 _VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
@@ -51,7 +51,7 @@ def _version(server: Any, path: str) -> str | None:
         if error.code in ("unreachable", "refused"):
             raise
         return None
-    text = _common.text_of(response, 200).strip()[:60]
+    text = transport.text_of(response, 200).strip()[:60]
     # A web page that answers every address with 200 is no Manager.
     return text if _VERSION.match(text) else None
 

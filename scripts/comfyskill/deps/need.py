@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from comfyskill.graph import catalog, facts
-from comfyskill.graph.facts import Book
 from comfyskill.graph.nodes import (
     Consumer,
     class_of,
@@ -24,6 +23,7 @@ from comfyskill.graph.nodes import (
     title_of,
     with_missing_types,
 )
+from comfyskill.graph.specs import Book
 
 _SUFFIXES = tuple(catalog.MODEL_SUFFIXES)
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")

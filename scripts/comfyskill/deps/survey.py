@@ -25,7 +25,7 @@ from comfyskill.deps.check import Check
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock, server_facts
 from comfyskill.editor import outline
-from comfyskill.run import reports as run_reports
+from comfyskill.server import commands
 from comfyskill.server import inventory as server_inventory
 from comfyskill.source import read as source_read
 
@@ -124,7 +124,7 @@ def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
     """The flags that ask the same again; keys are not repeated. None for a server that does not answer."""
     if inventory:
         return ("--inventory", inventory)
-    return () if isinstance(server, Nobody) else tuple(run_reports.server_words(server))
+    return () if isinstance(server, Nobody) else tuple(commands.server_words(server))
 
 
 class Workflow(NamedTuple):

@@ -18,7 +18,8 @@ from comfyskill.deps.check import MISSING, UNKNOWN, Item
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.next import RENAMED
 from comfyskill.deps.stock import Had, Stock
-from comfyskill.run.reports import command, head, server_words
+from comfyskill.run.reports import head
+from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"

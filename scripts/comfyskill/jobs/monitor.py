@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import _common
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
 from comfyskill.run import collect, failures, reports, times
 from comfyskill.run.progress import WAITING, Progress
-from comfyskill.server import events
+from comfyskill.server import commands, events, transport
 from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
 from comfyskill.server.watch import Ended, Update, Watcher
 
@@ -131,7 +130,7 @@ class Monitor:
         """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
         give_up = None if timeout is None else time.monotonic() + timeout
         try:
-            with _common.no_later_than(give_up):
+            with transport.no_later_than(give_up):
                 return self._watch(follow, give_up)
         except SkillError as error:
             if self.ids and not error.next and error.exit != cli.Exit.MISUSE:
@@ -166,7 +165,7 @@ class Monitor:
     def _again_command(self) -> str:
         """The command that waits for what is still going and fetches its files."""
         left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
-        return reports.command("manage_queue.py", "wait", *left, *reports.server_words(self.server))
+        return commands.command("manage_queue.py", "wait", *left, *commands.server_words(self.server))
 
     def _tap(self, frame: events.Frame) -> None:
         if isinstance(frame, events.Event) and frame.type == "status":
@@ -313,7 +312,7 @@ class Monitor:
                 first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
             )
             document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
-            document["next"] = [reports.explain_command(self.server, first["prompt_id"])]
+            document["next"] = [commands.explain_command(self.server, first["prompt_id"])]
         elif timed_out and self.ids:
             document |= {
                 "status": "timeout", "code": "still_running", "message": "not finished in the given time; the jobs go on",

@@ -10,10 +10,11 @@ from typing import Any
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.graph import facts
+from comfyskill.graph import nodes
 from comfyskill.run import collect, failures, memory, submitted, times
 from comfyskill.run.failures import shown_value
-from comfyskill.run.reports import command, head, server_words
+from comfyskill.run.reports import head
+from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
 MOST_NODES = 60
@@ -122,7 +123,7 @@ def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
 
 def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs the node had: from the graph, and locally from the error; on the cloud the latter may hold secrets."""
-    shown = {name: shown_value(name, value) for name, value in facts.inputs_of(node).items()}
+    shown = {name: shown_value(name, value) for name, value in nodes.inputs_of(node).items()}
     current = error.get("current_inputs")
     if server.api == "local" and isinstance(current, Mapping):
         for name, value in current.items():

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _common
+import _addresses
 from comfyskill.base import flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.run import reports
+from comfyskill.server import commands
 from comfyskill.server.protocol import Dialect
 
 
@@ -78,10 +78,10 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
 
 def is_local(url: str) -> bool:
     """Whether the server is on this machine."""
-    return _common.is_this_machine(urlsplit(url).hostname or "")
+    return _addresses.is_this_machine(urlsplit(url).hostname or "")
 
 
 def host_words(server: Dialect) -> list[str]:
     """The flags that reach this server again, none where the default does."""
-    words = reports.server_words(server)
+    words = commands.server_words(server)
     return [] if words == ["--host", flags.DEFAULT_HOST] else words

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-import _common
 from comfyskill.base import file_limits, file_names, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.server import transport
 from comfyskill.server.protocol import Dialect, FileRef
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
                     tries_left = attempt < 2 or time.monotonic() < give_up
                 if not error.retryable or not tries_left:
                     raise _no_longer_there(error) from error
-                time.sleep(_common.pause_before(min(attempt, 4)))
+                time.sleep(transport.pause_before(min(attempt, 4)))
                 continue
             before = offset
             with response:
@@ -359,7 +359,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
                 raise _cut_short(offset, expected)
             if validator is None:
                 offset = _rewind(file)
-            time.sleep(_common.pause_before(max(attempt, 1)))
+            time.sleep(transport.pause_before(max(attempt, 1)))
 
 
 def _refuse_page(response: requests.Response, ref: FileRef) -> None:
@@ -433,7 +433,7 @@ def _copy(
     import requests
     import urllib3
 
-    pieces = _common.stream(response, ARRIVING)
+    pieces = transport.stream(response, ARRIVING)
     while True:
         may_go_on(offset)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from comfyskill.base import key_patterns, safe_text
 from comfyskill.editor import outline
-from comfyskill.graph import facts
+from comfyskill.graph import nodes as graph_nodes
 
 # The picture that ComfyUI ships and that workflows name until somebody chooses their own.
 SAMPLE_PICTURE = "example.png"
@@ -20,10 +20,10 @@ MOST = 5
 def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
     """Picture inputs that are left at ComfyUI's sample. `chosen`: addresses that were set."""
     found = []
-    for node_id, node in facts.each(graph):
-        for name, value in facts.inputs_of(node).items():
+    for node_id, node in graph_nodes.each(graph):
+        for name, value in graph_nodes.inputs_of(node).items():
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
-                title = safe_text.clean(facts.title_of(node), 60)
+                title = safe_text.clean(graph_nodes.title_of(node), 60)
                 found.append(
                     f"node {safe_text.name(node_id)} ({safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
                     f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
@@ -60,16 +60,16 @@ def after_changes(
 def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> list[str]:
     """Warnings about keys and tokens in what is submitted: ComfyUI saves the workflow in every picture it makes."""
     found: dict[str, None] = {}
-    for node_id, node in facts.each(graph):
-        for name, value in facts.inputs_of(node).items():
-            for text in outline.texts_in(facts.literal(value)):
+    for node_id, node in graph_nodes.each(graph):
+        for name, value in graph_nodes.inputs_of(node).items():
+            for text in outline.texts_in(graph_nodes.literal(value)):
                 kinds = [key.kind for key in key_patterns.keys_in(text)]
                 if not kinds and (named := key_patterns.named_key(str(name), text)):
                     kinds = [named.kind]
                 found |= dict.fromkeys(
                     f"node {node_id}, input {safe_text.clean(name, 60)}: {kind}" for kind in kinds
                 )
-        for key in key_patterns.keys_in(facts.title_of(node)):
+        for key in key_patterns.keys_in(graph_nodes.title_of(node)):
             found[f"the title of node {node_id}: {key.kind}"] = None
     for where, text in outline.notes_of(editor):
         found |= dict.fromkeys(

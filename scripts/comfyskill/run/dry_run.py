@@ -12,8 +12,7 @@ from comfyskill.base import safe_text
 from comfyskill.graph import check
 from comfyskill.graph.finding import ERROR
 from comfyskill.graph.nodes import upstream_of
-from comfyskill.run import reports
-from comfyskill.server import node_definitions
+from comfyskill.server import commands, node_definitions
 from comfyskill.server.inventory import Inventory
 from comfyskill.server.protocol import Dialect
 
@@ -67,6 +66,6 @@ def rejection(
         script = (
             "check_deps.py" if any(item.code in WANTS_FILES for item in wrong) else "validate_workflow.py"
         )
-        words = server.words if isinstance(server, Inventory) else reports.server_words(server)
-        document["next"] = [reports.command(script, workflow, *words)]
+        words = server.words if isinstance(server, Inventory) else commands.server_words(server)
+        document["next"] = [commands.command(script, workflow, *words)]
     return document

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfyskill.base import safe_text
-from comfyskill.graph import diagnose, facts
+from comfyskill.graph import diagnose, nodes
 from comfyskill.server.protocol import JobState
 
 SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
@@ -79,8 +79,8 @@ def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The values set on a node, without its links."""
     return {
         safe_text.clean(name, 80): shown_value(name, value)
-        for name, value in list(facts.inputs_of(node).items())[:MOST_INPUTS]
-        if facts.link_of(value) is None
+        for name, value in list(nodes.inputs_of(node).items())[:MOST_INPUTS]
+        if nodes.link_of(value) is None
     }
 
 
@@ -88,7 +88,7 @@ def shown_value(name: str, value: Any) -> Any:
     """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
     if SECRET_NAME.search(name):
         return safe_text.HIDDEN
-    link = facts.link_of(value)
+    link = nodes.link_of(value)
     if link is not None:
         return {"from_node": safe_text.clean(link.node_id, 60), "output": link.slot}
     if isinstance(value, (bool, int, float)) or value is None:

@@ -72,12 +72,12 @@ def wishes(args: argparse.Namespace) -> Any:
     if not (given or args.args):
         # Reading names and values loads a dozen rooms that a plain run does not need.
         return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
-    from comfyskill.graph import fill
+    from comfyskill.graph import settings as graph_settings
 
-    settings: dict[str, Any] = fill.parse_args_json(_args_text(args.args)) if args.args else {}
-    settings |= _once([fill.parse_set(text) for text in args.set])
+    settings: dict[str, Any] = graph_settings.parse_args_json(_args_text(args.args)) if args.args else {}
+    settings |= _once([graph_settings.parse_set(text) for text in args.set])
     files = [
-        (*fill.parse_set(text, f"--input-{kind}"), kind)
+        (*graph_settings.parse_set(text, f"--input-{kind}"), kind)
         for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
         for text in texts
     ]

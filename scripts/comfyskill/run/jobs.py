@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _common
 import _credentials
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
@@ -22,7 +21,7 @@ from comfyskill.run import reports, submit, times
 from comfyskill.run import submitted as run_submitted
 from comfyskill.run.prepare import Prepared
 from comfyskill.run.progress import Progress
-from comfyskill.server import events
+from comfyskill.server import commands, events, transport
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
 
@@ -262,7 +261,7 @@ def resume(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
 
 def _resumed(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any]:
     watcher = Watcher(server, uuid.uuid4().hex, use_socket=options.use_socket, patience=options.patience)
-    with _common.no_later_than(None if options.timeout is None else time.monotonic() + options.timeout):
+    with transport.no_later_than(None if options.timeout is None else time.monotonic() + options.timeout):
         state = _first_look(server, prompt_id)
     job = Job(server, prompt_id, state.graph or {}, Accepted(prompt_id), time.monotonic(), ours=False)
     progress = Progress(job.graph, quiet=options.quiet)
@@ -309,7 +308,7 @@ def _collected(
 def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Options) -> None:
     job.submitted = time.monotonic()
     limit = None if options.timeout is None else job.submitted + max(options.timeout, SUBMIT_TIME)
-    with _common.no_later_than(limit):
+    with transport.no_later_than(limit):
         accepted = submit.submit(job.server, submission)
     _accept(watcher, job, accepted)
     if job.accepted.node_errors and options.strict:
@@ -326,7 +325,7 @@ def _accept(watcher: Watcher, job: Job, accepted: Accepted) -> None:
 
 def _soon() -> contextlib.AbstractContextManager[None]:
     """In this block a server that does not answer is not waited for longer than CANCEL_PATIENCE."""
-    return _common.no_later_than(time.monotonic() + CANCEL_PATIENCE)
+    return transport.no_later_than(time.monotonic() + CANCEL_PATIENCE)
 
 
 def _stands(watcher: Watcher, job: Job, submission: Submission | None) -> bool:
@@ -415,7 +414,7 @@ def _follow(
 
 def _wait(watcher: Watcher, job: Job, progress: Progress, options: Options, warn_after: float) -> JobState:
     deadline = None if options.timeout is None else job.submitted + options.timeout
-    with _common.no_later_than(deadline):
+    with transport.no_later_than(deadline):
         return _wait_until(deadline, watcher, job, progress, options, warn_after)
 
 
@@ -506,13 +505,13 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             hint=error.message,
             next=[
                 reports.resume_command(job.server, job.prompt_id, options),
-                reports.cancel_command(job.server, [job.prompt_id]),
+                commands.cancel_command(job.server, [job.prompt_id]),
             ],
         ) from error
 
 
 def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Options) -> JobState:
-    give_up = time.monotonic() + _common.time_left(CANCEL_PATIENCE)
+    give_up = time.monotonic() + transport.time_left(CANCEL_PATIENCE)
     state: JobState | None = job.server.state(job.prompt_id)
     if state is not None and state.phase == "unknown":
         # It was still waiting: a job taken out of the queue leaves no trace.

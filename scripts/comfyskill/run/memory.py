@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import facts
+from comfyskill.graph import nodes
 from comfyskill.server.protocol import Dialect
 
 # Below these a picture is of no use; steps are what the model families' latents are divided into.
@@ -21,15 +21,15 @@ FEWEST_FRAMES = 17
 def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[dict[str, str]]:
     """Concrete changes for this graph, the least painful first: [{"use", "why"}]."""
     found: list[dict[str, str]] = []
-    for node_id, node in facts.each(graph):
-        inputs = facts.inputs_of(node)
+    for node_id, node in nodes.each(graph):
+        inputs = nodes.inputs_of(node)
         found += _smaller_batch(node_id, inputs)
         found += _fewer_frames(node_id, inputs)
-        found += _lower_precision(node_id, facts.class_of(node), inputs, server)
-    if any(facts.class_of(node) == "VAEDecode" for _, node in facts.each(graph)):
+        found += _lower_precision(node_id, nodes.class_of(node), inputs, server)
+    if any(nodes.class_of(node) == "VAEDecode" for _, node in nodes.each(graph)):
         found.insert(0, {"use": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"})
-    for node_id, node in facts.each(graph):
-        found += _smaller_size(node_id, facts.inputs_of(node))
+    for node_id, node in nodes.each(graph):
+        found += _smaller_size(node_id, nodes.inputs_of(node))
     return found or _elsewhere(server)
 
 
@@ -40,7 +40,7 @@ def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
     ]
     if server is not None and server.api != "local":
         return found
-    from comfyskill.run.reports import command, server_words
+    from comfyskill.server.commands import command, server_words
 
     words = server_words(server) if server is not None else []
     return [
@@ -144,7 +144,7 @@ def _installed(server: Dialect | None, folder: str) -> list[str]:
 
 def with_tiled_decode(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The graph with each VAEDecode made a VAEDecodeTiled, and the ids that were changed."""
-    changed = [node_id for node_id, node in facts.each(graph) if facts.class_of(node) == "VAEDecode"]
+    changed = [node_id for node_id, node in nodes.each(graph) if nodes.class_of(node) == "VAEDecode"]
     made = dict(graph)
     tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
     for node_id in changed:

@@ -78,10 +78,10 @@ def _targets(
     given: Mapping[str, str],
 ) -> list[UploadTarget]:
     """The inputs that these files go into. `given`: the files that a flag names, which must find an input."""
-    from comfyskill.graph import fill
+    from comfyskill.graph import uploads
 
     with _telling_of_file_inputs(graph, definitions, given):
-        targets = fill.upload_targets(graph, files, definitions)
+        targets = uploads.upload_targets(graph, files, definitions)
     found = {target.name for target in targets}
     for name, path in given.items():
         _require(name in found, name, path)
@@ -116,13 +116,13 @@ def _by_address(
     definitions: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The settings, with those of inputs that get a file, whatever their name, under the address of their input."""
-    from comfyskill.graph import fill
+    from comfyskill.graph import uploads
 
     wanted = {_address(target) for target in targets}
     found: dict[str, Any] = {}
     for name, value in settings.items():
         try:
-            places = fill.upload_targets(graph, {name: value}, definitions) if wanted else []
+            places = uploads.upload_targets(graph, {name: value}, definitions) if wanted else []
         except SkillError:
             places = []  # filling refuses the name, and lists all wrong ones together
         if not any(_address(place) in wanted for place in places):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.graph import catalog, facts
+from comfyskill.graph import catalog, facts, nodes
 from comfyskill.run import doubts as run_doubts
 from comfyskill.run import placing
 from comfyskill.server import node_definitions
@@ -129,8 +129,8 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
     """Every seed that the graph holds, by address."""
     return {
         f"{node_id}.{name}": value
-        for node_id, node in facts.each(graph)
-        for name, value in facts.inputs_of(node).items()
+        for node_id, node in nodes.each(graph)
+        for name, value in nodes.inputs_of(node).items()
         if name in catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
     }
 
@@ -160,9 +160,9 @@ def _add_loras(
     known = dict(definitions or {})
     if server is not None:
         known |= node_definitions.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
-    from comfyskill.graph import fill
+    from comfyskill.graph import rewrite
 
-    made, notes = fill.add_loras(graph, loras, known or None)
+    made, notes = rewrite.add_loras(graph, loras, known or None)
     return dict(made), list(notes)
 
 

@@ -5,15 +5,15 @@ Level 3, below `_jobs` (which hands its values in).
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfyskill.base import file_limits, file_names, paths, safe_text
+from comfyskill.base import file_limits, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.run import collect
+from comfyskill.server.commands import command, explain_command, list_command, server_words
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ FINAL_DOWNLOAD_FAILURES = frozenset(
 )
 
 
-def command(script: str, *words: object) -> str:
-    """A command of this bundle that can be run as it stands, from anywhere."""
-    return safe_text.shell_words(
-        [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
-    )
-
-
 def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
     """The command that waits for a job and downloads it as it was asked for. Keys are not repeated in it."""
     wanted = {
@@ -54,43 +47,11 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
     return command("run_workflow.py", *resume, *where, *flags, *server_words(server))
 
 
-def explain_command(server: Dialect, prompt_id: str) -> str:
-    """The command that tells what became of a job."""
-    last = ["--", prompt_id] if prompt_id.startswith("-") else []
-    return command("fetch_logs.py", *([] if last else [prompt_id]), *server_words(server), *last)
-
-
-def list_command(server: Dialect) -> str:
-    """The command that shows which jobs the server has, ours marked; on Comfy Cloud by v1, since v2 lists none there."""
-    return command("manage_queue.py", "jobs", *server_words(getattr(server, "beside", None) or server))
-
-
 def look_command(server: Dialect, submission: Submission, options: Options) -> str:
     """The command that tells what became of a submit whose answer never came."""
     if server.own_ids:
         return resume_command(server, submission.prompt_id, options)
     return list_command(server)
-
-
-def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
-    """The command that cancels these jobs, and says of each what became of it."""
-    return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
-
-
-def server_words(server: Dialect) -> list[str]:
-    """The flags that name a server and how to trust it. Keys are not repeated in them."""
-    if server.fleeting:
-        return ["--host", "demo"]
-    access = server.access
-    return ["--host", server.url, *trust_words(server.api, access.ca_bundle, insecure=access.insecure)]
-
-
-def trust_words(api: str | None, ca_bundle: str | None, *, insecure: bool) -> list[str]:
-    """The flags for a server's protocol (none for a plain ComfyUI) and for the certificates to trust."""
-    words = [] if api in (None, "auto", "local") else ["--api", str(api)]
-    if ca_bundle:
-        words += ["--ca-bundle", str(paths.absolute(ca_bundle))]
-    return [*words, "--insecure"] if insecure else words
 
 
 def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
@@ -231,9 +192,9 @@ def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence[str]) -> JobState:
     """The state with the outputs of these nodes and what they need: 0.3.64 adds every other one that it has in its cache."""
-    from comfyskill.graph import facts
+    from comfyskill.graph import nodes
 
-    wanted = facts.upstream_of(graph, targets)
+    wanted = nodes.upstream_of(graph, targets)
     # A node that another one made bears its maker's id before a dot.
     asked_for = {key: value for key, value in state.outputs.items() if {key, key.split(".")[0]} & wanted}
     return state._replace(outputs=asked_for)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
-from comfyskill.graph import facts
-from comfyskill.run import collect, model_facts, reports
+from comfyskill.graph import facts, nodes, unwrap
+from comfyskill.run import collect, model_facts
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
+from comfyskill.server import commands
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
@@ -65,7 +66,7 @@ def load(path: Path) -> Receipt:
         raise _no_receipt(path, said) from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
         raise _no_receipt(path, "it has another form")
-    unwrapped = facts.unwrap(document.get("graph"))
+    unwrapped = unwrap.unwrap(document.get("graph"))
     if unwrapped.graph is None:
         raise _no_receipt(path, "it holds no graph")
     return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)
@@ -108,7 +109,7 @@ def _may_leave(row: Mapping[str, Any]) -> bool:
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
-    classes = sorted({facts.class_of(node) for _, node in facts.each(receipt.graph)})
+    classes = sorted({nodes.class_of(node) for _, node in nodes.each(receipt.graph)})
     try:
         known = server.definitions(classes)
         return [name for name in classes if name not in known]
@@ -141,7 +142,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
         }
         if server.api == "local":
             document["note"] += "; empty the cache (see next), then reproduce once more"
-            document["next"] = [reports.command("manage_queue.py", "free", *reports.server_words(server))]
+            document["next"] = [commands.command("manage_queue.py", "free", *commands.server_words(server))]
     if same:
         return document
     found = differences(receipt, server)

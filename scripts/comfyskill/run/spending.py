@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.graph import facts
+from comfyskill.graph import nodes as graph_nodes
 from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def consent_needed(
 ) -> SkillError:
     """The refusal (exit 7) of a graph with partner nodes. `what` begins its sentence: who calls them."""
     nodes = [prepared.graph[node] for node in prepared.partner if node in prepared.graph]
-    classes = sorted({facts.class_of(node) for node in nodes})
+    classes = sorted({graph_nodes.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
     named = [
         safe_text.quoted(name) + (f" ({prices[name]})" if name in prices else "")

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _common
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
 from comfyskill.run import jobs as run_jobs
 from comfyskill.run import reports
 from comfyskill.run.progress import Progress
+from comfyskill.server import commands, transport
 from comfyskill.server.protocol import Accepted, Dialect, JobState
 from comfyskill.server.watch import Ended, Watcher
 
@@ -64,7 +64,7 @@ def _follow(
         for prompt_id in wanted:
             watcher.watch(prompt_id, ours=False)
         while watcher.watching and (give_up is None or time.monotonic() < give_up):
-            with _common.no_later_than(give_up):
+            with transport.no_later_than(give_up):
                 news = watcher.updates(
                     1.0 if give_up is None else min(1.0, max(give_up - time.monotonic(), 0.0))
                 )
@@ -104,9 +104,9 @@ def _left(
         "--output-dir",
         output_dir,
         *file_limits.flag_words(),
-        *reports.server_words(server),
+        *commands.server_words(server),
     ]
-    return {"waiting": left, "next": [reports.command("manage_queue.py", *words)]}
+    return {"waiting": left, "next": [commands.command("manage_queue.py", *words)]}
 
 
 def _stopped(

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _common
+import _addresses
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
-from comfyskill.server import multipart
+from comfyskill.server import multipart, transport
 from comfyskill.server.protocol import FileRef
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _ref(server: V2, asset: Mapping[str, Any], name: str) -> FileRef:
 
 def content_url(server: V2, asset_id: str) -> str:
     """Where an asset's bytes are, on the address that the user gave (a proxy in front may know itself by another)."""
-    return server.route(f"{ASSETS}/{_common.quoted(asset_id)}/content")
+    return server.route(f"{ASSETS}/{_addresses.quoted(asset_id)}/content")
 
 
 def upload_masked(server: V2, mask: Path, name: str, original: FileRef) -> FileRef:
@@ -135,6 +135,6 @@ def upload_again(server: V2, ref: FileRef) -> FileRef:
 def fetch(server: V2, ref: FileRef, target: Path) -> Path:
     """The file's bytes on disk."""
     with server.open_file(ref) as response, target.open("wb") as file:
-        for piece in _common.stream(response, PIECE):
+        for piece in transport.stream(response, PIECE):
             file.write(piece)
     return target

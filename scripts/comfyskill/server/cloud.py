@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import _common
+import _addresses
+import _credentials
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
-from comfyskill.server import cloud_account, cloud_refusals, multipart, refusals
+from comfyskill.server import cloud_account, cloud_refusals, multipart, refusals, transport
 from comfyskill.server.cloud_records import STATUSES, error_of, row
 from comfyskill.server.local import state_from_history
 from comfyskill.server.protocol import (
@@ -66,7 +67,7 @@ class Cloud(Dialect):
     # What is sent while a socket is away is lost for good, and the official client only polls.
     cross_check = 4.0
 
-    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._submitted: dict[str, float] = {}  # prompt id -> when it was accepted (monotonic)
         self._sent: set[str] = set()  # our marks that this process has sent
@@ -75,7 +76,7 @@ class Cloud(Dialect):
 
     def route(self, path: str) -> str:
         """With the `/api` prefix and the cloud's names."""
-        return _common.resolve_url(self.url, path, is_cloud=True)
+        return _addresses.resolve_url(self.url, path, is_cloud=True)
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
         """As everywhere; but history is read under its new name and deleted under its old one."""
@@ -87,7 +88,7 @@ class Cloud(Dialect):
         """The key goes out as X-API-Key."""
         headers = dict(self.access.headers)
         if self.access.key:
-            headers[_common.KEY_HEADER] = self.access.key
+            headers[transport.KEY_HEADER] = self.access.key
         return headers
 
     def socket_url(self, client_id: str) -> str:
@@ -124,15 +125,15 @@ class Cloud(Dialect):
             and refusals.refusal(kind, "") is None
             and kind not in refusals.FULL_QUEUE
         ):
-            raise _common.AnswerLost(
-                f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
+            raise transport.AnswerLost(
+                f"HTTP 429: {transport.error_text(response)}", 429, response.headers.get("Retry-After")
             )
         if response.status_code == 400:
             raise refusals.rejection(self.with_options(answer), submission.graph)
         if response.status_code >= 400:
             raise self.failure(response)
         if not isinstance(answer, Mapping) or answer.get("error"):
-            known = refusals.refusal(kind, _common.error_text(response))
+            known = refusals.refusal(kind, transport.error_text(response))
             raise known or refusals.rejection(self.with_options(answer), submission.graph)
         prompt_id = answer.get("prompt_id")
         prompt_id = accepted_id(prompt_id, submission.prompt_id, self.url)
@@ -165,7 +166,7 @@ class Cloud(Dialect):
         if prompt_id in self._marks:
             return self._marks[prompt_id]
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code != "not_found":
                 raise
@@ -179,7 +180,7 @@ class Cloud(Dialect):
     def state(self, prompt_id: str) -> JobState:
         """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise _no_id(prompt_id) from error
@@ -228,7 +229,7 @@ class Cloud(Dialect):
     def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
-            answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"history/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -240,7 +241,7 @@ class Cloud(Dialect):
         """The per-job cancel, which hits nothing else."""
         try:
             answer = self.post_json(
-                f"jobs/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
+                f"jobs/{_addresses.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
             )
         except SkillError as error:
             if error.details.get("http_status") == 400:
@@ -316,7 +317,7 @@ class Cloud(Dialect):
             # Named by us, since the name is the server's; the suffix decides which limits apply.
             path = Path(folder) / f"output{Path(name).suffix[:16]}"
             with self.open_file(ref) as answer, path.open("wb") as file:
-                for piece in _common.stream(answer):
+                for piece in transport.stream(answer):
                     file.write(piece)
             return self.upload(path, name=name)
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.server import refusals
+from comfyskill.server import refusals, transport
 
 if TYPE_CHECKING:
     import requests
@@ -46,7 +45,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
         return elsewhere
     body = body_of(response)
     kind = type_of(body)
-    said = _common.error_text(response)
+    said = transport.error_text(response)
     status = response.status_code
     known = refusals.refusal(kind, said, http_status=status, **_policy_details(body))
     if known is not None:
@@ -71,7 +70,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    from comfyskill.server.session import origin_of
+    from _addresses import origin_of
 
     return origin_of(url)
 
@@ -90,7 +89,7 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
         retryable=not gone,
         hint="fetch it again: a fresh address is made each time",
         http_status=status,
-        server_said=_common.error_text(response),
+        server_said=transport.error_text(response),
     )  # fmt: skip
 
 

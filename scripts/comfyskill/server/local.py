@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _common
+import _addresses
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
+from comfyskill.server import transport
 from comfyskill.server.protocol import (
     Accepted,
     Dialect,
@@ -50,8 +51,8 @@ class Local(Dialect):
             raise refusals.rejection(self.with_options(_json(response)), submission.graph)
         if response.status_code == 429:
             # Not ComfyUI's own: a proxy's. It may be waited out like any other.
-            raise _common.AnswerLost(
-                f"HTTP 429: {_common.error_text(response)}", 429, response.headers.get("Retry-After")
+            raise transport.AnswerLost(
+                f"HTTP 429: {transport.error_text(response)}", 429, response.headers.get("Retry-After")
             )
         if response.status_code >= 400:
             raise self.failure(response)
@@ -96,7 +97,7 @@ class Local(Dialect):
         return JobState(prompt_id, "unknown")
 
     def _from_history(self, prompt_id: str) -> JobState | None:
-        answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+        answer = self.get_json(f"history/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
         entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
         return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
 
@@ -106,7 +107,7 @@ class Local(Dialect):
             return None
         try:
             answer = self.get_json(
-                f"api/jobs/{_common.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
+                f"api/jobs/{_addresses.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
             )
         except SkillError as error:
             if error.code == "unreachable":
@@ -218,7 +219,7 @@ def _json(response: requests.Response) -> Any:
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
-        return {"error": {"type": "rejected", "message": _common.error_text(response)}}
+        return {"error": {"type": "rejected", "message": transport.error_text(response)}}
 
 
 def _items(answer: Any, key: str) -> list[list[Any]]:

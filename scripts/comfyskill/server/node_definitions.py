@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _common
+import _addresses
 from comfyskill.base import cache, cli, flags, paths, text_files
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.graph import facts
+from comfyskill.graph import facts, nodes
 from comfyskill.server.protocol import Dialect
 
 BUNDLED = Path(__file__).resolve().parent.parent / "graph" / "core_definitions.json"
@@ -64,7 +64,7 @@ class Definitions:
 
 def classes_of(graph: Mapping[str, Any]) -> list[str]:
     """The class types of a graph, each once."""
-    return sorted({facts.class_of(node) for _, node in facts.each(graph)})
+    return sorted({nodes.class_of(node) for _, node in nodes.each(graph)})
 
 
 def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None:
@@ -90,7 +90,7 @@ def of_server(server: Dialect) -> Definitions:
 def without_server(host: str | None = None) -> Definitions:
     """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
     address = host or os.environ.get("COMFY_HOST") or flags.DEFAULT_HOST
-    kept = cached(_common.normal_base(address)) if address != "demo" else None
+    kept = cached(_addresses.normal_base(address)) if address != "demo" else None
     if kept:
         return Definitions("cache", kept)
     core = bundled()

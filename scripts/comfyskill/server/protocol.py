@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
+import _addresses
 import _common
+import _credentials
 from comfyskill.base import cache, cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.server import transport
 
 if TYPE_CHECKING:
     import requests
@@ -129,7 +132,7 @@ class JobSummary(NamedTuple):
     graph: Graph | None = None
 
 
-class Dialect(_common.Server, abc.ABC):
+class Dialect(transport.Server, abc.ABC):
     """A server and its protocol. Failures are SkillErrors; answers are the values above."""
 
     api = "local"
@@ -138,7 +141,7 @@ class Dialect(_common.Server, abc.ABC):
     own_ids = True  # the client chooses the prompt id
     has_socket = True  # a WebSocket reports progress
     # Seconds that one small question about a job or the queue may take. A watcher asks again, so it sets a shorter time.
-    look_timeout = _common.READ_TIMEOUT
+    look_timeout = transport.READ_TIMEOUT
     client_frames = True  # the socket carries only our own runs' frames
     chooses_front = True
     grace = 2.0  # how long a job may be unknown before it counts as lost
@@ -154,7 +157,7 @@ class Dialect(_common.Server, abc.ABC):
     )
     removal_leaves_no_trace = True  # a waiting job that someone takes out of the queue is simply gone
 
-    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._definitions: dict[str, Any] = {}
         self._whole: dict[str, Any] | None = None
@@ -274,7 +277,7 @@ class Dialect(_common.Server, abc.ABC):
     def _one_definition(self, name: str) -> Mapping[str, Any]:
         if name in self._definitions:
             return {name: self._definitions[name]}
-        answer = self.get_json(f"object_info/{_common.quoted(name)}")
+        answer = self.get_json(f"object_info/{_addresses.quoted(name)}")
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
         if not isinstance(answer, Mapping) or (answer and name not in answer):
             raise SkillError(
@@ -305,7 +308,7 @@ class Dialect(_common.Server, abc.ABC):
     def models(self, folder: str) -> list[str]:
         """The names in one model folder. Raises SkillError `folder_not_found`, `refused` or what the network did."""
         try:
-            return _common.parse_model_list(self.get_json(f"models/{_common.quoted(folder)}"))
+            return _common.parse_model_list(self.get_json(f"models/{_addresses.quoted(folder)}"))
         except SkillError as error:
             if error.code == "not_found":
                 raise SkillError(
@@ -364,27 +367,27 @@ class Dialect(_common.Server, abc.ABC):
             attempt += 1
             try:
                 return self.submit_once(submission)
-            except _common.AnswerLost as lost:
+            except transport.AnswerLost as lost:
                 if lost.status is None:
                     self.renew_connections()
                 found = self._look_for(submission, look_for, lost)
                 if found is not None:
                     return Accepted(found, found_again=True)
-                late = _common.time_is_up()
+                late = transport.time_is_up()
                 if late and lost.status is None:
                     # We did not wait for the answer: the server may still come to it.
                     raise self._fate_unknown(submission, lost, late=True) from lost
                 throttled = lost.status == 429 and time.monotonic() < give_up and not late
-                again = self.resends and (lost.status is None or lost.status in _common.RETRIED_STATUSES)
+                again = self.resends and (lost.status is None or lost.status in transport.RETRIED_STATUSES)
                 if not throttled and (attempt > 1 or late or not again):
                     raise lost.failure or submit_failed(lost, sure=self.own_ids) from lost
-                pause = _common.pause_before(attempt + (3 if throttled else 0), lost.retry_after)
-                time.sleep(_common.time_left(pause))
+                pause = transport.pause_before(attempt + (3 if throttled else 0), lost.retry_after)
+                time.sleep(transport.time_left(pause))
 
-    def _look_for(self, submission: Submission, patience: float, lost: _common.AnswerLost) -> str | None:
+    def _look_for(self, submission: Submission, patience: float, lost: transport.AnswerLost) -> str | None:
         """Ask the server until it answers whether it has the job; a moment longer, since it may still be reading it."""
         looks = 2 if lost.status == 429 else self.looks
-        give_up = time.monotonic() + max(_common.time_left(patience), LEAST_LOOK)
+        give_up = time.monotonic() + max(transport.time_left(patience), LEAST_LOOK)
         pause, answers = 0.05, 0
         while True:
             try:
@@ -422,7 +425,7 @@ class Dialect(_common.Server, abc.ABC):
         )
 
 
-def submit_failed(lost: _common.AnswerLost, *, sure: bool) -> SkillError:
+def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
     """The server failed on a submit and shows no job of it.
 
     `sure`: the id is ours, so a look under it settles the matter; else the job may only not be listed yet.

@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _common
+import _addresses
 from comfyskill.base import safe_text
-from comfyskill.server import events
+from comfyskill.server import events, transport
 
 if TYPE_CHECKING:
     from comfyskill.server.protocol import Dialect
@@ -148,7 +148,7 @@ class Wire:
         try:
             self._socket = websocket.create_connection(
                 url,
-                timeout=_common.time_left(CONNECT_TIMEOUT),
+                timeout=transport.time_left(CONNECT_TIMEOUT),
                 header=[f"{name}: {value}" for name, value in server.credentials().items()],
                 sslopt=_tls(server),
                 suppress_origin=True,
@@ -235,7 +235,7 @@ def _in_words(error: Exception) -> str:
 
 def _proxies(server: Dialect) -> dict[str, Any]:
     """As for HTTP: the environment's proxies are for other machines. The library looks at exceptions only beside a name."""
-    if not _common.is_this_machine(urlsplit(server.url).hostname or ""):
+    if not _addresses.is_this_machine(urlsplit(server.url).hostname or ""):
         return {}
     return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
 

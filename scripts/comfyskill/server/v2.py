@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _common
+import _addresses
+import _credentials
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import nodes
-from comfyskill.server import assets, v2_cancel, v2_records, v2_refusals
+from comfyskill.server import assets, transport, v2_cancel, v2_records, v2_refusals
 from comfyskill.server.protocol import (
     MARK,
     Accepted,
@@ -57,7 +58,7 @@ class V2(Dialect):
     removal_leaves_no_trace = False  # it is `canceled`, or `expired` before its time
     grace = 5.0
 
-    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._kind: str | None = None
         self._labels = True
@@ -66,7 +67,7 @@ class V2(Dialect):
         self._own_jobs: set[str] = set()
         self._beside: Cloud | None = None
         # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
-        near = _common.is_this_machine(urlsplit(self.url).hostname or "")
+        near = _addresses.is_this_machine(urlsplit(self.url).hostname or "")
         self.first_poll, self.slowest_poll = (0.05, 2.0) if near else (0.5, 5.0)
 
     @property
@@ -83,9 +84,9 @@ class V2(Dialect):
 
     def _find_surface(self) -> str:
         host = urlsplit(self.url).hostname or ""
-        if host in _common.CLOUD_HOSTS:
+        if host in _addresses.CLOUD_HOSTS:
             return "cloud"
-        if host.endswith(_common.DEPLOYMENT_SUFFIX):
+        if host.endswith(_addresses.DEPLOYMENT_SUFFIX):
             return "deployment"
         try:
             health = self.get_json("api/v2/health", attempts=2, timeout=10)
@@ -116,22 +117,22 @@ class V2(Dialect):
         """
         self._check_upstream()
         give_up = time.monotonic() + patience
-        lost: _common.AnswerLost | None = None
+        lost: transport.AnswerLost | None = None
         gone = 0.0  # until when a server that went away at the submit is waited for
         attempt = 0
         while True:
             try:
                 return self.submit_once(submission)
-            except _common.AnswerLost as failed:
+            except transport.AnswerLost as failed:
                 lost, gone = failed, time.monotonic() + look_for
                 attempt += 1
                 asked, found = self._seen(submission)
                 if found is not None:
                     return Accepted(found, found_again=True)
-                late = _common.time_is_up()
+                late = transport.time_is_up()
                 if attempt >= MOST_SUBMITS or late:
                     raise self._given_up(submission, lost, asked and not late) from lost
-                time.sleep(_common.time_left(_common.pause_before(attempt, lost.retry_after)))
+                time.sleep(transport.time_left(transport.pause_before(attempt, lost.retry_after)))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
                     return self._claimed(submission, look_for, lost or error)
@@ -140,12 +141,12 @@ class V2(Dialect):
                         raise self._fate_unknown(submission, lost) from error
                     time.sleep(AWAY_PAUSE)
                     continue
-                over = time.monotonic() > give_up or _common.time_is_up()
+                over = time.monotonic() > give_up or transport.time_is_up()
                 if error.details.get("http_status") != 429 or over:
                     raise
                 wait = error.details.get("retry_after")
                 pause = max(1.0, wait) if isinstance(wait, (int, float)) else 2.0
-                time.sleep(_common.time_left(pause))
+                time.sleep(transport.time_left(pause))
 
     def _check_upstream(self) -> None:
         """The proxy keeps a key when ComfyUI is away, and nobody can say then whether it got the job: look before."""
@@ -216,7 +217,7 @@ class V2(Dialect):
                 raise self._unknown(submission, "", error) from error
             return False, None
 
-    def _given_up(self, submission: Submission, lost: _common.AnswerLost, asked: bool) -> SkillError:
+    def _given_up(self, submission: Submission, lost: transport.AnswerLost, asked: bool) -> SkillError:
         """No answer again and again: it failed where the server can say that it has no such job, else nobody knows."""
         if not asked:
             return self._unknown(submission, "", lost)
@@ -270,7 +271,7 @@ class V2(Dialect):
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:
-            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"{JOBS}/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return JobState(prompt_id, "unknown")
@@ -284,7 +285,7 @@ class V2(Dialect):
     def workflow(self, prompt_id: str) -> Graph | None:
         """The graph that a job ran with, its asset references resolved; None when it is no longer kept."""
         try:
-            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}/workflow")
+            answer = self.get_json(f"{JOBS}/{_addresses.quoted(prompt_id)}/workflow")
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -295,7 +296,7 @@ class V2(Dialect):
     def cancel(self, prompt_id: str) -> bool:
         """POST /jobs/{id}/cancel, then look whether it took. Raises SkillError `cancel_not_confirmed` when it did not."""
         try:
-            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
+            self.post_json(f"{JOBS}/{_addresses.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return False
@@ -326,7 +327,7 @@ class V2(Dialect):
     def open_events(self, prompt_id: str) -> requests.Response | None:
         """The event stream of one job, opened; SkillError where there is none (poll then)."""
         return self.request(
-            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
+            "GET", f"{JOBS}/{_addresses.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
             headers={"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"},
         )  # fmt: skip
 
@@ -365,7 +366,7 @@ class V2(Dialect):
     @property
     def beside(self) -> Cloud | None:
         """Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks."""
-        if self._beside is None and (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST:
+        if self._beside is None and (urlsplit(self.url).hostname or "") == _addresses.CLOUD_HOST:
             from comfyskill.server.cloud import Cloud
 
             self._beside = Cloud(self.url, self.access, demo=self.demo)

@@ -9,10 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.server import cloud_refusals, refusals
+from comfyskill.server import cloud_refusals, refusals, transport
 
 if TYPE_CHECKING:
     import requests
@@ -63,7 +62,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     details: dict[str, Any] = {"http_status": response.status_code}
     if response.status_code == 429:
         details["retry_after"] = retry_after(response)
-    said = _common.error_text(response)
+    said = transport.error_text(response)
     known = refusals.refusal(kind, said, **details)
     if known is not None:
         return known
@@ -102,7 +101,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
 
 def retry_after(response: requests.Response) -> float | None:
     """The seconds in a Retry-After, at most a minute; None where it says nothing we can read."""
-    wait = _common.retry_seconds(response.headers.get("Retry-After"))
+    wait = transport.retry_seconds(response.headers.get("Retry-After"))
     return None if wait is None else min(wait, 60.0)
 
 

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.server import events
+from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, JobState, seconds
 from comfyskill.server.socket import Disconnected, Wire
 
@@ -141,13 +140,13 @@ class Watcher:
             cli.warn(f"no live progress: {error}; polling instead")
 
     def _connect(self) -> None:
-        with _common.no_later_than(time.monotonic() + SOCKET_PATIENCE):
+        with transport.no_later_than(time.monotonic() + SOCKET_PATIENCE):
             self._wire = Wire(self.server, self.client_id)
 
     def _await_greeting(self) -> None:
         """The first `status` frame shows that this socket is the one the server sends to."""
         assert self._wire is not None
-        give_up = time.monotonic() + _common.time_left(GREETING_PATIENCE)
+        give_up = time.monotonic() + transport.time_left(GREETING_PATIENCE)
         while True:
             frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
             if isinstance(frame, events.Event):
@@ -414,7 +413,7 @@ class Watcher:
     def _ask(self, watched: _Watched) -> JobState | None:
         began = time.monotonic()
         try:
-            with _common.no_later_than(self._end_of_patience(began)):
+            with transport.no_later_than(self._end_of_patience(began)):
                 state = self.server.state(watched.prompt_id)
         except SkillError as error:
             self._schedule(watched)

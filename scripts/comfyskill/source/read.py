@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from comfyskill.base import text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
-from comfyskill.graph import facts
+from comfyskill.graph import unwrap
 
 if TYPE_CHECKING:
-    from _common import Server
+    from comfyskill.server.transport import Server
 
 # A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
@@ -266,7 +266,7 @@ def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
 
 def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
     try:
-        inner = facts.unwrap(value)
+        inner = unwrap.unwrap(value)
     except SkillError as error:
         error.details.setdefault("origin", origin)
         raise

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from _common import Server, stream
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.json_in import parse, text_of
+from comfyskill.server.transport import Server, stream
 
 MAX_ANSWER = 64 * 1024 * 1024
 

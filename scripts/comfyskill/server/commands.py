@@ -1,0 +1,49 @@
+"""The commands that a report prints: each can be run as it stands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from comfyskill.base import paths, safe_text
+from comfyskill.server.protocol import Dialect
+
+
+def command(script: str, *words: object) -> str:
+    """A command of this bundle that can be run as it stands, from anywhere."""
+    return safe_text.shell_words(
+        [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
+    )
+
+
+def explain_command(server: Dialect, prompt_id: str) -> str:
+    """The command that tells what became of a job."""
+    last = ["--", prompt_id] if prompt_id.startswith("-") else []
+    return command("fetch_logs.py", *([] if last else [prompt_id]), *server_words(server), *last)
+
+
+def list_command(server: Dialect) -> str:
+    """The command that shows which jobs the server has, ours marked; on Comfy Cloud by v1, since v2 lists none there."""
+    return command("manage_queue.py", "jobs", *server_words(getattr(server, "beside", None) or server))
+
+
+def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
+    """The command that cancels these jobs, and says of each what became of it."""
+    return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
+
+
+def server_words(server: Dialect) -> list[str]:
+    """The flags that name a server and how to trust it. Keys are not repeated in them."""
+    if server.fleeting:
+        return ["--host", "demo"]
+    access = server.access
+    return ["--host", server.url, *trust_words(server.api, access.ca_bundle, insecure=access.insecure)]
+
+
+def trust_words(api: str | None, ca_bundle: str | None, *, insecure: bool) -> list[str]:
+    """The flags for a server's protocol (none for a plain ComfyUI) and for the certificates to trust."""
+    words = [] if api in (None, "auto", "local") else ["--api", str(api)]
+    if ca_bundle:
+        words += ["--ca-bundle", str(paths.absolute(ca_bundle))]
+    return [*words, "--insecure"] if insecure else words
