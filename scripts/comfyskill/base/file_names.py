@@ -61,6 +61,11 @@ _READ_BY_TOOLS = re.compile(
     r"([._-][a-z]+)*\.(txt|json|jsonl)"
 )
 _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$")
+# File types that can run code when they are opened.
+PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
+# File types that hold numbers and nothing that runs.
+DATA_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx"})
+MODEL_SUFFIXES = DATA_SUFFIXES | {".torchscript"} | PICKLE_SUFFIXES
 
 
 def safe_name(name: str) -> str:

@@ -142,11 +142,11 @@ def _count_axis(
     Also the wishes without the seed that the counting starts at.
     """
     from comfyskill.batch import plan_read
-    from comfyskill.run import prepare
+    from comfyskill.graph import facts
 
     if not args.count:
         return [], wishes
-    seeds = prepare.seeds_of(source.graph)
+    seeds = facts.seeds_of(source.graph)
     taken = any("seed" in name for axis in axes for name in axis.names)
     if args.seed_start is None and "seed" in wishes.settings:
         start = str(wishes.settings["seed"])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from comfyskill.graph import catalog
+from comfyskill.base import file_names
 
 EXACT = "exact"
 # Words in a file name that say how the same weights are stored, not what they are.
@@ -51,7 +51,7 @@ def base_name(name: str) -> str:
 def without_suffix(name: str) -> str:
     """The name without a model suffix; other dots stay."""
     lowered = name.lower()
-    for suffix in catalog.MODEL_SUFFIXES:
+    for suffix in file_names.MODEL_SUFFIXES:
         if lowered.endswith(suffix):
             return name[: -len(suffix)]
     return name

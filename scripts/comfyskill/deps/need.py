@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from comfyskill.base import file_names
 from comfyskill.graph import catalog, facts
 from comfyskill.graph.nodes import (
     Consumer,
@@ -25,7 +26,7 @@ from comfyskill.graph.nodes import (
 )
 from comfyskill.graph.specs import Book
 
-_SUFFIXES = tuple(catalog.MODEL_SUFFIXES)
+_SUFFIXES = tuple(file_names.MODEL_SUFFIXES)
 _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")
 # The option by which VideoHelperSuite and others mark a text that is a path on the server's machine.
 _PATHS = "vhs_path_extensions"

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import _addresses
-from comfyskill.base import cache, safe_text
+from comfyskill.base import cache, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog as deps_catalog
 from comfyskill.deps import names as deps_names
-from comfyskill.graph import catalog
 
 if TYPE_CHECKING:
     from comfyskill.deps.manager import Manager
@@ -109,7 +108,7 @@ def in_notes(texts: Iterable[str]) -> list[Origin]:
             url = match.group(0).rstrip(".,;:!?*_")
             parts = _addresses.plain_parts(url)
             name = unquote(parts.path).rsplit("/", 1)[-1] if parts is not None else ""
-            if name.lower().endswith(tuple(catalog.MODEL_SUFFIXES)):
+            if name.lower().endswith(tuple(file_names.MODEL_SUFFIXES)):
                 found.append(Origin(name, direct_url(url), "a note in the workflow", suggestion=True))
     return found
 

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 import _addresses
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.base.file_names import file_name, safe_name
+from comfyskill.base.file_names import MODEL_SUFFIXES, file_name, safe_name
 from comfyskill.base.safe_text import clean
 from comfyskill.deps import comfy_cli, names
-from comfyskill.graph.catalog import MODEL_SUFFIXES
 
 SERVER = "server"
 # Besides the files that keep any name: what loaders of node packs take for models, vocabularies and settings.

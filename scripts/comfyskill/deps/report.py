@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _addresses
-from comfyskill.base import safe_text
+from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
 from comfyskill.deps.need import Use
-from comfyskill.graph import catalog as graph_catalog
 
 MOST_USES = 6
 MOST_NAMED = 200
@@ -219,12 +218,12 @@ def may_fetch(url: str) -> bool:
 
 def is_pickle(name: str) -> bool:
     """Whether a file of this type can run code when it is opened."""
-    return name.lower().endswith(tuple(graph_catalog.PICKLE_SUFFIXES))
+    return name.lower().endswith(tuple(file_names.PICKLE_SUFFIXES))
 
 
 def may_run_code(name: str) -> bool:
     """Whether a file that is fetched wants a consent of its own: ComfyUI unpickles whatever is of no other known type."""
-    return not name.lower().endswith(tuple(graph_catalog.DATA_SUFFIXES))
+    return not name.lower().endswith(tuple(file_names.DATA_SUFFIXES))
 
 
 def verdict(checks: Sequence[Check]) -> str:

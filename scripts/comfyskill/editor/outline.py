@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from comfyskill.base import file_names
 from comfyskill.editor import pack_rules
-from comfyskill.graph import catalog
 
 MUTED, BYPASSED = 2, 4
 # Node types of core that live in the editor alone.
@@ -135,4 +135,4 @@ def _is_virtual(kind: str) -> bool:
 
 
 def _names_model(text: str) -> bool:
-    return len(text) < 300 and "\n" not in text and text.lower().endswith(tuple(catalog.MODEL_SUFFIXES))
+    return len(text) < 300 and "\n" not in text and text.lower().endswith(tuple(file_names.MODEL_SUFFIXES))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from comfyskill.base import safe_text
-from comfyskill.graph import catalog
+from comfyskill.base import file_names, safe_text
 from comfyskill.graph.names import nearest
 
 MOST_SHOWN = 12
@@ -32,13 +31,13 @@ def _stem(name: str) -> str:
     """A name without folder and model suffix; other dots, as in `v1.5`, belong to the name."""
     plain = _spelled(name)
     return next(
-        (plain.removesuffix(suffix) for suffix in catalog.MODEL_SUFFIXES if plain.endswith(suffix)), plain
+        (plain.removesuffix(suffix) for suffix in file_names.MODEL_SUFFIXES if plain.endswith(suffix)), plain
     )
 
 
 def is_model_file(name: str) -> bool:
     """Whether a value is named like a model file."""
-    return name.casefold().endswith(tuple(catalog.MODEL_SUFFIXES))
+    return name.casefold().endswith(tuple(file_names.MODEL_SUFFIXES))
 
 
 def advice(value: str, listed: Sequence[str]) -> str:

@@ -197,12 +197,6 @@ NOT_A_FILE = frozenset(
      "taesdxl", "taesd3", "taef1", "taehv", "lighttaew2_2", "lighttaew2_1", "lighttaehy1_5", "taew2_1", "taew2_2",
      "taehv1_5"}
 )  # fmt: skip
-# File types that can run code when they are opened.
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-# File types that hold numbers and nothing that runs.
-DATA_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx"})
-MODEL_SUFFIXES = DATA_SUFFIXES | {".torchscript"} | PICKLE_SUFFIXES
-
 # Inputs that take a file from the user: (class, input) -> kind.
 UPLOADS = {
     ("LoadImage", "image"): "image",

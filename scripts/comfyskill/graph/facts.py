@@ -6,18 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from comfyskill.graph import catalog
+from comfyskill.base import file_names
+from comfyskill.graph import catalog, nodes
 from comfyskill.graph.nodes import (
-    Consumer,
     Definitions,
     Graph,
-    Link,
     class_of,
-    consumers_of,
     each,
-    given_title,
     inputs_of,
-    is_literal,
     link_of,
     links_of,
     literal,
@@ -25,17 +21,8 @@ from comfyskill.graph.nodes import (
     node_of,
     title_of,
     upstream_of,
-    with_missing_types,
 )
-from comfyskill.graph.specs import Book, InputSpec
-from comfyskill.graph.unwrap import Unwrapped, is_api, is_editor, unwrap
-
-__all__ = [
-    "Book", "Consumer", "Definitions", "EmbeddingUse", "Graph", "InputSpec", "Link", "ModelUse", "OutputNode",
-    "Unwrapped", "class_of", "consumers_of", "each", "embeddings_in", "given_title", "inputs_of", "is_api",
-    "is_editor", "is_literal", "is_video", "link_of", "links_of", "literal", "live_ids", "models_in", "natural_key",
-    "node_of", "outputs_of", "partner_nodes", "sampling_steps", "title_of", "unwrap", "upstream_of", "with_missing_types",
-]  # fmt: skip
+from comfyskill.graph.specs import Book
 
 
 class OutputNode(NamedTuple):
@@ -138,7 +125,7 @@ def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None]
         return value, folder
     if (class_type, name) in catalog.UPLOADS or "\n" in value or len(value) > 300:
         return None
-    return (value, None) if value.lower().endswith(tuple(catalog.MODEL_SUFFIXES)) else None
+    return (value, None) if value.lower().endswith(tuple(file_names.MODEL_SUFFIXES)) else None
 
 
 def models_in(graph: Graph, definitions: Definitions | None = None) -> list[ModelUse]:
@@ -238,3 +225,13 @@ def _number(graph: Graph, value: Any) -> int | float | None:
         inputs = inputs_of(node)
         value = inputs.get("value") if "value" in inputs else next(iter(inputs.values()), None)
     return None
+
+
+def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
+    """Every seed that the graph holds, by address."""
+    return {
+        f"{node_id}.{name}": value
+        for node_id, node in nodes.each(graph)
+        for name, value in nodes.inputs_of(node).items()
+        if name in catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
+    }

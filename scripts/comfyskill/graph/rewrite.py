@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph import nodes
 from comfyskill.graph.alike import nearest_choices
 from comfyskill.graph.finding import called
 from comfyskill.graph.nodes import (
@@ -294,3 +295,14 @@ def _rewire(graph: dict[str, Any], lora_id: str, moved: Mapping[Link, int]) -> N
         }
         if changed:
             graph[node_id] = {**node, "inputs": {**inputs_of(node), **changed}}
+
+
+def with_tiled_decode(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The graph with each VAEDecode made a VAEDecodeTiled, and the ids that were changed."""
+    changed = [node_id for node_id, node in nodes.each(graph) if nodes.class_of(node) == "VAEDecode"]
+    made = dict(graph)
+    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    for node_id in changed:
+        node = dict(graph[node_id])
+        made[node_id] = node | {"class_type": "VAEDecodeTiled", "inputs": {**tiles, **node.get("inputs", {})}}
+    return made, changed

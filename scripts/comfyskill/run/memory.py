@@ -140,14 +140,3 @@ def _installed(server: Dialect | None, folder: str) -> list[str]:
         return server.models(folder)
     except SkillError:
         return []
-
-
-def with_tiled_decode(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The graph with each VAEDecode made a VAEDecodeTiled, and the ids that were changed."""
-    changed = [node_id for node_id, node in nodes.each(graph) if nodes.class_of(node) == "VAEDecode"]
-    made = dict(graph)
-    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
-    for node_id in changed:
-        node = dict(graph[node_id])
-        made[node_id] = node | {"class_type": "VAEDecodeTiled", "inputs": {**tiles, **node.get("inputs", {})}}
-    return made, changed

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.graph import catalog, facts, nodes
+from comfyskill.graph import facts
+from comfyskill.graph.facts import seeds_of
 from comfyskill.run import doubts as run_doubts
 from comfyskill.run import placing
 from comfyskill.server import node_definitions
@@ -125,16 +126,6 @@ def prepare(
     )
 
 
-def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """Every seed that the graph holds, by address."""
-    return {
-        f"{node_id}.{name}": value
-        for node_id, node in nodes.each(graph)
-        for name, value in nodes.inputs_of(node).items()
-        if name in catalog.SEED_INPUTS and isinstance(value, int) and not isinstance(value, bool)
-    }
-
-
 def _definitions(
     graph: Mapping[str, Any], wishes: Wishes, server: Dialect | None
 ) -> Mapping[str, Any] | None:
@@ -179,6 +170,6 @@ def upload_inputs(
 
 def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The graph with each VAEDecode made a VAEDecodeTiled, and the ids of those nodes."""
-    from comfyskill.run import memory
+    from comfyskill.graph import rewrite
 
-    return memory.with_tiled_decode(graph)
+    return rewrite.with_tiled_decode(graph)

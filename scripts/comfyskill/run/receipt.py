@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
-from comfyskill.run import model_facts, prepare
+from comfyskill.run import model_facts
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _asked_for(
         }
     known: dict[str, Any] = {
         "workflow": None,
-        "seeds": prepare.seeds_of(job.graph),
+        "seeds": facts.seeds_of(job.graph),
         "parameters": [],
         "uploads": [],
         "only": None,

@@ -184,9 +184,9 @@ def finished(
 
 def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
     """The seeds of a job that is only waited for: drawn ones are known from nowhere else."""
-    from comfyskill.run import prepare
+    from comfyskill.graph import facts
 
-    seeds = prepare.seeds_of(graph)
+    seeds = facts.seeds_of(graph)
     return {"seeds": seeds} if seeds else {}
 
 
