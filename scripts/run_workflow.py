@@ -255,14 +255,14 @@ def _read(args: argparse.Namespace, server: Any) -> Any:
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     from comfyskill.base import file_names
-    from comfyskill.run import jobs
+    from comfyskill.run import job
 
     safe_text.hide(args.partner_key)
     safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
     previews = None
     if args.save_previews and not args.dry_run:
         previews = file_names.make_folder(paths.absolute(args.save_previews), "--save-previews")
-    return jobs.Options(
+    return job.Options(
         output_dir,
         timeout=args.timeout,
         use_socket=args.ws,

@@ -20,7 +20,7 @@ from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.journal import Recorded
 from comfyskill.batch.scheduler import BatchOptions
-from comfyskill.run import flags, jobs
+from comfyskill.run import flags, job, jobs
 from comfyskill.run.prepare import Wishes
 from comfyskill.server import commands
 
@@ -268,7 +268,7 @@ def _options(
     for filler in ready:
         if filler.server is not None:
             jobs.partner_key(filler.server, filler.prepared, args.partner_key)  # refused now or never
-    run = jobs.Options(
+    run = job.Options(
         folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet,
         partner_key=args.partner_key, patience=args.reconnect_time,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from comfyskill.batch.plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
     from comfyskill.batch.lane import Lane
-    from comfyskill.run.jobs import Options
+    from comfyskill.run.job import Options
     from comfyskill.server.protocol import Dialect
 
 MOST_LOST = 3

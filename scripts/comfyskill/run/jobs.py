@@ -9,9 +9,8 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import _credentials
 from comfyskill.base import cli, file_names, safe_text
@@ -19,6 +18,7 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.signals import Terminated
 from comfyskill.run import reports, submit, times
 from comfyskill.run import submitted as run_submitted
+from comfyskill.run.job import NOT_YET, Job, Options
 from comfyskill.run.prepare import Prepared
 from comfyskill.run.progress import Progress
 from comfyskill.server import commands, events, transport
@@ -38,58 +38,6 @@ SAY_AGAIN = 0.5
 SUBMIT_TIME = 5.0
 WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
-
-
-class Options(NamedTuple):
-    """How to run. `timeout`: seconds from the submit, None for as long as it takes."""
-
-    output_dir: Path
-    timeout: float | None = None
-    use_socket: bool = True
-    include_previews: bool = False
-    save_previews: Path | None = None
-    flat: bool = False
-    overwrite: bool = False
-    strict: bool = False
-    receipt: bool = False
-    detach_on_interrupt: bool = False
-    quiet: bool = False
-    client_id: str | None = None
-    prompt_id: str | None = None
-    front: bool = False
-    targets: Sequence[str] | None = None
-    partner_key: str | None = None
-    patience: float = 60.0
-    retry_oom: bool = False
-
-
-# What `Job.accepted` is until the server has taken the submit.
-NOT_YET = Accepted("")
-
-
-class Job:
-    """A submitted job and what was seen of it on the way."""
-
-    def __init__(
-        self,
-        server: Dialect,
-        prompt_id: str,
-        graph: Mapping[str, Any],
-        accepted: Accepted,
-        submitted: float,
-        ours: bool = True,
-    ) -> None:
-        self.server = server
-        self.prompt_id = prompt_id
-        self.graph = graph
-        self.accepted = accepted
-        self.submitted = submitted
-        self.ours = ours
-        self.socket_images: list[tuple[str, events.Preview]] = []
-        self.blocked: list[events.Event] = []
-        self.previews: list[Path] = []
-        self.previews_wanted = True
-        self.interrupted = False
 
 
 def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str | None:

@@ -19,7 +19,7 @@ from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
     from comfyskill.run.collect import Saved
-    from comfyskill.run.jobs import Job, Options
+    from comfyskill.run.job import Job, Options
     from comfyskill.run.prepare import Prepared
 
 

@@ -17,7 +17,7 @@ from comfyskill.server.commands import command, explain_command, list_command, s
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
-    from comfyskill.run.jobs import Job, Options
+    from comfyskill.run.job import Job, Options
     from comfyskill.run.prepare import Prepared
     from comfyskill.run.progress import Progress
     from comfyskill.server import events

@@ -14,7 +14,7 @@ from typing import Any
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.signals import Terminated
-from comfyskill.run import jobs as run_jobs
+from comfyskill.run import job as run_job
 from comfyskill.run import reports
 from comfyskill.run.progress import Progress
 from comfyskill.server import commands, transport
@@ -34,7 +34,7 @@ def wait(
     """
     wanted = list(dict.fromkeys(ids))
     results: dict[str, dict[str, Any]] = {}
-    options = run_jobs.Options(output_dir, timeout=timeout, quiet=quiet)
+    options = run_job.Options(output_dir, timeout=timeout, quiet=quiet)
     try:
         _follow(server, wanted, options, results)
     except SkillError as error:
@@ -55,7 +55,7 @@ def wait(
 
 
 def _follow(
-    server: Dialect, wanted: Sequence[str], options: run_jobs.Options, results: dict[str, dict[str, Any]]
+    server: Dialect, wanted: Sequence[str], options: run_job.Options, results: dict[str, dict[str, Any]]
 ) -> None:
     give_up = None if options.timeout is None else time.monotonic() + options.timeout
     watcher = Watcher(server, uuid.uuid4().hex, answered=False)
@@ -78,11 +78,9 @@ def _follow(
         watcher.close()
 
 
-def _fetched(server: Dialect, state: JobState, options: run_jobs.Options) -> dict[str, Any]:
+def _fetched(server: Dialect, state: JobState, options: run_job.Options) -> dict[str, Any]:
     graph = state.graph or {}
-    job = run_jobs.Job(
-        server, state.prompt_id, graph, Accepted(state.prompt_id), time.monotonic(), ours=False
-    )
+    job = run_job.Job(server, state.prompt_id, graph, Accepted(state.prompt_id), time.monotonic(), ours=False)
     return reports.finished(job, state, None, options, Progress(graph, quiet=True), missed_frames=False)
 
 
