@@ -327,9 +327,9 @@ def test_what_a_server_finished_before_its_cancel_came_is_counted() -> None:
     from types import SimpleNamespace
     from unittest import mock
 
-    from comfyskill.batch import moves, scheduler
+    from comfyskill.batch import flights, moves
 
-    batch = mock.Mock(tally=scheduler.Tally(), left_on=lambda _: ["late", "stopped"])
+    batch = mock.Mock(tally=flights.Tally(), left_on=lambda _: ["late", "stopped"])
     ends = {"late": "success", "stopped": "cancelled"}
     server = SimpleNamespace(
         url="http://x",

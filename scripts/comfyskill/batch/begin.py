@@ -18,8 +18,8 @@ from comfyskill.batch import hosts, setup
 from comfyskill.batch import journal as batch_journal
 from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Recorded
-from comfyskill.batch.scheduler import BatchOptions
 from comfyskill.run import flags, job, jobs
 from comfyskill.run.prepare import Wishes
 from comfyskill.server import commands

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.batch.fetch import Fetchers, Haul, refs_of
-from comfyskill.batch.flights import Flight
-from comfyskill.batch.scheduler import MOST_LOST, Todo
+from comfyskill.batch.flights import MOST_LOST, Flight, Todo
 from comfyskill.batch.times import Samples
 from comfyskill.run import collect, failures, reports
 from comfyskill.server import refusals

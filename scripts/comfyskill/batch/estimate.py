@@ -13,8 +13,7 @@ from comfyskill.base.cli import SkillError
 from comfyskill.batch import times
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.plan import Plan
-from comfyskill.batch.progress import spoken
-from comfyskill.batch.times import Times
+from comfyskill.batch.times import Times, spoken
 from comfyskill.server.protocol import Dialect
 
 SHOWN = 10

@@ -6,11 +6,19 @@ Level 3. The server's own lane changes them; others only look, or take them all 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.batch.scheduler import Todo
 from comfyskill.server import events
 from comfyskill.server.watch import Watcher
+
+if TYPE_CHECKING:
+    from comfyskill.run.job import Options
+
+MOST_LOST = 3
+MOST_FAILURES_KEPT = 200
+MOST_REPEATED = 3
 
 
 class Flight:
@@ -55,4 +63,73 @@ class Flights(dict[str, Flight]):
         ]
 
 
-__all__ = ["Flight", "Flights"]
+class BatchOptions(NamedTuple):
+    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server. `hosts`: the --host
+    words that a command to go on with it repeats."""
+
+    folder: Path
+    run: Options
+    retries: int = 0
+    stop_on_error: bool = False
+    run_timeout: float | None = None
+    parallel: int | None = None
+    name: str | None = None
+    retry_failed: bool = False
+    hosts: tuple[str, ...] = ()
+    trust: tuple[
+        str, ...
+    ] = ()  # the command line's --ca-bundle and --insecure, which such a command repeats too
+    partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
+
+
+class Left(NamedTuple):
+    """Where a run may still be from before it was moved: it was out of reach then."""
+
+    host: str
+    prompt_id: str
+    attempt: int
+
+
+class Todo(NamedTuple):
+    """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
+
+    run: int
+    attempt: int = 1
+    prompt_id: str | None = None
+    accepted: bool = False
+    host: str | None = None
+    lost: int = 0
+    tried: int = 0  # failures that were tried again
+    freed: bool = False
+    look: bool = False
+    end: dict[str, Any] | None = None  # how it ended, when only its files are missing
+    barred: frozenset[str] = frozenset()
+    left: Left | None = None
+
+
+class Tally:
+    """Counts, and the failures that the report names."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        self.earlier = 0
+        self.earlier_failed = 0
+        self.files = 0
+        self.size = 0
+        self.moved = 0
+        self.retried = 0
+        self.resubmitted: set[int] = set()  # runs sent once more: the server had no record of them any more
+        self.twice = 0  # moved runs that their first server finished all the same
+        self.failed = 0  # how many failures there were, earlier sessions' included
+        self.failures: list[dict[str, Any]] = []  # the first ones
+        self.said: Counter[str] = Counter()
+
+    @property
+    def succeeded(self) -> int:
+        """Runs that succeeded, earlier sessions' included."""
+        return self.ends["success"] + self.earlier - self.earlier_failed
+
+    @property
+    def settled(self) -> int:
+        """How many runs have come to an end in this session."""
+        return sum(self.ends.values())

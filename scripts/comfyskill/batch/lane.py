@@ -213,9 +213,18 @@ class Lane(threading.Thread):
         each = self.seconds_each or self.batch.usual or (SHORT if not waiting else 60.0)
         return waiting * each
 
+    def seize(self) -> None:
+        """Give the runs of this lane to others: its server does not answer."""
+        self.moves.seize()
+
     def silent_for(self) -> float:
         """Seconds since this lane last came round: a server that does not answer holds it up."""
         return time.monotonic() - self._heartbeat
 
 
 __all__ = ["Lane"]
+
+
+def lanes_of(batch: Batch) -> list[Lane]:
+    """The lanes of a batch, as what they are: the batch itself knows them as `ServerLane`."""
+    return [lane for lane in batch.lanes if isinstance(lane, Lane)]

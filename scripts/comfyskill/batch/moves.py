@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.ends import Ends
-from comfyskill.batch.flights import Flight, Flights
-from comfyskill.batch.scheduler import Left
+from comfyskill.batch.flights import Flight, Flights, Left
 from comfyskill.batch.supply import SECOND_LOOK
 from comfyskill.run import jobs
 from comfyskill.server.protocol import Dialect, JobState

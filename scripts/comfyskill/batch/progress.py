@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, safe_text
+from comfyskill.batch.times import spoken
 
 if TYPE_CHECKING:
     from comfyskill.batch.scheduler import Batch
@@ -89,11 +90,3 @@ def remaining(batch: Batch) -> float | None:
     """Seconds that are left at this pace, None before the first end."""
     rate = speed(batch)
     return (batch.to_do - batch.tally.settled) / rate if rate else None
-
-
-def spoken(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -15,10 +15,11 @@ from comfyskill.base.signals import Terminated
 from comfyskill.batch import times
 from comfyskill.batch.fetch import Fetchers
 from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Journal, Recorded
-from comfyskill.batch.lane import Lane
+from comfyskill.batch.lane import Lane, lanes_of
 from comfyskill.batch.progress import BatchProgress
-from comfyskill.batch.scheduler import Batch, BatchOptions
+from comfyskill.batch.scheduler import Batch
 from comfyskill.run.jobs import CANCEL_PATIENCE
 from comfyskill.server import commands as server_commands
 
@@ -47,10 +48,10 @@ def run(
     ]
     progress = BatchProgress(batch, quiet=options.run.quiet)
     try:
-        for lane in batch.lanes:
+        for lane in lanes_of(batch):
             lane.start()
         _wait(batch, progress)
-        for lane in batch.lanes:
+        for lane in lanes_of(batch):
             lane.ends.fetchers.close()
         _wait_for_clearing(batch)
     except KeyboardInterrupt:
@@ -74,7 +75,7 @@ def run(
         )
     except OSError as error:
         batch.disk_failed(error)
-    for filler, lane in zip(ready, batch.lanes, strict=True):
+    for filler, lane in zip(ready, lanes_of(batch), strict=True):
         times.remember(filler.prepared.graph, lane.samples.times())
     return report(batch, seconds)
 
@@ -90,7 +91,7 @@ def _wait_for_clearing(batch: Batch) -> None:
     """Let servers that answer cancel what was moved away from them; one that is silent is not waited for long."""
     give_up = time.monotonic() + CLEAR_PATIENCE
     while time.monotonic() < give_up and any(
-        lane.is_alive() and not lane.away and batch.left_on(lane.url) for lane in batch.lanes
+        lane.is_alive() and not lane.away and batch.left_on(lane.url) for lane in lanes_of(batch)
     ):
         batch.wait(FRAME)
 
@@ -100,9 +101,9 @@ def _stop(batch: Batch) -> None:
     began = time.monotonic()
     batch.stop("interrupted")
     cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
-    while any(_winding_down(lane, began) for lane in batch.lanes):
+    while any(_winding_down(lane, began) for lane in lanes_of(batch)):
         batch.wait(FRAME)
-    for lane in batch.lanes:
+    for lane in lanes_of(batch):
         lane.ends.fetchers.close(began + (STOP_PATIENCE if lane.moves.heard > began else CANCEL_PATIENCE))
 
 
@@ -116,7 +117,7 @@ def _winding_down(lane: Lane, began: float) -> bool:
 def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
     """Lane -> the prompt ids that may still wait or execute at its server."""
     found = {}
-    for lane in batch.lanes:
+    for lane in lanes_of(batch):
         ids = [*lane.flights, *batch.unsettled(lane.server)]
         if lane.supply.under_way is not None and lane.server.own_ids:
             ids.append(lane.supply.under_way)
@@ -126,7 +127,7 @@ def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
 
 def resume_command(batch: Batch) -> str:
     """The command that goes on with this batch. Keys are not repeated in it."""
-    api = batch.lanes[0].server.api if batch.lanes else None
+    api = lanes_of(batch)[0].server.api if lanes_of(batch) else None
     return resume_words(batch.options.folder, batch.options.hosts, api, batch.options.trust)
 
 
@@ -194,7 +195,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         document["failures"] = {"count": tally.failed, "items": first}
         if tally.failed > len(first):
             document["failures"]["more"] = tally.failed - len(first)
-    document["hosts"] = [_host(lane) for lane in batch.lanes]
+    document["hosts"] = [_host(lane) for lane in lanes_of(batch)]
     warnings = _tell_not_stopped(batch, document) if batch.stopping in ("interrupted", "failed") else []
     left = batch.left
     if left:
@@ -206,7 +207,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         ]
     if warnings:
         document["warnings"] = warnings
-    if any(lane.server.demo for lane in batch.lanes):
+    if any(lane.server.demo for lane in lanes_of(batch)):
         document["demo"] = True
         document["demo_note"] = "made by the demo server: not generated results, never show them as such"
     document["output_dir"] = str(batch.options.folder)
@@ -226,7 +227,7 @@ def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
             f"{len(ids)} submitted runs could not be cancelled at {lane.url} and may go on there; "
             f"when it answers, this looks for them and cancels them: {command}"
         )
-    for lane in batch.lanes:
+    for lane in lanes_of(batch):
         if lane.supply.under_way is not None and not lane.server.own_ids:
             warnings.append(
                 f"{lane.url} did not answer a submit: that run may go on there, and --resume looks for it first"

@@ -9,24 +9,20 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 from comfyskill.base import cli
 from comfyskill.batch.fill import Recipe
+from comfyskill.batch.flights import MOST_FAILURES_KEPT, MOST_REPEATED, BatchOptions, Tally, Todo
 from comfyskill.batch.journal import Journal, Recorded, RunRecord
 from comfyskill.batch.plan import OUTPUT_COLUMN
 
 if TYPE_CHECKING:
-    from comfyskill.batch.lane import Lane
-    from comfyskill.run.job import Options
+    from comfyskill.batch.flights import Flights
     from comfyskill.server.protocol import Dialect
 
-MOST_LOST = 3
-MOST_FAILURES_KEPT = 200
-MOST_REPEATED = 3
 # So many rejected runs and no other end mean that the graph itself is at fault.
 HOPELESS = 5
 # A run on a slower server is moved to an idle one when it takes so many times the usual, and at least so long.
@@ -34,76 +30,23 @@ SLOW_FACTOR = 4.0
 SLOW_LEAST = 20.0
 
 
-class BatchOptions(NamedTuple):
-    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server. `hosts`: the --host
-    words that a command to go on with it repeats."""
+class ServerLane(Protocol):
+    """What a batch asks of the lane of one server."""
 
-    folder: Path
-    run: Options
-    retries: int = 0
-    stop_on_error: bool = False
-    run_timeout: float | None = None
-    parallel: int | None = None
-    name: str | None = None
-    retry_failed: bool = False
-    hosts: tuple[str, ...] = ()
-    trust: tuple[
-        str, ...
-    ] = ()  # the command line's --ca-bundle and --insecure, which such a command repeats too
-    partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
-
-
-class Left(NamedTuple):
-    """Where a run may still be from before it was moved: it was out of reach then."""
-
-    host: str
-    prompt_id: str
-    attempt: int
-
-
-class Todo(NamedTuple):
-    """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
-
-    run: int
-    attempt: int = 1
-    prompt_id: str | None = None
-    accepted: bool = False
-    host: str | None = None
-    lost: int = 0
-    tried: int = 0  # failures that were tried again
-    freed: bool = False
-    look: bool = False
-    end: dict[str, Any] | None = None  # how it ended, when only its files are missing
-    barred: frozenset[str] = frozenset()
-    left: Left | None = None
-
-
-class Tally:
-    """Counts, and the failures that the report names."""
-
-    def __init__(self) -> None:
-        self.ends: Counter[str] = Counter()
-        self.earlier = 0
-        self.earlier_failed = 0
-        self.files = 0
-        self.size = 0
-        self.moved = 0
-        self.retried = 0
-        self.resubmitted: set[int] = set()  # runs sent once more: the server had no record of them any more
-        self.twice = 0  # moved runs that their first server finished all the same
-        self.failed = 0  # how many failures there were, earlier sessions' included
-        self.failures: list[dict[str, Any]] = []  # the first ones
-        self.said: Counter[str] = Counter()
+    url: str
+    server: Dialect
+    hopeful: bool
+    away: bool
+    doing: str
+    failure: cli.SkillError | None
+    flights: Flights
 
     @property
-    def succeeded(self) -> int:
-        """Runs that succeeded, earlier sessions' included."""
-        return self.ends["success"] + self.earlier - self.earlier_failed
-
-    @property
-    def settled(self) -> int:
-        """How many runs have come to an end in this session."""
-        return sum(self.ends.values())
+    def seconds_each(self) -> float | None: ...
+    def is_alive(self) -> bool: ...
+    def backlog(self) -> float: ...
+    def silent_for(self) -> float: ...
+    def seize(self) -> None: ...
 
 
 class Batch:
@@ -126,7 +69,7 @@ class Batch:
         self.listed = (
             listed if isinstance(listed := recorded.plan.get("hosts"), list) else []
         )  # by the journal
-        self.lanes: list[Lane] = []
+        self.lanes: list[ServerLane] = []
         self.tally = Tally()
         self.started = time.monotonic()
         self.stopping: str | None = (
@@ -382,7 +325,7 @@ class Batch:
         known = sorted(self.seconds)
         return known[len(known) // 2] if known else None
 
-    def help_out(self, idle: Lane) -> None:
+    def help_out(self, idle: ServerLane) -> None:
         """An idle lane asks for work that waits (or crawls) elsewhere; that lane gives it back when it can."""
         with self._changed:
             if self._waiting or self.stopping or self.options.partner:
@@ -390,7 +333,7 @@ class Batch:
             others = [lane for lane in self.lanes if lane is not idle and lane.flights]
             for lane in others:
                 if lane.silent_for() > self.options.run.patience:
-                    lane.moves.seize()
+                    lane.seize()
                     return
             mine = idle.seconds_each or self.usual
             victim = max(others, key=lambda lane: lane.backlog(), default=None)
@@ -402,7 +345,7 @@ class Batch:
             else:
                 self._ask_for_slow(victim)
 
-    def _ask_for_slow(self, victim: Lane) -> None:
+    def _ask_for_slow(self, victim: ServerLane) -> None:
         usual = self.usual
         if usual is None:
             return

@@ -12,8 +12,7 @@ from comfyskill.base import cli
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.ends import Ends, facts_of
 from comfyskill.batch.fill import Filler
-from comfyskill.batch.flights import Flight, Flights
-from comfyskill.batch.scheduler import Todo
+from comfyskill.batch.flights import Flight, Flights, Todo
 from comfyskill.graph import facts
 from comfyskill.run import jobs, submitted
 from comfyskill.server import transport

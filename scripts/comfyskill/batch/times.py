@@ -135,4 +135,9 @@ def recall(graph: Mapping[str, Any]) -> list[Times]:
     return rows
 
 
-__all__ = ["Samples", "Times", "decisive_axes", "host_of", "recall", "remember", "shape", "weight"]
+def spoken(seconds: float) -> str:
+    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
