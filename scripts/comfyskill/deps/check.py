@@ -16,7 +16,7 @@ from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.names import Match
 from comfyskill.deps.need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
 from comfyskill.deps.origin import Origin
-from comfyskill.deps.packs import Pack
+from comfyskill.deps.pack import Pack
 from comfyskill.deps.stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
 from comfyskill.deps.tags import NOBODY, Tag, tags_in
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from comfyskill.base import cli, safe_text
 from comfyskill.deps import comfy_cli
-from comfyskill.deps.packs import Pack, registry_id
+from comfyskill.deps.pack import Pack, registry_id
 
 T = TypeVar("T")
 LIST = "Comfy Org's list of supported packs, read through comfy-cli"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import key_patterns, safe_text
+from comfyskill.deps import pack as deps_pack
 from comfyskill.deps import packs, report
 from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
@@ -165,7 +166,7 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         yield Worry(severity, code, message, facts=facts | {"classes": safe_text.cap(shown, 12)})
 
 
-def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tuple[str, str]:
+def _pack_of(class_type: str, subject: Subject, claim: deps_pack.Pack | None) -> tuple[str, str]:
     """The pack of a class and how that is known (a key of _STANDINGS).
 
     What a file claims settles nothing: it is held against the table. A server names what is installed there.
