@@ -12,7 +12,7 @@ from typing import Any
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import pack_rules
-from comfyskill.editor.build import Build, Node
+from comfyskill.editor.live import Build, Node
 from comfyskill.editor.widgets import is_undecided
 
 EXACT, UNSURE = "exact", "unsure"

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import certainty, pack_values, promote, text
-from comfyskill.editor.build import Build, Node, attach_unnamed, build
+from comfyskill.editor.build import attach_unnamed, build
+from comfyskill.editor.live import Build, Emission, Node, Place
 from comfyskill.editor.read import is_editor, read
-from comfyskill.editor.resolve import Constant, LinkTo, Place, source_of
-from comfyskill.editor.values import Emission, apply_primitives, constant, widget_inputs
+from comfyskill.editor.resolve import Constant, LinkTo, source_of
+from comfyskill.editor.values import apply_primitives, constant, widget_inputs
 from comfyskill.editor.widgets import UNSET
 
 __all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfyskill.editor import pack_rules
-from comfyskill.editor.build import Build, Node
+from comfyskill.editor.live import Build, Node, Place
 from comfyskill.editor.read import INPUT_NODE, MUTED
-from comfyskill.editor.resolve import Constant, LinkTo, Place, source_of
+from comfyskill.editor.resolve import Constant, LinkTo, source_of
 
 _ROLES = {
     "reroute": "a reroute: links pass through it",

@@ -16,8 +16,7 @@ from comfyskill.editor.text import js_round, js_string
 from comfyskill.editor.widgets import UNSET, Spec, Widget, default_of, read_spec
 
 if TYPE_CHECKING:
-    from comfyskill.editor.build import Node
-    from comfyskill.editor.values import Emission
+    from comfyskill.editor.live import Emission, Node
 
 
 class Sending(NamedTuple):

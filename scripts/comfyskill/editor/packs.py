@@ -16,7 +16,7 @@ from comfyskill.editor.text import js_json, text_field
 from comfyskill.editor.widgets import Widget
 
 if TYPE_CHECKING:
-    from comfyskill.editor.build import Graph
+    from comfyskill.editor.live import Graph
 
 # A Set node keeps its input under a name, Get nodes hand it out.
 GETTERS = {rule.partner: name for name, rule in rules.of_kind(rules.SETTER)}

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from comfyskill.editor.build import Build, Graph, Input, Node, Promoted, inner_first
+from comfyskill.editor.build import inner_first
+from comfyskill.editor.live import Build, Graph, Input, Node, Promoted
 from comfyskill.editor.read import INPUT_NODE, Link
 from comfyskill.editor.text import text_field
 from comfyskill.editor.widgets import UNSET, Widget, set_value

@@ -6,33 +6,13 @@ Level 1, pure. A loop with state, not recursion: a chain may be as long as the f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import pack_rules, packs
-from comfyskill.editor.build import Build, Graph, Node, Promoted
+from comfyskill.editor.live import Build, Graph, Node, Place, Promoted
 from comfyskill.editor.read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A graph as one instance of it: the instance node, the place that holds it, and the id prefix of its nodes."""
-
-    graph: Graph
-    host: Node | None = None
-    parent: Place | None = None
-    prefix: str = ""
-    depth: int = 0
-
-    def id_of(self, node: Node) -> str:
-        """The prompt's id of a node here."""
-        return f"{self.prefix}{node.id}"
-
-    def inside(self, instance: Node, graph: Graph) -> Place:
-        """The place inside an instance that stands here."""
-        return Place(graph, instance, self, f"{self.prefix}{instance.id}:", self.depth + 1)
 
 
 class LinkTo(NamedTuple):

@@ -6,16 +6,12 @@ Level 1, pure: time and randomness are part of the `Emission`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from comfyskill.base import safe_text
 from comfyskill.editor import pack_rules, promote
 from comfyskill.editor import text as editor_text
-from comfyskill.editor.build import Build, Graph, Node
-from comfyskill.editor.resolve import Place
+from comfyskill.editor.live import Build, Emission, Graph, Node
 from comfyskill.editor.widgets import UNSET, Widget
 
 # Nodes whose filename_prefix may hold %Node.widget% and %date:...%.
@@ -31,25 +27,6 @@ _NEWER_SAVERS = frozenset(
 
 # Widgets whose value the browser makes when the graph is queued.
 _CAPTURED = frozenset({"LOAD_3D", "WEBCAM"})
-
-
-@dataclass
-class Emission:
-    """What is gathered while the prompt is written."""
-
-    made: Build
-    now: datetime
-    seed: int | None
-    choose: Callable[[list[str]], str]
-    places: dict[str, tuple[Place, Node]] = field(default_factory=dict)
-    choices: list[dict[str, Any]] = field(default_factory=list)
-
-    def draw(self, node_id: str, least: int, most: int) -> int:
-        """A whole number for this node; the same one each time when a seed is set."""
-        import random
-
-        source = random.Random(f"{self.seed}:{node_id}" if self.seed is not None else None)
-        return source.randint(least, most)
 
 
 def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any]:
