@@ -34,14 +34,21 @@ from comfyskill.batch import flags
 
 def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    from comfyskill.base import file_limits, signals
+    from comfyskill.base import file_limits, paths, signals
     from comfyskill.batch import begin
+    from comfyskill.pages import make
 
     signals.listen()
     cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
     try:
-        return begin.report(args)
+        if args.report:
+            return make.alone(paths.absolute(args.report))
+        document, folder = begin.report(args)
+        if folder is not None:
+            document |= make.after_runs(folder)
+        begin.point_to_rest(document)
+        return document
     except signals.Terminated:
         return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
 

@@ -41,14 +41,14 @@ class _Work(NamedTuple):
     options: BatchOptions
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
-    """What run_batch.py prints. Raises SkillError for what must be put right first; then nothing was sent."""
-    if args.report:
-        return _report_only(paths.absolute(args.report))
+def report(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+    """What run_batch.py prints, and the folder to make pages for (None: none).
+
+    Raises SkillError for what must be put right first; then nothing was sent."""
     return _resume(args) if args.resume else _begin(args)
 
 
-def _begin(args: argparse.Namespace) -> dict[str, Any]:
+def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     """A new batch: plan, servers, consent, folder, runs."""
     wishes = flags.wishes(args)
     axes = _axes(args, wishes)
@@ -64,7 +64,7 @@ def _begin(args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         from comfyskill.batch import estimate
 
-        return estimate.preview(recipe, ready, notes, args.workflow)
+        return estimate.preview(recipe, ready, notes, args.workflow), None
     setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
     folder = paths.absolute(args.output_dir or default)
@@ -79,7 +79,7 @@ def _stand_in(path: str) -> tuple[list[Any], list[str]]:
     return [inventory.load(paths.expanded(path))], []
 
 
-def _resume(args: argparse.Namespace) -> dict[str, Any]:
+def _resume(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
     folder = paths.absolute(args.resume)
     batch_journal.refuse_links(folder)
@@ -188,7 +188,9 @@ def _check_name(template: str | None, filler: Filler) -> None:
             fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
 
 
-def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None) -> dict[str, Any]:
+def _in_folder(
+    args: argparse.Namespace, work: _Work, recorded: Recorded | None
+) -> tuple[dict[str, Any], Path | None]:
     """Lock the folder, open the journal, run, report."""
     from comfyskill.batch import run as batch_run
 
@@ -216,10 +218,8 @@ def _in_folder(args: argparse.Namespace, work: _Work, recorded: Recorded | None)
         lock.release()
     if work.notes:
         document["warnings"] = [*work.notes, *document.get("warnings", ())]
-    if not args.no_report and document.get("code") not in ("still_running", "output_gone"):
-        document |= _pages(folder)
-    _point_to_rest(document)
-    return document
+    shown = not args.no_report and document.get("code") not in ("still_running", "output_gone")
+    return document, folder if shown else None
 
 
 def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
     return line
 
 
-def _point_to_rest(document: dict[str, Any]) -> None:
+def point_to_rest(document: dict[str, Any]) -> None:
     """Where the failures are that the document has no room for."""
     failures = document.get("failures")
     if failures and failures.get("more"):
@@ -276,26 +276,3 @@ def _options(
         folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,
         tuple(words), _trust(args), partner=any(filler.prepared.partner for filler in ready),
     )  # fmt: skip
-
-
-def _pages(folder: Path) -> dict[str, Any]:
-    """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
-    from comfyskill.base import signals
-    from comfyskill.pages import make
-
-    try:
-        return make.write(folder)
-    except (OSError, SkillError) as error:
-        cli.warn(f"the runs are done, but their pages could not be written: {error}")
-        return {"report_problem": str(error)}
-    except (KeyboardInterrupt, signals.Terminated):
-        # What became of the runs is worth more than pictures of it.
-        told = f"interrupted; this makes the pages: {commands.command('run_batch.py', '--report', folder)}"
-        cli.warn(told)
-        return {"report_problem": told}
-
-
-def _report_only(folder: Path) -> dict[str, Any]:
-    from comfyskill.pages import make
-
-    return {"status": "ok", "output_dir": str(folder), **make.write(folder)}

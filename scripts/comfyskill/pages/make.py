@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import cli, file_names, safe_text
+from comfyskill.base.cli import SkillError
 from comfyskill.batch import results as batch_results
+from comfyskill.server import commands
 
 MOST_ROWS = 20
 MOST_FILES = 4
@@ -57,3 +59,23 @@ def _first_rows(results: batch_results.Results) -> dict[str, Any]:
         for row in results.rows[:MOST_ROWS]
     ]
     return {"count": len(results.rows), "items": rows}
+
+
+def after_runs(folder: Path) -> dict[str, Any]:
+    """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
+    from comfyskill.base import signals
+
+    try:
+        return write(folder)
+    except (OSError, SkillError) as error:
+        cli.warn(f"the runs are done, but their pages could not be written: {error}")
+        return {"report_problem": str(error)}
+    except (KeyboardInterrupt, signals.Terminated):
+        # What became of the runs is worth more than pictures of it.
+        told = f"interrupted; this makes the pages: {commands.command('run_batch.py', '--report', folder)}"
+        cli.warn(told)
+        return {"report_problem": told}
+
+
+def alone(folder: Path) -> dict[str, Any]:
+    return {"status": "ok", "output_dir": str(folder), **write(folder)}
