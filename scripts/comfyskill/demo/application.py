@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Coroutine
 from pathlib import Path
@@ -23,11 +22,13 @@ from comfyskill.demo import http_faults
 from comfyskill.demo.cloud_routes import CloudRoutes
 from comfyskill.demo.control import Control
 from comfyskill.demo.definitions import Definitions
-from comfyskill.demo.engine import Cache, Engine
+from comfyskill.demo.engine import Engine
 from comfyskill.demo.faults import Faults
 from comfyskill.demo.folders import Folders
+from comfyskill.demo.item import Cache
 from comfyskill.demo.manager_routes import ManagerRoutes
 from comfyskill.demo.options import Options
+from comfyskill.demo.parts import Parts
 from comfyskill.demo.routes import Handler, Route
 from comfyskill.demo.routes_files import FileRoutes
 from comfyskill.demo.routes_info import InfoRoutes
@@ -41,7 +42,7 @@ WEB = Path(__file__).parent / "data" / "web"
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
 
-class Demo:
+class Demo(Parts):
     """One server: its options, its state, its handlers."""
 
     def __init__(self, options: Options) -> None:
@@ -52,6 +53,7 @@ class Demo:
         self.faults.restart = self.restart
         self.faults.before_exit = self.folders.close
         self.storage_url = ""
+        self.on_reset = []
         self.info = InfoRoutes(self)
         self.hub = Hub(self.faults, self.info.features)
         self.engine = Engine(options, self.folders, self.definitions, self.hub, self.faults)
@@ -60,9 +62,17 @@ class Demo:
         self.user_routes = UserRoutes(self)
         self.control = Control(self)
         self.manager = ManagerRoutes(self, options.manager) if options.manager else None
-        self.cloud = CloudRoutes(self) if options.cloud else None
+        self.cloud = self._cloud() if options.cloud else None
         self.hub.broadcast_all = options.cloud
         self.tasks: list[asyncio.Task[None]] = []
+
+    def _cloud(self) -> CloudRoutes:
+        own: list[Route] = [("GET", "/ws", self.socket)]
+        if self.options.control:
+            own += self.control.routes()
+        cloud = CloudRoutes(self, self.info, self.run_routes, self.file_routes, self.user_routes, own)
+        self.on_reset.append(cloud.jobs.forget)
+        return cloud
 
     def routes(self) -> list[Route]:
         if self.cloud is not None:
@@ -90,14 +100,6 @@ class Demo:
         if self.faults.strike("hang-socket") is not None:
             await asyncio.sleep(3600)
         return await self.hub.serve(request)
-
-    def restart(self, down: float = 0.0) -> None:
-        """Lose queue, history and sockets; with `down` (seconds), drop all connections for that long."""
-        self.engine.forget()
-        self.folders.empty_temp()
-        self.hub.drop_all()
-        if down:
-            self.faults.down_until = time.monotonic() + down
 
     def application(self) -> web.Application:
         own = [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]

@@ -13,7 +13,7 @@ from comfyskill.demo.node_table import Implementation, Result, call_arguments
 from comfyskill.demo.values import Blocked, Images, Latent
 
 if TYPE_CHECKING:
-    from comfyskill.demo.execution import Execution
+    from comfyskill.demo.item import Running
 
 HEAVY_PIXELS = 250_000
 
@@ -21,7 +21,7 @@ HEAVY_PIXELS = 250_000
 class Call:
     """What a node's function may know and do."""
 
-    def __init__(self, run: Execution, node_id: str, cls: NodeClass) -> None:
+    def __init__(self, run: Running, node_id: str, cls: NodeClass) -> None:
         self.run = run
         self.node_id = node_id
         self.cls = cls

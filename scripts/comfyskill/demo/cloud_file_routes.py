@@ -19,7 +19,8 @@ from comfyskill.demo.routes import Route
 from comfyskill.demo.routes_files import channel_png
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
+    from comfyskill.demo.routes_files import FileRoutes
 
 MAX_BYTES, MAX_EDGE, MAX_PIXELS = 50 * 1024 * 1024, 16_384, 67_108_864
 
@@ -27,8 +28,11 @@ MAX_BYTES, MAX_EDGE, MAX_PIXELS = 50 * 1024 * 1024, 16_384, 67_108_864
 class CloudFileRoutes:
     """Handlers over the folders and the storage behind the cloud."""
 
-    def __init__(self, demo: Demo, jobs: Jobs, storage: Storage, switches: Mapping[str, str]) -> None:
+    def __init__(
+        self, demo: Parts, files: FileRoutes, jobs: Jobs, storage: Storage, switches: Mapping[str, str]
+    ) -> None:
         self.demo = demo
+        self.local = files
         self.jobs = jobs
         self.storage = storage
         self.switches = switches
@@ -66,7 +70,7 @@ class CloudFileRoutes:
     def _find(self, name: str, query: Any) -> Path | None:
         if name in self.jobs.files:
             return self.jobs.files[name]
-        path, _ = self.demo.file_routes.find(query)
+        path, _ = self.local.find(query)
         return path
 
     async def upload(self, request: web.Request) -> web.Response:

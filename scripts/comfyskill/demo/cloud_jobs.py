@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from comfyskill.demo.engine import Engine, Item
-from comfyskill.demo.routes_jobs import summary
+from comfyskill.demo.engine import Engine
+from comfyskill.demo.item import Item
+from comfyskill.demo.job_rows import summary
 
 GROUPS = {
     "submitted": "pending",

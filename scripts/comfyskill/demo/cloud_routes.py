@@ -20,7 +20,11 @@ from comfyskill.demo.routes_info import DEMO_MARK
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
+    from comfyskill.demo.routes_files import FileRoutes
+    from comfyskill.demo.routes_info import InfoRoutes
+    from comfyskill.demo.routes_run import RunRoutes
+    from comfyskill.demo.routes_user import UserRoutes
 
 OPEN = (
     "/api/system_stats",
@@ -47,14 +51,27 @@ THROTTLING = ("QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "bare")
 class CloudRoutes:
     """Handlers of the cloud double."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(
+        self,
+        demo: Parts,
+        info: InfoRoutes,
+        run: RunRoutes,
+        files: FileRoutes,
+        user: UserRoutes,
+        own: list[Route],
+    ) -> None:
+        """`own`: routes that the cloud has under the same path as a local server."""
         self.demo = demo
+        self.info = info
+        self.run = run
+        self.user_routes = user
+        self.own = own
         self.engine = demo.engine
         self.switches = dict(demo.options.cloud_options)
         self.jobs = Jobs(demo.engine, self.switches)
         self.storage = Storage(demo.options.host, float(self.switches["view_expires"]))
         self.job_routes = CloudJobRoutes(demo.engine, self.jobs, self.switches)
-        self.file_routes = CloudFileRoutes(demo, self.jobs, self.storage, self.switches)
+        self.file_routes = CloudFileRoutes(demo, files, self.jobs, self.storage, self.switches)
         self.refused = 0
         self.count = 0
 
@@ -63,9 +80,9 @@ class CloudRoutes:
         return int(self.switches["concurrency"] or CONCURRENCY[self.demo.options.tier])
 
     def routes(self) -> list[Route]:
-        info, user = self.demo.info, self.demo.user_routes
+        info, user = self.info, self.user_routes
         found: list[Route] = [
-            ("GET", "/prompt", self.demo.run_routes.get_prompt),
+            ("GET", "/prompt", self.run.get_prompt),
             ("POST", "/prompt", self.submit),
             ("POST", "/free", self.nothing_done),
             ("POST", "/history", self.post_history),
@@ -88,9 +105,9 @@ class CloudRoutes:
         ]
         found += self.job_routes.routes() + self.file_routes.routes()
         named = [(method, f"/api{path}", handler) for method, path, handler in found]
-        named += [("GET", "/view", self.file_routes.view), ("GET", "/ws", self.demo.socket)]
+        named += [("GET", "/view", self.file_routes.view), *self.own]
         if self.demo.options.control:
-            named += [*self.demo.control.routes(), ("GET", "/demo/storage", self.storage_log)]
+            named.append(("GET", "/demo/storage", self.storage_log))
         return named
 
     # who may
@@ -137,7 +154,7 @@ class CloudRoutes:
         if refused is not None:
             return refused
         body = {key: value for key, value in body.items() if key not in ("prompt_id", "number", "front")}
-        answer, status, item = self.demo.run_routes.accept({**body, "prompt_id": str(uuid.uuid4())})
+        answer, status, item = self.run.accept({**body, "prompt_id": str(uuid.uuid4())})
         if item is None:
             return web.json_response(answer, status=status)
         if answer["node_errors"] and self.switches["node_errors"] == "reject":
@@ -206,7 +223,7 @@ class CloudRoutes:
         job.capped = job.item.stop = True
 
     async def post_history(self, request: web.Request) -> web.StreamResponse:
-        answer = await self.demo.run_routes.post_history(request)
+        answer = await self.run.post_history(request)
         for job in [job for job in self.jobs.jobs.values() if job.ended is not None]:
             if job.entry and job.id not in self.engine.history:
                 del self.jobs.jobs[job.id]
@@ -222,7 +239,7 @@ class CloudRoutes:
 
     async def models_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
-        names = self.demo.info.files_of(folder)
+        names = self.info.files_of(folder)
         if not names:
             return refusal(404, "folder_not_found", f"Folder not found: {folder}")
         return web.json_response([{"name": name, "pathIndex": 0} for name in names])
@@ -237,7 +254,7 @@ class CloudRoutes:
         return web.json_response(found)
 
     async def system_stats(self, _request: web.Request) -> web.Response:
-        stats = self.demo.info.stats()
+        stats = self.info.stats()
         stats["system"] |= {
             "cloud_version": "demo",
             "deploy_environment": "demo",

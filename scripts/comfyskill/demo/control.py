@@ -14,7 +14,7 @@ from comfyskill.demo.routes import Route, read_json
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 KEPT_REQUESTS = 100_000
 KEPT_BODY = 65_536
@@ -24,7 +24,7 @@ LONGEST_WAIT = 5.0
 class Control:
     """The routes under /demo, and the list of requests."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(self, demo: Parts) -> None:
         self.demo = demo
         self.requests: deque[dict[str, Any]] = deque(maxlen=KEPT_REQUESTS)
         self.count = 0
@@ -106,8 +106,8 @@ class Control:
         self.demo.hub.drop_all()
         await self._quiet()
         self.demo.engine.cache.kept.clear()
-        if self.demo.cloud is not None:
-            self.demo.cloud.jobs.forget()
+        for forget in self.demo.on_reset:
+            forget()
         self.demo.engine.executions.clear()
         self.demo.folders.forget()
         self.requests.clear()

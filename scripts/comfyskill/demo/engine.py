@@ -8,15 +8,15 @@ import random
 import string
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
 from comfyskill.demo.definitions import Definitions
-from comfyskill.demo.execution import Execution, Kept, Outcome, now_ms
+from comfyskill.demo.execution import Execution
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.graph import Graph
+from comfyskill.demo.item import Cache, EngineFaults, Item, Outcome, now_ms
 from comfyskill.demo.node_table import implementation
 from comfyskill.demo.options import Options
 from comfyskill.demo.sockets import Hub
@@ -24,51 +24,6 @@ from comfyskill.demo.validation import Unhandled
 
 LOG_LINES = 300
 EXECUTIONS_KEPT = 200_000
-
-
-class EngineFaults(Protocol):
-    """What the engine asks the fault switches."""
-
-    async def before_run(self, prompt_id: str) -> None: ...
-    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
-    async def while_paused(self) -> None: ...
-    async def before_history(self, prompt_id: str) -> bool: ...
-    async def after_run(self, prompt_id: str) -> None: ...
-
-
-@dataclass(eq=False)
-class Item:
-    """A prompt that waits or runs. `secrets` are kept apart: they must not show anywhere."""
-
-    number: float
-    prompt_id: str
-    prompt: dict[str, Any]
-    extra_data: dict[str, Any]
-    outputs: list[str]
-    secrets: dict[str, str] = field(default_factory=dict)
-    created: int = field(default_factory=now_ms)
-    stop: bool = False
-    forgotten: bool = False
-    started: int = 0
-
-    def __lt__(self, other: Item) -> bool:
-        return (self.number, self.prompt_id) < (other.number, other.prompt_id)
-
-    def row(self, modern: bool) -> list[Any]:
-        """The five elements of the protocol."""
-        extra = self.extra_data if modern else {**self.extra_data, **self.secrets}
-        return [self.number, self.prompt_id, self.prompt, extra, self.outputs]
-
-
-class Cache:
-    """Results by node signature. As on the real server, only what the newest prompt could use is kept."""
-
-    def __init__(self) -> None:
-        self.kept: dict[Any, Kept] = {}
-
-    def keep_only(self, signatures: Iterable[Any]) -> None:
-        wanted = set(signatures)
-        self.kept = {key: value for key, value in self.kept.items() if key in wanted}
 
 
 class Engine:

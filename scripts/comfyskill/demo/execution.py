@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from comfyskill.demo import generic
 from comfyskill.demo.call import Call, as_result, invoke, printed, stack_lines
 from comfyskill.demo.definitions import NodeClass
 from comfyskill.demo.graph import Graph, Order, is_link
+from comfyskill.demo.item import Kept, Outcome, now_ms
 from comfyskill.demo.node_table import Implementation, Interrupted, NodeFailure, Result, implementation
 from comfyskill.demo.progress import Progress
 from comfyskill.demo.validation import live_inputs
 from comfyskill.demo.values import Blocked
 
 if TYPE_CHECKING:
-    from comfyskill.demo.engine import Cache, Engine, Item
+    from comfyskill.demo.item import Cache, Host, Item
 
 # What a node may raise without being a fault of the server.
 NODE_ERRORS = (
@@ -36,32 +36,10 @@ NODE_ERRORS = (
 LONGEST_TURN = 0.005
 
 
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A node's result in the cache."""
-
-    values: list[list[Any]]
-    ui: Mapping[str, list[Any]] | None
-
-
-@dataclass
-class Outcome:
-    """How a run ended, in the words of the history."""
-
-    outputs: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    success: bool = True
-
-
 class Execution:
     """One run of one item. `run` never raises for what the graph does."""
 
-    def __init__(self, engine: Engine, item: Item, cache: Cache) -> None:
+    def __init__(self, engine: Host, item: Item, cache: Cache) -> None:
         self.engine = engine
         self.item = item
         self.cache = cache

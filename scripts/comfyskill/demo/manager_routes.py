@@ -14,7 +14,7 @@ from comfyskill.demo.model_lists import canonical
 from comfyskill.demo.routes import Route, empty, with_api
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
 AWAY = 0.3
@@ -23,7 +23,7 @@ AWAY = 0.3
 class ManagerRoutes:
     """The routes of `--manager`."""
 
-    def __init__(self, demo: Demo, shape: str) -> None:
+    def __init__(self, demo: Parts, shape: str) -> None:
         self.demo = demo
         self.packs = demo.definitions.packs()
         demo.definitions.absent = {name for classes in self.packs.values() for name in classes}

@@ -22,7 +22,7 @@ from comfyskill.demo.validation import Unhandled
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 UNSAFE_TYPES = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 KNOWN_TYPES = {
@@ -48,7 +48,7 @@ KNOWN_TYPES = {
 class FileRoutes:
     """Handlers over the folders."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(self, demo: Parts) -> None:
         self.demo = demo
         self.folders = demo.folders
 

@@ -17,7 +17,7 @@ from comfyskill.demo.routes import Route, empty, read_object, with_api
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 FRONTEND = {"0.8.0": "1.35.9", "0.3.64": "1.27.10"}
 TEMPLATES = {"0.8.0": "0.7.67", "0.3.64": "0.1.95"}
@@ -31,7 +31,7 @@ PAGE = "<!DOCTYPE html><html><head><title>ComfyUI demo server</title></head><bod
 class InfoRoutes:
     """Handlers that only read (and the log subscription)."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(self, demo: Parts) -> None:
         self.demo = demo
         self.templates = DATA / "templates"
 

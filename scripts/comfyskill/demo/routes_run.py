@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from comfyskill.demo.engine import Item
-from comfyskill.demo.execution import now_ms
+from comfyskill.demo.item import Item, now_ms
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
 from comfyskill.demo.validation import Unhandled, check, no_prompt
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 
@@ -22,7 +21,7 @@ SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 class RunRoutes:
     """Handlers over the engine."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(self, demo: Parts) -> None:
         self.demo = demo
         self.engine = demo.engine
 

@@ -14,13 +14,13 @@ from comfyskill.demo.routes import Route, empty, read_json, read_object, with_ap
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
-    from comfyskill.demo.application import Demo
+    from comfyskill.demo.parts import Parts
 
 
 class UserRoutes:
     """Handlers over the user's folder; settings live in memory."""
 
-    def __init__(self, demo: Demo) -> None:
+    def __init__(self, demo: Parts) -> None:
         self.demo = demo
         self.settings: dict[str, Any] = {}
 
