@@ -95,9 +95,9 @@ def unasked(why: str) -> list[Check]:
 
 def host_url(host: str) -> str:
     """The address as it is printed: without a login."""
-    import _addresses
+    import _common
 
-    return _addresses.normal_base(_addresses.split_user_info(host)[0]) if host != "demo" else host
+    return _common.normal_base(_common.split_user_info(host)[0]) if host != "demo" else host
 
 
 def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:

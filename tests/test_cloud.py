@@ -16,7 +16,7 @@ import graphs
 import pytest
 from conftest import Demo, Ran, Runner
 
-import _credentials
+import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.run import collect
 from comfyskill.server import cloud_account
@@ -54,7 +54,7 @@ def cloud(new_demo: Any, plain_cloud: Demo) -> Start:
 
 
 def client(demo: Demo, key: str | None = KEY) -> Cloud:
-    return Cloud(demo.url, _credentials.Access(key=key))
+    return Cloud(demo.url, _common.Access(key=key))
 
 
 def submission(graph: Any = None, **changes: Any) -> Submission:
@@ -148,13 +148,13 @@ def test_the_key_travels_as_x_api_key(run: Runner, cloud: Start, graph_file: Any
 @pytest.mark.parametrize(
     ("access", "token"),
     [
-        (_credentials.Access(key="k-1"), "k-1"),
-        (_credentials.Access({"Authorization": "Bearer s-1"}), "s-1"),
-        (_credentials.Access({"Authorization": "Basic s-1"}), None),
-        (_credentials.Access(), None),
+        (_common.Access(key="k-1"), "k-1"),
+        (_common.Access({"Authorization": "Bearer s-1"}), "s-1"),
+        (_common.Access({"Authorization": "Basic s-1"}), None),
+        (_common.Access(), None),
     ],
 )
-def test_the_socket_gets_key_or_session_as_its_token(access: _credentials.Access, token: str | None) -> None:
+def test_the_socket_gets_key_or_session_as_its_token(access: _common.Access, token: str | None) -> None:
     query = parse_qs(urlsplit(Cloud("https://cloud.comfy.org", access).socket_url("c")).query)
 
     assert query.get("token") == ([token] if token else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import _addresses
 import _common
 from comfyskill.base.cli import SkillError
 
@@ -29,7 +28,7 @@ from comfyskill.base.cli import SkillError
     ],
 )
 def test_routes_have_one_address(host: str, path: str, url: str) -> None:
-    assert _addresses.resolve_url(host, path) == url
+    assert _common.resolve_url(host, path) == url
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def test_routes_have_one_address(host: str, path: str, url: str) -> None:
 )
 def test_what_is_no_address_is_misuse(host: str) -> None:
     with pytest.raises(SkillError) as raised:
-        _addresses.resolve_url(host, "/prompt")
+        _common.resolve_url(host, "/prompt")
     assert raised.value.exit == 2
 
 
@@ -57,7 +56,7 @@ def test_what_is_no_address_is_misuse(host: str) -> None:
     ],
 )
 def test_only_the_clouds_own_names_are_the_cloud(host: str, cloud: bool) -> None:
-    assert _addresses.is_cloud_host(host) is cloud
+    assert _common.is_cloud_host(host) is cloud
 
 
 def test_model_lists_of_both_kinds() -> None:
@@ -123,9 +122,9 @@ def test_subfolders_cannot_climb() -> None:
      ("0.0.0.0", False), ("::2", False), ("::ffff:10.0.0.1", False), ("10.0.0.1", False), ("", False)],
 )  # fmt: skip
 def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
-    assert _addresses.is_this_machine(host) is here
+    assert _common.is_this_machine(host) is here
 
 
 def test_a_number_in_full_width_is_the_number_it_shows() -> None:
-    assert _addresses.normal_base("http://[::ffff:127.0.0.1]:80") == "http://[::ffff:127.0.0.1]:80"
-    assert _addresses.normal_base("http://\uff11\uff12\uff17.0.0.1:80") == "http://127.0.0.1:80"
+    assert _common.normal_base("http://[::ffff:127.0.0.1]:80") == "http://[::ffff:127.0.0.1]:80"
+    assert _common.normal_base("http://\uff11\uff12\uff17.0.0.1:80") == "http://127.0.0.1:80"

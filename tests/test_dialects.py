@@ -21,7 +21,7 @@ import pytest
 from conftest import Demo, Ran, Runner
 from v2_servers import Hosted, Proxy, refuse, running
 
-import _credentials
+import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.server import connect as server_connect
 from comfyskill.server.protocol import Dialect, Submission
@@ -51,7 +51,7 @@ class Place:
 
     def connect(self) -> Dialect:
         """A client for it."""
-        return server_connect.dialect(self.url, _credentials.Access(key=self.key), self.api)
+        return server_connect.dialect(self.url, _common.Access(key=self.key), self.api)
 
 
 @pytest.fixture(scope="module")

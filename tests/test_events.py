@@ -186,7 +186,7 @@ def replay() -> Iterator[Replay]:
 
 @pytest.mark.parametrize(("name", "conn"), CASES, ids=lambda value: str(value))
 def test_a_recorded_run_is_followed_to_its_end(replay: Replay, name: str, conn: str) -> None:
-    import _credentials
+    import _common
     from comfyskill.server.local import Local
     from comfyskill.server.watch import Ended, Update, Watcher
 
@@ -206,7 +206,7 @@ def test_a_recorded_run_is_followed_to_its_end(replay: Replay, name: str, conn: 
         }
         for prompt_id, outcome in expected.items()
     }
-    watcher = Watcher(Local(replay.url, _credentials.Access()), "client-a")
+    watcher = Watcher(Local(replay.url, _common.Access()), "client-a")
     watcher.open()
     for prompt_id in expected:
         watcher.watch(prompt_id)

@@ -20,7 +20,7 @@ import pytest
 from conftest import SCRIPTS
 from graphs import picture as picture_graph
 
-import _credentials
+import _common
 from comfyskill.server import connect
 from comfyskill.server.protocol import Submission
 
@@ -396,7 +396,7 @@ def test_the_cloud_without_a_good_key(check, new_demo, key):
 
 def test_a_cloud_that_has_no_machine_yet_has_no_dead_worker(check, new_demo):
     cloud = new_demo("--cloud", "--tier", "creator", "--fault", "paused")
-    server = connect.dialect(cloud.url, _credentials.Access(key="comfyui-demo-key"), "cloud")
+    server = connect.dialect(cloud.url, _common.Access(key="comfyui-demo-key"), "cloud")
     server.submit(Submission(picture_graph(1), str(uuid.uuid4()), "c"))
     row = by_name(check(*cloud_flags(cloud)))["queue"]
     assert (row["result"], row["running"], row["pending"]) == ("ok", 0, 1)

@@ -14,7 +14,7 @@ import graphs
 import pytest
 from conftest import Ran, Runner
 
-import _credentials
+import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.server import connect
 from comfyskill.server.protocol import Dialect
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(not KEY, reason="COMFY_CLOUD_API_KEY is not set"
 
 @pytest.fixture(params=["cloud", "v2"])
 def server(request: pytest.FixtureRequest) -> Iterator[Dialect]:
-    made = connect.dialect(HOST, _credentials.Access(key=KEY), request.param)
+    made = connect.dialect(HOST, _common.Access(key=KEY), request.param)
     yield made
     made.close()
 
 
 @pytest.fixture
 def v1() -> Iterator[Dialect]:
-    made = connect.dialect(HOST, _credentials.Access(key=KEY), "cloud")
+    made = connect.dialect(HOST, _common.Access(key=KEY), "cloud")
     yield made
     made.close()
 
@@ -96,7 +96,7 @@ def test_a_job_that_nobody_has(server: Dialect) -> None:
 
 
 def test_v2_lists_no_jobs_there() -> None:
-    server = connect.dialect(HOST, _credentials.Access(key=KEY), "v2")
+    server = connect.dialect(HOST, _common.Access(key=KEY), "v2")
 
     with pytest.raises(SkillError) as caught:
         server.list_jobs(1)
@@ -113,7 +113,7 @@ def test_the_account_is_read_as_far_as_it_is_told(v1: Dialect) -> None:
 
 
 def test_a_wrong_key_is_refused() -> None:
-    server = connect.dialect(HOST, _credentials.Access(key="comfyui-not-a-key"), "cloud")
+    server = connect.dialect(HOST, _common.Access(key="comfyui-not-a-key"), "cloud")
 
     with pytest.raises(SkillError) as caught:
         server.list_jobs(1)

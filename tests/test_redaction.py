@@ -14,7 +14,7 @@ import pytest
 from conftest import SCRIPTS, Runner
 from raw_server import Raw, Talk
 
-import _credentials
+import _common
 from comfyskill.base import safe_text
 
 KEY = "comfyui-KEYabcdefghijKLM0123456789"
@@ -78,7 +78,7 @@ def test_ordinary_words_stay() -> None:
     safe_text.hide(KEY)
     text = "comfyui-manager, ComfyUI-KJNodes and comfyui-frontend of the pack comfyui-key"
     assert safe_text.redact(text) == text
-    _credentials.parse_headers(["X-Mode: workflow-v2"])
+    _common.parse_headers(["X-Mode: workflow-v2"])
     assert safe_text.redact("the workflow of workflow-v2") == "the workflow of [hidden]"
 
 
@@ -94,9 +94,7 @@ def test_a_short_password_is_hidden_as_it_stands() -> None:
 
 
 def test_a_token_is_found_without_its_scheme_and_a_cookie_without_its_name() -> None:
-    _credentials.parse_headers(
-        ["Authorization: Bearer canary-5f1c9e7788", "Cookie: a=canary-cookie-77ab21; b=c"]
-    )
+    _common.parse_headers(["Authorization: Bearer canary-5f1c9e7788", "Cookie: a=canary-cookie-77ab21; b=c"])
     assert "canary" not in safe_text.redact("canary-5f1c9e7788 and canary-cookie-77ab21")
 
 

@@ -17,7 +17,7 @@ import graphs
 import pytest
 from conftest import Demo, Runner
 
-import _addresses
+import _common
 from comfyskill.server import session as server_session
 
 KEY = "comfyui-canary-0123456789abcdef"
@@ -86,17 +86,14 @@ def web() -> Iterator[Callable[..., Web]]:
 
 
 def server_with_key(url: str) -> Any:
-    import _credentials
     from comfyskill.server.cloud import Cloud
 
-    return Cloud(
-        url, _credentials.Access({"Authorization": f"Bearer {BEARER}", "Cookie": "a=canary-cookie"}, KEY)
-    )
+    return Cloud(url, _common.Access({"Authorization": f"Bearer {BEARER}", "Cookie": "a=canary-cookie"}, KEY))
 
 
 def named(server: Web) -> Web:
     """A server that the user has named: another one of this machine may point there."""
-    _addresses.note_named(server.url)
+    _common.note_named(server.url)
     return server
 
 
@@ -217,7 +214,6 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 
 def test_https_does_not_fall_back_to_http_and_trusts_only_who_it_should(web: Any, certificate: Path) -> None:
-    import _credentials
     from comfyskill.base.cli import SkillError
     from comfyskill.server.cloud import Cloud
 
@@ -225,9 +221,9 @@ def test_https_does_not_fall_back_to_http_and_trusts_only_who_it_should(web: Any
     secure.redirect("/api/thing", f"{plain.url}/file")
     plain.json("/file", 1)
     with pytest.raises(SkillError) as raised:
-        Cloud(secure.url, _credentials.Access(key=KEY)).get_json("thing", attempts=1)
+        Cloud(secure.url, _common.Access(key=KEY)).get_json("thing", attempts=1)
     assert raised.value.code == "unreachable" and "--ca-bundle" in (raised.value.hint or "")
-    trusted = Cloud(secure.url, _credentials.Access(key=KEY, ca_bundle=str(certificate)))
+    trusted = Cloud(secure.url, _common.Access(key=KEY, ca_bundle=str(certificate)))
     with pytest.raises(SkillError) as raised:
         trusted.get_json("thing", attempts=1)
     assert raised.value.code == "unsafe_redirect"
@@ -492,7 +488,6 @@ def test_a_proxy_of_the_environment_is_used_for_another_machine(
 def test_the_authority_of_the_flag_wins_over_that_of_the_environment(
     web: Any, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import _credentials
     from comfyskill.base.cli import SkillError
     from comfyskill.server.local import Local
 
@@ -508,12 +503,12 @@ def test_the_authority_of_the_flag_wins_over_that_of_the_environment(
             patch.delenv("CURL_CA_BUNDLE", raising=False)
             patch.setenv(variable, str(certificate))
             with pytest.raises(SkillError) as raised:
-                Local(comfy.url, _credentials.Access(ca_bundle=str(other))).get_json("thing", attempts=1)
+                Local(comfy.url, _common.Access(ca_bundle=str(other))).get_json("thing", attempts=1)
             assert raised.value.code == "unreachable" and comfy.seen == []
             assert Local(comfy.url).get_json("thing") == 1
             patch.setenv(variable, str(other))
-            assert Local(comfy.url, _credentials.Access(ca_bundle=str(certificate))).get_json("thing") == 1
-            assert Local(comfy.url, _credentials.Access(insecure=True)).get_json("thing") == 1
+            assert Local(comfy.url, _common.Access(ca_bundle=str(certificate))).get_json("thing") == 1
+            assert Local(comfy.url, _common.Access(insecure=True)).get_json("thing") == 1
         comfy.seen.clear()
 
 

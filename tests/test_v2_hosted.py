@@ -17,7 +17,7 @@ import pytest
 from conftest import Runner
 from v2_servers import PICTURE, Hosted, Seen, Storage, refuse, running, send, sse
 
-import _credentials
+import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.run import collect
 from comfyskill.server import transport
@@ -42,7 +42,7 @@ def hosted(storage: Storage) -> Iterator[Hosted]:
 
 def client(hosted: Hosted, surface: str = "other", key: str | None = None) -> V2:
     """A client; `surface` stands in for the host name by which the hosted surfaces are known."""
-    server = V2(hosted.url, _credentials.Access(key=key))
+    server = V2(hosted.url, _common.Access(key=key))
     server._kind = surface
     return server
 

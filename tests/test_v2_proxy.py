@@ -18,7 +18,7 @@ import pytest
 from conftest import Demo, Runner
 from v2_servers import Proxy
 
-import _credentials
+import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.server import connect
 from comfyskill.server.protocol import Submission
@@ -272,7 +272,7 @@ def test_a_job_removed_behind_the_proxy_ends_as_cancelled(
 
 
 def test_the_monitor_knows_titles_and_shares_behind_the_proxy(run: Runner, proxy: Proxy) -> None:
-    server = connect.dialect(proxy.url, _credentials.Access(), "v2")
+    server = connect.dialect(proxy.url, _common.Access(), "v2")
     server.submit(Submission(graphs.sleeper(1.5), str(uuid.uuid4()), "c"))
 
     ran = run("ws_monitor.py", "--host", proxy.url, timeout=30)
@@ -418,7 +418,7 @@ def test_many_jobs_are_followed_by_one_watcher_without_streams(proxy: Proxy, dem
 
 
 def test_the_probe_says_why_it_is_v2(proxy: Proxy) -> None:
-    found = connect.probe(proxy.url, _credentials.Access())
+    found = connect.probe(proxy.url, _common.Access())
 
     assert found == connect.Found("v2", "/api/v2/health answers", demo=False)
 

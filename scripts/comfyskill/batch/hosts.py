@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import _addresses
-import _credentials
+import _common
 from comfyskill.base import cli, paths, safe_text, text_files
 from comfyskill.base.cli import SkillError
 from comfyskill.batch.journal import Recorded
@@ -196,12 +195,12 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
 
 
 def _origin(address: str | None) -> tuple[str, str, int]:
-    from _addresses import origin_of
+    from _common import origin_of
 
     if address in (None, "demo"):
         return "demo", "", 0
-    bare, _ = _addresses.split_user_info(_addresses.CLOUD_URL if address == "cloud" else str(address))
-    return origin_of(_addresses.normal_base(bare))
+    bare, _ = _common.split_user_info(_common.CLOUD_URL if address == "cloud" else str(address))
+    return origin_of(_common.normal_base(bare))
 
 
 def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
@@ -210,15 +209,13 @@ def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
     hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
     keys = args.api_key or args.api_key_file or args.header or args.partner_key
     if keys or any(_is_cloud(host) for host in hosts):
-        raise _credentials.not_named(hosts)
+        raise _common.not_named(hosts)
     return [Host(host, named=False) for host in dict.fromkeys(hosts)] or [Host(None)]
 
 
 def _is_cloud(host: str) -> bool:
     """Whether a server takes runs only with a key."""
-    return host == "cloud" or _addresses.is_cloud_host(
-        _addresses.normal_base(_addresses.split_user_info(host)[0])
-    )
+    return host == "cloud" or _common.is_cloud_host(_common.normal_base(_common.split_user_info(host)[0]))
 
 
 __all__ = ["Connected", "Host", "connect", "named", "place_of", "recognise", "word_of"]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import _addresses
-from _addresses import Origin, origin_of
+import _common
+from _common import Origin, origin_of
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import catalog
@@ -51,7 +51,7 @@ class AllowedHosts:
 
     def refusal(self, url: str) -> str | None:
         """Why a download may not start at this address, or None when it may."""
-        parts = _addresses.plain_parts(url)
+        parts = _common.plain_parts(url)
         if parts is None:
             return "it is no address that all programs read alike"
         origin = origin_of(url)
@@ -129,7 +129,7 @@ def flag_for(url: str) -> str:
     """The flag that consents to an address: its host where that is enough; plain http, a port or a private network
     wants the whole origin written out.
     """
-    parts = _addresses.plain_parts(url)
+    parts = _common.plain_parts(url)
     if parts is None:
         return "--allow-host HOST"
     host = safe_text.clean(parts.hostname, 100)
@@ -177,7 +177,7 @@ def session_for(url: str, allowed: AllowedHosts) -> SecureSession:
 
 def shown(url: str) -> str:
     """An address without login and query, which may hold signatures."""
-    parts = _addresses.plain_parts(url)
+    parts = _common.plain_parts(url)
     if parts is None:
         return safe_text.clean(url.partition("?")[0].rpartition("@")[2], 300)
     host = parts.hostname or ""

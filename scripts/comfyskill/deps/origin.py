@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import _addresses
+import _common
 from comfyskill.base import cache, file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog as deps_catalog
@@ -50,7 +50,7 @@ class Origin(NamedTuple):
 
 def direct_url(url: str) -> str:
     """The address of the file itself where a page's address was given (huggingface.co: blob -> resolve)."""
-    parts = _addresses.plain_parts(url)
+    parts = _common.plain_parts(url)
     if parts is not None and parts.hostname == "huggingface.co" and "/blob/" in parts.path:
         return url.replace("/blob/", "/resolve/", 1)
     return url
@@ -63,7 +63,7 @@ def read(entry: Any, source: str, *, suggestion: bool = False) -> Origin | None:
     name, url = entry.get("name"), entry.get("url")
     if not isinstance(name, str) or not isinstance(url, str) or not url.startswith(("https://", "http://")):
         return None
-    if _addresses.plain_parts(url) is None:
+    if _common.plain_parts(url) is None:
         return None
     folder = entry.get("directory") or entry.get("folder")
     digest = entry.get("hash") if str(entry.get("hash_type", "")).lower() in ("sha256", "sha-256") else None
@@ -106,7 +106,7 @@ def in_notes(texts: Iterable[str]) -> list[Origin]:
     for text in texts:
         for match in _URL.finditer(text[:200_000]):
             url = match.group(0).rstrip(".,;:!?*_")
-            parts = _addresses.plain_parts(url)
+            parts = _common.plain_parts(url)
             name = unquote(parts.path).rsplit("/", 1)[-1] if parts is not None else ""
             if name.lower().endswith(tuple(file_names.MODEL_SUFFIXES)):
                 found.append(Origin(name, direct_url(url), "a note in the workflow", suggestion=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _addresses
+import _common
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.file_names import MODEL_SUFFIXES, file_name, safe_name
@@ -57,7 +57,7 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
 
 def is_here(server: Any) -> bool:
     """Whether the server runs on this machine, as far as its address tells."""
-    here = _addresses.is_this_machine(urlsplit(str(server.url)).hostname or "")
+    here = _common.is_this_machine(urlsplit(str(server.url)).hostname or "")
     return here and getattr(server, "api", "") == "local"
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import _addresses
+import _common
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
@@ -204,7 +204,7 @@ def target(item: Item) -> tuple[str, str] | None:
 
 def may_fetch(url: str) -> bool:
     """Whether an address is on one of the hosts that models are fetched from without being asked."""
-    parts = _addresses.plain_parts(url)
+    parts = _common.plain_parts(url)
     if (
         parts is None
         or "@" in parts.netloc

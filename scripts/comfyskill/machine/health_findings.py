@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _addresses
+import _common
 from comfyskill.base import flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server import commands
@@ -78,7 +78,7 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
 
 def is_local(url: str) -> bool:
     """Whether the server is on this machine."""
-    return _addresses.is_this_machine(urlsplit(url).hostname or "")
+    return _common.is_this_machine(urlsplit(url).hostname or "")
 
 
 def host_words(server: Dialect) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-import _addresses
+import _common
 from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.machine import setup_cli, setup_run
@@ -81,7 +81,7 @@ def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any
     """
     configured = os.environ.get("COMFY_HOST")
     if (host or configured or api) == "cloud":
-        host = _addresses.CLOUD_URL
+        host = _common.CLOUD_URL
     if host:
         return host, [], []
     around = look_around()
@@ -115,7 +115,7 @@ def _mute(host: str) -> Check | None:
     """The finding that something on this machine takes connections and says nothing; retries would only cost time."""
     if host == "demo":
         return None
-    parts = urlsplit(_addresses.normal_base(_addresses.split_user_info(host)[0]))
+    parts = urlsplit(_common.normal_base(_common.split_user_info(host)[0]))
     if parts.scheme != "http" or parts.hostname != "127.0.0.1":
         return None
     seen = setup_run.look_at(parts.port or 80, ANSWER_LIMIT_S)
@@ -131,7 +131,7 @@ def _unreached(host: str, error: SkillError) -> Check:
     found = failed_by("server", error)
     if error.code != "unreachable":
         return found
-    url = _addresses.normal_base(_addresses.split_user_info(host)[0])
+    url = _common.normal_base(_common.split_user_info(host)[0])
     fix = setup_command()
     if not is_local(url):
         fix = "is it running, and is the address right?"

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import _credentials
+import _common
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.signals import Terminated
@@ -50,8 +50,8 @@ def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str |
     safe_text.hide(key)
     if key:
         if not server.named:
-            raise _credentials.not_named([server.url])
-        _credentials.refuse_plain_http(server.url, server.access)
+            raise _common.not_named([server.url])
+        _common.refuse_plain_http(server.url, server.access)
     return key
 
 

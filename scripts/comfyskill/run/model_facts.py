@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import _addresses
+import _common
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
@@ -41,7 +41,7 @@ def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any
 
 def _sizes(server: Dialect, folder: str) -> dict[str, Any]:
     try:
-        answer = server.get_json(f"experiment/models/{_addresses.quoted(folder)}", attempts=1)
+        answer = server.get_json(f"experiment/models/{_common.quoted(folder)}", attempts=1)
     except SkillError:
         return {}
     found = {}
@@ -57,7 +57,7 @@ def _hash(server: Dialect, folder: str, name: str) -> dict[str, str]:
         return {}
     try:
         answer = server.get_json(
-            f"view_metadata/{_addresses.quoted(folder)}", {"filename": name}, attempts=1, timeout=15
+            f"view_metadata/{_common.quoted(folder)}", {"filename": name}, attempts=1, timeout=15
         )
     except SkillError:
         return {}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _addresses
+import _common
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
@@ -99,7 +99,7 @@ def _ref(server: V2, asset: Mapping[str, Any], name: str) -> FileRef:
 
 def content_url(server: V2, asset_id: str) -> str:
     """Where an asset's bytes are, on the address that the user gave (a proxy in front may know itself by another)."""
-    return server.route(f"{ASSETS}/{_addresses.quoted(asset_id)}/content")
+    return server.route(f"{ASSETS}/{_common.quoted(asset_id)}/content")
 
 
 def upload_masked(server: V2, mask: Path, name: str, original: FileRef) -> FileRef:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import _addresses
-import _credentials
+import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
@@ -67,7 +66,7 @@ class Cloud(Dialect):
     # What is sent while a socket is away is lost for good, and the official client only polls.
     cross_check = 4.0
 
-    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._submitted: dict[str, float] = {}  # prompt id -> when it was accepted (monotonic)
         self._sent: set[str] = set()  # our marks that this process has sent
@@ -76,7 +75,7 @@ class Cloud(Dialect):
 
     def route(self, path: str) -> str:
         """With the `/api` prefix and the cloud's names."""
-        return _addresses.resolve_url(self.url, path, is_cloud=True)
+        return _common.resolve_url(self.url, path, is_cloud=True)
 
     def post_json(self, path: str, body: Any, **options: Any) -> Any:
         """As everywhere; but history is read under its new name and deleted under its old one."""
@@ -166,7 +165,7 @@ class Cloud(Dialect):
         if prompt_id in self._marks:
             return self._marks[prompt_id]
         try:
-            answer = self.get_json(f"jobs/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code != "not_found":
                 raise
@@ -180,7 +179,7 @@ class Cloud(Dialect):
     def state(self, prompt_id: str) -> JobState:
         """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
         try:
-            answer = self.get_json(f"jobs/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise _no_id(prompt_id) from error
@@ -229,7 +228,7 @@ class Cloud(Dialect):
     def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
-            answer = self.get_json(f"history/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -241,7 +240,7 @@ class Cloud(Dialect):
         """The per-job cancel, which hits nothing else."""
         try:
             answer = self.post_json(
-                f"jobs/{_addresses.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
+                f"jobs/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
             )
         except SkillError as error:
             if error.details.get("http_status") == 400:

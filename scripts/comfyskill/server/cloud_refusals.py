@@ -70,7 +70,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    from _addresses import origin_of
+    from _common import origin_of
 
     return origin_of(url)
 

@@ -10,8 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import _addresses
-import _credentials
+import _common
 from comfyskill.base import cache
 from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import SkillError
@@ -70,26 +69,24 @@ def connect(
     host = (
         host
         or os.environ.get("COMFY_HOST")
-        or (_addresses.CLOUD_URL if api == "cloud" else base_flags.DEFAULT_HOST)
+        or (_common.CLOUD_URL if api == "cloud" else base_flags.DEFAULT_HOST)
     )
     if host == "demo":
         return _demo(api)
     if host == "cloud":
-        host = _addresses.CLOUD_URL
-    bare, login = _addresses.split_user_info(host)
-    url = _addresses.normal_base(bare)
+        host = _common.CLOUD_URL
+    bare, login = _common.split_user_info(host)
+    url = _common.normal_base(bare)
     if named:
-        _addresses.note_named(url)
-    key = _credentials.read_key(api_key, api_key_file, url, named=named)
-    access = _credentials.Access(
-        {**login, **_credentials.parse_headers(headers or [])}, key, ca_bundle, insecure
-    )
+        _common.note_named(url)
+    key = _common.read_key(api_key, api_key_file, url, named=named)
+    access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:
-        _credentials.refuse_plain_http(url, access)
+        _common.refuse_plain_http(url, access)
     # A device or a pipe would be read for ever.
     if ca_bundle and not (os.path.isfile(ca_bundle) or os.path.isdir(ca_bundle)):  # noqa: PTH112, PTH113
         raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
-    if need_key and _addresses.is_cloud_host(url) and not (key or access.headers):
+    if need_key and _common.is_cloud_host(url) and not (key or access.headers):
         raise SkillError(
             f"{url} wants a key, and none was given",
             code="refused",
@@ -116,14 +113,14 @@ def _demo(api: str) -> Dialect:
     cloud = api == "cloud"
     url = demo_host.start(["--cloud", "--tier", "creator"] if cloud else None)
     server = dialect(
-        url, _credentials.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
+        url, _common.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
     )
     server.why = "the built-in demo server"
     server.fleeting = True
     return server
 
 
-def dialect(url: str, access: _credentials.Access, api: str, *, demo: bool = False) -> Dialect:
+def dialect(url: str, access: _common.Access, api: str, *, demo: bool = False) -> Dialect:
     """The object for a protocol's name."""
     if api == "cloud":
         from comfyskill.server.cloud import Cloud
@@ -138,10 +135,10 @@ def dialect(url: str, access: _credentials.Access, api: str, *, demo: bool = Fal
     return Local(url, access, demo=demo)
 
 
-def _found_out(url: str, access: _credentials.Access, ask: bool) -> Found:
+def _found_out(url: str, access: _common.Access, ask: bool) -> Found:
     """The protocol and why: by the host's name, by what an earlier call found, or by asking."""
-    if _addresses.is_cloud_host(url):
-        if url.endswith("//" + _addresses.CLOUD_HOST):
+    if _common.is_cloud_host(url):
+        if url.endswith("//" + _common.CLOUD_HOST):
             return Found(
                 "cloud", "the host is Comfy Cloud (v1 has all that the scripts need; --api v2 is there too)"
             )
@@ -149,7 +146,7 @@ def _found_out(url: str, access: _credentials.Access, ask: bool) -> Found:
     if not ask:
         return Found("local", "not asked: taken for a ComfyUI server")
     remembered = f"api/{cache.slug(url)}"
-    near = _addresses.is_this_machine(urlsplit(url).hostname or "")
+    near = _common.is_this_machine(urlsplit(url).hostname or "")
     kept = None if near else cache.recall(remembered)
     if kept in ("cloud", "v2"):
         return Found(str(kept), "found out by an earlier call (--api overrides it)")
@@ -159,7 +156,7 @@ def _found_out(url: str, access: _credentials.Access, ask: bool) -> Found:
     return found
 
 
-def probe(url: str, access: _credentials.Access) -> Found:
+def probe(url: str, access: _common.Access) -> Found:
     """Which protocol a server speaks, by what it was recognised, and whether it is the demo server.
 
     Raises SkillError `unreachable`, `refused`, or `not_comfyui` when nothing known answers.

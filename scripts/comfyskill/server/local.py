@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _addresses
+import _common
 from comfyskill.base import cli
 from comfyskill.base.cli import SkillError
 from comfyskill.server import transport
@@ -97,7 +97,7 @@ class Local(Dialect):
         return JobState(prompt_id, "unknown")
 
     def _from_history(self, prompt_id: str) -> JobState | None:
-        answer = self.get_json(f"history/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
+        answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
         return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
 
@@ -107,7 +107,7 @@ class Local(Dialect):
             return None
         try:
             answer = self.get_json(
-                f"api/jobs/{_addresses.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
+                f"api/jobs/{_common.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
             )
         except SkillError as error:
             if error.code == "unreachable":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _addresses
+import _common
 from comfyskill.base import cache, cli, flags, paths, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import facts, nodes
@@ -90,7 +90,7 @@ def of_server(server: Dialect) -> Definitions:
 def without_server(host: str | None = None) -> Definitions:
     """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
     address = host or os.environ.get("COMFY_HOST") or flags.DEFAULT_HOST
-    kept = cached(_addresses.normal_base(address)) if address != "demo" else None
+    kept = cached(_common.normal_base(address)) if address != "demo" else None
     if kept:
         return Definitions("cache", kept)
     core = bundled()

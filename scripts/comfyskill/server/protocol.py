@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
-import _addresses
 import _common
-import _credentials
 from comfyskill.base import cache, cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.server import transport
@@ -157,7 +155,7 @@ class Dialect(transport.Server, abc.ABC):
     )
     removal_leaves_no_trace = True  # a waiting job that someone takes out of the queue is simply gone
 
-    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._definitions: dict[str, Any] = {}
         self._whole: dict[str, Any] | None = None
@@ -277,7 +275,7 @@ class Dialect(transport.Server, abc.ABC):
     def _one_definition(self, name: str) -> Mapping[str, Any]:
         if name in self._definitions:
             return {name: self._definitions[name]}
-        answer = self.get_json(f"object_info/{_addresses.quoted(name)}")
+        answer = self.get_json(f"object_info/{_common.quoted(name)}")
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
         if not isinstance(answer, Mapping) or (answer and name not in answer):
             raise SkillError(
@@ -308,7 +306,7 @@ class Dialect(transport.Server, abc.ABC):
     def models(self, folder: str) -> list[str]:
         """The names in one model folder. Raises SkillError `folder_not_found`, `refused` or what the network did."""
         try:
-            return _common.parse_model_list(self.get_json(f"models/{_addresses.quoted(folder)}"))
+            return _common.parse_model_list(self.get_json(f"models/{_common.quoted(folder)}"))
         except SkillError as error:
             if error.code == "not_found":
                 raise SkillError(

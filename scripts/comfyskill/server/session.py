@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from _addresses import is_named, is_this_machine, origin_of, plain_parts
+from _common import is_named, is_this_machine, origin_of, plain_parts
 
 MOST_REDIRECTS = 5
 # One answer that is not a download is never larger; node definitions of big installations are about 50 MB.

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _addresses
+import _common
 from comfyskill.base import safe_text
 from comfyskill.server import events, transport
 
@@ -235,7 +235,7 @@ def _in_words(error: Exception) -> str:
 
 def _proxies(server: Dialect) -> dict[str, Any]:
     """As for HTTP: the environment's proxies are for other machines. The library looks at exceptions only beside a name."""
-    if not _addresses.is_this_machine(urlsplit(server.url).hostname or ""):
+    if not _common.is_this_machine(urlsplit(server.url).hostname or ""):
         return {}
     return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
 

@@ -15,9 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from _addresses import is_cloud_host, normal_base, resolve_url
-from _common import SAID_LIMIT
-from _credentials import Access
+from _common import SAID_LIMIT, Access, is_cloud_host, normal_base, resolve_url
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import _addresses
-import _credentials
+import _common
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import nodes
@@ -58,7 +57,7 @@ class V2(Dialect):
     removal_leaves_no_trace = False  # it is `canceled`, or `expired` before its time
     grace = 5.0
 
-    def __init__(self, url: str, access: _credentials.Access | None = None, *, demo: bool = False) -> None:
+    def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._kind: str | None = None
         self._labels = True
@@ -67,7 +66,7 @@ class V2(Dialect):
         self._own_jobs: set[str] = set()
         self._beside: Cloud | None = None
         # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
-        near = _addresses.is_this_machine(urlsplit(self.url).hostname or "")
+        near = _common.is_this_machine(urlsplit(self.url).hostname or "")
         self.first_poll, self.slowest_poll = (0.05, 2.0) if near else (0.5, 5.0)
 
     @property
@@ -84,9 +83,9 @@ class V2(Dialect):
 
     def _find_surface(self) -> str:
         host = urlsplit(self.url).hostname or ""
-        if host in _addresses.CLOUD_HOSTS:
+        if host in _common.CLOUD_HOSTS:
             return "cloud"
-        if host.endswith(_addresses.DEPLOYMENT_SUFFIX):
+        if host.endswith(_common.DEPLOYMENT_SUFFIX):
             return "deployment"
         try:
             health = self.get_json("api/v2/health", attempts=2, timeout=10)
@@ -271,7 +270,7 @@ class V2(Dialect):
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:
-            answer = self.get_json(f"{JOBS}/{_addresses.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return JobState(prompt_id, "unknown")
@@ -285,7 +284,7 @@ class V2(Dialect):
     def workflow(self, prompt_id: str) -> Graph | None:
         """The graph that a job ran with, its asset references resolved; None when it is no longer kept."""
         try:
-            answer = self.get_json(f"{JOBS}/{_addresses.quoted(prompt_id)}/workflow")
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}/workflow")
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -296,7 +295,7 @@ class V2(Dialect):
     def cancel(self, prompt_id: str) -> bool:
         """POST /jobs/{id}/cancel, then look whether it took. Raises SkillError `cancel_not_confirmed` when it did not."""
         try:
-            self.post_json(f"{JOBS}/{_addresses.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
+            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return False
@@ -327,7 +326,7 @@ class V2(Dialect):
     def open_events(self, prompt_id: str) -> requests.Response | None:
         """The event stream of one job, opened; SkillError where there is none (poll then)."""
         return self.request(
-            "GET", f"{JOBS}/{_addresses.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
+            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
             headers={"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"},
         )  # fmt: skip
 
@@ -366,7 +365,7 @@ class V2(Dialect):
     @property
     def beside(self) -> Cloud | None:
         """Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks."""
-        if self._beside is None and (urlsplit(self.url).hostname or "") == _addresses.CLOUD_HOST:
+        if self._beside is None and (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST:
             from comfyskill.server.cloud import Cloud
 
             self._beside = Cloud(self.url, self.access, demo=self.demo)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import _addresses
+import _common
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import JobState
 
@@ -50,7 +50,7 @@ def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
 
     No credential goes along.
     """
-    if not all(_addresses.is_this_machine(urlsplit(address).hostname or "") for address in (url, upstream)):
+    if not all(_common.is_this_machine(urlsplit(address).hostname or "") for address in (url, upstream)):
         return False
     from comfyskill.server.local import Local
 
