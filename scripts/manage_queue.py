@@ -96,10 +96,10 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     cli.be_quiet(args.quiet)
     server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
-        from comfyskill.base import file_limits, file_names, signals
+        from comfyskill.base import file_limits, file_names
         from comfyskill.run import waiting
 
-        signals.listen()
+        cli.listen()
         file_limits.allow(args.max_file_size)
         folder = file_names.make_folder(paths.absolute(args.output_dir))
         return waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)

@@ -34,11 +34,11 @@ from comfyskill.batch import flags
 
 def run_batch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    from comfyskill.base import file_limits, paths, signals
+    from comfyskill.base import file_limits, paths
     from comfyskill.batch import begin
     from comfyskill.pages import make
 
-    signals.listen()
+    cli.listen()
     cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
     try:
@@ -49,7 +49,7 @@ def run_batch(args: argparse.Namespace) -> dict[str, Any]:
             document |= make.after_runs(folder)
         begin.point_to_rest(document)
         return document
-    except signals.Terminated:
+    except cli.Terminated:
         return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
 
 

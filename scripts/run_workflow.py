@@ -153,11 +153,11 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    from comfyskill.base import file_limits, file_names, signals
+    from comfyskill.base import file_limits, file_names
     from comfyskill.run import jobs
     from comfyskill.server import connect
 
-    signals.listen()
+    cli.listen()
     cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
     if args.no_cache:

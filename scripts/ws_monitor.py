@@ -62,12 +62,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def watch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script ends with."""
-    from comfyskill.base import file_names, signals
+    from comfyskill.base import file_names
     from comfyskill.jobs import monitor as jobs_monitor
     from comfyskill.jobs import monitor_views
     from comfyskill.server import connect
 
-    signals.listen()
+    cli.listen()
     cli.be_quiet(args.quiet)
     previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
     server = connect.connect_from(args, need_key=True)

@@ -139,8 +139,6 @@ def test_the_time_limit_holds_when_the_server_never_answers(
 def test_json_is_laid_out_without_losing_anything():
     import random
 
-    from comfyskill.base import json_text
-
     chance = random.Random(5)
 
     def made(depth):
@@ -152,18 +150,16 @@ def test_json_is_laid_out_without_losing_anything():
 
     for _ in range(200):
         value = made(4)
-        text = json_text.laid_out(value)
+        text = cli.laid_out(value)
         assert json.loads(text) == value and text.isascii()
         assert not any(line != line.rstrip() for line in text.splitlines())
 
 
 def test_json_that_fits_on_a_line_stays_on_one():
-    from comfyskill.base import json_text
-
-    text = json_text.laid_out({"a": [1, {"b": []}], "c": {"d": "x" * 200, "e": list(range(60))}})
+    text = cli.laid_out({"a": [1, {"b": []}], "c": {"d": "x" * 200, "e": list(range(60))}})
     lines = text.splitlines()
     assert lines[1] == '  "a": [1, {"b": []}],'
-    assert max(len(line) for line in lines if "xxx" not in line) <= json_text.LINE
+    assert max(len(line) for line in lines if "xxx" not in line) <= cli.LINE
     assert len(lines) < 14
 
 

@@ -23,7 +23,7 @@ import graphs
 import pytest
 from conftest import ROOT, SCRIPTS, Demo, Runner
 
-from comfyskill.base import file_lock, file_names, paths, programs, safe_text, text_files
+from comfyskill.base import file_names, paths, programs, safe_files, safe_text, text_files
 from comfyskill.base.cli import SkillError
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="plays Windows on Linux")
@@ -145,7 +145,7 @@ def test_a_lock_on_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with (tmp_path / "lock").open("a+") as file:
-        assert file_lock.take(file) is None
+        assert safe_files.take(file) is None
 
 
 # ---- files that another program holds, disks without hard links

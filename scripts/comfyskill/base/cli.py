@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import enum
 import errno
+import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from comfyskill.base import json_text
 from comfyskill.base.safe_text import clean, redact, shell_words
-from comfyskill.base.signals import Terminated, say_again
 
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from types import TracebackType
 
 # What `import NAME` of a missing package means to pip; the last three come with requests.
@@ -24,6 +26,96 @@ PACKAGES = {
     "requests": "requests", "websocket": "websocket-client", "tqdm": "tqdm", "PIL": "pillow", "aiohttp": "aiohttp",
     "urllib3": "requests", "certifi": "requests", "idna": "requests",
 }  # fmt: skip
+LINE = 110
+INDENT = 2
+A_MOMENT = 0.01
+
+
+def compact(value: Any) -> str:
+    """All on one line. Raises ValueError for numbers that JSON cannot carry."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def laid_out(value: Any, depth: int = 0) -> str:
+    """The value on lines of about `LINE` characters; the outermost members always have a line each."""
+    if not isinstance(value, dict | list) or not value:
+        return compact(value)
+    margin = " " * (INDENT * (depth + 1))
+    if isinstance(value, dict):
+        left, right = "{", "}"
+        parts = [f"{compact(key)}: {laid_out(item, depth + 1)}" for key, item in value.items()]
+    else:
+        left, right = "[", "]"
+        parts = [laid_out(item, depth + 1) for item in value]
+    broken = any("\n" in part for part in parts)
+    if depth and not broken and sum(map(len, parts)) + 2 * len(parts) + len(margin) <= LINE:
+        return f"{left}{', '.join(parts)}{right}"
+    if depth:
+        parts = _filled(parts, LINE - len(margin) - 1)
+    inner = f",\n{margin}".join(parts)
+    return f"{left}\n{margin}{inner}\n{margin[INDENT:]}{right}"
+
+
+def _filled(parts: list[str], width: int) -> list[str]:
+    """The members, as many on a line as fit; those that hold lists or objects keep lines of their own."""
+    lines: list[str] = []
+    whole = False
+    for part in parts:
+        simple = part[-1] not in "}]"
+        if simple and whole and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+        whole = simple
+    return lines
+
+
+class Terminated(BaseException):
+    """SIGTERM (or a closed terminal) arrived; not an Exception, so that no ordinary handler swallows it."""
+
+
+def listen() -> None:
+    """Raise Terminated in the main thread on SIGTERM, SIGHUP and (Windows) Ctrl-Break from now on."""
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        # What nohup lets us ignore stays ignored.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated(number)
+
+
+def say_again(dropped: UnraisableHookArgs) -> None:
+    """For sys.unraisablehook: a signal is not lost where Python can raise nothing.
+
+    A finalizer or the callback of a weak reference (urllib3 closes its connections in one) drops what is raised in it,
+    so a signal that arrived there is sent again a moment later.
+    """
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(dropped.exc_value, Terminated):
+        number = dropped.exc_value.args[0]
+    else:
+        sys.__unraisablehook__(dropped)
+        return
+    import _thread
+
+    _thread.start_new_thread(_send_later, (number, _thread.get_ident()))
+
+
+def _send_later(number: int, main: int) -> None:
+    import time
+
+    time.sleep(A_MOMENT)
+    if hasattr(signal, "pthread_kill"):
+        # A true signal, for it also wakes a main thread that waits for the network.
+        signal.pthread_kill(main, number)
+    else:
+        import _thread
+
+        _thread.interrupt_main(signal.Signals(number))
 
 
 class Exit(enum.IntEnum):
@@ -194,10 +286,10 @@ def _written(document: Mapping[str, Any], *, spread: bool = False) -> str:
     """The document as JSON; a server's answer can be nested more deeply than anything can print."""
     try:
         printable = _printable(document)
-        value = json_text.laid_out(printable) if spread else json_text.compact(printable)
+        value = laid_out(printable) if spread else compact(printable)
     except RecursionError:
         short = SkillError("the answer is nested too deeply to be shown", code="bad_answer").document()
-        value = json_text.compact(short | {"code": document.get("code") or "bad_answer"})
+        value = compact(short | {"code": document.get("code") or "bad_answer"})
     return value + "\n"
 
 

@@ -23,6 +23,8 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 # Of the reparse points of Windows those that stand for another place (links, junctions); files kept in a cloud do not.
 _SURROGATE = 0x20000000
 HINT = "remove it, or use a new folder; a folder from someone else can hold links to your own files"
+# Windows locks bytes, and nobody else can read them: one far behind any text. Its C library counts to 2**31.
+_FAR = 2**31 - 2
 
 
 def is_link(path: Path) -> bool:
@@ -138,12 +140,29 @@ def _unsafe(message: str) -> SkillError:
     return SkillError(message, code="unsafe_folder", exit=Exit.UNSAFE, hint=HINT)
 
 
-__all__ = [
-    "create_part",
-    "is_link",
-    "make_folder",
-    "open_file",
-    "part_name",
-    "refuse_link",
-    "refuse_outside",
-]
+def take(file: IO[Any]) -> bool | None:
+    """Lock an open file without waiting: True; False when another has it; None where the disk knows no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return _take_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
+
+
+def _take_on_windows(file: IO[Any]) -> bool | None:
+    import msvcrt
+
+    handle = file.fileno()
+    here = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, _FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError as error:
+        return False if error.errno in (errno.EACCES, errno.EDEADLK) else None
+    finally:
+        os.lseek(handle, here, os.SEEK_SET)
+    return True

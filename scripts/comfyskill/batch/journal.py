@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType
 from typing import IO, Any
 
-from comfyskill.base import file_lock, safe_files, safe_text
+from comfyskill.base import safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 
 NAME = "batch.jsonl"
@@ -75,7 +75,7 @@ class Lock:
             return False
 
     def _take(self) -> bool:
-        taken = file_lock.take(self._file)
+        taken = safe_files.take(self._file)
         # A file system without locks (some network disks): the note inside must do.
         return not self._owner_lives() if taken is None else taken
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import cli, safe_text
-from comfyskill.base.signals import Terminated
+from comfyskill.base.cli import Terminated
 from comfyskill.batch import times
 from comfyskill.batch.fetch import Fetchers
 from comfyskill.batch.fill import Filler, Recipe

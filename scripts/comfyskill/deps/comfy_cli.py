@@ -70,7 +70,7 @@ def _output_of(words: Sequence[str], limit: float) -> bytes:
     """What a child prints; whatever stops us stops it and its children, since a look-up leaves nothing half done."""
     import tempfile
 
-    from comfyskill.base.hardware_tools import kill_tree
+    from comfyskill.base.programs import kill_tree
 
     environment = programs.environment() | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
     # A file, not a pipe: a grandchild that keeps a pipe open would block the reader for ever.

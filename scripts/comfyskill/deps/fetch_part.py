@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from comfyskill.base import file_lock, file_names, safe_files
+from comfyskill.base import file_names, safe_files
 from comfyskill.base.cli import Exit, SkillError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def refuse_existing(target: Path) -> None:
 
 
 def _lock(file: IO[bytes], target: Path) -> None:
-    if file_lock.take(file) is False:
+    if safe_files.take(file) is False:
         raise SkillError(
             f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
             hint="wait for it",

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from comfyskill.base import cli, file_names, safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.base.signals import Terminated
+from comfyskill.base.cli import SkillError, Terminated
 from comfyskill.run import collect, failures, reports, times
 from comfyskill.run.progress import WAITING, Progress
 from comfyskill.server import commands, events, transport

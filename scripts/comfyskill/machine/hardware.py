@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from comfyskill.base import hardware_tools, paths, safe_text
+from comfyskill.base import paths, programs, safe_text
 from comfyskill.machine import gpus as gpus_of
 from comfyskill.machine import hardware_desktop as desktop
 from comfyskill.machine import hardware_models
@@ -139,7 +139,7 @@ def pytorch_python(workspace: Path) -> str:
     return sys.executable
 
 
-def _pytorch(answer: hardware_tools.Answer, program: str) -> dict[str, Any]:
+def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
     told = gpus_of.json_in(answer.text)
     found = (
         told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
@@ -157,7 +157,7 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
     if pytorch:
         asked["pytorch"] = [pytorch_python(folder), "-c", _PYTORCH]
         limits["pytorch"] = PYTORCH_LIMIT_S
-    answers = hardware_tools.ask(
+    answers = programs.ask(
         asked, limits=limits, places=[str(here.root / place.lstrip("/")) for place in PLACES]
     )
     said = {name: answers[name].text for name in asked}
@@ -303,7 +303,7 @@ def _gb(value: int | None) -> float | None:
     return None if value is None else round(value / GIB, 1)
 
 
-def _tools(answers: Mapping[str, hardware_tools.Answer]) -> dict[str, Any]:
+def _tools(answers: Mapping[str, programs.Answer]) -> dict[str, Any]:
     """What became of each tool that is there; those that are not are merely named."""
     told: dict[str, Any] = {}
     for name, answer in answers.items():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comfyskill.base import cli, file_lock, hardware_tools, paths, safe_files, safe_text
+from comfyskill.base import cli, paths, programs, safe_files, safe_text
 
 TAIL_LINES = 30
 # Time for an installer to clean up after itself when asked to stop, before it is made to.
@@ -171,7 +171,7 @@ def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: st
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a started command and its children to stop, and make them when they do not."""
     if os.name == "nt":
-        hardware_tools.kill_tree(process)
+        programs.kill_tree(process)
         return
     for number, patience in ((signal.SIGINT, GRACE_S), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
         try:
@@ -196,7 +196,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             exit=cli.Exit.UNSAFE, hint="remove it, or set XDG_STATE_HOME to a folder of your own",
         )  # fmt: skip
     with safe_files.open_file(folder / "lock", "a+") as file:
-        if file_lock.take(file) is False:
+        if safe_files.take(file) is False:
             raise cli.SkillError(
                 "another comfyui_setup is running",
                 code="already_in_progress",

@@ -63,14 +63,13 @@ def _first_rows(results: batch_results.Results) -> dict[str, Any]:
 
 def after_runs(folder: Path) -> dict[str, Any]:
     """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
-    from comfyskill.base import signals
 
     try:
         return write(folder)
     except (OSError, SkillError) as error:
         cli.warn(f"the runs are done, but their pages could not be written: {error}")
         return {"report_problem": str(error)}
-    except (KeyboardInterrupt, signals.Terminated):
+    except (KeyboardInterrupt, cli.Terminated):
         # What became of the runs is worth more than pictures of it.
         told = f"interrupted; this makes the pages: {commands.command('run_batch.py', '--report', folder)}"
         cli.warn(told)

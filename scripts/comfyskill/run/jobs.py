@@ -14,8 +14,7 @@ from typing import Any
 
 import _common
 from comfyskill.base import cli, file_names, safe_text
-from comfyskill.base.cli import Exit, SkillError
-from comfyskill.base.signals import Terminated
+from comfyskill.base.cli import Exit, SkillError, Terminated
 from comfyskill.run import reports, submit, times
 from comfyskill.run import submitted as run_submitted
 from comfyskill.run.job import NOT_YET, Job, Options

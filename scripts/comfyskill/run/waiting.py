@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import cli, file_limits, safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.base.signals import Terminated
+from comfyskill.base.cli import SkillError, Terminated
 from comfyskill.run import job as run_job
 from comfyskill.run import reports
 from comfyskill.run.progress import Progress
