@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import check, rewrite, uploads
+from comfyskill.graph import check, rewrite
 from comfyskill.graph import fill as graph_fill
-from comfyskill.graph import settings as graph_settings
+from comfyskill.graph import values as graph_settings
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -365,7 +365,7 @@ def test_targets_of_uploads_are_named_with_their_kind():
     }
     settings = {"image": "a.png", "mask": "b.png", "3.file": "c.mp4", "audio": "d.mp3"}
     for definitions in (DEFINITIONS, None):
-        targets = uploads.upload_targets(graph, settings, definitions)
+        targets = graph_fill.upload_targets(graph, settings, definitions)
         assert [(t.name, t.node_id, t.kind, t.original) for t in targets] == [
             ("image", "1", "image", None), ("mask", "2", "mask", None), ("3.file", "3", "video", None), ("audio", "4", "audio", None),
         ]  # fmt: skip
@@ -381,7 +381,7 @@ PAINTED = {
 
 
 def test_a_mask_for_a_loaded_picture_names_its_original():
-    (target,) = uploads.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
+    (target,) = graph_fill.upload_targets(PAINTED, {"mask": "m.png"}, DEFINITIONS)
 
     assert (target.node_id, target.input, target.kind, target.original) == (
         "1",
@@ -397,7 +397,7 @@ def test_a_picture_whose_mask_nobody_uses_takes_no_mask():
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     }
     with pytest.raises(SkillError) as caught:
-        uploads.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
+        graph_fill.upload_targets(graph, {"mask": "m.png"}, DEFINITIONS)
     assert caught.value.code == "unknown_parameter"
 
 
@@ -415,7 +415,7 @@ def test_an_uploaded_name_is_not_refused_by_the_old_list():
 
 
 def test_settings_that_take_no_file_are_no_targets():
-    assert uploads.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
+    assert graph_fill.upload_targets(GRAPH, {"prompt": "photo.png", "seed": "3"}, DEFINITIONS) == []
 
 
 # ---- LoRAs -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import facts, nodes, unwrap
+from comfyskill.graph import facts, nodes
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 GRAPH = {
@@ -48,23 +48,23 @@ EDITOR = {"nodes": [{"id": 1, "type": "EmptyImage"}], "links": [], "version": 0.
     ],
 )
 def test_a_graph_is_found_in_every_wrapping(document):
-    found = unwrap.unwrap(document)
+    found = nodes.unwrap(document)
 
     assert found.kind == "api"
     assert found.graph == GRAPH
 
 
 def test_an_editor_file_is_told_from_a_graph():
-    assert unwrap.unwrap(EDITOR).kind == "editor"
-    assert unwrap.unwrap({"workflow": EDITOR}).editor == EDITOR
+    assert nodes.unwrap(EDITOR).kind == "editor"
+    assert nodes.unwrap({"workflow": EDITOR}).editor == EDITOR
     assert (
-        unwrap.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
+        nodes.unwrap({"prompt": GRAPH, "extra_data": {"extra_pnginfo": {"workflow": EDITOR}}}).editor
         == EDITOR
     )
 
 
 def test_credentials_saved_with_a_workflow_are_left_out():
-    found = unwrap.unwrap(
+    found = nodes.unwrap(
         {"prompt": GRAPH, "extra_data": {"api_key_comfy_org": "SECRET", "custom": 1, "client_id": "c"}}
     )
 
@@ -74,7 +74,7 @@ def test_credentials_saved_with_a_workflow_are_left_out():
 
 
 def test_links_by_number_and_missing_inputs_are_mended_and_said():
-    found = unwrap.unwrap(
+    found = nodes.unwrap(
         {"1": {"class_type": "EmptyImage"}, "2": {"class_type": "SaveImage", "inputs": {"images": [1, 0]}}}
     )
 
@@ -91,7 +91,7 @@ def test_the_document_is_left_as_it_was():
         }
     }
     before = json.dumps(document)
-    unwrap.unwrap(document)
+    nodes.unwrap(document)
 
     assert json.dumps(document) == before
 
@@ -101,7 +101,7 @@ def test_the_document_is_left_as_it_was():
 )
 def test_what_is_no_workflow_is_refused_in_one_sentence(document):
     with pytest.raises(SkillError) as caught:
-        unwrap.unwrap(document)
+        nodes.unwrap(document)
 
     assert caught.value.code == "not_a_workflow"
     assert caught.value.exit == 2

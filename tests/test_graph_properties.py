@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
-from comfyskill.graph import check, facts, fill, rewrite, unwrap
+from comfyskill.graph import check, facts, fill, rewrite
+from comfyskill.graph import nodes as graph_nodes
 from comfyskill.graph import parameters as graph_parameters
-from comfyskill.graph import settings as graph_settings
 from comfyskill.graph import specs as graph_specs
+from comfyskill.graph import values as graph_settings
 
 DEFINITIONS = json.loads((Path(__file__).parent / "data/graph/definitions.json").read_text(encoding="utf-8"))
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -83,7 +84,7 @@ def same(left, right):
 def test_unwrapping_gives_a_graph_or_a_refusal(document):
     before = copy.deepcopy(document)
     try:
-        found = unwrap.unwrap(document)
+        found = graph_nodes.unwrap(document)
     except SkillError as error:
         assert error.exit == 2
         return
@@ -93,7 +94,7 @@ def test_unwrapping_gives_a_graph_or_a_refusal(document):
         assert all(
             isinstance(node_id, str) and isinstance(node, dict) for node_id, node in found.graph.items()
         )
-        again = unwrap.unwrap({"prompt": found.graph})
+        again = graph_nodes.unwrap({"prompt": found.graph})
         assert same(again.graph, found.graph)
 
 

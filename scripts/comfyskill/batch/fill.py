@@ -18,7 +18,7 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.plan import OUTPUT_COLUMN, Plan
 from comfyskill.batch.plan_read import CommaList
 from comfyskill.graph import fill as graph_fill
-from comfyskill.graph import nodes, parameters, uploads
+from comfyskill.graph import nodes, parameters
 from comfyskill.run import placing, prepare
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
@@ -153,7 +153,7 @@ class Filler:
     def _refuse_overlap(self, filled: graph_fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
         # An uploaded file is set by its address; a mask is painted into the picture that stays the same.
         varied = {*self.recipe.plan.names} | {
-            row["input"] for row in sent if uploads.painted_mask(self.parameters, row["name"]) is None
+            row["input"] for row in sent if graph_fill.painted_mask(self.parameters, row["name"]) is None
         }
         for change in filled.changes:
             if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:

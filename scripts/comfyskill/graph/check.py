@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfyskill.base import safe_text
+from comfyskill.base.safe_text import name as short_name
+from comfyskill.base.safe_text import quoted, quoted_list
+from comfyskill.graph import catalog
 from comfyskill.graph.advice import wisdom
-from comfyskill.graph.check_server import node_findings
 from comfyskill.graph.facts import outputs_of
-from comfyskill.graph.finding import ERROR, INFO, WARNING, Finding, about
-from comfyskill.graph.names import nearest
+from comfyskill.graph.finding import ERROR, INFO, WARNING, Finding, about, called
 from comfyskill.graph.nodes import (
     Definitions,
     Graph,
     class_of,
     each,
+    inputs_of,
     links_of,
+    literal,
     natural_key,
     node_of,
     upstream_of,
     with_missing_types,
 )
-from comfyskill.graph.specs import Book
+from comfyskill.graph.parameters import nearest
+from comfyskill.graph.specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
+from comfyskill.graph.values import choices_to_show, is_model_file, meant, nearest_choices
 
 _MOST_SUGGESTED = 3
 _MOST_KNOTS = 20
@@ -245,3 +251,316 @@ def _sources(graph: Graph, node_id: str, within: set[str]) -> Iterator[str]:
         for _, link in links_of(node):
             if link.node_id in within:
                 yield link.node_id
+
+
+def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with the inputs of one node of a known class."""
+    if not isinstance(node.get("inputs"), Mapping):
+        yield about(ERROR, "no_inputs", node_id, node, "it has no inputs object", 'give it "inputs": {}')
+        return
+    inputs = inputs_of(node)
+    class_type = class_of(node)
+    specs = book.specs(node)
+    for name, spec in specs.items():
+        if name not in inputs:
+            yield from _missing(node_id, node, name, spec)
+        elif isinstance(inputs[name], list | tuple):
+            yield from _link(graph, book, node_id, node, name, spec)
+        elif (class_type, name) not in catalog.UNCHECKED_INPUTS:
+            yield from _value(node_id, node, name, spec, literal(inputs[name]))
+
+
+def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) -> Iterator[Finding]:
+    if not spec.required:
+        return
+    if spec.type == DYNAMIC_COMBO:
+        yield about(
+            WARNING, "required_input_missing", node_id, node,
+            f"the choice {quoted(name)} is missing; the server takes the graph and the run fails",
+            f"set {_place(node_id, name)} to one of: {_listed(spec)}", name,
+        )  # fmt: skip
+        return
+    if spec.is_widget:
+        default = spec.options.get("default")
+        fix = f"set {_place(node_id, name)}" + (
+            f" (default: {_short(default)})" if default is not None else ""
+        )
+    else:
+        fix = f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
+    yield about(
+        ERROR,
+        "required_input_missing",
+        node_id,
+        node,
+        f"the required input {quoted(name)} is missing",
+        fix,
+        name,
+    )
+
+
+def _listed(spec: InputSpec) -> str:
+    return quoted_list(spec.choices or (), 12)
+
+
+def _place(node_id: str, name: str) -> str:
+    return short_name(f"{node_id}.{name}")
+
+
+# ---- links -------------------------------------------------------------------------------------------
+
+
+def _link(
+    graph: Graph, book: Book, node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec
+) -> Iterator[Finding]:
+    value = inputs_of(node)[name]
+
+    def wrong(code: str, message: str, fix: str) -> Finding:
+        return about(ERROR, code, node_id, node, message, fix, name)
+
+    if len(value) != 2:
+        yield wrong(
+            "bad_link",
+            f"{quoted(name)} is a list of {len(value)}, and a list must be a link [node id, slot]",
+            'a list that is meant as a value goes as {"__value__": [...]}',
+        )
+        return
+    source_id, slot = value
+    source = node_of(graph, source_id) if isinstance(source_id, str) else None
+    if source is None:
+        if isinstance(source_id, int) and not isinstance(source_id, bool) and str(source_id) in graph:
+            yield wrong(
+                "bad_link",
+                f"{quoted(name)} names node {_short(source_id)} by a number",
+                f'write "{source_id}" as text',
+            )
+            return
+        if isinstance(source_id, str) and source_id in graph:
+            return  # it has no class, which is said of it
+        near = nearest(str(source_id), [str(key) for key in graph], 3)
+        fix = "link it to a node that is there" + (f" ({quoted_list(near)}?)" if near else "")
+        yield wrong(
+            "link_to_nowhere",
+            f"{quoted(name)} is linked to node {quoted(source_id)}, which is not in the graph",
+            fix,
+        )
+        return
+    if isinstance(slot, bool):
+        slot = int(slot)
+    if not isinstance(slot, int):
+        yield wrong(
+            "bad_link",
+            f"{quoted(name)} names the slot {_short(slot)}",
+            "the slot is a whole number, counted from 0",
+        )
+        return
+    outputs = book.outputs(class_of(source))
+    if not book.knows(class_of(source)):
+        return
+    if not -len(outputs) <= slot < len(outputs):
+        yield wrong(
+            "bad_slot",
+            f"{quoted(name)} is linked to output {slot} of {called(source_id, source)}, which has {len(outputs)}",
+            f"its outputs: {', '.join(f'{i} {_type_name(kind)}' for i, kind in enumerate(outputs[:20])) or 'none'}",
+        )
+        return
+    received = outputs[slot]
+    if not fits(received, spec) and (class_of(node), "input_types") not in catalog.UNCHECKED_INPUTS:
+        slots = [f"{short_name(source_id)} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
+        fix = (
+            f"link it to {slots[0]}"
+            if slots
+            else f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
+        )
+        yield wrong(
+            "type_mismatch",
+            f"{quoted(name)} wants {_type_name(spec.type)} and is linked to {_type_name(received)} of node "
+            f"{short_name(source_id)}",
+            fix,
+        )
+
+
+def _type_name(kind: Any) -> str:
+    return short_name(kind) if isinstance(kind, str) else "a choice from a list"
+
+
+def fits(received: Any, spec: InputSpec) -> bool:
+    """Whether the server lets an output of this type into this input."""
+    wanted = spec.type
+    old_style = spec.type == "COMBO" and "options" not in spec.options and spec.choices is not None
+    if isinstance(received, list | tuple):
+        return (old_style and list(received) == list(spec.choices or ())) or (
+            not old_style and (wanted == "COMBO" or spec.takes_any)
+        )
+    if not isinstance(received, str):
+        return False
+    if received == MATCH_TYPE or wanted == MATCH_TYPE or received == "*" or wanted == "*":
+        return True
+    if old_style:
+        return False
+    kinds = {part.strip() for part in received.split(",")}
+    return "*" in kinds or "*" in spec.types or bool(kinds & spec.types)
+
+
+# ---- values ------------------------------------------------------------------------------------------
+
+
+def _value(
+    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
+) -> Iterator[Finding]:
+    def wrong(severity: str, code: str, message: str, fix: str) -> Finding:
+        return about(severity, code, node_id, node, message, fix, name)
+
+    try:
+        converted = _as_server(value, spec)
+    except (ValueError, TypeError, OverflowError):
+        yield wrong(
+            ERROR,
+            "wrong_type",
+            f"{quoted(name)} wants {_type_name(spec.type)}, not {_short(value)}",
+            f"set {_place(node_id, name)}",
+        )
+        return
+    surprise = _surprise(value, converted, spec)
+    if surprise:
+        yield wrong(
+            WARNING,
+            "value_changed",
+            f"{quoted(name)}: {surprise}",
+            f"set {_place(node_id, name)} to what you mean",
+        )
+    low, high = spec.number("min"), spec.number("max")
+    if isinstance(converted, int | float) and spec.choices is None:
+        if low is not None and converted < low:
+            yield wrong(
+                ERROR,
+                "too_small",
+                f"{quoted(name)} is {converted}, and the least is {low}",
+                f"set it to {low}",
+            )
+            return
+        if high is not None and converted > high:
+            yield wrong(
+                ERROR,
+                "too_big",
+                f"{quoted(name)} is {converted}, and the most is {high}",
+                f"set it to {high}",
+            )
+            return
+    if spec.choices is not None:
+        yield from _listed_value(node_id, node, name, spec, converted)
+    elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
+        yield wrong(
+            WARNING, "value_for_link",
+            f"{quoted(name)} wants a link to {_type_name(spec.type)} and holds a plain value; the server takes it and "
+            "the run fails",
+            f"link {quoted(name)} to a node that gives {_type_name(spec.type)}",
+        )  # fmt: skip
+
+
+def _as_server(value: Any, spec: InputSpec) -> Any:
+    """The value as the server converts it."""
+    if spec.type == "INT":
+        return int(value)
+    if spec.type == "FLOAT":
+        return float(value)
+    if spec.type == "STRING":
+        return str(value)
+    if spec.type == "BOOLEAN":
+        return bool(value)
+    return value
+
+
+def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
+    """What the server's conversion does that nobody would expect, or None."""
+    if spec.type == "INT" and isinstance(value, float) and value != converted:
+        return f"the server cuts {value} down to {converted}"
+    if spec.type == "BOOLEAN" and isinstance(value, str):
+        if value.strip().casefold() in ("false", "no", "off", "0", ""):
+            return (
+                f"the server takes the text {_short(value)} for {str(converted).lower()}"
+                if converted
+                else None
+            )
+        return None
+    if spec.type == "STRING" and not isinstance(value, str | int | float):
+        return f"the server makes the text {_short(converted)} of it"
+    if spec.type == "FLOAT" and isinstance(converted, float) and not math.isfinite(converted):
+        return f"{converted} is no number to work with"
+    return None
+
+
+def _listed_value(
+    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
+) -> Iterator[Finding]:
+    choices = spec.choices or ()
+    if spec.options.get("multiselect") and isinstance(value, list) and all(one in choices for one in value):
+        return
+    if value in choices:
+        return
+    upload = spec.upload or catalog.UPLOADS.get((class_of(node), name))
+    listed = [str(choice) for choice in choices]
+    near = nearest_choices(str(value), listed, 6)
+    hint = _choices_in_words(str(value), listed, near)
+    if spec.type == DYNAMIC_COMBO:
+        yield about(
+            WARNING, "not_in_list", node_id, node,
+            f"{quoted(name)} is {_short(value)}, which is not in its list; the server takes it and the run fails",
+            hint, name,
+        )  # fmt: skip
+        return
+    if upload:
+        yield from _file(node_id, node, name, value, near)
+        return
+    missing = "not in the server's list" if choices else "and the server has no file for it"
+    yield about(
+        ERROR,
+        "not_in_list",
+        node_id,
+        node,
+        f"{quoted(name)} is {_short(value)}, {missing}",
+        hint,
+        name,
+        near,
+    )
+
+
+def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
+    twin = meant(value, listed)
+    if twin is not None:
+        return f"did you mean {quoted(twin)}?"
+    if not listed:
+        return "the server's list is empty"
+    get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
+    if nearest(value, listed, 1):
+        return f"{get}{'the ' if get else ''}nearest: {quoted_list(near)}"
+    shown = choices_to_show(value, listed)
+    more = f" … ({len(listed)} in all)" if len(shown) < len(listed) else ""
+    return f"{get}set one of: {quoted_list(shown, len(shown))}{more}"
+
+
+def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
+    """A file that is not listed: certainly missing when it stands in the top folder and is of a listed type."""
+    text = value if isinstance(value, str) else None
+    # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
+    elsewhere = text is not None and (
+        not text or "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
+    )
+    severity = WARNING if elsewhere else ERROR
+    said = (
+        "is not on the server"
+        if not elsewhere
+        else "cannot be looked up here"
+        if text
+        else "is no file: the run fails"
+    )
+    fix = f"upload it (--input-image {_place(node_id, name)}=FILE)" + (
+        f", or use: {quoted_list(near)}" if near else ""
+    )
+    yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name, near)
+
+
+def _short(value: Any) -> str:
+    """A value in our sentences: numbers as they are, all else as a name."""
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)[:40]
+    return quoted(value if isinstance(value, str) else repr(value))

@@ -6,33 +6,508 @@ the input's own name. Parameters that want the same name are told apart in `_nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import catalog
-from comfyskill.graph.meaning import SIZED, Use, feeds_of, meaning, sizes_latent, uses_of
-from comfyskill.graph.names import demote, group_all, name_all, nearest
 from comfyskill.graph.nodes import (
+    Consumer,
     Definitions,
     Graph,
     class_of,
     consumers_of,
     each,
+    given_title,
     inputs_of,
     is_literal,
     link_of,
+    literal,
     natural_key,
     node_of,
     title_of,
 )
-from comfyskill.graph.parameter import Group, Parameter, read_parameter
-from comfyskill.graph.prompts import NEGATIVE, POSITIVE, Prompts, TextPlace, is_metadata, prompts_of
-from comfyskill.graph.specs import Book, InputSpec
+from comfyskill.graph.prompts import (
+    NEGATIVE,
+    POSITIVE,
+    Prompts,
+    TextPlace,
+    chosen_branch,
+    is_metadata,
+    prompts_of,
+)
+from comfyskill.graph.specs import Book, InputSpec, choices_shown
 
 # A shorter list of choices is shown again rather than referred to.
 FEW_CHOICES = 3
+SIZED = frozenset({"width", "height", "length", "batch_size"})
+_NO_WORD = re.compile(r"[\W_]+")
+MOST_CHOICES = 40
+# A file of one's own is uploaded more often than one of the server's is chosen.
+MOST_FILES = 8
+
+
+def meaning(parameter: Parameter) -> tuple[str, str | None]:
+    """The plain name and role of an input, from its own name, class and type."""
+    name = parameter.input
+    if parameter.upload:
+        kind = parameter.upload
+        plain = kind if kind != "file" else name
+        return plain, catalog.ROLES.get(plain, "file")
+    if parameter.type == "STRING" and isinstance(parameter.value, str):
+        if name in catalog.NEGATIVE_INPUTS:
+            return NEGATIVE, NEGATIVE
+        if name in catalog.PROMPT_INPUTS:
+            return POSITIVE, POSITIVE
+    if name in catalog.SEED_INPUTS and parameter.type in ("INT", "NUMBER"):
+        return "seed", "seed"
+    folder = catalog.MODEL_FOLDERS_BY_CLASS.get((parameter.class_type, name)) or catalog.MODEL_FOLDERS.get(
+        name
+    )
+    if folder and isinstance(parameter.value, str):
+        return name, "model"
+    # Dynamic inputs are called after their last part: resize_type.width is a width.
+    last = name.rsplit(".", 1)[-1]
+    plain = catalog.FRIENDLY_NAMES.get(last, last) or name
+    if plain in ("prompt", "negative_prompt") and parameter.type != "STRING":
+        plain = name
+    if plain in catalog.SEED_NAMES and parameter.type not in ("INT", "NUMBER"):
+        plain = name
+    role = catalog.ROLES.get(plain)
+    if role == "size" and isinstance(parameter.value, str):
+        # A word such as "longest side" chooses how the size is meant; it is none.
+        role = None
+    if role in ("image", "mask", "video_file", "audio_file", "prompt", "negative_prompt", "seed"):
+        role = None
+    return plain, role
+
+
+def sizes_latent(graph: Graph, node_id: str, book: Book) -> bool:
+    """Whether a node makes the latent that is sampled, so that its width is the picture's."""
+    node = node_of(graph, node_id)
+    if node is None:
+        return False
+    inputs = inputs_of(node)
+    takes_pictures = any(
+        link_of(inputs.get(name)) for name in ("samples", "latent", "image", "images", "pixels")
+    )
+    takes_prompts = any(link_of(inputs.get(name)) for name in ("positive", "negative"))
+    # WanImageToVideo and its kin take pictures and still make the latent; scalers do not.
+    if takes_pictures and not takes_prompts:
+        return False
+    class_type = class_of(node)
+    if "Audio" in class_type:
+        return False
+    if book.knows(class_type):
+        return book.gives(class_type, "LATENT") or book.flag(class_type, "api_node") is True
+    lowered = class_type.lower()
+    return "latent" in lowered or takes_prompts
+
+
+class Use(NamedTuple):
+    """What a value node's value is used for."""
+
+    plain: str
+    role: str | None
+    secondary: bool
+
+
+def uses_of(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]]) -> dict[tuple[str, str], Use]:
+    """For every value node (primitives, constants): the meaning of the inputs that it feeds."""
+    uses: dict[tuple[str, str], Use] = {}
+    for node_id, node in each(graph):
+        place = _value_input(node, book)
+        if place is None:
+            continue
+        meanings = [
+            _meaning_at(graph, book, consumer_id, name)
+            for consumer_id, name in _ends(graph, consumers, node_id)
+        ]
+        use = _agreed(meanings, node)
+        if use is not None:
+            uses[node_id, place] = use
+    return uses
+
+
+def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
+    """The one literal of a node that only holds a value, or None."""
+    if class_of(node) in catalog.TWO_FORMS:
+        switch, off, on = catalog.TWO_FORMS[class_of(node)]
+        name = on if literal(inputs_of(node).get(switch)) else off
+        return name if is_literal(inputs_of(node).get(name)) else None
+    inputs = {name: value for name, value in inputs_of(node).items() if name not in catalog.FRONTEND_INPUTS}
+    if len(inputs) != 1:
+        return None
+    name, value = next(iter(inputs.items()))
+    if not is_literal(value) or name in catalog.SEED_INPUTS:
+        return None
+    class_type = class_of(node)
+    if book.knows(class_type):
+        outputs = book.outputs(class_type)
+        plain = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "*", "NUMBER"}
+        if not outputs or not all(isinstance(kind, list) or kind in plain for kind in outputs):
+            return None
+        return name
+    if name in catalog.VALUE_INPUTS and (class_type, name) not in catalog.UPLOADS:
+        return name
+    return None
+
+
+def _ends(graph: Graph, consumers: Mapping[str, list[Consumer]], start: str) -> list[tuple[str, str]]:
+    """The inputs that a value reaches, reroutes and switches passed through."""
+    found: list[tuple[str, str]] = []
+    waiting, seen = [start], {start}
+    while waiting and len(found) < 40:
+        for consumer in consumers.get(waiting.pop(), ())[:40]:
+            node = node_of(graph, consumer.node_id)
+            if node is None:
+                continue
+            passes = class_of(node) in catalog.PASS_THROUGH or class_of(node) in catalog.SWITCHES
+            if passes and consumer.node_id in consumers:
+                chosen = chosen_branch(node)
+                own = link_of(inputs_of(node).get(consumer.input))
+                if consumer.node_id not in seen and (chosen is None or chosen == own):
+                    seen.add(consumer.node_id)
+                    waiting.append(consumer.node_id)
+            else:
+                found.append((consumer.node_id, consumer.input))
+    return found
+
+
+# Inputs that say nothing about what a file is for.
+_ANY_FILE = frozenset(
+    {"image", "images", "pixels", "samples", "input", "source", "video", "audio", "any", "value", "file", "destination",
+     "model_file", "mask"}
+)  # fmt: skip
+_FARTHEST = 4
+
+
+def feeds_of(
+    graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]], start: str
+) -> tuple[str, ...]:
+    """The telling names of the inputs that a loaded file reaches, straight or through nodes that only work on it."""
+    found: set[str] = set()
+    waiting, seen = [(start, 0)], {start}
+    while waiting and len(seen) < 60:
+        node_id, hops = waiting.pop(0)
+        for consumer in consumers.get(node_id, ())[:40]:
+            name = consumer.input.rsplit(".", 1)[-1]
+            if name.rstrip("0123456789_") not in _ANY_FILE:
+                found.add(name)
+                continue
+            node = node_of(graph, consumer.node_id)
+            if node is None or consumer.node_id in seen or hops >= _FARTHEST:
+                continue
+            if name.rstrip("0123456789_") in _ANY_FILE and book.gives(class_of(node), "IMAGE"):
+                seen.add(consumer.node_id)
+                waiting.append((consumer.node_id, hops + 1))
+    return tuple(sorted(found))
+
+
+def _meaning_at(graph: Graph, book: Book, node_id: str, name: str) -> Use:
+    node = graph[node_id]
+    if is_metadata(node, book):
+        return Use(name, None, secondary=True)
+    spec = book.specs(node).get(name)
+    stand_in = read_parameter(node_id, node, name, _example(spec), spec)
+    plain, role = meaning(stand_in)
+    secondary = plain in SIZED and not sizes_latent(graph, node_id, book)
+    return Use(plain, role, secondary)
+
+
+def _example(spec: InputSpec | None) -> Any:
+    """A value of the input's type, for judging what the input means."""
+    return {"STRING": "", "FLOAT": 0.0, "BOOLEAN": False, "COMBO": ""}.get(spec.type, 0) if spec else 0
+
+
+def _agreed(meanings: list[Use], node: Mapping[str, Any]) -> Use | None:
+    """One meaning for all uses: the only one that has a role, or the node's own title."""
+    if not meanings:
+        return None
+    telling = [use for use in meanings if use.role] or meanings
+    plains = {use.plain for use in telling}
+    secondary = all(use.secondary for use in telling)
+    if len(plains) == 1:
+        plain = telling[0].plain
+        if telling[0].role is None and given_title(node) and plain in catalog.MEANINGLESS:
+            plain = slug(title_of(node)) or plain
+        return Use(plain, telling[0].role, secondary)
+    title = given_title(node)
+    own = slug(title) if title and title != class_of(node) else ""
+    roles = {use.role for use in telling}
+    return Use(
+        own or "_".join(sorted(plains)[:3]), telling[0].role if len(roles) == 1 else None, secondary=False
+    )
+
+
+def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
+    """The members of `among` that are most like `word`, likeliest first."""
+    import difflib
+
+    lowered = word.casefold()
+    # Comparing with thousands of names costs seconds; those that share a beginning or a part come first.
+    pool = list(dict.fromkeys(among))
+    if len(pool) > 2000:
+        pool = [name for name in pool if lowered[:3] in name.casefold()][:2000]
+    scored = []
+    for name in pool:
+        other = name.casefold()
+        ratio = difflib.SequenceMatcher(None, lowered, other).ratio()
+        if lowered in other or other in lowered:
+            ratio = max(ratio, 0.75)
+        if ratio >= 0.5:
+            scored.append((-ratio, name))
+    return [name for _, name in sorted(scored)[:count]]
+
+
+@functools.lru_cache(maxsize=4096)
+def slug(text: str, longest: int = 40) -> str:
+    """A title as a part of a name: lower case, letters and digits, joined by underscores."""
+    return _NO_WORD.sub("_", text.casefold()).strip("_")[:longest].strip("_")
+
+
+def demote(found: list[Parameter]) -> list[Parameter]:
+    """What has no role stands behind what has one; a size is secondary only beside a primary one."""
+    telling = {parameter.plain for parameter in found if parameter.role}
+    ranked = [
+        parameter._replace(secondary=True) if not parameter.role and parameter.plain in telling else parameter
+        for parameter in found
+    ]
+    primary = {parameter.plain for parameter in ranked if not parameter.secondary}
+    return [
+        parameter._replace(secondary=False)
+        if parameter.secondary and parameter.plain not in primary
+        else parameter
+        for parameter in ranked
+    ]
+
+
+def name_all(found: list[Parameter]) -> list[Parameter]:
+    """The parameters with unique names."""
+    by_plain: dict[str, list[Parameter]] = {}
+    for parameter in found:
+        by_plain.setdefault(parameter.plain, []).append(parameter)
+    wanted: dict[tuple[str, str], str] = {}
+    for plain, members in by_plain.items():
+        leaders = [member for member in members if not member.secondary]
+        if len(leaders) == 1:
+            wanted[leaders[0].node_id, leaders[0].input] = plain
+            rest = [member for member in members if member.secondary]
+        else:
+            rest = members
+        wanted.update(_suffixed(plain, rest))
+    taken: dict[str, int] = {}
+    for name in wanted.values():
+        taken[name] = taken.get(name, 0) + 1
+    return [
+        parameter._replace(
+            name=_unless_taken(wanted[parameter.node_id, parameter.input], parameter, taken, by_plain),
+        )
+        for parameter in found
+    ]
+
+
+def _unless_taken(
+    name: str, parameter: Parameter, taken: Mapping[str, int], plains: Mapping[str, Any]
+) -> str:
+    clash = taken[name] > 1 or (name in plains and name != parameter.plain)
+    return parameter.address if clash else name
+
+
+def _suffixed(plain: str, members: list[Parameter]) -> dict[tuple[str, str], str]:
+    nodes_by_slug: dict[str, set[str]] = {}
+    fields: dict[str, int] = {}
+    for member in members:
+        nodes_by_slug.setdefault(slug(member.title), set()).add(member.node_id)
+        fields[member.node_id] = fields.get(member.node_id, 0) + 1
+    names = {}
+    for member in members:
+        own = slug(member.title)
+        told_apart = own and len(nodes_by_slug[own]) == 1
+        suffix = own if told_apart else slug(member.node_id)
+        if fields[member.node_id] > 1:
+            suffix = slug(member.input) if len(fields) == 1 else f"{suffix}_{slug(member.input)}"
+        names[member.node_id, member.input] = f"{plain}_{suffix}"
+    return names
+
+
+def group_all(named: list[Parameter]) -> dict[str, Group]:
+    by_plain: dict[str, list[Parameter]] = {}
+    for parameter in named:
+        by_plain.setdefault(parameter.plain, []).append(parameter)
+    groups = {}
+    for plain, members in by_plain.items():
+        leaders = [member for member in members if not member.secondary] or members
+        sets_all, why = _safe_together(leaders)
+        groups[plain] = Group(plain, tuple(leaders), sets_all, why)
+    return groups
+
+
+def _safe_together(members: list[Parameter]) -> tuple[bool, str]:
+    if len(members) == 1:
+        return True, "the only one"
+    roles = {member.role for member in members}
+    if roles == {"seed"}:
+        return True, "all seeds are set together"
+    if roles in ({POSITIVE}, {NEGATIVE}):
+        if any(member.pieces for member in members):
+            return False, "the texts are joined into one, so setting all would repeat the words"
+        return True, "all texts of this role are set together"
+    return False, "they may be meant to differ"
+
+
+class Parameter(NamedTuple):
+    """One input that can be set.
+
+    name: unique in its set. plain: the name that it shares with others of the same meaning. type: INT, FLOAT,
+    NUMBER (a number whose kind is not known), STRING, BOOLEAN, COMBO, LIST, OBJECT or the definition's word.
+    named_by: "tracing", "use" (what its value feeds), "input" or "catalog". typed_by: "definition", "catalog"
+    or "value". spec: the declared input, or None. pieces: one of several texts that are joined into one. also: a
+    second role of the same text. feeds: for files, the telling inputs that they reach (start_image, mask, ...). linked:
+    the value is a link (only of parameters that were asked for by address).
+    """
+
+    name: str
+    plain: str
+    node_id: str
+    input: str
+    title: str
+    class_type: str
+    type: str
+    value: Any
+    role: str | None = None
+    named_by: str = "input"
+    typed_by: str = "value"
+    spec: InputSpec | None = None
+    upload: str | None = None
+    secondary: bool = False
+    pieces: bool = False
+    also: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
+    linked: bool = False
+
+    @property
+    def address(self) -> str:
+        """NODE.INPUT, which always works."""
+        return f"{self.node_id}.{self.input}"
+
+    @property
+    def called(self) -> str:
+        """The parameter in our sentences: its name and its address."""
+        return f"{safe_text.name(self.name)} ({safe_text.name(self.address)})"
+
+    def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
+        """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.
+
+        every: no list is capped.
+
+        What repeats is left out: node id and input are the address `set`, a title that is the class type's name goes
+        without saying, and so do types that come from a definition and names that are the input's own.
+        """
+        document: dict[str, Any] = {"name": self.name, "set": self.address, "class_type": self.class_type}
+        if self.title != self.class_type:
+            document["title"] = self.title
+        document |= {"type": self.type, "value": self.value}
+        if self.named_by != "input":
+            document["named_by"] = self.named_by
+        if self.typed_by != "definition":
+            document["typed_by"] = self.typed_by
+        if self.role:
+            document["role"] = self.role
+        if self.also:
+            document["also"] = list(self.also)
+        if self.upload:
+            document["takes_upload"] = self.upload
+        if self.feeds:
+            document["feeds"] = list(self.feeds)
+        if self.spec is not None:
+            choices = self.spec.choices or ()
+            if not every:
+                choices = choices[:MOST_FILES] if self.upload else choices_shown(choices, MOST_CHOICES)
+            document |= _limits(self.spec, choices_of, choices)
+        return document
+
+
+def _limits(spec: InputSpec, choices_of: str | None, shown: tuple[Any, ...]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for option in ("default", "min", "max", "step"):
+        if option in spec.options and is_literal(spec.options[option]):
+            document[option] = spec.options[option]
+    if spec.options.get("multiline"):
+        document["multiline"] = True
+    if not spec.required:
+        document["optional"] = True
+    if spec.choices is not None and choices_of is not None:
+        document["choices"] = {"count": len(spec.choices), "same_as": choices_of}
+    elif spec.choices is not None:
+        document["choices"] = {"count": len(spec.choices), "items": list(shown)}
+        if len(spec.choices) > len(shown):
+            document["choices"] |= {"more": len(spec.choices) - len(shown), "hint": "--all shows the rest"}
+    return document
+
+
+class Group(NamedTuple):
+    """All parameters of one plain name. sets_all: the plain name sets every member; else it names no one."""
+
+    plain: str
+    members: tuple[Parameter, ...]
+    sets_all: bool
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "members": [member.name for member in self.members],
+            "sets_all": self.sets_all,
+            "why": self.why,
+        }
+
+
+def read_parameter(
+    node_id: str, node: Mapping[str, Any], name: str, raw: Any, spec: InputSpec | None
+) -> Parameter:
+    value = literal(raw) if is_literal(raw) else raw
+    kind, typed_by = _type(name, value, spec)
+    class_type = class_of(node)
+    upload = spec.upload if spec is not None else None
+    upload = upload or catalog.UPLOADS.get((class_type, name))
+    if upload == "image" and catalog.UPLOADS.get((class_type, name)) == "mask":
+        upload = "mask"
+    return Parameter(
+        name="",
+        plain=name,
+        node_id=node_id,
+        input=name,
+        title=title_of(node),
+        class_type=class_type,
+        type=kind,
+        value=value,
+        typed_by=typed_by,
+        spec=spec,
+        upload=upload,
+        linked=not is_literal(raw),
+    )
+
+
+def _type(name: str, value: Any, spec: InputSpec | None) -> tuple[str, str]:
+    if spec is not None:
+        kind = "COMBO" if spec.type.startswith("COMFY_DYNAMICCOMBO") else spec.type
+        return kind, "definition"
+    if name in catalog.INPUT_TYPES and not isinstance(value, dict | list | bool):
+        return catalog.INPUT_TYPES[name], "catalog"
+    if isinstance(value, bool):
+        return "BOOLEAN", "value"
+    if isinstance(value, int):
+        return "NUMBER", "value"
+    if isinstance(value, float):
+        return "FLOAT", "value"
+    if isinstance(value, str):
+        return "STRING", "value"
+    if isinstance(value, list | tuple):
+        return "LIST", "value"
+    return ("OBJECT" if isinstance(value, dict) else "ANY"), "value"
 
 
 class ParameterSet:
@@ -292,6 +767,3 @@ def _with_meaning(
     secondary = plain in SIZED and not sizes_latent(graph, bare.node_id, book)
     named_by = "catalog" if plain != bare.input else "input"
     return bare._replace(plain=plain, role=role, named_by=named_by, secondary=secondary)
-
-
-__all__ = ["Group", "InputSpec", "Parameter", "ParameterSet", "find", "nearest"]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import nodes
-from comfyskill.graph.alike import nearest_choices
 from comfyskill.graph.finding import called
 from comfyskill.graph.nodes import (
     Definitions,
@@ -30,6 +29,7 @@ from comfyskill.graph.nodes import (
     node_of,
 )
 from comfyskill.graph.specs import Book
+from comfyskill.graph.values import nearest_choices
 
 _MODEL_INPUT = re.compile(r"(model|unet)\d*(_positive|_negative)?|guider_model")
 

@@ -12,15 +12,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.graph.alike import advice, choices_to_show, meant
-from comfyskill.graph.parameter import Parameter
+from comfyskill.graph.parameters import Parameter, nearest
 from comfyskill.graph.specs import InputSpec
 
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})
 _INTEGER = re.compile(r"[+-]?\d{1,400}")
+MOST_SHOWN = 12
+# A list is shown whole when nothing in it is like the value, and it is short enough to be read.
+MOST_WHOLE, MOST_LETTERS = 100, 2000
+GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
+_SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 
 
 class _Misfit(Exception):
@@ -276,3 +280,144 @@ def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> Ski
         allowed={"count": len(listed), "items": choices_to_show(str(value), listed)},
         **details,
     )
+
+
+def meant(value: str, listed: Sequence[str]) -> str | None:
+    """The one listed value that is `value` but for its folder, its model suffix or its case; None when unclear."""
+    for strip in (_spelled, _stem):
+        twins = {item for item in listed if strip(item) == strip(value)}
+        if len(twins) == 1:
+            return twins.pop()
+    return None
+
+
+def _spelled(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1].strip().casefold()
+
+
+def _stem(name: str) -> str:
+    """A name without folder and model suffix; other dots, as in `v1.5`, belong to the name."""
+    plain = _spelled(name)
+    return next(
+        (plain.removesuffix(suffix) for suffix in file_names.MODEL_SUFFIXES if plain.endswith(suffix)), plain
+    )
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a value is named like a model file."""
+    return name.casefold().endswith(tuple(file_names.MODEL_SUFFIXES))
+
+
+def advice(value: str, listed: Sequence[str]) -> str:
+    """What to do about a value that is not in the list, without the list itself."""
+    if not listed:
+        return "the server's list is empty: it has no such files"
+    twin = meant(value, listed)
+    if twin is not None:
+        return f"did you mean {safe_text.quoted(twin)}?"
+    if is_model_file(value):
+        return GET_THE_FILE
+    near = nearest(value, listed, 3)
+    return (
+        f"the nearest: {safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
+    )
+
+
+def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
+    """At most `count` allowed values: the one that was meant, those most like `word`, then the list's own order."""
+    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
+    twin = meant(word, listed)
+    near = list(
+        dict.fromkeys(
+            [
+                *([twin] if twin is not None else []),
+                *nearest(word, listed, count),
+                *(nearest(stem, listed, count) if stem else []),
+            ]
+        )
+    )
+    rest = (choice for choice in listed if choice not in near)
+    while len(near) < count and (choice := next(rest, None)) is not None:
+        near.append(choice)
+    return near[:count]
+
+
+def choices_to_show(word: str, listed: Sequence[str]) -> list[str]:
+    """What a refusal shows of a list: the values nearest to `word`; the whole list when none is near and it is short."""
+    near = meant(word, listed) is not None or nearest(word, listed, 1)
+    whole = len(listed) <= MOST_WHOLE and sum(map(len, listed)) <= MOST_LETTERS and not near
+    return nearest_choices(word, listed, len(listed) if whole else MOST_SHOWN)
+
+
+def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
+    """`KEY=VALUE` taken apart at the first `=`. `flag` is the one that gave it.
+
+    Raises:
+        SkillError: (exit 2, "bad_set") without a key or a `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        example = 'for example --set prompt="a fox" --set 3.steps=30 --set "KSampler (hires).denoise=0.4"'
+        if flag != "--set":
+            name = {"--input-image": "image", "--input-mask": "mask"}.get(flag, "NODE.INPUT")
+            example = f"say which input the file is for: {flag} {name}={text[:80] or 'PATH'}"
+        what = "NAME=VALUE" if flag == "--set" else "NAME=PATH"
+        raise SkillError(
+            f"{flag} wants {what}, not {text[:80]!r}", code="bad_set", exit=Exit.MISUSE, hint=example
+        )
+    return key.strip(), value
+
+
+def parse_args_json(text: str) -> dict[str, Any]:
+    """The settings in the JSON text of `--args`: an object, or a list of such objects' `name`/`value` pairs.
+
+    Raises:
+        SkillError: (exit 2, "bad_args") when it is no JSON object, holds a key twice, or a number JSON has not.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        raise _bad_args("it is nested too deeply") from None
+    except ValueError as error:
+        raise _bad_args(str(error)) from None
+    if not isinstance(value, dict):
+        raise _bad_args(f"it is a {type(value).__name__}, not an object")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key {key!r} stands there twice")
+        seen[key] = value
+    return seen
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _bad_args(why: str) -> SkillError:
+    return SkillError(
+        f"--args is no JSON object: {why}",
+        code="bad_args",
+        exit=Exit.MISUSE,
+        hint="""for example --args '{"prompt": "a fox", "steps": 30}' or --args @settings.json""",
+    )
+
+
+def two_numbers(value: Any) -> tuple[Any, Any]:
+    """Width and height of a size such as "640x480" or [640, 480]. Raises SkillError (exit 2, "wrong_type")."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value[0], value[1]
+    text = str(value).strip().strip("[]()")
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise SkillError(
+            f"size wants WIDTHxHEIGHT, not {str(value)[:40]!r}",
+            code="wrong_type",
+            exit=Exit.MISUSE,
+            hint="for example --set size=1024x768",
+        )
+    return match.group(1), match.group(2)

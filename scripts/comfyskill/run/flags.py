@@ -72,7 +72,7 @@ def wishes(args: argparse.Namespace) -> Any:
     if not (given or args.args):
         # Reading names and values loads a dozen rooms that a plain run does not need.
         return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
-    from comfyskill.graph import settings as graph_settings
+    from comfyskill.graph import values as graph_settings
 
     settings: dict[str, Any] = graph_settings.parse_args_json(_args_text(args.args)) if args.args else {}
     settings |= _once([graph_settings.parse_set(text) for text in args.set])

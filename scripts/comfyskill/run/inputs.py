@@ -22,7 +22,7 @@ from comfyskill.source import media
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from comfyskill.graph.uploads import UploadTarget
+    from comfyskill.graph.fill import UploadTarget
 
 PICTURE_KINDS = frozenset({"image", "mask"})
 ORIENTATION = 0x0112  # the EXIF tag that says how a stored picture is turned

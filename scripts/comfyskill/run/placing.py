@@ -15,7 +15,7 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import FileRef
 
 if TYPE_CHECKING:
-    from comfyskill.graph.uploads import UploadTarget
+    from comfyskill.graph.fill import UploadTarget
     from comfyskill.run.inputs import Uploader
 
 
@@ -78,10 +78,10 @@ def _targets(
     given: Mapping[str, str],
 ) -> list[UploadTarget]:
     """The inputs that these files go into. `given`: the files that a flag names, which must find an input."""
-    from comfyskill.graph import uploads
+    from comfyskill.graph import fill
 
     with _telling_of_file_inputs(graph, definitions, given):
-        targets = uploads.upload_targets(graph, files, definitions)
+        targets = fill.upload_targets(graph, files, definitions)
     found = {target.name for target in targets}
     for name, path in given.items():
         _require(name in found, name, path)
@@ -116,13 +116,13 @@ def _by_address(
     definitions: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The settings, with those of inputs that get a file, whatever their name, under the address of their input."""
-    from comfyskill.graph import uploads
+    from comfyskill.graph import fill
 
     wanted = {_address(target) for target in targets}
     found: dict[str, Any] = {}
     for name, value in settings.items():
         try:
-            places = uploads.upload_targets(graph, {name: value}, definitions) if wanted else []
+            places = fill.upload_targets(graph, {name: value}, definitions) if wanted else []
         except SkillError:
             places = []  # filling refuses the name, and lists all wrong ones together
         if not any(_address(place) in wanted for place in places):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
-from comfyskill.graph import facts, nodes, unwrap
+from comfyskill.graph import facts, nodes
 from comfyskill.run import collect, model_facts
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
@@ -66,7 +66,7 @@ def load(path: Path) -> Receipt:
         raise _no_receipt(path, said) from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
         raise _no_receipt(path, "it has another form")
-    unwrapped = unwrap.unwrap(document.get("graph"))
+    unwrapped = nodes.unwrap(document.get("graph"))
     if unwrapped.graph is None:
         raise _no_receipt(path, "it holds no graph")
     return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from comfyskill.base import text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
-from comfyskill.graph import unwrap
+from comfyskill.graph import nodes as graph_nodes
 
 if TYPE_CHECKING:
     from comfyskill.server.transport import Server
@@ -266,7 +266,7 @@ def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
 
 def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
     try:
-        inner = unwrap.unwrap(value)
+        inner = graph_nodes.unwrap(value)
     except SkillError as error:
         error.details.setdefault("origin", origin)
         raise
