@@ -98,7 +98,7 @@ def convert(
     graph_out = _prompt(emission, doubts)
     explanation = []
     if explain:
-        from comfyskill.editor import explain as editor_explain
+        from comfyskill.editor import words as editor_explain
 
         explanation = editor_explain.explain(made, emission.places, graph_out)
     return Converted(
@@ -121,9 +121,9 @@ def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How two API-format graphs differ, in words; see `_editor_diff`."""
-    from comfyskill.editor import words
+    from comfyskill.editor import words as editor_explain
 
-    return words.diff(first, second)
+    return editor_explain.diff(first, second)
 
 
 def _are_bundled(definitions: Mapping[str, Any]) -> bool:
