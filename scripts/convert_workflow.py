@@ -48,7 +48,7 @@ MOST = 50
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    from comfyskill.server import node_definitions_part
+    from comfyskill.server import node_definitions
 
     parser = flags.parser(__doc__)
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="OBJECT_INFO",
         help="list the classes of a saved /object_info whose widgets neither types nor pack rules settle",
     )
-    node_definitions_part.add_flags(parser)
+    node_definitions.add_flags(parser)
     args = parser.parse_args(argv)
     _refuse_contradictions(parser, args)
     return args
@@ -235,11 +235,11 @@ def check_pack(path: str) -> dict[str, Any]:
 def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     """The text to print instead of the report (None where the report itself is printed), and the report."""
     from comfyskill.base import file_names
-    from comfyskill.server import node_definitions_part
+    from comfyskill.server import node_definitions
 
     if args.check_pack:
         return None, check_pack(args.check_pack)
-    known = node_definitions_part.from_flags(args)
+    known = node_definitions.from_flags(args)
     if args.diff:
         return None, difference(args, known)
     result, report = to_editor(args, known) if args.to_editor else convert(args, known)

@@ -345,9 +345,9 @@ def _rehearsed(
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
     from comfyskill.run import prepare, submit
-    from comfyskill.server import inventory
+    from comfyskill.server import node_definitions
 
-    server: Any = inventory.load(paths.expanded(args.inventory))
+    server: Any = node_definitions.load(paths.expanded(args.inventory))
     prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
         submit.check_targets(server, prepared.graph, args.only)

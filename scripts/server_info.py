@@ -164,9 +164,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 def _asked(args: argparse.Namespace) -> Any:
     if getattr(args, "inventory", None):
-        from comfyskill.server import inventory
+        from comfyskill.server import node_definitions
 
-        return inventory.load(args.inventory)
+        return node_definitions.load(args.inventory)
     from comfyskill.server import connect
 
     return connect.connect_from(args)

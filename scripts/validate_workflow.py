@@ -36,23 +36,23 @@ MOST_FINDINGS = 100
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    from comfyskill.server import node_definitions_part
+    from comfyskill.server import node_definitions
 
     parser = flags.parser(__doc__)
     parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to check")
     parser.add_argument("--all", action="store_true", help=f"every finding (else {MOST_FINDINGS} at most)")
     flags.add_unsure_flag(parser)
-    node_definitions_part.add_flags(parser)
+    node_definitions.add_flags(parser)
     return parser.parse_args(argv)
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The document this script prints."""
     from comfyskill.graph import check
-    from comfyskill.server import node_definitions_part
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    known = node_definitions_part.from_flags(args)
+    known = node_definitions.from_flags(args)
     source = read.read(
         args.workflow,
         server=known.server,

@@ -19,9 +19,8 @@ from conftest import Demo, Ran, Runner
 import _common
 from comfyskill.base.cli import SkillError
 from comfyskill.run import collect
-from comfyskill.server import cloud_account
-from comfyskill.server.cloud import Cloud
-from comfyskill.server.cloud_records import STATUSES
+from comfyskill.server import cloud as server_cloud
+from comfyskill.server.cloud import STATUSES, Cloud
 from comfyskill.server.protocol import Submission
 from comfyskill.server.watch import Ended, Watcher
 
@@ -645,15 +644,15 @@ def test_the_live_limit_and_the_account_are_read(cloud: Start) -> None:
     ],
 )
 def test_the_balance_is_read_as_the_official_client_reads_it(balance: dict[str, int], credits: int) -> None:
-    found = cloud_account.credits_in(balance)
+    found = server_cloud.credits_in(balance)
 
     assert found is not None
     assert found["credits"] == credits
 
 
 def test_no_balance_is_not_a_balance_of_zero() -> None:
-    assert cloud_account.credits_in({}) is None
-    assert cloud_account.spent({}, {"credits": {"credits": 1, "dollars": 0}}) is None
+    assert server_cloud.credits_in({}) is None
+    assert server_cloud.spent({}, {"credits": {"credits": 1, "dollars": 0}}) is None
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,8 @@ def test_an_event_stream_may_stand_still(raw: Any) -> None:
 
     server = V2(raw(answer).url)
     response = server.request("GET", "events", stream=True, timeout=1, endless=True)
-    from comfyskill.server import sse
 
-    assert len(list(sse.parse(response.iter_content(sse.READ_SIZE)))) == 8
+    assert len(list(socket.parse(response.iter_content(socket.READ_SIZE)))) == 8
 
 
 def test_a_command_with_a_time_limit_ends_although_every_answer_drips(run: Runner, raw: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfyskill.server import events, protocol, sse, v2_records
+from comfyskill.server import events, protocol, socket, v2_records
 
 JOB: dict[str, Any] = {
     "id": "f7be5f07-9a2a-486d-bf69-52ea9b9c9603",
@@ -187,7 +187,7 @@ def test_rows_of_proxy_and_deployment_lists() -> None:
 
 def parsed(text: str, size: int = 7) -> list[tuple[str, str]]:
     raw = text.encode()
-    return list(sse.parse(raw[index : index + size] for index in range(0, len(raw), size)))
+    return list(socket.parse(raw[index : index + size] for index in range(0, len(raw), size)))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -203,18 +203,18 @@ def test_a_frame_that_breaks_off_is_dropped() -> None:
 
 
 def test_a_frame_without_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MOST_FRAME", 1000)
+    monkeypatch.setattr(socket, "MOST_FRAME", 1000)
 
     def endless() -> Any:
         yield b"data: "
         for _ in range(1000):
             yield b"x" * 100
 
-    assert list(sse.parse(endless())) == []
+    assert list(socket.parse(endless())) == []
 
 
 def test_a_frame_of_endless_lines_is_dropped_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MOST_FRAME", 1000)
+    monkeypatch.setattr(socket, "MOST_FRAME", 1000)
     stream = "event: log\n" + "data: 0123456789\n" * 500 + "\nevent: status\ndata: {}\n\n"
 
     assert parsed(stream) == [("status", "{}")]
@@ -223,7 +223,7 @@ def test_a_frame_of_endless_lines_is_dropped_and_the_next_one_read(monkeypatch: 
 def test_progress_becomes_an_event_that_names_its_node() -> None:
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "5", "step": 3, "steps": 20}
 
-    frame = sse.frame_of("job", "progress", json.dumps(snapshot))
+    frame = socket.frame_of("job", "progress", json.dumps(snapshot))
 
     assert frame == events.Event("job_progress", "job", "5", snapshot)
 
@@ -235,7 +235,7 @@ def test_a_preview_becomes_a_picture() -> None:
         "data_base64": base64.b64encode(b"\xff\xd8\xff....").decode(),
     }
 
-    frame = sse.frame_of("job", "preview", json.dumps(data))
+    frame = socket.frame_of("job", "preview", json.dumps(data))
 
     assert isinstance(frame, events.Preview)
     assert (frame.image, frame.suffix, frame.prompt_id, frame.node) == (
@@ -252,14 +252,14 @@ def test_a_preview_becomes_a_picture() -> None:
      ("preview", '{"data_base64": "***"}')],
 )  # fmt: skip
 def test_what_cannot_be_used_is_skipped(name: str, data: str) -> None:
-    assert sse.frame_of("job", name, data) is None
+    assert socket.frame_of("job", name, data) is None
 
 
 def test_a_stream_that_cannot_be_opened_says_that_it_ended() -> None:
     def never() -> None:
         raise OSError("gone")
 
-    stream = sse.EventStream("job", never)
-    with pytest.raises(sse.StreamEnded):
+    stream = socket.EventStream("job", never)
+    with pytest.raises(socket.StreamEnded):
         for _ in range(100):
             assert stream.receive(0.05) is None

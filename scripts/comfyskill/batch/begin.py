@@ -74,9 +74,9 @@ def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 def _stand_in(path: str) -> tuple[list[Any], list[str]]:
     """What a server had in its place, for a dry run; as `_batch_hosts.connect`."""
-    from comfyskill.server import inventory
+    from comfyskill.server import node_definitions
 
-    return [inventory.load(paths.expanded(path))], []
+    return [node_definitions.load(paths.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:

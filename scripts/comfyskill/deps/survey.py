@@ -26,7 +26,7 @@ from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock, server_facts
 from comfyskill.editor import outline
 from comfyskill.server import commands
-from comfyskill.server import inventory as server_inventory
+from comfyskill.server import node_definitions as server_inventory
 from comfyskill.source import read as source_read
 
 if TYPE_CHECKING:

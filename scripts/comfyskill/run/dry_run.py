@@ -13,7 +13,7 @@ from comfyskill.graph import check
 from comfyskill.graph.finding import ERROR
 from comfyskill.graph.nodes import upstream_of
 from comfyskill.server import commands, node_definitions
-from comfyskill.server.inventory import Inventory
+from comfyskill.server.node_definitions import Inventory
 from comfyskill.server.protocol import Dialect
 
 MOST = 50

@@ -13,14 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import _common
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
-from comfyskill.server import cloud_account, cloud_refusals, multipart, refusals, transport
-from comfyskill.server.cloud_records import STATUSES, error_of, row
+from comfyskill.server import local, refusals, transport
 from comfyskill.server.local import state_from_history
 from comfyskill.server.protocol import (
     MARK,
@@ -37,7 +36,6 @@ from comfyskill.server.protocol import (
 if TYPE_CHECKING:
     import requests
 
-
 ACTIVE, FINISHED = "pending,in_progress", "completed,failed,cancelled"
 MOST_LISTED = 1000
 MOST_UPLOAD = 50 * 1024 * 1024
@@ -46,6 +44,50 @@ MOST_PIXELS = 67_108_864
 OUTPUTS_PATIENCE = 6.0
 PRUNED_PATIENCE = 3.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+# The newest client takes the first that is not zero.
+BALANCES = (
+    "effective_balance_micros", "amount_micros", "prepaid_balance_micros", "cloud_credit_balance_micros",
+)  # fmt: skip
+CENTS_PER_DOLLAR = 100.0
+CREDITS_PER_DOLLAR = 211.0
+STATUS_WORDS = (
+    "subscription_tier", "subscription_status", "subscription_duration", "billing_status", "is_active", "has_funds",
+    "renewal_date",
+)  # fmt: skip
+# Every status word the sources name -> (phase, outcome). An unknown word means that the job is still going.
+STATUSES: dict[str, tuple[str, str | None]] = {
+    **dict.fromkeys(
+        ("pending", "waiting_to_dispatch", "submitted", "queued_limited", "queued_waiting", "allocated", "preparing",
+         "pending_execution"), ("pending", None),
+    ),
+    **dict.fromkeys(("in_progress", "executing", "executed"), ("running", None)),
+    **dict.fromkeys(("completed", "success"), ("done", "success")),
+    **dict.fromkeys(
+        ("failed", "error", "non_retryable_error", "retryable_error", "lost"), ("done", "error")
+    ),
+    **dict.fromkeys(("cancelled", "canceled"), ("done", "cancelled")),
+    # On their way to an end, not there yet.
+    **dict.fromkeys(("erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
+}  # fmt: skip
+# Refusals without a type that we know: every one is an answer about the account, never about the server's contents.
+STATUS_SENTENCES = {
+    401: (
+        "refused", cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
+        "set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site (it starts with comfyui-)",
+    ),
+    402: (
+        "refused", cli.Exit.REFUSED, "the account's plan or credits do not allow this",
+        "add credits or take a plan with API access (Standard and higher)",
+    ),
+    403: (
+        "refused", cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
+        "the free tier has no API access; Standard and higher plans do",
+    ),
+    413: (
+        "too_large", cli.Exit.REJECTED, "the request is larger than the cloud takes",
+        "pictures may have 50 MB; send large inputs as files, not inside the workflow",
+    ),
+}  # fmt: skip
 
 
 class Cloud(Dialect):
@@ -102,7 +144,7 @@ class Cloud(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed refusals get their own sentence (402 now, 429 from older servers, 403 for policies)."""
-        return cloud_refusals.failure(self.url, response) or super().failure(response)
+        return failure(self.url, response) or super().failure(response)
 
     # --- jobs
     def submit_once(self, submission: Submission) -> Accepted:
@@ -117,8 +159,8 @@ class Cloud(Dialect):
             body["partial_execution_targets"] = list(submission.targets)
         self._sent.add(submission.prompt_id)
         response = self.post_once("prompt", body)
-        answer = cloud_refusals.body_of(response)
-        kind = cloud_refusals.type_of(answer)
+        answer = body_of(response)
+        kind = type_of(answer)
         if (
             response.status_code == 429
             and refusals.refusal(kind, "") is None
@@ -295,7 +337,7 @@ class Cloud(Dialect):
         fields = {"type": "input", **({"subfolder": subfolder} if subfolder else {})}
         if original is not None:
             fields["original_ref"] = json.dumps(original.json())
-        with multipart.body(fields, "image", path, name or path.name) as body:
+        with local.body(fields, "image", path, name or path.name) as body:
             response = self.request(
                 "POST", f"upload/{kind}", data=body, headers={"Content-Type": body.content_type}, timeout=600
             )
@@ -373,7 +415,7 @@ class Cloud(Dialect):
 
     def account(self) -> dict[str, Any]:
         """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
-        return cloud_account.report(self)
+        return report(self)
 
 
 def _no_id(prompt_id: str) -> SkillError:
@@ -381,3 +423,178 @@ def _no_id(prompt_id: str) -> SkillError:
         f"{safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
         hint="its ids are lower-case UUIDs",
     )
+
+
+def report(server: Dialect) -> dict[str, Any]:
+    """`plan`, `credits`, `free_tier` and `most_at_once`, each only where the cloud tells it."""
+    found: dict[str, Any] = {}
+    status = _ask(server, "billing/status")
+    plan = {key: safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None}
+    if plan:
+        found["plan"] = plan
+    credit = credits_in(_ask(server, "billing/balance"))
+    if credit is not None:
+        found["credits"] = credit
+    features = _ask(server, "features")
+    free = features.get("free_tier_balance")
+    if isinstance(free, Mapping):
+        found["free_tier"] = {
+            key: free[key]
+            for key in ("allowance", "used", "remaining")
+            if isinstance(free.get(key), (int, float))
+        }
+    limit = features.get("max_concurrent_jobs")
+    if isinstance(limit, int) and not isinstance(limit, bool):
+        found["most_at_once"] = limit
+    return found
+
+
+def credits_in(balance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The balance as credits and dollars. The field names say millionths, the official client reads cents: cents here."""
+    amounts = [balance.get(key) for key in BALANCES]
+    known = [
+        float(amount)
+        for amount in amounts
+        if isinstance(amount, (int, float)) and not isinstance(amount, bool)
+    ]
+    if not known:
+        return None
+    cents = next((amount for amount in known if amount), 0.0)
+    dollars = cents / CENTS_PER_DOLLAR
+    return {
+        "dollars": round(dollars, 2),
+        "credits": round(dollars * CREDITS_PER_DOLLAR),
+        "note": "the cloud's sources disagree on the unit; this reads the number as cents",
+    }
+
+
+def spent(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run cost by the two reports around it; None where either lacks a balance. Other runs count in."""
+    first, last = before.get("credits"), after.get("credits")
+    if not isinstance(first, Mapping) or not isinstance(last, Mapping):
+        return None
+    return {
+        "credits": first["credits"] - last["credits"],
+        "dollars": round(first["dollars"] - last["dollars"], 2),
+    }
+
+
+def _ask(server: Dialect, path: str) -> Mapping[str, Any]:
+    try:
+        answer = server.get_json(path, attempts=1, timeout=15)
+    except SkillError as error:
+        if error.code == "unreachable":
+            raise
+        return {}
+    return answer if isinstance(answer, Mapping) else {}
+
+
+def error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The failure, whether it comes as an object, as JSON in a string, or as plain words. No inputs: they may be secret."""
+    error = answer.get("execution_error")
+    if not isinstance(error, Mapping):
+        said = answer.get("error_message")
+        try:
+            error = json.loads(said) if isinstance(said, str) else None
+        except (ValueError, RecursionError):
+            error = None
+        if not isinstance(error, Mapping):
+            error = {
+                "exception_message": said if isinstance(said, str) and said else "the cloud gave no reason"
+            }
+    return {key: value for key, value in error.items() if key not in ("current_inputs", "current_outputs")}
+
+
+def row(job: Mapping[str, Any]) -> JobSummary:
+    phase, outcome = STATUSES.get(str(job.get("status")).lower(), ("running", None))
+    count = job.get("outputs_count")
+    return JobSummary(
+        str(job["id"]),
+        phase,
+        outcome,
+        created=seconds(job.get("create_time")),
+        started=seconds(job.get("execution_start_time")),
+        ended=seconds(job.get("execution_end_time")),
+        outputs_count=count if isinstance(count, int) else None,
+    )
+
+
+def failure(url: str, response: requests.Response) -> SkillError | None:
+    """The SkillError for a refusal that means something on the cloud; None for what means the same everywhere."""
+    elsewhere = storage_failure(url, response)
+    if elsewhere is not None:
+        return elsewhere
+    body = body_of(response)
+    kind = type_of(body)
+    said = transport.error_text(response)
+    status = response.status_code
+    known = refusals.refusal(kind, said, http_status=status, **_policy_details(body))
+    if known is not None:
+        return known
+    if kind in refusals.FULL_QUEUE:
+        return SkillError(
+            "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
+            exit=cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
+            http_status=status, server_said=said,
+        )  # fmt: skip
+    if status in STATUS_SENTENCES:
+        code, exit_code, message, hint = STATUS_SENTENCES[status]
+        return SkillError(
+            f"{message} (HTTP {status} on {urlsplit(response.url).path})",
+            code=code,
+            exit=exit_code,
+            hint=hint,
+            http_status=status,
+            server_said=said,
+        )
+    return None
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    from _common import origin_of
+
+    return origin_of(url)
+
+
+def storage_failure(url: str, response: requests.Response) -> SkillError | None:
+    """A failure of the storage that downloads are redirected to; it says nothing about the account. None for our own server's."""
+    if _origin(response.url) == _origin(url):
+        return None
+    status = response.status_code
+    gone = status in (404, 410)
+    return SkillError(
+        "the file is no longer in the service's storage" if gone else
+        f"the service's storage did not give the file (HTTP {status}); its signed address may have expired",
+        code="not_found" if gone else "download_failed",
+        exit=cli.Exit.FAILED,
+        retryable=not gone,
+        hint="fetch it again: a fresh address is made each time",
+        http_status=status,
+        server_said=transport.error_text(response),
+    )  # fmt: skip
+
+
+def _policy_details(body: Any) -> dict[str, Any]:
+    """Which node classes and providers a workspace's policy blocks, where the refusal names them."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    error = error if isinstance(error, Mapping) else {}
+    return {
+        key: safe_text.clean_tree(error[key][:20], 120)
+        for key in ("class_types", "providers")
+        if isinstance(error.get(key), list)
+    }
+
+
+def body_of(response: requests.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def type_of(body: Any) -> str:
+    """`error.type` of a refusal, or the `code` of the other error shape."""
+    if not isinstance(body, Mapping):
+        return ""
+    error = body.get("error")
+    return str((error.get("type") if isinstance(error, Mapping) else None) or body.get("code") or "")

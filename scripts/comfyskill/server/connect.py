@@ -6,14 +6,21 @@ that something answers there.
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
+import json
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cache
+from comfyskill.base import cache, programs
 from comfyskill.base import flags as base_flags
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
 # What the demo server accepts when it plays the cloud.
 DEMO_KEY = "comfyui-demo-key"
+SCRIPT = Path(__file__).resolve().parents[2] / "demo_server.py"
 
 
 class Found(NamedTuple):
@@ -103,7 +111,6 @@ def connect(
 
 def _demo(api: str) -> Dialect:
     """The built-in server for this one call; with `cloud` it plays Comfy Cloud."""
-    from comfyskill.server import demo_host
 
     if api == "v2":
         raise SkillError(
@@ -111,7 +118,7 @@ def _demo(api: str) -> Dialect:
             hint="leave --api out, or --api cloud for a played cloud",
         )
     cloud = api == "cloud"
-    url = demo_host.start(["--cloud", "--tier", "creator"] if cloud else None)
+    url = start(["--cloud", "--tier", "creator"] if cloud else None)
     server = dialect(
         url, _common.Access(key=DEMO_KEY if cloud else None), "cloud" if cloud else "local", demo=True
     )
@@ -207,3 +214,65 @@ def _is_v2_error(server: Dialect) -> bool:
         said = str(error.details.get("server_said") or "")
         return said.partition(":")[0] in ("unauthorized", "forbidden", "not_found", "not_implemented")
     return False
+
+
+def start(options: list[str] | None = None) -> str:
+    """The address of a fresh demo server on a free loopback port. Raises SkillError when it does not start."""
+    _need_packages()
+    command = [sys.executable, str(SCRIPT), "--port", "0", "--exit-with-parent", *(options or [])]
+    # A pipe that nobody reads would stop a talkative child; a file takes it all.
+    said = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the child)
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=programs.environment(),
+            **_apart(),
+        )
+    except OSError as error:
+        raise SkillError(
+            "the demo server could not be started", code="demo_failed", exit=Exit.FAILED
+        ) from error
+    atexit.register(_stop, child)
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    try:
+        return str(json.loads(line)["url"])
+    except (ValueError, KeyError, TypeError) as error:
+        _stop(child)
+        said.seek(0)
+        words = said.read().decode("utf-8", "replace").strip().splitlines()
+        raise SkillError(
+            "the demo server did not start",
+            code="demo_failed",
+            exit=Exit.FAILED,
+            hint="scripts/demo_server.py --port 0 shows why",
+            server_said=words[-1] if words else line.decode("utf-8", "replace").strip(),
+        ) from error
+
+
+def _need_packages() -> None:
+    """Raises ModuleNotFoundError when the child would; `_cli.run` has the words for it."""
+    for name in ("aiohttp", "PIL"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def _apart() -> dict[str, Any]:
+    """Ctrl-C is for us: who cancels a job still needs the server that runs it."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+    return {"start_new_session": True}
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask by closing its input; insist when it does not go."""
+    if child.stdin is not None:
+        child.stdin.close()
+    try:
+        child.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

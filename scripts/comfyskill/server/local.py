@@ -5,10 +5,13 @@ Level 2. A job is found in the history once it has ended, else in the queue; a j
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import _common
 from comfyskill.base import cli
@@ -170,7 +173,6 @@ class Local(Dialect):
         original: FileRef | None = None,
     ) -> FileRef:
         """Streamed multipart to /upload/image or /upload/mask."""
-        from comfyskill.server import multipart
 
         fields = {"type": "input"}
         if subfolder:
@@ -179,13 +181,13 @@ class Local(Dialect):
             fields["overwrite"] = "true"
         if original is not None:
             fields["original_ref"] = json.dumps(original.json())
-        with multipart.body(fields, "image", path, name or path.name) as body:
+        with body(fields, "image", path, name or path.name) as body_:
             answer = self.json_of(
                 self.request(
                     "POST",
                     f"upload/{kind}",
-                    data=body,
-                    headers={"Content-Type": body.content_type},
+                    data=body_,
+                    headers={"Content-Type": body_.content_type},
                     timeout=600,
                 )
             )
@@ -302,3 +304,63 @@ def _prompt_parts(prompt: Any) -> tuple[Graph | None, Mapping[str, Any]]:
     else:
         graph, extra = None, None
     return graph if isinstance(graph, Mapping) else None, extra if isinstance(extra, Mapping) else {}
+
+
+class Body(io.RawIOBase):
+    """Head, file and tail as one readable whole of known length."""
+
+    def __init__(self, head: bytes, file: BinaryIO, size: int, tail: bytes, content_type: str) -> None:
+        super().__init__()
+        self.content_type = content_type
+        self._parts: list[BinaryIO] = [io.BytesIO(head), file, io.BytesIO(tail)]
+        self._length = len(head) + size + len(tail)
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def tell(self) -> int:
+        """How much has been read. Without an answer here requests would send the body in chunks, of unknown length."""
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; empty at the end."""
+        if size is None or size < 0:
+            piece = b"".join(part.read() for part in self._parts)
+            self._position += len(piece)
+            return piece
+        while self._parts:
+            piece = self._parts[0].read(size)
+            if piece:
+                self._position += len(piece)
+                return piece
+            self._parts.pop(0)
+        return b""
+
+
+@contextmanager
+def body(fields: Mapping[str, str], name: str, path: Path, filename: str) -> Iterator[Body]:
+    """The open body for some text fields and one file; closed at the end."""
+    boundary = secrets.token_hex(16)
+    head = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+        for key, value in fields.items()
+    )
+    shown = "".join(char for char in filename if char not in '\r\n"\\')
+    head += (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{shown}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        yield Body(
+            head.encode("utf-8", "replace"),
+            file,
+            size,
+            f"\r\n--{boundary}--\r\n".encode(),
+            f"multipart/form-data; boundary={boundary}",
+        )

@@ -7,17 +7,21 @@ of v2: on Comfy Cloud itself they come from v1, elsewhere they cannot be had.
 
 from __future__ import annotations
 
+import importlib.util
+import mimetypes
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import safe_text
+from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 from comfyskill.graph import nodes
-from comfyskill.server import assets, transport, v2_cancel, v2_records, v2_refusals
+from comfyskill.server import local, transport, v2_records
 from comfyskill.server.protocol import (
     MARK,
     Accepted,
@@ -33,6 +37,7 @@ from comfyskill.server.protocol import (
 
 if TYPE_CHECKING:
     import requests
+    from PIL.Image import Image
 
     from comfyskill.server.cloud import Cloud
 
@@ -44,6 +49,11 @@ EVENT_PATIENCE = 45.0  # three keepalives
 MOST_LISTED = 100
 MOST_SUBMITS = 3
 AWAY_PAUSE = 0.3
+ASSETS = "api/v2/assets"
+PIECE = 1 << 20
+# A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
+PATIENCE = 3.0
+PROXY_PATIENCE = 0.3
 
 
 class V2(Dialect):
@@ -99,7 +109,7 @@ class V2(Dialect):
 
     def failure(self, response: requests.Response) -> SkillError:
         """Typed errors in plain words; without the envelope the status decides."""
-        known = v2_refusals.failure(self.url, response)
+        known = v2_records.failure(self.url, response)
         if known is not None:
             return known
         path = urlsplit(response.url).path
@@ -162,12 +172,12 @@ class V2(Dialect):
         response = self.post_once(
             JOBS, self._body(submission), headers={"Idempotency-Key": submission.prompt_id}
         )
-        if response.status_code == 422 and self._labels and v2_refusals.is_about_labels(response):
+        if response.status_code == 422 and self._labels and v2_records.is_about_labels(response):
             # A surface that takes no labels says so before it claims the key.
             self._labels = False
             return self.submit_once(submission)
         if response.status_code >= 400:
-            raise v2_refusals.rejection(response, submission.graph) or self.failure(response)
+            raise v2_records.rejection(response, submission.graph) or self.failure(response)
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
             raise SkillError(
@@ -278,7 +288,7 @@ class V2(Dialect):
         if not isinstance(answer, Mapping):
             raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=Exit.FAILED)
         return v2_records.state_of(
-            prompt_id, answer, lambda asset_id: assets.content_url(self, asset_id), self.now()
+            prompt_id, answer, lambda asset_id: content_url(self, asset_id), self.now()
         )
 
     def workflow(self, prompt_id: str) -> Graph | None:
@@ -301,7 +311,7 @@ class V2(Dialect):
                 return False
             raise
         behind = self.upstream if self.surface == "proxy" else None
-        return v2_cancel.confirm(lambda: self._state_once(prompt_id), self.url, behind, prompt_id)
+        return confirm(lambda: self._state_once(prompt_id), self.url, behind, prompt_id)
 
     def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
         """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""
@@ -343,14 +353,14 @@ class V2(Dialect):
     ) -> FileRef:
         """To /assets, unless the server has the bytes already; a mask is joined with its picture first."""
         if kind == "mask" and original is not None:
-            return assets.upload_masked(self, path, name or path.name, original)
-        return assets.upload(self, path, name or path.name, subfolder)
+            return upload_masked(self, path, name or path.name, original)
+        return upload(self, path, name or path.name, subfolder)
 
     def input_value(self, ref: FileRef) -> Any:
         """An asset reference. The proxy resolves an output's to a bare name, which loaders then seek in `input`."""
         if ref.type != "input" and self.surface not in ("cloud", "deployment"):
-            ref = assets.upload_again(self, ref)
-        return assets.reference(ref)
+            ref = upload_again(self, ref)
+        return reference(ref)
 
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
         """The asset's bytes: from this server itself, or from the signed address it points to, fetched bare."""
@@ -358,7 +368,7 @@ class V2(Dialect):
             raise SkillError(
                 f"the server named no address for {ref.filename}", code="not_found", exit=Exit.FAILED
             )
-        url = ref.url or assets.content_url(self, str(ref.asset_id))
+        url = ref.url or content_url(self, str(ref.asset_id))
         return self.open_signed(url, offset=offset, validator=validator)
 
     # --- what the server has: v1's on Comfy Cloud, nothing elsewhere
@@ -434,4 +444,175 @@ def _not_offered(url: str, what: str, code: str = "not_offered") -> SkillError:
         code=code,
         exit=Exit.FAILED,
         hint="for a proxy, ask the ComfyUI behind it (its own address as --host)",
+    )
+
+
+def reference(ref: FileRef) -> Any:
+    """What a graph's input holds to name an asset; the id wins over the name."""
+    if ref.asset_id is None:
+        return f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
+    return {"__type": "core/ASSET", "info": {"id": ref.asset_id, "file_path": ref.filename}}
+
+
+def content_digest(path: Path) -> str | None:
+    """`blake3:<hex>` of a file, or None where Python has no blake3: the server hashes what it gets anyway."""
+    if importlib.util.find_spec("blake3") is None:
+        return None
+    blake3: Any = importlib.import_module("blake3")
+    digest = blake3.blake3()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(PIECE), b""):
+            digest.update(piece)
+    return f"blake3:{digest.hexdigest()}"
+
+
+def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
+    """Send a file unless the server has its bytes already; the reference to put into the graph."""
+    digest = content_digest(path)
+    known = _by_digest(server, digest, name) if digest else None
+    return _ref(
+        server, known or _send(server, path, f"{subfolder}/{name}" if subfolder else name, digest), name
+    )
+
+
+def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
+    """The asset with these bytes; None when the server has none of ours, or does not offer to look."""
+    try:
+        server.request("HEAD", f"{ASSETS}/by-hash/{digest}", attempts=1)
+        answer = server.post_json(f"{ASSETS}/from-hash", {"hash": digest, "file_path": name})
+    except SkillError as error:
+        if error.code in ("unreachable", "refused"):
+            raise
+        return None
+    return answer if isinstance(answer, Mapping) and answer.get("id") else None
+
+
+def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping[str, Any]:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    fields = {"content_type": kind, "file_path": file_path, "tags": "input"}
+    if digest is not None:
+        fields["expected_hash"] = digest
+    with local.body(fields, "file", path, path.name) as body:
+        response = server.request(
+            "POST", ASSETS, data=body, headers={"Content-Type": body.content_type}, timeout=600
+        )
+    answer = server.json_of(response)
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
+        raise SkillError(
+            f"{server.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
+        )
+    return answer
+
+
+def _ref(server: V2, asset: Mapping[str, Any], name: str) -> FileRef:
+    asset_id = str(asset["id"])
+    stored = asset.get("file_path")
+    return FileRef(
+        stored if isinstance(stored, str) and stored else name,
+        type="input",
+        url=content_url(server, asset_id),
+        content_type=asset.get("content_type") if isinstance(asset.get("content_type"), str) else None,
+        asset_id=asset_id,
+    )
+
+
+def content_url(server: V2, asset_id: str) -> str:
+    """Where an asset's bytes are, on the address that the user gave (a proxy in front may know itself by another)."""
+    return server.route(f"{ASSETS}/{_common.quoted(asset_id)}/content")
+
+
+def upload_masked(server: V2, mask: Path, name: str, original: FileRef) -> FileRef:
+    """API v2 has no mask upload: the picture gets the mask's transparency here and goes up as a new asset."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = fetch(server, original, Path(folder) / "original")
+        joined = Path(folder) / f"{Path(name).stem}.png"
+        try:
+            with open_picture(fetched) as picture, open_picture(mask) as alpha:
+                whole = _joined(picture, alpha)
+        except BadPicture as error:
+            raise SkillError(f"the mask cannot be joined with its picture: {error}") from error
+        whole.save(joined, compress_level=4)
+        return upload(server, joined, joined.name)
+
+
+def _joined(picture: Image, alpha: Image) -> Image:
+    """The picture with the mask's transparency."""
+    refuse_other_size("mask", alpha.size, picture.size, scaled=False)
+    whole = picture.convert("RGBA")
+    whole.putalpha(alpha.getchannel("A") if "A" in alpha.getbands() else alpha.convert("L"))
+    return whole
+
+
+def upload_again(server: V2, ref: FileRef) -> FileRef:
+    """An output as an input, for servers whose references name input files alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The name decides how loaders read the file; the folder is ours alone.
+        suffix = Path(ref.filename).suffix
+        return upload(server, fetch(server, ref, Path(folder) / f"output{suffix}"), Path(ref.filename).name)
+
+
+def fetch(server: V2, ref: FileRef, target: Path) -> Path:
+    """The file's bytes on disk."""
+    with server.open_file(ref) as response, target.open("wb") as file:
+        for piece in transport.stream(response, PIECE):
+            file.write(piece)
+    return target
+
+
+def confirm(look: Callable[[], JobState], url: str, upstream: str | None, prompt_id: str) -> bool:
+    """True: stopped or on its way there; False: it had ended otherwise. `upstream`: the ComfyUI behind a proxy.
+
+    Raises SkillError `cancel_not_confirmed` when the job goes on as if nothing had been said.
+    """
+    stopped = _stopped(look, PATIENCE if upstream is None else PROXY_PATIENCE)
+    if stopped is not None:
+        return stopped
+    if upstream is not None and _cancel_behind(url, upstream, prompt_id):
+        return True
+    raise _not_confirmed(prompt_id, proxy=upstream is not None)
+
+
+def _stopped(look: Callable[[], JobState], patience: float) -> bool | None:
+    """As `confirm`; None while nothing shows that the cancel was heard."""
+    give_up = time.monotonic() + patience
+    pause = 0.05
+    while True:
+        state = look()
+        if state.done:
+            return state.outcome == "cancelled"
+        if time.monotonic() > give_up:
+            return True if state.phase == "unknown" or state.word.startswith("cancel") else None
+        time.sleep(pause)
+        pause = min(pause * 2, 0.5)
+
+
+def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
+    """The proxy's job id is ComfyUI's prompt id: when both run on this machine, ComfyUI itself is told to stop that one.
+
+    No credential goes along.
+    """
+    if not all(_common.is_this_machine(urlsplit(address).hostname or "") for address in (url, upstream)):
+        return False
+    from comfyskill.server.local import Local
+
+    behind = Local(upstream)
+    try:
+        return behind.cancel(prompt_id)
+    except SkillError:
+        return False
+    finally:
+        behind.close()
+
+
+def _not_confirmed(prompt_id: str, *, proxy: bool) -> SkillError:
+    hint = "look again in a moment"
+    if proxy:
+        hint += "; comfy-api-proxy cannot cancel on ComfyUI 0.8.0 and older: use that server's own address as --host"
+    return SkillError(
+        "the server took the cancel, but the job goes on",
+        code="cancel_not_confirmed",
+        exit=Exit.FAILED,
+        retryable=True,
+        hint=hint,
+        prompt_id=prompt_id,
     )

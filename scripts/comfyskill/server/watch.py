@@ -17,7 +17,7 @@ from comfyskill.server.protocol import Dialect, JobState, seconds
 from comfyskill.server.socket import Disconnected, Wire
 
 if TYPE_CHECKING:
-    from comfyskill.server.sse import EventStream
+    from comfyskill.server.socket import EventStream
 
 # A question about a job is over after this time without an answer; it is asked again while the patience lasts.
 LOOK_TIME = 10.0
@@ -253,7 +253,7 @@ class Watcher:
             return
         watched = next(iter(self._watched.values()))
         if watched.phase in ("pending", "running"):
-            from comfyskill.server.sse import EventStream
+            from comfyskill.server.socket import EventStream
 
             prompt_id = watched.prompt_id
             self._stream = EventStream(prompt_id, lambda: self.server.open_events(prompt_id))
@@ -264,7 +264,7 @@ class Watcher:
             if wait > 0:
                 time.sleep(wait)
             return None
-        from comfyskill.server.sse import StreamEnded
+        from comfyskill.server.socket import StreamEnded
 
         try:
             frame = self._stream.receive(wait)

@@ -11,7 +11,7 @@ from comfyskill.base.cli import SkillError
 from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
 from comfyskill.graph.nodes import each, with_missing_types
-from comfyskill.server import inventory, node_definitions
+from comfyskill.server import node_definitions
 from comfyskill.source import read
 from comfyskill.trust import trust
 
@@ -20,7 +20,7 @@ MOST_FINDINGS = 60
 
 def report(spec: str, server: Any = None) -> dict[str, Any]:
     """The report on one workflow; `server` (or an inventory) tells which packs are installed. Raises SkillError."""
-    loaded = read.load(spec, server=None if isinstance(server, inventory.Inventory) else server)
+    loaded = read.load(spec, server=None if isinstance(server, node_definitions.Inventory) else server)
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
