@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from comfyskill.base import cli
 from comfyskill.server import transport
-from comfyskill.source import read, sources_server
+from comfyskill.source import read
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent / "scripts"
@@ -386,8 +386,8 @@ def test_a_template_of_a_node_pack_and_a_saved_workflow_are_fetched():
     with pages(PAGES) as (server, _):
         assert read.read("template:pack/first", server=server).graph == GRAPH
         assert read.read("server:deep/er", server=server).graph == GRAPH
-        assert sources_server.template_names(server) == ["fox one", "flux_dev", "pack/first"]
-        assert sources_server.saved_names(server) == ["mine", "deep/er"]
+        assert read.template_names(server) == ["fox one", "flux_dev", "pack/first"]
+        assert read.saved_names(server) == ["mine", "deep/er"]
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_an_answer_that_is_no_json_is_refused():
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(sources_server, "MAX_ANSWER", 10_000)
+    monkeypatch.setattr(read, "MAX_ANSWER", 10_000)
     with pages({"/templates/a.json": b"[" + b" " * 3_000_000}) as (server, _):
         assert refusal("template:a", server=server).code == "too_large"
 

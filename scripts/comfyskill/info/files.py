@@ -13,7 +13,7 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
 from comfyskill.server.protocol import Dialect, FileRef
-from comfyskill.source import sources_server
+from comfyskill.source import read
 
 
 def workflow(
@@ -26,7 +26,7 @@ def workflow(
     """
     if save is not None:
         _refuse_existing(save, overwrite)
-    fetch = sources_server.template if kind == "template" else sources_server.saved
+    fetch = read.template if kind == "template" else read.saved
     try:
         document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
     except SkillError as error:

@@ -357,10 +357,10 @@ def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -
 
 def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
     """The workflows that somebody saved on the server."""
-    from comfyskill.source import sources_server
+    from comfyskill.source import read
 
     if server.api == "v2":
         # Elsewhere a missing folder means that nothing was saved yet; here the route itself may be missing.
         offered(server, "saved workflows", lambda: server.get_json("userdata", {"dir": "workflows/"}))
-    names = offered(server, "saved workflows", lambda: sources_server.saved_names(server))
+    names = offered(server, "saved workflows", lambda: read.saved_names(server))
     return about(server) | shortened(_matching(names, text), full)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.source.media_bytes import MAX_TEXT, Texts, Truncated, size_of, take
-from comfyskill.source.media_video import matroska_texts, mp4_texts
 from comfyskill.source.pictures import PNG_MAGIC, jpeg_texts, png_texts, webp_texts
-from comfyskill.source.sound_video import flac_texts, mp3_texts, ogg_texts
+from comfyskill.source.sound_video import flac_texts, matroska_texts, mp3_texts, mp4_texts, ogg_texts
 
 if TYPE_CHECKING:
     from PIL import Image
