@@ -97,12 +97,12 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
         from comfyskill.base import file_limits, file_names
-        from comfyskill.run import waiting
+        from comfyskill.run import jobs as run_jobs
 
         cli.listen()
         file_limits.allow(args.max_file_size)
         folder = file_names.make_folder(paths.absolute(args.output_dir))
-        return waiting.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
+        return run_jobs.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: queue.show(server, args.max),
         "cancel": lambda: queue.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),

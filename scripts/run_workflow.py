@@ -344,13 +344,13 @@ def _rehearsed(
 
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
-    from comfyskill.run import prepare, submit
+    from comfyskill.run import jobs, prepare
     from comfyskill.server import node_definitions
 
     server: Any = node_definitions.load(paths.expanded(args.inventory))
     prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
-        submit.check_targets(server, prepared.graph, args.only)
+        jobs.check_targets(server, prepared.graph, args.only)
     if args.save_workflow:
         _save_graph(Path(args.save_workflow), prepared.graph)
     return _rehearsed(server, prepared, args, args.only)

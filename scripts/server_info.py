@@ -175,11 +175,11 @@ def _asked(args: argparse.Namespace) -> Any:
 def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
     from comfyskill.base import file_limits
     from comfyskill.info import files
-    from comfyskill.run import placing
+    from comfyskill.run import prepare
     from comfyskill.server.protocol import FileRef
 
     if args.question == "upload":
-        original = placing.annotated(args.original) if args.original else None
+        original = prepare.annotated(args.original) if args.original else None
         return files.upload(
             server,
             args.files,

@@ -420,7 +420,7 @@ def test_without_the_flag_nothing_is_repeated(run: Runner, demo: Demo, graph_fil
 
 
 def test_proposals_are_made_for_this_graph() -> None:
-    from comfyskill.run import memory
+    from comfyskill.run import reports
 
     graph = {
         "1": {
@@ -434,7 +434,7 @@ def test_proposals_are_made_for_this_graph() -> None:
             "inputs": {"width": 256, "height": 256, "length": 81, "batch_size": 1},
         },
     }
-    said = [item["use"] for item in memory.proposals(graph)]
+    said = [item["use"] for item in reports.proposals(graph)]
     assert said[0] == "--tiled-vae"
     assert {
         "--set 1.weight_dtype=fp8_e4m3fn", "--set 2.batch_size=1", "--set 2.width=768 --set 2.height=576",
@@ -489,7 +489,7 @@ def test_run_workflow_and_fetch_logs_tell_one_failure_alike(run: Runner, demo: D
 
 
 def test_the_innermost_frame_of_a_traceback_comes_first() -> None:
-    from comfyskill.run import failures
+    from comfyskill.run import reports
     from comfyskill.server.protocol import JobState
 
     trace = [
@@ -497,7 +497,7 @@ def test_the_innermost_frame_of_a_traceback_comes_first() -> None:
         '  File "b.py", line 2, in inner\n    raise X\n',
     ]
     state = JobState("id", "done", outcome="error", error={"node_id": "1", "traceback": trace})
-    lines = failures.failure(state, {"1": {"class_type": "A", "inputs": {"api_key": "s3cret"}}})["error"]
+    lines = reports.failure(state, {"1": {"class_type": "A", "inputs": {"api_key": "s3cret"}}})["error"]
     assert [line.strip() for line in lines["traceback"]][:2] == ['File "b.py", line 2, in inner', "raise X"]
     assert "s3cret" not in str(lines)
 

@@ -14,7 +14,7 @@ from comfyskill.base.cli import SkillError
 from comfyskill.batch.fetch import Fetchers, Haul, refs_of
 from comfyskill.batch.flights import MOST_LOST, Flight, Todo
 from comfyskill.batch.times import Samples
-from comfyskill.run import collect, failures, reports
+from comfyskill.run import collect, reports
 from comfyskill.server import refusals
 from comfyskill.server.protocol import Dialect, JobState
 
@@ -72,7 +72,7 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            told = failures.failure(state, flight.graph)
+            told = reports.failure(state, flight.graph)
             said = told["error"]["server_said"]
             facts |= {
                 "code": told["code"],

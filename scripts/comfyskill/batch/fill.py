@@ -19,7 +19,7 @@ from comfyskill.batch.plan import OUTPUT_COLUMN, Plan
 from comfyskill.batch.plan_read import CommaList
 from comfyskill.graph import fill as graph_fill
 from comfyskill.graph import nodes, parameters
-from comfyskill.run import placing, prepare
+from comfyskill.run import prepare
 from comfyskill.server import node_definitions
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
 
 
 def _is_local_file(value: Any) -> bool:
-    return isinstance(value, str) and not value.startswith("output:") and placing.may_be_file(value)
+    return isinstance(value, str) and not value.startswith("output:") and prepare.may_be_file(value)
 
 
 class Filler:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError, Terminated
-from comfyskill.run import collect, failures, reports, times
+from comfyskill.run import collect, reports, times
 from comfyskill.run.progress import WAITING, Progress
 from comfyskill.server import commands, events, transport
 from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
@@ -281,7 +281,7 @@ class Monitor:
         names = [item.ref.display_name or item.ref.filename for item in files[:20]]
         outcome["outputs"] = [safe_text.clean(name, 200) for name in names]
         if status == "error":
-            failed = failures.failure(state, state.graph or {})
+            failed = reports.failure(state, state.graph or {})
             outcome |= {key: failed[key] for key in ("code", "message", "hint")}
         self.outcomes[state.prompt_id] = outcome
         self.view.ended(shown, outcome)

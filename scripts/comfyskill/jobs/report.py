@@ -11,9 +11,8 @@ from typing import Any
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.graph import nodes
-from comfyskill.run import collect, failures, memory, submitted, times
-from comfyskill.run.failures import shown_value
-from comfyskill.run.reports import head
+from comfyskill.run import collect, reports, submitted, times
+from comfyskill.run.reports import head, shown_value
 from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
@@ -110,14 +109,14 @@ def _class(graph: Mapping[str, Any], node_id: str) -> str:
 
 def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
     graph = state.graph or {}
-    document = failures.failure(state, graph, said=2_000, full=full)
+    document = reports.failure(state, graph, said=2_000, full=full)
     del document["status"]
     told = document["error"]
     node = {key: told.pop(key) for key in ("node_id", "class_type", "title", "inputs")}
-    found = failures.node_of(graph, node["node_id"])
+    found = reports.node_of(graph, node["node_id"])
     document["node"] = node | {"inputs": _inputs(server, found, state.error or {})}
     if document["code"] == "out_of_memory":
-        document["proposals"] = memory.proposals(graph, server)
+        document["proposals"] = reports.proposals(graph, server)
     return document
 
 

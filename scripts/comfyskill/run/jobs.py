@@ -9,19 +9,22 @@ import contextlib
 import os
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import _common
-from comfyskill.base import cli, file_names, safe_text
+from comfyskill.base import cli, file_limits, file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError, Terminated
-from comfyskill.run import reports, submit, times
+from comfyskill.graph import facts
+from comfyskill.run import job as run_job
+from comfyskill.run import reports, times
 from comfyskill.run import submitted as run_submitted
 from comfyskill.run.job import NOT_YET, Job, Options
 from comfyskill.run.prepare import Prepared
 from comfyskill.run.progress import Progress
-from comfyskill.server import commands, events, transport
-from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
+from comfyskill.server import commands, events, node_definitions, transport
+from comfyskill.server.protocol import Accepted, Dialect, Graph, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
 
 # A first warning for a job that runs this long; videos take longer. It then doubles.
@@ -37,6 +40,8 @@ SAY_AGAIN = 0.5
 SUBMIT_TIME = 5.0
 WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
+MOST_NEXT = 5
+GO_ON = "wait for them by id; do not submit them again"
 
 
 def partner_key(server: Dialect, prepared: Prepared, given: str | None) -> str | None:
@@ -75,7 +80,7 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
 def checked_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
     """What would be submitted, after all that can be known to be wrong with it. Raises as `new_submission`, and misuse."""
     submission = new_submission(server, prepared, options)
-    submit.check_before(server, submission, chosen_id=options.prompt_id is not None)
+    check_before(server, submission, chosen_id=options.prompt_id is not None)
     return submission
 
 
@@ -113,9 +118,8 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
     report = _run_once(server, prepared, options)
     if report.get("code") != "out_of_memory":
         return report
-    from comfyskill.run import memory
 
-    report["proposals"] = memory.proposals(prepared.graph, server)
+    report["proposals"] = reports.proposals(prepared.graph, server)
     if not options.retry_oom:
         return report
     if prepared.partner or server.api != "local":
@@ -256,7 +260,7 @@ def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Opt
     job.submitted = time.monotonic()
     limit = None if options.timeout is None else job.submitted + max(options.timeout, SUBMIT_TIME)
     with transport.no_later_than(limit):
-        accepted = submit.submit(job.server, submission)
+        accepted = submit(job.server, submission)
     _accept(watcher, job, accepted)
     if job.accepted.node_errors and options.strict:
         job.server.cancel(job.prompt_id)
@@ -487,3 +491,181 @@ def _left_running(job: Job, options: Options, message: str, code: str, hint: str
         prompt_id=job.prompt_id,
         host=job.server.url,
     )
+
+
+def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) -> None:
+    """Refuse an id that is taken and outputs that do not exist. Raises SkillError (exit 2)."""
+    if chosen_id and server.own_ids and server.state(submission.prompt_id).phase != "unknown":
+        raise SkillError(
+            f"the server already knows the prompt id {submission.prompt_id}",
+            code="prompt_id_taken",
+            exit=Exit.MISUSE,
+            hint="give another --prompt-id, or fetch that job with --resume",
+        )
+    if submission.front and not server.chooses_front:
+        cli.warn("this server orders its queue itself: --front changes nothing")
+    if submission.targets is not None:
+        check_targets(server, submission.graph, submission.targets)
+
+
+def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
+    """The server silently ignores a target that is no output node of the graph."""
+    outputs = [
+        node.node_id
+        for node in facts.outputs_of(
+            graph, node_definitions.of_classes(server, node_definitions.classes_of(graph))
+        )
+    ]
+    for target in targets:
+        if target not in outputs:
+            what = "is not in the graph" if target not in graph else "is not an output node"
+            raise SkillError(
+                f"--only: node {safe_text.quoted(target)} {what}",
+                code="no_such_output_node",
+                exit=Exit.MISUSE,
+                hint=f"output nodes: {safe_text.quoted_list(outputs, 20) or 'none'}",
+            )
+
+
+def submit(server: Dialect, submission: Submission) -> Accepted:
+    """Submit exactly once; when the server rejects the graph without saying where, our own check of it does."""
+    try:
+        return server.submit(submission)
+    except SkillError as error:
+        if error.code != "rejected" or error.details.get("node_errors"):
+            raise
+        raise _explained(server, submission.graph, error) from None
+
+
+def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
+    from comfyskill.graph import check
+
+    try:
+        known = server.definitions(node_definitions.classes_of(graph))
+    except SkillError:
+        return error
+    found: list[dict[str, Any]] = [
+        item.to_json() for item in check.findings(graph, known) if item.severity == "error"
+    ]
+    if not found:
+        return error
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    error.message = f"the server rejected the graph: {found[0]['message']}{more}"
+    error.args = (error.message,)
+    error.hint = found[0].get("fix") or error.hint
+    error.details["node_errors"] = safe_text.clean_tree(found, 400)
+    return error
+
+
+def wait(
+    server: Dialect, ids: Sequence[str], output_dir: Path, *, timeout: float | None, quiet: bool
+) -> dict[str, Any]:
+    """Wait for the jobs and download each as it ends; the report tells every outcome apart.
+
+    Raises SkillError for what stops the wait before any job has ended.
+    """
+    wanted = list(dict.fromkeys(ids))
+    results: dict[str, dict[str, Any]] = {}
+    options = run_job.Options(output_dir, timeout=timeout, quiet=quiet)
+    try:
+        _follow_known(server, wanted, options, results)
+    except SkillError as error:
+        left = _left(server, wanted, results, output_dir)
+        if not results:
+            error.details |= {key: value for key, value in left.items() if key != "next"}
+            if error.exit != cli.Exit.MISUSE:
+                error.next = error.next or left.get("next", [])
+            raise
+        return _head(server, wanted, results) | error.document() | left
+    except KeyboardInterrupt:
+        said = {"status": "cancelled", "code": "interrupted", "message": "interrupted; the jobs go on"}
+        return _stopped(server, wanted, results, output_dir, said)
+    except Terminated:
+        said = {"status": "timeout", "code": "still_running", "message": "told to stop; the jobs go on"}
+        return _stopped(server, wanted, results, output_dir, said)
+    return _verdict(server, wanted, results, output_dir)
+
+
+def _follow_known(
+    server: Dialect, wanted: Sequence[str], options: run_job.Options, results: dict[str, dict[str, Any]]
+) -> None:
+    give_up = None if options.timeout is None else time.monotonic() + options.timeout
+    watcher = Watcher(server, uuid.uuid4().hex, answered=False)
+    try:
+        watcher.open()
+        for prompt_id in wanted:
+            watcher.watch(prompt_id, ours=False)
+        while watcher.watching and (give_up is None or time.monotonic() < give_up):
+            with transport.no_later_than(give_up):
+                news = watcher.updates(
+                    1.0 if give_up is None else min(1.0, max(give_up - time.monotonic(), 0.0))
+                )
+            for item in news:
+                if isinstance(item, Ended):
+                    results[item.state.prompt_id] = _fetched(server, item.state, options)
+                    cli.note(
+                        f"{safe_text.name(item.state.prompt_id)}: {results[item.state.prompt_id]['status']}"
+                    )
+    finally:
+        watcher.close()
+
+
+def _fetched(server: Dialect, state: JobState, options: run_job.Options) -> dict[str, Any]:
+    graph = state.graph or {}
+    job = run_job.Job(server, state.prompt_id, graph, Accepted(state.prompt_id), time.monotonic(), ours=False)
+    return reports.finished(job, state, None, options, Progress(graph, quiet=True), missed_frames=False)
+
+
+def _head(server: Dialect, wanted: Sequence[str], results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    jobs = [results[key] for key in wanted if key in results]
+    return {"status": "success", **reports.head(server), "jobs": jobs}
+
+
+def _left(
+    server: Dialect, wanted: Sequence[str], results: Mapping[str, Any], output_dir: Path
+) -> dict[str, Any]:
+    """The jobs that were not fetched, and the command that goes on with them."""
+    left = [prompt_id for prompt_id in wanted if prompt_id not in results]
+    if not left:
+        return {}
+    words = [
+        "wait",
+        *left,
+        "--output-dir",
+        output_dir,
+        *file_limits.flag_words(),
+        *commands.server_words(server),
+    ]
+    return {"waiting": left, "next": [commands.command("manage_queue.py", *words)]}
+
+
+def _stopped(
+    server: Dialect,
+    wanted: Sequence[str],
+    results: Mapping[str, dict[str, Any]],
+    output_dir: Path,
+    said: Mapping[str, Any],
+) -> dict[str, Any]:
+    left = _left(server, wanted, results, output_dir)
+    return {**_head(server, wanted, results), **said, "retryable": False, "hint": GO_ON, **left}
+
+
+def _verdict(
+    server: Dialect, wanted: Sequence[str], results: Mapping[str, dict[str, Any]], output_dir: Path
+) -> dict[str, Any]:
+    left = len(wanted) - len(results)
+    if left:
+        said = {"status": "timeout", "code": "still_running", "message": f"{left} job(s) have not ended yet"}
+        return _stopped(server, wanted, results, output_dir, said)
+    document = _head(server, wanted, results)
+    bad = [item for item in document["jobs"] if item["status"] != "success"]
+    if not bad:
+        return document
+    return document | {
+        "status": "partial",
+        "code": str(bad[0].get("code") or bad[0]["status"]),
+        "retryable": False,
+        "message": f"{len(bad)} of {len(wanted)} job(s) did not succeed",
+        "hint": "see each job's status",
+        "next": list(dict.fromkeys(words for item in bad for words in item.get("next", ())))[:MOST_NEXT],
+    }

@@ -5,6 +5,7 @@ Level 3, below `_jobs` (which hands its values in).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import file_limits, file_names, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.graph import diagnose, nodes
 from comfyskill.run import collect
 from comfyskill.server.commands import command, explain_command, list_command, server_words
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
@@ -31,6 +33,15 @@ CLOCK_GRAIN = 2.0  # some servers tell times in whole seconds
 FINAL_DOWNLOAD_FAILURES = frozenset(
     {"not_found", "refused", "bad_request", "bad_answer", "unsafe_redirect", "redirect_loop"}
 )
+SECRET_NAME = re.compile(r"key|token|password|passwd|secret|auth|credential|cookie", re.I)
+TRACE_LINES = 12
+SAID = 600
+MOST_VALUE = 300
+MOST_INPUTS = 40
+# Below these a picture is of no use; steps are what the model families' latents are divided into.
+SMALLEST_EDGE = 256
+EDGE_STEP = 64
+FEWEST_FRAMES = 17
 
 
 def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
@@ -192,7 +203,6 @@ def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence[str]) -> JobState:
     """The state with the outputs of these nodes and what they need: 0.3.64 adds every other one that it has in its cache."""
-    from comfyskill.graph import nodes
 
     wanted = nodes.upstream_of(graph, targets)
     # A node that another one made bears its maker's id before a dot.
@@ -325,9 +335,7 @@ def _ending(
             else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
-        from comfyskill.run import failures
-
-        return failures.failure(state, job.graph)
+        return failure(state, job.graph)
     if failed:
         return _incomplete(job, failed, options)
     if missed:
@@ -421,3 +429,229 @@ def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str
     if not state.outputs:
         return "the server reports no outputs: nothing was reached, or all was cached by a run that kept no record"
     return "the output nodes reported nothing that is a file or a text"
+
+
+def failure(
+    state: JobState, graph: Mapping[str, Any], *, said: int = SAID, full: bool = False
+) -> dict[str, Any]:
+    """The report keys for a job that failed: which node, class and title, its values, the cause, the exception.
+
+    `error.traceback` begins with the innermost frame, where it broke; with `full` it is whole. `said` caps the
+    server's message, in characters.
+    """
+    error = state.error or {}
+    node_id = safe_text.clean(error.get("node_id") or "", 60)
+    node = node_of(graph, node_id)
+    class_type = safe_text.clean(
+        error.get("node_type") or error.get("class_type") or node.get("class_type") or "", 80
+    )
+    meta = node.get("_meta")
+    title = safe_text.clean(meta.get("title") or "", 80) if isinstance(meta, Mapping) else ""
+    exception = safe_text.clean(error.get("exception_type") or "", 120)
+    message = safe_text.clean(
+        error.get("exception_message") or error.get("message") or "no reason given", said
+    )
+    found = diagnose.diagnose(exception, message)
+    where = (
+        f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})" if node_id else "the server"
+    )
+    return {
+        "status": "error",
+        "code": found.code,
+        "message": f"{where} failed{_why(found, exception)}",
+        "hint": found.hint,
+        "retryable": False,
+        "error": {
+            "node_id": node_id,
+            "class_type": class_type,
+            "title": title,
+            "inputs": values_of(node),
+            "exception_type": exception,
+            "server_said": message.strip(),
+            "traceback": _traceback(error.get("traceback"), full),
+        },
+    }
+
+
+def _why(found: diagnose.Diagnosis, exception: str) -> str:
+    """The cause in plain words where it is a known one, with the exception's own name."""
+    if found is diagnose.UNKNOWN:
+        return f": {safe_text.quoted(exception)}" if exception else ""
+    return f": {found.cause}" + (f" ({safe_text.name(exception)})" if exception else "")
+
+
+def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
+    """The node of an id; the nodes that a node has made ("5.0.1") are that node's."""
+    node = graph.get(node_id.split(".")[0])
+    return node if isinstance(node, Mapping) else {}
+
+
+def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The values set on a node, without its links."""
+    return {
+        safe_text.clean(name, 80): shown_value(name, value)
+        for name, value in list(nodes.inputs_of(node).items())[:MOST_INPUTS]
+        if nodes.link_of(value) is None
+    }
+
+
+def shown_value(name: str, value: Any) -> Any:
+    """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
+    if SECRET_NAME.search(name):
+        return safe_text.HIDDEN
+    link = nodes.link_of(value)
+    if link is not None:
+        return {"from_node": safe_text.clean(link.node_id, 60), "output": link.slot}
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    return safe_text.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
+
+
+def _traceback(trace: Any, full: bool) -> list[str]:
+    lines = (
+        [line for text in trace for line in str(text).rstrip().splitlines()]
+        if isinstance(trace, list)
+        else []
+    )
+    return [safe_text.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
+
+
+def _last_frames(lines: list[str]) -> list[str]:
+    """The innermost whole frames of a traceback, without the lines of carets; last frame last."""
+    plain = [line for line in lines if line.strip(" ^~")]
+    kept = plain[-TRACE_LINES:]
+    starts = [index for index, line in enumerate(kept) if line.lstrip().startswith("File ")]
+    return kept[starts[0] :] if starts and len(plain) > len(kept) else kept
+
+
+def _innermost_first(lines: list[str]) -> list[str]:
+    """Frames in reverse order, each frame's own lines kept in theirs."""
+    frames: list[list[str]] = []
+    for line in lines:
+        if line.lstrip().startswith("File ") or not frames:
+            frames.append([])
+        frames[-1].append(line)
+    return [line for frame in reversed(frames) for line in frame]
+
+
+def proposals(graph: Mapping[str, Any], server: Dialect | None = None) -> list[dict[str, str]]:
+    """Concrete changes for this graph, the least painful first: [{"use", "why"}]."""
+    found: list[dict[str, str]] = []
+    for node_id, node in nodes.each(graph):
+        inputs = nodes.inputs_of(node)
+        found += _smaller_batch(node_id, inputs)
+        found += _fewer_frames(node_id, inputs)
+        found += _lower_precision(node_id, nodes.class_of(node), inputs, server)
+    if any(nodes.class_of(node) == "VAEDecode" for _, node in nodes.each(graph)):
+        found.insert(0, {"use": "--tiled-vae", "why": "decode the picture in tiles: slower, far less memory"})
+    for node_id, node in nodes.each(graph):
+        found += _smaller_size(node_id, nodes.inputs_of(node))
+    return found or _elsewhere(server)
+
+
+def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
+    """What helps when the graph itself has nothing to make smaller."""
+    found = [
+        {"use": "a smaller input picture", "why": "this graph sets no size, batch or decoder of its own"}
+    ]
+    if server is not None and server.api != "local":
+        return found
+
+    words = server_words(server) if server is not None else []
+    return [
+        {
+            "use": command("manage_queue.py", "free", "--models", "--memory", *words),
+            "why": "what earlier runs left in memory goes; then run it again (--retry-oom does both)",
+        },
+        *found,
+        {
+            "use": "start the server with --lowvram",
+            "why": "models are kept in parts in the main memory: slower",
+        },
+    ]
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _smaller_batch(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    batch = _whole(inputs.get("batch_size"))
+    if batch is None or batch < 2:
+        return []
+    return [
+        {
+            "use": f"--set {node_id}.batch_size=1",
+            "why": f"one picture at a time instead of {batch}; repeat with run_batch.py",
+        }
+    ]
+
+
+def _fewer_frames(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    name = next((name for name in ("length", "num_frames", "frames") if _whole(inputs.get(name))), None)
+    frames = _whole(inputs.get(name)) if name else None
+    if frames is None or frames <= FEWEST_FRAMES:
+        return []
+    # Video models count frames as 4 n + 1 or 8 n + 1; a number of the second kind suits both.
+    fewer = max((frames * 6 // 10) // 8 * 8 + 1, FEWEST_FRAMES)
+    return [{"use": f"--set {node_id}.{name}={fewer}", "why": f"{fewer} frames instead of {frames}"}]
+
+
+def _smaller_size(node_id: str, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    width, height = _whole(inputs.get("width")), _whole(inputs.get("height"))
+    if width is None or height is None or min(width, height) <= SMALLEST_EDGE:
+        return []
+    smaller = [max(edge * 3 // 4 // EDGE_STEP * EDGE_STEP, SMALLEST_EDGE) for edge in (width, height)]
+    return [
+        {
+            "use": f"--set {node_id}.width={smaller[0]} --set {node_id}.height={smaller[1]}",
+            "why": f"{smaller[0]} x {smaller[1]} instead of {width} x {height}",
+        }
+    ]
+
+
+def _lower_precision(
+    node_id: str, class_type: str, inputs: Mapping[str, Any], server: Dialect | None
+) -> list[dict[str, str]]:
+    """An fp8 file of the same model when it is installed, else the loader's own fp8 switch."""
+    for name, folder in (
+        ("unet_name", "diffusion_models"),
+        ("ckpt_name", "checkpoints"),
+        ("clip_name", "text_encoders"),
+    ):
+        current = inputs.get(name)
+        if not isinstance(current, str) or "fp8" in current.lower():
+            continue
+        stem = (
+            current.rsplit("/", 1)[-1]
+            .lower()
+            .split(".")[0]
+            .replace("_fp16", "")
+            .replace("-fp16", "")
+            .replace("_bf16", "")
+        )
+        for other in _installed(server, folder):
+            if "fp8" in other.lower() and other.rsplit("/", 1)[-1].lower().startswith(stem):
+                return [
+                    {
+                        "use": f"--set {node_id}.{name}={other}",
+                        "why": "the fp8 file of the same model is installed",
+                    }
+                ]
+    if class_type == "UNETLoader" and inputs.get("weight_dtype") == "default":
+        return [
+            {
+                "use": f"--set {node_id}.weight_dtype=fp8_e4m3fn",
+                "why": "load the model in 8 bits: half the memory",
+            }
+        ]
+    return []
+
+
+def _installed(server: Dialect | None, folder: str) -> list[str]:
+    if server is None:
+        return []
+    try:
+        return server.models(folder)
+    except SkillError:
+        return []

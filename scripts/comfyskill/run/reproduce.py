@@ -14,7 +14,7 @@ from comfyskill.base import safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts, nodes
-from comfyskill.run import collect, model_facts
+from comfyskill.run import collect
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
 from comfyskill.server import commands
@@ -271,7 +271,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
         else {}
     )
     rows = []
-    for row in model_facts.model_facts(server, receipt.graph):
+    for row in run_receipt.model_facts(server, receipt.graph):
         old = before.get((row["name"], row["folder"]), {})
         for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
             if old.get(key) and row.get(key) and old[key] != row[key]:
