@@ -11,10 +11,8 @@ from model_host import ModelHost, safetensors
 
 from comfyskill.base import cli, file_limits, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.deps import download, file_check, hosts
-from comfyskill.deps.download import fetch
-from comfyskill.deps.fetch_part import Wanted
-from comfyskill.deps.hosts import AllowedHosts
+from comfyskill.deps import download, place
+from comfyskill.deps.download import AllowedHosts, Wanted, fetch
 from comfyskill.server import transport
 
 
@@ -328,7 +326,7 @@ def test_a_name_alone_means_https_and_no_private_network() -> None:
     ],
 )
 def test_the_flag_that_is_named_really_consents(url: str) -> None:
-    flag, value = hosts.flag_for(url).split(" ")
+    flag, value = download.flag_for(url).split(" ")
     assert flag == "--allow-host"
     assert AllowedHosts([value]).refusal(url) is None
 
@@ -373,15 +371,15 @@ def test_redirects_stay_with_the_storage_of_their_host(home: str, target: str, g
 def test_tokens_go_to_their_own_host_over_https_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
     monkeypatch.setenv("CIVITAI_API_TOKEN", "civ_secret_value")
-    assert hosts.token_for("https://huggingface.co/x") == "hf_secret_value"
-    assert hosts.token_for("https://civitai.com/x") == "civ_secret_value"
+    assert download.token_for("https://huggingface.co/x") == "hf_secret_value"
+    assert download.token_for("https://civitai.com/x") == "civ_secret_value"
     for url in (
         "http://huggingface.co/x",
         "https://huggingface.co:444/x",
         "https://cdn.hf.co/x",
         "https://evil.example/x",
     ):
-        assert hosts.token_for(url) is None
+        assert download.token_for(url) is None
     assert "hf_secret_value" not in safe_text.redact("a hf_secret_value b")
 
 
@@ -400,7 +398,7 @@ def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
     import requests
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
-    session = hosts.session_for("https://huggingface.co/a/b", AllowedHosts())
+    session = download.session_for("https://huggingface.co/a/b", AllowedHosts())
     first = session.prepare_request(requests.Request("GET", "https://huggingface.co/a/b"))
     assert first.headers["Authorization"] == "Bearer hf_secret_value"
     moved, _ = session._redirected(first, str(first.url), "https://cas-bridge.xethub.hf.co/x", {})
@@ -410,7 +408,7 @@ def test_the_token_is_put_on_its_own_host_and_taken_off_at_its_storage(
 
 
 def test_an_address_is_shown_without_its_signature() -> None:
-    assert hosts.shown("https://u:p@h.example/a/b?X-Amz-Signature=abc") == "https://h.example/a/b"
+    assert download.shown("https://u:p@h.example/a/b?X-Amz-Signature=abc") == "https://h.example/a/b"
 
 
 # --- what a file is
@@ -427,13 +425,13 @@ def test_a_good_header_with_metadata_and_two_tensors(tmp_path: Path) -> None:
     header = json.dumps(tensors).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"123456")
-    assert file_check.problem(path) is None
+    assert place.problem(path) is None
 
 
 @pytest.mark.parametrize("name", ["a.gguf", "a.pth", "a.ckpt", "a.bin"])
 def test_other_types_are_told_by_their_first_bytes(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"hello world, this is text")
-    assert file_check.problem(path)
+    assert place.problem(path)
     path.write_bytes((b"GGUF" if name.endswith("gguf") else b"\x80\x02") + b"\0" * 40)
-    assert file_check.problem(path) is None
+    assert place.problem(path) is None

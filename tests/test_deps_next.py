@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from v2_servers import Proxy
 
-from comfyskill.deps import tags
+from comfyskill.deps import need
 
 SDXL = ROOT / "workflows" / "sdxl_txt2img.json"
 
@@ -223,14 +223,14 @@ CORE = {
 @pytest.mark.parametrize(
     ("reader", "definitions", "wanted"),
     [
-        ("CLIPTextEncode", CORE, tags.NOBODY),
+        ("CLIPTextEncode", CORE, need.NOBODY),
         ("LoraTagLoader", CORE, "LoraTagLoader"),
         ("SomethingElse", CORE, None),
         ("CLIPTextEncode", None, None),
     ],
 )
 def test_who_reads_a_tag(reader: str, definitions: Any, wanted: str | None) -> None:
-    (tag,) = tags.tags_in(tagged("a <lora:x:0.8:0.5> b", reader), definitions)
+    (tag,) = need.tags_in(tagged("a <lora:x:0.8:0.5> b", reader), definitions)
     assert (tag.name, tag.weights, tag.reader) == ("x", "0.8:0.5", wanted)
 
 
@@ -238,13 +238,13 @@ def test_who_reads_a_tag(reader: str, definitions: Any, wanted: str | None) -> N
     "text", ["<lora:>", "<lora: >", "<lora", "lora:x", "<Lora x>", "<lora:a\nb>", "<lora:" * 5000]
 )
 def test_what_is_no_tag(text: str) -> None:
-    assert tags.tags_in(tagged(text), CORE) == []
+    assert need.tags_in(tagged(text), CORE) == []
 
 
 def test_links_in_a_circle_are_survived() -> None:
     graph = tagged("<lora:x>", "SomethingElse")
     graph["1"]["inputs"]["again"] = ["2", 0]
-    assert tags.tags_in(graph, CORE)[0].reader is None
+    assert need.tags_in(graph, CORE)[0].reader is None
 
 
 def test_a_tag_that_core_ignores_is_said_with_the_flag_that_does_it(

@@ -207,8 +207,8 @@ def test_a_list_of_names_says_how_many_it_leaves_out() -> None:
 def test_the_words_of_a_manager_are_under_their_own_key() -> None:
     import types
 
-    from comfyskill.deps import install
     from comfyskill.deps import manager as deps_manager
+    from comfyskill.deps import mend
     from comfyskill.deps.plan import MANAGER, Step
     from comfyskill.server.local import Local
 
@@ -226,11 +226,11 @@ def test_the_words_of_a_manager_are_under_their_own_key() -> None:
     try:
         manager = deps_manager.Manager(Local(server.url), deps_manager.V4, "4")
         ways: Any = types.SimpleNamespace(manager=manager, server=manager.server)
-        packs = install._install_by_manager([Step("pack", "some-pack", MANAGER)], ways)
+        packs = mend._install_by_manager([Step("pack", "some-pack", MANAGER)], ways)
         step = Step(
             "model", "m.safetensors", MANAGER, relative="checkpoints/m.safetensors", url="https://x.test/m"
         )
-        models = [install._download_by_manager(step, ways)]
+        models = [mend._download_by_manager(step, ways)]
     finally:
         server.stop()
     for outcome in packs + models:

@@ -406,17 +406,17 @@ def test_a_name_is_judged_again_when_it_is_connected_to(web: Any, monkeypatch: p
 def test_the_host_of_a_model_is_judged_again_when_it_is_connected_to(
     web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from comfyskill.deps import hosts
+    from comfyskill.deps import download
 
     private = web()
     port = int(private.url.rpartition(":")[2])
-    allowed = hosts.AllowedHosts([f"models.test:{port}"])
+    allowed = download.AllowedHosts([f"models.test:{port}"])
     known = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *words, **options: known("127.0.0.1", *words, **options)
     )
     address = f"https://models.test:{port}/m.safetensors"
-    with hosts.session_for(address, allowed) as session, pytest.raises(server_session.RefusedRedirect):
+    with download.session_for(address, allowed) as session, pytest.raises(server_session.RefusedRedirect):
         session.get(address, timeout=(5, 5))
 
 

@@ -14,11 +14,21 @@ from comfyskill.deps import names as deps_names
 from comfyskill.deps import origin as deps_origin
 from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.names import Match
-from comfyskill.deps.need import SERVER_PATH, FileNeed, ModelNeed, Needs, Use, ValueNeed, needs_of
+from comfyskill.deps.need import (
+    NOBODY,
+    SERVER_PATH,
+    FileNeed,
+    ModelNeed,
+    Needs,
+    Tag,
+    Use,
+    ValueNeed,
+    needs_of,
+    tags_in,
+)
 from comfyskill.deps.origin import Origin
 from comfyskill.deps.pack import Pack
 from comfyskill.deps.stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
-from comfyskill.deps.tags import NOBODY, Tag, tags_in
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")

@@ -6,18 +6,23 @@ declared one, and the one that huggingface.co states for large files) and its fo
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from comfyskill.base import cli, file_limits, safe_text
+import _common
+from _common import Origin, origin_of
+from comfyskill.base import cli, file_limits, file_names, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.deps import file_check, hosts, origin, report
-from comfyskill.deps.fetch_part import Part, Wanted, refuse_existing, stated_hash
-from comfyskill.deps.hosts import AllowedHosts
+from comfyskill.deps import catalog, place, report
+from comfyskill.deps import origin as deps_origin
 from comfyskill.server import transport
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 ATTEMPTS = 5
 TIMEOUT = (15.0, 60.0)
+MOST_NOTE = 1 << 16
 
 
 class Facts(NamedTuple):
@@ -56,7 +62,7 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
     reason = allowed.refusal(url)
     if reason is not None:
         return Facts(problem=reason)
-    with hosts.session_for(url, allowed) as session:
+    with session_for(url, allowed) as session:
         try:
             response = session.head(url, allow_redirects=True, timeout=(min(timeout, 10.0), timeout))
         except requests.RequestException as error:
@@ -75,7 +81,7 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
         SkillError: `consent_needed` (7) for a host or file type that wants a flag, `refused` (4) for a gate,
             `already_there`, `disk_full`, `corrupt`, `unreachable` (3), `not_found`.
     """
-    hosts.require(allowed, wanted.url)
+    require(allowed, wanted.url)
     if report.may_run_code(wanted.target.name) and not wanted.allow_pickle:
         raise SkillError(
             f"{wanted.target.name} is of a type that can run code when it is loaded", code="consent_needed",
@@ -84,7 +90,7 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
     refuse_existing(wanted.target)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
     part = Part(wanted)
-    with hosts.session_for(wanted.url, allowed) as session:
+    with session_for(wanted.url, allowed) as session:
         with part.opened():
             resumed_at = part.size
             _transfer(session, wanted, part)
@@ -112,7 +118,7 @@ def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
         if failures >= ATTEMPTS:
             part.flush()
             raise SkillError(
-                f"{hosts.shown(wanted.url)}: {why}", code="unreachable", retryable=True,
+                f"{shown(wanted.url)}: {why}", code="unreachable", retryable=True,
                 hint="run it again: it goes on where it stopped",
             )  # fmt: skip
         time.sleep(transport.pause_before(failures + 1))
@@ -166,14 +172,14 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         raise _Again(f"its host answers HTTP {status}")
     if status >= 400:
         raise SkillError(
-            f"{hosts.shown(wanted.url)} answers HTTP {status}",
+            f"{shown(wanted.url)} answers HTTP {status}",
             code="not_found" if status in (404, 410) else "download_failed", exit=Exit.FAILED,
             hint="the file may have moved: look at its page",
         )  # fmt: skip
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise SkillError(
-            f"{hosts.shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
+            f"{shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
             exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
         )  # fmt: skip
     file_limits.refuse_packed(response.headers)
@@ -213,7 +219,7 @@ def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
     said = time.monotonic()
     for count, piece in enumerate(_pieces(response)):
         if part.size == 0:
-            wrong = file_check.wrong_start(wanted.target.name, piece)
+            wrong = place.wrong_start(wanted.target.name, piece)
             if wrong:
                 part.drop()
                 raise _corrupt(wanted, wrong)
@@ -242,7 +248,7 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
             raise _corrupt(wanted, f"its SHA-256 is {digest} and should be {expected}")
         if expected and "sha256" not in checked:
             checked.append("sha256")
-    wrong = file_check.problem(part.path, wanted.target.name)
+    wrong = place.problem(part.path, wanted.target.name)
     if wrong:
         part.drop()
         raise _corrupt(wanted, wrong)
@@ -251,7 +257,7 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
 
 def _corrupt(wanted: Wanted, why: str) -> SkillError:
     return SkillError(
-        f"what {hosts.shown(wanted.url)} gave is not usable: {why}; it was not kept",
+        f"what {shown(wanted.url)} gave is not usable: {why}; it was not kept",
         code="corrupt", exit=Exit.FAILED, hint="try again; if it stays so, look at the file's page",
     )  # fmt: skip
 
@@ -263,21 +269,21 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
 
     if isinstance(error, RefusedRedirect):
         return SkillError(
-            f"refused to follow {hosts.shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
+            f"refused to follow {shown(url)}: {error}", code="unsafe_redirect", exit=Exit.UNSAFE,
             hint="if you trust that host, add --allow-host with its name",
         )  # fmt: skip
     if isinstance(error, UnaskedCoding):
         return SkillError(
-            f"{hosts.shown(url)} sends the file compressed, although that was not asked for",
+            f"{shown(url)} sends the file compressed, although that was not asked for",
             code="download_failed",
             exit=Exit.FAILED,
             hint="a proxy may stand between; else download it by hand from its page",
         )
     if isinstance(error, requests.TooManyRedirects):
-        return SkillError(f"{hosts.shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED)
+        return SkillError(f"{shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED)
     if isinstance(error, requests.exceptions.SSLError):
         return SkillError(
-            f"the certificate of {hosts.shown(url)} was not accepted", code="unreachable",
+            f"the certificate of {shown(url)} was not accepted", code="unreachable",
             hint="a proxy may stand between: set REQUESTS_CA_BUNDLE to its authority's file",
         )  # fmt: skip
     return _Again(_network_words(error))
@@ -300,10 +306,12 @@ def _gate(url: str, status: int) -> SkillError:
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
-    variables = hosts.token_variables(host)
-    given = hosts.token_for(url) is not None
-    page = origin.hugging_face_page(url)
-    message = f"{hosts.shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
+    variables = token_variables(host)
+    given = token_for(url) is not None
+    page = deps_origin.hugging_face_page(url)
+    message = (
+        f"{shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
+    )
     if not variables:
         hint = "download it by hand from its page"
     elif given:
@@ -321,3 +329,296 @@ def _stated_size(response: requests.Response) -> int | None:
             if size is not None and (header == "X-Linked-Size" or answer is response):
                 return size
     return None
+
+
+class Wanted(NamedTuple):
+    """What to fetch and where to put it."""
+
+    url: str
+    target: Path
+    sha256: str | None = None
+    allow_pickle: bool = False
+
+
+class Part:
+    """The unfinished file and the note beside it that says what it is a part of."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.path = wanted.target.with_name(wanted.target.name + ".part")
+        self.note = wanted.target.with_name(wanted.target.name + ".part.json")
+        self.total: int | None = None
+        self.stated_sha256: str | None = None
+        self.etag: str | None = None
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.useless = self.named = False
+        self._file: IO[bytes] | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open for appending, alone; an unfinished file of another address or without a validator starts anew.
+
+        Afterwards what holds nothing, or nothing of use, is removed.
+        """
+        try:
+            # The names can be known before, and then be links to files of the user.
+            with safe_files.open_file(self.path, "ab+") as file:
+                _lock(file, self.wanted.target)
+                # Whoever held the lock before may have given this very file its final name.
+                refuse_existing(self.wanted.target)
+                self._file = file
+                kept = self._kept_note()
+                if kept is None:
+                    self.restart()
+                else:
+                    self.etag = kept
+                    self._hash_what_is_there()
+                yield
+        finally:
+            if self._file is not None and not self.named and (self.useless or self.size == 0):
+                self.path.unlink(missing_ok=True)
+                self.note.unlink(missing_ok=True)
+
+    def _kept_note(self) -> str | None:
+        try:
+            with safe_files.open_file(self.note, "r", encoding="utf-8") as file:
+                kept = json.loads(file.read(MOST_NOTE))
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
+            return None
+        return kept["etag"] if isinstance(kept.get("etag"), str) else None
+
+    def _hash_what_is_there(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        while piece := self._file.read(PIECE):
+            self.digest.update(piece)
+            self.size += len(piece)
+
+    def restart(self) -> None:
+        """Begin with the first byte."""
+        assert self._file is not None
+        self._file.truncate(0)
+        self.size, self.digest, self.etag = 0, hashlib.sha256(), None
+
+    def remember(self, response: requests.Response) -> None:
+        """Note the validator with which the rest may be asked for; weak ones do not serve."""
+        etag = response.headers.get("ETag")
+        self.etag = etag if etag and not etag.startswith("W/") else None
+        self.stated_sha256 = stated_hash(response) or self.stated_sha256
+        if self.etag:
+            with safe_files.open_file(self.note, "w", encoding="utf-8") as file:
+                json.dump({"url": self.wanted.url, "etag": self.etag}, file)
+
+    def add(self, piece: bytes) -> None:
+        assert self._file is not None
+        self._file.write(piece)
+        self.digest.update(piece)
+        self.size += len(piece)
+
+    def flush(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def drop(self) -> None:
+        """What is there can be of no use: it is removed, and the next try begins anew."""
+        self.useless = True
+
+    def take_name(self) -> None:
+        """Give the file its final name."""
+        refuse_existing(self.wanted.target)
+        file_names.insist(lambda: self.path.replace(self.wanted.target))
+        self.named = True
+        self.note.unlink(missing_ok=True)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises SkillError when the file is there: none is ever replaced."""
+    if os.path.lexists(target):
+        raise SkillError(
+            f"{target} is there already; nothing was replaced", code="already_there", exit=Exit.FAILED,
+            hint="move it away to download it again",
+        )  # fmt: skip
+
+
+def _lock(file: IO[bytes], target: Path) -> None:
+    if safe_files.take(file) is False:
+        raise SkillError(
+            f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
+            hint="wait for it",
+        )  # fmt: skip
+
+
+def stated_hash(response: requests.Response) -> str | None:
+    """The SHA-256 that huggingface.co states for a large file on the answer that redirects to its storage."""
+    for answer in [*response.history, response]:
+        linked = answer.headers.get("X-Linked-Etag", "").strip().strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", linked):
+            return linked
+    return None
+
+
+class AllowedHosts:
+    """The hosts of this call: the known ones and those that the user added with --allow-host."""
+
+    def __init__(self, added: Sequence[str] = ()) -> None:
+        self.names: set[str] = set()
+        self.origins: set[Origin] = set()
+        for text in added:
+            self._add(text)
+
+    def _add(self, text: str) -> None:
+        written_out = "://" in text
+        try:
+            parts = urlsplit(text if written_out else f"https://{text}")
+            port = parts.port
+        except ValueError as error:
+            raise _bad_host(text) from error
+        if not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
+            raise _bad_host(text)
+        if parts.scheme not in ("https", "http"):
+            raise _bad_host(text)
+        if written_out:
+            self.origins.add(origin_of(text))
+        elif port is None:
+            self.names.add(parts.hostname.lower())
+        else:
+            self.names.add(f"{parts.hostname.lower()}:{port}")
+
+    def refusal(self, url: str) -> str | None:
+        """Why a download may not start at this address, or None when it may."""
+        parts = _common.plain_parts(url)
+        if parts is None:
+            return "it is no address that all programs read alike"
+        origin = origin_of(url)
+        if origin in self.origins:
+            return None
+        if parts.username is not None or parts.password is not None:
+            return "it carries a login"
+        if origin[0] != "https":
+            return "it is not https"
+        if not self._named(origin):
+            return f"{origin[1]} is not a host that models are fetched from"
+        if (
+            origin[1] == "github.com"
+            and "/releases/download/" not in parts.path
+            and "github.com" not in self.names
+        ):
+            return "of github.com only release files are fetched"
+        return _private(origin[1])
+
+    def _named(self, origin: Origin) -> bool:
+        _, host, port = origin
+        if port == 443 and (host in catalog.DOWNLOAD_HOSTS or host in self.names):
+            return True
+        return f"{host}:{port}" in self.names
+
+    def redirect_refusal(self, home: str, target: str) -> str | None:
+        """Why a download that began at `home` may not go on at `target`, or None when it may."""
+        try:
+            origin, start = origin_of(target), origin_of(home)
+        except ValueError:
+            return "it is no address"
+        if origin == start or origin in self.origins:
+            return None
+        if origin[0] != "https":
+            return "it is not https"
+        if not (self._named(origin) or (origin[2] == 443 and _hands_over_to(start[1], origin[1]))):
+            return f"{origin[1] or 'it'} is not known as the storage of {start[1]}"
+        return _private(origin[1])
+
+
+def _hands_over_to(home: str, host: str) -> bool:
+    for known in catalog.DOWNLOAD_HOSTS.get(home, ()):
+        if host == known or (known.startswith(".") and host.endswith(known)):
+            return True
+    return home == "civitai.com" and re.fullmatch(catalog.CIVITAI_BUCKET, host) is not None
+
+
+def _private(host: str) -> str | None:
+    from comfyskill.server.session import privacy_of
+
+    return f"{host} leads into a private network" if privacy_of(host) else None
+
+
+def _bad_host(text: str) -> SkillError:
+    return SkillError(
+        f"--allow-host {safe_text.clean(text, 80)!r} is no host",
+        hint="write a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
+    )
+
+
+def require(allowed: AllowedHosts, url: str) -> None:
+    """Raises SkillError (exit 7) when a download may not start at this address; the message names the flag that consents."""
+    reason = allowed.refusal(url)
+    if reason is None:
+        return
+    raise SkillError(
+        f"will not download from {shown(url)}: {reason}",
+        code="consent_needed",
+        exit=Exit.UNSAFE,
+        hint=f"look at the address; if you trust it, add {flag_for(url)}",
+    )
+
+
+def flag_for(url: str) -> str:
+    """The flag that consents to an address: its host where that is enough; plain http, a port or a private network
+    wants the whole origin written out.
+    """
+    parts = _common.plain_parts(url)
+    if parts is None:
+        return "--allow-host HOST"
+    host = safe_text.clean(parts.hostname, 100)
+    if ":" not in host and AllowedHosts([host]).refusal(url) is None:
+        return f"--allow-host {host}"
+    port = f":{parts.port}" if parts.port else ""
+    return f"--allow-host {parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def token_for(url: str) -> str | None:
+    """The user's token for this address's own host, over https only; from now on no output shows it."""
+    scheme, host, port = origin_of(url)
+    for variable in token_variables(host):
+        token = (os.environ.get(variable) or "").strip()
+        safe_text.hide(token)
+        if token and scheme == "https" and port == 443:
+            return token
+    return None
+
+
+def token_variables(host: str) -> tuple[str, ...]:
+    """The environment variables that may hold a token for a host."""
+    return tuple(dict.fromkeys(catalog.TOKENS.get(host, ())))
+
+
+def session_for(url: str, allowed: AllowedHosts) -> SecureSession:
+    """A session for one download: its token stays at its host, its redirects on the hosts that belong to it."""
+    from comfyskill.server.session import NotAdmitted, RefusedRedirect, SecureSession
+
+    class DownloadSession(SecureSession):
+        def check_redirect(self, source: str, target: str) -> None:  # noqa: ARG002
+            reason = allowed.redirect_refusal(url, target)
+            if reason is not None:
+                raise RefusedRedirect(f"it leads to {shown(target)}, and {reason}")
+
+        def admit(self, url: str, privacy: int) -> None:
+            if privacy and origin_of(url) not in allowed.origins:
+                raise NotAdmitted(f"{shown(url)} leads into a private network")
+
+    token = token_for(url)
+    session = DownloadSession(url, {"Authorization": f"Bearer {token}"} if token else {})
+    session.headers["Accept-Encoding"] = "identity"
+    return session
+
+
+def shown(url: str) -> str:
+    """An address without login and query, which may hold signatures."""
+    parts = _common.plain_parts(url)
+    if parts is None:
+        return safe_text.clean(url.partition("?")[0].rpartition("@")[2], 300)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return safe_text.clean(f"{parts.scheme}://{host}{port}{parts.path}", 300)

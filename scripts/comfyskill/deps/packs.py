@@ -18,7 +18,7 @@ from comfyskill.editor.outline import nodes_of
 from comfyskill.graph import catalog
 
 if TYPE_CHECKING:
-    from comfyskill.deps.registry import Registry
+    from comfyskill.deps.comfy_cli import Registry
 
 
 def claims_of(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> dict[str, Pack]:

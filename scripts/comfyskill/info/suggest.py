@@ -16,8 +16,8 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import check
 from comfyskill.deps.check import MISSING, UNKNOWN, Item
 from comfyskill.deps.need import classes_of
-from comfyskill.deps.next import RENAMED
 from comfyskill.deps.stock import Had, Stock
+from comfyskill.deps.survey import RENAMED
 from comfyskill.run.reports import head
 from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect
