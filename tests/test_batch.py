@@ -644,12 +644,12 @@ def test_a_name_that_does_not_fit_every_run_is_refused_before_anything_is_sent(
 def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from comfyskill.batch import fetch
+    from comfyskill.batch import ends as batch_ends
     from comfyskill.batch import plan as batch_plan
 
     plan = batch_plan.Plan((batch_plan.Axis("sweep", ("x",), ["12", "cat"]),), str(uuid.uuid4()))
     options = SimpleNamespace(folder=tmp_path, name="{x:04d}")
-    names = fetch.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
+    names = batch_ends.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
     assert [names.base(run, {}) for run in range(2)] == ["0012", None]
 
 

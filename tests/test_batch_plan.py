@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.batch.plan import Axis, Plan, Steps
-from comfyskill.batch.plan_read import check_names, files, prompts, seeds, sweeps, table, zipped
+from comfyskill.batch.plan import Axis, Plan, Steps, check_names, files, prompts, seeds, sweeps, table, zipped
 
 
 def plan(*axes: Axis, limit: int | None = None, shuffled: bool = False) -> Plan:

@@ -327,7 +327,7 @@ def test_what_a_server_finished_before_its_cancel_came_is_counted() -> None:
     from types import SimpleNamespace
     from unittest import mock
 
-    from comfyskill.batch import flights, moves
+    from comfyskill.batch import flights, lane
 
     batch = mock.Mock(tally=flights.Tally(), left_on=lambda _: ["late", "stopped"])
     ends = {"late": "success", "stopped": "cancelled"}
@@ -336,7 +336,7 @@ def test_what_a_server_finished_before_its_cancel_came_is_counted() -> None:
         cancel=lambda _: False,
         state=lambda id_: SimpleNamespace(done=True, outcome=ends[id_]),
     )
-    moves.Moves(batch, server, mock.Mock(), mock.Mock()).clear()  # type: ignore[arg-type]
+    lane.Moves(batch, server, mock.Mock(), mock.Mock()).clear()  # type: ignore[arg-type]
     assert batch.tally.twice == 1
     assert [call.args for call in batch.cleared.call_args_list] == [
         ("http://x", "late"),
@@ -400,16 +400,16 @@ def test_files_of_a_server_that_stays_away_are_given_up_together(
 
 def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -> None:
     from comfyskill.base.cli import SkillError
-    from comfyskill.batch import supply
+    from comfyskill.batch import lane
     from comfyskill.server import local, transport, v2
     from comfyskill.server.protocol import Submission
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:
         local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, transport.AnswerLost("reset"))
-    assert away.value.code == "submit_unknown" and supply.out_of_reach(away.value)
+    assert away.value.code == "submit_unknown" and lane.out_of_reach(away.value)
     silent = v2.V2("http://127.0.0.1:9")._unknown(submission, "")
-    assert silent.code == "submit_unknown" and not supply.out_of_reach(silent)
+    assert silent.code == "submit_unknown" and not lane.out_of_reach(silent)
 
 
 def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(

@@ -62,9 +62,9 @@ def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     notes = [*source.warnings, *notes]
     _check_name(args.name, ready[0])
     if args.dry_run:
-        from comfyskill.batch import estimate
+        from comfyskill.batch import times
 
-        return estimate.preview(recipe, ready, notes, args.workflow), None
+        return times.preview(recipe, ready, notes, args.workflow), None
     setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
     default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
     folder = paths.absolute(args.output_dir or default)
@@ -115,17 +115,15 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
 
 
 def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
-    from comfyskill.batch import plan_read
-
-    axes = [plan_read.table(args.table)] if args.table else []
+    axes = [batch_plan.table(args.table)] if args.table else []
     if args.input_dir:
-        axes.append(plan_read.files(args.input_dir, args.into, recursive=args.recursive))
+        axes.append(batch_plan.files(args.input_dir, args.into, recursive=args.recursive))
     if args.prompts:
-        axes.append(plan_read.prompts(args.prompts, args.prompts_into))
-    axes += plan_read.zipped(args.zip)
-    axes += plan_read.sweeps(args.sweep)
+        axes.append(batch_plan.prompts(args.prompts, args.prompts_into))
+    axes += batch_plan.zipped(args.zip)
+    axes += batch_plan.sweeps(args.sweep)
     constants = {**wishes.settings, **{name: path for name, path, _ in wishes.files}}
-    plan_read.check_names(axes, constants)
+    batch_plan.check_names(axes, constants)
     if not axes and not args.count:
         raise SkillError(
             "nothing to vary",
@@ -141,7 +139,6 @@ def _count_axis(
 
     Also the wishes without the seed that the counting starts at.
     """
-    from comfyskill.batch import plan_read
     from comfyskill.graph import facts
 
     if not args.count:
@@ -151,13 +148,13 @@ def _count_axis(
     if args.seed_start is None and "seed" in wishes.settings:
         start = str(wishes.settings["seed"])
         if not start.isdigit():
-            return [plan_read.seeds(args.count, None)], wishes
+            return [batch_plan.seeds(args.count, None)], wishes
         others = {name: value for name, value in wishes.settings.items() if name != "seed"}
-        return [plan_read.seeds(args.count, int(start))], wishes._replace(settings=others)
+        return [batch_plan.seeds(args.count, int(start))], wishes._replace(settings=others)
     if args.randomize_seed or taken or (not seeds and args.seed_start is None):
-        return [plan_read.seeds(args.count, None)], wishes
+        return [batch_plan.seeds(args.count, None)], wishes
     start_at = args.seed_start if args.seed_start is not None else next(iter(seeds.values()))
-    return [plan_read.seeds(args.count, start_at)], wishes
+    return [batch_plan.seeds(args.count, start_at)], wishes
 
 
 def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
@@ -179,13 +176,13 @@ def _check_name(template: str | None, filler: Filler) -> None:
     """--name must fit the values of all runs (of the first thousands of each axis), before anything is sent."""
     if template is None:
         return
-    from comfyskill.batch import fetch
+    from comfyskill.batch import ends
 
     plan = filler.recipe.plan
     first = dict.fromkeys(plan.names) | plan.values(0)
     for number, axis in enumerate(plan.axes):
         for step in filler.steps_to_check(number):
-            fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
+            ends.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
 
 
 def _in_folder(

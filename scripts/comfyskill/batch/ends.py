@@ -6,16 +6,21 @@ Level 3.
 from __future__ import annotations
 
 import contextlib
+import queue
+import re
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import cli, safe_text
+from comfyskill.base import cli, file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.batch.fetch import Fetchers, Haul, refs_of
 from comfyskill.batch.flights import MOST_LOST, Flight, Todo
+from comfyskill.batch.plan import OUTPUT_COLUMN, is_media
 from comfyskill.batch.times import Samples
 from comfyskill.run import collect, reports
-from comfyskill.server import refusals
+from comfyskill.server import events, refusals
 from comfyskill.server.protocol import Dialect, JobState
 
 if TYPE_CHECKING:
@@ -26,6 +31,16 @@ TRANSIENT = frozenset(
     {"out_of_memory", "server_network", "cloud_fault", "model_download", "input_download", "device_error",
      "submit_failed", "busy", "missed_images", "timed_out", "lost"}
 )  # fmt: skip
+FETCHERS = 4
+# One thread keeps up with small files and gets least in the way; more come when files take long, and for the last.
+WAITING = 4
+SLOW_FETCH = 0.05
+# A server that is out of reach is looked for this often (seconds), each time so long.
+PROBE_PAUSE, PROBE_PATIENCE = 3.0, 2.0
+MOST_TEXT = 4000
+MOST_VALUE = 60
+OURS = re.compile(r"(?i)contact_sheet(_\d+)?|index|results|batch")
+_FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
 class Ends:
@@ -213,4 +228,252 @@ def facts_of(error: SkillError) -> dict[str, Any]:
     return facts | ({"server_said": safe_text.clean(said, 300)} if said else {})
 
 
-__all__ = ["TRANSIENT", "Ends", "facts_of"]
+class Haul(NamedTuple):
+    """The end of one run: how it ended, and what is to be fetched."""
+
+    run: int
+    server: Dialect
+    status: str
+    facts: dict[str, Any]
+    outputs: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    pictures: Sequence[tuple[str, events.Preview]] = ()
+
+
+class Names:
+    """Where a run's files go: `run_0007/` with the server's names, or names made from the run's values."""
+
+    def __init__(self, batch: Batch) -> None:
+        plan = batch.recipe.plan
+        self._plan = plan
+        self._template = batch.options.name
+        self._digits = max(4, len(str(max(plan.count - 1, 0))))
+
+    def base(self, run: int, seeds: Mapping[str, int]) -> str | None:
+        """The flat name (without suffix) of a run's files, or None when it has a folder of its own."""
+        values = self._plan.values(run)
+        if values.get(OUTPUT_COLUMN):
+            return _flat(_without_suffix(str(values[OUTPUT_COLUMN])))
+        if self._template is None:
+            return None
+        try:
+            made = made_name(self._template, run, dict.fromkeys(self._plan.names) | values, seeds)
+        except SkillError as error:
+            # Found out when the run is done (a value far down a long list): its files are worth more than their name.
+            cli.warn(f"run {run} keeps a folder of its own: {error.message}")
+            return None
+        return _flat(made)
+
+    def folder(self, run: int) -> str:
+        """The name of a run's folder, when it has one."""
+        return f"run_{run:0{self._digits}d}"
+
+
+def _flat(name: str) -> str:
+    """A run's name as that of a file; not one that a page of the batch is written under."""
+    safe = file_names.safe_name(name)
+    return f"_{safe}" if OURS.fullmatch(safe) else safe
+
+
+def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping[str, int]) -> str:
+    """`{index:04d}_{seed}_{cfg}` filled in; only names and plain number formats, nothing is evaluated.
+
+    A value of None (an empty cell of a table) gives no text, an input file its bare name.
+    Raises SkillError (exit 2) for an unknown field or a format that does not fit.
+    """
+    known: dict[str, Any] = {**seeds, **values, "index": run, "number": run + 1}
+    if "seed" not in known and seeds:
+        known["seed"] = next(iter(seeds.values()))
+
+    def fill(match: re.Match[str]) -> str:
+        name, form = match[1], match[2] or ""
+        if name not in known:
+            raise SkillError(
+                f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}"
+            )
+        value = known[name]
+        if value is None:
+            return ""
+        if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
+            raise SkillError(
+                f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}"
+            )
+        try:
+            text = format(_number(value) if form else _bare(value), form)
+        except (ValueError, TypeError) as error:
+            raise SkillError(
+                f"--name: {{{name}:{form}}} does not fit {safe_text.clean(value, 40)!r}"
+            ) from error
+        return file_names.safe_name(text)[:MOST_VALUE]
+
+    return _FIELD.sub(fill, template)
+
+
+def _bare(value: Any) -> Any:
+    """A picture's or video's path without folders and suffix; anything else as it is."""
+    name = PurePath(value) if isinstance(value, str) else None
+    return name.stem if name is not None and is_media(name) else value
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _without_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.lower() in collect.TYPE_BY_SUFFIX else name
+
+
+class Fetchers:
+    """Up to a few threads that bring the files of one server home, write a run's last line and settle it.
+
+    Each server has its own: files of one that hangs must not stand before those of the others.
+    """
+
+    def __init__(self, batch: Batch, server: Dialect) -> None:
+        self.batch = batch
+        self.server = server
+        self.names = Names(batch)
+        self._gone_at: float | None = None  # when the server was last seen to be out of reach
+        self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._each = 0.0  # seconds that fetching a run takes, smoothed
+        self._grow()
+
+    def _grow(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"fetch {len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def add(self, haul: Haul) -> None:
+        """Fetch this when a thread is free."""
+        self._queue.put(haul)
+        worth_it = self._each > SLOW_FETCH or self.batch.all_given
+        if self._queue.qsize() > WAITING and worth_it and len(self._threads) < FETCHERS:
+            self._grow()
+
+    def close(self, give_up: float | None = None) -> None:
+        """Let the threads end when all is fetched, and wait for that, at most until `give_up` (monotonic)."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            while thread.is_alive() and (give_up is None or time.monotonic() < give_up):
+                thread.join(0.2)
+
+    def _work(self) -> None:
+        while (haul := self._queue.get()) is not None:
+            try:
+                self._take(haul)
+            except OSError as error:
+                self.batch.disk_failed(error)
+            except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
+                self.batch.stop("fault", cli.fault(error))
+
+    def _take(self, haul: Haul) -> None:
+        if self.batch.folder_lost():
+            return
+        began = time.monotonic()
+        try:
+            self._bring(haul)
+            self._each = 0.7 * self._each + 0.3 * (time.monotonic() - began)
+        except SkillError as error:
+            # One run without files, not a batch that never ends.
+            self._settle(haul, "download_failed", {"code": error.code, "message": error.message}, [])
+
+    def _bring(self, haul: Haul) -> None:
+        self._refuse_while_gone()
+        saved, failed = self._files(haul)
+        if any(item.error.code == "unreachable" for item in failed):
+            self._gone_at = time.monotonic()
+        facts: dict[str, Any] = {}
+        status = haul.status
+        if failed and status == "success":
+            status = "download_failed"
+            first = failed[0]
+            facts = {
+                "code": first.error.code,
+                "message": f"could not fetch {safe_text.quoted(first.json()['filename'])}: {first.error.message}",
+            }
+        rows = [self._row(item) for item in saved]
+        texts = collect.texts_of(haul.outputs)
+        if texts:
+            facts["texts"] = [{**item, "text": item["text"][:MOST_TEXT]} for item in texts[:20]]
+        self._settle(haul, status, facts, rows)
+
+    def _refuse_while_gone(self) -> None:
+        """One run's files have waited out the server's absence; the next ones only look whether it is back.
+
+        Raises SkillError `unreachable`: --resume fetches them.
+        """
+        if self._gone_at is None:
+            return
+        if time.monotonic() - self._gone_at > PROBE_PAUSE:
+            try:
+                self.server.request("GET", "queue", attempts=1, timeout=PROBE_PATIENCE)
+            except SkillError as error:
+                self._gone_at = time.monotonic() if error.code == "unreachable" else None
+            else:
+                self._gone_at = None
+        if self._gone_at is not None:
+            raise SkillError(f"{self.server.url} is out of reach", code="unreachable")
+
+    def _settle(self, haul: Haul, status: str, more: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """The journal's last line of a run, and the batch's count of it."""
+        facts = haul.facts | more
+        self.batch.journal.write("downloaded", run=haul.run, **{**facts, "status": status}, files=rows)
+        self.batch.settle(haul.run, status, facts, haul.server.url, rows)
+
+    def _row(self, item: collect.Saved) -> dict[str, Any]:
+        row = item.json()
+        row["file"] = item.path.relative_to(self.batch.options.folder).as_posix()
+        return row
+
+    def _files(self, haul: Haul) -> tuple[list[collect.Saved], list[collect.Failed]]:
+        options = self.batch.options
+        outputs = collect.files_of(haul.outputs, previews=options.run.include_previews)
+        if not outputs and not haul.pictures:
+            return [], []
+        base = self.names.base(haul.run, haul.seeds)
+        steps = [self.names.folder(haul.run)] if base is None else []
+        root = safe_files.make_folder(options.folder, *steps)
+        collector = collect.Collector(
+            haul.server, root, flat=base is not None or options.run.flat, patience=options.run.patience
+        )
+        several = len(outputs) + len(haul.pictures) > 1
+        saved, failed = [], []
+        for number, (node, frame) in enumerate(haul.pictures, 1):
+            name = _named(f"node{node}_{number:02d}{frame.suffix}", base, number, several)
+            saved.append(collector.save_bytes(name, frame.image, node, "socket"))
+        for number, output in enumerate(outputs, len(haul.pictures) + 1):
+            wanted = _named(output.ref.display_name or output.ref.filename, base, number, several)
+            renamed = (
+                output if base is None else output._replace(ref=output.ref._replace(display_name=wanted))
+            )
+            try:
+                saved.append(collector.fetch(renamed))
+            except SkillError as error:
+                failed.append(collect.Failed(output, collector.address(output.ref), error))
+        return saved, failed
+
+
+def _named(original: str, base: str | None, number: int, several: bool) -> str:
+    if base is None:
+        return original
+    suffix = Path(file_names.safe_name(original)).suffix
+    return f"{base}_{number}{suffix}" if several else f"{base}{suffix}"
+
+
+def refs_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs as the journal keeps them: enough to fetch every file again when the history is gone."""
+    return {
+        str(node): {key: value for key, value in output.items() if isinstance(value, (list, tuple, str))}
+        for node, output in outputs.items()
+        if isinstance(output, Mapping)
+    }

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.batch.plan import OUTPUT_COLUMN, Plan
-from comfyskill.batch.plan_read import CommaList
+from comfyskill.batch.plan import OUTPUT_COLUMN, CommaList, Plan
 from comfyskill.graph import fill as graph_fill
 from comfyskill.graph import nodes, parameters
 from comfyskill.run import prepare

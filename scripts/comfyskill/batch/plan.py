@@ -5,14 +5,30 @@ Level 1. Pure. A plan goes into the journal as JSON and comes back as the same p
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path, PurePath
 from typing import Any, overload
+
+from comfyskill.base import cli, safe_text, text_files
+from comfyskill.base import paths as base_paths
+from comfyskill.base.cli import SkillError
 
 # A table's column with this name names the run's files and is no parameter.
 OUTPUT_COLUMN = "output"
+MEDIA = frozenset(
+    "png jpg jpeg webp gif bmp tif tiff avif heic mp4 webm mov mkv avi m4v mpg mpeg ogv wav mp3 flac ogg opus m4a aac"
+    " aiff glb gltf obj fbx stl ply".split()
+)
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*(?::\s*({_NUMBER})\s*)?")
+MOST_STEPS = 10**15
 
 
 class Steps(Sequence[Any]):
@@ -168,3 +184,236 @@ class Plan:
         axes = tuple(Axis.from_json(axis) for axis in value["axes"])
         limit = value["limit"]
         return Plan(axes, str(value["key"]), None if limit is None else int(limit), bool(value["shuffled"]))
+
+
+class CommaList(list[str]):
+    """The values of NAME=a,b,c. `torn`: a blank stands after a comma, as in a sentence, so perhaps one was torn apart."""
+
+    def __init__(self, words: str) -> None:
+        parts = words.split(",")
+        super().__init__(part.strip() for part in parts)
+        self.torn = any(part.startswith(" ") for part in parts[1:])
+
+
+def sweeps(texts: Sequence[str]) -> list[Axis]:
+    """One axis for each swept name: `NAME=a,b,c`, `NAME=10:50:10`, `NAME=[...]`, a JSON object, or @FILE with one."""
+    return [Axis("sweep", (name,), rows) for text in texts for name, rows in _named_lists(text, "--sweep")]
+
+
+def zipped(texts: Sequence[str]) -> list[Axis]:
+    """All --zip lists as one axis: the first values together, then the second ones."""
+    lists = [pair for text in texts for pair in _named_lists(text, "--zip")]
+    if not lists:
+        return []
+    lengths = {len(rows) for _, rows in lists}
+    if len(lengths) > 1:
+        told = ", ".join(f"{name} has {len(rows)}" for name, rows in lists)
+        raise SkillError(f"the lists of --zip differ in length: {told}", hint="or combine all with --sweep")
+    length = lengths.pop()
+    if length > 1_000_000:
+        raise SkillError("the lists of --zip are too long", hint="at most 1,000,000 values; use --table")
+    names = tuple(name for name, _ in lists)
+    return [Axis("zip", names, [[rows[at] for _, rows in lists] for at in range(length)])]
+
+
+def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
+    stripped = text.strip()
+    if stripped.startswith("@"):
+        stripped = _text_of(Path(stripped[1:]), flag).strip()
+    if stripped.startswith("{"):
+        value = _json(stripped, flag)
+        return [(str(name), _listed(str(name), item, flag)) for name, item in value.items()]
+    name, equals, words = text.partition("=")
+    if not equals or not name.strip():
+        raise SkillError(
+            f"{flag} wants NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
+            hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
+        )
+    return [(name.strip(), _values_of(name.strip(), words, flag))]
+
+
+def _values_of(name: str, words: str, flag: str) -> Sequence[Any]:
+    if words.lstrip().startswith("["):
+        return _listed(name, _json(words, flag), flag)
+    steps = _steps(name, words, flag)
+    if steps is not None:
+        return steps
+    values = CommaList(words)
+    if not words.strip() or not all(values):
+        raise SkillError(
+            f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\''
+        )
+    return values
+
+
+def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
+    if isinstance(value, str) and (steps := _steps(name, value, flag)) is not None:
+        return steps
+    if not isinstance(value, list) or not value:
+        raise SkillError(
+            f"{flag}: {safe_text.clean(name, 60)} needs a list of values",
+            hint=f'{{"{safe_text.clean(name, 40)}": [1, 2, 3]}}',
+        )
+    # A list in a list is a value of its own (a size, a list input).
+    return [[item] if isinstance(item, list) else item for item in value] if flag == "--sweep" else value
+
+
+def _steps(name: str, words: str, flag: str) -> Steps | None:
+    """The range that START:STOP:STEP means. START:STOP is one only when it counts up, so that `16:9` stays a text."""
+    match = _RANGE.fullmatch(words)
+    if match is None:
+        return None
+    try:
+        start, stop, step = Decimal(match[1]), Decimal(match[2]), Decimal(match[3] or "1")
+        if match[3] is None and stop <= start:
+            return None
+        if step == 0 or (stop - start) * step < 0:
+            raise SkillError(
+                f"{flag} {name}={words.strip()} never arrives", hint="START:STOP:STEP, for example 10:50:10"
+            )
+        if (stop - start) / step >= MOST_STEPS:
+            raise SkillError(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
+    except InvalidOperation as error:
+        raise SkillError(f"{flag} {name}={words.strip()} is no range of numbers") from error
+    return Steps(match[1], match[2], match[3] or "1")
+
+
+def table(path: str) -> Axis:
+    """A row, a run. CSV with a header, JSON Lines or a JSON list of objects; an empty cell leaves the value as it is."""
+    text = _text_of(Path(path), "--table")
+    ending = Path(path).suffix.lower()
+    if ending in (".jsonl", ".ndjson", ".json"):
+        rows = _json_rows(text, path, lines=ending != ".json")
+    else:
+        rows = _csv_rows(text, path, "\t" if ending == ".tsv" else _separator(text))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not rows or not [name for name in names if name != OUTPUT_COLUMN]:
+        raise SkillError(
+            f"{path} has no rows to run", hint="a header line with parameter names, then a row for each run"
+        )
+    return Axis("table", tuple(names), [[row.get(name) for name in names] for row in rows])
+
+
+def _separator(text: str) -> str:
+    """A comma, or the semicolon that spreadsheets write where the comma stands in numbers."""
+    header = next((line for line in _lines(text) if line.strip()), "")
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text. A cell or a prompt may hold other breaks (U+2028, a vertical tab): those end none."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise SkillError(
+            f"{path} line {reader.line_num} is no CSV: {error}", hint="check the quotes"
+        ) from error
+    if not lines:
+        return []
+    header = [cell.strip() for cell in lines[0][1]]
+    if not all(header) or len(set(header)) < len(header):
+        raise SkillError(f"the header of {path} has empty or repeated names: {', '.join(header)[:200]}")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) > len(header):
+            raise SkillError(f"{path} line {number} has {len(cells)} cells, the header {len(header)}")
+        rows.append({name: cell for name, cell in zip(header, cells, strict=False) if cell != ""})
+    return rows
+
+
+def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
+    if lines:
+        pieces = [(number, line) for number, line in enumerate(_lines(text), 1) if line.strip()]
+        rows = [_json(line, f"{path} line {number}") for number, line in pieces]
+    else:
+        whole = _json(text, path)
+        rows = whole if isinstance(whole, list) else [whole]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise SkillError(f"{path}: row {number} is no object", hint='one {"name": value} for each run')
+    return rows
+
+
+def prompts(path: str, into: str) -> Axis:
+    """A line, a prompt; blank lines are skipped."""
+    lines = [line.strip() for line in _lines(_text_of(Path(path), "--prompts")) if line.strip()]
+    if not lines:
+        raise SkillError(f"{path} holds no prompts", hint="one prompt a line")
+    return Axis("prompts", (into,), lines)
+
+
+def files(folder: str, into: str, *, recursive: bool) -> Axis:
+    """A run for each picture, video, sound or model file of a folder, in natural order of the names."""
+    root = base_paths.expanded(folder)
+    if not root.is_dir():
+        raise SkillError(
+            f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
+        )
+    found = root.rglob("*") if recursive else root.iterdir()
+    paths = [path for path in found if is_media(path) and _visible(path, root)]
+    if not paths:
+        deeper = "" if recursive else "; --recursive looks into sub-folders"
+        raise SkillError(f"{folder} holds no pictures, videos or sounds", hint=f"check the folder{deeper}")
+    paths.sort(key=lambda path: _natural(path.relative_to(root).as_posix()))
+    return Axis("files", (into,), [str(path.absolute()) for path in paths])
+
+
+def is_media(path: PurePath) -> bool:
+    """Whether this is the name of a picture, video, sound or 3D model."""
+    return path.suffix.lower().lstrip(".") in MEDIA
+
+
+def _visible(path: Path, root: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _natural(text: str) -> list[tuple[bool, Any]]:
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else part)
+        for part in re.split(r"(\d+)", text.casefold())
+        if part
+    ]
+
+
+def seeds(count: int, start: int | None) -> Axis:
+    """`count` runs whose seeds count up from `start`; with None the seed is not touched."""
+    if start is None:
+        return Axis("count", (), range(count))
+    return Axis("seeds", ("seed",), Steps(str(start), str(start + count - 1), "1"))
+
+
+def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
+    """Raises SkillError when two flags would set one name."""
+    seen = dict.fromkeys(constants, "--set or --args")
+    for axis in axes:
+        for name in axis.names:
+            if name in seen:
+                raise SkillError(
+                    f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", exit=cli.Exit.MISUSE,
+                    hint="leave one of them out",
+                )  # fmt: skip
+            seen[name] = f"--{axis.kind}"
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SkillError(
+            f"{where}: no JSON ({safe_text.clean(error, 120)})", hint="check quotes and commas"
+        ) from error
+
+
+def _text_of(path: Path, flag: str) -> str:
+    try:
+        return text_files.read(base_paths.expanded(path))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SkillError(
+            f"cannot read {safe_text.clean(path, 200)}: {text_files.reason(error)}",
+            hint=f"{flag} wants a text file",
+        ) from error

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.batch import journal
-from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan
-from comfyskill.batch.plan_read import is_media
+from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan, is_media
 
 # A backslash or a colon would make a name a share, a drive or an address.
 NEVER_IN_NAMES = "\\:\0"

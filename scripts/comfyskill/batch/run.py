@@ -13,7 +13,7 @@ from typing import Any
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Terminated
 from comfyskill.batch import times
-from comfyskill.batch.fetch import Fetchers
+from comfyskill.batch.ends import Fetchers
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Journal, Recorded
