@@ -64,7 +64,6 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script ends with."""
     from comfyskill.base import file_names
     from comfyskill.jobs import monitor as jobs_monitor
-    from comfyskill.jobs import monitor_views
     from comfyskill.server import connect
 
     cli.listen()
@@ -72,11 +71,11 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
     server = connect.connect_from(args, need_key=True)
     if args.json:
-        view: jobs_monitor.View = monitor_views.JsonLines()
-    elif sys.stderr.isatty() and not args.quiet and monitor_views.obeys_escapes():
-        view = monitor_views.Block()
+        view: jobs_monitor.View = jobs_monitor.JsonLines()
+    elif sys.stderr.isatty() and not args.quiet and jobs_monitor.obeys_escapes():
+        view = jobs_monitor.Block()
     else:
-        view = monitor_views.Lines()
+        view = jobs_monitor.Lines()
     monitor = jobs_monitor.Monitor(server, view, args.prompt_id, previews=previews, use_socket=args.ws)
     return monitor.run(follow=args.follow, timeout=args.timeout)
 
