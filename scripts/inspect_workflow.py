@@ -27,7 +27,7 @@ import sys
 from typing import Any
 
 from comfyskill.base import cli, flags
-from comfyskill.trust import report
+from comfyskill.trust import trust
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -47,11 +47,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
     if not args.host and not args.inventory and not args.workflow.startswith(("template:", "server:")):
-        return report.report(args.workflow)
+        return trust.report(args.workflow)
     from comfyskill.deps import survey
 
     with survey.asked(args, inventory=args.inventory, needed=True) as asked:
-        return report.report(args.workflow, asked.server)
+        return trust.report(args.workflow, asked.server)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,9 +11,9 @@ import pytest
 
 import inspect_workflow
 from comfyskill.base import key_patterns, safe_text
-from comfyskill.trust import pack_tables, report, trust
 from comfyskill.trust import risks as trust_risks
 from comfyskill.trust import text as trust_text
+from comfyskill.trust import trust
 
 DATA = Path(__file__).resolve().parent / "data" / "inspect"
 # Long texts and keys are written short in the file: no reader of the repository has to take a made-up key for a real one.
@@ -58,7 +58,7 @@ def test_the_corpora_are_large_enough() -> None:
 
 
 def test_harmless_workflows_get_the_risk_that_is_expected_of_them(harmless: Path) -> None:
-    risks = {path.stem: report.report(str(path))["risk"] for path in sorted(harmless.iterdir())}
+    risks = {path.stem: trust.report(str(path))["risk"] for path in sorted(harmless.iterdir())}
     assert risks.keys() == HARMLESS.keys()
     above = {number: risk for number, risk in risks.items() if risk in ("medium", "high")}
     expected = {number: risk for number, (_, _, risk) in HARMLESS.items() if risk != "low"}
@@ -105,14 +105,14 @@ def test_a_servers_word_clears_no_class(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_held_against_the_table() -> None:
-    assert "comfyui-impact-pack" in pack_tables.packs_by_class()["FaceDetailer"]
-    assert "FL_CodeNode" not in pack_tables.packs_by_class()
+    assert "comfyui-impact-pack" in trust.packs_by_class()["FaceDetailer"]
+    assert "FL_CodeNode" not in trust.packs_by_class()
     for repository in (
         "https://github.com/ltdrdata/ComfyUI-Impact-Pack",
         "comfyui_impact_pack",
         "ComfyUI-Impact-Pack.git",
     ):
-        assert pack_tables.usual_name(repository) == "comfyui-impact-pack"
+        assert trust.usual_name(repository) == "comfyui-impact-pack"
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_every_risky_class_has_one_row_and_a_source() -> None:
 
 def test_no_core_class_is_let_off_whose_name_suggests_a_risk() -> None:
     """Names are not looked at for core classes, so those that would be suspected are listed here, one by one."""
-    core = {name for name, packs in pack_tables.packs_by_class().items() if pack_tables.CORE in packs}
+    core = {name for name, packs in trust.packs_by_class().items() if trust.CORE in packs}
     suspected = {name for name in core - trust_risks.RISKS.keys() if trust._by_its_name(name)}
     # Texts go to the output folder, and the camera is that of the user's own browser.
     assert suspected == {"SaveText", "WebcamCapture"}
@@ -306,7 +306,7 @@ def test_a_whole_workflow_is_judged_in_linear_time(tmp_path: Path) -> None:
         tries = []
         for _ in range(3):
             started = time.process_time()
-            assert report.report(str(tmp_path / "flow.json"))["risk"] != "none"
+            assert trust.report(str(tmp_path / "flow.json"))["risk"] != "none"
             tries.append(time.process_time() - started)
         spent.append(min(tries))
     assert spent[1] < 0.05 or spent[1] < spent[0] * 9

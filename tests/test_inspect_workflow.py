@@ -93,9 +93,9 @@ def test_a_plain_workflow_is_quiet(look: Inspector) -> None:
     "path", [path for path in BUNDLED if path.name != "index.json"], ids=lambda path: path.name
 )
 def test_the_bundled_workflows_need_no_look(path: Path) -> None:
-    from comfyskill.trust import report
+    from comfyskill.trust import trust
 
-    assert report.report(str(path))["status"] == "ok"
+    assert trust.report(str(path))["status"] == "ok"
 
 
 @pytest.mark.parametrize(
