@@ -298,15 +298,13 @@ def test_a_video_shows_the_frame_that_ffmpeg_gives(tmp_path: Path, monkeypatch: 
 def test_a_video_without_a_frame_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str | None
 ) -> None:
-    from comfyskill.pages import contact_cells, thumbnails
-
-    monkeypatch.setattr(thumbnails, "FRAME_SECONDS", 0.5)
+    monkeypatch.setattr(contact_sheet, "FRAME_SECONDS", 0.5)
     if body is None:
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
         fake_ffmpeg(tmp_path, monkeypatch, body)
     made = video(tmp_path, "clip.mp4")
-    assert contact_cells.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
+    assert contact_sheet.instead(made.rows[0])[0] == "VIDEO clip.mp4, 2.4 MB"
     began = time.monotonic()
     picture = picture_of(contact_sheet.write(made)[0])
     assert time.monotonic() - began < 25
@@ -314,14 +312,12 @@ def test_a_video_without_a_frame_says_what_it_is(
 
 
 def test_an_ffmpeg_of_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comfyskill.pages import thumbnails
-
     path = tmp_path / "ffmpeg"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ".")
-    assert thumbnails.find_ffmpeg() is None
+    assert contact_sheet.find_ffmpeg() is None
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "text", "outside"])
