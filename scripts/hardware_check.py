@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import cli, flags
-from comfyskill.machine import hardware, hardware_models
+from comfyskill.machine import hardware, verdict
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -97,16 +97,16 @@ def report(
 
 
 def _families(model: str) -> list[str]:
-    families = hardware_models.named(model)
+    families = verdict.named(model)
     if not families:
-        known = ", ".join(dict.fromkeys(family.name for family in hardware_models.FAMILIES))
+        known = ", ".join(dict.fromkeys(family.name for family in verdict.FAMILIES))
         raise cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
     return families
 
 
 def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
     """Whether these families fit, without the rest of the report."""
-    answer = hardware_models.about(found["families"], families)
+    answer = verdict.about(found["families"], families)
     fits = answer["fits"] in ("yes", "tight") and not found["blockers"]
     document: dict[str, Any] = {"status": "ok" if fits else "unsuitable"}
     if not fits:

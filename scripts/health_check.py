@@ -31,7 +31,7 @@ from comfyskill.base import cli, flags, safe_text
 from comfyskill.base.cli import SkillError
 
 if TYPE_CHECKING:
-    from comfyskill.machine.health_findings import Check
+    from comfyskill.machine.health import Check
     from comfyskill.server.protocol import Dialect
 
 NEEDS_SERVER = "no server answers"
@@ -55,16 +55,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    from comfyskill.machine import health_reach
+    from comfyskill.machine import health
 
     cli.be_quiet(args.quiet or args.json)
-    packages = health_reach.packages()
-    host, around, checks = health_reach.choose(args.host, args.api)
+    packages = health.packages()
+    host, around, checks = health.choose(args.host, args.api)
     if "requests" in packages.details.get("missing", ()):
         return document(
             host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
         )
-    server, problem = health_reach.reach(
+    server, problem = health.reach(
         host,
         api=args.api,
         api_key=args.api_key,
@@ -73,7 +73,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         ca_bundle=args.ca_bundle,
         insecure=args.insecure,
     )
-    checks = [packages, health_reach.comfy_cli(server.url if server else host_url(host)), *checks]
+    checks = [packages, health.comfy_cli(server.url if server else host_url(host)), *checks]
     if server is None:
         assert problem is not None
         checks.append(_elsewhere(problem, around))
@@ -87,10 +87,10 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 def unasked(why: str) -> list[Check]:
     """The checks that need a server, skipped."""
-    from comfyskill.machine import health_findings
+    from comfyskill.machine import health
 
     names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
-    return [health_findings.skipped(name, why) for name in names]
+    return [health.skipped(name, why) for name in names]
 
 
 def host_url(host: str) -> str:
@@ -113,7 +113,7 @@ def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
 
 def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list[Check]:
     """All checks that ask the server, in order."""
-    from comfyskill.machine import health, health_findings, health_smoke
+    from comfyskill.machine import health, health_smoke
 
     asked: list[tuple[str, Callable[[], Check]]] = [
         ("server", lambda: health.server_answers(server)),
@@ -128,7 +128,7 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
     ]
     if workflow is not None:
         asked.append(("workflow", lambda: health.workflow_runs(server, workflow)))
-    checks = [health_findings.guarded(name, check) for name, check in asked]
+    checks = [health.guarded(name, check) for name, check in asked]
     if smoke:
         stuck = next(
             (check for check in checks if check.name in ("queue", "account") and check.result == "fail"), None
@@ -138,9 +138,9 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
             ("smoke_test_model", health_smoke.with_checkpoint),
         ):
             if stuck is not None:
-                checks.append(health_findings.skipped(name, f"{stuck.name}: {stuck.message}"))
+                checks.append(health.skipped(name, f"{stuck.name}: {stuck.message}"))
             else:
-                checks.append(health_findings.guarded(name, partial(run, server)))
+                checks.append(health.guarded(name, partial(run, server)))
     return checks
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-from comfyskill.machine import gpus, hardware_desktop, hardware_models, system
+from comfyskill.machine import gpus, system
 from comfyskill.machine import verdict as machine_verdict
 
 GIB = 1024**3
@@ -38,9 +38,9 @@ def test_no_text_breaks_a_parser(text):
     gpus.amd_smi(text)
     gpus.xpu_smi([text])
     gpus.sycl_ls(text)
-    hardware_desktop.windows_cim(text)
-    hardware_desktop.wmic(text)
-    hardware_desktop.apple(text, text, None)
+    gpus.windows_cim(text)
+    gpus.wmic(text)
+    gpus.apple(text, text, None)
 
 
 JSON = st.recursive(
@@ -121,11 +121,11 @@ def test_memory_lowers_the_verdict_step_by_step():
 
 
 def test_a_nominal_size_is_what_the_box_says():
-    l4 = hardware_models.Budget(vram=int(22.5 * GIB), ram=64 * GIB)
-    flux = next(f for f in hardware_models.FAMILIES if (f.name, f.precision) == ("Flux.1", "fp16"))
-    assert hardware_models.fits(flux, l4) == "yes"
+    l4 = machine_verdict.Budget(vram=int(22.5 * GIB), ram=64 * GIB)
+    flux = next(f for f in machine_verdict.FAMILIES if (f.name, f.precision) == ("Flux.1", "fp16"))
+    assert machine_verdict.fits(flux, l4) == "yes"
 
 
 def test_every_family_needs_less_at_least_than_in_full():
-    for family in hardware_models.FAMILIES:
+    for family in machine_verdict.FAMILIES:
         assert 0 < family.least <= family.full, family

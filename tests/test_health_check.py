@@ -241,12 +241,12 @@ def test_the_time_that_a_job_waited_for_others_is_no_time_that_it_ran():
 
 def test_no_run_is_proposed_behind_a_job_that_may_never_end():
     import health_check
-    from comfyskill.machine import health_findings
+    from comfyskill.machine import health
 
     server = types.SimpleNamespace(
         api="local", url="http://127.0.0.1:9", fleeting=False, access=types.SimpleNamespace(ca_bundle=None, insecure=False)
     )  # fmt: skip
-    (command,) = health_check.next_commands(server, [health_findings.warn("queue", "long")])
+    (command,) = health_check.next_commands(server, [health.warn("queue", "long")])
     assert "manage_queue.py list" in command
 
 
@@ -354,12 +354,12 @@ def test_missing_packages_are_told_with_the_command(run, demo):
 
 
 def test_the_usual_ports_are_tried_in_order(monkeypatch, demo):
-    from comfyskill.machine import health_reach
+    from comfyskill.machine import health
 
     port = int(demo.url.rsplit(":", 1)[1])
-    monkeypatch.setattr(health_reach, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
+    monkeypatch.setattr(health, "LOCAL_PORTS", {9: "nothing there", port: "the demo server"})
     monkeypatch.delenv("COMFY_HOST", raising=False)
-    host, around, checks = health_reach.choose(None)
+    host, around, checks = health.choose(None)
     assert host == demo.url
     assert [row["state"] for row in around] == ["free", "comfyui"]
     assert checks[0].result == "warn"

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import paths, programs, safe_text
-from comfyskill.machine import gpus as gpus_of
-from comfyskill.machine import hardware_desktop as desktop
-from comfyskill.machine import hardware_models
+from comfyskill.machine import gpus as desktop
 from comfyskill.machine import system as system_of
 from comfyskill.machine import verdict as machine_verdict
 from comfyskill.machine.gpus import GIB, Gpu
@@ -107,15 +105,15 @@ def find_gpus(here: system_of.Place, said: Mapping[str, str], memory: int | None
     """All GPUs that the tools' texts name, each vendor from its best source."""
     if here.system == "Darwin":
         return desktop.apple(said["sysctl brand"], said["system_profiler"], memory)
-    found = gpus_of.nvidia(said["nvidia-smi"], said["nvidia-smi plain"], said["nvidia-smi -L"])
-    amd_json = gpus_of.rocm_smi(said["rocm-smi"])
-    amd = gpus_of.amd_smi(said["amd-smi"])
+    found = desktop.nvidia(said["nvidia-smi"], said["nvidia-smi plain"], said["nvidia-smi -L"])
+    amd_json = desktop.rocm_smi(said["rocm-smi"])
+    amd = desktop.amd_smi(said["amd-smi"])
     if not amd or any(gpu.unified or gpu.memory is None for gpu in amd):
         # rocm-smi also tells the shared memory of an APU.
         amd = amd_json or amd
-    found += amd or gpus_of.rocm_smi_text(said["rocm-smi text"])
-    listed = gpus_of.xpu_smi(said[name] for name in ("xpu-smi", *(f"xpu-smi {n}" for n in range(4))))
-    found += listed or gpus_of.sycl_ls(said["sycl-ls"])
+    found += amd or desktop.rocm_smi_text(said["rocm-smi text"])
+    listed = desktop.xpu_smi(said[name] for name in ("xpu-smi", *(f"xpu-smi {n}" for n in range(4))))
+    found += listed or desktop.sycl_ls(said["sycl-ls"])
     if here.system == "Windows":
         others = desktop.windows_cim(said["powershell"]) or desktop.windows_cim(said["pwsh"])
         others = others or desktop.wmic(said["wmic"])
@@ -140,7 +138,7 @@ def pytorch_python(workspace: Path) -> str:
 
 
 def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
-    told = gpus_of.json_in(answer.text)
+    told = desktop.json_in(answer.text)
     found = (
         told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
     )
@@ -221,7 +219,7 @@ def _report(
     fp8 = here.system != "Darwin" and not (
         here.system == "Windows" and best is not None and best.vendor == "amd"
     )
-    budget = hardware_models.Budget(
+    budget = machine_verdict.Budget(
         vram, memory["usable"], unified=best is not None and best.unified, fp8=fp8
     )
     return report | {
@@ -243,7 +241,7 @@ def _report(
             "wsl": system_of.is_wsl(here),
             "container": system_of.in_container(here),
         },
-        "families": hardware_models.table(budget),
+        "families": machine_verdict.table(budget),
         "next": _next(usable, verdict),
     }
 

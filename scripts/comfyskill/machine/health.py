@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from comfyskill.base import paths, safe_text
+import _common
+from comfyskill.base import cli, flags, paths, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import questions
-from comfyskill.machine.health_findings import (
-    Check,
-    fail,
-    host_words,
-    is_local,
-    ok,
-    setup_command,
-    skipped,
-    warn,
-)
+from comfyskill.machine import setup_plan, setup_run
+from comfyskill.server import commands, connect
 from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
@@ -34,6 +29,13 @@ NO_JOB = "00000000-0000-4000-8000-000000000000"
 # A worker that dies within a job leaves it listed as running for ever. On a server of one's own most jobs are over by then.
 QUIET_RUN_S = 600
 CLOCK_SKEW_S = 60
+# comfy launch and ComfyUI itself, then the Desktop app.
+LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
+# A server that computes may take seconds to answer.
+ANSWER_LIMIT_S = 10.0
+# The modules whose absence is felt without the demo server; tqdm only draws bars.
+MODULES = ("requests", "websocket", "PIL")
+INSTALL_PACKAGES = "python3 -m pip install -r requirements.txt"
 
 
 def server_answers(server: Dialect) -> Check:
@@ -280,11 +282,11 @@ def clocks_agree(server: Dialect) -> Check:
 
 def workflow_runs(server: Dialect, spec: str) -> Check:
     """Whether the server would take a workflow: nodes, models and values against its own definitions."""
-    from comfyskill.graph import check
+    from comfyskill.graph import check as graph_check
     from comfyskill.source import read
 
     source = read.read(spec, server=server, definitions=server.all_definitions)
-    found = check.findings(source.graph, server.all_definitions())
+    found = graph_check.findings(source.graph, server.all_definitions())
     errors = [finding for finding in found if finding.severity == "error"]
     fix = safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
     if errors:
@@ -300,3 +302,181 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
     if warnings:
         return warn("workflow", f"it would run, with {len(warnings)} warnings", fix, warnings=warnings[:10])
     return ok("workflow", f"the server has all that {spec} needs")
+
+
+def setup_command(*words: object) -> str:
+    """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
+    script = Path(__file__).resolve().parents[2] / "comfyui_setup.py"
+    return safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
+
+
+class Check(NamedTuple):
+    """One finding. `fix` is a command or a deed; `details` are further keys of its JSON."""
+
+    name: str
+    result: str
+    message: str
+    fix: str | None = None
+    details: Mapping[str, Any] = {}
+
+    def json(self) -> dict[str, Any]:
+        """As the report prints it."""
+        told = {"name": self.name, "result": self.result, "message": self.message}
+        if self.fix:
+            told["fix"] = self.fix
+        return told | dict(self.details)
+
+
+def ok(name: str, message: str, **details: Any) -> Check:
+    """It works."""
+    return Check(name, "ok", message, details=details)
+
+
+def warn(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+    """It works, but not for everything."""
+    return Check(name, "warn", message, fix, details)
+
+
+def fail(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+    """It does not work."""
+    return Check(name, "fail", message, fix, details)
+
+
+def skipped(name: str, why: str) -> Check:
+    """It was not looked at, and why."""
+    return Check(name, "skipped", why)
+
+
+def failed_by(name: str, error: SkillError) -> Check:
+    """The check that an error of the server or the network made fail."""
+    details = {key: error.details[key] for key in ("server_said", "http_status") if error.details.get(key)}
+    return fail(name, error.message, error.hint, code=error.code, **details)
+
+
+def guarded(name: str, check: Callable[[], Check]) -> Check:
+    """The check's finding; a failure of the server inside it becomes its finding. Bad input of the user is raised."""
+    try:
+        return check()
+    except SkillError as error:
+        if error.exit == Exit.MISUSE:
+            raise
+        if error.code == "not_offered":
+            return skipped(name, error.message)
+        return failed_by(name, error)
+
+
+def is_local(url: str) -> bool:
+    """Whether the server is on this machine."""
+    return _common.is_this_machine(urlsplit(url).hostname or "")
+
+
+def host_words(server: Dialect) -> list[str]:
+    """The flags that reach this server again, none where the default does."""
+    words = commands.server_words(server)
+    return [] if words == ["--host", flags.DEFAULT_HOST] else words
+
+
+def packages() -> Check:
+    """The Python packages that the scripts use."""
+    from importlib.util import find_spec
+
+    missing = [cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
+    if missing:
+        # Without requests nothing can be asked; without the others some scripts do less.
+        say = fail if "requests" in missing else warn
+        message = f"this Python lacks {', '.join(missing)}"
+        return say("packages", message, INSTALL_PACKAGES, missing=missing, code="missing_package")
+    return ok("packages", "all there")
+
+
+def comfy_cli(url: str) -> Check:
+    """comfy-cli: there, and its version."""
+    if not is_local(url):
+        return skipped("comfy_cli", "the server is not on this machine")
+    found = setup_plan.find()
+    if found is None:
+        return warn(
+            "comfy_cli",
+            "comfy-cli is not installed; only installing and starting need it",
+            setup_command(),
+        )
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=safe_text.shell_words(found.words))
+
+
+def look_around() -> list[dict[str, Any]]:
+    """What listens on ComfyUI's usual ports of this machine."""
+    found = []
+    for port, what in LOCAL_PORTS.items():
+        seen = setup_run.look_at(port)
+        row: dict[str, Any] = {"url": f"http://127.0.0.1:{port}", "what": what, "state": seen.state}
+        if seen.version:
+            row["comfyui_version"] = seen.version
+        if seen.what:
+            row["server_said"] = seen.what
+        found.append(row)
+    return found
+
+
+def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any]], list[Check]]:
+    """The server to look at, what was found on the way, and what is to be said about the choice.
+
+    A given host or $COMFY_HOST is kept, whatever it is like: it is what the scripts will use. Else the first of
+    the usual ports that ComfyUI answers on.
+    """
+    configured = os.environ.get("COMFY_HOST")
+    if (host or configured or api) == "cloud":
+        host = _common.CLOUD_URL
+    if host:
+        return host, [], []
+    around = look_around()
+    running = [row["url"] for row in around if row["state"] == "comfyui"]
+    if configured:
+        return configured, around, []
+    if not running or running[0] == flags.DEFAULT_HOST:
+        return flags.DEFAULT_HOST, around, []
+    advice = f"add --host {running[0]} to every command, or set COMFY_HOST={running[0]}"
+    return (
+        running[0],
+        around,
+        [warn("address", f"ComfyUI answers on {running[0]}, not on the usual port", advice)],
+    )
+
+
+def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
+    """The server, or the check that says why there is none."""
+    if (mute := _mute(host)) is not None:
+        return None, mute
+    try:
+        server = connect.connect(host, need_key=True, **options)
+        return server, None
+    except SkillError as error:
+        if error.exit == Exit.MISUSE or error.code == "consent_needed":
+            raise
+        return None, _unreached(host, error)
+
+
+def _mute(host: str) -> Check | None:
+    """The finding that something on this machine takes connections and says nothing; retries would only cost time."""
+    if host == "demo":
+        return None
+    parts = urlsplit(_common.normal_base(_common.split_user_info(host)[0]))
+    if parts.scheme != "http" or parts.hostname != "127.0.0.1":
+        return None
+    seen = setup_run.look_at(parts.port or 80, ANSWER_LIMIT_S)
+    if not seen.mute:
+        return None
+    message = f"something listens on port {parts.port or 80}, but {seen.what}"
+    return fail(
+        "server", message, "if it is ComfyUI, it hangs: read its log and restart it", code="unreachable"
+    )
+
+
+def _unreached(host: str, error: SkillError) -> Check:
+    found = failed_by("server", error)
+    if error.code != "unreachable":
+        return found
+    url = _common.normal_base(_common.split_user_info(host)[0])
+    fix = setup_command()
+    if not is_local(url):
+        fix = "is it running, and is the address right?"
+    return fail("server", f"nothing answers at {url}", fix, code="unreachable")

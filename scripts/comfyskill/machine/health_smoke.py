@@ -10,7 +10,7 @@ from typing import Any
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.machine.health_findings import Check, fail, ok, skipped, warn
+from comfyskill.machine.health import Check, fail, ok, skipped, warn
 from comfyskill.server.protocol import Dialect, JobState, Submission
 
 # Loading a large checkpoint from a slow disk takes a minute; a queue of others may be ahead.

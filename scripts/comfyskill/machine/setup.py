@@ -14,11 +14,11 @@ from typing import Any
 
 from comfyskill.base import cli, programs, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.machine import setup_cli, setup_run
-from comfyskill.machine.setup_cli import Comfy
+from comfyskill.machine import setup_plan, setup_run
 from comfyskill.machine.setup_plan import (
     MODELS,
     SCRIPTS,
+    Comfy,
     Found,
     Wish,
     begun,
@@ -54,7 +54,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
         version = found.port.version
         comfy = found.comfy
         if comfy is None and needs_comfy(found):
-            comfy, done["attempts"] = setup_cli.install(log)
+            comfy, done["attempts"] = setup_plan.install(log)
         if comfy is not None:
             done["comfy_cli"] = {
                 "version": comfy.version,
@@ -75,7 +75,7 @@ def set_up(wish: Wish) -> dict[str, Any]:
 
 
 def _no_analytics(comfy: Comfy, log: Log) -> None:
-    setup_run.run([*comfy.words, "--skip-prompt", "tracking", "disable"], log, setup_cli.environment(comfy))
+    setup_run.run([*comfy.words, "--skip-prompt", "tracking", "disable"], log, setup_plan.environment(comfy))
 
 
 def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
@@ -93,7 +93,7 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
     cli.note(f"installing ComfyUI at {wish.workspace} (several GB, many minutes); log: {log.path}")
     try:
         done = setup_run.run(
-            [*comfy.words, *install_words(wish, found)], log, setup_cli.environment(comfy), "installing"
+            [*comfy.words, *install_words(wish, found)], log, setup_plan.environment(comfy), "installing"
         )
     except KeyboardInterrupt:
         clear_half_clone(wish.workspace)
@@ -134,7 +134,7 @@ def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, A
         return {"file": str(target), "downloaded": False}
     cli.note(f"downloading {target.name} ({MODELS[wish.model or ''][1]:g} GB)")
     done = setup_run.run(
-        [*comfy.words, *model_words(wish)], log, setup_cli.environment(comfy) | _model_token(), "downloading"
+        [*comfy.words, *model_words(wish)], log, setup_plan.environment(comfy) | _model_token(), "downloading"
     )
     if not done.fine or not target.is_file():
         raise SkillError(
@@ -163,7 +163,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
     cli.note(f"starting ComfyUI on {wish.url}")
     offset = log.size()
     remember(launched={"port": wish.port, "workspace": str(wish.workspace), "comfy": list(comfy.words)})
-    process = setup_run.start([*comfy.words, *launch_words(wish, found)], log, setup_cli.environment(comfy))
+    process = setup_run.start([*comfy.words, *launch_words(wish, found)], log, setup_plan.environment(comfy))
     begun = time.monotonic()
     code = setup_run.finish(
         process,
@@ -282,7 +282,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
 
 def status(wish: Wish) -> dict[str, Any]:
     """What is installed and what runs; changes nothing."""
-    port, comfy = setup_run.look_at(wish.port), setup_cli.find()
+    port, comfy = setup_run.look_at(wish.port), setup_plan.find()
     report: dict[str, Any] = {
         "url": wish.url,
         "port": port.state,
@@ -311,7 +311,7 @@ def status(wish: Wish) -> dict[str, Any]:
 
 def _launcher(launched: object) -> Comfy | None:
     """The comfy-cli to stop with: an installed one, else the words that the launch was made with (uvx)."""
-    if (found := setup_cli.find()) is not None:
+    if (found := setup_plan.find()) is not None:
         return found
     words = launched.get("comfy") if isinstance(launched, dict) else None
     if (
@@ -360,7 +360,7 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
     if dry_run:
         return {"status": "dry_run", "plan": [safe_text.shell_words(words)], "url": wish.url}
     log = Log(wish.log)
-    done = setup_run.run(words, log, setup_cli.environment(comfy))
+    done = setup_run.run(words, log, setup_plan.environment(comfy))
     end = time.monotonic() + STOP_LIMIT_S
     while setup_run.look_at(wish.port).state == "comfyui":
         if time.monotonic() > end:

@@ -7,14 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comfyskill.machine import hardware_models
 from comfyskill.machine import system as system_of
-from comfyskill.machine.gpus import GIB, Gpu
+from comfyskill.machine.gpus import GIB as gpus_GIB
+from comfyskill.machine.gpus import Gpu
 
 # ComfyUI with PyTorch for CUDA takes 8 to 10 GB on disk, a first model 2 to 7 more.
-DISK_NEEDED = 15 * GIB
-DISK_COMFORTABLE = 40 * GIB
+DISK_NEEDED = 15 * gpus_GIB
+DISK_COMFORTABLE = 40 * gpus_GIB
 RANK = {"cloud": 0, "marginal": 1, "ok": 2}
+GIB = 1024**3
+# A "24 GB" card reports 22.5 to 24 GiB, by model and error correction.
+NOMINAL = 1.07
+# What macOS lets one process use as GPU memory by default, of the unified memory.
+APPLE_SHARE = 0.75
 
 
 class Verdict(NamedTuple):
@@ -29,7 +34,7 @@ class Verdict(NamedTuple):
 def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
     """GPU memory in bytes that one process can count on: its own, or its share of the system's."""
     if gpu.vendor == "apple":
-        return int(memory * hardware_models.APPLE_SHARE) if memory else None
+        return int(memory * APPLE_SHARE) if memory else None
     if gpu.vendor == "nvidia" and gpu.unified:
         return int(memory * 0.9) if memory else None
     if gpu.vendor == "intel" and gpu.integrated:
@@ -61,8 +66,8 @@ def worth(gpu: Gpu, memory: int | None) -> tuple[bool, bool, int, int]:
 def _by_size(vram: int | None, what: str) -> Verdict:
     if vram is None:
         return Verdict("marginal", [f"{what}: no tool told its memory, so nothing can be promised"])
-    gb = vram / GIB * hardware_models.NOMINAL
-    told = f"{what} with {vram / GIB:.1f} GB"
+    gb = vram / gpus_GIB * NOMINAL
+    told = f"{what} with {vram / gpus_GIB:.1f} GB"
     if gb >= 8:
         return Verdict("ok", [told])
     if gb >= 4:
@@ -113,7 +118,7 @@ def _judge_mac(gpu: Gpu, memory: int | None, found: Verdict) -> Verdict:
         return _at_most(found, "cloud", "PyTorch no longer supports GPUs of Intel Macs")
     if memory is None:
         return found
-    gb = memory / GIB
+    gb = memory / gpus_GIB
     told = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
     if gb >= 16:
         return Verdict("ok", told, notes=["fp8 models do not run on Apple GPUs; take fp16 or GGUF files"])
@@ -137,24 +142,26 @@ def judge(
     found = judge_gpu(here, best, usable, hidden)
     blockers, notes = [], list(found.notes)
     if usable is not None and here.system != "Darwin":
-        ram = usable / GIB * hardware_models.NOMINAL
+        ram = usable / gpus_GIB * NOMINAL
         limited = " (a container's limit)" if memory["limit"] and usable == memory["limit"] else ""
         if ram < 8:
             found = _at_most(
-                found, "cloud", f"{usable / GIB:.1f} GB of system memory{limited}: 8 GB is the least"
+                found, "cloud", f"{usable / gpus_GIB:.1f} GB of system memory{limited}: 8 GB is the least"
             )
         elif ram < 16:
             found = _at_most(
-                found, "marginal", f"{usable / GIB:.1f} GB of system memory{limited}: 16 GB is comfortable"
+                found,
+                "marginal",
+                f"{usable / gpus_GIB:.1f} GB of system memory{limited}: 16 GB is comfortable",
             )
     free = disk["free"]
     if free is not None and free < DISK_NEEDED and not installed:
-        gb = f"{free / GIB:.1f} GB free at {disk['workspace']}"
+        gb = f"{free / gpus_GIB:.1f} GB free at {disk['workspace']}"
         blockers.append(
             f"{gb}: an installation with one model takes about 15 GB (choose another --workspace)"
         )
     elif free is not None and free < DISK_COMFORTABLE:
-        notes.append(f"{free / GIB:.0f} GB of free disk hold a few models only")
+        notes.append(f"{free / gpus_GIB:.0f} GB of free disk hold a few models only")
     if python["bits"] != 64:
         blockers.append("this Python is 32-bit: PyTorch needs a 64-bit one")
     if rosetta:
@@ -177,3 +184,111 @@ def install_flags(here: system_of.Place, best: Gpu | None, verdict: Verdict) -> 
         # PyTorch's CUDA 13 builds start at Turing (7.5); comfy-cli picks by the driver alone.
         flags += ["--cuda-version", "12.6"]
     return flags
+
+
+class Family(NamedTuple):
+    """One family in one precision; all sizes in GB."""
+
+    name: str
+    precision: str
+    kind: str
+    full: float
+    least: float
+    ram: float
+    disk: float
+
+
+FAMILIES = (
+    Family("SD 1.5", "fp16", "image", 4, 2, 8, 2.1),
+    Family("SDXL", "fp16", "image", 8, 4, 12, 7),
+    Family("SD 3.5 Medium", "fp16", "image", 10, 6, 16, 12),
+    Family("SD 3.5 Large", "fp8", "image", 16, 10, 24, 15),
+    Family("Flux.1", "fp16", "image", 24, 12, 40, 34),
+    Family("Flux.1", "fp8", "image", 16, 8, 24, 17.3),
+    Family("Flux.1", "GGUF Q4", "image", 8, 6, 16, 12),
+    Family("Flux.2 dev", "fp8", "image", 40, 16, 64, 54),
+    Family("Qwen-Image", "fp8", "image", 24, 12, 32, 30),
+    Family("Z-Image Turbo", "bf16", "image", 16, 8, 16, 21),
+    Family("Wan 2.1 1.3B", "fp16", "video", 8, 6, 16, 10),
+    Family("Wan 2.2 5B", "fp16", "video", 16, 8, 32, 18),
+    Family("Wan 2.2 14B", "fp8", "video", 24, 12, 48, 36),
+    Family("HunyuanVideo", "bf16", "video", 40, 20, 64, 35),
+    Family("HunyuanVideo", "fp8", "video", 24, 12, 32, 23),
+    Family("HunyuanVideo 1.5", "fp16", "video", 24, 12, 32, 27),
+    Family("LTX-Video 2B", "bf16", "video", 12, 6, 16, 16),
+    Family("LTX-Video 13B", "fp8", "video", 24, 12, 32, 26),
+    Family("LTX-2 19B", "fp8", "video", 32, 16, 64, 42),
+    Family("ACE-Step", "fp16", "audio", 8, 4, 16, 7.7),
+    Family("Hunyuan3D 2.1", "fp16", "3d", 10, 6, 16, 7.4),
+)
+
+
+class Budget(NamedTuple):
+    """What models may use, in bytes; `vram` 0 means no usable GPU, None an unknown size."""
+
+    vram: int | None
+    ram: int | None
+    unified: bool = False
+    fp8: bool = True
+
+
+def fits(family: Family, budget: Budget) -> str:
+    """`yes`, `tight` (weights are moved to and fro, slower), `no`, or `unknown`."""
+    if budget.vram is None:
+        return "unknown"
+    if family.precision == "fp8" and not budget.fp8:
+        return "no"
+    vram = budget.vram / GIB * NOMINAL
+    if vram >= family.full:
+        return "yes"
+    if budget.unified:
+        # Nothing to move weights to: memory is one.
+        return "tight" if vram >= family.full * 0.8 else "no"
+    if vram < family.least:
+        return "no"
+    ram = (budget.ram or 0) / GIB * NOMINAL
+    return "tight" if budget.ram is None or ram >= family.ram else "no"
+
+
+def table(budget: Budget) -> list[dict[str, Any]]:
+    """One row a family: whether it fits, and what it wants (GB)."""
+    return [
+        {
+            "family": family.name,
+            "precision": family.precision,
+            "kind": family.kind,
+            "fits": fits(family, budget),
+            "vram_gb": family.full,
+            "least_vram_gb": family.least,
+            "ram_gb": family.ram,
+            "disk_gb": family.disk,
+        }
+        for family in FAMILIES
+    ]
+
+
+def named(text: str) -> list[str]:
+    """The families that a name such as `flux`, `wan 14b` or `sdxl` means, without repeats; empty when none."""
+    words = re.findall(r"[a-z]+|\d+(?:\.\d+)?", text.casefold())
+    found = [family.name for family in FAMILIES if words and _has(family.name, words)]
+    return list(dict.fromkeys(found))
+
+
+def _has(name: str, words: list[str]) -> bool:
+    parts = re.findall(r"[a-z]+|\d+(?:\.\d+)?", name.casefold())
+    joined = "".join(parts)
+    return all(word in parts if word[0].isdigit() else word in joined for word in words)
+
+
+def about(rows: list[dict[str, Any]], families: list[str]) -> dict[str, Any]:
+    """The table's rows of these families, and in words whether any of them fits."""
+    rows = [row for row in rows if row["family"] in families]
+    best = min((row["fits"] for row in rows), key=("yes", "tight", "unknown", "no").index)
+    fitting = [f"{row['family']} {row['precision']}" for row in rows if row["fits"] == best]
+    words = {
+        "yes": f"fits: {', '.join(fitting)}",
+        "tight": f"fits tightly, slower because weights are moved to and fro: {', '.join(fitting)}",
+        "unknown": "the memory of this GPU is unknown, so nothing can be promised",
+        "no": f"does not fit: the least is {min(row['least_vram_gb'] for row in rows):g} GB of GPU memory",
+    }
+    return {"fits": best, "message": words[best], "families": rows}
