@@ -1,6 +1,6 @@
 """One server: its address, its credentials, secure requests with retries, its WebSocket address.
 
-Level 1: knows nothing of workflows. `requests` is imported on first use, so that --help stays instant.
+Knows nothing of workflows. `requests` is imported on first use, so that --help stays instant.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def check_pack(path: str) -> dict[str, Any]:
     if found:
         report["hint"] = (
             "look the type up in the pack's browser code: when getCustomWidgets names it, add a row with it to"
-            " scripts/_editor_pack_rules.py; else it is a link and needs none"
+            " scripts/comfyskill/editor/pack_rules.py; else it is a link and needs none"
         )
     return report
 

@@ -14,13 +14,13 @@ ALL = ("local", "cloud", "v2")
 SPARED = ("*/00000000-0000-*", "*/events", "*/workflow")
 # The same code with less patience, so that what is waited for in vain costs a test a second and not half a minute.
 BRISK = """
-import _cloud, _common, _dialect, _v2, _watch
-_cloud.Cloud.looks = 2
+import _common; from comfyskill.server import cloud, protocol, v2, watch
+cloud.Cloud.looks = 2
 """
 HASTY = """
-_cloud.Cloud.grace = _v2.V2.grace = 1.0
-_watch.Watcher.__init__.__kwdefaults__["patience"] = 1.0
-for one in (_dialect.Dialect, _v2.V2):
+cloud.Cloud.grace = v2.V2.grace = 1.0
+watch.Watcher.__init__.__kwdefaults__["patience"] = 1.0
+for one in (protocol.Dialect, v2.V2):
     one.submit.__kwdefaults__["look_for"] = 1.0
 """
 UNANSWERED = """

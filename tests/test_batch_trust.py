@@ -19,8 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
+
+import graphs
 from conftest import SCRIPTS, Demo, Ran, Runner
 from test_batch_survival import begin, done, submitted, wait_for
 
@@ -235,23 +236,23 @@ def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: D
 FULL_DISK = """
 import os, pathlib, resource, sys, threading, types
 sys.path.insert(0, sys.argv[1])
-import _batch, _batch_fetch, _journal, _plan, _cli
-import _local
+from comfyskill.base import cli; from comfyskill.batch import ends, journal, plan, scheduler
+from comfyskill.server import local
 
 folder = pathlib.Path(sys.argv[2])
-journal = _journal.Journal(folder / "batch.jsonl", fresh=True)
-batch = _batch.Batch.__new__(_batch.Batch)
+journal = journal.Journal(folder / "batch.jsonl", fresh=True)
+batch = scheduler.Batch.__new__(scheduler.Batch)
 batch.journal, batch.lost, batch.stopping, batch.failure = journal, None, None, None
-batch.tally, batch._changed, batch.all_given = _batch.Tally(), threading.Condition(), True
+batch.tally, batch._changed, batch.all_given = flights.Tally(), threading.Condition(), True
 run = types.SimpleNamespace(patience=0.0, include_previews=False, flat=False)
 batch.options = types.SimpleNamespace(folder=folder, run=run, name=None)
-batch.recipe = types.SimpleNamespace(plan=_plan.Plan((_plan.Axis("count", ["seed"], [[1], [2]]),), "key", None, False))
-server = _local.Local("http://127.0.0.1:1")  # nothing answers there
-fetchers = _batch_fetch.Fetchers(batch, server)
+batch.recipe = types.SimpleNamespace(plan=plan.Plan((plan.Axis("count", ["seed"], [[1], [2]]),), "key", None, False))
+server = local.Local("http://127.0.0.1:1")  # nothing answers there
+fetchers = ends.Fetchers(batch, server)
 fetchers._gone_at = float("inf")  # out of reach: its files are given up at once, which is written down
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 for number in range(2):
-    fetchers.add(_batch_fetch.Haul(number, server, "success", {}, {}, {}))
+    fetchers.add(ends.Haul(number, server, "success", {}, {}, {}))
 fetchers.close()
 print(batch.stopping, batch.failure.code, batch._changed is not None)
 """

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
+
+import graphs
+from comfyskill.base import cli
 from conftest import SCRIPTS, Demo, Runner
 from test_run import in_queue, wait_for
-
-from comfyskill.base import cli
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -224,7 +224,7 @@ def test_front_is_said_to_change_nothing_where_it_does_not(
 
 @POSIX
 def test_ctrl_c_while_loading_is_one_document_too() -> None:
-    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import _cli; raise KeyboardInterrupt"
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from comfyskill.base import cli; raise KeyboardInterrupt"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["code"] == "interrupted"
     assert done.returncode == 130
@@ -237,12 +237,12 @@ def test_a_signal_within_a_finalizer_is_not_lost(name: str, code: int) -> None:
     program = f"""
 import sys; sys.path.insert(0, {str(SCRIPTS)!r})
 import select, signal, weakref
-import _cli, _signals
+from comfyskill.base import cli
 
 class Thing: pass
 
 def report():
-    _signals.listen()
+    cli.listen()
     thing = Thing()
     weakref.finalize(thing, lambda: (signal.raise_signal(signal.{name}), list(range(9))))
     del thing
@@ -250,7 +250,7 @@ def report():
     select.select([], [], [], 60)
     return {{"status": "ok"}}
 
-sys.exit(_cli.run(report))
+sys.exit(cli.run(report))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stderr == "went on\n", "the signal came at another moment than in the finalizer"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import ROOT, SCRIPTS, Demo, Runner
 from docs_reading import Fence, fences, inline_code, markdown_files, shell_lines
 
@@ -174,7 +175,7 @@ def source() -> str:
     parts += [
         path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py") if path != Path(__file__)
     ]
-    parts += [path.read_text(encoding="utf-8") for path in (SCRIPTS).glob("*.json")]
+    parts += [path.read_text(encoding="utf-8") for path in (SCRIPTS / "comfyskill" / "graph").glob("*.json")]
     return "\n".join(parts)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
+
+import graphs
 from conftest import SCRIPTS, Demo, Ran, Runner
 from flaky import Fault, Flaky
 from test_run import wait_for
@@ -23,16 +24,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tes
 
 # The same code with shorter times. A request that is left to its own limit takes five minutes, so the bound below tells.
 BRISK = """
-import _batch_supply, _common, _dialect, _jobs, _watch
+import _common; from comfyskill.batch import lane; from comfyskill.run import jobs; from comfyskill.server import protocol, watch
 for one in (_common.Server.request, _common.Server.post_once):
     one.__kwdefaults__["timeout"] = 300.0
-_dialect.Dialect.look_timeout = 300.0
-_watch.QUIET_BEFORE_PING = _watch.PING_PATIENCE = 1.0
-_watch.LOOK_TIME = 3.0
-_watch.LEAST_LOOK = 2.0
-_watch.SOCKET_PATIENCE = 2.0
-_jobs.CANCEL_PATIENCE = 3.0
-_batch_supply.SUBMIT_LIMIT = 3.0
+protocol.Dialect.look_timeout = 300.0
+watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 1.0
+watch.LOOK_TIME = 3.0
+watch.LEAST_LOOK = 2.0
+watch.SOCKET_PATIENCE = 2.0
+jobs.CANCEL_PATIENCE = 3.0
+lane.SUBMIT_LIMIT = 3.0
 """
 START = "import runpy, sys; sys.path.insert(0, sys.argv[1]); exec(sys.argv[2]); del sys.argv[:3]; runpy.run_path(sys.argv[0], run_name='__main__')"
 # Some ten times of what it takes.
@@ -233,7 +234,7 @@ def test_a_handshake_that_hangs_is_tried_once_a_command(
     path.write_text(json.dumps(graphs.failing("OOM")))
     relay.reset(Fault("hang", path="/ws"))
     ran = forks("run_workflow.py", path, "--host", relay.url, "--api", "local", "--output-dir", "out", "--retry-oom",
-                before="import _watch, _wire; _wire.CONNECT_TIMEOUT = 300.0; _watch.SOCKET_PATIENCE = 1.0")  # fmt: skip
+                before="from comfyskill.server import socket, watch; socket.CONNECT_TIMEOUT = 300.0; watch.SOCKET_PATIENCE = 1.0")  # fmt: skip
     assert ran.json["code"] == "out_of_memory" and ran.json["retried"], ran.out
     asked = [path.partition("?")[0] for _, path, _, _ in relay.seen]
     assert asked.count("/ws") == 1 and asked.count("/prompt") == 2

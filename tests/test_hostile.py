@@ -11,12 +11,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
-from conftest import Demo
-from hostile_files import BIDI, ESCAPES, FILES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import graphs
+from conftest import Demo
+from hostile_files import BIDI, ESCAPES, FILES
 from v2_servers import Double, Seen, running, send
 from zygote import Finished, Forks, Zygote
 
@@ -142,7 +143,7 @@ READ = {
     ],
 }
 # Nobody writes into the pipe: a moment is enough to see that.
-HASTY = "import _text_file; _text_file.PIPE_PATIENCE = 0.3"
+HASTY = "from comfyskill.base import text_files; text_files.PIPE_PATIENCE = 0.3"
 SHARP = ("nothing", "noise", "NULs", "UTF-16", "a list", "nested 100,000 deep", "terminal escapes", "names of 5,000 characters",
          "an integer of 6,000 digits", "a folder", "a FIFO that nobody writes to", "a link to itself", "/dev/zero", "not there",
          "a JSON file of 3 GB", "20,000 nodes", "nested 100,000 objects")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The shape of the bundle: rooms and levels, nothing hidden, quick help, honest dependency blocks."""
+"""The shape of the bundle: packages and the order of imports, nothing hidden, quick help, honest dependency blocks."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT, SCRIPTS
 
-# Imports go to a lower level, or sideways where no circle arises. A room that is not listed belongs to its family.
-LEVELS = {
-    0: "_cli _file_lock _flags _json_text _places _programs _safe_text _signals _text_file",
-    1: "_addresses _catalog _credentials _events _session _common _cache _multipart _safe_names _safe_files _room _demo_host _diagnose",
-    2: "_dialect _refusals _wire _local _cloud _v2 _connect _known",
-    3: "_watch _collect _inputs _prepare _progress _failures _receipt _reports _jobs",
-}
-LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms.split()}
-PURE_FAMILIES = (
-    "_graph",
-    "_nodes",
-    "_params",
-    "_fill",
-    "_check",
-    "_trace",
-    "_specs",
-    "_unwrap",
-    "_editor",
-    "_events",
+# Imports go to a row further up, never down or sideways to another package of the same row. No file is exempt.
+ORDER = (
+    "base",
+    "_common",
+    "graph editor",
+    "server",
+    "source",
+    "run deps",
+    "batch jobs info trust",
+    "pages machine",
 )
+ROW_OF = {package: row for row, packages in enumerate(ORDER) for package in packages.split()}
+COMMAND = len(ORDER)
+# The demo server is a house of its own: it uses these, and only its command uses it.
+DEMO_USES = {"base", "graph"}
+
 NETWORK = {"requests", "websocket", "socket", "urllib3", "http", "urllib.request", "aiohttp"}
+PURE = {"graph", "editor", "trust"}
 PACKAGES = {
     "requests": "requests",
     "websocket": "websocket-client",
@@ -42,90 +40,119 @@ PACKAGES = {
 # Brought along by requests; the names are its own.
 CARRIED = {"urllib3": "requests", "certifi": "requests"}
 
-ROOMS = sorted(path for path in SCRIPTS.glob("_*.py"))
+
+def name_of(path: Path) -> str:
+    """A file's full module name."""
+    parts = path.relative_to(SCRIPTS).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(SCRIPTS.rglob("*.py"))}
 COMMANDS = sorted(path for path in SCRIPTS.glob("*.py") if not path.name.startswith("_"))
 
 
-def imports_of(path: Path, *, top_only: bool = False) -> set[str]:
-    """Top-level names of the modules a file imports; those for type checking only do not count."""
+def imports_of(path: Path, *, types: bool = True) -> set[str]:
+    """Full names of all that a file imports, in functions too; `types`: also what it imports under TYPE_CHECKING."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        if not types and isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
         for node in ast.walk(block)
     }
-    nodes = tree.body if top_only else list(ast.walk(tree))
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path.name}: a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & FILES.keys()) | ({node.module} if inner - FILES.keys() else set())
     return found
 
 
-def ours(path: Path) -> set[str]:
-    return {name for name in imports_of(path) if (SCRIPTS / f"{name}.py").exists() or name == "_demo"}
+def ours(name: str, *, types: bool = True) -> set[str]:
+    """The modules of the bundle that a module imports."""
+    return (imports_of(FILES[name], types=types) & FILES.keys()) - {name}
 
 
-def reached(path: Path, seen: set[Path] | None = None) -> set[Path]:
-    """The file and all of our files that it comes to import."""
+def package_of(name: str) -> str:
+    """The package that a module is in; "command" for a command, "" for the outer package itself."""
+    if name == "_common":
+        return name
+    if not name.startswith("comfyskill"):
+        return "command"
+    return (name.split(".") + [""])[1]
+
+
+def reached(name: str, seen: set[str] | None = None) -> set[str]:
+    """A module and all of ours that it comes to import."""
     seen = set() if seen is None else seen
-    if path in seen:
-        return seen
-    seen.add(path)
-    for name in ours(path):
-        if name == "_demo":
-            for part in (SCRIPTS / "_demo").rglob("*.py"):
-                seen.add(part)
-        else:
-            reached(SCRIPTS / f"{name}.py", seen)
+    if name not in seen:
+        seen.add(name)
+        for other in ours(name, types=False):
+            reached(other, seen)
+        if name.startswith("comfyskill.demo."):
+            # Its nodes are imported by name.
+            seen |= {part for part in FILES if part.startswith("comfyskill.demo.")}
     return seen
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.name)
-def test_rooms_import_no_higher_level(path: Path) -> None:
-    level = LEVEL_OF.get(path.stem)
-    if level is None:
-        pytest.skip("not a room of the ground floor")
-    higher = {name for name in ours(path) if LEVEL_OF.get(name, level) > level}
-    assert not higher
+def test_scripts_shows_commands_and_one_package() -> None:
+    listed = {path.name for path in SCRIPTS.iterdir() if path.name != "__pycache__"}
+    extra = {name for name in listed if not re.fullmatch(r"[a-z]\w*\.(py|sh|ps1)", name)}
+    assert extra == {"_common.py", "comfyskill"}
+    packages = {path.name for path in (SCRIPTS / "comfyskill").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert packages == ROW_OF.keys() - {"_common"} | {"demo"}
 
 
-@pytest.mark.parametrize("path", [*ROOMS, *COMMANDS], ids=lambda path: path.name)
-def test_nobody_imports_a_script(path: Path) -> None:
-    assert not {name for name in ours(path) if not name.startswith("_")}
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_one_way(name: str) -> None:
+    package = package_of(name)
+    others = {other for other in ours(name) if package_of(other) not in ("", package)}
+    if package == "demo":
+        assert {package_of(other) for other in others} <= DEMO_USES
+        return
+    row = ROW_OF.get(package, COMMAND if package == "command" else -1)
+    allowed = {"demo"} if name == "demo_server" else set()
+    wrong = {other for other in others if ROW_OF.get(package_of(other), COMMAND) >= row}
+    assert not {other for other in wrong if package_of(other) not in allowed}
 
 
-def test_no_circle_of_imports_at_load_time() -> None:
-    graph = {path.stem: imports_of(path, top_only=True) for path in ROOMS}
+def test_no_command_is_imported() -> None:
+    commands = {path.stem for path in COMMANDS}
+    assert not {(name, other) for name in FILES for other in ours(name) if other in commands}
+
+
+def test_no_circle_of_imports() -> None:
+    """Not one, hidden in a function or under TYPE_CHECKING neither."""
+    graph = {name: sorted(ours(name)) for name in FILES}
+    done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join([*trail, name])
-        for other in graph.get(name, ()):
-            if other in graph:
+        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
+        if name not in done:
+            for other in graph[name]:
                 visit(other, (*trail, name))
+            done.add(name)
 
     for name in graph:
         visit(name, ())
 
 
-def test_the_demo_server_is_a_house_of_its_own() -> None:
-    users = {path.name for path in [*ROOMS, *COMMANDS] if "_demo" in imports_of(path)}
-    assert users <= {"demo_server.py"}
+@pytest.mark.parametrize("name", [name for name in FILES if package_of(name) in PURE])
+def test_pure_packages_know_no_network(name: str) -> None:
+    assert not imports_of(FILES[name]) & NETWORK
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in ROOMS if path.stem.startswith(PURE_FAMILIES)], ids=lambda path: path.name
-)
-def test_pure_rooms_know_no_network(path: Path) -> None:
-    assert not imports_of(path) & NETWORK
+@pytest.mark.parametrize("name", [name for name in FILES if package_of(name) != "command"])
+def test_every_file_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", [*ROOMS, *COMMANDS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
 def test_no_file_hides_a_module(path: Path) -> None:
     taken = set(sys.stdlib_module_names) | set(PACKAGES) | set(CARRIED)
     assert path.stem not in taken
@@ -144,10 +171,11 @@ def declared(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
 def test_the_dependency_block_names_what_is_imported(path: Path) -> None:
-    imported = {name for part in reached(path) for name in imports_of(part)}
+    parts = reached(path.stem)
+    imported = {name.split(".")[0] for part in parts for name in imports_of(FILES[part], types=False)}
     needed = {PACKAGES[name] for name in imported if name in PACKAGES}
     needed |= {CARRIED[name] for name in imported if name in CARRIED}
-    if (SCRIPTS / "_demo_host.py") in reached(path):
+    if "comfyskill.server.connect" in parts:
         # --host demo starts the demo server with the same interpreter.
         needed |= {"aiohttp", "pillow"}
     assert declared(path) == needed

@@ -13,14 +13,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
-from conftest import SCRIPTS, Demo, Runner
 from PIL import Image
-from test_gallery import results
 
+import graphs
 from comfyskill.base import picture_files
 from comfyskill.pages import gallery
+from conftest import SCRIPTS, Demo, Runner
+from test_gallery import results
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -101,7 +101,7 @@ def test_the_limit_of_pixels_is_judged_by_the_header(tmp_path: Path) -> None:
 def test_pictures_are_opened_in_one_place() -> None:
     opening = re.compile(r"\b(Image|pil|PIL\.Image)\.open\(")
     found = {path.name for path in SCRIPTS.rglob("*.py") if opening.search(path.read_text(encoding="utf-8"))}
-    assert found == {"_pictures.py"}
+    assert found == {"picture_files.py"}
 
 
 @pytest.mark.parametrize("kind", hostile_files())

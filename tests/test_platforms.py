@@ -18,13 +18,13 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import pytest
+
 import every_python
 import graphs
-import pytest
-from conftest import ROOT, SCRIPTS, Demo, Runner
-
 from comfyskill.base import file_names, paths, programs, safe_files, safe_text, text_files
 from comfyskill.base.cli import SkillError
+from conftest import ROOT, SCRIPTS, Demo, Runner
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="plays Windows on Linux")
 LIKE_WINDOWS = str(Path(__file__).parent / "like_windows")
@@ -106,10 +106,10 @@ def test_two_batches_in_one_folder_with_the_locks_of_windows(
 @LINUX
 def test_two_processes_and_one_locked_byte(tmp_path: Path) -> None:
     hold = (
-        "import sys, _file_lock\nfile = open(sys.argv[1], 'a+')\nfile.write('owner'); file.flush()\n"
-        "print(_file_lock.take(file), flush=True)\nsys.stdin.read()"
+        "import sys; from comfyskill.base import safe_files\nfile = open(sys.argv[1], 'a+')\nfile.write('owner'); file.flush()\n"
+        "print(safe_files.take(file), flush=True)\nsys.stdin.read()"
     )
-    ask = "import sys, _file_lock\nfile = open(sys.argv[1], 'a+')\nfile.seek(0)\nprint(_file_lock.take(file), file.read())"
+    ask = "import sys; from comfyskill.base import safe_files\nfile = open(sys.argv[1], 'a+')\nfile.seek(0)\nprint(safe_files.take(file), file.read())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([LIKE_WINDOWS, str(SCRIPTS)])}
     words = [sys.executable, "-c"]
     owner = subprocess.Popen(
@@ -416,8 +416,8 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     """Containers run as a number that no list of users knows."""
     code = (
         "import os, runpy, sys\nos.setgid(54321); os.setuid(54321)\nos.environ.pop('HOME', None)\n"
-        "sys.argv = ['x', '--version-of-nothing']\nimport _places\nassert _places.cache_folder() is None\n"
-        "print(_places.home(), _places.expanded('~/x'), _places.absolute('~nobody-here/x'))"
+        "sys.argv = ['x', '--version-of-nothing']\nfrom comfyskill.base import paths\nassert paths.cache_folder() is None\n"
+        "print(paths.home(), paths.expanded('~/x'), paths.absolute('~nobody-here/x'))"
     )
     environment = {
         key: value
@@ -426,9 +426,8 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     }
     program = shutil.which("python3", path="/usr/bin") or sys.executable
     copy = tmp_path / "rooms"
-    copy.mkdir()
-    shutil.copy(SCRIPTS / "_places.py", copy)
-    for folder in (copy, *copy.parents):
+    shutil.copytree(SCRIPTS / "comfyskill" / "base", copy / "comfyskill" / "base")
+    for folder in (copy / "comfyskill" / "base", copy / "comfyskill", copy, *copy.parents):
         with contextlib.suppress(OSError):
             folder.chmod(folder.stat().st_mode | 0o755)
     done = subprocess.run(
@@ -487,12 +486,12 @@ def test_no_room_asks_for_a_process_or_a_posix_call_without_looking_first() -> N
     missing = ("os.fork(", "os.killpg", "os.getuid", "os.geteuid", "os.mkfifo", "os.statvfs", "os.uname", "signal.SIGKILL",
                "signal.SIGHUP", "os.O_NONBLOCK", "os.O_NOFOLLOW", "os.kill(")  # fmt: skip
     looked_at = {
-        "_journal.py": {"os.kill("},  # behind hasattr
-        "_hardware_tools.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
-        "_setup_run.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
-        "_text_file.py": {"os.O_NONBLOCK"},  # behind hasattr
-        "_safe_names.py": {"os.O_NOFOLLOW"},  # behind fcntl
-        "_places.py": {"os.geteuid"},  # behind hasattr
+        "journal.py": {"os.kill("},  # behind hasattr
+        "programs.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
+        "setup_run.py": {"os.killpg", "signal.SIGKILL"},  # behind os.name
+        "text_files.py": {"os.O_NONBLOCK"},  # behind hasattr
+        "file_names.py": {"os.O_NOFOLLOW"},  # behind fcntl
+        "paths.py": {"os.geteuid"},  # behind hasattr
         "folders.py": {"os.kill("},  # behind hasattr
     }
     for path in [*SCRIPTS.rglob("*.py"), ROOT / "install.py"]:
@@ -533,5 +532,5 @@ def test_a_file_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "install.py").write_text("")
     monkeypatch.setattr(every_python, "SCRIPTS", tmp_path / "scripts")
     assert every_python.quick(sys.executable) is None
-    (tmp_path / "scripts" / "_room.py").write_text("def broken(:\n")
+    (tmp_path / "scripts" / "file_limits.py").write_text("def broken(:\n")
     assert "SyntaxError" in (every_python.quick(sys.executable) or "")

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
-from conftest import SCRIPTS, Demo, Runner
 
+import graphs
 from comfyskill.base import programs
+from conftest import SCRIPTS, Demo, Runner
 
 posix = pytest.mark.skipif(os.name == "nt", reason="rights and owners of POSIX")
 as_root = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_byte_code_in_a_cache_folder_is_never_run(run: Runner) -> None:
     import importlib.util
     import py_compile
 
-    source = SCRIPTS / "_json_text.py"
+    source = SCRIPTS / "comfyskill/base/cli.py"
     poison = run.folder / "poison.py"
     marker = run.folder / "PWNED"
     poison.write_text(source.read_text() + f"\nopen({str(marker)!r}, 'w').close()\n")

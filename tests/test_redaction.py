@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import SCRIPTS, Runner
-from raw_server import Raw, Talk
 
 import _common
 from comfyskill.base import safe_text
+from conftest import SCRIPTS, Runner
+from raw_server import Raw, Talk
 
 KEY = "comfyui-KEYabcdefghijKLM0123456789"
 # Fewer characters of it than these may be seen: its label, and what is too little to be of use.
@@ -149,9 +149,9 @@ def test_a_server_cannot_have_the_key_printed_in_another_spelling(run: Runner, e
 
 def test_a_traceback_shows_no_secret() -> None:
     """Neither the one that COMFYUI_SKILL_DEBUG asks for nor that of a fault outside of a command."""
-    begin = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import _cli, _safe_text; _safe_text.hide({KEY!r})\n"
+    begin = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from comfyskill.base import cli, safe_text; safe_text.hide({KEY!r})\n"
     fault = f"raise RuntimeError('with ' + {KEY[:20]!r} + {KEY[20:]!r})"
-    inside = f"def report():\n {fault}\nsys.exit(_cli.run(report))"
+    inside = f"def report():\n {fault}\nsys.exit(cli.run(report))"
     for program in (begin + inside, begin + fault):
         done = subprocess.run(
             [sys.executable, "-c", program],

@@ -98,11 +98,11 @@ def test_a_second_name_of_a_file_is_not_written_but_may_be_read(victim: Path, mo
 def test_a_pipe_is_refused_at_once(tmp_path: Path, mode: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(safe_files.__file__).parent)!r})\n"
-        "import pathlib, _cli, _safe_files\n"
+        f"import sys; sys.path.insert(0, {str(Path(safe_files.__file__).parents[2])!r})\n"
+        "import pathlib; from comfyskill.base import cli, safe_files\n"
         "try:\n"
-        f"    _safe_files.open_file(pathlib.Path({str(tmp_path / 'pipe')!r}), {mode!r})\n"
-        "except _cli.SkillError as error:\n"
+        f"    safe_files.open_file(pathlib.Path({str(tmp_path / 'pipe')!r}), {mode!r})\n"
+        "except cli.SkillError as error:\n"
         "    print(error.code)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -229,7 +229,7 @@ def test_a_pipe_is_read_once(tmp_path):
 
 def test_the_real_standard_input_is_the_default(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "import _sources, json; print(json.dumps(_sources.read('-').graph))"],
+        [sys.executable, "-c", "import json; from comfyskill.source import read; print(json.dumps(read.read('-').graph))"],
         input=json.dumps(GRAPH).encode(), capture_output=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
     )  # fmt: skip

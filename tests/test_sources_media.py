@@ -447,9 +447,7 @@ def test_an_animated_picture_tells_its_frames(tmp_path):
 def test_pillow_is_loaded_only_for_image_facts():
     import subprocess
 
-    code = (
-        "import _media_metadata, _sources, sys; sys.exit('PIL' in sys.modules or 'requests' in sys.modules)"
-    )
+    code = "import sys; from comfyskill.source import media, read; sys.exit('PIL' in sys.modules or 'requests' in sys.modules)"
     scripts = str(HERE.parent / "scripts")
 
     assert subprocess.run([sys.executable, "-c", code], cwd=scripts).returncode == 0

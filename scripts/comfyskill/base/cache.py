@@ -1,6 +1,6 @@
 """Small things remembered between runs, in the user's cache folder: bounded, deletable, never needed.
 
-Level 1. A file that cannot be read or written is as good as absent, and so is a folder that others may write into.
+A file that cannot be read or written is as good as absent, and so is a folder that others may write into.
 What is read is data: no program and no byte code. `COMFYUI_SKILL_CACHE` moves the folder; the value `off` (or
 --no-cache) turns it off.
 """

@@ -1,6 +1,6 @@
 """How every command ends: the exit code and the one JSON document; and its words on stderr.
 
-Level 0: knows nothing of servers or workflows, imports the standard library alone.
+Knows nothing of servers or workflows, imports the standard library alone.
 """
 
 from __future__ import annotations

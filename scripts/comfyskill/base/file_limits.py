@@ -1,6 +1,6 @@
 """How much a file that arrives may hold: the user's limit, and what is free on the disk.
 
-Level 1. A server can send without end, or announce a little and send more.
+A server can send without end, or announce a little and send more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """File names from servers and workflows, made safe for every disk, and the step from a temporary to a final name.
 
-Level 1. A name can come from anyone: it never leaves the folder it is meant for, on any system.
+A name can come from anyone: it never leaves the folder it is meant for, on any system.
 """
 
 from __future__ import annotations

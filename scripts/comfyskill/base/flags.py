@@ -1,7 +1,4 @@
-"""The parser of every command, and the flags that they share.
-
-Level 0.
-"""
+"""The parser of every command, and the flags that they share."""
 
 from __future__ import annotations
 
@@ -152,7 +149,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
 
 
 def add_file_size_flag(parser: argparse._ActionsContainer, usual: str = "16GB") -> None:
-    """--max-file-size: `_room.allow` takes its value."""
+    """--max-file-size: `file_limits.allow` takes its value."""
     parser.add_argument(
         "--max-file-size",
         type=size,

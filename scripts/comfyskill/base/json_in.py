@@ -1,6 +1,6 @@
 """JSON from anywhere, read with its usual accidents: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
 
-Level 1, pure.
+Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where this user's cache is, and paths as answers name them.
 
-Level 0. `COMFYUI_SKILL_CACHE` moves it; the value `off` turns it off.
+`COMFYUI_SKILL_CACHE` moves it; the value `off` turns it off.
 """
 
 from __future__ import annotations

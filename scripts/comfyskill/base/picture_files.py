@@ -1,6 +1,6 @@
 """Picture files opened as data that may be hostile: named formats alone, and a limit of pixels.
 
-Level 1. Pillow is imported when the first picture is opened.
+Pillow is imported when the first picture is opened.
 """
 
 from __future__ import annotations

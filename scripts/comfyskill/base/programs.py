@@ -1,6 +1,6 @@
 """Programs of this machine: where they are, what they see of the environment, and which words Windows hands to them.
 
-Level 0. On Windows both `shutil.which` and the system look into the current folder first, and so does every system
+On Windows both `shutil.which` and the system look into the current folder first, and so does every system
 where PATH has an empty or relative entry. That folder may be anyone's: a download folder, a cloned repository.
 """
 

@@ -1,6 +1,6 @@
 """Files and folders inside a folder that someone else may have prepared: opened and made without following a link.
 
-Level 1. A folder from an archive or a repository can hold links with the names that are about to be written. What a
+A folder from an archive or a repository can hold links with the names that are about to be written. What a
 link points at belongs to the user, so nothing is opened, emptied or created through one.
 """
 
@@ -108,7 +108,7 @@ def _refuse_opened(path: Path, opened: os.stat_result, *, writes: bool) -> None:
 
 
 def part_name() -> str:
-    """A random name for an unfinished file, which `_safe_names.remove_parts` recognises."""
+    """A random name for an unfinished file, which `file_names.remove_parts` recognises."""
     return f".{os.urandom(8).hex()}.part"
 
 

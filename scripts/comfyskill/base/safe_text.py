@@ -1,7 +1,4 @@
-"""Another's text made safe to show, and secrets kept out of all that is shown.
-
-Level 0.
-"""
+"""Another's text made safe to show, and secrets kept out of all that is shown."""
 
 from __future__ import annotations
 

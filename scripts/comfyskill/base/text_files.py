@@ -1,6 +1,6 @@
 """Files that a user names: read within limits, and as text in whatever encoding their system wrote them.
 
-Level 0. A name can stand for a device without an end, or for a pipe into which nobody writes. Windows PowerShell's `>`
+A name can stand for a device without an end, or for a pipe into which nobody writes. Windows PowerShell's `>`
 and Out-File write UTF-16; Notepad puts a mark before UTF-8.
 """
 

@@ -1,6 +1,6 @@
 """A batch from parsed flags to its report: new ones, resumed ones, and what stands around the runs (folder, pages).
 
-Level 3, under the command alone.
+Under the command alone.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 
 def _stand_in(path: str) -> tuple[list[Any], list[str]]:
-    """What a server had in its place, for a dry run; as `_batch_hosts.connect`."""
+    """What a server had in its place, for a dry run; as `hosts.connect`."""
     from comfyskill.server import node_definitions
 
     return [node_definitions.load(paths.expanded(path))], []

@@ -1,7 +1,4 @@
-"""How the runs of one server end: success, failure, another try; written down, then handed to the fetchers.
-
-Level 3.
-"""
+"""How the runs of one server end: success, failure, another try; written down, then handed to the fetchers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Graphs for the runs of a batch on one server: parameters are found once, then each run's values are put in.
 
-Level 3. Uploads go to the server at hand, once for each content.
+Uploads go to the server at hand, once for each content.
 """
 
 from __future__ import annotations

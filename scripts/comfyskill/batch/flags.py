@@ -1,6 +1,6 @@
 """The command line of a batch.
 
-Level 3. In a room of its own because Python compiles the script itself anew at every start.
+In a room of its own because Python compiles the script itself anew at every start.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The runs of a batch that are on one server now: waiting there, or executing.
 
-Level 3. The server's own lane changes them; others only look, or take them all from a lane that is stuck.
+The server's own lane changes them; others only look, or take them all from a lane that is stuck.
 """
 
 from __future__ import annotations

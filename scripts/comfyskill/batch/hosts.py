@@ -1,6 +1,6 @@
 """The servers of a batch: which ones the command line and its files name, and the key of each.
 
-Level 3. A key belongs to one origin: with several servers each has its own, on its line of a hosts file.
+A key belongs to one origin: with several servers each has its own, on its line of a hosts file.
 """
 
 from __future__ import annotations

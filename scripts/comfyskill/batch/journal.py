@@ -1,6 +1,6 @@
 """The batch's memory on disk: `batch.jsonl`, one JSON object a line, appended and flushed as things happen.
 
-Level 1. The first line holds the whole plan; what follows says what became of each run. A torn last line (power
+The first line holds the whole plan; what follows says what became of each run. A torn last line (power
 loss, kill -9 in the middle of a write) is dropped and written over. A lock keeps a second process out.
 """
 

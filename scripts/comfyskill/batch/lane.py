@@ -1,7 +1,7 @@
 """One server of a batch: keeps it supplied with runs, follows them all through one socket, hands their ends on.
 
-Level 3. A thread for each server; no thread and no poll for each run. Supplying stands in `_batch_supply`, taking
-runs off the server in `_batch_moves`, how a run ends in `_batch_ends`.
+A thread for each server; no thread and no poll for each run. Supplying stands in `lane`, taking
+runs off the server in `lane`, how a run ends in `ends`.
 """
 
 from __future__ import annotations

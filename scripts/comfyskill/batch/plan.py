@@ -1,6 +1,6 @@
 """What a batch runs: axes whose product is walked lazily, so that a sweep of millions costs nothing until it runs.
 
-Level 1. Pure. A plan goes into the journal as JSON and comes back as the same plan, run for run.
+Pure. A plan goes into the journal as JSON and comes back as the same plan, run for run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Progress of a batch on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere.
 
-Level 3. Drawn by the main thread; nothing depends on it.
+Drawn by the main thread; nothing depends on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What became of a batch, row by row, from its journal alone; and the table for spreadsheets.
 
-Level 3. No server is asked.
+No server is asked.
 """
 
 from __future__ import annotations

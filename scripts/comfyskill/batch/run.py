@@ -1,6 +1,6 @@
 """A batch from its first run to its report: starts the lanes, waits, takes the signals, sums up.
 
-Level 3, the top of the batch rooms; values in, a report dict out.
+The top of the batch rooms; values in, a report dict out.
 """
 
 from __future__ import annotations

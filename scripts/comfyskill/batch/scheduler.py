@@ -1,6 +1,6 @@
 """The middle of a batch: which run goes to which server next, what has become of all of them, when it is over.
 
-Level 3. One lane (thread) for each server takes runs from here and reports back; a few threads fetch files; the main
+One lane (thread) for each server takes runs from here and reports back; a few threads fetch files; the main
 thread waits, shows progress and gets the signals. Only runs under way are held in memory; the rest is in the journal.
 """
 

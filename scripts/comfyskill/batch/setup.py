@@ -1,6 +1,6 @@
 """Before the first run of a batch: what the servers lack, consent, and the plan as the journal keeps it.
 
-Level 3. Everything that can be refused is refused here; nothing has been sent yet.
+Everything that can be refused is refused here; nothing has been sent yet.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long runs took, by the values that decide it, kept for the estimate of the next batch.
 
-Level 3. A seed or a prompt does not change how long a run takes; steps, sizes and models do.
+A seed or a prompt does not change how long a run takes; steps, sizes and models do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Saved graphs → live ones: nodes with the slots and widgets that the editor gives them on loading.
 
-Level 1, pure. One live graph a subgraph definition, shared by its instances, as in the editor.
+Pure. One live graph a subgraph definition, shared by its instances, as in the editor.
 """
 
 from __future__ import annotations

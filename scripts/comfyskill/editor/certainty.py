@@ -1,6 +1,6 @@
 """How sure each node's values are: exact, by a pack's rule, or unsure, which is refused unless it is allowed.
 
-Level 1, pure.
+Pure.
 """
 
 from __future__ import annotations

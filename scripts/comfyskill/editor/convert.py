@@ -1,6 +1,6 @@
 """Workflows as the ComfyUI editor saves them → graphs as the server runs them, as the editor itself does on "queue".
 
-Level 1, pure: no network, no disk. `convert` follows frontend 1.58 (the newest known) or 1.35; time and randomness
+Pure: no network, no disk. `convert` follows frontend 1.58 (the newest known) or 1.35; time and randomness
 are values. `to_editor` goes the other way, `diff` says in words how two graphs differ.
 """
 
@@ -113,14 +113,14 @@ def convert(
 
 
 def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An editor file of an API-format graph; see `_editor_layout`."""
+    """An editor file of an API-format graph; see `layout`."""
     from comfyskill.editor import layout
 
     return layout.to_editor(graph, definitions)
 
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How two API-format graphs differ, in words; see `_editor_diff`."""
+    """How two API-format graphs differ, in words; see `words`."""
     from comfyskill.editor import words as editor_explain
 
     return editor_explain.diff(first, second)

@@ -1,6 +1,6 @@
 """Whether the saved values of a node fit the widgets that its definition gives, and what to do where they do not.
 
-Level 1, pure. The editor lays values out by position and never looks at them: when a pack has gained, lost or moved an
+Pure. The editor lays values out by position and never looks at them: when a pack has gained, lost or moved an
 input since the file was saved, every later value lands on the wrong widget. Here a layout counts as proven when each
 value is of the kind that its widget takes. Where it is not, names that the file holds are used, else the one layout
 that fits, else the node is in doubt.

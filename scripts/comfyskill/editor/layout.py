@@ -1,6 +1,6 @@
 """API graphs → editor files: every node with its slots and widgets, in columns from the loaders to the outputs.
 
-Level 1, pure. Converting the result back gives the same graph, as long as the graph has a value for each widget.
+Pure. Converting the result back gives the same graph, as long as the graph has a value for each widget.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a node pack's browser code changes between the saved node and the graph: one row per fact, as data.
 
-Level 1, pure. A row names the pack, the classes it is about and the public file that shows it. To add a pack, add a
+Pure. A row names the pack, the classes it is about and the public file that shows it. To add a pack, add a
 row and a test in tests/test_editor_pack_rules.py; `convert_workflow.py --check-pack OBJECT_INFO` lists the classes
 that need one. Files are named "owner/repository: path" on GitHub.
 """
@@ -30,8 +30,8 @@ class Rule(NamedTuple):
     renamed: old input name to the name it has now.
     always: inputs that are sent with this value whatever was saved.
     tokens: text inputs in which %date:...% and %Node.widget% are filled in.
-    loaded: functions of `_editor_pack_values` that change the widgets once the saved values are in place.
-    queued: functions of `_editor_pack_values` that change what is sent, once values and links are known.
+    loaded: functions of `pack_values` that change the widgets once the saved values are in place.
+    queued: functions of `pack_values` that change what is sent, once values and links are known.
     own_values: the saved values follow no declared widgets; the `loaded` functions read them.
     virtual: the class lives in the browser only, and what it does with links.
     partner: for SETTER, the class that hands the value out.

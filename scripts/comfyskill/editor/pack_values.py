@@ -1,6 +1,6 @@
-"""What packs' browser code computes: the functions that rows of `_editor_pack_rules` name.
+"""What packs' browser code computes: the functions that rows of `pack_rules` name.
 
-Level 1, pure. `loaded` functions take a node whose saved values are in place, `queued` functions one that is about to be
+Pure. `loaded` functions take a node whose saved values are in place, `queued` functions one that is about to be
 sent.
 """
 

@@ -1,6 +1,6 @@
 """Nodes of widespread packs that exist only in the browser, or whose values only their own script understands.
 
-Level 1, pure. What a pack's published browser code does with them; names as in the files.
+Pure. What a pack's published browser code does with them; names as in the files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Subgraph instances: which inner widgets they show as their own, and which saved values those take.
 
-Level 1, pure. 1.35 and 1.58 read the same file differently here; both ways are followed.
+Pure. 1.35 and 1.58 read the same file differently here; both ways are followed.
 """
 
 from __future__ import annotations

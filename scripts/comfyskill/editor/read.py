@@ -1,6 +1,6 @@
 """The editor's saved JSON as values: graphs, nodes, slots and links, whatever version wrote them.
 
-Level 1, pure. Damaged parts are left out rather than guessed; what is no editor file at all is refused.
+Pure. Damaged parts are left out rather than guessed; what is no editor file at all is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Following a link to where its value comes from: through reroutes, bypassed nodes, subgraphs and Set/Get pairs.
 
-Level 1, pure. A loop with state, not recursion: a chain may be as long as the file.
+Pure. A loop with state, not recursion: a chain may be as long as the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the browser does to text and numbers on their way into a prompt.
 
-Level 1, pure: time and randomness come in as values.
+Pure: time and randomness come in as values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Widget values → what is sent: texts decided, names filled in, primitives written into the widgets they feed.
 
-Level 1, pure: time and randomness are part of the `Emission`.
+Pure: time and randomness are part of the `Emission`.
 """
 
 from __future__ import annotations

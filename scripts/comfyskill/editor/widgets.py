@@ -1,6 +1,6 @@
 """Node definitions → widgets and sockets, and how a file's `widgets_values` fall onto them.
 
-Level 1, pure. "Widget" is what the editor builds for an input that a person can set; every other input is a socket.
+Pure. "Widget" is what the editor builds for an input that a person can set; every other input is a socket.
 """
 
 from __future__ import annotations

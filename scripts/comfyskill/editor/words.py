@@ -1,6 +1,6 @@
 """How two API graphs differ, node by node and input by input, in words.
 
-Level 1, pure. Nodes are paired by id where the class is the same, else by class and title, else by class alone.
+Pure. Nodes are paired by id where the class is the same, else by class and title, else by class alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run-time failure means and what to try next: a table of the errors that people really meet.
 
-Level 1. Pure: from the exception's type and message to a stable code, a cause in plain words and next steps.
+Pure: from the exception's type and message to a stable code, a cause in plain words and next steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a graph lets a person change: every settable input, named by what it means. Pure.
 
 A parameter first wants a plain name (`prompt`, `seed`, `width`, ...): from tracing, from what its value feeds, or from
-the input's own name. Parameters that want the same name are told apart in `_names`.
+the input's own name. Parameters that want the same name are told apart in `parameters`.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
-    """The node classes that match; see `_server_nodes.search`."""
+    """The node classes that match; see `node_search.search`."""
     definitions = server.definitions()
     found = node_search.search(definitions, **wanted)
     return about(server) | {"classes": len(definitions), **shortened(found, full, 30)}

@@ -1,6 +1,6 @@
 """Which of the bundled workflows suit a server: its memory, its models, its nodes.
 
-Level 3. The facts of each workflow are those of `workflows/index.json`; what is there is told by the same check as
+The facts of each workflow are those of `workflows/index.json`; what is there is told by the same check as
 check_deps.py's.
 """
 

@@ -1,6 +1,6 @@
 """A live view of jobs: attach, look, leave; the jobs and their submitters never notice.
 
-Level 3. The monitor has a client id of its own. Frames of a run go to the client that submitted it, so what others'
+The monitor has a client id of its own. Frames of a run go to the client that submitted it, so what others'
 runs do is learnt from the frames that the server broadcasts, the queue and the history.
 """
 

@@ -1,6 +1,6 @@
 """The queue, the history and the server's memory, looked at and changed with care.
 
-Level 3. What hits jobs of others asks for consent; every change is confirmed by looking again.
+What hits jobs of others asks for consent; every change is confirmed by looking again.
 """
 
 from __future__ import annotations

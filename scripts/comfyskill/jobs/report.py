@@ -1,6 +1,6 @@
 """What happened to a job, for someone who must fix it.
 
-Level 3. Everything the server tells is cleaned and capped; inputs that may hold secrets are left out.
+Everything the server tells is cleaned and capped; inputs that may hold secrets are left out.
 """
 
 from __future__ import annotations

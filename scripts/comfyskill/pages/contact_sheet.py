@@ -1,6 +1,6 @@
 """Labelled thumbnails of a batch on as few pictures as possible, so that one look shows forty results.
 
-Level 3. Pillow only.
+Pillow only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """index.html of a batch: one file, no network, made for people; every text in it is data, never markup.
 
-Level 3. The page's own script builds the DOM with textContent alone, and its policy allows no other script.
+The page's own script builds the DOM with textContent alone, and its policy allows no other script.
 """
 
 from __future__ import annotations

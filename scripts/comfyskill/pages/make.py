@@ -1,7 +1,4 @@
-"""The pages of a batch: index.html, contact_sheet.png and results.csv, made from the journal alone.
-
-Level 3.
-"""
+"""The pages of a batch: index.html, contact_sheet.png and results.csv, made from the journal alone."""
 
 from __future__ import annotations
 

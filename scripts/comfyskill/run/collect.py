@@ -1,6 +1,6 @@
 """From a finished job's outputs to files on disk.
 
-Level 3. Files are found by shape (any list of objects with `filename`, under whatever key), fetched under a
+Files are found by shape (any list of objects with `filename`, under whatever key), fetched under a
 temporary name with flat memory, checked for length, and renamed when whole.
 """
 

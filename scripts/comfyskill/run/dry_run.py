@@ -1,7 +1,4 @@
-"""What a server would say to a graph that a dry run does not send: the findings of the graph check that are errors.
-
-Level 3.
-"""
+"""What a server would say to a graph that a dry run does not send: the findings of the graph check that are errors."""
 
 from __future__ import annotations
 

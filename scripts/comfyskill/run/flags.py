@@ -1,7 +1,4 @@
-"""The flags that say what to change in a workflow, and the wishes they make; the same in every command that runs one.
-
-Level 3.
-"""
+"""The flags that say what to change in a workflow, and the wishes they make; the same in every command that runs one."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def wishes(args: argparse.Namespace) -> Any:
-    """The `_prepare.Wishes` in parsed flags. Raises SkillError (exit 2)."""
+    """The `prepare.Wishes` in parsed flags. Raises SkillError (exit 2)."""
     from comfyskill.run import prepare
 
     given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]

@@ -1,6 +1,6 @@
 """Input files: checked, named by their content, uploaded once, masks made the way ComfyUI reads them.
 
-Level 3. Pillow is imported only when a picture must be looked into.
+Pillow is imported only when a picture must be looked into.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One job from submit to files: submit exactly once, follow it, cancel what is ours, collect, report.
 
-Level 3, above `_watch`, `_collect` and `_prepare`. Values in, a report dict out; the scripts print it.
+Above `watch`, `collect` and `prepare`. Values in, a report dict out; the scripts print it.
 """
 
 from __future__ import annotations

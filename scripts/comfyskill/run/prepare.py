@@ -1,6 +1,6 @@
 """From a workflow and settings to a graph that can be submitted: values filled, files uploaded, LoRAs added.
 
-Level 3. Nothing is submitted here; with `dry_run` nothing is sent at all.
+Nothing is submitted here; with `dry_run` nothing is sent at all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Progress of one run on stderr: a bar on a terminal, one line per change elsewhere.
 
-Level 3. It only listens; nothing depends on what it shows.
+It only listens; nothing depends on what it shows.
 """
 
 from __future__ import annotations

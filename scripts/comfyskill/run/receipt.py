@@ -1,6 +1,6 @@
 """The receipt of a run: all that is needed to run it again and to compare what comes out.
 
-Level 3, below `_reports`.
+Below `reports`.
 """
 
 from __future__ import annotations

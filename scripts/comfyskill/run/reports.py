@@ -1,6 +1,6 @@
 """The JSON documents of a run: what became of it, in words, with the files and the next command.
 
-Level 3, below `_jobs` (which hands its values in).
+Below `jobs` (which hands its values in).
 """
 
 from __future__ import annotations

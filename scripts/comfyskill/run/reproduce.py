@@ -1,6 +1,6 @@
 """Run a receipt again and say whether the same came out, and when not, what is different.
 
-Level 3, above `_jobs`. A receipt is read as data: the server comes from the flags, never from the file.
+Above `jobs`. A receipt is read as data: the server comes from the flags, never from the file.
 """
 
 from __future__ import annotations

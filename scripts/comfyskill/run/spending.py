@@ -1,7 +1,4 @@
-"""Consent to spend: which partner nodes would be called, what they cost where that is known, and on which server.
-
-Level 3.
-"""
+"""Consent to spend: which partner nodes would be called, what they cost where that is known, and on which server."""
 
 from __future__ import annotations
 

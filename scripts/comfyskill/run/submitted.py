@@ -1,6 +1,6 @@
 """Which jobs on a server are ours: the prompt ids that this user's commands have submitted.
 
-Level 2. An append-only file per server in the cache folder; the newest few thousand ids are kept.
+An append-only file per server in the cache folder; the newest few thousand ids are kept.
 """
 
 from __future__ import annotations

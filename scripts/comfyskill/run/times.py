@@ -1,6 +1,6 @@
 """How long graphs took before, and so how long one will take: a small memory per server and graph shape.
 
-Level 2. Kept in the user's cache folder, bounded, deletable; without it nothing but the estimate is missing.
+Kept in the user's cache folder, bounded, deletable; without it nothing but the estimate is missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protocol of Comfy Cloud, v1 (its fact sheet; where its sources disagree, both variants are accepted).
 
-Level 2. The cloud chooses the prompt id, keeps files under their hash, redirects downloads to signed addresses on
+The cloud chooses the prompt id, keeps files under their hash, redirects downloads to signed addresses on
 another origin, sends every run of the account through the socket, and knows a job only a moment after its submit.
 """
 

@@ -1,6 +1,6 @@
 """From flags to a server object of the right protocol.
 
-Level 2, above the three dialects. The probe costs one short request on a local server and doubles as the check
+Above the three dialects. The probe costs one short request on a local server and doubles as the check
 that something answers there.
 """
 
@@ -254,7 +254,7 @@ def start(options: list[str] | None = None) -> str:
 
 
 def _need_packages() -> None:
-    """Raises ModuleNotFoundError when the child would; `_cli.run` has the words for it."""
+    """Raises ModuleNotFoundError when the child would; `cli.run` has the words for it."""
     for name in ("aiohttp", "PIL"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -1,6 +1,6 @@
 """WebSocket frames -> values. Pure: no sockets here.
 
-Level 1. Source of the shapes: recorded transcripts of ComfyUI 0.3.64 and 0.8.0, and the cloud's fact sheet.
+Source of the shapes: recorded transcripts of ComfyUI 0.3.64 and 0.8.0, and the cloud's fact sheet.
 Binary frames start with a big-endian u32 type: 1 preview, 3 text, 4 preview with metadata.
 """
 

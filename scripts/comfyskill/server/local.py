@@ -1,6 +1,6 @@
 """The protocol of a ComfyUI server itself (recorded on 0.3.64 and 0.8.0).
 
-Level 2. A job is found in the history once it has ended, else in the queue; a job in neither is unknown.
+A job is found in the history once it has ended, else in the queue; a job in neither is unknown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Node definitions from the best place at hand: the server, this user's cache of that server, the bundled core.
-
-Level 2.
-"""
+"""Node definitions from the best place at hand: the server, this user's cache of that server, the bundled core."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What every kind of server can be asked, as values: the seam between the three protocols and everything above.
 
-Level 2. `_local`, `_cloud` and `_v2` fill these operations in; `_jobs` and the scripts use them and know no protocol.
+`local`, `cloud` and `v2` fill these operations in; `jobs` and the scripts use them and know no protocol.
 """
 
 from __future__ import annotations

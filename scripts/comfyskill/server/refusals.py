@@ -1,6 +1,6 @@
 """Rejected graphs and refused jobs in plain words.
 
-Level 2. Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cloud's fact sheet for refusal types.
+Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cloud's fact sheet for refusal types.
 """
 
 from __future__ import annotations

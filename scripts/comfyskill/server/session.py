@@ -1,6 +1,6 @@
 """An HTTP session whose credentials belong to one origin. Imported late: `requests` is slow to load.
 
-Level 1. What leaves this process with a key on it leaves through here, so each rule has one place: scheme, host and
+What leaves this process with a key on it leaves through here, so each rule has one place: scheme, host and
 port of a request with a key are those that the user named; a redirect is judged by the address that was connected to;
 no answer takes more time or memory than it may.
 """

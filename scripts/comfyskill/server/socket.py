@@ -1,6 +1,6 @@
 """The WebSocket connection itself: open, read one frame or time out, ping, close.
 
-Level 2. `websocket-client` is imported on first use. The address may hold a token, so no error shows it.
+`websocket-client` is imported on first use. The address may hold a token, so no error shows it.
 """
 
 from __future__ import annotations

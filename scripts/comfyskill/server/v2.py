@@ -1,6 +1,6 @@
 """The protocol of Comfy API v2: Comfy Cloud, deployments, and comfy-api-proxy in front of a ComfyUI.
 
-Level 2. Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6 in front of ComfyUI 0.8.0. The record of
+Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6 in front of ComfyUI 0.8.0. The record of
 a job is the authority; its event stream only tells progress. Node definitions, model lists and the queue are not part
 of v2: on Comfy Cloud itself they come from v1, elsewhere they cannot be had.
 """

@@ -1,6 +1,6 @@
 """Job objects of Comfy API v2 -> the values that every protocol shares. Pure.
 
-Level 2. Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6.
+Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6.
 """
 
 from __future__ import annotations

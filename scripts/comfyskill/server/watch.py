@@ -1,6 +1,6 @@
 """Watching jobs to their end: the WebSocket first, polling when there is none, both cross-checked.
 
-Level 3. One watcher per server follows any number of jobs without a thread. The server's own records decide how a
+One watcher per server follows any number of jobs without a thread. The server's own records decide how a
 job ended; events only say when to look. Run, batch, monitor and wait all stand on this.
 """
 
@@ -42,7 +42,7 @@ SLOWEST_REOPENING = 15.0
 FIRST_LOOK = 1.0
 # A job that was seen waiting, on a server that has not restarted: gone means removed.
 REMOVED_GRACE = 0.5
-# What a server-sent event becomes (see `_sse`).
+# What a server-sent event becomes (see `socket`).
 STREAM_EVENTS = frozenset({"job_progress", "job_status", "job_output"})
 
 

@@ -1,6 +1,6 @@
 """What a media file says about the workflow that made it, and an image's facts before it is uploaded.
 
-Level 1: reads files, knows no server. The formats' own readers are the other `_media_*` rooms; all read headers
+Reads files, knows no server. The formats' own readers are the other `_media_*` rooms; all read headers
 only, in bounded memory, and expect hostile input.
 """
 

@@ -1,6 +1,6 @@
 """Bounded reading of untrusted binary files: exact reads, limits, and texts found inside media.
 
-Level 1, pure: works on any seekable binary stream, and never holds more than the limits below.
+Pure: works on any seekable binary stream, and never holds more than the limits below.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where a workflow comes from: a file, standard input, a ComfyUI picture, video or sound, or a server.
 
-Level 2. `read` gives a graph that can be run, converting editor files on the way; `load` stops before converting.
+`read` gives a graph that can be run, converting editor files on the way; `load` stops before converting.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read(
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
     graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
     `complete` (asked after it, when it is a function) says that they hold all classes of a server, so that others are
-    missing there and not just unknown here. `allow_unsure` as in `_editor.convert`.
+    missing there and not just unknown here. `allow_unsure` as in `convert.convert`.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
