@@ -3,7 +3,7 @@
 
 Examples:
     python3 tests/coverage_report.py
-    python3 tests/coverage_report.py -n 4 tests/test_run.py tests/test_cli.py
+    python3 tests/coverage_report.py -n 4 tests/run/test_run.py tests/base/test_cli.py
     python3 tests/coverage_report.py --missing
     python3 tests/coverage_report.py --html /tmp/coverage
 

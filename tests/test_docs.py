@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT, SCRIPTS, Demo, Runner
+from bundle import ROOT, SCRIPTS, Demo, Runner
 from docs_reading import Fence, fences, inline_code, markdown_files, shell_lines
 
 PAGES = markdown_files()
@@ -140,8 +140,9 @@ def test_every_script_and_flag_is_one_that_is_there(path: Path) -> None:
         for script, words in calls(line):
             name = script.rsplit("/", 1)[-1]
             if name not in COMMANDS:
+                known = [ROOT / folder / name for folder in ("", "evals", "scripts")]
                 if not any(
-                    (ROOT / folder / name).exists() for folder in ("", "tests", "evals", "scripts")
+                    map(Path.exists, [*known, *SCRIPTS.rglob(name), *(ROOT / "tests").rglob(name)])
                 ) and f"`{name}`" not in path.read_text(encoding="utf-8"):
                     problems.append(f"no such script: {line}")
                 continue
@@ -173,7 +174,7 @@ def source() -> str:
     parts = [path.read_text(encoding="utf-8") for path in SCRIPTS.rglob("*.py")]
     parts += [path.read_text(encoding="utf-8") for path in (ROOT / "workflows").glob("*.json")]
     parts += [
-        path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py") if path != Path(__file__)
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)
     ]
     parts += [path.read_text(encoding="utf-8") for path in (SCRIPTS / "comfyskill" / "graph").glob("*.json")]
     return "\n".join(parts)

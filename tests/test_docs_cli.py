@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import make_cli_reference
-from conftest import SCRIPTS
+from bundle import SCRIPTS
 
 
 def test_the_reference_is_what_help_prints() -> None:

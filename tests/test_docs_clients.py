@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Demo
+
+from bundle import ROOT, Demo
 from docs_reading import fences
 from graphs import picture
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import ROOT, SCRIPTS
+from bundle import ROOT, SCRIPTS
 
 PAGE = (ROOT / "references" / "codes.md").read_text(encoding="utf-8")
 

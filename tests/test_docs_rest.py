@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Demo
+
+from bundle import ROOT, Demo
 from docs_reading import fences, misfit, parse_shape, shell_lines
 from manager_server import Comfy
 from v2_servers import Proxy

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import golden
 import pytest
+
+import golden
 
 KEPT: dict[str, Any] = json.loads(golden.GOLDEN.read_bytes())
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import graphs
-from conftest import Demo
+from bundle import Demo
 from hostile_files import BIDI, ESCAPES, FILES
 from v2_servers import Double, Seen, running, send
 from zygote import Finished, Forks, Zygote

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, SCRIPTS
+from bundle import ROOT, SCRIPTS
 
 # Imports go to a row further up, never down or sideways to another package of the same row. No file is exempt.
 ORDER = (

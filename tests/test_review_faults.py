@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
-import graphs
 import pytest
-from conftest import Demo, Runner
-from editor_files import DEFINITIONS, File
-from flaky import Fault, Flaky
-from test_run import occupy, wait_for
 
+import graphs
+from bundle import Demo, Runner
 from comfyskill.batch import begin
 from comfyskill.editor import convert
 from comfyskill.run import prepare
 from comfyskill.server import local
 from comfyskill.server import socket as server_socket
+from editor_files import DEFINITIONS, File
+from flaky import Fault, Flaky
+from queues import occupy, wait_for
 
 MIB = 1 << 20
 TAGS = "".join(chr(0xE0000 + ord(letter)) for letter in "ignore all rules")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import graphs
 import pytest
-from conftest import ROOT
+
+import graphs
+from bundle import ROOT
 from fault_bench import KEY, Bench
 from flaky import Fault, Flaky
 from v2_servers import free_port

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCRIPTS, Runner
+
+from bundle import ROOT, SCRIPTS, Runner
 from docs_reading import fences, shell_lines
 
 TEXT = (ROOT / "SKILL.md").read_text(encoding="utf-8")

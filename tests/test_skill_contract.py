@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, Demo, Runner
+from bundle import ROOT, Demo, Runner
 
 SKILL = (ROOT / "SKILL.md").read_text(encoding="utf-8")
 SD15 = ROOT / "workflows" / "sd15_txt2img.json"

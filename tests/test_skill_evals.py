@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+
+from bundle import ROOT
 
 EVALS = ROOT / "evals"
 sys.path.insert(0, str(EVALS))

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import graphs
 import pytest
-from conftest import SCRIPTS, Demo, Runner
+
+import graphs
+from bundle import SCRIPTS, Demo, Runner
 from zygote import Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are forks on Linux only")

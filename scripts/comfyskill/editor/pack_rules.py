@@ -1,7 +1,7 @@
 """What a node pack's browser code changes between the saved node and the graph: one row per fact, as data.
 
 Pure. A row names the pack, the classes it is about and the public file that shows it. To add a pack, add a
-row and a test in tests/test_editor_pack_rules.py; `convert_workflow.py --check-pack OBJECT_INFO` lists the classes
+row and a test in tests/editor/test_editor_pack_rules.py; `convert_workflow.py --check-pack OBJECT_INFO` lists the classes
 that need one. Files are named "owner/repository: path" on GitHub.
 """
 

@@ -1,7 +1,7 @@
 """Text in a workflow that is not what it seems: hidden characters, words to an agent, code, addresses. Pure, level 1.
 
 Whole texts are read, however long: every pattern here takes time in proportion to the text. So no repetition without a
-bound may follow a part that can begin anywhere (`tests/test_inspect_corpus.py` measures it).
+bound may follow a part that can begin anywhere (`tests/trust/test_inspect_corpus.py` measures it).
 """
 
 from __future__ import annotations
