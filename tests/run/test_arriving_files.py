@@ -289,3 +289,23 @@ def test_a_length_that_is_no_number_is_no_fault_of_ours(run: Runner, length: str
     assert document["status"] in ("success", "partial") and document.get("code") != "internal_error", document
     if document["status"] == "success":
         assert (run.folder / "out" / "x.png").read_bytes() == PNG
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_receipt_replaces_no_file_but_an_earlier_receipt_of_its_job(run: Runner, link: bool) -> None:
+    """The id is the server's, so it can be the name of a file of the user."""
+    (run.folder / "out").mkdir()
+    (run.folder / "mine.json").write_text('{"mine": true}')
+    if link:
+        (run.folder / "out" / "job.json").symlink_to("../mine.json")
+    else:
+        (run.folder / "out" / "job.json").write_text('{"mine": true}')
+    with hosting(Host(["x.png"])) as host:
+        receipts = [fetch(run, host, "--receipt")["receipt"] for _ in range(2)]
+    assert (run.folder / "out" / "job.json").read_text() == '{"mine": true}'
+    assert [Path(receipt).name for receipt in receipts] == ["job (1).json"] * 2
+    assert sorted(path.name for path in (run.folder / "out").iterdir()) == [
+        "job (1).json",
+        "job.json",
+        "x.png",
+    ]

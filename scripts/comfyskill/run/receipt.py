@@ -6,13 +6,14 @@ Below `reports`.
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-from comfyskill.base import file_names, safe_text
+from comfyskill.base import file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
 from comfyskill.server.protocol import Dialect, JobState
@@ -35,7 +36,7 @@ def write(
     document: Mapping[str, Any],
 ) -> Path:
     """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
-    path = options.output_dir / file_names.file_name(f"{job.prompt_id}.json")
+    path = _place_for(options.output_dir, job.prompt_id)
     receipt = {
         "receipt": 1,
         "prompt_id": job.prompt_id,
@@ -60,6 +61,26 @@ def write(
     text = safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
     file_names.write_whole(path, text.encode())
     return path
+
+
+def _place_for(folder: Path, prompt_id: str) -> Path:
+    """A free name for the receipt, or that of an earlier receipt of this job. A server may choose any id (`notes`)."""
+    first = folder / file_names.file_name(f"{prompt_id}.json")
+    path, number = first, 0
+    while os.path.lexists(path) and not _is_of(path, prompt_id):
+        number += 1
+        path = first.with_name(f"{first.stem} ({number}).json")
+    return path
+
+
+def _is_of(path: Path, prompt_id: str) -> bool:
+    """Whether a file is a receipt of this job."""
+    try:
+        with safe_files.open_file(path, "r", encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError, RecursionError, SkillError):
+        return False
+    return isinstance(document, dict) and "receipt" in document and document.get("prompt_id") == prompt_id
 
 
 def _asked_for(
