@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from test_batch_survival import begin, done, submitted, wait_for
 
 import graphs
@@ -236,7 +237,7 @@ def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: D
 FULL_DISK = """
 import os, pathlib, resource, sys, threading, types
 sys.path.insert(0, sys.argv[1])
-from comfyskill.base import cli; from comfyskill.batch import ends, journal, plan, scheduler
+from comfyskill.base import cli; from comfyskill.batch import ends, flights, journal, plan, scheduler
 from comfyskill.server import local
 
 folder = pathlib.Path(sys.argv[2])
@@ -491,6 +492,19 @@ def test_a_journal_makes_us_send_no_file_that_it_does_not_know(
     ran = run("run_batch.py", "--resume", "other", "--host", demo.url)
     assert (ran.code, ran.json["code"]) == (7, "unsafe_upload"), ran.out
     assert str(secret) in ran.json["message"]
+    assert uploads(demo) == [] and submitted(demo) == []
+
+
+def test_a_journal_makes_us_send_no_other_picture(run: Runner, demo: Demo, graph_file: Any) -> None:
+    for name, color in (("own.png", "red"), ("private.png", "blue")):
+        Image.new("RGB", (8, 8), color).save(run.folder / name)
+    words = ["--host", demo.url, "--output-dir", "out", "--count", "1", "--input-image", "image=own.png"]
+    assert run("run_batch.py", graph_file(graphs.photo()), *words).code == 0
+    demo.post("/demo/reset")
+    demo.post("/demo/log/clear")
+    hand_on(run, "other", json.loads(json.dumps(plan_of(run)).replace("own.png", "private.png")))
+    ran = run("run_batch.py", "--resume", "other", "--host", demo.url)
+    assert (ran.code, ran.json["code"]) == (7, "unsafe_upload"), ran.out
     assert uploads(demo) == [] and submitted(demo) == []
 
 

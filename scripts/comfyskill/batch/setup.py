@@ -20,7 +20,7 @@ from comfyskill.batch.plan import Axis, Plan
 from comfyskill.run import collect
 from comfyskill.run.prepare import Wishes
 from comfyskill.server.protocol import Dialect
-from comfyskill.source import media, read
+from comfyskill.source import read
 
 # So many runs on a paid service are a try; more are a bill.
 FEW_PAID_RUNS = 5
@@ -143,12 +143,8 @@ def plan_line(recipe: Recipe, name: str | None, files: Sequence[Path] = ()) -> d
             "tiled_vae": wishes.tiled_vae,
         },
         "name": name,
-        "input_digests": sorted({collect.file_digest(path) for path in files if not _is_picture(path)}),
+        "input_digests": sorted({collect.file_digest(path) for path in files}),
     }
-
-
-def _is_picture(path: Path) -> bool:
-    return media.image_facts(path).problem is None
 
 
 def rooted(filler: Filler) -> Recipe:

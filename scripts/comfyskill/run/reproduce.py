@@ -98,14 +98,17 @@ def _uploads(receipt: Receipt) -> list[dict[str, str]]:
     listed = receipt.document.get("uploads")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     named = [row for row in rows if isinstance(row.get("name"), str) and isinstance(row.get("file"), str)]
-    return [row for row in named if Path(row["file"]).is_file() and _may_leave(row)]
+    return [row for row in named if _may_leave(Path(row["file"]), row.get("sha256"))]
 
 
-def _may_leave(row: Mapping[str, Any]) -> bool:
-    from comfyskill.run import inputs
+def _may_leave(path: Path, digest: object) -> bool:
+    """Whether a file is the recorded one, or at least a picture: a receipt can name any file of this machine.
 
-    path = Path(row["file"])
-    return inputs.may_leave(path, collect.file_digest(path), [row.get("sha256")])
+    Its server is named by this command line; a journal, which names servers too, sends no other picture.
+    """
+    from comfyskill.source import media
+
+    return path.is_file() and (collect.file_digest(path) == digest or media.image_facts(path).problem is None)
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
