@@ -219,7 +219,7 @@ def test_the_words_of_a_manager_are_under_their_own_key() -> None:
 
     def answer(talk: Talk) -> None:
         body = json.dumps(answers.get(talk.path.partition("?")[0].rpartition("/")[2], {})).encode()
-        talk.head(Content_Type="application/json", Content_Length=len(body))
+        talk.head(Content_Type="application/json", Content_Length=len(body), Connection="close")
         talk.send(body)
 
     server = Raw(answer)

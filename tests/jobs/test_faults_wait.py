@@ -135,7 +135,7 @@ def test_a_cloud_job_that_has_no_record_is_lost_from_sight_not_cancelled(
     path = forks.folder / "graph.json"
     path.write_text(json.dumps(graphs.picture()))
     ran = forks("run_workflow.py", path, *bench.words(forks.folder), socket, "--output-dir", "out",
-                before=f"{BRISK}{HASTY}_watch.HISTORY_PATIENCE = 2.0; _cloud.Cloud.grace = 4.0")  # fmt: skip
+                before=f"{BRISK}{HASTY}watch.HISTORY_PATIENCE = 2.0; cloud.Cloud.grace = 4.0")  # fmt: skip
     assert len(bench.executions()) == 1
     document = ran.json
     if socket == "--ws":

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tes
 
 # The same code with shorter times. A request that is left to its own limit takes five minutes, so the bound below tells.
 BRISK = """
-import _common; from comfyskill.batch import lane; from comfyskill.run import jobs; from comfyskill.server import protocol, watch
-for one in (_common.Server.request, _common.Server.post_once):
+from comfyskill.batch import lane; from comfyskill.run import jobs; from comfyskill.server import protocol, transport, watch
+for one in (transport.Server.request, transport.Server.post_once):
     one.__kwdefaults__["timeout"] = 300.0
 protocol.Dialect.look_timeout = 300.0
 watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 1.0

@@ -14,7 +14,7 @@ ALL = ("local", "cloud", "v2")
 SPARED = ("*/00000000-0000-*", "*/events", "*/workflow")
 # The same code with less patience, so that what is waited for in vain costs a test a second and not half a minute.
 BRISK = """
-import _common; from comfyskill.server import cloud, protocol, v2, watch
+from comfyskill.server import cloud, protocol, transport, v2, watch
 cloud.Cloud.looks = 2
 """
 HASTY = """
@@ -24,7 +24,7 @@ for one in (protocol.Dialect, v2.V2):
     one.submit.__kwdefaults__["look_for"] = 1.0
 """
 UNANSWERED = """
-for one in (_common.Server.request, _common.Server.post_once):
+for one in (transport.Server.request, transport.Server.post_once):
     one.__kwdefaults__["timeout"] = 2.0
 """
 

@@ -56,7 +56,7 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
 
 def number_in(text: str | None) -> int | None:
     """The number of bytes that a header states; None for any other text, which `int` might take or choke on."""
-    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text.strip()) else None
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,100}", text.strip()) else None
 
 
 def require(folder: Path, size: int, hint: str) -> None:
