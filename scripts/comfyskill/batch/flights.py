@@ -30,7 +30,8 @@ class Flight:
         self.seeds = seeds
         self.submitted = submitted
         self.node_errors: dict[str, Any] = {}
-        self.started: float | None = None
+        self.started: float | None = None  # when an event said so; a batch that polls gets no events
+        self.seen_running = False  # the server's record said so
         self.pictures: list[tuple[str, events.Preview]] = []
         self.ours = True
 
@@ -41,7 +42,7 @@ class Flights(dict[str, Flight]):
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
         self._watcher = watcher
-        self.wanted: set[str] = set()  # prompt ids that an idle lane would take over
+        self.wanted: set[str] = set()  # prompt ids of waiting runs that an idle lane asks for
 
     def drop(self, prompt_id: str) -> None:
         """It is no longer this server's concern."""
@@ -51,7 +52,11 @@ class Flights(dict[str, Flight]):
 
     def waiting(self) -> list[str]:
         """The prompt ids of the runs that have not started, as far as is known."""
-        return [prompt_id for prompt_id, flight in list(self.items()) if flight.started is None]
+        return [
+            prompt_id
+            for prompt_id, flight in list(self.items())
+            if flight.started is None and not flight.seen_running
+        ]
 
     def running_longer_than(self, seconds: float) -> list[str]:
         """The prompt ids of runs that execute for longer than this."""

@@ -165,7 +165,7 @@ class Lane(threading.Thread):
     # --- listening
     def _listen(self) -> None:
         if not self.flights:
-            self.batch.help_out(self)
+            self.batch.ask_for_work(self)
             self.batch.wait(TICK)
             return
         for item in self.watcher.updates(TICK):
@@ -251,11 +251,19 @@ class Moves:
         self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
 
     def release_wanted(self) -> None:
-        """Take runs off this server for an idle one: cancelled here first, so that none ever runs on both."""
+        """Move waiting runs to an idle server: cancelled here first, so that none runs on both.
+
+        A run that has started since it was asked for stays here.
+        """
         for prompt_id in list(self.flights.wanted):
             flight = self.flights.get(prompt_id)
             self.flights.wanted.discard(prompt_id)
-            if flight is None or not self.cancel(prompt_id):
+            if flight is None or flight.started is not None:
+                continue
+            if self.server.state(prompt_id).phase != "pending":
+                flight.seen_running = True
+                continue
+            if not self.cancel(prompt_id):
                 continue
             state = self._after_cancel(prompt_id)
             self.flights.drop(prompt_id)

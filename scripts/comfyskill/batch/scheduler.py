@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 # So many rejected runs and no other end mean that the graph itself is at fault.
 HOPELESS = 5
-# A run on a slower server is moved to an idle one when it takes so many times the usual, and at least so long.
-SLOW_FACTOR = 4.0
-SLOW_LEAST = 20.0
 
 
 class ServerLane(Protocol):
@@ -325,8 +322,11 @@ class Batch:
         known = sorted(self.seconds)
         return known[len(known) // 2] if known else None
 
-    def help_out(self, idle: ServerLane) -> None:
-        """An idle lane asks for work that waits (or crawls) elsewhere; that lane gives it back when it can."""
+    def ask_for_work(self, idle: ServerLane) -> None:
+        """Move work to an idle lane: all runs of a silent server, or the last waiting run of the busiest lane.
+
+        A run that a server executes stays there, however slow that server is: the work done so far would be lost.
+        """
         with self._changed:
             if self._waiting or self.stopping or self.options.partner:
                 return
@@ -336,22 +336,12 @@ class Batch:
                     lane.seize()
                     return
             mine = idle.seconds_each or self.usual
-            victim = max(others, key=lambda lane: lane.backlog(), default=None)
-            if victim is None or mine is None or victim.flights.wanted:
+            busiest = max(others, key=lambda lane: lane.backlog(), default=None)
+            if busiest is None or mine is None or busiest.flights.wanted:
                 return
-            waiting = victim.flights.waiting()
-            if waiting and victim.backlog() > 1.5 * mine:
-                victim.flights.wanted.add(waiting[-1])
-            else:
-                self._ask_for_slow(victim)
-
-    def _ask_for_slow(self, victim: ServerLane) -> None:
-        usual = self.usual
-        if usual is None:
-            return
-        crawling = victim.flights.running_longer_than(max(SLOW_FACTOR * usual, SLOW_LEAST))
-        if crawling:
-            victim.flights.wanted.add(crawling[0])
+            waiting = busiest.flights.waiting()
+            if waiting and busiest.backlog() > 1.5 * mine:
+                busiest.flights.wanted.add(waiting[-1])
 
 
 def _again(record: RunRecord) -> Todo:
