@@ -242,7 +242,7 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
     assert one.url in warning and "--resume" in warning
     left = moved_away(run.folder / "out", one)
     assert left & queued(one), "the server that woke up has our runs"
-    command = warning.partition("cancels them there: ")[2].split()
+    command = warning.partition("cancels what is left there: ")[2].split()
     resumed = run("run_batch.py", *command[2:], "--no-report")
     assert resumed.code == 0 and resumed.json["done_before"] == 7, resumed.out
     assert "left_behind" not in resumed.json
@@ -321,7 +321,7 @@ def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_ther
     assert set(ended) == set(range(100, 110))
     assert json.loads(out)["moved"] >= 1 and ended[executing[2]["1"]["inputs"]["seed"]] == 1
     twice = sum(ended.values()) - len(ended)
-    assert json.loads(out).get("ran_twice", 0) == twice == err.count("run twice")
+    assert json.loads(out).get("ran_twice", 0) == twice == err.count("ran twice")
     assert moved_away(run.folder / "out", one) == queued(one) == queued(two) == set()
 
 

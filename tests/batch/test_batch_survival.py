@@ -239,8 +239,8 @@ def test_ctrl_c_cancels_ours_alone_and_says_how_to_go_on(run: Runner, demo: Demo
     assert process.returncode == 130 and "Traceback" not in err
     assert (document["status"], document["code"]) == ("cancelled", "interrupted")
     assert document["succeeded"] >= 2 and document["succeeded"] + document["not_run"] == 30
-    assert f"the {document['succeeded']} runs that succeeded" in document["message"]
-    assert document["hint"] == "--resume goes on where it stopped"
+    assert str(document["succeeded"]) in document["message"]
+    assert "--resume" in document["hint"]
     assert "--resume" in document["next"][0]
     waiting = [item[1] for key in ("queue_running", "queue_pending") for item in demo.get("/queue")[key]]
     assert set(waiting) <= {foreign}
