@@ -190,7 +190,9 @@ def test_a_dead_worker_is_noticed(check, demo):
     demo.fault({"name": "paused"})
     demo.post("/prompt", {"prompt": picture_graph(1)})
     report = check("--host", demo.url, "--smoke-test", exit_code=1)
-    assert by_name(report)["queue"]["message"] == "1 jobs wait and none runs: the server's worker is dead"
+    assert (
+        by_name(report)["queue"]["message"] == "1 job pending and none running: the server's worker is dead"
+    )
     assert by_name(report)["smoke_test"]["result"] == "skipped"
 
 

@@ -68,11 +68,6 @@ class Flights(dict[str, Flight]):
         ]
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `3 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 class BatchOptions(NamedTuple):
     """How to run a batch. `parallel`: concurrent runs per server; None: what suits the server. `hosts`: the --host
     values that the commands to continue it repeat."""

@@ -11,11 +11,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from comfyskill.base import cli
+from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.ends import Ends, Fetchers, facts_of
 from comfyskill.batch.fill import Filler
-from comfyskill.batch.flights import Flight, Flights, Left, Todo, counted
+from comfyskill.batch.flights import Flight, Flights, Left, Todo
 from comfyskill.batch.times import Samples
 from comfyskill.graph import facts as graph_facts
 from comfyskill.run import jobs, reports, submitted
@@ -282,9 +282,8 @@ class Moves:
         """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
         self._was_silent = True
         if self.flights:
-            cli.warn(
-                f"{self.url}: {error.message}; {counted(len(self.flights), 'unfinished run')} will move to other servers"
-            )
+            moving = safe_text.counted(len(self.flights), "unfinished run")
+            cli.warn(f"{self.url}: {error.message}; {moving} will move to other servers")
         for prompt_id, flight in self._last_first():
             self.flights.drop(prompt_id)
             self._move(prompt_id, flight, left=True)
@@ -357,7 +356,7 @@ class Moves:
         except SkillError as error:
             if flights:
                 cli.warn(
-                    f"{counted(len(self.flights), 'submitted run')} may still be on {self.url}: {error.message}"
+                    f"{safe_text.counted(len(self.flights), 'submitted run')} may still be on {self.url}: {error.message}"
                 )
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:

@@ -12,7 +12,7 @@ from comfyskill.base.cli import Terminated
 from comfyskill.batch import times
 from comfyskill.batch.ends import Fetchers
 from comfyskill.batch.fill import Filler, Recipe
-from comfyskill.batch.flights import BatchOptions, counted
+from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Journal, Recorded
 from comfyskill.batch.lane import Lane, lanes_of
 from comfyskill.batch.progress import BatchProgress
@@ -147,7 +147,7 @@ def _terminated(batch: Batch) -> dict[str, Any]:
     return {
         "status": "timeout",
         "code": "still_running",
-        "message": f"stopped by a signal; {counted(len(flying), 'submitted run')} may go on",
+        "message": f"stopped by a signal; {safe_text.counted(len(flying), 'submitted run')} may go on",
         **words,
         **_counts(batch),
         "prompt_ids": safe_text.cap(flying, MOST_SHOWN),
@@ -198,7 +198,7 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
     if left:
         document["left_behind"] = {host: safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
         warnings += [
-            f"{counted(len(ids), 'moved run')} may still be on {host}; when it answers again, this command cancels "
+            f"{safe_text.counted(len(ids), 'moved run')} may still be on {host}; when it answers again, this command cancels "
             f"what is left there: {_left_command(batch, host)}"
             for host, ids in left.items()
         ]
@@ -223,7 +223,7 @@ def _report_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
         command = server_commands.cancel_command(lane.server, ids[:MOST_SHOWN])
         document.setdefault("next", []).append(command)
         warnings.append(
-            f"{counted(len(ids), 'submitted run')} could not be cancelled on {lane.url} and may go on there; "
+            f"{safe_text.counted(len(ids), 'submitted run')} could not be cancelled on {lane.url} and may go on there; "
             f"when it answers, this command cancels what is left: {command}"
         )
     for lane in lanes_of(batch):
@@ -266,7 +266,7 @@ def _verdict(batch: Batch) -> dict[str, Any]:
     again = [resume_command(batch)]
     if batch.stopping == "interrupted":
         done = tally.succeeded
-        what = f"{counted(done, 'run')} succeeded" if done else "no run had succeeded yet"
+        what = f"{safe_text.counted(done, 'run')} succeeded" if done else "no run had succeeded yet"
         return _words(
             "cancelled", "interrupted", f"interrupted by the user; {what}", again, True, failed=failed
         )
@@ -294,7 +294,7 @@ def _verdict(batch: Batch) -> dict[str, Any]:
     return _words(
         "partial",
         "runs_failed",
-        f"{failed} of {counted(batch.recipe.plan.count, 'run')} did not succeed",
+        f"{failed} of {safe_text.counted(batch.recipe.plan.count, 'run')} did not succeed",
         retry,
     )
 
