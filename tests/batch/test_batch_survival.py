@@ -135,7 +135,7 @@ def test_a_server_that_takes_no_run_is_told_at_once_and_given_up_in_the_end(
     )  # fmt: skip
     assert (ran.code, ran.json["status"], ran.json["code"]) == (1, "partial", "busy"), ran.out
     assert ran.json["retryable"] and "--resume" in ran.json["next"][0] and ran.json["not_run"] == 3
-    assert "takes no run now" in ran.err
+    assert "accepts no run now" in ran.err
     demo.fault()
     assert run("run_batch.py", "--resume", "out", "--no-report").json["succeeded"] == 3
 

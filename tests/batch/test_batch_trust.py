@@ -236,7 +236,7 @@ def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: D
 FULL_DISK = """
 import os, pathlib, resource, sys, threading, types
 sys.path.insert(0, sys.argv[1])
-from comfyskill.base import cli; from comfyskill.batch import ends, journal, plan, scheduler
+from comfyskill.base import cli; from comfyskill.batch import ends, flights, journal, plan, scheduler
 from comfyskill.server import local
 
 folder = pathlib.Path(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Clips and sounds. There is no video encoder here: see `containers` for what is really inside the files."""
+"""Clips and sounds. There is no video encoder: see `containers` for what the files hold."""
 
 from __future__ import annotations
 

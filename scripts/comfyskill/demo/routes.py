@@ -1,4 +1,4 @@
-"""Small things that all routes share."""
+"""Helpers that all routes share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def read_json(request: web.Request) -> Any:
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """As read_json, for handlers that crash on anything but an object."""
+    """The body as a JSON object. Raises Unhandled for anything else."""
     body = await read_json(request)
     if not isinstance(body, dict):
         raise Unhandled("the body is not an object")

@@ -282,7 +282,7 @@ def _natural(rows: Sequence[Row], thumbs: Thumbnails) -> Size:
 
 
 def _box(natural: Size, room: Size) -> Size:
-    """A box of the pictures' own shape that fits into the room, not much larger than they are."""
+    """A box of the pictures' own shape that fits into the space, not much larger than they are."""
     wide, high = natural
     enlarged = max(1.0, LEAST_BOX / max(wide, high))
     scale = min(room[0] / wide, min(room[1], MOST_BOX) / high, enlarged)
