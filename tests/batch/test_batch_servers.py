@@ -306,7 +306,7 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
 def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_there(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:
-    """The executing run is the last one that others take over; what ran on both all the same is told."""
+    """The executing run is the last one that others take over; a run that both executed is counted."""
     one, two = new_demo(), new_demo()
     process = run.start(
         "run_batch.py", graph_file(graphs.sleeper(2.0, 2, seed=100)), "--host", one.url, "--host", two.url,
@@ -438,8 +438,8 @@ def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(
     assert resumed.code == 0 and len(one.get("/history?max_items=99")) == 8, resumed.out
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["by-an-event", "by-polling"])
-def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(told: bool, new_demo: Any) -> None:
+@pytest.mark.parametrize("by_event", [True, False], ids=["by-an-event", "by-polling"])
+def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(by_event: bool, new_demo: Any) -> None:
     """Both were asked for while they waited; one has started since. A batch that polls hears of no start."""
     from types import SimpleNamespace
     from unittest import mock
@@ -458,7 +458,7 @@ def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(told: bool, n
         on_server[prompt_id] = flights.Flight(flights.Todo(number, prompt_id=prompt_id), graph, {}, 0.0)
     wait_for(lambda: server.state("running").phase == "running")
     on_server.wanted.update(ids)
-    if told:
+    if by_event:
         on_server["running"].started = time.monotonic()
     batch = mock.Mock(options=SimpleNamespace(partner=False))
     lane.Moves(batch, server, on_server, mock.Mock()).release_wanted()

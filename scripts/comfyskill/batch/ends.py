@@ -59,7 +59,7 @@ class Ends:
     def unfit(self, todo: Todo, error: SkillError) -> None:
         """This server does not accept the values: another one may have the model."""
         barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+        if any(lane.url not in barred and lane.takes_runs for lane in self.batch.lanes):
             self.batch.put_back(todo._replace(barred=barred))
             return
         self.fail(todo, "error", {"code": error.code, "message": error.message, "hint": error.hint})
@@ -67,7 +67,7 @@ class Ends:
     def reject(self, todo: Todo, error: SkillError) -> None:
         """The server rejected the graph: another one may accept it."""
         barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+        if any(lane.url not in barred and lane.takes_runs for lane in self.batch.lanes):
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1, barred=barred))
             return
@@ -84,15 +84,15 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            told = reports.failure(state, flight.graph)
-            said = told["error"]["server_said"]
+            failure = reports.failure(state, flight.graph)
+            said = failure["error"]["server_said"]
             facts |= {
-                "code": told["code"],
-                "message": told["message"],
+                "code": failure["code"],
+                "message": failure["message"],
                 "server_said": said,
-                "hint": told["hint"],
+                "hint": failure["hint"],
             }
-            self.failed(flight, told["code"], "error", facts, state)
+            self.failed(flight, failure["code"], "error", facts, state)
         elif state.outcome == "cancelled":
             facts |= {"code": "cancelled", "message": "cancelled, but not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)
@@ -131,13 +131,15 @@ class Ends:
         return seconds
 
     def leave(self, todo: Todo, prompt_id: str, why: str) -> None:
-        """A run whose fate is not known and that may be paid for: it is not submitted again."""
-        said = f"{why}; what became of it is not known"
-        look = "--retry-failed asks for it again first; look at the server's own job page: it may be paid for"
+        """End a run whose result is unknown: it may have been paid for, so it is not submitted again."""
+        said = f"{why}; its result is unknown"
+        look = (
+            "check the server's job page: it may have been paid for; --retry-failed looks for it again first"
+        )
         self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
 
     def _lost(self, todo: Todo, prompt_id: str) -> None:
-        """The server was restarted or its queue cleared: the run is submitted again, but not for ever.
+        """The server was restarted or its queue cleared: the run is submitted again, a few times at most.
 
         A service that keeps its records and shows none may have run it, and will be paid for it: it is left at that.
         """
@@ -247,7 +249,7 @@ class Names:
         self._digits = max(4, len(str(max(plan.count - 1, 0))))
 
     def base(self, run: int, seeds: Mapping[str, int]) -> str | None:
-        """The flat name (without suffix) of a run's files, or None when it has a folder of its own."""
+        """The flat name (without suffix) of a run's files, or None when it has its own folder."""
         values = self._plan.values(run)
         if values.get(OUTPUT_COLUMN):
             return _flat(_without_suffix(str(values[OUTPUT_COLUMN])))
@@ -468,7 +470,7 @@ def _named(original: str, base: str | None, number: int, several: bool) -> str:
 
 
 def refs_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs as the journal keeps them: enough to fetch every file again when the history is gone."""
+    """The outputs as the journal keeps them: enough to fetch every file after the server's history is lost."""
     return {
         str(node): {key: value for key, value in output.items() if isinstance(value, (list, tuple, str))}
         for node, output in outputs.items()

@@ -52,7 +52,7 @@ class Lane(threading.Thread):
         self.server = server
         self.url = server.url
         self.filler = filler
-        self.hopeful = True  # it may (again) take runs
+        self.takes_runs = True  # it may (again) take runs
         self.away = False
         self.failure: SkillError | None = None
         self.doing = ""
@@ -82,7 +82,7 @@ class Lane(threading.Thread):
         except Exception as error:  # noqa: BLE001  (it ends as a report)
             self._end_with(cli.fault(error))
         finally:
-            self.hopeful = False
+            self.takes_runs = False
             self.watcher.close()
             self.batch.wake()
 
@@ -130,12 +130,12 @@ class Lane(threading.Thread):
                 self.batch.wait(TICK)
 
     def _others(self) -> bool:
-        return any(lane is not self and lane.hopeful and not lane.away for lane in self.batch.lanes)
+        return any(lane is not self and lane.takes_runs and not lane.away for lane in self.batch.lanes)
 
     def _end_with(self, error: SkillError) -> None:
         """End this lane. Its runs go to other lanes, or stay in the journal for --resume."""
         self.failure = error
-        self.hopeful = False
+        self.takes_runs = False
         if self._others():
             cli.warn(f"{self.url} is no longer used: {error.message}")
             self.moves.give_away(error)
@@ -419,7 +419,7 @@ class Supply:
         self._output_nodes = frozenset(node.node_id for node in outputs)
 
     def top_up(self) -> None:
-        """Submit until enough is there, or nothing is left. Raises SkillError when the server is gone or refuses."""
+        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server is gone or refuses."""
         while len(self.flights) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:

@@ -143,7 +143,7 @@ def _row(plan: Plan, run: int, record: journal.RunRecord | None) -> Row:
         record.files,
         texts if isinstance(texts, list) else (),
         str(facts.get("code")) if failed and facts.get("code") else None,
-        _told(facts) if failed and facts.get("message") else None,
+        _reason(facts) if failed and facts.get("message") else None,
     )
 
 
@@ -160,7 +160,7 @@ def short(value: Any, limit: int = 200) -> str:
     return " ".join(safe_text.clean(value, limit).split())
 
 
-def _told(facts: Mapping[str, Any]) -> str:
+def _reason(facts: Mapping[str, Any]) -> str:
     """Why a run failed, for people: our message and the server's."""
     said = facts.get("server_said")
     return f"{facts['message']}: {said}" if said else str(facts["message"])

@@ -32,7 +32,7 @@ class ServerLane(Protocol):
 
     url: str
     server: Dialect
-    hopeful: bool
+    takes_runs: bool
     away: bool
     doing: str
     failure: cli.SkillError | None
@@ -136,10 +136,10 @@ class Batch:
         if todo.host is not None and todo.prompt_id is not None and todo.host != url:
             # It may be on that server; another one takes it only when that one is out of reach or not used.
             return not any(
-                other.url == todo.host and other.hopeful and not other.away for other in self.lanes
+                other.url == todo.host and other.takes_runs and not other.away for other in self.lanes
             )
         return url not in todo.barred or not any(
-            other.url not in todo.barred and other.hopeful for other in self.lanes
+            other.url not in todo.barred and other.takes_runs for other in self.lanes
         )
 
     def put_back(self, todo: Todo) -> None:

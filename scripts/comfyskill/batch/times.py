@@ -128,7 +128,7 @@ def remember(graph: Mapping[str, Any], fresh: list[Times]) -> None:
 
 
 def recall(graph: Mapping[str, Any]) -> list[Times]:
-    """What is remembered of graphs of this shape, whatever their values and their server."""
+    """The remembered times of graphs of this shape, with any values and on any server."""
     kept = cache.recall(f"times/{shape(graph)}")
     rows = []
     for row in kept if isinstance(kept, list) else []:

@@ -353,7 +353,7 @@ class Execution:
         self.message("execution_error", data)
 
     def _report_blocked(self, node_id: str, cls: NodeClass, blocked: Blocked) -> None:
-        # Sent, but neither stored nor fatal: the run goes on and ends as a success.
+        # Sent, but neither stored nor fatal: the run continues and succeeds.
         data = {
             "prompt_id": self.item.prompt_id,
             "node_id": node_id,

@@ -44,7 +44,7 @@ class Manager:
     ) -> Any:
         """The answer to a request (path without its first slash): JSON, text, or a number for a bare status.
 
-        None when it is no route of this Manager. `form`: the request's content type.
+        None when this Manager does not have the route. `form`: the request's content type.
         """
         prefix = "" if self.shape == V3 else "v2/"
         if self.shape is None or not path.startswith(

@@ -15,7 +15,7 @@ Route = tuple[str, str, Handler]
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON, whatever its content type says. Raises Unhandled: the real server answers 500 then."""
+    """The body as JSON, with any content type. Raises Unhandled: the real server answers 500 then."""
     text = await request.text()
     try:
         return json.loads(text)

@@ -1,7 +1,7 @@
 """Checks a prompt as the server does, and answers with the same error bodies.
 
 The behaviour is recorded from real servers: values are converted in place, a two-element list is always a link, nodes that
-feed no output are not looked at, and outputs that fail are dropped while the rest may run.
+feed no output are ignored, and outputs that fail are dropped while the others may run.
 """
 
 from __future__ import annotations

@@ -138,9 +138,11 @@ def pytorch_python(workspace: Path) -> str:
 
 
 def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
-    told = desktop.json_in(answer.text)
+    report = desktop.json_in(answer.text)
     found = (
-        told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
+        report
+        if isinstance(report, dict)
+        else {"usable": None, "problem": answer.problem or "gave no answer"}
     )
     return {"python": program, **found}
 
@@ -303,12 +305,12 @@ def _gb(value: int | None) -> float | None:
 
 def _tools(answers: Mapping[str, programs.Answer]) -> dict[str, Any]:
     """How each installed tool answered, and the names of the absent ones."""
-    told: dict[str, Any] = {}
+    answered: dict[str, Any] = {}
     for name, answer in answers.items():
         if not answer.found:
             continue
-        told[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
+        answered[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
         if answer.problem and answer.text.strip():
-            told[name]["said"] = safe_text.clean(answer.text.strip(), 200)
+            answered[name]["said"] = safe_text.clean(answer.text.strip(), 200)
     absent = sorted({name.split()[0] for name, answer in answers.items() if not answer.found})
-    return {"answered": told, "absent": absent}
+    return {"answered": answered, "absent": absent}

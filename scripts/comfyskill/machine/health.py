@@ -41,13 +41,13 @@ def server_answers(server: Dialect) -> Check:
     """The server is ComfyUI: version, device and memory."""
     if server.api == "v2":
         server.state(NO_JOB)
-        return ok("server", f"{server.url} speaks Comfy API v2")
-    told = questions.stats(server)
-    devices = told["devices"]
-    version = f"ComfyUI {safe_text.name(told['comfyui_version'] or 'of unknown version')}"
+        return ok("server", f"{server.url} is a Comfy API v2 server")
+    stats = questions.stats(server)
+    devices = stats["devices"]
+    version = f"ComfyUI {safe_text.name(stats['comfyui_version'] or 'of unknown version')}"
     if server.api == "cloud":
         return ok("server", f"Comfy Cloud, {version}")
-    kept = {key: told[key] for key in ("comfyui_version", "pytorch_version", "devices")}
+    kept = {key: stats[key] for key in ("comfyui_version", "pytorch_version", "devices")}
     if not devices or all(device["type"] == "cpu" for device in devices):
         message = f"{version} runs on the CPU: a picture takes minutes"
         return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
@@ -105,14 +105,14 @@ def has_model(server: Dialect) -> Check:
             # The cloud answers this for an empty folder too; after any other error the count is unknown.
             counts[folder] = 0 if error.code == "folder_not_found" else None
     known = [count for count in counts.values() if count is not None]
-    told = ", ".join(
+    listed = ", ".join(
         f"{'unknown' if count is None else count} in {folder}" for folder, count in counts.items()
     )
     if any(known):
-        return ok("models", told, **counts)
+        return ok("models", listed, **counts)
     if len(known) < len(counts):
         return warn(
-            "models", f"the models could not be listed ({told})", "check the key and its plan", **counts
+            "models", f"the models could not be listed ({listed})", "check the key and its plan", **counts
         )
     return warn(
         "models",
@@ -265,13 +265,13 @@ def clocks_agree(server: Dialect) -> Check:
 
     path = "features" if server.api != "v2" else "api/v2/health"
     try:
-        told = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+        date = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise
-        told = None
+        date = None
     try:
-        skew = time.time() - parsedate_to_datetime(told or "").timestamp()
+        skew = time.time() - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError, IndexError):
         return skipped("clock", "the server reports no time")
     if abs(skew) > CLOCK_SKEW_S:
@@ -330,10 +330,10 @@ class Check(NamedTuple):
 
     def json(self) -> dict[str, Any]:
         """The row of the report."""
-        told = {"name": self.name, "result": self.result, "message": self.message}
+        row = {"name": self.name, "result": self.result, "message": self.message}
         if self.fix:
-            told["fix"] = self.fix
-        return told | dict(self.details)
+            row["fix"] = self.fix
+        return row | dict(self.details)
 
 
 def ok(name: str, message: str, **details: Any) -> Check:

@@ -76,7 +76,7 @@ def with_checkpoint(server: Dialect) -> Check:
     if missing := _missing(server, kinds):
         return skipped(name, f"the server has no {safe_text.quoted(missing[0])}")
     state, prompt_id = _run(server, graph, stop_when_begun=True)
-    told = {"checkpoint": checkpoint, "prompt_id": prompt_id}
+    facts = {"checkpoint": checkpoint, "prompt_id": prompt_id}
     if state.phase != "done":
         return _not_done(name, state, prompt_id)
     if state.outcome == "error":
@@ -84,14 +84,14 @@ def with_checkpoint(server: Dialect) -> Check:
             name,
             f"{safe_text.quoted(checkpoint)} does not run: {_reason(state)}",
             "try another checkpoint",
-            **told,
+            **facts,
         )
     how = (
         "was stopped as soon as it started"
         if state.outcome == "cancelled"
         else "ended before it could be stopped"
     )
-    return ok(name, f"a job with {safe_text.quoted(checkpoint)} was accepted and {how}", **told)
+    return ok(name, f"a job with {safe_text.quoted(checkpoint)} was accepted and {how}", **facts)
 
 
 def choose(checkpoints: Sequence[str]) -> str | None:

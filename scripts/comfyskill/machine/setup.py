@@ -260,8 +260,8 @@ def run_health(wish: Wish) -> dict[str, Any]:
             env=programs.environment(),
             check=False,
         )
-        told = json.loads(done.stdout)
-        checks = told["checks"]
+        answer = json.loads(done.stdout)
+        checks = answer["checks"]
     except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired):
         return {
             "ran": False,
@@ -275,7 +275,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
     ]
     return {
         "ran": True,
-        "status": told.get("status") if isinstance(told, dict) else None,
+        "status": answer.get("status") if isinstance(answer, dict) else None,
         "to_look_at": short,
     }
 

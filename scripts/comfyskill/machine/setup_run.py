@@ -110,7 +110,7 @@ def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
 
 
 def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, its output going into the log."""
+    """Start a command in its own session, with its output going into the log."""
     log.line("$ " + safe_text.shell_words(words))
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
@@ -141,7 +141,7 @@ def finish(
     check: Callable[[], bool] | None = None,
 ) -> int | None:
     """Wait for a started command; its exit code, or None when `check` was true or the time was up first."""
-    begun = told = time.monotonic()
+    begun = noted = time.monotonic()
     try:
         while True:
             try:
@@ -153,8 +153,8 @@ def finish(
                 return None
             if limit_s is not None and now - begun > limit_s:
                 return None
-            if now - told > HEARTBEAT_S:
-                told = now
+            if now - noted > HEARTBEAT_S:
+                noted = now
                 cli.note(f"{what}: still working after {int(now - begun)} s")
     except KeyboardInterrupt:
         end(process)
@@ -247,7 +247,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     url = f"http://127.0.0.1:{port}/system_stats"
     try:
         with opener.open(url, timeout=limit_s) as response:
-            told = json.loads(response.read(_STATS_LIMIT_BYTES))
+            answer = json.loads(response.read(_STATS_LIMIT_BYTES))
     except urllib.error.HTTPError as error:
         return Port("other", what=f"a web server that answers {error.code}")
     except ValueError:
@@ -256,8 +256,8 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
         return Port("other", what="it does not speak HTTP", mute=True)
     except OSError as error:
         return Port("other", what=f"it does not answer like a web server ({error})", mute=True)
-    system = told.get("system") if isinstance(told, dict) else None
-    if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
+    system = answer.get("system") if isinstance(answer, dict) else None
+    if not isinstance(system, dict) or not isinstance(answer.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
     return Port("comfyui", version=safe_text.clean(system.get("comfyui_version") or "unknown", 40))
 

@@ -119,12 +119,12 @@ def _judge_mac(gpu: Gpu, memory: int | None, found: Verdict) -> Verdict:
     if memory is None:
         return found
     gb = memory / gpus_GIB
-    told = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
+    described = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
     if gb >= 16:
-        return Verdict("ok", told, notes=["fp8 models do not run on Apple GPUs; use fp16 or GGUF files"])
+        return Verdict("ok", described, notes=["fp8 models do not run on Apple GPUs; use fp16 or GGUF files"])
     if gb >= 8:
-        return Verdict("marginal", [f"{told[0]}: SD 1.5, and SDXL slowly"])
-    return Verdict("cloud", [f"{told[0]}: too little"])
+        return Verdict("marginal", [f"{described[0]}: SD 1.5, and SDXL slowly"])
+    return Verdict("cloud", [f"{described[0]}: too little"])
 
 
 def judge(

@@ -212,8 +212,8 @@ def instead(row: Row) -> tuple[str, str]:
     if row.files:
         item = shown(row) or row.files[0]
         size = item.get("bytes")
-        told = f", {_size(size)}" if isinstance(size, int) else ""
-        return short(f"{str(item.get('type')).upper()} {item.get('filename')}{told}", 300), INK
+        extent = f", {_size(size)}" if isinstance(size, int) else ""
+        return short(f"{str(item.get('type')).upper()} {item.get('filename')}{extent}", 300), INK
     return (short(row.texts[0].get("text") or "", 600), INK) if row.texts else ("no files", QUIET)
 
 
@@ -375,8 +375,8 @@ def _all_words(axes: Sequence[Used], steps: Mapping[int, int]) -> str:
 def _short_label(row: Row, wide: int) -> str:
     """The label under a cell: what the grid's edges do not show."""
     seed = seed_of(row)
-    told = seed is not None and not any("seed" in name for name in row.values)
-    return (wrapped(f"#{row.run} seed {seed}" if told else f"#{row.run}", wide, 1) or [""])[0]
+    shows_seed = seed is not None and not any("seed" in name for name in row.values)
+    return (wrapped(f"#{row.run} seed {seed}" if shows_seed else f"#{row.run}", wide, 1) or [""])[0]
 
 
 def _words(axis: Axis, step: int) -> str:
