@@ -458,9 +458,9 @@ def test_a_turned_photo_of_a_batch_is_told_once(run: Runner, demo: Demo) -> None
         (["--count", "0"], 2, "--count"),
         (["--count", "3", "--max-runs", "2"], 7, "--max-runs"),
         (["--count", "2", "--name", "{nosuch}"], 2, "nosuch"),
-        (["--sweep", "width=16,24", "--seed-start", "5"], 2, "only beside --count"),
-        (["--count", "2", "--recursive"], 2, "only beside --input-dir"),
-        (["--count", "2", "--prompts-into", "x"], 2, "only beside --prompts"),
+        (["--sweep", "width=16,24", "--seed-start", "5"], 2, "only with --count"),
+        (["--count", "2", "--recursive"], 2, "only with --input-dir"),
+        (["--count", "2", "--prompts-into", "x"], 2, "only with --prompts"),
         (["--count", "2", "--name", "{index.__class__}"], 2, "__class__"),
         (["--table", "nothere.csv"], 2, "nothere.csv"),
         (["--sweep", "width=16,24", "--host", "@nothere"], 2, "nothere"),
@@ -488,7 +488,7 @@ def test_a_resume_refuses_what_it_would_not_look_at(
     before = (run.folder / "out" / "batch.jsonl").read_bytes()
     ran = run("run_batch.py", flow, "--host", demo.url, "--resume", "out", *words)
     assert (first.code, ran.code) == (0, 2)
-    assert f"leave {words[0]} out" in ran.json["message"]
+    assert words[0] in ran.json["message"]
     assert (run.folder / "out" / "batch.jsonl").read_bytes() == before
 
 
@@ -509,7 +509,7 @@ def test_runs_that_are_all_the_same_are_told(
     graph = graphs.sleeper(0.01, 1) if seeded else graphs.picture()
     ran = run("run_batch.py", graph_file(graph), "--host", demo.url, "--dry-run", *words)
     assert ran.code == 0
-    assert any("all the same" in text for text in ran.json.get("warnings", [])) == told
+    assert any("no seed varies" in text for text in ran.json.get("warnings", [])) == told
 
 
 def test_a_used_folder_is_refused(run: Runner, demo: Demo, graph_file: Any) -> None:

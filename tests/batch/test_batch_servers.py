@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
     assert one.url in warning and "--resume" in warning
     left = moved_away(run.folder / "out", one)
     assert left & queued(one), "the server that woke up has our runs"
-    command = warning.partition("cancels them there: ")[2].split()
+    command = warning.partition("cancels what is left there: ")[2].split()
     resumed = run("run_batch.py", *command[2:], "--no-report")
     assert resumed.code == 0 and resumed.json["done_before"] == 7, resumed.out
     assert "left_behind" not in resumed.json
@@ -305,7 +306,7 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
 def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_there(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:
-    """The executing run is the last one that others take over; what ran on both all the same is told."""
+    """The executing run is the last one that others take over; a run that both executed is counted."""
     one, two = new_demo(), new_demo()
     process = run.start(
         "run_batch.py", graph_file(graphs.sleeper(2.0, 2, seed=100)), "--host", one.url, "--host", two.url,
@@ -320,7 +321,7 @@ def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_ther
     assert set(ended) == set(range(100, 110))
     assert json.loads(out)["moved"] >= 1 and ended[executing[2]["1"]["inputs"]["seed"]] == 1
     twice = sum(ended.values()) - len(ended)
-    assert json.loads(out).get("ran_twice", 0) == twice == err.count("run twice")
+    assert json.loads(out).get("ran_twice", 0) == twice == err.count("ran twice")
     assert moved_away(run.folder / "out", one) == queued(one) == queued(two) == set()
 
 
@@ -435,3 +436,60 @@ def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(
     one.fault()
     resumed = run("run_batch.py", "--resume", "out", "--no-report")
     assert resumed.code == 0 and len(one.get("/history?max_items=99")) == 8, resumed.out
+
+
+@pytest.mark.parametrize("by_event", [True, False], ids=["by-an-event", "by-polling"])
+def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(by_event: bool, new_demo: Any) -> None:
+    """Both were asked for while they waited; one has started since. A batch that polls hears of no start."""
+    from types import SimpleNamespace
+    from unittest import mock
+
+    from comfyskill.batch import flights, lane
+    from comfyskill.server import local
+    from comfyskill.server.protocol import Submission
+
+    demo = new_demo()
+    server = local.Local(demo.url)
+    ids = ["running", "waiting"]
+    on_server = flights.Flights(mock.Mock())
+    for number, prompt_id in enumerate(ids):
+        graph = graphs.sleeper(60.0, 600, seed=number)
+        server.submit(Submission(graph, prompt_id, "client"))
+        on_server[prompt_id] = flights.Flight(flights.Todo(number, prompt_id=prompt_id), graph, {}, 0.0)
+    wait_for(lambda: server.state("running").phase == "running")
+    on_server.wanted.update(ids)
+    if by_event:
+        on_server["running"].started = time.monotonic()
+    batch = mock.Mock(options=SimpleNamespace(partner=False))
+    lane.Moves(batch, server, on_server, mock.Mock()).release_wanted()
+
+    assert server.state("running").phase == "running" and server.state("waiting").phase == "unknown"
+    assert list(on_server) == ["running"] and not on_server.wanted
+    assert [call.args[0].run for call in batch.put_back.call_args_list] == [1]
+    assert on_server.waiting() == [], "it is not asked for again"
+
+
+def test_an_idle_server_asks_for_no_run_that_executes() -> None:
+    from collections import deque
+    from types import SimpleNamespace
+    from unittest import mock
+
+    from comfyskill.batch import flights, scheduler
+
+    on_server = flights.Flights(mock.Mock())
+    for number, prompt_id in enumerate(["running", "waiting"]):
+        on_server[prompt_id] = flights.Flight(flights.Todo(number), {}, {}, 0.0)
+    on_server["running"].started = time.monotonic() - 3600
+    slow = mock.Mock(flights=on_server, backlog=lambda: 3600.0, silent_for=lambda: 0.0)
+    idle = mock.Mock(flights={}, seconds_each=0.1)
+    batch = scheduler.Batch.__new__(scheduler.Batch)
+    batch.options = SimpleNamespace(partner=False, run=SimpleNamespace(patience=60.0))  # type: ignore[assignment]
+    batch.lanes, batch.stopping = [slow, idle], None
+    batch._changed, batch._waiting, batch.seconds = threading.Condition(), deque(), deque([0.1])
+
+    batch.ask_for_work(idle)
+    assert on_server.wanted == {"waiting"}
+    on_server.drop("waiting")
+    batch.ask_for_work(idle)
+    assert on_server.wanted == set()
+    slow.seize.assert_not_called()

@@ -180,6 +180,11 @@ def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
     return capped
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `3 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shell_words(words: Iterable[object]) -> str:
     """A command line that can be copied into a shell of this system as it stands."""
     plain = [str(word) for word in words]

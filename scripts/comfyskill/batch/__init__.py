@@ -1,4 +1,4 @@
 """Many runs: the plan, the journal, the scheduler, one lane per server.
 
-Knows nothing of the pages that show its results.
+The pages that show the results are in `pages`.
 """

@@ -1,7 +1,4 @@
-"""A batch from parsed flags to its report: new ones, resumed ones, and what stands around the runs (folder, pages).
-
-Under the command alone.
-"""
+"""A batch from parsed flags to its report: new and resumed ones, with their folder and pages."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ LOST_LINES = 200
 
 
 class _Work(NamedTuple):
-    """All that is settled before the first run."""
+    """Everything that is decided before the first run."""
 
     folder: Path
     recipe: Recipe
@@ -42,9 +39,9 @@ class _Work(NamedTuple):
 
 
 def report(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
-    """What run_batch.py prints, and the folder to make pages for (None: none).
+    """What run_batch.py prints, and the folder to make pages for (None: no pages).
 
-    Raises SkillError for what must be put right first; then nothing was sent."""
+    Raises SkillError for what must be corrected first; then nothing was sent."""
     return _resume(args) if args.resume else _begin(args)
 
 
@@ -73,14 +70,14 @@ def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 
 def _stand_in(path: str) -> tuple[list[Any], list[str]]:
-    """What a server had in its place, for a dry run; as `hosts.connect`."""
+    """An inventory instead of a server, for a dry run; same shape as `hosts.connect`."""
     from comfyskill.server import node_definitions
 
     return [node_definitions.load(paths.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
-    """Go on with the batch in a folder; its plan comes from the journal, its servers too unless --host says otherwise."""
+    """Continue the batch in a folder; the journal gives its plan, and its servers unless --host does."""
     folder = paths.absolute(args.resume)
     batch_journal.refuse_links(folder)
     recorded = batch_journal.read(folder)
@@ -104,12 +101,12 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
         return
     args.workflow = args.workflow or origin
     try:
-        # What the batch was begun with is in the journal; here it is only compared.
+        # The journal holds the graph that the batch began with; the file is only compared with it.
         source = _read(args, server, allow_unsure=True)
     except SkillError as error:
         raise SkillError(
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
-            exit=cli.Exit.MISUSE, hint=f"put it back, or remove {origin}: the journal holds the graph",
+            exit=cli.Exit.MISUSE, hint=f"restore it, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
     setup.refuse_changed(recorded.plan, source)
 
@@ -137,7 +134,7 @@ def _count_axis(
 ) -> tuple[list[Any], Wishes]:
     """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none.
 
-    Also the wishes without the seed that the counting starts at.
+    Also the wishes, without the seed at which the counting starts.
     """
     from comfyskill.graph import facts
 
@@ -203,7 +200,7 @@ def _in_folder(
             journal = batch_journal.Journal(folder / batch_journal.NAME, fresh=True)
             journal.write("plan", **recorded.plan)
         else:
-            recorded = batch_journal.read(folder)  # again, now that nobody else writes
+            recorded = batch_journal.read(folder)  # again, now that no other process writes
             hosts.recognise(recorded, [filler.server for filler in work.ready if filler.server is not None])
             file_names.remove_parts(folder, "run_*")
             journal = batch_journal.Journal(folder / batch_journal.NAME, keep=recorded.whole)
@@ -230,25 +227,25 @@ def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
 
 
 def point_to_rest(document: dict[str, Any]) -> None:
-    """Where the failures are that the document has no room for."""
+    """Name the file with the failures that the document leaves out."""
     failures = document.get("failures")
     if failures and failures.get("more"):
         failures["all_in"] = document.get("results_csv") or document["journal"]
 
 
 def _trust(args: argparse.Namespace) -> tuple[str, ...]:
-    """The command line's flags for TLS, as a command to go on repeats them. A hosts file holds its servers' own."""
+    """The command line's flags for TLS, repeated by the commands that continue the batch. A hosts file holds its servers' own."""
     return tuple(commands.trust_words(None, args.ca_bundle, insecure=args.insecure))
 
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
-    """A second batch in one folder would mix its files with the first one's."""
+    """Raises SkillError `folder_in_use`: a second batch would mix its files with the first one's."""
     from comfyskill.batch import run as batch_run
 
     if batch_journal.begun(folder):
         raise SkillError(
-            f"{folder} holds a batch already", code="folder_in_use", exit=cli.Exit.MISUSE,
-            hint="go on with it by --resume, or give another --output-dir",
+            f"{folder} already holds a batch", code="folder_in_use", exit=cli.Exit.MISUSE,
+            hint="continue it with --resume, or give another --output-dir",
             next=[batch_run.resume_words(folder, (), None, _trust(args))],
         )  # fmt: skip
 
@@ -261,10 +258,12 @@ def _spec_of(spec: str) -> str:
 def _options(
     args: argparse.Namespace, folder: Path, ready: Sequence[Filler], words: Sequence[str]
 ) -> BatchOptions:
-    """`words`: the --host words that a command to go on repeats."""
+    """`words`: the --host values that the commands to continue repeat."""
     for filler in ready:
         if filler.server is not None:
-            jobs.partner_key(filler.server, filler.prepared, args.partner_key)  # refused now or never
+            jobs.partner_key(
+                filler.server, filler.prepared, args.partner_key
+            )  # refuse before anything is sent
     run = job.Options(
         folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet,
         partner_key=args.partner_key, patience=args.reconnect_time,

@@ -1,4 +1,4 @@
-"""How the runs of one server end: success, failure, another try; written down, then handed to the fetchers."""
+"""How the runs of one server end: success, failure, another try; written to the journal, then passed to the fetchers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from comfyskill.server.protocol import Dialect, JobState
 if TYPE_CHECKING:
     from comfyskill.batch.scheduler import Batch
 
-# Failures that may pass; what is not listed would only fail again.
+# Failures that may not happen again; any other would only be repeated.
 TRANSIENT = frozenset(
     {"out_of_memory", "server_network", "cloud_fault", "model_download", "input_download", "device_error",
      "submit_failed", "busy", "missed_images", "timed_out", "lost"}
 )  # fmt: skip
 FETCHERS = 4
-# One thread keeps up with small files and gets least in the way; more come when files take long, and for the last.
+# One thread is enough for small files; more start when files take long, and for the last runs.
 WAITING = 4
 SLOW_FETCH = 0.05
-# A server that is out of reach is looked for this often (seconds), each time so long.
+# How often, and for how long, to probe an unreachable server (s).
 PROBE_PAUSE, PROBE_PATIENCE = 3.0, 2.0
 MOST_TEXT = 4000
 MOST_VALUE = 60
@@ -41,12 +41,12 @@ _FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
 class Ends:
-    """What becomes of the runs of one server. `count`: how many have ended here; `seconds_each`: how long one takes."""
+    """How the runs of one server end. `count`: how many have ended here; `seconds_each`: how long one takes."""
 
     def __init__(
         self, batch: Batch, server: Dialect, fetchers: Fetchers, samples: Samples, *, sockets: bool
     ) -> None:
-        """`samples`: takes the times of runs that ended well. `sockets`: the graph sends pictures through the socket."""
+        """`samples`: gets the times of runs that succeeded. `sockets`: the graph sends pictures through the socket."""
         self.batch = batch
         self.server = server
         self.url = server.url
@@ -57,24 +57,24 @@ class Ends:
         self._sockets = sockets
 
     def unfit(self, todo: Todo, error: SkillError) -> None:
-        """Values that this server does not take: another one may have the model."""
+        """This server does not accept the values: another one may have the model."""
         barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+        if any(lane.url not in barred and lane.takes_runs for lane in self.batch.lanes):
             self.batch.put_back(todo._replace(barred=barred))
             return
         self.fail(todo, "error", {"code": error.code, "message": error.message, "hint": error.hint})
 
     def reject(self, todo: Todo, error: SkillError) -> None:
-        """The server refused the graph: another one may take it."""
+        """The server rejected the graph: another one may accept it."""
         barred = todo.barred | {self.url}
-        if any(lane.url not in barred and lane.hopeful for lane in self.batch.lanes):
+        if any(lane.url not in barred and lane.takes_runs for lane in self.batch.lanes):
             self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1, barred=barred))
             return
         self.fail(todo, "rejected", facts_of(error))
 
     def ended(self, flight: Flight, state: JobState) -> None:
-        """A run is over as far as the server is concerned: note how, and what comes next for it."""
+        """The server has ended a run: record how, and decide what comes next."""
         todo = flight.todo
         if state.phase == "unknown":
             self._lost(todo, state.prompt_id)
@@ -84,17 +84,17 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            told = reports.failure(state, flight.graph)
-            said = told["error"]["server_said"]
+            failure = reports.failure(state, flight.graph)
+            said = failure["error"]["server_said"]
             facts |= {
-                "code": told["code"],
-                "message": told["message"],
+                "code": failure["code"],
+                "message": failure["message"],
                 "server_said": said,
-                "hint": told["hint"],
+                "hint": failure["hint"],
             }
-            self.failed(flight, told["code"], "error", facts, state)
+            self.failed(flight, failure["code"], "error", facts, state)
         elif state.outcome == "cancelled":
-            facts |= {"code": "cancelled", "message": "cancelled, and not by this batch"}
+            facts |= {"code": "cancelled", "message": "cancelled, but not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)
         elif flight.node_errors:
             problems = refusals.node_problems(flight.node_errors, flight.graph)
@@ -104,14 +104,14 @@ class Ends:
         elif self._sockets and self._missed_pictures(flight, state):
             facts |= {
                 "code": "missed_images",
-                "message": "its pictures went through a socket while nobody listened",
+                "message": "its pictures were sent through a socket that was not connected",
             }
             self.failed(flight, "missed_images", "error", facts, state)
         else:
             self._hand_over(flight, "success", facts, state)
 
     def _missed_pictures(self, flight: Flight, state: JobState) -> bool:
-        """A graph that sends pictures through the socket ended well, and none has come."""
+        """Whether a graph that sends pictures through the socket succeeded, but none arrived."""
         return not flight.pictures and not collect.files_of(state.outputs, previews=True)
 
     def _count_time(self, flight: Flight, state: JobState) -> float | None:
@@ -119,7 +119,7 @@ class Ends:
         now = time.monotonic()
         seconds = state.execution_seconds
         if seconds is not None and flight.ours and seconds > now - flight.submitted + reports.CLOCK_GRAIN:
-            seconds = None  # the server's clock was set meanwhile
+            seconds = None  # the server's clock was changed meanwhile
         if seconds is None and flight.started is not None:
             seconds = now - flight.started
         if seconds is not None and state.outcome == "success":
@@ -131,18 +131,20 @@ class Ends:
         return seconds
 
     def leave(self, todo: Todo, prompt_id: str, why: str) -> None:
-        """A run whose fate is not known and that may be paid for: it is not submitted again."""
-        said = f"{why}; what became of it is not known"
-        look = "--retry-failed asks for it again first; look at the server's own job page: it may be paid for"
+        """End a run whose result is unknown: it may have been paid for, so it is not submitted again."""
+        said = f"{why}; its result is unknown"
+        look = (
+            "check the server's job page: it may have been paid for; --retry-failed looks for it again first"
+        )
         self.fail(todo, "lost", {"code": "lost", "message": said, "hint": look, "prompt_id": prompt_id})
 
     def _lost(self, todo: Todo, prompt_id: str) -> None:
-        """The server was restarted or its queue cleared: the run is submitted again, but not for ever.
+        """The server was restarted or its queue cleared: the run is submitted again, a few times at most.
 
         A service that keeps its records and shows none may have run it, and will be paid for it: it is left at that.
         """
         if self.server.keeps_records or self.batch.options.partner:
-            self.leave(todo, prompt_id, "the server took this run and shows no record of it")
+            self.leave(todo, prompt_id, "the server accepted this run and has no record of it")
             return
         if todo.lost + 1 >= MOST_LOST:
             self.fail(
@@ -157,16 +159,16 @@ class Ends:
     def failed(
         self, flight: Flight, code: str, status: str, facts: dict[str, Any], state: JobState | None
     ) -> None:
-        """A failed run: once more when that may help and --retries allows it, else its end."""
+        """Repeat a failed run when that may help and --retries allows it, else end it."""
         todo = flight.todo
-        # Partner nodes may have been paid for before the run failed; a submit that was turned away surely was not.
+        # Partner nodes may have been paid for before the run failed; a refused submit was not.
         free = code == "busy" or not self.batch.options.partner
         if code in TRANSIENT and free and todo.tried < self.batch.options.retries and not self.batch.stopping:
             if code == "out_of_memory":
                 if todo.freed:
                     return self._give_up(flight, status, facts, state)
                 self._free_memory()
-            cli.note(f"run {todo.run} failed ({code}); trying it again")
+            cli.note(f"run {todo.run} failed ({code}); trying again")
             self.batch.tally.retried += 1
             self.batch.journal.write(
                 "again", run=todo.run, attempt=todo.attempt, code=code, message=facts.get("message")
@@ -196,14 +198,14 @@ class Ends:
         self.batch.settle(todo.run, status, kept, self.url, [])
 
     def _hand_over(self, flight: Flight, status: str, facts: dict[str, Any], state: JobState) -> None:
-        """On disk how it ended and what it put out; then a fetcher brings the files."""
+        """Write to the journal how the run ended and what it produced; a fetcher then fetches the files."""
         run = flight.todo.run
         end = facts | {"end": status, "seeds": flight.seeds}
         self.batch.journal.write("finished", run=run, **end, outputs=refs_of(state.outputs))
         self.fetchers.add(Haul(run, self.server, status, facts, state.outputs, flight.seeds, flight.pictures))
 
     def hand_over_recorded(self, todo: Todo, end: dict[str, Any]) -> None:
-        """A run that ended in an earlier session, its files still on the server."""
+        """Fetch the files of a run that ended in an earlier session."""
         kept = ("prompt_id", "host", "seconds", "code", "message", "hint", "server_said")
         status = str(end.get("end") or "success")
         facts = {
@@ -226,7 +228,7 @@ def facts_of(error: SkillError) -> dict[str, Any]:
 
 
 class Haul(NamedTuple):
-    """The end of one run: how it ended, and what is to be fetched."""
+    """How one run ended, and what to fetch."""
 
     run: int
     server: Dialect
@@ -247,7 +249,7 @@ class Names:
         self._digits = max(4, len(str(max(plan.count - 1, 0))))
 
     def base(self, run: int, seeds: Mapping[str, int]) -> str | None:
-        """The flat name (without suffix) of a run's files, or None when it has a folder of its own."""
+        """The flat name (without suffix) of a run's files, or None when it has its own folder."""
         values = self._plan.values(run)
         if values.get(OUTPUT_COLUMN):
             return _flat(_without_suffix(str(values[OUTPUT_COLUMN])))
@@ -256,18 +258,18 @@ class Names:
         try:
             made = made_name(self._template, run, dict.fromkeys(self._plan.names) | values, seeds)
         except SkillError as error:
-            # Found out when the run is done (a value far down a long list): its files are worth more than their name.
-            cli.warn(f"run {run} keeps a folder of its own: {error.message}")
+            # A value far down a long list may fit badly: the files matter more than their name.
+            cli.warn(f"run {run} gets its own folder: {error.message}")
             return None
         return _flat(made)
 
     def folder(self, run: int) -> str:
-        """The name of a run's folder, when it has one."""
+        """The name of a run's folder, if it has one."""
         return f"run_{run:0{self._digits}d}"
 
 
 def _flat(name: str) -> str:
-    """A run's name as that of a file; not one that a page of the batch is written under."""
+    """A run's name as a file name, distinct from the names of the batch's pages."""
     safe = file_names.safe_name(name)
     return f"_{safe}" if OURS.fullmatch(safe) else safe
 
@@ -286,14 +288,14 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
         name, form = match[1], match[2] or ""
         if name not in known:
             raise SkillError(
-                f"--name knows no {{{name}}}", hint=f"there are: {', '.join(sorted(known))[:300]}"
+                f"--name: unknown field {{{name}}}", hint=f"fields: {', '.join(sorted(known))[:300]}"
             )
         value = known[name]
         if value is None:
             return ""
         if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
             raise SkillError(
-                f"--name: {form!r} is no number format", hint="for example {index:04d} or {cfg:.1f}"
+                f"--name: {form!r} is not a number format", hint="for example {index:04d} or {cfg:.1f}"
             )
         try:
             text = format(_number(value) if form else _bare(value), form)
@@ -329,16 +331,16 @@ def _without_suffix(name: str) -> str:
 
 
 class Fetchers:
-    """Up to a few threads that bring the files of one server home, write a run's last line and settle it.
+    """A few threads that fetch the files of one server, write a run's last line and settle it.
 
-    Each server has its own: files of one that hangs must not stand before those of the others.
+    Each server has its own: a server that hangs must not hold up the files of the others.
     """
 
     def __init__(self, batch: Batch, server: Dialect) -> None:
         self.batch = batch
         self.server = server
         self.names = Names(batch)
-        self._gone_at: float | None = None  # when the server was last seen to be out of reach
+        self._gone_at: float | None = None  # when the server was last found unreachable
         self._queue: queue.SimpleQueue[Haul | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._each = 0.0  # seconds that fetching a run takes, smoothed
@@ -357,7 +359,7 @@ class Fetchers:
             self._grow()
 
     def close(self, give_up: float | None = None) -> None:
-        """Let the threads end when all is fetched, and wait for that, at most until `give_up` (monotonic)."""
+        """End the threads when everything is fetched; wait at most until `give_up` (monotonic)."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -370,7 +372,7 @@ class Fetchers:
                 self._take(haul)
             except OSError as error:
                 self.batch.disk_failed(error)
-            except Exception as error:  # noqa: BLE001  (it ends as a report, not as a batch that waits for ever)
+            except Exception as error:  # noqa: BLE001  (it ends as a report; the batch must not wait for ever)
                 self.batch.stop("fault", cli.fault(error))
 
     def _take(self, haul: Haul) -> None:
@@ -405,7 +407,7 @@ class Fetchers:
         self._settle(haul, status, facts, rows)
 
     def _refuse_while_gone(self) -> None:
-        """One run's files have waited out the server's absence; the next ones only look whether it is back.
+        """Do not wait again for a server that one run has waited for; only probe it now and then.
 
         Raises SkillError `unreachable`: --resume fetches them.
         """
@@ -419,7 +421,7 @@ class Fetchers:
             else:
                 self._gone_at = None
         if self._gone_at is not None:
-            raise SkillError(f"{self.server.url} is out of reach", code="unreachable")
+            raise SkillError(f"{self.server.url} is unreachable", code="unreachable")
 
     def _settle(self, haul: Haul, status: str, more: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """The journal's last line of a run, and the batch's count of it."""
@@ -468,7 +470,7 @@ def _named(original: str, base: str | None, number: int, several: bool) -> str:
 
 
 def refs_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs as the journal keeps them: enough to fetch every file again when the history is gone."""
+    """The outputs as the journal keeps them: enough to fetch every file after the server's history is lost."""
     return {
         str(node): {key: value for key, value in output.items() if isinstance(value, (list, tuple, str))}
         for node, output in outputs.items()

@@ -1,6 +1,6 @@
 """Graphs for the runs of a batch on one server: parameters are found once, then each run's values are put in.
 
-Uploads go to the server at hand, once for each content.
+Each different file content is uploaded to the server once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from comfyskill.source import read
 if TYPE_CHECKING:
     from comfyskill.run.inputs import Uploader
 
-# So many values of an axis are looked at before the first run; the others when their turn comes.
+# Values of an axis that are checked before the first run; the others are checked when they run.
 MOST_CHECKED = 2000
 
 
@@ -47,7 +47,7 @@ def _is_local_file(value: Any) -> bool:
 
 
 class Filler:
-    """Fills the graph for one server. Raises SkillError (exit 2) from the start when a constant does not fit."""
+    """Fills the graph for one server. Raises SkillError (exit 2) at once when a constant does not fit."""
 
     def __init__(self, recipe: Recipe, server: Dialect | None, *, dry_run: bool = False) -> None:
         self.recipe = recipe
@@ -95,7 +95,7 @@ class Filler:
         return not self._file_names.isdisjoint(names)
 
     def rooted(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with local files by their whole path."""
+        """The values, local files by their absolute path."""
         return {
             name: str(paths.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
             for name, value in values.items()
@@ -158,11 +158,11 @@ class Filler:
             if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
                 raise SkillError(
                     f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
-                    exit=Exit.MISUSE, hint="leave one of them out",
+                    exit=Exit.MISUSE, hint="omit one of them",
                 )  # fmt: skip
 
     def lacks(self) -> str | None:
-        """What keeps this server from running the graph at all: a node class or a file of a list; None when nothing."""
+        """Why this server cannot run the graph: a missing node class or listed file; None when it can."""
         missing = self.missing_classes()
         if missing:
             return f"it lacks node classes: {safe_text.quoted_list(missing)}"
@@ -183,25 +183,23 @@ class Filler:
         return None
 
     def check(self) -> list[str]:
-        """What is worth telling of the plan and of the first run."""
+        """Notes about the plan and the first run."""
         first = self.trial().fill_values(self.recipe.plan.values(0), 0)
         return [*self._torn_texts(), *self._repeats(first.graph), *first.notes]
 
     def _repeats(self, graph: Mapping[str, Any]) -> list[str]:
-        """Runs of --count that would all give the same: no seed varies among them."""
+        """A note when no seed varies among the runs of --count, so that all give the same result."""
         plan = self.recipe.plan
         times = max((len(axis) for axis in plan.axes if axis.kind == "count"), default=1)
         if times < 2 or plan.count < 2 or self.trial().fill_values(plan.values(0), 1).graph != graph:
             return []
-        return [
-            f"--count {times}: these runs are all the same graph, since no seed varies among them; the pictures will be too"
-        ]
+        return [f"--count {times}: no seed varies, so these runs are identical and give the same pictures"]
 
     def _torn_texts(self) -> list[str]:
         """Texts that were split at their commas although they read like sentences."""
         return [
             f"--sweep {name}= was split at its commas into {len(axis)} texts, such as {safe_text.quoted(axis.rows[0])} and "
-            f"{safe_text.quoted(axis.rows[1])}; for texts with commas give --prompts FILE (one a line) or "
+            f"{safe_text.quoted(axis.rows[1])}; for texts with commas use --prompts FILE (one per line) or "
             f'--sweep \'{name}=["a, b", "c"]\''
             for axis in self.recipe.plan.axes
             for name in axis.names
@@ -249,7 +247,7 @@ class Filler:
         return [*range(min(reached, MOST_CHECKED)), *([reached - 1] if reached > MOST_CHECKED else [])]
 
     def trial(self) -> Filler:
-        """The same with nothing uploaded, to try values."""
+        """A copy that uploads nothing, to try values."""
         trial = Filler.__new__(Filler)
         trial.__dict__ = self.__dict__ | {"server": None, "dry_run": True}
         trial.__dict__.pop("_uploader", None)
@@ -260,6 +258,6 @@ class Filler:
         for axis in self.recipe.plan.axes:
             if axis.kind == "files" and axis.names[0] not in self._file_names:
                 raise SkillError(
-                    f"{axis.names[0]!r} takes no uploaded file", code="not_an_upload", exit=Exit.MISUSE,
+                    f"{axis.names[0]!r} does not take an uploaded file", code="not_an_upload", exit=Exit.MISUSE,
                     hint="--into names the input; scripts/extract_schema.py shows which inputs take files",
                 )  # fmt: skip

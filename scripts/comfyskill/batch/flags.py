@@ -1,6 +1,6 @@
 """The command line of a batch.
 
-In a room of its own because Python compiles the script itself anew at every start.
+In a module because Python compiles the script itself again at every start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from comfyskill.base import flags
 from comfyskill.run import flags as run_flags
 
 MOST_RUNS = 10_000
-# What a journal's plan line holds, so that a resumed batch does not look at them.
+# The journal's plan line holds these, so a resumed batch refuses them.
 PLAN_FLAGS = (
     "--count", "--seed-start", "--sweep", "--zip", "--table", "--prompts", "--prompts-into", "--input-dir", "--into",
     "--recursive", "--limit", "--shuffle", "--set", "--args", "--input-image", "--input-mask", "--input-file", "--lora",
@@ -27,7 +27,7 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     """The parsed command line; `doc` is the help text. Misuse ends the process with exit 2."""
     parser = flags.parser(doc)
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="the workflow to run")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the batch in this folder")
+    parser.add_argument("--resume", metavar="DIR", help="continue the batch in this folder")
     parser.add_argument("--report", metavar="DIR", help="only make the pages of a batch from its journal")
     parser.add_argument(
         "--output-dir", metavar="DIR", help="where files and the journal go (default: batches/DATE-TIME)"
@@ -45,19 +45,19 @@ def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
     if sum(map(bool, (args.workflow, args.resume, args.report))) == 0:
         parser.error("give a workflow, --resume DIR or --report DIR")
     if args.report and (args.workflow or args.resume):
-        parser.error("--report stands alone")
+        parser.error("--report takes neither a workflow nor --resume")
     if args.resume and args.output_dir:
-        parser.error("--resume names the folder; leave --output-dir out")
+        parser.error("--resume names the folder; omit --output-dir")
     flags.refuse_inventory_alone(parser, args)
     given = [flag for flag in PLAN_FLAGS if _value(args, flag) != _default(parser, flag)]
     if args.resume and given:
-        # Taken silently, "20 more runs" would be reported as a success that ran nothing.
+        # Ignored silently, "20 more runs" would be reported as a success that ran nothing.
         parser.error(
-            f"--resume takes the plan from the folder; leave {given[0]} out, or start a new batch in another --output-dir"
+            f"--resume takes the plan from the folder; omit {given[0]}, or start a new batch in another --output-dir"
         )
     for flag, needed in NEED.items():
         if flag in given and not _value(args, needed):
-            parser.error(f"{flag} means something only beside {needed}")
+            parser.error(f"{flag} has an effect only with {needed}")
     return args
 
 
@@ -79,27 +79,31 @@ def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sweep", action="append", default=[], metavar="NAME=A,B,C",
-        help="every value with every other: NAME=a,b,c, NAME=START:STOP:STEP, a JSON object of lists, or @FILE",
+        help="all combinations: NAME=a,b,c, NAME=START:STOP:STEP, a JSON object of lists, or @FILE",
     )  # fmt: skip
     group.add_argument(
         "--zip",
         action="append",
         default=[],
         metavar="NAME=A,B,C",
-        help="lists that go in parallel (same forms)",
+        help="lists whose values are used together (same forms as --sweep)",
     )
     group.add_argument(
-        "--table", metavar="FILE", help=".csv or .jsonl: a row, a run; column `output` names the files"
+        "--table", metavar="FILE", help=".csv or .jsonl: one run per row; column `output` names the files"
     )
-    group.add_argument("--prompts", metavar="FILE", help="text file: a line, a prompt")
+    group.add_argument("--prompts", metavar="FILE", help="text file: one prompt per line")
     group.add_argument(
-        "--prompts-into", metavar="NAME", default="prompt", help="what they set (default: %(default)s)"
+        "--prompts-into",
+        metavar="NAME",
+        default="prompt",
+        help="the parameter that --prompts sets (default: %(default)s)",
     )
+    group.add_argument("--input-dir", metavar="DIR", help="one run per picture, video or sound in a folder")
     group.add_argument(
-        "--input-dir", metavar="DIR", help="a run for each picture, video or sound in a folder"
-    )
-    group.add_argument(
-        "--into", metavar="NAME", default="image", help="the input they go into (default: %(default)s)"
+        "--into",
+        metavar="NAME",
+        default="image",
+        help="the input that --input-dir sets (default: %(default)s)",
     )
     group.add_argument("--recursive", action="store_true", help="--input-dir with its sub-folders")
     group.add_argument("--limit", type=flags.count, metavar="N", help="only the first N runs of the plan")
@@ -114,10 +118,10 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_inventory_flag(group)
     group.add_argument(
         "--parallel", type=flags.count, metavar="N",
-        help="runs on a server at once (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
+        help="concurrent runs per server (default: a local queue is kept filled; cloud: the plan's limit, else 3)",
     )  # fmt: skip
     group.add_argument(
-        "--retries", type=_few, default=0, metavar="N", help="try transient failures N times more"
+        "--retries", type=_few, default=0, metavar="N", help="retry transient failures up to N times"
     )
     group.add_argument("--retry-failed", action="store_true", help="with --resume: run the failed ones again")
     group.add_argument("--stop-on-error", action="store_true", help="stop at the first failure")
@@ -139,12 +143,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--reconnect-time", type=flags.seconds, default=60.0, metavar="SECONDS",
-        help="give up on a server that is out of reach for this long, or takes no run for ten times as long "
+        help="give up on a server that is unreachable for this long, or accepts no run for ten times as long "
         "(default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
         "--ws", action=argparse.BooleanOptionalAction,
-        help="follow by WebSocket, else by polling (default: --ws)",
+        help="follow runs by WebSocket, else by polling (default: --ws)",
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
     flags.add_file_size_flag(group)
     group.add_argument(
-        "--no-report", action="store_true", help="make no index.html, contact sheet and results.csv"
+        "--no-report", action="store_true", help="do not write index.html, contact sheet and results.csv"
     )
 
 

@@ -1,6 +1,6 @@
 """The runs of a batch that are on one server now: waiting there, or executing.
 
-The server's own lane changes them; others only look, or take them all from a lane that is stuck.
+The server's own lane changes them. Other lanes only read them, or take them all from a lane that is stuck.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Flight:
         self.seeds = seeds
         self.submitted = submitted
         self.node_errors: dict[str, Any] = {}
-        self.started: float | None = None
+        self.started: float | None = None  # when an event said so; a batch that polls gets no events
+        self.seen_running = False  # the server's record said so
         self.pictures: list[tuple[str, events.Preview]] = []
         self.ours = True
 
@@ -41,17 +42,21 @@ class Flights(dict[str, Flight]):
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
         self._watcher = watcher
-        self.wanted: set[str] = set()  # prompt ids that an idle lane would take over
+        self.wanted: set[str] = set()  # prompt ids of waiting runs that an idle lane asks for
 
     def drop(self, prompt_id: str) -> None:
-        """It is no longer this server's concern."""
+        """Forget a run that has left this server."""
         self.pop(prompt_id, None)
         self.wanted.discard(prompt_id)
         self._watcher.forget(prompt_id)
 
     def waiting(self) -> list[str]:
         """The prompt ids of the runs that have not started, as far as is known."""
-        return [prompt_id for prompt_id, flight in list(self.items()) if flight.started is None]
+        return [
+            prompt_id
+            for prompt_id, flight in list(self.items())
+            if flight.started is None and not flight.seen_running
+        ]
 
     def running_longer_than(self, seconds: float) -> list[str]:
         """The prompt ids of runs that execute for longer than this."""
@@ -64,8 +69,8 @@ class Flights(dict[str, Flight]):
 
 
 class BatchOptions(NamedTuple):
-    """How to run a batch. `parallel`: runs at once on one server; None: what suits the server. `hosts`: the --host
-    words that a command to go on with it repeats."""
+    """How to run a batch. `parallel`: concurrent runs per server; None: what suits the server. `hosts`: the --host
+    values that the commands to continue it repeat."""
 
     folder: Path
     run: Options
@@ -78,12 +83,12 @@ class BatchOptions(NamedTuple):
     hosts: tuple[str, ...] = ()
     trust: tuple[
         str, ...
-    ] = ()  # the command line's --ca-bundle and --insecure, which such a command repeats too
+    ] = ()  # the command line's --ca-bundle and --insecure, which these commands repeat too
     partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
 
 
 class Left(NamedTuple):
-    """Where a run may still be from before it was moved: it was out of reach then."""
+    """Where a run may still be: the server that was out of reach when the run was moved."""
 
     host: str
     prompt_id: str
@@ -99,7 +104,7 @@ class Todo(NamedTuple):
     accepted: bool = False
     host: str | None = None
     lost: int = 0
-    tried: int = 0  # failures that were tried again
+    tried: int = 0  # failed attempts that were repeated
     freed: bool = False
     look: bool = False
     end: dict[str, Any] | None = None  # how it ended, when only its files are missing
@@ -118,8 +123,8 @@ class Tally:
         self.size = 0
         self.moved = 0
         self.retried = 0
-        self.resubmitted: set[int] = set()  # runs sent once more: the server had no record of them any more
-        self.twice = 0  # moved runs that their first server finished all the same
+        self.resubmitted: set[int] = set()  # runs sent again: the server no longer had a record of them
+        self.twice = 0  # moved runs that their first server finished too
         self.failed = 0  # how many failures there were, earlier sessions' included
         self.failures: list[dict[str, Any]] = []  # the first ones
         self.said: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The servers of a batch: which ones the command line and its files name, and the key of each.
+"""The servers that the command line and its hosts files name, and the key of each.
 
 A key belongs to one origin: with several servers each has its own, on its line of a hosts file.
 """
@@ -24,7 +24,7 @@ LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FI
 
 
 class Host(NamedTuple):
-    """One server as it was named. `file`: the hosts file it stands in, as an absolute path. `named`: by the user, not
+    """One server as it was named. `file`: the absolute path of the hosts file that names it. `named`: by the user, not
     by a journal alone."""
 
     address: str | None
@@ -38,14 +38,14 @@ class Host(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """The servers that answer, and the --host words of those that the user has named (without keys)."""
+    """The servers that answer, and the --host values of those that the user named (without keys)."""
 
     servers: list[Dialect]
     words: list[str]
 
 
 def named(given: Sequence[str] | None) -> list[Host]:
-    """What --host names, each address once; `@FILE` holds one a line. One Host without address: the default server.
+    """What --host names, each address once; `@FILE` holds one per line. One Host without address: the default server.
 
     Raises SkillError (exit 2) with the line of a hosts file that cannot be read.
     """
@@ -57,7 +57,7 @@ def named(given: Sequence[str] | None) -> list[Host]:
 
 
 class _Line(argparse.ArgumentParser):
-    """Reads one line of a hosts file. What it would say might hold a key, so it says only that it could not."""
+    """Reads one line of a hosts file. Its own error text could hold a key, so it raises a bare ValueError."""
 
     def error(self, message: str) -> NoReturn:  # noqa: ARG002
         raise ValueError
@@ -81,7 +81,7 @@ def _of_file(name: str) -> list[Host]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {safe_text.clean(name, 200)}: {text_files.reason(error)}",
-            hint="--host @FILE wants one address a line",
+            hint="--host @FILE requires one address per line",
         ) from error
     parser = _line_parser()
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
@@ -89,8 +89,8 @@ def _of_file(name: str) -> list[Host]:
         _of_line(parser, path, number, line) for number, line in numbered if line and not line.startswith("#")
     ]
     if not hosts:
-        # The default server is not what someone meant who named a file.
-        raise SkillError(f"{safe_text.clean(name, 200)} names no server", hint="one address a line")
+        # A user who named a file did not mean the default server.
+        raise SkillError(f"{safe_text.clean(name, 200)} names no server", hint="write one address per line")
     return hosts
 
 
@@ -102,9 +102,9 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
     except ValueError as error:
         raise SkillError(
             f"line {number} of {safe_text.clean(path, 200)} cannot be read",
-            hint=f"an address, after it perhaps {LINE_FLAGS}",
+            hint=f"write an address, optionally followed by {LINE_FLAGS}",
         ) from error
-    # Files that a line names lie beside the hosts file, wherever the command is run.
+    # Relative names on a line are relative to the hosts file.
     key_file, bundle = (
         str(path.parent / paths.expanded(name)) if name else None
         for name in (read.api_key_file, read.ca_bundle)
@@ -115,7 +115,7 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
 def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> Connected:
     """The servers that answer: those of --host, else those of a journal's plan line.
 
-    Raises the last one's error when none answers, a refusal of a single one, and misuse at once: a key that would
+    Raises the last error when no server answers or the only one refuses. Raises misuse at once: a key that would
     go to several origins, or to one that only the journal names.
     """
     hosts = _recorded(args, plan) if plan is not None and not args.host else named(args.host)
@@ -135,7 +135,7 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
     if not found:
         assert error is not None
         raise error
-    # A command to go on must not name a server that only the journal knows: keys may go to those it names.
+    # A printed command names no server that only the journal knows: keys may go to the servers it names.
     words = [
         f"@{host.file}" if host.file else word_of(server) for host, server in found.values() if host.named
     ]
@@ -143,12 +143,12 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
 
 
 def place_of(url: str) -> str:
-    """A server's address in one spelling: the names of this machine are one."""
+    """A server's address in one spelling: all names of this machine become one."""
     return LOOPBACK.sub(r"\1localhost", url)
 
 
 def recognise(recorded: Recorded, servers: Sequence[Dialect]) -> None:
-    """Write the journal's servers as this session names them, so that no run is taken for one of another server."""
+    """Write the journal's servers as this session names them, so that no run is taken for another server's."""
     urls = {place_of(server.url): server.url for server in servers}
     for record in recorded.runs.values():
         record.host = record.host and urls.get(place_of(record.host), record.host)
@@ -160,7 +160,7 @@ def recognise(recorded: Recorded, servers: Sequence[Dialect]) -> None:
 
 
 def word_of(server: Dialect) -> str:
-    """What --host takes to mean this server; a login is no part of it."""
+    """The --host value for this server, without a login."""
     return "demo" if server.fleeting else server.url
 
 
@@ -188,7 +188,7 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
     if not given or len(hosts) < 2 or len({_origin(host.address) for host in hosts}) < 2:
         return
     raise SkillError(
-        f"{given[0]} belongs to one server, and {len(hosts)} are named: it would go to all of them",
+        f"{given[0]} belongs to one server, but {len(hosts)} are named: it would go to all of them",
         hint="list the servers in a file, each with its own key on its line "
         "(https://gpu1:8188 --api-key-file gpu1.key), and give --host @FILE",
     )
@@ -204,7 +204,7 @@ def _origin(address: str | None) -> tuple[str, str, int]:
 
 
 def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
-    """The journal's servers. A folder can come from anyone, so a key goes only to a server that the command names."""
+    """The journal's servers. A folder can come from anyone, so keys go only to servers that the command names."""
     listed = plan.get("hosts")
     hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
     keys = args.api_key or args.api_key_file or args.header or args.partner_key

@@ -1,6 +1,6 @@
-"""The batch's memory on disk: `batch.jsonl`, one JSON object a line, appended and flushed as things happen.
+"""The batch on disk: `batch.jsonl`, one JSON object per line, appended and flushed as things happen.
 
-The first line holds the whole plan; what follows says what became of each run. A torn last line (power
+The first line holds the whole plan; the others say how each run went. A torn last line (power
 loss, kill -9 in the middle of a write) is dropped and written over. A lock keeps a second process out.
 """
 
@@ -23,29 +23,29 @@ from comfyskill.base.cli import Exit, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
-# What a batch writes into under this very name; its pages are replaced as a whole instead.
+# Files and folders that a batch writes into; its pages are replaced as a whole instead.
 WRITTEN = re.compile(r"(?i)\.batch\.lock|batch\.jsonl|run_\d+|.*\.part(\.json)?")
-# What a lock file says. Another's folder may hold any text under its name.
+# The text of a lock file. In another user's folder it may be anything.
 _OWNER = re.compile(r"process \d{1,10} on [\w.-]{1,64}(?=\s*$)")
-# The disk is told to keep what was flushed this often (seconds), in a thread of its own: writers wait while it does.
+# How often a thread syncs the journal to the disk (s): writers must not wait for it.
 SYNC_PAUSE = 1.0
-# A disk that tells a file by another number each time must not keep us here for ever.
+# On a disk that gives a file a new number each time, the loop must end.
 MOST_TRIES = 100
 MOST_LINE = 256 * 1024 * 1024
 
 
 class Lock:
-    """Held as long as this process works on a folder. The system drops it when the process ends, however it ends."""
+    """A lock on the folder that this process works on. The system releases it however the process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._file: IO[str] = self._opened(folder)
-        self._told_apart = False  # whether this disk's numbers tell one file from another
+        self._told_apart = False  # whether this disk's file numbers are stable
         for _ in range(MOST_TRIES):
             self._told_apart = self._is_still_there()
             if self._told_apart:
                 break
-            # Between our opening and our locking its last owner took it away: that lock would keep nobody out.
+            # Its last owner removed the file before we locked it: that lock would exclude no other process.
             self._file.close()
             self._file = self._opened(folder)
         self._file.seek(0)
@@ -62,7 +62,7 @@ class Lock:
         owner = _OWNER.match(self._file.read(200))
         self._file.close()
         raise SkillError(
-            f"{folder} is being worked on by {owner[0] if owner else 'another process'}",
+            f"{folder} is in use by {owner[0] if owner else 'another process'}",
             code="locked",
             exit=Exit.MISUSE,
             hint="wait for it to end, or use another --output-dir",
@@ -76,7 +76,7 @@ class Lock:
 
     def _take(self) -> bool:
         taken = safe_files.take(self._file)
-        # A file system without locks (some network disks): the note inside must do.
+        # A file system without locks (some network disks): use the owner written inside.
         return not self._owner_lives() if taken is None else taken
 
     def _owner_lives(self) -> bool:
@@ -88,7 +88,7 @@ class Lock:
             or not words[1].isdigit()
             or not hasattr(os, "fork")
         ):
-            # On Windows asking whether a process lives would end it.
+            # On Windows os.kill(pid, 0) would end the process.
             return len(words) >= 4
         try:
             os.kill(int(words[1]), 0)
@@ -99,15 +99,15 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let others in; the file goes away."""
+        """Release the lock and remove its file."""
         if self._told_apart and not self._is_still_there():
-            # The folder was removed, and what is there now keeps others out of a newer one.
+            # The folder was removed; a lock file that is there now belongs to a newer batch.
             self._file.close()
             return
         try:
             self._path.unlink()
         except PermissionError:
-            # Windows removes no open file; once it is closed, this fails only when the next owner has opened it.
+            # Windows does not remove an open file; after closing, this fails only if the next owner has opened it.
             self._file.close()
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -123,7 +123,7 @@ class Journal:
     """Appends to a journal from any thread. Every line is flushed at once and soon forced to the disk."""
 
     def __init__(self, path: Path, *, keep: int | None = None, fresh: bool = False) -> None:
-        """`keep`: bytes of the existing file that are whole lines; what follows them is cut off. `fresh`: all is."""
+        """`keep`: bytes of the existing file that are whole lines; the rest is cut off. `fresh`: start an empty file."""
         self.path = path
         self._lock = threading.Lock()
         if keep is not None:
@@ -141,13 +141,13 @@ class Journal:
         return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
 
     def gone(self) -> bool:
-        """Whether the file was removed or replaced since it was opened: what is written now is lost."""
+        """Whether the file was removed or replaced since it was opened, so that writes are lost."""
         try:
             return not self._is_there() and self._told_apart
         except (FileNotFoundError, NotADirectoryError):
             return True
         except (OSError, ValueError):
-            return False  # closed, or a disk that cannot say
+            return False  # closed, or a disk without file numbers
 
     def write(self, event: str, **facts: Any) -> None:
         """One line: {"event": event, ...}. Raises OSError; FileNotFoundError when the journal was removed."""
@@ -188,7 +188,7 @@ class Journal:
 
 
 class RunRecord:
-    """What the journal says of one run, the latest attempt counting."""
+    """What the journal says about the latest attempt of one run."""
 
     def __init__(self, run: int) -> None:
         self.run = run
@@ -196,7 +196,7 @@ class RunRecord:
         self.attempt = 0
         self.prompt_id: str | None = None
         self.host: str | None = None
-        # Moved off this server, which was silent, and not submitted elsewhere since.
+        # The silent server that the run was moved from, if it was not submitted elsewhere since.
         self.left_on: str | None = None
         self.facts: dict[str, Any] = {}
         self.files: list[dict[str, Any]] = []
@@ -211,12 +211,12 @@ class Recorded:
         # Server -> prompt ids that were moved away from it while it was silent, to be cancelled when it answers.
         self.left: dict[str, set[str]] = {}
         self.whole = whole
-        self.clean = False  # the last session wrote its end: nothing is missing
+        self.clean = False  # the last session wrote its end, so no line is missing
         self.seconds = 0.0
 
 
 def begun(folder: Path) -> bool:
-    """Whether a folder holds a batch. One whose plan did not even get onto the disk has sent nothing, and is none."""
+    """Whether a folder holds a batch. One whose plan line is not whole has sent nothing and does not count."""
     try:
         with safe_files.open_file(folder / NAME, "rb") as file:
             return bytes(file.readline(MOST_LINE)[-1:]) == b"\n"
@@ -240,7 +240,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def read(folder: Path) -> Recorded:
-    """What the journal of a folder holds. Raises SkillError (exit 2) when there is none, or it is not one of ours."""
+    """What the journal of a folder holds. Raises SkillError (exit 2) when it has none, or another file."""
     path = folder / NAME
     recorded: Recorded | None = None
     try:
@@ -255,7 +255,7 @@ def read(folder: Path) -> Recorded:
                 recorded.whole = end
     except FileNotFoundError as error:
         raise SkillError(
-            f"{folder} holds no batch ({NAME} is not there)", code="no_batch", exit=Exit.MISUSE,
+            f"{folder} holds no batch ({NAME} is missing)", code="no_batch", exit=Exit.MISUSE,
             hint="give the --output-dir of an earlier batch",
         ) from error  # fmt: skip
     except OSError as error:
@@ -294,16 +294,16 @@ def _not_ours(path: Path) -> SkillError:
 def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
     event = safe_text.clean(line.get("event"), 20)
     return SkillError(
-        f"{path} was changed by hand: a line of the event {event!r} holds values that no batch writes",
-        code="no_batch", exit=Exit.MISUSE, hint="put the old line back, or take it out: then its run is looked up again",
+        f"{path} was changed by hand: a line of the event {event!r} holds invalid values",
+        code="no_batch", exit=Exit.MISUSE, hint="restore the old line, or remove it: its run is then looked up again",
     )  # fmt: skip
 
 
 def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
-    """One line's meaning for the state of its run."""
+    """Apply one line to the state of its run."""
     event, number = line.get("event"), line.get("run")
     if not all(isinstance(line.get(key, ""), (str, NoneType)) for key in ("prompt_id", "host", "from")):
-        raise TypeError("an id or an address is no text")
+        raise TypeError("an id or an address is not a text")
     recorded.clean = event == "end"
     if event == "end":
         recorded.seconds += float(line.get("seconds") or 0.0)
@@ -335,7 +335,7 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
         record.status = str(line.get("status") or "error")
         record.facts |= {key: line[key] for key in line if key not in ("event", "run")}
     elif event in ("released", "lost", "again", "moved"):
-        # Cancelled by us, forgotten by the server, or to be tried once more: as if it had never been submitted.
+        # Cancelled by us, forgotten by the server, or to be repeated: as if it had never been submitted.
         record.status, record.attempt = "planned", int(line.get("attempt") or record.attempt)
         if event == "moved" and line.get("left"):
             record.left_on, record.prompt_id = str(line.get("from")), str(line.get("prompt_id"))

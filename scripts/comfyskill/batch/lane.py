@@ -1,7 +1,6 @@
-"""One server of a batch: keeps it supplied with runs, follows them all through one socket, hands their ends on.
+"""One server of a batch: keeps it supplied with runs, follows them through one socket, passes on how they end.
 
-A thread for each server; no thread and no poll for each run. Supplying stands in `lane`, taking
-runs off the server in `lane`, how a run ends in `ends`.
+One thread per server; no thread and no poll per run.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from comfyskill.base import cli
+from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.ends import Ends, Fetchers, facts_of
 from comfyskill.batch.fill import Filler
@@ -30,16 +29,16 @@ if TYPE_CHECKING:
 TICK = 0.25
 PROBE_PAUSE = 3.0
 DEFAULT_PARALLEL = 3
-# Waiting runs kept on a server beside the running one: enough that it never idles between two.
+# Waiting runs kept on a server besides the running one, so that it never idles between two.
 AHEAD = 3
 AHEAD_OF_SHORT = 12
 SHORT = 0.4
 BUSY_PAUSE = 2.0
-# A server that was stopped in the middle of a submit may take the run up a moment after it answers again.
+# A server that was stopped during a submit may list the run a moment after it answers again.
 SECOND_LOOK = 1.0
-# A submit without an answer is cut off this late where it can be found again: its connection may be dead.
+# Time limit of a submit that can be found again: its connection may be dead.
 SUBMIT_LIMIT = 20.0
-# A server that refuses (a full queue, too many requests) is waited for so many times longer than one that is away.
+# How much longer to wait for a server that refuses (full queue, too many requests) than for one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
 
@@ -53,7 +52,7 @@ class Lane(threading.Thread):
         self.server = server
         self.url = server.url
         self.filler = filler
-        self.hopeful = True  # it may (again) take runs
+        self.takes_runs = True  # it may (again) take runs
         self.away = False
         self.failure: SkillError | None = None
         self.doing = ""
@@ -70,7 +69,7 @@ class Lane(threading.Thread):
 
     # --- the thread
     def run(self) -> None:
-        """Work until nothing is left. A failure of ours must not leave the others waiting for this lane."""
+        """Work until nothing is left. Any failure ends the lane, so that the others do not wait for it."""
         try:
             self.supply.at_once = self._limit()
             self.watcher.open()
@@ -83,12 +82,12 @@ class Lane(threading.Thread):
         except Exception as error:  # noqa: BLE001  (it ends as a report)
             self._end_with(cli.fault(error))
         finally:
-            self.hopeful = False
+            self.takes_runs = False
             self.watcher.close()
             self.batch.wake()
 
     def _limit(self) -> int | None:
-        """Runs at once: the user's word, the plan's live limit, or None to keep a local server's queue filled."""
+        """Runs at once: the user's number, the plan's live limit, or None to keep a local server's queue filled."""
         if self.batch.options.parallel is not None:
             return self.batch.options.parallel
         if self.server.api == "local":
@@ -119,11 +118,11 @@ class Lane(threading.Thread):
             except OSError:
                 if not self.batch.folder_lost():
                     raise
-                # Nothing can resume these runs: the next round cancels them.
+                # These runs cannot be resumed: the next round cancels them.
         self._clear_the_last()
 
     def _clear_the_last(self) -> None:
-        """What was moved from here is cancelled before the end too; what cannot be stays in the journal."""
+        """Cancel what was moved from here before the batch ends; what cannot be cancelled stays in the journal."""
         with contextlib.suppress(SkillError):
             while self.batch.stopping != "abandoned" and self.batch.left_on(self.url):
                 self._heartbeat = time.monotonic()
@@ -131,14 +130,14 @@ class Lane(threading.Thread):
                 self.batch.wait(TICK)
 
     def _others(self) -> bool:
-        return any(lane is not self and lane.hopeful and not lane.away for lane in self.batch.lanes)
+        return any(lane is not self and lane.takes_runs and not lane.away for lane in self.batch.lanes)
 
     def _end_with(self, error: SkillError) -> None:
-        """This lane can do no more. Its runs go to others, or stay in the journal for --resume."""
+        """End this lane. Its runs go to other lanes, or stay in the journal for --resume."""
         self.failure = error
-        self.hopeful = False
+        self.takes_runs = False
         if self._others():
-            cli.warn(f"{self.url} is out of this batch: {error.message}")
+            cli.warn(f"{self.url} is no longer used: {error.message}")
             self.moves.give_away(error)
         elif error.exit == Exit.REFUSED:
             self.batch.stop("refused", error)
@@ -146,7 +145,7 @@ class Lane(threading.Thread):
             self.batch.stop("server", error)
 
     def _await_return(self) -> None:
-        """Wait for a server that went away, cancel there what runs elsewhere by now, and go on with it."""
+        """Wait until the server answers again, cancel there what was moved elsewhere, and continue with it."""
         self.away = True
         while not self.batch.complete and not self.batch.stopping:
             self._heartbeat = time.monotonic()
@@ -165,7 +164,7 @@ class Lane(threading.Thread):
     # --- listening
     def _listen(self) -> None:
         if not self.flights:
-            self.batch.help_out(self)
+            self.batch.ask_for_work(self)
             self.batch.wait(TICK)
             return
         for item in self.watcher.updates(TICK):
@@ -211,14 +210,14 @@ class Lane(threading.Thread):
             self.flights.drop(prompt_id)
             self.ends.failed(flight, "timed_out", "timed_out", facts, None)
 
-    # --- what other lanes ask
+    # --- for other lanes
     @property
     def seconds_each(self) -> float | None:
-        """How long a run executes here, smoothed; None while unknown."""
+        """Execution time of a run here in seconds, smoothed; None while unknown."""
         return self.ends.seconds_each
 
     def backlog(self) -> float:
-        """Seconds until this lane's last run will have started, as far as can be told."""
+        """Estimated seconds until this lane's last run starts."""
         waiting = len(self.flights.waiting())
         each = self.seconds_each or self.batch.usual or (SHORT if not waiting else 60.0)
         return waiting * each
@@ -228,12 +227,12 @@ class Lane(threading.Thread):
         self.moves.seize()
 
     def silent_for(self) -> float:
-        """Seconds since this lane last came round: a server that does not answer holds it up."""
+        """Seconds since this lane last completed a round: a server that does not answer blocks it."""
         return time.monotonic() - self._heartbeat
 
 
 def lanes_of(batch: Batch) -> list[Lane]:
-    """The lanes of a batch, as what they are: the batch itself knows them as `ServerLane`."""
+    """The lanes of a batch with their full type: the batch itself declares them as `ServerLane`."""
     return [lane for lane in batch.lanes if isinstance(lane, Lane)]
 
 
@@ -251,11 +250,19 @@ class Moves:
         self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
 
     def release_wanted(self) -> None:
-        """Take runs off this server for an idle one: cancelled here first, so that none ever runs on both."""
+        """Move waiting runs to an idle server: cancelled here first, so that none runs on both.
+
+        A run that has started since it was asked for stays here.
+        """
         for prompt_id in list(self.flights.wanted):
             flight = self.flights.get(prompt_id)
             self.flights.wanted.discard(prompt_id)
-            if flight is None or not self.cancel(prompt_id):
+            if flight is None or flight.started is not None:
+                continue
+            if self.server.state(prompt_id).phase != "pending":
+                flight.seen_running = True
+                continue
+            if not self.cancel(prompt_id):
                 continue
             state = self._after_cancel(prompt_id)
             self.flights.drop(prompt_id)
@@ -275,15 +282,14 @@ class Moves:
         """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
         self._was_silent = True
         if self.flights:
-            cli.warn(
-                f"{self.url}: {error.message}; {len(self.flights)} unfinished runs move to other servers"
-            )
+            moving = safe_text.counted(len(self.flights), "unfinished run")
+            cli.warn(f"{self.url}: {error.message}; {moving} will move to other servers")
         for prompt_id, flight in self._last_first():
             self.flights.drop(prompt_id)
             self._move(prompt_id, flight, left=True)
 
     def _last_first(self) -> list[tuple[str, Flight]]:
-        """The runs here, the executing one at the end: it is the likeliest to be done when the server is back."""
+        """The runs here, the executing one at the end: it is the most likely to be done when the server is back."""
         return list(self.flights.items())[::-1]
 
     def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
@@ -305,14 +311,14 @@ class Moves:
         if self._was_silent and self.batch.left_on(self.url):
             self.server.list_jobs(
                 0, finished=False
-            )  # raises while it is away still, and others may go on with its runs
+            )  # raises while it is still away, and others may go on with its runs
             self.batch.reclaim(self.url)
             self._was_silent = False
         for prompt_id in self.batch.left_on(self.url):
             if now < self._look_at.get(prompt_id, 0.0):
                 continue
             if self.server.cancel(prompt_id):
-                # It may have begun just now, and then a server forgets the interrupt: it is looked for again.
+                # A server forgets an interrupt that comes just as the run starts: it is looked for again.
                 self._look_at[prompt_id] = now + jobs.SAY_AGAIN
                 continue
             state = self.server.state(prompt_id)
@@ -321,12 +327,12 @@ class Moves:
                 continue
             if state.done and state.outcome == "success":
                 self.batch.tally.twice += 1
-                cli.warn(f"{self.url} had finished {prompt_id} before it could be cancelled: run twice")
+                cli.warn(f"{self.url} finished {prompt_id} before it could be cancelled: it ran twice")
             self._look_at.pop(prompt_id, None)
             self.batch.cleared(self.url, prompt_id)
 
     def cancel(self, prompt_id: str) -> bool:
-        """Stop one run here. False when there was nothing to stop, or the server did not let us."""
+        """Stop one run here. False when there was nothing to stop or the server refused."""
         try:
             return self.server.cancel(prompt_id)
         except SkillError as error:
@@ -334,7 +340,7 @@ class Moves:
             return False
 
     def wind_down(self) -> None:
-        """Stop what is ours here: the waiting ones first, so that none of them starts; keep what has ended.
+        """Stop this batch's runs here, the waiting ones first so that none of them starts; keep what has ended.
 
         What could not be stopped stays in `flights`, and in the journal it stays submitted: --resume follows it
         instead of running it again. A server that does not answer is not asked about each run.
@@ -349,7 +355,9 @@ class Moves:
             self.heard = time.monotonic()
         except SkillError as error:
             if flights:
-                cli.warn(f"{len(self.flights)} submitted runs may still be on {self.url}: {error.message}")
+                cli.warn(
+                    f"{safe_text.counted(len(self.flights), 'submitted run')} may still be on {self.url}: {error.message}"
+                )
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:
         """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""
@@ -365,7 +373,7 @@ class Moves:
             cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
             return
         if state.phase in ("running", "pending"):
-            cli.warn(f"{prompt_id} still executes on {self.url}: it does not take the cancel")
+            cli.warn(f"{prompt_id} still executes on {self.url}: the server did not stop it")
             return
         self.flights.drop(prompt_id)
         if state.done and state.outcome != "cancelled":
@@ -382,7 +390,7 @@ class Moves:
             if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
                 return state
             if time.monotonic() >= say_again:
-                # An interrupt that comes just before a run's first node is forgotten by the server.
+                # A server forgets an interrupt that comes just before a run's first node.
                 self.server.cancel(prompt_id)
                 say_again += jobs.SAY_AGAIN
             time.sleep(0.1)
@@ -411,7 +419,7 @@ class Supply:
         self._output_nodes = frozenset(node.node_id for node in outputs)
 
     def top_up(self) -> None:
-        """Submit until enough is there, or nothing is left. Raises SkillError when the server is gone or refuses."""
+        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server is gone or refuses."""
         while len(self.flights) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:
@@ -425,7 +433,7 @@ class Supply:
         return 1 + (AHEAD_OF_SHORT if each is not None and each < SHORT else AHEAD)
 
     def _start(self, todo: Todo) -> None:
-        """Bring one run onto the server, or find it there."""
+        """Submit one run, or find it on the server."""
         if todo.end is not None:
             if todo.host in (None, self.url):
                 self.ends.hand_over_recorded(todo, todo.end)
@@ -433,7 +441,7 @@ class Supply:
             if todo.end.get("end", "success") != "success":
                 self.ends.hand_over_recorded(todo, {**todo.end, "outputs": {}})
                 return
-            # Its files are on a server that takes no part, and one of the same name here is another run's: again.
+            # Its files are on a server that is not used, and a file of that name here is another run's: run it again.
         try:
             filled = self.filler.fill(todo.run)
         except SkillError as error:
@@ -457,7 +465,7 @@ class Supply:
                 self._not_submitted(todo, flight, error)
 
     def _longest_silence(self) -> float | None:
-        """When a server that does not answer counts as gone. None where a submit that is cut off cannot be found again."""
+        """When a silent server counts as gone; None if a submit that is cut off cannot be found again."""
         if not self.server.own_ids:
             return None
         now = time.monotonic()
@@ -465,7 +473,7 @@ class Supply:
         return max(since + self.batch.options.run.patience, now + jobs.SUBMIT_TIME)
 
     def _not_looked_up(self, todo: Todo, flight: Flight, error: SkillError) -> None:
-        """It may be on the server, which cannot say so now: its id stays taken, or it would run twice."""
+        """The run may be on a server that cannot answer now: it keeps its id, or it would run twice."""
         if error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
             self.ends.fail(todo, "unknown", facts_of(error))
             return
@@ -501,7 +509,7 @@ class Supply:
             state = self.server.state(prompt_id)
         if state.phase == "unknown":
             if self.batch.options.partner and not self.batch.options.retry_failed:
-                self.ends.leave(todo, prompt_id, "it was sent before, and the server shows no record of it")
+                self.ends.leave(todo, prompt_id, "it was sent before, and the server has no record of it")
                 return True
             if todo.prompt_id is not None and prompt_id not in self._unanswered:
                 self.batch.tally.resubmitted.add(todo.run)
@@ -516,10 +524,10 @@ class Supply:
         return True
 
     def _submit(self, todo: Todo, flight: Flight) -> None:
-        """The intent is on disk before the POST: a process that dies in between finds the job again by its id."""
+        """Submit a run. The journal has its id before the POST, so that a resume finds the job again."""
         attempt = todo.attempt
         if todo.prompt_id is not None and (self.server.own_ids or todo.accepted):
-            attempt += 1  # that id has been used up
+            attempt += 1  # that id is used
         prompt_id = self.batch.prompt_id(todo.run, attempt)
         flight.todo = todo = todo._replace(
             attempt=attempt,
@@ -577,7 +585,7 @@ class Supply:
             self.ends.failed(flight, error.code, "error", facts_of(error), None)
 
     def _turned_away(self, error: SkillError) -> None:
-        """The server takes no run now. While some of ours are there that passes; else it is waited for, not for ever."""
+        """The server accepts no run now. Our own runs there will drain its queue; without any, wait up to a limit."""
         now = time.monotonic()
         self._pause_until = now + BUSY_PAUSE
         limit = BUSY_FACTOR * self.batch.options.run.patience
@@ -585,22 +593,22 @@ class Supply:
             self._turned_away_since = None
         elif self._turned_away_since is None:
             self._turned_away_since = now
-            cli.note(f"{self.url} takes no run now ({error.message}); trying again for {limit:.0f} s")
+            cli.note(f"{self.url} accepts no run now ({error.message}); trying again for {limit:.0f} s")
         elif now - self._turned_away_since > limit:
             raise SkillError(
-                f"{self.url} has taken no run for {limit:.0f} s: {error.message}", code=error.code, exit=Exit.FAILED,
-                retryable=True, hint="go on with --resume when it is less busy", **error.details,
+                f"{self.url} has accepted no run for {limit:.0f} s: {error.message}", code=error.code, exit=Exit.FAILED,
+                retryable=True, hint="continue with --resume when it is less busy", **error.details,
             ) from error  # fmt: skip
 
     def _outage(self, error: SkillError, flight: Flight) -> None:
-        """No answer since this run was begun. Raises SkillError `server_gone` when that lasts too long."""
+        """The server did not answer for this run. Raises SkillError `server_gone` when that lasts too long."""
         now, patience = time.monotonic(), self.batch.options.run.patience
         first = self._outage_since is None
         since = self._outage_since = flight.submitted if self._outage_since is None else self._outage_since
         if now - since >= patience:
             self._outage_since = None
             raise SkillError(
-                f"{self.url} has been out of reach for {now - since:.0f} s", code="server_gone",
+                f"{self.url} has been unreachable for {now - since:.0f} s", code="server_gone",
                 exit=Exit.FAILED, status="lost", retryable=True, away_seconds=round(now - since, 1),
                 server_said=error.message,
             ) from error  # fmt: skip

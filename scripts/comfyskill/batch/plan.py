@@ -1,4 +1,4 @@
-"""What a batch runs: axes whose product is walked lazily, so that a sweep of millions costs nothing until it runs.
+"""What a batch runs: axes whose combinations are computed one by one, so that a sweep of millions is cheap.
 
 Pure. A plan goes into the journal as JSON and comes back as the same plan, run for run.
 """
@@ -20,7 +20,7 @@ from comfyskill.base import cli, safe_text, text_files
 from comfyskill.base import paths as base_paths
 from comfyskill.base.cli import SkillError
 
-# A table's column with this name names the run's files and is no parameter.
+# The table column with this name gives the names of the run's files; it is not a parameter.
 OUTPUT_COLUMN = "output"
 MEDIA = frozenset(
     "png jpg jpeg webp gif bmp tif tiff avif heic mp4 webm mov mkv avi m4v mpg mpeg ogv wav mp3 flac ogg opus m4a aac"
@@ -32,7 +32,7 @@ MOST_STEPS = 10**15
 
 
 class Steps(Sequence[Any]):
-    """The numbers from `start` to `stop` (included when a step meets it), computed one by one, without drift."""
+    """The numbers from `start` to `stop` (included when a step reaches it), computed one by one, without drift."""
 
     def __init__(self, start: str, stop: str, step: str) -> None:
         self.written = (start, stop, step)
@@ -57,7 +57,7 @@ class Steps(Sequence[Any]):
 
 
 class Axis:
-    """One thing that varies. `names` are set together; `rows` holds one value (or one per name) a step.
+    """One thing that varies. `names` are set together; `rows` holds one value (or one per name) per step.
 
     kind: sweep, zip, table, prompts, files, seeds or count (which sets nothing). None in a row leaves that
     parameter as it is.
@@ -81,7 +81,7 @@ class Axis:
         return {name: value for name, value in zip(self.names, row, strict=True) if value is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """As the journal keeps it; ranges stay ranges."""
+        """The JSON for the journal; ranges stay ranges."""
         head: dict[str, Any] = {"kind": self.kind, "names": list(self.names)}
         if isinstance(self.rows, Steps):
             return head | {"range": list(self.rows.written)}
@@ -100,7 +100,7 @@ class Axis:
             return Axis(value["kind"], names, range(int(value["times"])))
         axis = Axis(value["kind"], names, list(value["rows"]))
         for position in range(len(axis)):
-            axis.at(position)  # a row that does not fit the names
+            axis.at(position)  # raises for a row that does not fit the names
         return axis
 
 
@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """How many of them are run."""
+        """How many of them will run."""
         return self.total if self.limit is None else min(self.limit, self.total)
 
     @property
@@ -131,7 +131,7 @@ class Plan:
         return [name for axis in self.axes for name in axis.names]
 
     def steps(self, run: int) -> tuple[int, ...]:
-        """Where run number `run` stands on each axis."""
+        """The step of run number `run` on each axis."""
         if not 0 <= run < self.count:
             raise IndexError(run)
         rest = self._mixed(run) if self.shuffled else run
@@ -152,12 +152,12 @@ class Plan:
         return (self.values(run) for run in range(self.count))
 
     def number(self, *words: object) -> int:
-        """A 64-bit number that belongs to this plan and these words: the same on every resume."""
+        """A 64-bit number made from this plan and these words: the same on every resume."""
         text = "\0".join([self.key, *map(str, words)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
     def _mixed(self, run: int) -> int:
-        """A random order without a list of it: a small Feistel cipher, walked until it lands inside."""
+        """A run's place in random order, without a list: a small Feistel cipher, repeated until it is in range."""
         half = max((self.total - 1).bit_length() + 1, 2) // 2
         mask = (1 << half) - 1
         value = run
@@ -170,7 +170,7 @@ class Plan:
                 return value
 
     def to_json(self) -> dict[str, Any]:
-        """As the journal keeps it."""
+        """The JSON for the journal."""
         return {
             "axes": [axis.to_json() for axis in self.axes],
             "key": self.key,
@@ -187,7 +187,7 @@ class Plan:
 
 
 class CommaList(list[str]):
-    """The values of NAME=a,b,c. `torn`: a blank stands after a comma, as in a sentence, so perhaps one was torn apart."""
+    """The values of NAME=a,b,c. `torn`: a blank follows a comma, so this was perhaps one sentence."""
 
     def __init__(self, words: str) -> None:
         parts = words.split(",")
@@ -207,8 +207,11 @@ def zipped(texts: Sequence[str]) -> list[Axis]:
         return []
     lengths = {len(rows) for _, rows in lists}
     if len(lengths) > 1:
-        told = ", ".join(f"{name} has {len(rows)}" for name, rows in lists)
-        raise SkillError(f"the lists of --zip differ in length: {told}", hint="or combine all with --sweep")
+        sizes = ", ".join(f"{name} has {len(rows)}" for name, rows in lists)
+        raise SkillError(
+            f"the lists of --zip differ in length: {sizes}",
+            hint="make them equally long, or combine all values with --sweep",
+        )
     length = lengths.pop()
     if length > 1_000_000:
         raise SkillError("the lists of --zip are too long", hint="at most 1,000,000 values; use --table")
@@ -226,7 +229,7 @@ def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
     name, equals, words = text.partition("=")
     if not equals or not name.strip():
         raise SkillError(
-            f"{flag} wants NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
+            f"{flag} requires NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
             hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
         )
     return [(name.strip(), _values_of(name.strip(), words, flag))]
@@ -254,7 +257,7 @@ def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
             f"{flag}: {safe_text.clean(name, 60)} needs a list of values",
             hint=f'{{"{safe_text.clean(name, 40)}": [1, 2, 3]}}',
         )
-    # A list in a list is a value of its own (a size, a list input).
+    # A list in a list is one value (a size, a list input).
     return [[item] if isinstance(item, list) else item for item in value] if flag == "--sweep" else value
 
 
@@ -269,17 +272,18 @@ def _steps(name: str, words: str, flag: str) -> Steps | None:
             return None
         if step == 0 or (stop - start) * step < 0:
             raise SkillError(
-                f"{flag} {name}={words.strip()} never arrives", hint="START:STOP:STEP, for example 10:50:10"
+                f"{flag} {name}={words.strip()} never reaches STOP",
+                hint="START:STOP:STEP, for example 10:50:10",
             )
         if (stop - start) / step >= MOST_STEPS:
             raise SkillError(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
     except InvalidOperation as error:
-        raise SkillError(f"{flag} {name}={words.strip()} is no range of numbers") from error
+        raise SkillError(f"{flag} {name}={words.strip()} is not a range of numbers") from error
     return Steps(match[1], match[2], match[3] or "1")
 
 
 def table(path: str) -> Axis:
-    """A row, a run. CSV with a header, JSON Lines or a JSON list of objects; an empty cell leaves the value as it is."""
+    """One run per row. CSV with a header, JSON Lines or a JSON list of objects; an empty cell leaves the value as it is."""
     text = _text_of(Path(path), "--table")
     ending = Path(path).suffix.lower()
     if ending in (".jsonl", ".ndjson", ".json"):
@@ -289,19 +293,20 @@ def table(path: str) -> Axis:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows or not [name for name in names if name != OUTPUT_COLUMN]:
         raise SkillError(
-            f"{path} has no rows to run", hint="a header line with parameter names, then a row for each run"
+            f"{path} has no rows to run",
+            hint="write a header line with parameter names, then one row per run",
         )
     return Axis("table", tuple(names), [[row.get(name) for name in names] for row in rows])
 
 
 def _separator(text: str) -> str:
-    """A comma, or the semicolon that spreadsheets write where the comma stands in numbers."""
+    """A comma, or the semicolon of spreadsheets that use decimal commas."""
     header = next((line for line in _lines(text) if line.strip()), "")
     return ";" if ";" in header and "," not in header else ","
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text. A cell or a prompt may hold other breaks (U+2028, a vertical tab): those end none."""
+    """The lines of a text. Other breaks (U+2028, a vertical tab) may be inside a cell or a prompt and end no line."""
     return re.split(r"\r\n|\n|\r", text)
 
 
@@ -311,7 +316,7 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise SkillError(
-            f"{path} line {reader.line_num} is no CSV: {error}", hint="check the quotes"
+            f"{path} line {reader.line_num} is not valid CSV: {error}", hint="check the quotes"
         ) from error
     if not lines:
         return []
@@ -321,7 +326,7 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
     rows = []
     for number, cells in lines[1:]:
         if len(cells) > len(header):
-            raise SkillError(f"{path} line {number} has {len(cells)} cells, the header {len(header)}")
+            raise SkillError(f"{path} line {number} has {len(cells)} cells, but the header has {len(header)}")
         rows.append({name: cell for name, cell in zip(header, cells, strict=False) if cell != ""})
     return rows
 
@@ -335,24 +340,26 @@ def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
         rows = whole if isinstance(whole, list) else [whole]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise SkillError(f"{path}: row {number} is no object", hint='one {"name": value} for each run')
+            raise SkillError(
+                f"{path}: row {number} is not an object", hint='write one {"name": value} per run'
+            )
     return rows
 
 
 def prompts(path: str, into: str) -> Axis:
-    """A line, a prompt; blank lines are skipped."""
+    """One prompt per line; blank lines are skipped."""
     lines = [line.strip() for line in _lines(_text_of(Path(path), "--prompts")) if line.strip()]
     if not lines:
-        raise SkillError(f"{path} holds no prompts", hint="one prompt a line")
+        raise SkillError(f"{path} holds no prompts", hint="write one prompt per line")
     return Axis("prompts", (into,), lines)
 
 
 def files(folder: str, into: str, *, recursive: bool) -> Axis:
-    """A run for each picture, video, sound or model file of a folder, in natural order of the names."""
+    """One run per picture, video, sound or model file of a folder, in natural order of the names."""
     root = base_paths.expanded(folder)
     if not root.is_dir():
         raise SkillError(
-            f"{folder} is not a folder", hint="--input-dir wants the folder with the input files"
+            f"{folder} is not a folder", hint="--input-dir requires the folder with the input files"
         )
     found = root.rglob("*") if recursive else root.iterdir()
     paths = [path for path in found if is_media(path) and _visible(path, root)]
@@ -381,7 +388,7 @@ def _natural(text: str) -> list[tuple[bool, Any]]:
 
 
 def seeds(count: int, start: int | None) -> Axis:
-    """`count` runs whose seeds count up from `start`; with None the seed is not touched."""
+    """`count` runs whose seeds count up from `start`; with None the seed stays."""
     if start is None:
         return Axis("count", (), range(count))
     return Axis("seeds", ("seed",), Steps(str(start), str(start + count - 1), "1"))
@@ -395,7 +402,7 @@ def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
             if name in seen:
                 raise SkillError(
                     f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", exit=cli.Exit.MISUSE,
-                    hint="leave one of them out",
+                    hint="omit one of them",
                 )  # fmt: skip
             seen[name] = f"--{axis.kind}"
 
@@ -405,7 +412,7 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SkillError(
-            f"{where}: no JSON ({safe_text.clean(error, 120)})", hint="check quotes and commas"
+            f"{where}: not valid JSON ({safe_text.clean(error, 120)})", hint="check quotes and commas"
         ) from error
 
 
@@ -415,5 +422,5 @@ def _text_of(path: Path, flag: str) -> str:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {safe_text.clean(path, 200)}: {text_files.reason(error)}",
-            hint=f"{flag} wants a text file",
+            hint=f"{flag} requires a text file",
         ) from error

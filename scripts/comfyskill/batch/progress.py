@@ -1,6 +1,6 @@
-"""Progress of a batch on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere.
+"""Progress of a batch on stderr: a bar with rate and time left on a terminal, an occasional line elsewhere.
 
-Drawn by the main thread; nothing depends on it.
+The main thread draws it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BatchProgress:
         self._shown = 0
 
     def show(self) -> None:
-        """Draw, or print a line when the last one is some seconds old and something has ended since."""
+        """Draw, or print a line when a run has ended since the last one and some seconds have passed."""
         if self._quiet:
             return
         if self._terminal:
@@ -67,7 +67,7 @@ class BatchProgress:
         doing = next((lane.doing for lane in self._batch.lanes if lane.doing), "")
         self._bar.n = self._batch.tally.settled
         self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
-        pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s a run" if rate else ""
+        pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s per run" if rate else ""
         self._bar.set_postfix_str(
             safe_text.redact(safe_text.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
         )
@@ -81,12 +81,12 @@ class BatchProgress:
 
 
 def speed(batch: Batch) -> float:
-    """Runs a second in this session so far."""
+    """Runs per second in this session so far."""
     elapsed = time.monotonic() - batch.started
     return batch.tally.settled / elapsed if elapsed > 0 else 0.0
 
 
 def remaining(batch: Batch) -> float | None:
-    """Seconds that are left at this pace, None before the first end."""
+    """Seconds left at this pace, None before the first run has ended."""
     rate = speed(batch)
     return (batch.to_do - batch.tally.settled) / rate if rate else None

@@ -1,7 +1,4 @@
-"""What became of a batch, row by row, from its journal alone; and the table for spreadsheets.
-
-No server is asked.
-"""
+"""The results of a batch, row by row, from its journal alone; and results.csv."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ FORMULA_SIGNS = frozenset("=+-@")
 
 
 class Row(NamedTuple):
-    """One run. `steps`: where it stands on each axis. `files` as the journal lists them, relative to the folder."""
+    """One run. `steps`: its step on each axis. `files` as the journal lists them, relative to the folder."""
 
     run: int
     steps: tuple[int, ...]
@@ -39,7 +36,7 @@ class Row(NamedTuple):
     texts: Sequence[Mapping[str, Any]] = ()
     code: str | None = None
     message: str | None = None
-    paths: Mapping[str, Any] = {}  # the whole values of input files, which `values` names shorter
+    paths: Mapping[str, Any] = {}  # the full paths of input files, which `values` shortens
 
 
 class Results(NamedTuple):
@@ -51,10 +48,10 @@ class Results(NamedTuple):
     made: float
     demo: bool
     rows: list[Row]
-    outside: int = 0  # files that the journal names elsewhere, and that are left out
+    outside: int = 0  # files outside the folder, which are left out
 
     def count(self, status: str) -> int:
-        """How many runs ended so."""
+        """How many runs have this status."""
         return sum(row.status == status for row in self.rows)
 
 
@@ -82,7 +79,7 @@ def read(folder: Path) -> Results:
 
 
 def _is_inside(home: Path, name: Any) -> bool:
-    """Whether a file that a journal names is one below its folder, links followed, by a name as batches write them."""
+    """Whether a file of the journal is inside the folder, links followed, and has a name that a batch would write."""
     if not isinstance(name, str) or not name or set(name) & set(NEVER_IN_NAMES) or name.startswith("/"):
         return False
     try:
@@ -92,7 +89,7 @@ def _is_inside(home: Path, name: Any) -> bool:
 
 
 def _for_people(plan: Plan) -> Plan:
-    """The plan with input files named below the folder that they share: in a label a long path hides what differs."""
+    """The plan with input files named relative to their common folder, so that labels show what differs."""
     axes = tuple(_shorter(axis) for axis in plan.axes)
     return plan if axes == plan.axes else Plan(axes, plan.key, plan.limit, plan.shuffled)
 
@@ -146,7 +143,7 @@ def _row(plan: Plan, run: int, record: journal.RunRecord | None) -> Row:
         record.files,
         texts if isinstance(texts, list) else (),
         str(facts.get("code")) if failed and facts.get("code") else None,
-        _told(facts) if failed and facts.get("message") else None,
+        _reason(facts) if failed and facts.get("message") else None,
     )
 
 
@@ -157,20 +154,20 @@ def seed_of(row: Row) -> int | None:
 
 
 def short(value: Any, limit: int = 200) -> str:
-    """A value as people read it, on one line."""
+    """A value for people, on one line."""
     if isinstance(value, float):
         value = f"{value:g}"
     return " ".join(safe_text.clean(value, limit).split())
 
 
-def _told(facts: Mapping[str, Any]) -> str:
-    """Why a run failed, for people: our words and the server's."""
+def _reason(facts: Mapping[str, Any]) -> str:
+    """Why a run failed, for people: our message and the server's."""
     said = facts.get("server_said")
     return f"{facts['message']}: {said}" if said else str(facts["message"])
 
 
 def table(results: Results) -> bytes:
-    """results.csv: one row per run; texts that a spreadsheet would take for a formula are quoted."""
+    """results.csv: one row per run; texts that a spreadsheet would read as a formula are quoted."""
     names = list(dict.fromkeys(name for name in results.plan.names if name != OUTPUT_COLUMN))
     addresses = list(dict.fromkeys(address for row in results.rows for address in row.seeds))
     single = len({seed_of(row) is None for row in results.rows if row.seeds} - {False}) == 0
@@ -200,7 +197,7 @@ def _cell(value: Any) -> Any:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet may compute it: full-width signs count like the plain ones, blanks before them do not."""
+    """Whether a spreadsheet may compute it: full-width signs count like plain ones, leading blanks are ignored."""
     begin = unicodedata.normalize("NFKC", text.lstrip()[:1])
     return text[:1] in ("\t", "\r", "\n") or begin in FORMULA_SIGNS
 

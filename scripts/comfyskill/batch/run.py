@@ -1,7 +1,4 @@
-"""A batch from its first run to its report: starts the lanes, waits, takes the signals, sums up.
-
-The top of the batch rooms; values in, a report dict out.
-"""
+"""A batch from its first run to its report: starts the lanes, waits, takes the signals, sums up."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ def run(
     *,
     look: int = 0,
 ) -> dict[str, Any]:
-    """Run what is left of a plan; the report without the pictures of it."""
+    """Run what is left of a plan; the report, without the pages."""
     batch = Batch(recipe, options, journal, recorded, look=look)
     servers = [filler.server for filler in ready if filler.server is not None]
     batch.lanes = [
@@ -60,9 +57,9 @@ def run(
             _stop(batch)
         except (KeyboardInterrupt, Terminated):
             batch.stop("interrupted")
-            cli.warn("not waiting any longer; --resume picks up what is left")
+            cli.warn("not waiting any longer; --resume continues with what is left")
     except Terminated:
-        # The caller's time is up: jobs stay on the servers, and the journal knows them.
+        # The caller stopped us: jobs stay on the servers, and the journal lists them.
         batch.stop("abandoned")
         return _terminated(batch)
     finally:
@@ -88,7 +85,7 @@ def _wait(batch: Batch, progress: BatchProgress) -> None:
 
 
 def _wait_for_clearing(batch: Batch) -> None:
-    """Let servers that answer cancel what was moved away from them; one that is silent is not waited for long."""
+    """Let servers that answer cancel what was moved away from them; the wait for a silent one is short."""
     give_up = time.monotonic() + CLEAR_PATIENCE
     while time.monotonic() < give_up and any(
         lane.is_alive() and not lane.away and batch.left_on(lane.url) for lane in lanes_of(batch)
@@ -97,10 +94,10 @@ def _wait_for_clearing(batch: Batch) -> None:
 
 
 def _stop(batch: Batch) -> None:
-    """Ctrl-C: lanes cancel what is theirs, files under way arrive. A server that says nothing is not waited for long."""
+    """Ctrl-C: lanes cancel what is theirs, files under way arrive. The wait for a silent server is short."""
     began = time.monotonic()
     batch.stop("interrupted")
-    cli.warn("stopping: cancelling what is ours on the server (Ctrl-C again to stop waiting)")
+    cli.warn("stopping: cancelling this batch's runs on the server (Ctrl-C again to stop waiting)")
     while any(_winding_down(lane, began) for lane in lanes_of(batch)):
         batch.wait(FRAME)
     for lane in lanes_of(batch):
@@ -108,14 +105,14 @@ def _stop(batch: Batch) -> None:
 
 
 def _winding_down(lane: Lane, began: float) -> bool:
-    """Whether a lane still stops its runs, and its server has answered it lately."""
+    """Whether a lane still stops its runs, and its server has answered recently."""
     now = time.monotonic()
     silent = now - max(lane.moves.heard, began) > CANCEL_PATIENCE
     return lane.is_alive() and not silent and now - began < STOP_PATIENCE
 
 
 def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
-    """Lane -> the prompt ids that may still wait or execute at its server."""
+    """Lane -> the prompt ids that may still wait or execute on its server."""
     found = {}
     for lane in lanes_of(batch):
         ids = [*lane.flights, *batch.unsettled(lane.server)]
@@ -126,7 +123,7 @@ def _not_stopped(batch: Batch) -> dict[Lane, list[str]]:
 
 
 def resume_command(batch: Batch) -> str:
-    """The command that goes on with this batch. Keys are not repeated in it."""
+    """The command that continues this batch, without keys."""
     api = lanes_of(batch)[0].server.api if lanes_of(batch) else None
     return resume_words(batch.options.folder, batch.options.hosts, api, batch.options.trust)
 
@@ -141,16 +138,16 @@ def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Seq
 def _terminated(batch: Batch) -> dict[str, Any]:
     flying = [prompt_id for ids in _not_stopped(batch).values() for prompt_id in ids]
     words: dict[str, Any] = {
-        "hint": "go on with --resume; finished runs are not repeated",
+        "hint": "continue with --resume; finished runs are not repeated",
         "retryable": False,
         "next": [resume_command(batch)],
     }
     if batch.folder_lost():
-        words = {"hint": "the output folder was removed: nothing can resume this batch", "retryable": False}
+        words = {"hint": "the output folder was removed: this batch cannot be resumed", "retryable": False}
     return {
         "status": "timeout",
         "code": "still_running",
-        "message": f"told to stop; {len(flying)} submitted runs go on",
+        "message": f"stopped by a signal; {safe_text.counted(len(flying), 'submitted run')} may go on",
         **words,
         **_counts(batch),
         "prompt_ids": safe_text.cap(flying, MOST_SHOWN),
@@ -196,41 +193,43 @@ def report(batch: Batch, seconds: float) -> dict[str, Any]:
         if tally.failed > len(first):
             document["failures"]["more"] = tally.failed - len(first)
     document["hosts"] = [_host(lane) for lane in lanes_of(batch)]
-    warnings = _tell_not_stopped(batch, document) if batch.stopping in ("interrupted", "failed") else []
+    warnings = _report_not_stopped(batch, document) if batch.stopping in ("interrupted", "failed") else []
     left = batch.left
     if left:
         document["left_behind"] = {host: safe_text.cap(ids, MOST_SHOWN) for host, ids in left.items()}
         warnings += [
-            f"{len(ids)} runs that were moved elsewhere may still be at {host}; when it answers "
-            f"again, this cancels them there: {_left_command(batch, host)}"
+            f"{safe_text.counted(len(ids), 'moved run')} may still be on {host}; when it answers again, this command cancels "
+            f"what is left there: {_left_command(batch, host)}"
             for host, ids in left.items()
         ]
     if warnings:
         document["warnings"] = warnings
     if any(lane.server.demo for lane in lanes_of(batch)):
         document["demo"] = True
-        document["demo_note"] = "made by the demo server: not generated results, never show them as such"
+        document["demo_note"] = (
+            "made by the demo server: not generated results; never present them as generated"
+        )
     document["output_dir"] = str(batch.options.folder)
     if batch.lost is None:
         document["journal"] = str(batch.journal.path)
     return document
 
 
-def _tell_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
-    """Put the runs that could not be cancelled into the document: they go on, and may cost. The warnings about them."""
+def _report_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
+    """Add the runs that could not be cancelled to the document, as they may cost; the warnings about them."""
     warnings = []
     for lane, ids in _not_stopped(batch).items():
         document.setdefault("not_cancelled", {})[lane.url] = safe_text.cap(ids, MOST_SHOWN)
         command = server_commands.cancel_command(lane.server, ids[:MOST_SHOWN])
         document.setdefault("next", []).append(command)
         warnings.append(
-            f"{len(ids)} submitted runs could not be cancelled at {lane.url} and may go on there; "
-            f"when it answers, this looks for them and cancels them: {command}"
+            f"{safe_text.counted(len(ids), 'submitted run')} could not be cancelled on {lane.url} and may go on there; "
+            f"when it answers, this command cancels what is left: {command}"
         )
     for lane in lanes_of(batch):
         if lane.supply.under_way is not None and not lane.server.own_ids:
             warnings.append(
-                f"{lane.url} did not answer a submit: that run may go on there, and --resume looks for it first"
+                f"{lane.url} did not answer a submit: that run may go on there; --resume looks for it first"
             )
     for warning in warnings:
         cli.warn(warning)
@@ -251,7 +250,7 @@ def _host(lane: Lane) -> dict[str, Any]:
     if lane.failure is not None:
         row["problem"] = lane.failure.message
     elif lane.away:
-        row["problem"] = "went away and did not come back"
+        row["problem"] = "did not answer any more"
     return row
 
 
@@ -267,7 +266,7 @@ def _verdict(batch: Batch) -> dict[str, Any]:
     again = [resume_command(batch)]
     if batch.stopping == "interrupted":
         done = tally.succeeded
-        what = f"the {done} runs that succeeded are here" if done else "no run had succeeded yet"
+        what = f"{safe_text.counted(done, 'run')} succeeded" if done else "no run had succeeded yet"
         return _words(
             "cancelled", "interrupted", f"interrupted by the user; {what}", again, True, failed=failed
         )
@@ -276,23 +275,27 @@ def _verdict(batch: Batch) -> dict[str, Any]:
         code = error.code if error.code != "unreachable" else "server_gone"
         status = "refused" if batch.stopping == "refused" else "partial"
         words = _words(status, code, f"stopped: {error.message}", again, error.retryable)
-        return words | {"hint": error.hint or "put it right, then go on with --resume"} | error.details
+        return words | {"hint": error.hint or "fix it, then continue with --resume"} | error.details
     if batch.stopping == "failed":
         return _words("partial", "stopped_on_error", "stopped at the first failure (--stop-on-error)", again)
     if tally.ends["rejected"] and tally.ends["rejected"] == tally.settled and not tally.earlier:
-        # Nothing but rejections: after a few of them the rest was not tried.
+        # All rejected: after the first few the rest was not tried.
         first = tally.failures[0] if tally.failures else {}
         words = _words(
             "rejected", "rejected", str(first.get("message") or "the server rejected every run"), []
         )
         return words | {
-            "hint": first.get("hint") or "correct the workflow; scripts/validate_workflow.py helps"
+            "hint": first.get("hint")
+            or "correct the workflow; scripts/validate_workflow.py shows what is wrong"
         }
     retry = [f"{again[0]} --retry-failed"]
     if not batch.complete:
-        return _words("partial", "unfinished", "not every run came to an end", again, True, failed=failed)
+        return _words("partial", "unfinished", "not every run finished", again, True, failed=failed)
     return _words(
-        "partial", "runs_failed", f"{failed} of {batch.recipe.plan.count} runs did not succeed", retry
+        "partial",
+        "runs_failed",
+        f"{failed} of {safe_text.counted(batch.recipe.plan.count, 'run')} did not succeed",
+        retry,
     )
 
 
@@ -307,11 +310,11 @@ def _words(
 ) -> dict[str, Any]:
     document: dict[str, Any] = {"status": status, "code": code, "message": message, "retryable": retryable}
     if not commands:
-        document["hint"] = "see failures; nothing was run"
+        document["hint"] = "see failures; no run was executed"
     elif failed:
-        document["hint"] = "see failures; --resume goes on, --retry-failed runs the failed ones again"
+        document["hint"] = "see failures; --resume continues, --retry-failed runs the failed ones again"
     else:
-        document["hint"] = "--resume goes on where it stopped"
+        document["hint"] = "--resume continues where it stopped"
     return document | ({"next": commands} if commands else {})
 
 

@@ -1,7 +1,7 @@
-"""The middle of a batch: which run goes to which server next, what has become of all of them, when it is over.
+"""Schedules a batch: which run goes to which server next, how each run ended, when the batch is over.
 
 One lane (thread) for each server takes runs from here and reports back; a few threads fetch files; the main
-thread waits, shows progress and gets the signals. Only runs under way are held in memory; the rest is in the journal.
+thread waits, shows progress and receives signals. Memory holds only runs under way; the journal holds the rest.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from comfyskill.batch.flights import Flights
     from comfyskill.server.protocol import Dialect
 
-# So many rejected runs and no other end mean that the graph itself is at fault.
+# If the first runs are all rejected, this many are enough to blame the graph itself.
 HOPELESS = 5
-# A run on a slower server is moved to an idle one when it takes so many times the usual, and at least so long.
-SLOW_FACTOR = 4.0
-SLOW_LEAST = 20.0
 
 
 class ServerLane(Protocol):
@@ -35,7 +32,7 @@ class ServerLane(Protocol):
 
     url: str
     server: Dialect
-    hopeful: bool
+    takes_runs: bool
     away: bool
     doing: str
     failure: cli.SkillError | None
@@ -61,8 +58,8 @@ class Batch:
         *,
         look: int = 0,
     ) -> None:
-        """`recorded`: what earlier sessions left. `look`: so many runs after the last recorded one may be on a
-        server although the journal does not say so (a power cut)."""
+        """`recorded`: what earlier sessions left. `look`: how many runs after the last recorded one may be on a
+        server although the journal lacks them (a power cut)."""
         self.recipe = recipe
         self.options = options
         self.journal = journal
@@ -76,7 +73,7 @@ class Batch:
             None  # interrupted, failed (--stop-on-error), refused, hopeless, abandoned
         )
         self.failure: cli.SkillError | None = None
-        self.lost: cli.SkillError | None = None  # what to say of an output folder that was removed
+        self.lost: cli.SkillError | None = None  # set when the output folder was removed
         self.seconds: deque[float] = deque(maxlen=50)
         self._changed = threading.Condition()
         self._waiting: deque[Todo] = deque()
@@ -99,7 +96,7 @@ class Batch:
                     # Not submitted elsewhere yet: it is followed there, should that server answer again.
                     self._left.get(record.left_on, {}).pop(record.prompt_id or "", None)
             elif record.status in ("unknown", "lost") and self.options.retry_failed:
-                # It may have run all the same: it is looked for before it is sent again.
+                # It may have run: it is looked for before it is sent again.
                 self._waiting.append(_again(record))
             elif record.status != "success" and self.options.retry_failed:
                 self._waiting.append(Todo(run, record.attempt + 1))
@@ -137,16 +134,16 @@ class Batch:
 
     def _fits(self, todo: Todo, url: str) -> bool:
         if todo.host is not None and todo.prompt_id is not None and todo.host != url:
-            # It may be on that server; another one takes it only when that one is out of reach or no part of this.
+            # It may be on that server; another one takes it only when that one is out of reach or not used.
             return not any(
-                other.url == todo.host and other.hopeful and not other.away for other in self.lanes
+                other.url == todo.host and other.takes_runs and not other.away for other in self.lanes
             )
         return url not in todo.barred or not any(
-            other.url not in todo.barred and other.hopeful for other in self.lanes
+            other.url not in todo.barred and other.takes_runs for other in self.lanes
         )
 
     def put_back(self, todo: Todo) -> None:
-        """A run that has to be submitted (again) by whichever lane comes first."""
+        """Queue a run for the next free lane."""
         with self._changed:
             self._waiting.append(todo)
             self._out -= 1
@@ -169,13 +166,13 @@ class Batch:
             return list(self._left.get(host, ()))
 
     def cleared(self, host: str, prompt_id: str) -> None:
-        """What was left on a server is gone from there."""
+        """A run that was left on a server is no longer there."""
         self.journal.write("cleared", prompt_id=prompt_id, **{"from": host})
         with self._changed:
             self._left.get(host, {}).pop(prompt_id, None)
 
     def reclaim(self, host: str) -> None:
-        """A silent server answers again: the runs moved away from it that wait still are looked for there first."""
+        """A silent server answers again: moved runs that still wait are looked for there first."""
         found = []
         with self._changed:
             for at, todo in enumerate(self._waiting):
@@ -209,7 +206,7 @@ class Batch:
     def settle(
         self, run: int, status: str, facts: dict[str, Any], host: str | None, files: list[dict[str, Any]]
     ) -> None:
-        """A run has come to its end, files and all."""
+        """A run has ended and its files are fetched."""
         with self._changed:
             self._out -= 1
             if run in self._settled:
@@ -221,7 +218,7 @@ class Batch:
             if status != "success":
                 self._remember(run, status, facts, host)
                 self._weigh_failure(status)
-            # Waking every thread for each of many short runs would cost more than the runs.
+            # Waking every thread after each short run would cost more than the runs.
             if self.stopping or self.complete:
                 self._changed.notify_all()
 
@@ -233,11 +230,11 @@ class Batch:
         if message in self.tally.said or len(self.tally.said) < MOST_FAILURES_KEPT:
             self.tally.said[message] += 1
         if not earlier:
-            self._tell(run, status, message)
+            self._warn(run, status, message)
         if len(self.tally.failures) >= MOST_FAILURES_KEPT:
             return
         row = {"run": run, "status": status, "values": self.values(run)}
-        # The same words again and again would bury the other failures.
+        # Repeating the same hint would bury the other failures.
         first = ("hint",) if self.tally.said[message] == 1 else ()
         row |= {
             key: facts[key]
@@ -248,13 +245,13 @@ class Batch:
             row["host"] = host
         self.tally.failures.append(row)
 
-    def _tell(self, run: int, status: str, message: str) -> None:
+    def _warn(self, run: int, status: str, message: str) -> None:
         times = self.tally.said.get(message)
         if times is None:
             if self.tally.failed == MOST_FAILURES_KEPT + 1:
-                cli.warn("further failures are only counted; results.csv and the journal have them all")
+                cli.warn("further failures are only counted; results.csv and the journal list them all")
         elif times <= MOST_REPEATED:
-            more = " (further ones like this are only counted)" if times == MOST_REPEATED else ""
+            more = " (further failures like this are only counted)" if times == MOST_REPEATED else ""
             cli.warn(f"run {run} {status}: {message}{more}")
 
     def _weigh_failure(self, status: str) -> None:
@@ -276,7 +273,7 @@ class Batch:
             self._changed.notify_all()
 
     def disk_failed(self, error: OSError) -> None:
-        """The disk no longer takes the journal or the files: going on would lose results."""
+        """Stop: the journal or the files cannot be written, so going on would lose results."""
         if not self.folder_lost():
             said = error.strerror or type(error).__name__
             self.stop(
@@ -284,18 +281,18 @@ class Batch:
             )
 
     def folder_lost(self) -> bool:
-        """Whether the output folder was removed or replaced; then the batch stops, and writes nothing any more."""
+        """Whether the output folder was removed or replaced; then the batch stops and writes nothing more."""
         if self.lost is None and self.journal.gone():
             self.journal.close()
             self.lost = cli.SkillError(
                 f"the output folder {self.options.folder} was removed while the batch ran; its journal and the files in "
-                "it are lost", code="output_gone", hint="nothing is left to resume: start the batch again",
+                "it are lost", code="output_gone", hint="it cannot be resumed: start the batch again",
             )  # fmt: skip
             self.stop("disk", self.lost)
         return self.lost is not None
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something changes, at most so long."""
+        """Sleep until something changes, at most this long."""
         with self._changed:
             self._changed.wait(seconds)
 
@@ -306,7 +303,7 @@ class Batch:
 
     @property
     def over(self) -> bool:
-        """Whether every run has ended, or there is no lane left that could do anything."""
+        """Whether every run has ended, or no lane is left to run the rest."""
         with self._changed:
             if self.tally.settled >= self.to_do:
                 return True
@@ -321,12 +318,15 @@ class Batch:
 
     @property
     def usual(self) -> float | None:
-        """Median seconds that a run executes, None while unknown."""
+        """Median execution time of a run in seconds, None while unknown."""
         known = sorted(self.seconds)
         return known[len(known) // 2] if known else None
 
-    def help_out(self, idle: ServerLane) -> None:
-        """An idle lane asks for work that waits (or crawls) elsewhere; that lane gives it back when it can."""
+    def ask_for_work(self, idle: ServerLane) -> None:
+        """Move work to an idle lane: all runs of a silent server, or the last waiting run of the busiest lane.
+
+        A run that a server executes stays there, however slow that server is: the work done so far would be lost.
+        """
         with self._changed:
             if self._waiting or self.stopping or self.options.partner:
                 return
@@ -336,22 +336,12 @@ class Batch:
                     lane.seize()
                     return
             mine = idle.seconds_each or self.usual
-            victim = max(others, key=lambda lane: lane.backlog(), default=None)
-            if victim is None or mine is None or victim.flights.wanted:
+            busiest = max(others, key=lambda lane: lane.backlog(), default=None)
+            if busiest is None or mine is None or busiest.flights.wanted:
                 return
-            waiting = victim.flights.waiting()
-            if waiting and victim.backlog() > 1.5 * mine:
-                victim.flights.wanted.add(waiting[-1])
-            else:
-                self._ask_for_slow(victim)
-
-    def _ask_for_slow(self, victim: ServerLane) -> None:
-        usual = self.usual
-        if usual is None:
-            return
-        crawling = victim.flights.running_longer_than(max(SLOW_FACTOR * usual, SLOW_LEAST))
-        if crawling:
-            victim.flights.wanted.add(crawling[0])
+            waiting = busiest.flights.waiting()
+            if waiting and busiest.backlog() > 1.5 * mine:
+                busiest.flights.wanted.add(waiting[-1])
 
 
 def _again(record: RunRecord) -> Todo:

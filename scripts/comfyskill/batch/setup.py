@@ -1,6 +1,6 @@
 """Before the first run of a batch: what the servers lack, consent, and the plan as the journal keeps it.
 
-Everything that can be refused is refused here; nothing has been sent yet.
+All refusals happen here, before anything is sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from comfyskill.run.prepare import Wishes
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
-# So many runs on a paid service are a try; more are a bill.
+# Paid runs allowed without consent.
 FEW_PAID_RUNS = 5
 
 
@@ -31,8 +31,8 @@ def fillers(
 ) -> tuple[list[Filler], list[str]]:
     """A filler for each server that can run this graph, and notes about those that cannot.
 
-    A value that only some servers take (a model that one of them has) is left to those. Raises SkillError when a
-    value fits nowhere, or no server can run the graph: then `rejected`, naming what is missing.
+    A value that only some servers take (a model that one of them has) is left to those. Raises SkillError when no
+    server takes a value, or when no server can run the graph (`rejected`, with what is missing).
     """
     able: list[Filler] = []
     notes: list[str] = []
@@ -49,7 +49,7 @@ def fillers(
             if len(servers) == 1:
                 raise
             first_error = first_error or error
-            notes.append(f"{server.url} takes no part: {error.message}")
+            notes.append(f"{server.url} is not used: {error.message}")
             cli.warn(notes[-1])
             continue
         able.append(filler)
@@ -172,7 +172,7 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
         workflow, wishes = line["workflow"], line["wishes"]
         graph = workflow["graph"]
         if digest_of(graph) != workflow["digest"]:
-            raise ValueError("the graph does not have its digest")
+            raise ValueError("the graph does not match its digest")
         source = read.Source(graph, workflow.get("editor"), str(workflow["origin"]), False, [], [], [])
         files = [(str(name), str(path), str(kind)) for name, path, kind in wishes["files"]]
         kept = Wishes(
@@ -202,7 +202,7 @@ def refuse_changed(line: Mapping[str, Any], now: read.Source) -> None:
     if digest_of(now.graph) != line["workflow"]["digest"]:
         raise SkillError(
             f"the workflow ({now.origin}) has changed since this batch began", code="workflow_changed",
-            exit=Exit.MISUSE, hint="start a new batch in another --output-dir, or put the old workflow back",
+            exit=Exit.MISUSE, hint="start a new batch in another --output-dir, or restore the old workflow",
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How long runs took, by the values that decide it, kept for the estimate of the next batch.
+"""How long runs took, by the values that affect it, kept for the estimate of the next batch.
 
 A seed or a prompt does not change how long a run takes; steps, sizes and models do.
 """
@@ -22,7 +22,7 @@ MOST_TIMES = 20  # of one set of values
 MOST_SETS = 40
 SHOWN = 10
 LOOKED_AT = 8
-# So many runs of a plan, spread over it, stand for all.
+# Runs of a plan, evenly spread, that the estimate is made from.
 LOOKED_INTO = 200
 
 
@@ -44,7 +44,7 @@ class Samples:
         self._kept: dict[tuple[int, ...], tuple[Mapping[str, Any], deque[float]]] = {}
 
     def note(self, run: int, graph: Mapping[str, Any], seconds: float) -> None:
-        """A run that ended well took so long."""
+        """Record the time of a run that succeeded."""
         steps = self._plan.steps(run) if self._axes else ()
         key = tuple(steps[axis] for axis in self._axes)
         known = self._kept.get(key)
@@ -55,7 +55,7 @@ class Samples:
         known[1].append(seconds)
 
     def times(self) -> list[Times]:
-        """What is worth remembering."""
+        """The times to remember."""
         host = host_of(self._filler)
         return [
             Times(host, weight(self._filler, graph), [round(value, 3) for value in seconds])
@@ -64,12 +64,12 @@ class Samples:
 
 
 def host_of(filler: Filler) -> str:
-    """The server's name in what is remembered; the demo servers of single calls are one."""
+    """The server's name in the cache; the demo servers of single calls share one."""
     return "demo" if filler.server is None or filler.server.fleeting else filler.server.url
 
 
 def decisive_axes(filler: Filler) -> tuple[int, ...]:
-    """The axes of a plan that set anything which decides how long a run takes."""
+    """The axes of a plan that set something which affects how long a run takes."""
     light = _light(filler)
     return tuple(
         number
@@ -89,7 +89,7 @@ def _decides(filler: Filler, name: str, light: frozenset[tuple[str, str]]) -> bo
 
 
 def _light(filler: Filler) -> frozenset[tuple[str, str]]:
-    """The inputs that do not matter for the time: seeds, texts (prompts, file names), input files."""
+    """The inputs that do not affect the time: seeds, texts (prompts, file names), input files."""
     return frozenset(
         (parameter.node_id, parameter.input)
         for parameter in filler.parameters
@@ -110,7 +110,7 @@ def weight(filler: Filler, graph: Mapping[str, Any]) -> str:
 
 
 def shape(graph: Mapping[str, Any]) -> str:
-    """A digest of what graphs that differ only in their values share."""
+    """A digest that graphs share when they differ only in their values."""
     return _digest(sorted((node_id, nodes.class_of(node)) for node_id, node in nodes.each(graph)))
 
 
@@ -128,7 +128,7 @@ def remember(graph: Mapping[str, Any], fresh: list[Times]) -> None:
 
 
 def recall(graph: Mapping[str, Any]) -> list[Times]:
-    """What is remembered of graphs of this shape, whatever their values and their server."""
+    """The remembered times of graphs of this shape, with any values and on any server."""
     kept = cache.recall(f"times/{shape(graph)}")
     rows = []
     for row in kept if isinstance(kept, list) else []:
@@ -141,7 +141,7 @@ def recall(graph: Mapping[str, Any]) -> list[Times]:
 
 
 def spoken(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h 20 min."""
+    """A duration for people: 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -151,7 +151,7 @@ def spoken(seconds: float) -> str:
 def preview(
     recipe: Recipe, ready: Sequence[Filler], notes: Sequence[str], workflow: str | None = None
 ) -> dict[str, Any]:
-    """The plan with its count, its first runs, what speaks against the first and, when such a graph has run, an estimate."""
+    """The plan with its count, its first runs, problems of the first one and, when such a graph has run, an estimate."""
     plan = recipe.plan
     document: dict[str, Any] = {
         "status": "dry_run",
@@ -173,14 +173,14 @@ def preview(
 
 
 def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) -> dict[str, Any]:
-    """That the first server which takes the first run's values would refuse its graph; nothing when it would not."""
+    """The rejection of the first run by the first server that accepts its values; empty when it is accepted."""
     from comfyskill.run import dry_run
 
     for filler in ready if recipe.wishes.validate else ():
         try:
             first = filler.trial().fill_values(recipe.plan.values(0), 0)
         except SkillError:
-            continue  # a value that only another server takes
+            continue  # a value that only another server accepts
         if filler.server is not None:
             sent = {*first.uploads, *(row["input"] for row in filler.prepared.uploads)}
             return dry_run.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
@@ -199,8 +199,8 @@ def _shown(filler: Filler, plan: Plan, run: int) -> dict[str, Any]:
 def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
     """How long all runs would take together; None when no run of such a graph is known.
 
-    From runs with the same decisive values on these servers: `seconds_each` and `seconds`. From others a range,
-    `seconds_least` to `seconds_most`, which `basis` calls a guide.
+    From runs with the same decisive values on these servers: `seconds_each` and `seconds`. From other runs: a
+    range, `seconds_least` to `seconds_most`, which `basis` calls a guide.
     """
     rows = recall(ready[0].prepared.graph)
     each = _from_same(ready, rows)
@@ -227,7 +227,7 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
 
 
 def _from_same(ready: Sequence[Filler], rows: Sequence[Times]) -> float | None:
-    """Seconds a run on average, when runs like each of the plan's are known on one of the servers at least."""
+    """Average seconds per run, when a run like each of the plan's is known on at least one server."""
     known: dict[str, list[float]] = {}
     hosts = {host_of(filler) for filler in ready}
     for row in rows:
@@ -241,7 +241,7 @@ def _from_same(ready: Sequence[Filler], rows: Sequence[Times]) -> float | None:
 
 
 def _weights(filler: Filler) -> dict[str, int]:
-    """How many of a plan's runs (some, spread over it) have which decisive values."""
+    """How many of a sample of the plan's runs have which decisive values."""
     plan, axes = filler.recipe.plan, decisive_axes(filler)
     pace = max(plan.count // LOOKED_INTO, 1)
     counts: dict[tuple[int, ...], int] = {}
@@ -256,7 +256,7 @@ def _weights(filler: Filler) -> dict[str, int]:
         try:
             graph = filler.trial().fill_values(plan.values(run), run).graph
         except SkillError:
-            return {}  # a value that only another server takes
+            return {}  # a value that only another server accepts
         weight_ = weight(filler, graph)
         weights[weight_] = weights.get(weight_, 0) + counts[key]
     return weights
@@ -275,7 +275,7 @@ def _in_history(filler: Filler, server: Dialect) -> list[Times]:
                 weight_ = weight(filler, state.graph)
                 found.setdefault(weight_, []).append(max(state.ended - state.started, 0.0))
     except SkillError:
-        pass  # a server that tells no history; what is known from elsewhere must do
+        pass  # this server gives no history; use what other sources know
     host = host_of(filler)
     return [Times(host, weight, seconds) for weight, seconds in found.items()]
 

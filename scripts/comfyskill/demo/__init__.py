@@ -1,1 +1,1 @@
-"""The rooms of the demo server. Nothing outside this folder and `demo_server.py` imports them."""
+"""The modules of the demo server. Only `demo_server.py` imports them."""

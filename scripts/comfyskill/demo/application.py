@@ -1,4 +1,4 @@
-"""Puts the rooms together: one aiohttp application, its middlewares, its start and its end."""
+"""The demo server as one aiohttp application: its routes, middlewares, start and end."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Demo(Parts):
 
     @web.middleware
     async def meddle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Write down the request, wait as told, and let the faults have their way. The control routes are spared."""
+        """Log the request, wait for --latency, and apply the faults. The control routes are exempt."""
         if request.path.startswith("/demo/"):
             return await handler(request)
         entry = await self.control.note(request) if self.options.control else None
@@ -139,11 +139,11 @@ class Demo(Parts):
         await self.cloud.storage.start()
         self.storage_url = self.cloud.storage.url
         for _ in range(self.cloud.concurrency):
-            # Each worker has a cache of its own: runs that overlap must not empty each other's.
+            # Each worker has its own cache: runs that overlap must not empty each other's.
             self.begin(self.engine.work(Cache()))
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something in the background; if it dies, say so at once (a server without its worker looks alive)."""
+        """Run a background task; if it dies, report it at once (a server without its worker looks alive)."""
         task = asyncio.create_task(work)
         task.add_done_callback(_say_why)
         self.tasks.append(task)
@@ -163,7 +163,7 @@ def _say_why(task: asyncio.Task[None]) -> None:
 
 @web.middleware
 async def guard_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The real server's refusal of browsers that come from elsewhere; OPTIONS is answered for any path."""
+    """Refuse browsers from another origin, as the real server does; OPTIONS is answered for any path."""
     if not _same_origin(request.headers.get("Host", ""), request.headers.get("Origin", "")):
         return web.Response(status=403)
     if request.method == "OPTIONS":
@@ -250,7 +250,7 @@ def _stop_event(options: Options) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
-            # Windows has no handlers in the loop; KeyboardInterrupt does the work there.
+            # On Windows the loop has no signal handlers; KeyboardInterrupt ends the server there.
             loop.add_signal_handler(number, stop.set)
     if hasattr(signal, "SIGBREAK"):
         signal.signal(signal.SIGBREAK, signal.default_int_handler)

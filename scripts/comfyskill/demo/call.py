@@ -1,4 +1,4 @@
-"""One call of a node's function: what the function may know and do, and what becomes of its answer."""
+"""One call of a node's function: what it may use, and how its answer is handled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAVY_PIXELS = 250_000
 
 
 class Call:
-    """What a node's function may know and do."""
+    """What a node's function may use."""
 
     def __init__(self, run: Running, node_id: str, cls: NodeClass) -> None:
         self.run = run
@@ -33,7 +33,7 @@ class Call:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What saved pictures carry: the prompt, and whatever `extra_pnginfo` holds."""
+        """The metadata of saved pictures: the prompt, and the entries of `extra_pnginfo`."""
         extra = self.extra_data.get("extra_pnginfo")
         return {"prompt": self.run.item.prompt, **(extra if isinstance(extra, dict) else {})}
 
@@ -41,23 +41,23 @@ class Call:
         return self.run.item.secrets.get(name)
 
     async def wait(self, seconds: float) -> None:
-        """Let time pass. Zero still lets other work go on."""
+        """Wait. Zero seconds still lets other tasks run."""
         await asyncio.sleep(max(0.0, seconds))
 
     async def progress(
         self, value: float, maximum: float, preview: Any = None, form: str = "JPEG", size: int = 256
     ) -> None:
-        """Report a step, perhaps with a picture. Raises Interrupted when the run is to stop."""
+        """Report a step, perhaps with a picture. Raises Interrupted when the run must stop."""
         self.check_interrupt()
         await self.run.report_step(self.node_id, value, maximum, preview, form, size)
 
     def watched(self) -> bool:
-        """Whether anybody would see a preview."""
+        """Whether a client would see a preview."""
         sockets = self.engine.hub.sockets
         return self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
 
     def check_interrupt(self) -> None:
-        """Raises Interrupted when the run is to stop."""
+        """Raises Interrupted when the run must stop."""
         self.run.check_interrupt()
 
 

@@ -103,7 +103,7 @@ class CloudFileRoutes:
 
 
 def _too_large(data: bytes) -> str:
-    """Why a picture is refused, or nothing."""
+    """Why a picture is refused, or None."""
     try:
         with open_picture(io.BytesIO(data), MAX_PIXELS) as picture:
             edge = max(picture.size)

@@ -1,4 +1,4 @@
-"""The cloud's records of jobs: made at the submit, kept after the end, in the cloud's words."""
+"""The cloud's job records: made at the submit, kept after the end, with the cloud's status words."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Jobs:
         engine.dress = self.dress
 
     def forget(self) -> None:
-        """An account without a past."""
+        """A new account."""
         self.jobs.clear()
         self.files.clear()
 
@@ -80,7 +80,7 @@ class Jobs:
                 job.state = "cancelled"
 
     def visible(self, job_id: str) -> Job | None:
-        """The record, unless it is too new to be seen."""
+        """The record, unless it is too new to be visible."""
         job = self.jobs.get(job_id)
         if job is None or time.time() - job.created < float(self.switches["appear_ms"]) / 1000:
             return None
@@ -96,7 +96,7 @@ class Jobs:
         return [job for job in self.jobs.values() if job.state not in ENDED]
 
     def cancel(self, job: Job) -> bool:
-        """Stop a waiting or running job; False when it is over."""
+        """Stop a waiting or running job; False when it has ended."""
         if job.state in ENDED or job.cancelled:
             return False
         job.cancelled = True
@@ -147,7 +147,7 @@ class Jobs:
         return found
 
     def error(self, job: Job) -> dict[str, Any] | None:
-        """The end's error as the cloud shows it; None when the job did not fail."""
+        """The job's error as the cloud shows it; None when the job did not fail."""
         if job.capped:
             text = "Workflow execution exceeded the time limit of the plan"
             return {"node_id": "", "node_type": "", "exception_message": text, "exception_type": "ServiceError",
@@ -170,7 +170,7 @@ class Jobs:
     # files
 
     def dress(self, ui: Mapping[str, list[Any]] | None) -> Mapping[str, list[Any]] | None:
-        """Outputs in the cloud's manner: hash names with display names, videos under their own key."""
+        """Outputs as the cloud names them: hash names with display names, videos under their own key."""
         if ui is None:
             return None
         dressed: dict[str, list[Any]] = {}

@@ -1,4 +1,4 @@
-"""Comfy Cloud's v1 interface over the same engine: keys, plans, renamed routes, jobs, signed files."""
+"""Comfy Cloud's v1 interface on the same engine: keys, plans, renamed routes, jobs, signed files."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ class CloudRoutes:
             named.append(("GET", "/demo/storage", self.storage_log))
         return named
 
-    # who may
+    # access
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Key, plan, and bare 404 for everything that the cloud does not have."""
+        """Check key and plan; bare 404 for everything that the cloud does not have."""
         path = request.path
         if path.startswith("/demo/"):
             return await handler(request)

@@ -1,4 +1,4 @@
-"""The storage behind the cloud: another origin that hands out files by signed address, and to nobody with a key."""
+"""The storage behind the cloud: another origin that serves files by signed address and refuses requests with a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CREDENTIALS = ("X-API-Key", "Authorization", "Cookie")
 
 
 class Storage:
-    """One aiohttp site on a port of its own. `seen` keeps the requests with their headers."""
+    """One aiohttp site on its own port. `seen` keeps the requests with their headers."""
 
     def __init__(self, host: str, seconds: float) -> None:
         self.host = host
@@ -41,7 +41,7 @@ class Storage:
             await self.runner.cleanup()
 
     def sign(self, path: Path, name: str) -> str:
-        """The address of a file, good for a while."""
+        """The address of a file, valid for a limited time."""
         self.files[name] = path
         now = int(time.time())
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

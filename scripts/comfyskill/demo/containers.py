@@ -21,7 +21,7 @@ VENDOR = b"demo server, no model"
 
 
 def tone(seconds: float, recipe: str) -> bytes:
-    """A soft tone as 16 bit mono samples at RATE; its pitch follows the recipe. At most a minute."""
+    """A soft tone as 16 bit mono samples at RATE; its pitch follows the recipe. At most one minute."""
     pitch = 220 + int(recipe[:2] or "0", 16)
     count = int(min(max(seconds, 0.05), LONGEST) * RATE)
     period = max(1, RATE // pitch)
@@ -151,7 +151,7 @@ def _ogg_page(
 ) -> bytes:
     lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes((len(packet) % 255,)) for packet in packets)
     if open_end:
-        # The packet goes on: 255 full pieces, and none that ends it.
+        # The packet continues on the next page: 255 full pieces, and no shorter one that ends it.
         lacing = lacing[:-1]
     head = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, position, 0x64656D6F, number, 0, len(lacing)) + lacing
     page = head + b"".join(packets)
@@ -301,7 +301,7 @@ def write_webm(
 
 
 def _simple_tags(metadata: Mapping[str, Any]) -> bytes:
-    """Matroska tags; their names are upper case by custom."""
+    """Matroska tags; by convention their names are upper case."""
     if not metadata:
         return b""
     pairs = [

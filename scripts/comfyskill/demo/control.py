@@ -1,4 +1,4 @@
-"""Test control: what was asked, what was run, which faults are on (`--control` only)."""
+"""Test control: the requests, the executions, the active faults (`--control` only)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Control:
         ]
 
     async def note(self, request: web.Request) -> dict[str, Any]:
-        """Remember a request. Its body is kept when it is small and not multipart (reading that would use it up)."""
+        """Log a request. Its body is kept when it is small and not multipart (reading that would consume it)."""
         body = b""
         size = request.content_length
         if (
@@ -99,8 +99,8 @@ class Control:
         return await self.get_faults(request)
 
     async def reset(self, _request: web.Request) -> web.Response:
-        """Begin anew. Answers when the last run has stopped and its sockets are gone: either could still
-        reach whoever comes next under the same client id."""
+        """Reset the server. Answers when the last run has stopped and its sockets are closed: either could still
+        reach the next client with the same client id."""
         self.demo.faults.replace(())
         self.demo.engine.forget()
         self.demo.hub.drop_all()
@@ -143,7 +143,7 @@ class Control:
 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
-    """A log entry as JSON: the body parsed where it is JSON, as text where it is text."""
+    """A log entry as JSON; its body is parsed if it is JSON, else text."""
     body: bytes = entry["body"]
     found = {key: value for key, value in entry.items() if key != "body"}
     if not body:

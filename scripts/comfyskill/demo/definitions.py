@@ -1,4 +1,4 @@
-"""Node definitions: what `/object_info` answers, and the same facts in the shape that validation and running need."""
+"""Node definitions: what `/object_info` answers, and the same facts for validation and execution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".mp4", ".webm")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
 
-# Inputs whose choices are model files: by input name, then the classes that use the name otherwise.
+# Inputs whose choices are model files, by input name; then the classes that use the name differently.
 FOLDER_OF_INPUT: Mapping[str, str] = {
     "ckpt_name": "checkpoints",
     "lora_name": "loras",
@@ -57,7 +57,7 @@ FILES_OF_CLASS_INPUT: Mapping[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("GeminiInputFiles", "file"): ("input", (".pdf", ".txt")),
 }
 
-# Modules under custom_nodes that are no pack anybody installs: ComfyUI's own and the demo's.
+# Modules under custom_nodes that are not installable packs: ComfyUI's own and the demo's.
 OUR_PACKS = frozenset({"websocket_image_save", "demo_nodes"})
 
 
@@ -80,7 +80,7 @@ class Input:
 
 @dataclass(frozen=True)
 class NodeClass:
-    """A class, ready for validation and running."""
+    """A class, ready for validation and execution."""
 
     name: str
     inputs: Mapping[str, Input]
@@ -94,7 +94,7 @@ class NodeClass:
 
 
 class Definitions:
-    """All classes that this server has. Choices of files and models are read anew at each question."""
+    """All classes that this server has. Choices of files and models are read again at each request."""
 
     def __init__(
         self, version: str, models: Mapping[str, tuple[str, ...]], folders: Folders, extra: Mapping[str, Any]
@@ -151,7 +151,7 @@ class Definitions:
         return _expanded(name, compact, inputs)
 
     def choices(self, class_name: str, input_name: str) -> list[Any] | None:
-        """The present choices of an input that lists files or models, or None for all others."""
+        """The current choices of an input that lists files or models, or None for all others."""
         found = FILES_OF_CLASS_INPUT.get((class_name, input_name))
         if found is not None:
             return list(self.folders.listing(*found))
@@ -171,7 +171,7 @@ class Definitions:
             self.classes[name] = kept
         changing = [key for key in kept.inputs if (name, key) in FILES_OF_CLASS_INPUT]
         if changing:
-            # The choices are files that come and go: built anew each time.
+            # The choices are files, which change: built again each time.
             return self._node(name)
         return kept
 
@@ -211,7 +211,7 @@ class Definitions:
         return spec
 
 
-# Inputs that bear a loader's input name but hold something else.
+# Inputs with a loader's input name that hold something else.
 _LITERAL = frozenset({("SaveLoRA", "lora_name"), ("LoraSave", "lora_name")})
 
 

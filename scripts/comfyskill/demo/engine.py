@@ -75,7 +75,7 @@ class Engine:
         self.more.set()
 
     def _near(self, item: Item) -> list[Item]:
-        # Only numbers that clients choose can be equal; the server's own never are.
+        # Only numbers that clients choose can be equal.
         return self.pending if isinstance(item.number, float) else []
 
     def clear_pending(self) -> None:
@@ -100,14 +100,14 @@ class Engine:
         return False
 
     def interrupt(self, prompt_id: str | None = None) -> bool:
-        """Stop what runs (all of it, or the run of this id) at its next step."""
+        """Stop all runs, or the run of this id, at the next step."""
         hit = [item for item in self.running.values() if prompt_id is None or item.prompt_id == prompt_id]
         for item in hit:
             item.stop = True
         return bool(hit)
 
     def running_node(self, sid: str) -> str | None:
-        """The node that runs now for this client, for those who reconnect."""
+        """The node that runs now for this client, sent when it reconnects."""
         for run in self.executing.values():
             if run.client_id == sid and run.current is not None:
                 return run.current
@@ -116,7 +116,7 @@ class Engine:
     # helpers of a run
 
     def changed(self, graph: Graph) -> Callable[[str], Any]:
-        """What makes a node's result stale besides its inputs (a file that changed, a counter)."""
+        """What changes a node's result besides its inputs (a changed file, a counter)."""
 
         def answer(node_id: str) -> Any:
             player = implementation(graph.nodes[node_id]["class_type"])
@@ -146,7 +146,7 @@ class Engine:
     # the worker
 
     async def work(self, cache: Cache | None = None) -> None:
-        """Run what is queued, for ever."""
+        """Run queued items for ever."""
         own_cache = cache or self.cache
         while True:
             while not self.pending:
@@ -214,7 +214,7 @@ class Engine:
             cache.kept.clear()
 
     def forget(self) -> None:
-        """Lose all state, as a restart does. What runs is stopped and leaves no trace."""
+        """Lose all state, as a restart does. Runs are stopped and leave no trace."""
         for item in [*self.pending, *self.running.values()]:
             self.on_change("removed", item, "")
         for item in self.running.values():

@@ -32,18 +32,18 @@ NODE_ERRORS = (
     TypeError,
     ValueError,
 )
-# So long may nodes run before others (HTTP, sockets) get their turn.
+# How long nodes may run before other tasks (HTTP, sockets) get a turn.
 LONGEST_TURN = 0.005
 
 
 class Execution:
-    """One run of one item. `run` never raises for what the graph does."""
+    """One run of one item. `run` never raises for an error of the graph."""
 
     def __init__(self, engine: Host, item: Item, cache: Cache) -> None:
         self.engine = engine
         self.item = item
         self.cache = cache
-        # On the cloud every socket of the account gets everything, whoever submitted.
+        # On the cloud every socket of the account gets all frames.
         self.client_id: str | None = item.extra_data.get("client_id") or (
             "cloud" if engine.options.cloud else None
         )
@@ -160,7 +160,7 @@ class Execution:
         self.send("executing", data)
         lazy = self._lazy_needs(player, node_id)
         if lazy:
-            # It begins again, with the same frames, when what it asked for is there.
+            # It starts again, with the same frames, when the inputs that it asked for exist.
             for source in lazy:
                 order.link(source, node_id)
             return True
@@ -197,7 +197,7 @@ class Execution:
         ]
 
     def _inputs(self, node_id: str, cls: NodeClass) -> dict[str, list[Any]]:
-        """Input lists by name; what the class does not know is left out."""
+        """Input lists by name, without inputs that the class does not know."""
         inputs = self.graph.nodes[node_id].get("inputs", {})
         known = {spec.name for spec in live_inputs(cls, inputs)}
         dynamic = {s.name for s in cls.inputs.values() if s.type == "COMFY_DYNAMICCOMBO_V3"}
@@ -289,7 +289,7 @@ class Execution:
         self.send("executed", data)
 
     def _show_cached(self, node_id: str, kept: Kept) -> None:
-        # 0.8.0 records a cached node's output only when somebody may be listening.
+        # 0.8.0 records a cached node's output only when a client may be listening.
         if self.client_id is not None:
             self._send_executed(node_id, kept.ui)
             if kept.ui is not None:
@@ -353,7 +353,7 @@ class Execution:
         self.message("execution_error", data)
 
     def _report_blocked(self, node_id: str, cls: NodeClass, blocked: Blocked) -> None:
-        # Sent, but neither stored nor fatal: the run goes on and ends as a success.
+        # Sent, but neither stored nor fatal: the run continues and succeeds.
         data = {
             "prompt_id": self.item.prompt_id,
             "node_id": node_id,

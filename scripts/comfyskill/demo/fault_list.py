@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """A fault's keys with their defaults, how often it strikes (None: always), and a sentence."""
+    """A fault's keys with their defaults, how often it applies (None: always), and a sentence."""
 
     keys: Mapping[str, str]
     times: int | None
@@ -65,53 +65,57 @@ HTTP: Mapping[str, Kind] = {
     "redirect": Kind(
         {"route": "/view", "method": "*", "to": "/", "code": "302"},
         None,
-        "redirect to an address; {path} in it is replaced",
+        "redirect to an address; {path} in it becomes the request's path",
     ),
     "slow-body": Kind(
-        {"route": "/view", "method": "GET", "rate": "65536"}, None, "send the body at so many bytes a second"
+        {"route": "/view", "method": "GET", "rate": "65536"},
+        None,
+        "send the body at this many bytes per second",
     ),
     "truncate": Kind(
         {"route": "/view", "method": "GET", "share": "0.5", "bytes": ""},
         1,
-        "send part of the body under the full length, then close",
+        "announce the full length, send part of the body, then close",
     ),
     "wrong-length": Kind(
         {"route": "/view", "method": "GET", "add": "10"},
         1,
-        "a Content-Length that is wrong by so many bytes (may be negative)",
+        "a Content-Length that is wrong by this many bytes (may be negative)",
     ),
     "no-length": Kind({"route": "/view", "method": "GET"}, None, "send the body without a length (chunked)"),
     "garbage": Kind(
         {"route": "*", "method": "GET", "bytes": "1000"},
         1,
-        "200 with random bytes under the right content type",
+        "200 with random bytes and the right content type",
     ),
     "401-mid-run": Kind(
         {"route": "*", "starts": "1"}, None, "401 on everything from the given execution start on"
     ),
-    "down": Kind({"ms": "1000"}, 1, "from now on drop every connection, for so long"),
+    "down": Kind({"ms": "1000"}, 1, "drop every connection for this time, from now on"),
 }
 SOCKET: Mapping[str, Kind] = {
     "drop-socket": Kind(
-        {"frames": "3", "how": "abort"}, 1, "end the socket after so many frames (how: abort or close)"
+        {"frames": "3", "how": "abort"}, 1, "end the socket after N frames (how: abort or close)"
     ),
-    "silent-socket": Kind({"frames": "0"}, None, "accept and never speak (frames: after so many)"),
+    "silent-socket": Kind({"frames": "0"}, None, "accept, then send nothing (frames: after N frames)"),
     "no-socket": Kind({"code": "404"}, None, "refuse the upgrade with a status"),
     "hang-socket": Kind({}, None, "never answer the upgrade"),
     "garbage-frames": Kind(
         {"at": "2", "every": "", "kind": "text"}, None, "extra frames that are not JSON (text, json, binary)"
     ),
     "unknown-frames": Kind({"at": "2", "every": ""}, None, "extra frames of unknown types, text and binary"),
-    "foreign-frames": Kind({"at": "2", "every": ""}, None, "extra frames about prompts of others"),
+    "foreign-frames": Kind({"at": "2", "every": ""}, None, "extra frames about other clients' prompts"),
     "duplicate-frames": Kind({"at": "", "every": "1"}, None, "send frames twice"),
     "reorder-frames": Kind({"at": "", "every": "2"}, None, "swap a frame with the next one"),
     "truncate-frames": Kind({"at": "2", "every": ""}, None, "send only half of a frame's text"),
     "big-frame": Kind({"at": "2", "every": "", "bytes": "10000000"}, 1, "an extra text frame of this size"),
-    "lose-frames": Kind({"type": "execution_success"}, None, "leave out frames of this type"),
+    "lose-frames": Kind({"type": "execution_success"}, None, "omit frames of this type"),
 }
 ENGINE: Mapping[str, Kind] = {
     "restart": Kind(
-        {"at": "start", "down": "0"}, 1, "lose all state at an execution's start, node or end; down: ms away"
+        {"at": "start", "down": "0"},
+        1,
+        "lose all state at an execution's start, node or end; down: ms unreachable",
     ),
     "die": Kind(
         {"at": "node"},
@@ -124,7 +128,7 @@ ENGINE: Mapping[str, Kind] = {
     ),
     "stuck": Kind({"node": "*"}, 1, "a node that never ends (it can be interrupted)"),
     "paused": Kind({}, None, "the queue does not move"),
-    "history-late": Kind({"ms": "500"}, None, "the history entry comes so long after the end frame"),
+    "history-late": Kind({"ms": "500"}, None, "delay between the end frame and the history entry"),
     "job-lost": Kind({"at": "accepted"}, 1, "a job vanishes: when accepted, or at its end (at: end)"),
     "slow-start": Kind({"ms": "500"}, None, "wait before each execution"),
 }
@@ -133,7 +137,7 @@ FAULTS: Mapping[str, Kind] = {**HTTP, **SOCKET, **ENGINE}
 
 @dataclass(eq=False)
 class Fault:
-    """One switch that is on. `take` counts: the first `after` occasions pass, then it strikes `times` times."""
+    """One switch that is on. `take` counts: the first `after` occasions pass, then it applies `times` times."""
 
     name: str
     values: dict[str, str] = field(default_factory=dict)
@@ -172,7 +176,7 @@ def read_fault(given: Any) -> Fault:
         pairs = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in parts)}
     kind = FAULTS.get(name)
     if kind is None:
-        raise ValueError(f"no fault {name!r}; there are: {', '.join(FAULTS)}")
+        raise ValueError(f"unknown fault {name!r}; known: {', '.join(FAULTS)}")
     unknown = pairs.keys() - kind.keys.keys() - {"times", "after"}
     if unknown:
         allowed = ", ".join([*kind.keys, "times", "after"])

@@ -19,7 +19,7 @@ FOREIGN = "00000000-0000-4000-8000-00000000f0e1"
 
 
 class Faults:
-    """The active switches, and the questions that the other rooms ask about them."""
+    """The active switches, and what the other modules ask about them."""
 
     def __init__(self, given: Iterable[Any] = ()) -> None:
         self.active: list[Fault] = []
@@ -33,7 +33,7 @@ class Faults:
         self.replace(given)
 
     def replace(self, given: Iterable[Any]) -> None:
-        """Put these in the place of all others. Raises ValueError."""
+        """Replace all switches by these. Raises ValueError."""
         self.active = [read_fault(item) for item in given]
         self.socket_faults = any(fault.name in SOCKET for fault in self.active)
         self.starts = 0
@@ -48,14 +48,14 @@ class Faults:
         return [fault for fault in self.active if fault.name in names] if self.active else []
 
     def strike(self, name: str, **wanted: str) -> Fault | None:
-        """The first switch of this name whose values match, if its turn has come. Counts."""
+        """The first switch of this name whose values match, if it is due. Counts."""
         for fault in self.named(name):
             if all(fault.values.get(key) == value for key, value in wanted.items()) and fault.take():
                 return fault
         return None
 
     def http(self, method: str, route: str) -> Fault | None:
-        """The switch that strikes this request, or None."""
+        """The switch that applies to this request, or None."""
         for fault in self.active:
             if fault.name in SOCKET or fault.name in ENGINE or fault.name == "down":
                 continue
@@ -73,7 +73,7 @@ class Faults:
     # the process and its state
 
     def moment(self, name: str) -> None:
-        """A moment at which the process may be told to die, or to forget everything."""
+        """A point at which a fault may end the process or clear its state."""
         if not self.active:
             return
         if self.strike("die", at=name) is not None:
@@ -95,7 +95,7 @@ class Faults:
             await asyncio.sleep(slow.number("ms") / 1000)
 
     async def while_paused(self) -> None:
-        """Returns when the queue may move."""
+        """Wait until the queue may move."""
         while self.named("paused"):
             await self.changed.wait()
 
@@ -116,7 +116,7 @@ class Faults:
                 raise Interrupted
 
     async def before_history(self, prompt_id: str) -> bool:
-        """Waits as told; False when the run is to leave no trace."""
+        """Wait as the fault says; False when the run must leave no trace."""
         if not self.active:
             return True
         self.moment("end")
@@ -132,7 +132,7 @@ class Faults:
     # frames
 
     def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None:
-        """What goes out instead of one frame; None ends the connection."""
+        """The frames to send instead of one frame; None ends the connection."""
         position = socket.seen
         socket.seen += 1
         frames: list[Frame] = [frame]

@@ -49,7 +49,7 @@ class Folders:
         return folders
 
     def put_example(self) -> None:
-        """The picture that every fresh installation has in its input folder (only in a folder of our own)."""
+        """The picture that every new installation has in its input folder (only in a folder that we made)."""
         if self.made.resolve() in self.input.parents:
             (self.input / "example.png").write_bytes(_example())
 
@@ -92,7 +92,7 @@ class Folders:
         return folder, name, self.counters[key] + 1, subfolder
 
     def took(self, folder: Path, name: str, counter: int) -> None:
-        """Remember that the file with this counter exists now."""
+        """Record that the file with this counter exists."""
         self.counters[(folder, name)] = max(counter, self.counters.get((folder, name), 0))
 
     def forget(self) -> None:
@@ -122,9 +122,9 @@ class Folders:
 
 
 def _remove_orphans() -> None:
-    """Remove the folders of demo servers that were killed and could not do it themselves."""
+    """Remove the folders of demo servers that were killed and could not remove them."""
     if not hasattr(os, "fork"):
-        # Asking whether a process lives would end it on Windows.
+        # On Windows os.kill(pid, 0) would end the process.
         return
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         number = path.name.removeprefix(PREFIX).partition("-")[0]
@@ -144,7 +144,7 @@ def _lives(number: int) -> bool:
 
 
 def _normal(path: Path) -> str:
-    # The path as written, dots worked out, without asking the disk: symbolic links are the user's own business.
+    # The path as written, dots resolved, without asking the disk: symbolic links are the user's choice.
     text = str(path)
     if "\0" in text:
         raise ValueError("a name holds a NUL")

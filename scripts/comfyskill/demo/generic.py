@@ -1,4 +1,4 @@
-"""Plays every class that has no function of its own: values of the right types, and nothing that claims more."""
+"""Simulates every class without its own function: values of the right types only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def play(call: Any, **inputs: Any) -> Result:
 
 
 async def spend(call: Any) -> None:
-    """What a partner node does: asks for the payer's key, then takes its time. Nothing is spent."""
+    """Simulate a partner node: require a key, then wait. Nothing is spent."""
     if not (call.secret("api_key_comfy_org") or call.secret("auth_token_comfy_org")):
         raise NodeFailure("Exception", UNAUTHORIZED)
     for step in range(1, 4):
@@ -40,7 +40,7 @@ async def spend(call: Any) -> None:
 
 
 def prompt_of(inputs: dict[str, Any]) -> str:
-    """The text that describes the result, wherever it comes in."""
+    """The text that describes the result, from any input."""
     for word in PROMPT_WORDS:
         if isinstance(inputs.get(word), str) and inputs[word]:
             return str(inputs[word])
@@ -70,7 +70,7 @@ def trace(call: Any, inputs: dict[str, Any]) -> str:
 
 
 def mark(value: Any) -> Any:
-    """What stands for a value in a recipe."""
+    """A value's entry in a recipe."""
     if isinstance(value, (Thing, Latent, Sound, Mesh)):
         return value.recipe
     if isinstance(value, Images):

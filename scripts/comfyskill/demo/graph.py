@@ -52,7 +52,7 @@ class Graph:
     def signature(self, node_id: str, changed: Callable[[str], Any]) -> Any:
         """Equal for nodes that must give the same result: class, values and everything upstream.
 
-        Deep chains are walked with an own stack, so that a long graph is no danger.
+        Deep chains are walked with an explicit stack, so that a long graph causes no recursion error.
         """
         stack = [node_id]
         while stack:

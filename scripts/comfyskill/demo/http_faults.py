@@ -32,7 +32,7 @@ def route_of(path: str) -> str:
 
 
 async def strike(faults: Faults, request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Carry out a request, or what a fault makes of it."""
+    """Carry out a request, changed by a fault if one applies."""
     if faults.is_down():
         return cut(request)
     fault = faults.http(request.method, route_of(request.path))
@@ -118,7 +118,7 @@ async def _body_fault(fault: Fault, request: web.Request, answer: web.StreamResp
     await _send(response, sent, fault.number("rate") if fault.name == "slow-body" else 0)
     if length is not None and len(sent) < length:
         if request.transport is not None:
-            # Let what was written go out before the end.
+            # Send what was written before the end.
             request.transport.close()
         raise asyncio.CancelledError
     await response.write_eof()

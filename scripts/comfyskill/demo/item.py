@@ -1,4 +1,4 @@
-"""A queued prompt of the demo server and what became of it.
+"""A queued prompt of the demo server and its result.
 
 Values only.
 """
@@ -18,7 +18,7 @@ from comfyskill.demo.sockets import Hub
 
 
 class EngineFaults(Protocol):
-    """What the engine asks the fault switches."""
+    """The fault switches that the engine uses."""
 
     async def before_run(self, prompt_id: str) -> None: ...
     async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
@@ -33,7 +33,7 @@ def now_ms() -> int:
 
 @dataclass(eq=False)
 class Item:
-    """A prompt that waits or runs. `secrets` are kept apart: they must not show anywhere."""
+    """A prompt that waits or runs. `secrets` are separate: they must not appear anywhere."""
 
     number: float
     prompt_id: str

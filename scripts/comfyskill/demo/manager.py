@@ -18,7 +18,7 @@ ORDER_KEYS = {"client_id", "ui_id", "name", "type", "url", "filename"}
 
 
 class Manager:
-    """One Manager: what it knows, what it was told to do. `shape`: v3, v4, v4-legacy, or None for none at all."""
+    """One Manager: what it knows, and its orders. `shape`: v3, v4, v4-legacy, or None without a Manager."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Manager:
     ) -> Any:
         """The answer to a request (path without its first slash): JSON, text, or a number for a bare status.
 
-        None when it is no route of this Manager. `form`: the request's content type.
+        None when this Manager does not have the route. `form`: the request's content type.
         """
         prefix = "" if self.shape == V3 else "v2/"
         if self.shape is None or not path.startswith(
@@ -59,7 +59,7 @@ class Manager:
         return self._ordered(method, route, body, form)
 
     def _told(self, route: str, query: Mapping[str, str]) -> Any:
-        """What only reads."""
+        """The routes that only read."""
         shape = self.shape
         if route == "manager/version":
             return VERSIONS[str(shape)]
@@ -89,7 +89,7 @@ class Manager:
         }  # fmt: skip
 
     def _ordered(self, method: str, route: str, body: Any, form: str) -> Any:
-        """What changes something: version 3 starts and restarts with a GET, version 4 with a POST."""
+        """The routes that change something: version 3 starts and restarts with a GET, version 4 with a POST."""
         if route in ("manager/queue/start", "manager/reboot"):
             if method != ("GET" if self.shape == V3 else "POST"):
                 return 405
@@ -119,7 +119,7 @@ class Manager:
         return 200
 
     def _batch(self, body: Mapping[str, Any]) -> dict[str, list[str]]:
-        """The legacy interface takes several orders at once and begins by itself."""
+        """The legacy interface takes several orders at once and starts by itself."""
         for key, kind in (("install", "install"), ("install_model", "install-model")):
             for order in body.get(key) or []:
                 self._wait(kind, order, order)
@@ -128,7 +128,7 @@ class Manager:
         return {"failed": failed}
 
     def _work(self) -> int:
-        """Carry out what waits; the next question after the queue still finds it at work."""
+        """Carry out the waiting orders; the next queue request still reports them as running."""
         for kind, order, ui_id in self._waiting:
             said = "success" if self._carry_out(kind, order) else "failed"
             self._done += 1

@@ -1,4 +1,4 @@
-"""The demo server's Manager: node packs whose classes it could play are absent until installed, models are only names."""
+"""The demo server's Manager: node packs that it simulates are absent until installed, models are only names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ManagerRoutes:
         )
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Whatever the Manager says to this request."""
+        """The Manager's answer to this request."""
         text = await request.text()
         try:
             body = json.loads(text) if text else None
@@ -60,14 +60,14 @@ class ManagerRoutes:
         return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
 
     def fetch(self, order: Mapping[str, Any]) -> bool:
-        """Pretend to download: the name is listed from now on."""
+        """Simulate a download: the name is listed from now on."""
         folder, _, inside = str(order.get("save_path")).partition("/")
         name = str(order.get("filename"))
         self.demo.definitions.add_model(canonical(folder), f"{inside}/{name}" if inside else name)
         return True
 
     def restart(self) -> None:
-        """Away for a moment, and the classes of installed packs are there."""
+        """Simulate a restart: the classes of installed packs exist afterwards."""
         for pack in self.manager.installed:
             self.demo.definitions.absent -= self.packs.get(pack, set())
         self.demo.restart(AWAY)

@@ -1,4 +1,4 @@
-"""Which model files the demo server pretends to have, by folder."""
+"""The model files that the demo server lists, by folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def default() -> dict[str, tuple[str, ...]]:
 
 
 def canonical(folder: str) -> str:
-    """The folder's present name; `unet` and `clip` are old names of two of them."""
+    """The folder's current name; `unet` and `clip` are old names of two of them."""
     return LEGACY_NAMES.get(folder, folder)
 
 

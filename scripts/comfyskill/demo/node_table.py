@@ -1,4 +1,4 @@
-"""Which function plays which class, and what a function is given and may give back."""
+"""The function that simulates each class, and what a function gets and returns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class NodeFailure(Exception):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop."""
+    """The run must stop."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a node gives back: values (one per output), entries for the UI, or a graph to run in its place."""
+    """What a node returns: values (one per output), entries for the UI, or a graph to run in its place."""
 
     values: tuple[Any, ...] = ()
     ui: Mapping[str, list[Any]] | None = None
@@ -45,7 +45,7 @@ class Implementation:
 
 
 NODES: dict[str, Implementation] = {}
-ROOMS = (
+NODE_MODULES = (
     "nodes_pictures",
     "nodes_masks",
     "nodes_text",
@@ -61,7 +61,7 @@ _loaded: list[bool] = []
 def node(
     *names: str, heavy: bool = False, takes_lists: bool = False, **more: Any
 ) -> Callable[[Function], Function]:
-    """Register a function under the names of the classes that it plays."""
+    """Register a function for the classes that it simulates."""
 
     def register(function: Function) -> Function:
         for name in names:
@@ -72,11 +72,11 @@ def node(
 
 
 def implementation(name: str) -> Implementation | None:
-    """What plays this class, or None (then the generic player does)."""
+    """The function for this class, or None (then `generic` simulates it)."""
     if not _loaded:
         _loaded.append(True)
-        for room in ROOMS:
-            importlib.import_module(f"comfyskill.demo.{room}")
+        for module in NODE_MODULES:
+            importlib.import_module(f"comfyskill.demo.{module}")
     return NODES.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Nodes for tests: they wait, fail, talk, expand, and write odd files. Each bears Demo in its name."""
+"""Nodes for tests: they wait, fail, talk, expand, and write odd files. Each has Demo in its name."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def partner(call: Any, prompt: str, seed: int) -> Images:
 def big_file(
     call: Any, size_mb: float, filename: str, subfolder: str, sparse: bool, seed: int, key: str = "files"
 ) -> Result:
-    """A file of any size; a sparse one takes no room on the disk."""
+    """A file of any size; a sparse one takes no disk space."""
     folder = call.folders.inside(call.folders.output, subfolder)
     folder.mkdir(parents=True, exist_ok=True)
     size = int(size_mb * 1024 * 1024)
@@ -203,7 +203,7 @@ HOSTILE = {
 
 @node("DemoHostileNames")
 def hostile(call: Any, kind: str, seed: int) -> Result:
-    """Names that a client must not take at their word. Real files stand behind the harmless part of each."""
+    """Names that a client must not trust. The harmless part of each names a real file."""
     folder = call.folders.output
     data = picture(recipe(seed)).frames[0]
     for name in ("evil.png", "ok.png", "Same.png", "same.png", "aux.png", "twice.png"):

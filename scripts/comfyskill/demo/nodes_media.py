@@ -1,4 +1,4 @@
-"""Clips and sounds. There is no video encoder here: see `containers` for what is really inside the files."""
+"""Clips and sounds. There is no video encoder: see `containers` for what the files hold."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, co
     first, *rest = images.frames
     info = PngInfo()
     for key, value in call.metadata.items():
-        # The real node writes a chunk of its own here, not a text chunk.
+        # The real node writes its own chunk here, not a text chunk.
         info.add(
             b"comf",
             key.encode("latin-1", "replace") + b"\0" + json.dumps(value).encode("latin-1"),

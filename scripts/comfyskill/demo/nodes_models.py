@@ -1,4 +1,4 @@
-"""Loaders, encoders and samplers: they load nothing and sample nothing, but keep time, steps and previews."""
+"""Loaders, encoders and samplers: they load and sample nothing, but take the time and send steps and previews."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _sampled(
 
 
 async def sample(call: Any, latent: Latent, steps: int) -> None:
-    """Keep the time of a sampler: one wait, one report and one preview a step."""
+    """Take a sampler's time: one wait, one report and one preview per step."""
     for step in range(1, steps + 1):
         await call.wait(call.options.step_time)
         preview = None

@@ -339,7 +339,7 @@ def adjust(call: Any, images: Images, factor: float) -> Images:
 
 @node("ImageUpscaleWithModel", heavy=True)
 def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
-    """A plain enlargement by the factor in the model's name, with a mark: no model worked here."""
+    """A plain enlargement by the factor in the model's name, marked as made without a model."""
     from comfyskill.demo import pictures
 
     image = need_images(image, "image")

@@ -78,7 +78,7 @@ async def over_socket(call: Any, images: Images) -> Result:
 
 @node("SaveLatent")
 def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
-    """A valid safetensors file that holds one small tensor: enough to be downloaded and looked at."""
+    """A valid safetensors file that holds one small tensor: enough to be downloaded and read."""
     folder, name, counter, subfolder = place(call, "output", filename_prefix)
     file = f"{name}_{counter:05}_.latent"
     shape = [samples.batch, 4, max(1, samples.height // 64), max(1, samples.width // 64)]

@@ -1,4 +1,4 @@
-"""What the demo server was asked to be: one frozen value that every room reads."""
+"""The demo server's options: one frozen value that every module reads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Options:
 
     @property
     def modern(self) -> bool:
-        """True when the 0.8.0 manners apply (jobs API, hidden keys in the queue, create_time)."""
+        """Whether the 0.8.0 behaviour applies (jobs API, hidden keys in the queue, create_time)."""
         return self.version == "0.8.0"
 
     @property

@@ -23,7 +23,7 @@ class Parts:
     hub: Hub
     engine: Engine
     storage_url: str
-    on_reset: list[Callable[[], None]]  # what else forgets its state when a test begins anew
+    on_reset: list[Callable[[], None]]  # other parts that clear their state at a reset
 
     def restart(self, down: float = 0.0) -> None:
         """Lose queue, history and sockets; with `down` (seconds), drop all connections for that long."""

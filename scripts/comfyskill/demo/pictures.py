@@ -1,4 +1,4 @@
-"""Draws the pictures that no model made, and says so on them."""
+"""Draws pictures without a model, and marks them so."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def encode_preview(picture: Image, form: str, size: int) -> bytes:
 
 
 def preview_of(recipe: str, width: int, height: int, share: float) -> Image:
-    """What a sampler shows on its way: noise that gives way to the picture."""
+    """A sampler's preview: noise that turns into the picture."""
     from PIL import Image as pil
 
     scale = min(1.0, 128 / max(1, width, height))

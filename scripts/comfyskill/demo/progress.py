@@ -1,4 +1,4 @@
-"""How far a run is: the cumulative `progress_state` that goes out with each change."""
+"""A run's progress: the cumulative `progress_state` that is sent with each change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Progress:
-    """The nodes of one run that have begun, in the order in which they did."""
+    """The started nodes of one run, in order."""
 
     def __init__(self, prompt_id: str) -> None:
         self.prompt_id = prompt_id

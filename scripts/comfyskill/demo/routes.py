@@ -1,4 +1,4 @@
-"""Small things that all routes share."""
+"""Helpers that all routes share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Route = tuple[str, str, Handler]
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON, whatever its content type says. Raises Unhandled: the real server answers 500 then."""
+    """The body as JSON, with any content type. Raises Unhandled: the real server answers 500 then."""
     text = await request.text()
     try:
         return json.loads(text)
@@ -24,7 +24,7 @@ async def read_json(request: web.Request) -> Any:
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """As read_json, for handlers that crash on anything but an object."""
+    """The body as a JSON object. Raises Unhandled for anything else."""
     body = await read_json(request)
     if not isinstance(body, dict):
         raise Unhandled("the body is not an object")

@@ -178,7 +178,7 @@ class FileRoutes:
         target.write_bytes(data)
 
     def _masked(self, target: Path, data: bytes, fields: Any) -> None:
-        """Write the original with the mask's alpha. A refused original writes nothing and is no error."""
+        """Write the original with the mask's alpha. A refused original writes nothing and is not an error."""
         try:
             reference = json.loads(fields.get("original_ref", ""))
             name = str(reference["filename"])

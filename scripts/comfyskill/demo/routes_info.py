@@ -1,4 +1,4 @@
-"""What the server says about itself: nodes, models, system, logs, templates."""
+"""What the server reports about itself: nodes, models, system, logs, templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRONTEND = {"0.8.0": "1.35.9", "0.3.64": "1.27.10"}
 TEMPLATES = {"0.8.0": "0.7.67", "0.3.64": "0.1.95"}
 MEMORY = 16_000_000_000
 FREE = 12_000_000_000
-# By this alone the scripts know us from a real server, which never sends it, and say so in every report.
+# Only this header distinguishes the demo server from a real one; every report then says so.
 DEMO_MARK = {"comfyui_skill_demo": True}
 PAGE = "<!DOCTYPE html><html><head><title>ComfyUI demo server</title></head><body>Demo server: no web interface.</body></html>"
 
@@ -130,7 +130,7 @@ class InfoRoutes:
         return defs.model_folders(self.demo.options.version, self.demo.definitions.models)
 
     def files_of(self, folder: str) -> list[str] | None:
-        """Names in a model folder; None when there is no such folder. Old folder names are not known here."""
+        """Names in a model folder; None for an unknown folder. Old folder names are unknown here."""
         return list(self.demo.definitions.models.get(folder, ())) if folder in self.folders() else None
 
     async def models(self, _request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""`/api/jobs`: the newer view on queue and history (0.8.0 only)."""
+"""`/api/jobs`: the newer view of queue and history (0.8.0 only)."""
 
 from __future__ import annotations
 

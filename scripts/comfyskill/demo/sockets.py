@@ -1,4 +1,4 @@
-"""WebSockets: who is connected, who receives which frame, and in which order."""
+"""WebSockets: the connections, and which one receives which frame in which order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HIGH_WATER = 65_536
 
 
 class SocketFaults(Protocol):
-    """What the hub asks the fault switches."""
+    """The fault switches that the hub uses."""
 
     socket_faults: bool
     how_to_end: str
@@ -29,7 +29,7 @@ class SocketFaults(Protocol):
 
 @dataclass(eq=False)
 class Socket:
-    """One connection. `seen` counts frames for the faults, `held` is what they keep back."""
+    """One connection. `seen` counts frames for the faults, `held` is what they delay."""
 
     sid: str
     ws: web.WebSocketResponse
@@ -45,7 +45,7 @@ class Socket:
             return
         if how == "close":
             transport.write(b"\x88\x02" + struct.pack(">H", 1011))
-        # What was written before goes out; nothing is waited for.
+        # Send what was written before, without waiting.
         transport.close()
 
 
@@ -75,7 +75,7 @@ class Hub:
         self.frames: asyncio.Queue[tuple[Frame, str | None]] = asyncio.Queue()
         self.log_clients: set[str] = set()
 
-    # Sending never waits: it puts the frame in line.
+    # Sending never waits: it queues the frame.
     def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
         self.frames.put_nowait((json.dumps({"type": event, "data": data}), sid))
 
@@ -104,7 +104,7 @@ class Hub:
         self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
 
     async def deliver(self) -> None:
-        """Send what stands in line, for ever. What is there at once goes out in one write for each socket."""
+        """Send queued frames for ever; those queued together go out in one write per socket."""
         while True:
             frames = [await self.frames.get()]
             while not self.frames.empty():
@@ -186,7 +186,7 @@ class Hub:
                 await self.deliver_to(socket, [json.dumps(answer)])
 
     def drop_all(self) -> None:
-        """End all connections without a word."""
+        """End all connections without a close frame."""
         for socket in list(self.everyone):
             socket.end("abort")
         self.sockets.clear()

@@ -1,7 +1,7 @@
 """Checks a prompt as the server does, and answers with the same error bodies.
 
-The recorded behaviour, not a wish: values are converted in place, a two-element list is always a link, nodes that
-feed no output are not looked at, and outputs that fail are dropped while the rest may run.
+The behaviour is recorded from real servers: values are converted in place, a two-element list is always a link, nodes that
+feed no output are ignored, and outputs that fail are dropped while the others may run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def no_prompt() -> dict[str, Any]:
 
 
 def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list[Any] | None) -> Verdict:
-    """The verdict on a prompt in API format. Converts input values in place. Raises Unhandled."""
+    """The result for a prompt in API format. Converts input values in place. Raises Unhandled."""
     if not isinstance(prompt, (dict, list)):
         raise Unhandled("prompt is not an object")
     if isinstance(prompt, list) and prompt:
@@ -85,7 +85,7 @@ def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitio
 
 
 class _Cycle(Exception):
-    """The graph goes round in a circle."""
+    """The graph has a cycle."""
 
 
 class _Inner(Exception):
@@ -390,6 +390,6 @@ def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> lis
 
 
 def _traceback(outer: str, frames: int) -> list[str]:
-    """Stack lines of the right number: clients show them, nobody reads their numbers."""
+    """As many stack lines as the real server sends; clients only show them."""
     lines = [f'  File "/demo/execution.py", line 1, in {outer}\n    (demo)\n']
     return lines + ['  File "/demo/execution.py", line 1, in validate_inputs\n    (demo)\n'] * frames

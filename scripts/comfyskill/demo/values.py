@@ -1,4 +1,4 @@
-"""What travels along the links of a graph: pictures, latents, sounds, and things that only pretend to be there."""
+"""The values on the links of a graph: pictures, latents, sounds, and simulated ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Thing:
-    """A value that is only played: a model, an encoder, conditioning, a sampler, a guider …
+    """A simulated value: a model, an encoder, conditioning, a sampler, a guider …
 
     `recipe` names everything that went into it; `text` is the prompt that it carries, if any.
     """
@@ -64,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Latent:
-    """A picture, a clip, a sound or a shape that is still to be decoded. Sizes are those after decoding."""
+    """A picture, a clip, a sound or a shape before decoding. Sizes are those after decoding."""
 
     width: int = 512
     height: int = 512
@@ -99,7 +99,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
-    """Pictures with a speed, perhaps with a sound (VIDEO)."""
+    """Pictures with a frame rate and optional sound (VIDEO)."""
 
     images: Images
     rate: float
@@ -121,7 +121,7 @@ class Mesh:
 
 
 class Blocked:
-    """Stands where a value should be: what needs it does not run. With a message, the run reports it."""
+    """Replaces a missing value: nodes that need it do not run. With a message, the run reports it."""
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message

@@ -1,4 +1,4 @@
-"""What the vendors' tools print, read into GPUs. Pure: text in, values out; garbage gives an empty list."""
+"""What the vendors' tools print, read into GPUs. Pure: text in, values out; unreadable text gives an empty list."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ADAPTER_RAM_CEILING = 4 * GIB - 2 * MIB
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `memory` is what one process can use, in bytes, None when nothing said it."""
+    """One GPU. `memory` is what one process can use, in bytes, None when unknown."""
 
     vendor: str
     name: str
@@ -85,7 +85,7 @@ def _lower(mapping: object) -> dict[str, Any]:
 
 
 def text_in(value: object) -> str:
-    """A tool's value as text, "" for the many ways in which tools say that they do not know."""
+    """A tool's value as text, "" for the many ways in which tools write an unknown value."""
     text = str(value).strip() if value is not None else ""
     return (
         ""
@@ -170,7 +170,7 @@ def nvidia(csv_text: str, plain_csv_text: str, list_text: str) -> list[Gpu]:
                 None,
                 "nvidia-smi -L",
                 index=index,
-                notes=("nvidia-smi did not tell the memory",),
+                notes=("nvidia-smi did not report the memory",),
             )
             for index, name in names.items()
         ]
@@ -186,7 +186,7 @@ def nvidia(csv_text: str, plain_csv_text: str, list_text: str) -> list[Gpu]:
             gpu = replace(gpu, memory=largest, unified=False, mig=tuple(profile for profile, _ in parts))
         elif "mig enabled" in gpu.notes:
             notes += (
-                "MIG is on but has no instance: nothing can run (nvidia-smi mig -cgi ... -C, or -mig 0)",
+                "MIG is on but has no instance, so no job can run (nvidia-smi mig -cgi ... -C, or -mig 0)",
             )
             gpu = replace(gpu, memory=0, unified=False)
         result.append(replace(gpu, notes=notes))
@@ -291,7 +291,7 @@ INTEL_MEMORY_GB = {
 
 
 def intel_gpu(name: str, memory: int | None, index: int, source: str) -> Gpu:
-    """An Intel GPU; whether it is a card of its own, and else-unknown memory, are told by its name."""
+    """An Intel GPU; its name decides whether it is a discrete card, and gives an unknown memory size."""
     discrete = bool(re.search(r"\b[AB]\d{2,3}M?\b|Data Center|Flex|Max 1\d{3}", name))
     notes: tuple[str, ...] = ()
     if memory is None and discrete:
@@ -304,7 +304,7 @@ def intel_gpu(name: str, memory: int | None, index: int, source: str) -> Gpu:
 
 
 def xpu_smi(texts: Iterable[str]) -> list[Gpu]:
-    """GPUs of `xpu-smi discovery -j` and `xpu-smi discovery -d N -j` (only the latter tells memory in 1.x)."""
+    """GPUs of `xpu-smi discovery -j` and `xpu-smi discovery -d N -j` (only the latter reports memory in 1.x)."""
     devices: dict[int, dict[str, Any]] = {}
     for text in texts:
         value = json_in(text)
@@ -395,7 +395,7 @@ def _windows(entries: Iterable[Mapping[str, Any]], registry: Mapping[str, int], 
         memory = registry.get(name) or size(entry.get("AdapterRAM"))
         notes: tuple[str, ...] = ()
         if name not in registry and memory and memory >= _ADAPTER_RAM_CEILING:
-            memory, notes = None, ("Windows tells only 'about 4 GB or more'",)
+            memory, notes = None, ("Windows reports only 'about 4 GB or more'",)
         if vendor == "intel":
             found = intel_gpu(name, memory, len(gpus), source)
         elif vendor == "amd":

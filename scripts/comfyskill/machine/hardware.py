@@ -18,7 +18,7 @@ from comfyskill.machine.gpus import GIB, Gpu
 # Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
 PYTORCH_LIMIT_S = 8.5
 NVIDIA_FIELDS = "index,name,memory.total,driver_version"
-# The driver's folders that are often not on PATH.
+# Driver folders that are often not on PATH.
 PLACES = (
     "/usr/lib/wsl/lib",
     "/opt/rocm/bin",
@@ -34,7 +34,7 @@ _POWERSHELL = (
     "{4d36e968-e325-11ce-bfc1-08002be10318}\\0*'|Select-Object DriverDesc,'HardwareInformation.qwMemorySize');"
     "ConvertTo-Json -Compress -Depth 3 @{gpus=$g;os=$o;registry=$r}"
 )
-# Computes on the device: a build that merely claims a GPU fails here, not in the first run.
+# Computes on the device: a build that only claims a GPU fails here, not in the first run.
 _PYTORCH = """
 import json
 answer = {"installed": False, "usable": None}
@@ -66,7 +66,7 @@ print(json.dumps(answer))
 
 
 def commands(here: system_of.Place) -> dict[str, Sequence[str]]:
-    """The tools worth asking on this kind of system, by a short name."""
+    """The tools to ask on this system, by a short name."""
     if here.system == "Darwin":
         keys = {
             "brand": "machdep.cpu.brand_string",
@@ -109,7 +109,7 @@ def find_gpus(here: system_of.Place, said: Mapping[str, str], memory: int | None
     amd_json = desktop.rocm_smi(said["rocm-smi"])
     amd = desktop.amd_smi(said["amd-smi"])
     if not amd or any(gpu.unified or gpu.memory is None for gpu in amd):
-        # rocm-smi also tells the shared memory of an APU.
+        # rocm-smi also reports the shared memory of an APU.
         amd = amd_json or amd
     found += amd or desktop.rocm_smi_text(said["rocm-smi text"])
     listed = desktop.xpu_smi(said[name] for name in ("xpu-smi", *(f"xpu-smi {n}" for n in range(4))))
@@ -121,7 +121,7 @@ def find_gpus(here: system_of.Place, said: Mapping[str, str], memory: int | None
         others = [
             gpu
             if gpu.memory
-            else replace(gpu, notes=(*gpu.notes, "the kernel lists it, but no driver tool answers"))
+            else replace(gpu, notes=(*gpu.notes, "the kernel lists it, but no driver tool responds"))
             for gpu in system_of.drm_gpus(here)
         ]
     vendors = {gpu.vendor for gpu in found}
@@ -129,7 +129,7 @@ def find_gpus(here: system_of.Place, said: Mapping[str, str], memory: int | None
 
 
 def pytorch_python(workspace: Path) -> str:
-    """The Python whose PyTorch counts: the workspace's own, else the one that runs this."""
+    """The Python whose PyTorch is checked: the workspace's own, else the one that runs this."""
     for name in (".venv", "venv"):
         for program in ("bin/python", "Scripts/python.exe"):
             if (workspace / name / program).is_file():
@@ -138,15 +138,17 @@ def pytorch_python(workspace: Path) -> str:
 
 
 def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
-    told = desktop.json_in(answer.text)
+    report = desktop.json_in(answer.text)
     found = (
-        told if isinstance(told, dict) else {"usable": None, "problem": answer.problem or "gave no answer"}
+        report
+        if isinstance(report, dict)
+        else {"usable": None, "problem": answer.problem or "gave no answer"}
     )
     return {"python": program, **found}
 
 
 def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, Any]:
-    """The whole hardware report as a JSON value. Never raises for what a tool says; takes under ten seconds."""
+    """The whole hardware report as a JSON value. Never raises for a tool's answer; takes under ten seconds."""
     start = time.monotonic()
     here = system_of.place()
     folder = paths.absolute(workspace or system_of.default_workspace(here))
@@ -184,7 +186,7 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
 
 
 def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
-    """The verdict and the families for another machine: one graphics card of its own with so much memory (0: none)."""
+    """The verdict and the families for another machine with one graphics card of this memory (0: no card)."""
     there = system_of.Place("Linux", "x86_64", Path("/nowhere"), simulated=False)
     gpu = Gpu("nvidia", "a graphics card", int(vram_gb * GIB), "asked for") if vram_gb else None
     ram = None if ram_gb is None else int(ram_gb * GIB)
@@ -192,10 +194,10 @@ def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
     verdict = machine_verdict.judge(there, gpu, memory, {"free": None}, {"bits": 64}, False, False)
     notes = [
         *verdict.notes,
-        "nothing of this machine was looked at; the card is taken for one that computes in fp8",
+        "this machine was not examined; the card is assumed to compute in fp8",
     ]
     if ram is None:
-        notes.append("`tight` also wants the system memory in `ram_gb`: --ram GB counts it in")
+        notes.append("`tight` also needs the system memory in `ram_gb`: give it with --ram GB")
     report = _report(there, verdict._replace(notes=notes), gpu, [gpu] if gpu else [], memory, [])
     kept = ("status", "code", "message", "hint", "retryable", "verdict", "usable_locally", "reasons", "blockers", "notes",
             "best_gpu", "memory", "families")  # fmt: skip
@@ -251,13 +253,13 @@ def _unsuitable(verdict: machine_verdict.Verdict) -> dict[str, Any]:
         return {
             "code": "use_cloud",
             "message": verdict.reasons[-1],
-            "hint": "use Comfy Cloud or another machine's server (--host); comfyui_setup.py --force installs all the same",
+            "hint": "use Comfy Cloud or another machine's server (--host); comfyui_setup.py --force installs anyway",
             "retryable": False,
         }
     return {
         "code": "fix_first",
         "message": verdict.blockers[0],
-        "hint": "put right what `blockers` lists, then check again",
+        "hint": "fix what `blockers` lists, then check again",
         "retryable": True,
     }
 
@@ -302,13 +304,13 @@ def _gb(value: int | None) -> float | None:
 
 
 def _tools(answers: Mapping[str, programs.Answer]) -> dict[str, Any]:
-    """What became of each tool that is there; those that are not are merely named."""
-    told: dict[str, Any] = {}
+    """How each installed tool answered, and the names of the absent ones."""
+    answered: dict[str, Any] = {}
     for name, answer in answers.items():
         if not answer.found:
             continue
-        told[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
+        answered[name] = {"seconds": answer.seconds} | ({"problem": answer.problem} if answer.problem else {})
         if answer.problem and answer.text.strip():
-            told[name]["said"] = safe_text.clean(answer.text.strip(), 200)
+            answered[name]["said"] = safe_text.clean(answer.text.strip(), 200)
     absent = sorted({name.split()[0] for name, answer in answers.items() if not answer.found})
-    return {"answered": told, "absent": absent}
+    return {"answered": answered, "absent": absent}

@@ -21,36 +21,35 @@ from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
 SOCKET_LIMIT_S = 5.0
-# A dead worker thread leaves HTTP alive and the queue still; three looks tell it from a job that is being taken.
+# A dead worker leaves HTTP alive and the queue unchanged; three looks exclude a job that is just starting.
 STUCK_LOOKS, STUCK_PAUSE_S = 3, 0.7
 LONG_RUN_S = 3600
-# Nobody's job: API v2 wants the key for it as for any other, and not every server lists jobs.
+# A job that does not exist: API v2 requires the key for it too, and not every server lists jobs.
 NO_JOB = "00000000-0000-4000-8000-000000000000"
-# A worker that dies within a job leaves it listed as running for ever. On a server of one's own most jobs are over by then.
+# A worker that dies within a job leaves it listed as running for ever. Most jobs on a local server end sooner.
 QUIET_RUN_S = 600
 CLOCK_SKEW_S = 60
-# comfy launch and ComfyUI itself, then the Desktop app.
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
 # A server that computes may take seconds to answer.
 ANSWER_LIMIT_S = 10.0
-# The modules whose absence is felt without the demo server; tqdm only draws bars.
+# The modules that the scripts need without the demo server; tqdm only draws bars.
 MODULES = ("requests", "websocket", "PIL")
 INSTALL_PACKAGES = "python3 -m pip install -r requirements.txt"
 
 
 def server_answers(server: Dialect) -> Check:
-    """Really ComfyUI: version, device and memory."""
+    """The server is ComfyUI: version, device and memory."""
     if server.api == "v2":
         server.state(NO_JOB)
-        return ok("server", f"{server.url} speaks Comfy API v2")
-    told = questions.stats(server)
-    devices = told["devices"]
-    version = f"ComfyUI {safe_text.name(told['comfyui_version'] or 'of unknown version')}"
+        return ok("server", f"{server.url} is a Comfy API v2 server")
+    stats = questions.stats(server)
+    devices = stats["devices"]
+    version = f"ComfyUI {safe_text.name(stats['comfyui_version'] or 'of unknown version')}"
     if server.api == "cloud":
         return ok("server", f"Comfy Cloud, {version}")
-    kept = {key: told[key] for key in ("comfyui_version", "pytorch_version", "devices")}
+    kept = {key: stats[key] for key in ("comfyui_version", "pytorch_version", "devices")}
     if not devices or all(device["type"] == "cpu" for device in devices):
-        message = f"{version} runs on the CPU: pictures take minutes"
+        message = f"{version} runs on the CPU: a picture takes minutes"
         return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
     device = devices[0]
     vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
@@ -58,7 +57,7 @@ def server_answers(server: Dialect) -> Check:
 
 
 def socket_opens(server: Dialect) -> Check:
-    """The WebSocket opens and speaks."""
+    """The WebSocket connects and sends messages."""
     if not server.has_socket:
         return skipped("websocket", "API v2 reports progress by server-sent events instead")
     import uuid
@@ -68,21 +67,21 @@ def socket_opens(server: Dialect) -> Check:
 
     if find_spec("websocket") is None:
         return skipped("websocket", "the package websocket-client is missing")
-    fix = "a proxy must pass WebSocket upgrades on; until then progress is polled"
+    fix = "a proxy must forward WebSocket upgrades; until then progress is polled"
     try:
         wire = Wire(server, uuid.uuid4().hex)
         try:
             deadline = time.monotonic() + SOCKET_LIMIT_S
             while time.monotonic() < deadline:
                 if wire.receive(0.5) is not None:
-                    return ok("websocket", "opens and speaks")
+                    return ok("websocket", "connected")
         finally:
             wire.close()
     except Disconnected as error:
         if error.status in (401, 403):
             fix = "give the server's key or login (--api-key-file, --header)"
         return fail("websocket", f"the WebSocket does not open: {error}", fix)
-    return warn("websocket", f"it opens, but says nothing within {SOCKET_LIMIT_S:g} s", fix)
+    return warn("websocket", f"it connects, but sends nothing within {SOCKET_LIMIT_S:g} s", fix)
 
 
 def definitions_readable(server: Dialect) -> Check:
@@ -90,12 +89,12 @@ def definitions_readable(server: Dialect) -> Check:
     start = time.monotonic()
     count = len(server.all_definitions())
     if not count:
-        return fail("definitions", "the server lists no node at all", "restart it and read its log")
+        return fail("definitions", "the server lists no nodes", "restart it and read its log")
     return ok("definitions", f"{count} node classes, read in {time.monotonic() - start:.1f} s", count=count)
 
 
 def has_model(server: Dialect) -> Check:
-    """At least one checkpoint or diffusion model."""
+    """The server has at least one checkpoint or diffusion model."""
     counts: dict[str, Any] = {}
     for folder in ("checkpoints", "diffusion_models"):
         try:
@@ -103,39 +102,42 @@ def has_model(server: Dialect) -> Check:
         except SkillError as error:
             if error.exit == Exit.UNREACHABLE or error.code == "not_offered":
                 raise
-            # The cloud answers so for an empty folder, too; anything else means that we do not know.
+            # The cloud answers this for an empty folder too; after any other error the count is unknown.
             counts[folder] = 0 if error.code == "folder_not_found" else None
     known = [count for count in counts.values() if count is not None]
-    told = ", ".join(
+    listed = ", ".join(
         f"{'unknown' if count is None else count} in {folder}" for folder, count in counts.items()
     )
     if any(known):
-        return ok("models", told, **counts)
+        return ok("models", listed, **counts)
     if len(known) < len(counts):
         return warn(
-            "models", f"the models could not be listed ({told})", "check the key and its plan", **counts
+            "models", f"the models could not be listed ({listed})", "check the key and its plan", **counts
         )
     return warn(
-        "models", "there is no checkpoint and no diffusion model", setup_command("--model", "sd15"), **counts
+        "models",
+        "the server has no checkpoint and no diffusion model",
+        setup_command("--model", "sd15"),
+        **counts,
     )
 
 
 def disk_space(server: Dialect) -> Check:
     """Free disk where a server on this machine writes."""
     if not is_local(server.url) or server.demo or server.api != "local":
-        return skipped("disk", "the server's disk cannot be seen from here")
+        return skipped("disk", "the server's disk is not visible from this machine")
     folder = _written_folder(server.stats()["system"].get("argv"))
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     message = f"{free / GIB:.1f} GB free at {folder}"
     if free < GIB:
-        return fail("disk", message, "make room: outputs will be cut off")
-    return warn("disk", message, "make room, or move models") if free < 10 * GIB else ok("disk", message)
+        return fail("disk", message, "free up space: outputs will be cut off")
+    return warn("disk", message, "free up space, or move models") if free < 10 * GIB else ok("disk", message)
 
 
 def _written_folder(argv: Any) -> Path:
-    """Where the server puts outputs, by its own command line, else comfy-cli's default."""
+    """Where the server writes outputs, from its command line, else comfy-cli's default."""
     words = [str(word) for word in argv] if isinstance(argv, list) else []
     for flag in ("--output-directory", "--base-directory"):
         if flag in words[:-1]:
@@ -145,13 +147,13 @@ def _written_folder(argv: Any) -> Path:
 
 
 def queue_moves(server: Dialect) -> Check:
-    """The queue takes jobs: pending ones with none running, look after look, mean a dead worker.
+    """The queue moves: pending jobs with none running, three times in a row, mean a dead worker.
 
-    A job that runs for long may have lost its worker, too: its progress goes to its own client, so that is a doubt.
+    A long job may have lost its worker too. Its progress goes to its own client, so this is only a warning.
     """
     jobs = server.list_jobs(0, finished=False)
     for _ in range(STUCK_LOOKS - 1):
-        if server.api != "local" or not _stands(jobs):
+        if server.api != "local" or not _waits_only(jobs):
             break
         time.sleep(STUCK_PAUSE_S)
         later = server.list_jobs(0, finished=False)
@@ -161,13 +163,13 @@ def queue_moves(server: Dialect) -> Check:
     running = [job for job in jobs if job.phase == "running"]
     pending = len(jobs) - len(running)
     counts: dict[str, Any] = {"running": len(running), "pending": pending}
-    if server.api != "local" and _stands(jobs):
+    if server.api != "local" and _waits_only(jobs):
         # A service may have no machine free for a while.
         return ok("queue", f"{pending} waiting, none running yet", **counts)
-    if _stands(jobs):
+    if _waits_only(jobs):
         return fail(
             "queue",
-            f"{pending} jobs wait and none runs: the server's worker is dead",
+            f"{safe_text.counted(pending, 'job')} pending and none running: the server's worker is dead",
             "restart the server",
             **counts,
         )
@@ -180,11 +182,11 @@ def queue_moves(server: Dialect) -> Check:
 
 
 def _begun(server: Dialect, job: JobSummary) -> float | None:
-    """When a running job began, at the earliest; None where the server tells no time."""
+    """The earliest time at which a running job began; None when the server reports no time."""
     started = server.state(job.prompt_id).started
     if started or server.api != "local" or not job.created:
         return started
-    # ComfyUI tells only when it was handed in. It runs one job at a time, so this one began after the last that ended.
+    # ComfyUI reports only the submit time. It runs one job at a time, so this one began after the last one ended.
     return max([job.created, *(other.ended for other in server.list_jobs(1) if other.ended)])
 
 
@@ -193,40 +195,40 @@ def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[
     message, fix = f"a job has been running for {span}", None
     if server.api == "local":
         shown = prompt_id if safe_text.is_job_id(prompt_id) else "PROMPT_ID"
-        message += "; whether it still moves cannot be seen from here"
+        message += "; its progress is not visible from here"
         cancel = safe_text.shell_words(
             ["python3", "scripts/manage_queue.py", "cancel", shown, *host_words(server)]
         )
         fix = (
-            "if it is no long video: the server's log and load tell whether it works; when it is still listed a "
-            f"minute after {cancel}, its worker is dead: restart the server"
+            "unless it is a long video, check the server's log and load; if the job is still listed a minute after "
+            f"{cancel}, its worker is dead: restart the server"
         )
     return warn("queue", message, fix, prompt_id=prompt_id, **counts)
 
 
-def _stands(jobs: Any) -> bool:
+def _waits_only(jobs: Any) -> bool:
     return bool(jobs) and not any(job.phase == "running" for job in jobs)
 
 
 def manager_there(server: Dialect) -> Check:
     """ComfyUI-Manager, which installs node packs."""
     if server.api != "local":
-        return skipped("manager", "only a ComfyUI of one's own has a Manager")
+        return skipped("manager", "only a local ComfyUI has a Manager")
     found = questions.manager(server, server.features())
     if found["present"]:
         return ok("manager", f"ComfyUI-Manager {safe_text.name(found['version'])}")
-    return ok("manager", "no ComfyUI-Manager; only installing node packs would need it")
+    return ok("manager", "no ComfyUI-Manager; only installing node packs needs it")
 
 
 def account_allows(server: Dialect) -> Check:
-    """A cloud's key is good and its plan runs jobs."""
+    """The cloud accepts the key, and its plan runs jobs."""
     if server.api == "local":
         if os.environ.get("COMFY_CLOUD_API_KEY"):
             return skipped("account", "a cloud key is set; check it with --host https://cloud.comfy.org")
-        return skipped("account", "a server of one's own wants no account")
+        return skipped("account", "a local server needs no account")
     if server.api == "v2":
         server.state(NO_JOB)
-        return ok("account", "the key is accepted" if server.access.key else "the server wants no key")
+        return ok("account", "the key is accepted" if server.access.key else "the server requires no key")
     if not server.access.key and not server.access.headers:
         return fail(
             "account", "no key was given", "set COMFY_CLOUD_API_KEY, or use --api-key-file", code="refused"
@@ -236,19 +238,19 @@ def account_allows(server: Dialect) -> Check:
         billing = server.get_json("billing/status")
     except SkillError as error:
         if error.code in ("not_found", "bad_answer"):
-            return ok("account", "the key is good; the plan could not be asked")
+            return ok("account", "the key is valid; the plan could not be checked")
         raise
     billing = billing if isinstance(billing, Mapping) else {}
     tier = safe_text.clean(billing.get("subscription_tier") or "unknown", 40)
     if billing.get("is_active") is False or tier == "FREE":
         return fail(
             "account",
-            f"the key is good, but the plan ({safe_text.name(tier)}) runs no jobs by API",
+            f"the key is valid, but the plan ({safe_text.name(tier)}) runs no jobs by API",
             "change the plan",
             code="refused",
         )
     if billing.get("has_funds") is False:
-        return fail("account", "the key is good, but the credits are used up", "top up", code="refused")
+        return fail("account", "the key is valid, but the credits are used up", "buy credits", code="refused")
     at_once = server.most_at_once()
     return ok(
         "account",
@@ -263,19 +265,21 @@ def clocks_agree(server: Dialect) -> Check:
 
     path = "features" if server.api != "v2" else "api/v2/health"
     try:
-        told = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+        date = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise
-        told = None
+        date = None
     try:
-        skew = time.time() - parsedate_to_datetime(told or "").timestamp()
+        skew = time.time() - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError, IndexError):
-        return skipped("clock", "the server tells no time")
+        return skipped("clock", "the server reports no time")
     if abs(skew) > CLOCK_SKEW_S:
         direction = "ahead of" if skew > 0 else "behind"
         return warn(
-            "clock", f"this clock is {abs(skew):.0f} s {direction} the server's", "set the time automatically"
+            "clock",
+            f"this machine's clock is {abs(skew):.0f} s {direction} the server's",
+            "set the time automatically",
         )
     return ok("clock", f"within {max(1, round(abs(skew)))} s of the server's", skew_s=round(skew, 1))
 
@@ -293,25 +297,30 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
         rows = [finding.to_json() for finding in errors[:10]]
         return fail(
             "workflow",
-            f"{len(errors)} things are missing or wrong in {spec}",
+            f"{safe_text.counted(len(errors), 'problem')} in {spec}",
             fix,
             errors=rows,
             count=len(errors),
         )
     warnings = [finding.message for finding in found if finding.severity == "warning"]
     if warnings:
-        return warn("workflow", f"it would run, with {len(warnings)} warnings", fix, warnings=warnings[:10])
-    return ok("workflow", f"the server has all that {spec} needs")
+        return warn(
+            "workflow",
+            f"it would run, with {safe_text.counted(len(warnings), 'warning')}",
+            fix,
+            warnings=warnings[:10],
+        )
+    return ok("workflow", f"the server has everything that {spec} needs")
 
 
 def setup_command(*words: object) -> str:
-    """What comfyui_setup would do, as a command that changes nothing: running it is the user's consent to give."""
+    """The comfyui_setup command with --dry-run: the real run needs the user's consent."""
     script = Path(__file__).resolve().parents[2] / "comfyui_setup.py"
     return safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
 
 
 class Check(NamedTuple):
-    """One finding. `fix` is a command or a deed; `details` are further keys of its JSON."""
+    """One finding. `fix` is a command or an instruction; `details` are more keys of its JSON."""
 
     name: str
     result: str
@@ -320,41 +329,41 @@ class Check(NamedTuple):
     details: Mapping[str, Any] = {}
 
     def json(self) -> dict[str, Any]:
-        """As the report prints it."""
-        told = {"name": self.name, "result": self.result, "message": self.message}
+        """The row of the report."""
+        row = {"name": self.name, "result": self.result, "message": self.message}
         if self.fix:
-            told["fix"] = self.fix
-        return told | dict(self.details)
+            row["fix"] = self.fix
+        return row | dict(self.details)
 
 
 def ok(name: str, message: str, **details: Any) -> Check:
-    """It works."""
+    """A check that passed."""
     return Check(name, "ok", message, details=details)
 
 
 def warn(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
-    """It works, but not for everything."""
+    """A check that passed in part."""
     return Check(name, "warn", message, fix, details)
 
 
 def fail(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
-    """It does not work."""
+    """A check that failed."""
     return Check(name, "fail", message, fix, details)
 
 
 def skipped(name: str, why: str) -> Check:
-    """It was not looked at, and why."""
+    """A check that was not made, and why."""
     return Check(name, "skipped", why)
 
 
 def failed_by(name: str, error: SkillError) -> Check:
-    """The check that an error of the server or the network made fail."""
+    """The failed check for an error of the server or the network."""
     details = {key: error.details[key] for key in ("server_said", "http_status") if error.details.get(key)}
     return fail(name, error.message, error.hint, code=error.code, **details)
 
 
 def guarded(name: str, check: Callable[[], Check]) -> Check:
-    """The check's finding; a failure of the server inside it becomes its finding. Bad input of the user is raised."""
+    """The check's result; a server error becomes a failed check. Misuse is raised."""
     try:
         return check()
     except SkillError as error:
@@ -371,7 +380,7 @@ def is_local(url: str) -> bool:
 
 
 def host_words(server: Dialect) -> list[str]:
-    """The flags that reach this server again, none where the default does."""
+    """The flags for this server in a command; none for the default server."""
     words = commands.server_words(server)
     return [] if words == ["--host", flags.DEFAULT_HOST] else words
 
@@ -382,22 +391,22 @@ def packages() -> Check:
 
     missing = [cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
     if missing:
-        # Without requests nothing can be asked; without the others some scripts do less.
+        # Without requests no check can be made; without the others some scripts do less.
         say = fail if "requests" in missing else warn
         message = f"this Python lacks {', '.join(missing)}"
         return say("packages", message, INSTALL_PACKAGES, missing=missing, code="missing_package")
-    return ok("packages", "all there")
+    return ok("packages", "all installed")
 
 
 def comfy_cli(url: str) -> Check:
-    """comfy-cli: there, and its version."""
+    """comfy-cli is installed, and its version."""
     if not is_local(url):
         return skipped("comfy_cli", "the server is not on this machine")
     found = setup_plan.find()
     if found is None:
         return warn(
             "comfy_cli",
-            "comfy-cli is not installed; only installing and starting need it",
+            "comfy-cli is not installed; only installing and starting ComfyUI need it",
             setup_command(),
         )
     return ok("comfy_cli", f"comfy-cli {found.version}", program=safe_text.shell_words(found.words))
@@ -418,10 +427,10 @@ def look_around() -> list[dict[str, Any]]:
 
 
 def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any]], list[Check]]:
-    """The server to look at, what was found on the way, and what is to be said about the choice.
+    """The server to check, what was found on the usual ports, and checks about the choice.
 
-    A given host or $COMFY_HOST is kept, whatever it is like: it is what the scripts will use. Else the first of
-    the usual ports that ComfyUI answers on.
+    A given host or $COMFY_HOST is kept in any case: the scripts will use it. Else the first of
+    the usual ports on which ComfyUI answers.
     """
     configured = os.environ.get("COMFY_HOST")
     if (host or configured or api) == "cloud":
@@ -443,7 +452,7 @@ def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any
 
 
 def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
-    """The server, or the check that says why there is none."""
+    """The server, or the check that says why it could not be reached."""
     if (mute := _mute(host)) is not None:
         return None, mute
     try:
@@ -456,7 +465,7 @@ def reach(host: str, **options: Any) -> tuple[Dialect | None, Check | None]:
 
 
 def _mute(host: str) -> Check | None:
-    """The finding that something on this machine takes connections and says nothing; retries would only cost time."""
+    """The failed check for a local port that accepts connections and stays silent; retries would only cost time."""
     if host == "demo":
         return None
     parts = urlsplit(_common.normal_base(_common.split_user_info(host)[0]))
@@ -478,5 +487,5 @@ def _unreached(host: str, error: SkillError) -> Check:
     url = _common.normal_base(_common.split_user_info(host)[0])
     fix = setup_command()
     if not is_local(url):
-        fix = "is it running, and is the address right?"
+        fix = "check the address and that the server is running"
     return fail("server", f"nothing answers at {url}", fix, code="unreachable")

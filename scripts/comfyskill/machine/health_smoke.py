@@ -1,4 +1,4 @@
-"""Two tiny jobs that prove a server: one without any model, one that is stopped as soon as sampling has begun."""
+"""Two tiny test jobs: one without any model, one that is cancelled as soon as it executes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from comfyskill.base.cli import SkillError
 from comfyskill.machine.health import Check, fail, ok, skipped, warn
 from comfyskill.server.protocol import Dialect, JobState, Submission
 
-# Loading a large checkpoint from a slow disk takes a minute; a queue of others may be ahead.
+# Loading a large checkpoint from a slow disk takes a minute; other jobs may be ahead in the queue.
 LIMIT_S = 120.0
 POLL_S = 0.05
-# Small and common first: the smoke test loads what it picks.
+# Small and common first: the smoke test loads the one it chooses.
 PREFERRED = ("v1-5", "sd15", "sd1.5", "dreamshaper", "turbo", "sd_xl", "sdxl")
 
 
 def without_model(server: Dialect) -> Check:
-    """A 16-pixel picture, made and shown; ends in the temporary folder."""
+    """Make and preview a 16-pixel picture, which goes into the temporary folder."""
     name = "smoke_test"
     needed = ("EmptyImage", "PreviewImage")
     if missing := _missing(server, needed):
@@ -45,12 +45,12 @@ def without_model(server: Dialect) -> Check:
             "read the server's log",
         )
     if not state.outputs:
-        return fail(name, "a job without any model ended well, but put nothing out", prompt_id=prompt_id)
+        return fail(name, "a job without any model succeeded, but has no output", prompt_id=prompt_id)
     return ok(name, f"a job without any model ran in {time.monotonic() - start:.1f} s", prompt_id=prompt_id)
 
 
 def _missing(server: Dialect, kinds: Sequence[str]) -> list[str]:
-    """The node classes that the server surely lacks; a server that does not tell is simply tried."""
+    """The node classes that the server lacks; empty when it cannot list them, so that the job is tried."""
     try:
         known = server.definitions(kinds)
     except SkillError as error:
@@ -61,22 +61,22 @@ def _missing(server: Dialect, kinds: Sequence[str]) -> list[str]:
 
 
 def with_checkpoint(server: Dialect) -> Check:
-    """One step at 64 pixels with a checkpoint, cancelled as soon as it has begun."""
+    """One step at 64 pixels with a checkpoint, cancelled as soon as it executes."""
     name = "smoke_test_model"
     if server.api != "local":
-        return skipped(name, "elsewhere than on a ComfyUI of one's own it might cost")
+        return skipped(name, "it may cost credits on a server that is not a local ComfyUI")
     try:
         checkpoint = choose(server.models("checkpoints"))
     except SkillError as error:
         return skipped(name, f"the checkpoints could not be listed: {error.message}")
     if checkpoint is None:
-        return skipped(name, "there is no checkpoint")
+        return skipped(name, "the server has no checkpoint")
     graph = sampling_graph(checkpoint)
     kinds = sorted({node["class_type"] for node in graph.values()})
     if missing := _missing(server, kinds):
         return skipped(name, f"the server has no {safe_text.quoted(missing[0])}")
     state, prompt_id = _run(server, graph, stop_when_begun=True)
-    told = {"checkpoint": checkpoint, "prompt_id": prompt_id}
+    facts = {"checkpoint": checkpoint, "prompt_id": prompt_id}
     if state.phase != "done":
         return _not_done(name, state, prompt_id)
     if state.outcome == "error":
@@ -84,18 +84,18 @@ def with_checkpoint(server: Dialect) -> Check:
             name,
             f"{safe_text.quoted(checkpoint)} does not run: {_reason(state)}",
             "try another checkpoint",
-            **told,
+            **facts,
         )
     how = (
-        "was stopped as soon as it had begun"
+        "was stopped as soon as it started"
         if state.outcome == "cancelled"
         else "ended before it could be stopped"
     )
-    return ok(name, f"a job with {safe_text.quoted(checkpoint)} was taken and {how}", **told)
+    return ok(name, f"a job with {safe_text.quoted(checkpoint)} was accepted and {how}", **facts)
 
 
 def choose(checkpoints: Sequence[str]) -> str | None:
-    """A checkpoint that is likely small and whole."""
+    """A checkpoint that is probably small and complete."""
     for word in PREFERRED:
         for name in checkpoints:
             if word in name.lower() and "inpaint" not in name.lower():
@@ -123,7 +123,7 @@ def sampling_graph(checkpoint: str) -> dict[str, dict[str, Any]]:
 
 
 def _run(server: Dialect, graph: Mapping[str, Any], *, stop_when_begun: bool) -> tuple[JobState, str]:
-    """Submit and follow by asking; whatever happens, Ctrl-C included, the job is not left behind."""
+    """Submit and poll; the job is cancelled whatever happens, Ctrl-C included."""
     submission = Submission(graph, str(uuid.uuid4()), uuid.uuid4().hex)
     prompt_id = server.submit(submission).prompt_id
     deadline = time.monotonic() + LIMIT_S
@@ -149,7 +149,7 @@ def _run(server: Dialect, graph: Mapping[str, Any], *, stop_when_begun: bool) ->
 
 
 def _forget(server: Dialect, prompt_id: str) -> None:
-    """Take the job out of a local server's history: it is nobody's result."""
+    """Remove the job from a local server's history: it is not a result."""
     if server.api != "local":
         return
     try:
@@ -160,7 +160,7 @@ def _forget(server: Dialect, prompt_id: str) -> None:
 
 def _not_done(name: str, state: JobState, prompt_id: str) -> Check:
     if state.phase == "pending":
-        return warn(name, f"it waited {LIMIT_S:g} s in the queue and was taken back", prompt_id=prompt_id)
+        return warn(name, f"it waited {LIMIT_S:g} s in the queue and was removed", prompt_id=prompt_id)
     return fail(
         name,
         f"it did not end within {LIMIT_S:g} s and was cancelled",

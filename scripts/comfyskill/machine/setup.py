@@ -1,4 +1,4 @@
-"""From nothing to a running server, step by step. Idempotent: what is there is left alone."""
+"""From nothing to a running server, step by step. Idempotent: what exists stays as it is."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ STOP_LIMIT_S = 20.0
 
 
 def set_up(wish: Wish) -> dict[str, Any]:
-    """Do all of it; the report says what was done and what was there already.
+    """Do all steps; the report says what was done and what existed already.
 
     Raises:
-        SkillError: something stands in the way, or a step failed (`log_tail` has the last lines of its output).
+        SkillError: something prevents it, or a step failed (`log_tail` has the last lines of its output).
     """
     with setup_run.termination_as_interrupt(), setup_run.one_at_a_time(setup_run.state_folder()):
         found = look(wish)
@@ -79,14 +79,14 @@ def _no_analytics(comfy: Comfy, log: Log) -> None:
 
 
 def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
-    """Run `comfy install`; cut off, it leaves a note, so that the next run goes on instead of stumbling.
+    """Run `comfy install`; an interrupted one leaves a note, so that the next run continues it.
 
     Raises:
-        SkillError: it failed, or ended well without a ComfyUI there.
+        SkillError: it failed, or succeeded without leaving a ComfyUI.
     """
     clear_half_clone(wish.workspace)
     if wish.workspace.is_dir() and not any(wish.workspace.iterdir()):
-        # comfy-cli takes any existing folder for an installation.
+        # comfy-cli treats any existing folder as an installation.
         wish.workspace.rmdir()
     wish.workspace.parent.mkdir(parents=True, exist_ok=True)
     remember(installing=sorted({*begun(), str(wish.workspace)}))
@@ -104,7 +104,7 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
             f"comfy install failed (exit code {done.code})",
             code="install_failed",
             hint=setup_run.advice(done.output)
-            or "run the same command again: it goes on where this one stopped",
+            or "run the same command again: it continues where this one stopped",
             retryable=True,
             log=str(log.path),
             log_tail=done.tail,
@@ -113,7 +113,7 @@ def install(wish: Wish, found: Found, comfy: Comfy, log: Log) -> None:
 
 
 def clear_half_clone(workspace: Path) -> None:
-    """Take a clone out of the way that setup began and that never became ComfyUI; files of others are never removed."""
+    """Move away a clone that setup began and that did not become ComfyUI; other files are never removed."""
     if not was_begun(workspace) or (workspace / "main.py").exists() or not workspace.is_dir():
         return
     if {item.name for item in workspace.iterdir()} <= {".git"}:
@@ -121,11 +121,11 @@ def clear_half_clone(workspace: Path) -> None:
         return
     aside = workspace.with_name(f"{workspace.name}.incomplete-{int(time.time())}")
     workspace.rename(aside)
-    cli.warn(f"an installation that was cut off was moved to {aside}; it can be deleted")
+    cli.warn(f"an interrupted installation was moved to {aside}; it can be deleted")
 
 
 def fetch_model(wish: Wish, target: Path, comfy: Comfy, log: Log) -> dict[str, Any]:
-    """Download the wished model unless it is there.
+    """Download the requested model unless it exists.
 
     Raises:
         SkillError: the download failed.
@@ -192,7 +192,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
                 code="still_running",
                 status="timeout",
                 retryable=True,
-                hint="look again with the status sub-command",
+                hint="check again with the status sub-command",
                 next=[safe_text.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
                 log=str(log.path),
                 log_tail=launch_tail(wish, log.since(offset)),
@@ -231,7 +231,7 @@ def _report(
 
 
 def next_commands(wish: Wish) -> list[str]:
-    """What to do with the new server."""
+    """The commands to run next on the new server."""
     host = [] if wish.port == 8188 else ["--host", wish.url]
     if wish.model in ("sd15", "sdxl"):
         flow = f"workflows/{wish.model}_txt2img.json"
@@ -250,7 +250,7 @@ def next_commands(wish: Wish) -> list[str]:
 
 
 def run_health(wish: Wish) -> dict[str, Any]:
-    """The health check's verdict, run as the command it is; says so when it could not run."""
+    """The result of the health check, run as a command; says when it could not run."""
     try:
         done = subprocess.run(
             health_words(wish),
@@ -260,12 +260,12 @@ def run_health(wish: Wish) -> dict[str, Any]:
             env=programs.environment(),
             check=False,
         )
-        told = json.loads(done.stdout)
-        checks = told["checks"]
+        answer = json.loads(done.stdout)
+        checks = answer["checks"]
     except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired):
         return {
             "ran": False,
-            "why": "it did not come to an end; it needs the packages of requirements.txt",
+            "why": "it did not finish; it needs the packages of requirements.txt",
             "next": safe_text.shell_words(health_words(wish)),
         }
     short = [
@@ -275,7 +275,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
     ]
     return {
         "ran": True,
-        "status": told.get("status") if isinstance(told, dict) else None,
+        "status": answer.get("status") if isinstance(answer, dict) else None,
         "to_look_at": short,
     }
 
@@ -297,7 +297,9 @@ def status(wish: Wish) -> dict[str, Any]:
     if port.state == "comfyui":
         return {"status": "ok", **report}
     message = (
-        "nothing listens there" if port.state == "free" else f"something else listens there: {port.what}"
+        f"nothing listens on port {wish.port}"
+        if port.state == "free"
+        else f"something else listens on port {wish.port}: {port.what}"
     )
     return {
         "status": "not_running",
@@ -310,7 +312,7 @@ def status(wish: Wish) -> dict[str, Any]:
 
 
 def _launcher(launched: object) -> Comfy | None:
-    """The comfy-cli to stop with: an installed one, else the words that the launch was made with (uvx)."""
+    """The comfy-cli to stop with: an installed one, else the command that launched the server (uvx)."""
     if (found := setup_plan.find()) is not None:
         return found
     words = launched.get("comfy") if isinstance(launched, dict) else None
@@ -325,10 +327,10 @@ def _launcher(launched: object) -> Comfy | None:
 
 
 def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
-    """Stop the server that setup launched on this port; another's server is left alone.
+    """Stop the server that setup launched on this port; any other server keeps running.
 
     Raises:
-        SkillError: the server is not ours, or does not stop.
+        SkillError: setup did not start the server, or it does not stop.
     """
     port = setup_run.look_at(wish.port)
     if port.state != "comfyui":
@@ -344,7 +346,7 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
         raise SkillError(
             f"the server on port {wish.port} was not started by this setup",
             code="not_ours",
-            hint="stop it where it was started, or, if it is yours to stop, with the command in next",
+            hint="stop it where it was started, or, if it is yours, with the command in next",
             next=[
                 safe_text.shell_words(
                     [*(comfy.words if comfy else ["comfy"]), "stop", "--port", str(wish.port)]
@@ -353,7 +355,9 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
         )
     if comfy is None:
         raise SkillError(
-            "comfy-cli, which started the server, is gone", code="cannot_start", hint="run setup again"
+            "comfy-cli, which started the server, is no longer installed",
+            code="cannot_start",
+            hint="run setup again",
         )
     by_hand = safe_text.shell_words([*comfy.words, "stop", "--port", str(wish.port)])
     words = [*comfy.words, "--skip-prompt", "stop"]
@@ -367,7 +371,7 @@ def stop(wish: Wish, *, dry_run: bool = False) -> dict[str, Any]:
             raise SkillError(
                 f"the server on port {wish.port} still answers",
                 code="stop_failed",
-                hint="look into the log, then try the command in next",
+                hint="read the log, then try the command in next",
                 next=[by_hand],
                 log=str(log.path),
                 log_tail=done.tail,

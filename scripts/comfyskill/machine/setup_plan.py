@@ -1,4 +1,4 @@
-"""What setup finds and would do: the wish, the state of things, the objections, the plan. Changes nothing but its notes."""
+"""What setup finds and would do: the request, the state, the objections, the plan. Changes only its notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfyskill.machine import setup_run
 from comfyskill.machine.setup_run import Done, Log
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-# Our flag -> comfy install's. Intel's is not in its help, but it takes it (comfy-cli 1.23).
+# Our flag -> comfy install's. Intel's is not in its help, but it works (comfy-cli 1.23).
 DEVICE_FLAGS = {
     "nvidia": "--nvidia",
     "amd": "--amd",
@@ -26,7 +26,7 @@ DEVICE_FLAGS = {
     "intel": "--intel-arc",
     "cpu": "--cpu",
 }
-# First checkpoints that work alone: address and size in GB (addresses as ComfyUI's own templates name them).
+# First checkpoints that need no other file: address and size in GB (the addresses of ComfyUI's templates).
 MODELS = {
     "sd15": (
         "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
@@ -82,7 +82,7 @@ class Wish(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is there before anything is done."""
+    """What exists before setup does anything."""
 
     port: setup_run.Port
     hardware: Mapping[str, Any]
@@ -92,12 +92,12 @@ class Found(NamedTuple):
 
 
 def notes_file() -> Path:
-    """Where setup remembers what it has begun and what it launched."""
+    """The file with what setup has begun and launched."""
     return setup_run.state_folder() / "state.json"
 
 
 def remembered() -> dict[str, Any]:
-    """Setup's own notes; empty when there are none, they are unreadable, or others may have written them."""
+    """Setup's own notes; empty when they are missing or unreadable, or others may have written them."""
     folder = notes_file().parent
     try:
         if not folder.is_dir() or not paths.make_private(folder):
@@ -109,7 +109,7 @@ def remembered() -> dict[str, Any]:
 
 
 def remember(**changes: Any) -> None:
-    """Change the notes, whole file at once."""
+    """Change the notes; the file is replaced as a whole."""
     notes = {**remembered(), **changes}
     target = notes_file()
     paths.make_private(target.parent)
@@ -119,18 +119,18 @@ def remember(**changes: Any) -> None:
 
 
 def was_begun(workspace: Path) -> bool:
-    """Whether a setup began to install there and did not come to its end."""
+    """Whether a setup began to install there and did not finish."""
     return str(workspace) in begun()
 
 
 def begun() -> list[str]:
-    """The workspaces where an installation was begun and has not ended."""
+    """The workspaces with an unfinished installation."""
     listed = remembered().get("installing")
     return [item for item in listed if isinstance(item, str)] if isinstance(listed, list) else []
 
 
 def installation(workspace: Path) -> str:
-    """What lies at the workspace: `whole`, `begun` (a setup was cut off), `none` or `foreign` (something else)."""
+    """What is at the workspace: `whole`, `begun` (a setup was cut off), `none` or `foreign` (something else)."""
     begun = was_begun(workspace)
     if (workspace / "main.py").is_file() and (workspace / "comfy").is_dir():
         return "begun" if begun else "whole"
@@ -141,7 +141,7 @@ def installation(workspace: Path) -> str:
 
 def look(wish: Wish) -> Found:
     """Look at port, hardware, comfy-cli, workspace and model; changes nothing."""
-    cli.note("looking at this machine")
+    cli.note("checking this machine")
     return Found(
         port=setup_run.look_at(wish.port),
         hardware=machine_hardware.check(wish.workspace),
@@ -152,24 +152,24 @@ def look(wish: Wish) -> Found:
 
 
 def model_file(wish: Wish) -> Path | None:
-    """Where the wished model lies or will lie."""
+    """Where the requested model is or will be."""
     if wish.model is None:
         return None
     return wish.workspace / "models" / "checkpoints" / MODELS[wish.model][0].rsplit("/", 1)[1]
 
 
 def needs_model(found: Found) -> bool:
-    """Whether the wished model is still to be fetched."""
+    """Whether the requested model must be downloaded."""
     return found.model is not None and not found.model.is_file()
 
 
 def needs_comfy(found: Found) -> bool:
-    """Whether there is anything to do for comfy-cli."""
+    """Whether a step needs comfy-cli."""
     return found.port.state != "comfyui" or needs_model(found)
 
 
 def objections(wish: Wish, found: Found) -> list[SkillError]:
-    """Why the work must not begin, the gravest first; each names the way out."""
+    """Why setup must not start, the most serious reason first; each hint says what to do."""
     running = found.port.state == "comfyui"
     rest = () if running else (*_of_port(wish, found), *_of_installation(wish, found))
     return [*_of_model(wish, found), *rest]
@@ -183,15 +183,15 @@ def _of_model(wish: Wish, found: Found) -> Iterator[SkillError]:
         yield SkillError(
             f"--model {wish.model} downloads {size:g} GB from {url.split('/')[2]}",
             code="consent_needed",
-            hint="add --yes to agree; mind the model's licence",
+            hint="add --yes to agree; check the model's licence",
             flag="--yes",
             url=url,
         )
     if found.port.state == "comfyui" and found.installed != "whole":
         yield SkillError(
-            f"no ComfyUI at {wish.workspace} to put the model into, although a server runs on port {wish.port}",
+            f"a server runs on port {wish.port}, but {wish.workspace} has no ComfyUI to put the model into",
             code="workspace_missing",
-            hint="say with --workspace where that server lies",
+            hint="give that server's folder with --workspace",
         )
 
 
@@ -206,21 +206,21 @@ def _of_port(wish: Wish, found: Found) -> Iterator[SkillError]:
 
 
 def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
-    """What speaks against installing; an installed ComfyUI is started whatever the hardware."""
+    """The objections to installing; an installed ComfyUI is started on any hardware."""
     if found.installed == "whole":
         return
     if found.hardware["verdict"] == "cloud" and not wish.force:
         yield SkillError(
-            f"this machine is not for local work: {found.hardware['reasons'][-1]}",
+            f"this machine is not suitable for local runs: {found.hardware['reasons'][-1]}",
             code="consent_needed",
-            hint="use Comfy Cloud, or install all the same with --force",
+            hint="use Comfy Cloud, or install anyway with --force",
             flag="--force",
         )
     if found.hardware["blockers"] and not wish.force:
         yield SkillError(
             found.hardware["blockers"][0],
             code="fix_first",
-            hint="put it right, or go on all the same with --force",
+            hint="fix it, or continue anyway with --force",
         )
     if found.installed == "foreign":
         yield SkillError(
@@ -230,7 +230,7 @@ def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
         )
     if not programs.find("git"):
         yield SkillError(
-            "git is not installed, and comfy-cli fetches ComfyUI with it",
+            "git is not installed; comfy-cli needs it to fetch ComfyUI",
             code="git_missing",
             hint="Debian and Ubuntu: sudo apt install git; macOS: xcode-select --install; Windows: winget install Git.Git",
         )
@@ -268,7 +268,7 @@ def launch_words(wish: Wish, found: Found) -> list[str]:
 
 
 def model_words(wish: Wish) -> list[str]:
-    """`comfy model download` for the wished model, without the program."""
+    """`comfy model download` for the requested model, without the program."""
     url, _ = MODELS[wish.model or ""]
     where = ["--relative-path", "models/checkpoints", "--filename", url.rsplit("/", 1)[1]]
     return ["--skip-prompt", "--workspace", str(wish.workspace), "model", "download", "--url", url, *where]
@@ -298,7 +298,7 @@ def plan(wish: Wish) -> dict[str, Any]:
 def _in_words(
     wish: Wish, found: Found, steps: Sequence[Mapping[str, Any]], stops: Sequence[SkillError]
 ) -> str:
-    """The plan in a sentence: what would happen, or what stands in the way."""
+    """The plan in a sentence: what would happen, or what prevents it."""
     if stops:
         return f"setup would stop before it changes anything: {stops[0].message}"
     does = {
@@ -310,7 +310,7 @@ def _in_words(
     doing = ", ".join(does[step["step"]] for step in steps if step["step"] in does)
     if found.port.state == "comfyui":
         already = f"a ComfyUI already answers at {wish.url}: nothing would be installed or started"
-        return f"{already}, only: {doing}" if doing else f"{already}, only its health looked at"
+        return f"{already}, only: {doing}" if doing else f"{already}, only its health checked"
     return f"setup would {doing}"
 
 
@@ -346,7 +346,7 @@ def _why_this_way(ways: Sequence[str]) -> str:
     """Why comfy-cli is installed in the first of these ways, and what is tried if that fails."""
     if len(ways) > 1:
         return f"comfy-cli is not installed; if this fails: {', then '.join(ways[1:])}"
-    return "comfy-cli is not installed; neither pipx nor uv is here, and pip --user does not work in a virtual environment"
+    return "comfy-cli is not installed; pipx and uv are missing, and pip --user does not work in a virtual environment"
 
 
 def health_words(wish: Wish) -> list[str]:
@@ -355,7 +355,7 @@ def health_words(wish: Wish) -> list[str]:
 
 
 class Comfy(NamedTuple):
-    """comfy-cli as it is called: the words before a sub-command, its version, how it was found."""
+    """comfy-cli: the command before a sub-command, its version, how it was found."""
 
     words: tuple[str, ...]
     version: str
@@ -363,7 +363,7 @@ class Comfy(NamedTuple):
 
 
 def own_venv() -> Path:
-    """The virtual environment that comfy-cli gets when nothing else works."""
+    """The virtual environment for comfy-cli when no other way works."""
     return setup_run.state_folder() / "comfy-cli-venv"
 
 
@@ -372,7 +372,7 @@ def _bin(venv: Path) -> Path:
 
 
 def environment(comfy: Comfy | None = None) -> dict[str, str]:
-    """The environment for comfy-cli: no keys, analytics off, no foreign virtual environment, its own folder on PATH."""
+    """The environment for comfy-cli: no keys, analytics off, no other virtual environment, its own folder on PATH."""
     values = programs.environment()
     values = {name: value for name, value in values.items() if name not in FOREIGN_ENVIRONMENTS} | QUIET
     if comfy is not None:
@@ -382,7 +382,7 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
 
 
 def places() -> list[Path]:
-    """Folders where an installed `comfy` may lie that are not on PATH."""
+    """Folders outside PATH where `comfy` may be installed."""
     found = [paths.home() / ".local" / "bin"]
     if paths.is_private(setup_run.state_folder()):
         found.append(_bin(own_venv()))
@@ -437,7 +437,7 @@ def methods() -> list[tuple[str, list[list[str]]]]:
     elif uvx := programs.find("uvx"):
         ways.append(("uvx", [[uvx, "--from", PACKAGE, "comfy", "--version"]]))
     if sys.prefix == sys.base_prefix:
-        # Inside a virtual environment pip refuses --user, and the environment is somebody else's.
+        # Inside a virtual environment pip refuses --user, and the environment belongs to someone else.
         ways.append(("pip --user", [[sys.executable, "-m", "pip", "install", "--user", PACKAGE]]))
     venv = own_venv()
     python = str(_bin(venv) / ("python.exe" if os.name == "nt" else "python"))
@@ -454,10 +454,10 @@ def methods() -> list[tuple[str, list[list[str]]]]:
 
 
 def install(log: Log) -> tuple[Comfy, list[dict[str, object]]]:
-    """Install comfy-cli by the first way that works; also what was tried and why it failed.
+    """Install comfy-cli by the first way that works; also the attempts and why they failed.
 
     Raises:
-        SkillError: no way worked.
+        SkillError: every way failed.
     """
     attempts: list[dict[str, object]] = []
     for name, commands in methods():
@@ -468,7 +468,7 @@ def install(log: Log) -> tuple[Comfy, list[dict[str, object]]]:
             return comfy, [*attempts, {"with": name, "worked": True}]
         attempts.append({"with": name, "worked": False, "why": _why(failed)})
     raise cli.SkillError(
-        "comfy-cli could not be installed in any way",
+        "comfy-cli could not be installed",
         code="no_installer",
         hint=_advice(attempts),
         attempts=attempts,
@@ -499,7 +499,7 @@ def _installed(name: str, commands: Sequence[Sequence[str]]) -> Comfy | None:
 
 
 def _tool_folders(name: str) -> list[Path]:
-    """Where pipx and uv say that they put programs."""
+    """The program folders that pipx and uv report."""
     asks = {
         "pipx": ["pipx", "environment", "--value", "PIPX_BIN_DIR"],
         "uv tool": ["uv", "tool", "dir", "--bin"],
@@ -525,7 +525,7 @@ def _tool_folders(name: str) -> list[Path]:
 
 def _why(failed: Done | None) -> str:
     if failed is None:
-        return "it ended well, but no working `comfy` was found afterwards"
+        return "it succeeded, but no working `comfy` was found afterwards"
     if "externally-managed-environment" in failed.output:
         return "this Python is managed by the system (PEP 668)"
     if "No module named pip" in failed.output:
@@ -540,4 +540,4 @@ def _advice(attempts: Sequence[Mapping[str, object]]) -> str:
     why = " ".join(str(attempt["why"]) for attempt in attempts)
     if "virtual environments" in why or "no pip" in why:
         return "install pipx (Debian and Ubuntu: sudo apt install pipx; macOS: brew install pipx), then run setup again"
-    return "look into the log; is the network there?"
+    return "read the log and check the network"

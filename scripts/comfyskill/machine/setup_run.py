@@ -1,4 +1,4 @@
-"""Run installers and launchers: argument lists only, output into a log that stays, ended cleanly on Ctrl-C."""
+"""Run installers and launchers: argument lists only, output into a log that is kept, stopped cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from typing import Any, NamedTuple
 from comfyskill.base import cli, paths, programs, safe_files, safe_text
 
 TAIL_LINES = 30
-# Time for an installer to clean up after itself when asked to stop, before it is made to.
+# Time for an installer to clean up when asked to stop, before it is killed.
 GRACE_S = 8.0
 HEARTBEAT_S = 30.0
 PROBE_LIMIT_S = 3.0
 _STATS_LIMIT_BYTES = 1 << 20
-# comfy-cli frames its own tracebacks and repeats a log in a frame; the plain lines around say what happened.
+# comfy-cli frames its tracebacks and repeats a log in a frame; the plain lines around it say what happened.
 FRAME = ("\u2502", "\u256d", "\u2570", '{"schema"')
-# What an installer's or a server's output gives away, and what to do about it.
+# Patterns in an installer's or a server's output, and what to do about each.
 CAUSES = (
-    (r"could not resolve host|name resolution|network is unreachable", "there is no network: check the connection or the proxy"),
-    (r"no space left on device|errno 28", "the disk is full: make room, or choose another --workspace"),
+    (r"could not resolve host|name resolution|network is unreachable", "no network: check the connection or the proxy"),
+    (r"no space left on device|errno 28", "the disk is full: free up space, or choose another --workspace"),
     (r"already running in background", "another ComfyUI runs in the background: comfyui_setup.py stop, or comfy stop"),
     (r"address already in use|errno 98|port is already in use", "the port is taken: use another --port"),
     (r"torch not compiled with cuda|no kernel image|driver version is insufficient|found no nvidia driver",
-     "PyTorch and the GPU driver do not fit: python3 scripts/hardware_check.py --check-pytorch"),
-    (r"no module named|modulenotfounderror", "the installation is not whole: comfy install --restore"),
+     "PyTorch and the GPU driver do not match: python3 scripts/hardware_check.py --check-pytorch"),
+    (r"no module named|modulenotfounderror", "the installation is incomplete: comfy install --restore"),
     (r"permission denied|errno 13", "a folder is not writable: choose another --workspace"),
 )  # fmt: skip
 
 
 def state_folder() -> Path:
-    """Where setup keeps its log, its notes and, at need, comfy-cli's own virtual environment."""
+    """Where setup keeps its log, its notes and, if needed, comfy-cli's own virtual environment."""
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA") or str(paths.home() / "AppData" / "Local")
     elif platform.system() == "Darwin":
@@ -53,7 +53,7 @@ def state_folder() -> Path:
 
 
 class Log:
-    """The log file: it is appended to and survives; children write into it directly."""
+    """The log file: setup appends to it and keeps it; child processes write into it directly."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,17 +61,17 @@ class Log:
         self.line(f"--- comfyui_setup, process {os.getpid()}")
 
     def line(self, text: str) -> None:
-        """One line of ours, with the time."""
+        """Write one line with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         with safe_files.open_file(self.path, "a", encoding="utf-8") as file:
             file.write(f"{stamp} {safe_text.redact(safe_text.clean(text))}\n")
 
     def size(self) -> int:
-        """Where the log ends now."""
+        """The log's size in bytes."""
         return self.path.stat().st_size
 
     def since(self, offset: int) -> str:
-        """What was written after `offset`, cleaned."""
+        """The text written after `offset`, cleaned."""
         with self.path.open("rb") as file:
             file.seek(offset)
             return safe_text.clean(file.read().decode("utf-8", "replace"))
@@ -102,7 +102,7 @@ def advice(output: str) -> str | None:
 
 
 def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
-    """The last lines of an output that are not empty, each of bearable length."""
+    """The last lines of an output that are not empty, each cut to 300 characters."""
     lines = [
         line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(FRAME)
     ]
@@ -110,7 +110,7 @@ def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
 
 
 def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, its output going into the log."""
+    """Start a command in its own session, with its output going into the log."""
     log.line("$ " + safe_text.shell_words(words))
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
@@ -140,8 +140,8 @@ def finish(
     limit_s: float | None = None,
     check: Callable[[], bool] | None = None,
 ) -> int | None:
-    """Wait for a started command; its exit code, or None when `check` came true or the time was up before."""
-    begun = told = time.monotonic()
+    """Wait for a started command; its exit code, or None when `check` was true or the time was up first."""
+    begun = noted = time.monotonic()
     try:
         while True:
             try:
@@ -153,8 +153,8 @@ def finish(
                 return None
             if limit_s is not None and now - begun > limit_s:
                 return None
-            if now - told > HEARTBEAT_S:
-                told = now
+            if now - noted > HEARTBEAT_S:
+                noted = now
                 cli.note(f"{what}: still working after {int(now - begun)} s")
     except KeyboardInterrupt:
         end(process)
@@ -169,7 +169,7 @@ def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: st
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a started command and its children to stop, and make them when they do not."""
+    """Ask a started command and its children to stop; kill them if they do not."""
     if os.name == "nt":
         programs.kill_tree(process)
         return
@@ -184,7 +184,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold the lock against a second setup; the system lets it go however this process ends.
+    """Hold the lock against a second setup; the system releases it however this process ends.
 
     Raises:
         SkillError: another setup is running.
@@ -208,13 +208,13 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, SIGHUP and Ctrl-Break end the work as Ctrl-C does: children stopped, nothing left half-made."""
+    """SIGTERM, SIGHUP and Ctrl-Break end the work as Ctrl-C does: children stopped, no half-made files left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
-    # Under nohup SIGHUP is ignored, and shall stay so.
+    # Under nohup SIGHUP is ignored and must stay so.
     heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:
@@ -225,7 +225,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 class Port(NamedTuple):
-    """What listens on a local port: `free`, `comfyui` (with its version) or `other`; `mute`: it speaks no HTTP."""
+    """What listens on a local port: `free`, `comfyui` (with its version) or `other`; `mute`: it does not speak HTTP."""
 
     state: str
     version: str | None = None
@@ -247,7 +247,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     url = f"http://127.0.0.1:{port}/system_stats"
     try:
         with opener.open(url, timeout=limit_s) as response:
-            told = json.loads(response.read(_STATS_LIMIT_BYTES))
+            answer = json.loads(response.read(_STATS_LIMIT_BYTES))
     except urllib.error.HTTPError as error:
         return Port("other", what=f"a web server that answers {error.code}")
     except ValueError:
@@ -255,9 +255,9 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     except http.client.HTTPException:
         return Port("other", what="it does not speak HTTP", mute=True)
     except OSError as error:
-        return Port("other", what=f"it does not answer as a web server does ({error})", mute=True)
-    system = told.get("system") if isinstance(told, dict) else None
-    if not isinstance(system, dict) or not isinstance(told.get("devices"), list):
+        return Port("other", what=f"it does not answer like a web server ({error})", mute=True)
+    system = answer.get("system") if isinstance(answer, dict) else None
+    if not isinstance(system, dict) or not isinstance(answer.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
     return Port("comfyui", version=safe_text.clean(system.get("comfyui_version") or "unknown", 40))
 
@@ -267,7 +267,7 @@ def free_port(after: int) -> int | None:
     for port in range(after + 1, min(after + 50, 65536)):
         with socket.socket() as probe:
             if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-                # Else Windows lets us have a port that another holds on all addresses.
+                # Otherwise Windows gives us a port that another process holds on all addresses.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -14,8 +14,8 @@ from typing import Any
 from comfyskill.base import paths
 from comfyskill.machine import gpus as machine_gpus
 
-# For tests and for replaying another machine's tools: which system to take this one for, and where its /proc and
-# /sys lie. A report made with one of them says so under "simulated".
+# For tests and for replaying another machine's tools: the system to assume, and the folder of its /proc and /sys.
+# A report made with one of them says so under "simulated".
 SYSTEM_VARIABLE = "COMFY_HARDWARE_SYSTEM"
 MACHINE_VARIABLE = "COMFY_HARDWARE_MACHINE"
 ROOT_VARIABLE = "COMFY_HARDWARE_ROOT"
@@ -25,7 +25,7 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True)
 class Place:
-    """Which machine is looked at."""
+    """The machine that is examined."""
 
     system: str
     machine: str
@@ -33,7 +33,7 @@ class Place:
     simulated: bool
 
     def read(self, path: str) -> str:
-        """A small file of this machine, "" when it is not there or cannot be read."""
+        """A small file of this machine, "" when it is missing or cannot be read."""
         try:
             with (self.root / path.lstrip("/")).open(encoding="utf-8", errors="replace") as file:
                 return file.read(65536)
@@ -42,7 +42,7 @@ class Place:
 
 
 def place() -> Place:
-    """The machine that is looked at: this one, unless the test variables say otherwise."""
+    """The machine to examine: this one, unless the test variables say otherwise."""
     system = os.environ.get(SYSTEM_VARIABLE) or platform.system()
     machine = os.environ.get(MACHINE_VARIABLE) or platform.machine()
     root = os.environ.get(ROOT_VARIABLE) or "/"
@@ -66,7 +66,7 @@ def in_container(here: Place) -> bool:
 
 
 def memory_limit(here: Place) -> int | None:
-    """The cgroup's memory limit in bytes (the smallest on the way up), None when there is none."""
+    """The cgroup's memory limit in bytes (the smallest of its parents), None without a limit."""
     limits = [here.read("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     for line in here.read("/proc/self/cgroup").splitlines():
         hierarchy, _, path = line.partition("::")
@@ -83,7 +83,7 @@ def memory_limit(here: Place) -> int | None:
 
 
 def memory(here: Place, answers: dict[str, str]) -> dict[str, Any]:
-    """Total, limit and usable memory in bytes; `total` is None when nothing told it."""
+    """Total, limit and usable memory in bytes; `total` is None when it is unknown."""
     total: int | None = None
     if here.system == "Darwin":
         total = machine_gpus.size(answers.get("sysctl memsize", ""))
@@ -129,7 +129,7 @@ def _windows_memory_call() -> int | None:
 
 
 def default_workspace(here: Place) -> Path:
-    """Where comfy-cli puts ComfyUI when nobody says otherwise (its documented default)."""
+    """Where comfy-cli puts ComfyUI by default (as documented)."""
     home = paths.home()
     return home / "comfy" / "ComfyUI" if here.system == "Linux" else home / "Documents" / "comfy" / "ComfyUI"
 
@@ -163,7 +163,7 @@ def python() -> dict[str, Any]:
 
 
 def drm_gpus(here: Place) -> list[machine_gpus.Gpu]:
-    """GPUs as the Linux kernel lists them under /sys/class/drm; AMD's driver tells the memory there."""
+    """GPUs as the Linux kernel lists them under /sys/class/drm; AMD's driver reports the memory there."""
     gpus: list[machine_gpus.Gpu] = []
     try:
         cards = sorted((here.root / "sys/class/drm").glob("card[0-9]*"))

@@ -23,7 +23,7 @@ APPLE_SHARE = 0.75
 
 
 class Verdict(NamedTuple):
-    """What follows from the hardware. `blockers` are things to put right first, whatever the GPU."""
+    """What follows from the hardware. `blockers` must be fixed first, whatever the GPU."""
 
     verdict: str
     reasons: list[str]
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
-    """GPU memory in bytes that one process can count on: its own, or its share of the system's."""
+    """GPU memory in bytes that one process can use: the GPU's own, or its share of the system's."""
     if gpu.vendor == "apple":
         return int(memory * APPLE_SHARE) if memory else None
     if gpu.vendor == "nvidia" and gpu.unified:
@@ -65,14 +65,14 @@ def worth(gpu: Gpu, memory: int | None) -> tuple[bool, bool, int, int]:
 
 def _by_size(vram: int | None, what: str) -> Verdict:
     if vram is None:
-        return Verdict("marginal", [f"{what}: no tool told its memory, so nothing can be promised"])
+        return Verdict("marginal", [f"{what}: no tool reported its memory, so it may not be enough"])
     gb = vram / gpus_GIB * NOMINAL
-    told = f"{what} with {vram / gpus_GIB:.1f} GB"
+    described = f"{what} with {vram / gpus_GIB:.1f} GB"
     if gb >= 8:
-        return Verdict("ok", [told])
+        return Verdict("ok", [described])
     if gb >= 4:
-        return Verdict("marginal", [f"{told}: small models, or large ones slowly"])
-    return Verdict("cloud", [f"{told}: too little for today's models (4 GB is the least, 8 GB comfortable)"])
+        return Verdict("marginal", [f"{described}: small models, or large ones slowly"])
+    return Verdict("cloud", [f"{described}: too little for today's models (minimum 4 GB, comfortable 8 GB)"])
 
 
 def _at_most(found: Verdict, ceiling: str, reason: str) -> Verdict:
@@ -88,13 +88,13 @@ def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None, hidden
         return Verdict(
             "cloud",
             ["no GPU that PyTorch can use was found; on the CPU one small picture takes minutes"],
-            notes=["it runs all the same with --cpu, to try workflows out"],
+            notes=["it runs with --cpu, to try out workflows"],
         )
     found = _by_size(usable_memory(gpu, memory), gpu.name)
     if here.system == "Darwin":
         return _judge_mac(gpu, memory, found)
     if gpu.vendor == "nvidia" and gpu.compute_capability is not None and gpu.compute_capability < 5:
-        return _at_most(found, "cloud", "its compute capability is below 5.0: PyTorch has dropped it")
+        return _at_most(found, "cloud", "its compute capability is below 5.0: PyTorch no longer supports it")
     if gpu.vendor == "amd" and here.system == "Windows":
         return _at_most(
             found, "marginal", "comfy-cli installs DirectML for AMD on Windows: slower, fewer models"
@@ -119,12 +119,12 @@ def _judge_mac(gpu: Gpu, memory: int | None, found: Verdict) -> Verdict:
     if memory is None:
         return found
     gb = memory / gpus_GIB
-    told = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
+    described = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
     if gb >= 16:
-        return Verdict("ok", told, notes=["fp8 models do not run on Apple GPUs; take fp16 or GGUF files"])
+        return Verdict("ok", described, notes=["fp8 models do not run on Apple GPUs; use fp16 or GGUF files"])
     if gb >= 8:
-        return Verdict("marginal", [f"{told[0]}: SD 1.5, and SDXL slowly"])
-    return Verdict("cloud", [f"{told[0]}: too little"])
+        return Verdict("marginal", [f"{described[0]}: SD 1.5, and SDXL slowly"])
+    return Verdict("cloud", [f"{described[0]}: too little"])
 
 
 def judge(
@@ -146,7 +146,7 @@ def judge(
         limited = " (a container's limit)" if memory["limit"] and usable == memory["limit"] else ""
         if ram < 8:
             found = _at_most(
-                found, "cloud", f"{usable / gpus_GIB:.1f} GB of system memory{limited}: 8 GB is the least"
+                found, "cloud", f"{usable / gpus_GIB:.1f} GB of system memory{limited}: the minimum is 8 GB"
             )
         elif ram < 16:
             found = _at_most(
@@ -161,9 +161,9 @@ def judge(
             f"{gb}: an installation with one model takes about 15 GB (choose another --workspace)"
         )
     elif free is not None and free < DISK_COMFORTABLE:
-        notes.append(f"{free / gpus_GIB:.0f} GB of free disk hold a few models only")
+        notes.append(f"{free / gpus_GIB:.0f} GB of free disk is enough for a few models only")
     if python["bits"] != 64:
-        blockers.append("this Python is 32-bit: PyTorch needs a 64-bit one")
+        blockers.append("this Python is 32-bit: PyTorch needs a 64-bit Python")
     if rosetta:
         blockers.append(
             "this Python runs under Rosetta (x86_64): install an arm64 Python, or PyTorch sees no GPU"
@@ -233,7 +233,7 @@ class Budget(NamedTuple):
 
 
 def fits(family: Family, budget: Budget) -> str:
-    """`yes`, `tight` (weights are moved to and fro, slower), `no`, or `unknown`."""
+    """`yes`, `tight` (slower: weights move between GPU and system memory), `no`, or `unknown`."""
     if budget.vram is None:
         return "unknown"
     if family.precision == "fp8" and not budget.fp8:
@@ -242,7 +242,7 @@ def fits(family: Family, budget: Budget) -> str:
     if vram >= family.full:
         return "yes"
     if budget.unified:
-        # Nothing to move weights to: memory is one.
+        # Unified memory: there is no other memory to move weights to.
         return "tight" if vram >= family.full * 0.8 else "no"
     if vram < family.least:
         return "no"
@@ -251,7 +251,7 @@ def fits(family: Family, budget: Budget) -> str:
 
 
 def table(budget: Budget) -> list[dict[str, Any]]:
-    """One row a family: whether it fits, and what it wants (GB)."""
+    """One row per family: whether it fits, and what it needs (GB)."""
     return [
         {
             "family": family.name,
@@ -287,8 +287,8 @@ def about(rows: list[dict[str, Any]], families: list[str]) -> dict[str, Any]:
     fitting = [f"{row['family']} {row['precision']}" for row in rows if row["fits"] == best]
     words = {
         "yes": f"fits: {', '.join(fitting)}",
-        "tight": f"fits tightly, slower because weights are moved to and fro: {', '.join(fitting)}",
-        "unknown": "the memory of this GPU is unknown, so nothing can be promised",
-        "no": f"does not fit: the least is {min(row['least_vram_gb'] for row in rows):g} GB of GPU memory",
+        "tight": f"fits tightly, slower because weights move between GPU and system memory: {', '.join(fitting)}",
+        "unknown": "the memory of this GPU is unknown, so it may not fit",
+        "no": f"does not fit: the minimum is {min(row['least_vram_gb'] for row in rows):g} GB of GPU memory",
     }
     return {"fits": best, "message": words[best], "families": rows}

@@ -1,4 +1,4 @@
-"""What people look at: the result page, the contact sheet, thumbnails, media previews.
+"""The pages of a batch for people: result page, contact sheet, thumbnails, media previews.
 
 Reads the files of a batch; knows nothing of how they were made.
 """

@@ -1,4 +1,4 @@
-"""Labelled thumbnails of a batch on as few pictures as possible, so that one look shows forty results.
+"""Labelled thumbnails of a batch on as few pictures as possible, about forty results on each.
 
 Pillow only.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_TITLE_LINES = 2
 OURS = re.compile(r"contact_sheet(_\d+)?\.png")
 LEAST_WIDTH = 400
-# Pillow's own font ends here, a few signs aside.
+# The last character of Pillow's own font, except for a few signs.
 LAST_LATIN = 0x24F
 KNOWN_BEYOND = "\u2026\u2019\u2018\u201c\u201d\u2013\u2014\u2022"
 SYSTEM_FONTS = (
@@ -55,7 +55,7 @@ CLEAR = "#eceef1"  # what shows through transparent pictures
 FRAME_SECONDS = 10.0
 ALL_FRAMES_SECONDS = 90.0
 FRAME_SIDE = 768
-# What a video may be. A playlist that calls itself a video would make ffmpeg open other files.
+# Allowed video formats. A playlist under a video's name would make ffmpeg open other files.
 VIDEO_FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,ogg"
 
 
@@ -99,7 +99,7 @@ def _title(results: Results, rows: Sequence[Row], pages: Sequence[Sheet], number
     if len(pages) > 1:
         words.append(f"page {number + 1} of {len(pages)}")
     if sum(len(each.cells) for each in pages) < len(rows):
-        words.append("the rest is in index.html")
+        words.append("see index.html for the rest")
     if results.demo:
         words.append("made by the demo server, not generated")
     return " · ".join(words)
@@ -144,7 +144,7 @@ def _font(page: Sheet) -> Any:
 
 
 class Pen(NamedTuple):
-    """What drawing on a sheet takes."""
+    """The pen and fonts to draw with."""
 
     sheet: Image.Image
     draw: ImageDraw.ImageDraw
@@ -204,7 +204,7 @@ def draw_run(pen: Pen, thumbs: Thumbnails, row: Row, place: Size, box: Size) -> 
 
 
 def instead(row: Row) -> tuple[str, str]:
-    """What stands where a picture would, and its ink: the failure, the text, or what kind of file there is."""
+    """The text shown instead of a picture, and its colour: the failure, the text output, or the kind of file."""
     if row.status != "success":
         return short(
             f"{row.status.replace('_', ' ')}: {row.message or row.code or ''}".rstrip(": "), 600
@@ -212,8 +212,8 @@ def instead(row: Row) -> tuple[str, str]:
     if row.files:
         item = shown(row) or row.files[0]
         size = item.get("bytes")
-        told = f", {_size(size)}" if isinstance(size, int) else ""
-        return short(f"{str(item.get('type')).upper()} {item.get('filename')}{told}", 300), INK
+        extent = f", {_size(size)}" if isinstance(size, int) else ""
+        return short(f"{str(item.get('type')).upper()} {item.get('filename')}{extent}", 300), INK
     return (short(row.texts[0].get("text") or "", 600), INK) if row.texts else ("no files", QUIET)
 
 
@@ -282,7 +282,7 @@ def _natural(rows: Sequence[Row], thumbs: Thumbnails) -> Size:
 
 
 def _box(natural: Size, room: Size) -> Size:
-    """A box of the pictures' own shape that fits into the room, not much larger than they are."""
+    """A box of the pictures' own shape that fits into the space, not much larger than they are."""
     wide, high = natural
     enlarged = max(1.0, LEAST_BOX / max(wide, high))
     scale = min(room[0] / wide, min(room[1], MOST_BOX) / high, enlarged)
@@ -302,7 +302,7 @@ def _used(results: Results, rows: Sequence[Row]) -> list[Used]:
 # --- the grid
 def _grid(rows: Sequence[Row], used: Sequence[Used], natural: Size) -> list[Sheet] | None:
     """Lines over the first axis, columns over the second (or the other way round), a third one beside it in the
-    columns while there are few, else on pages. None when that does not fit, or would be mostly empty."""
+    columns while there are few, else on pages. None when that does not fit or would be mostly empty."""
     if len(used) < 2 or len(rows) * 2 < math.prod(len(axis.steps) for axis in used):
         return None
     by_place = {row.steps: row for row in rows}
@@ -321,7 +321,7 @@ def _grid(rows: Sequence[Row], used: Sequence[Used], natural: Size) -> list[Shee
 
 
 class _Places(NamedTuple):
-    """Which run stands where on the axes; `down` is the axis of the lines."""
+    """The place of each run on the axes; `down` is the axis of the lines."""
 
     runs: Mapping[tuple[int, ...], Row]
     used: Sequence[Used]
@@ -342,7 +342,7 @@ def _grid_sheets(
     wide = (WIDTH - SIDE - MARGIN) // len(columns) - MARGIN
     head = max(len(wrapped(words, wide, MOST_HEAD_LINES)) for words in heads) + 2
     room = HEIGHT - head * LINE - 3 * MARGIN
-    # All lines on one page, if the pictures are still worth a look then.
+    # All lines on one page, if the pictures stay large enough.
     least = min(MOST_BOX // 3, max(natural[1], LEAST_BOX) * 3 // 4)
     box = _box(natural, (wide, max(room // len(down.steps) - LINE - MARGIN, least)))
     a_page = max(room // (box[1] + LINE + MARGIN), 1)
@@ -373,10 +373,10 @@ def _all_words(axes: Sequence[Used], steps: Mapping[int, int]) -> str:
 
 
 def _short_label(row: Row, wide: int) -> str:
-    """What the grid's edges do not say."""
+    """The label under a cell: what the grid's edges do not show."""
     seed = seed_of(row)
-    told = seed is not None and not any("seed" in name for name in row.values)
-    return (wrapped(f"#{row.run} seed {seed}" if told else f"#{row.run}", wide, 1) or [""])[0]
+    shows_seed = seed is not None and not any("seed" in name for name in row.values)
+    return (wrapped(f"#{row.run} seed {seed}" if shows_seed else f"#{row.run}", wide, 1) or [""])[0]
 
 
 def _words(axis: Axis, step: int) -> str:
@@ -428,7 +428,7 @@ def _label(row: Row, varying: Sequence[str], wide: int) -> list[str]:
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:
-    """The names whose values differ; the others would only fill the labels."""
+    """The names whose values differ; labels omit the others."""
     first = rows[0].values
     names = dict.fromkeys(name for row in rows[:2000] for name in row.values)
     return [name for name in names if any(row.values.get(name) != first.get(name) for row in rows[:2000])]
@@ -463,7 +463,7 @@ class Thumbnails:
             return None
 
     def of(self, row: Row, box: Size) -> Image.Image | None:
-        """The run's first picture or video frame, fitted into a box (small ones are enlarged); None when there is none."""
+        """The run's first picture or video frame, fitted into a box (small ones are enlarged); None without one."""
         item = shown(row)
         path = self._path(item)
         if item is None or path is None:
@@ -474,14 +474,14 @@ class Thumbnails:
         return _opened(path, path.name, box)
 
     def _path(self, item: Mapping[str, Any] | None) -> Path | None:
-        """Where the file is; None when it would lie outside of the batch's folder."""
+        """The file's path; None when it would be outside the batch's folder."""
         if item is None:
             return None
         path = (self._folder / str(item.get("file"))).resolve()
         return path if path.is_relative_to(self._folder.resolve()) and path.is_file() else None
 
     def _frame(self, path: Path) -> Image.Image | None:
-        """A video's first frame, when there is an ffmpeg to decode it and time left for it."""
+        """A video's first frame; None without ffmpeg or when no time is left."""
         if not self._searched:
             self._program, self._searched = find_ffmpeg(), True
         if self._program is None or self._seconds_left <= 0:
@@ -505,7 +505,7 @@ class Thumbnails:
 
 
 def shown(row: Row) -> Mapping[str, Any] | None:
-    """The file that stands for a run: its first picture, else its first video."""
+    """The file shown for a run: its first picture, else its first video."""
     for kind in ("image", "video"):
         for item in row.files:
             if item.get("type") == kind:
@@ -514,7 +514,7 @@ def shown(row: Row) -> Mapping[str, Any] | None:
 
 
 def find_ffmpeg() -> str | None:
-    """An ffmpeg on the PATH; one in the current folder, where a downloaded file could lie, does not count."""
+    """An ffmpeg on the PATH; one in the current folder, which may be a downloaded file, is ignored."""
     return programs.find("ffmpeg")
 
 
@@ -552,7 +552,7 @@ def _without_holes(picture: Image.Image) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, box: Size) -> Image.Image:
-    """As large as the box allows; pixels of very small pictures stay squares."""
+    """The picture scaled to the box; pixels of very small pictures stay squares."""
     from PIL import Image, ImageOps
 
     tiny = max(picture.size) * 3 <= max(box)

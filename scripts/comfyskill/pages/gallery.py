@@ -20,7 +20,7 @@ from comfyskill.batch.plan import OUTPUT_COLUMN
 from comfyskill.batch.results import Results, Row, seed_of, short
 
 MOST_VALUE = 2000
-# A grid with more cells than this helps nobody; the list stays.
+# Larger grids are hard to read; only the list is shown.
 MOST_CELLS = 4000
 MOST_STEPS = 200
 # Files that a browser shows or saves. Others (SVG, HTML, XML) may hold a script, which would run with the page's rights.
@@ -108,7 +108,7 @@ function buildControls() {
   if (state.view === "grid") buildGridControls(); else {
     const sorts = [["run", "run"], ...data.names.map((name, at) => ["v" + at, name]), ["t", "seconds"], ["s", "status"]];
     controls.append(choice("Sort", sorts, state.sort, value => { state.sort = value; }));
-    const turn = make("button", { type: "button", textContent: state.down ? "\\u2193" : "\\u2191", title: "Turn the order" });
+    const turn = make("button", { type: "button", textContent: state.down ? "\\u2193" : "\\u2191", title: "Reverse the order" });
     turn.addEventListener("click", () => { state.down = !state.down; buildControls(); draw(); });
     controls.append(turn);
     const search = make("input", { type: "search", placeholder: "Filter by text", value: state.words });
@@ -150,7 +150,7 @@ function links(run) {
       box.append(make("span", { textContent: name, title: "Not linked: a file of this kind can run a script in a browser" }));
       return;
     }
-    const words = run.f.length > 1 || kind !== "image" ? name : "full file";
+    const words = run.f.length > 1 || kind !== "image" ? name : "open file";
     const target = { href: url, target: "_blank", rel: "noopener", textContent: words, title: name };
     box.append(make("a", target));
   });
@@ -235,7 +235,7 @@ function drawGrid(runs) {
 function draw() {
   const runs = wanted();
   count.textContent = runs.length + " of " + data.runs.length + " runs";
-  if (!runs.length) { main.replaceChildren(make("p", { className: "empty", textContent: "No run fits." })); return; }
+  if (!runs.length) { main.replaceChildren(make("p", { className: "empty", textContent: "No matching runs." })); return; }
   if (state.view === "grid") drawGrid(runs); else drawList(runs);
 }
 buildControls();
@@ -294,7 +294,7 @@ def _summary(results: Results) -> str:
         for status, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
     if results.made:
-        words.append(time.strftime("begun %Y-%m-%d %H:%M", time.localtime(results.made)))
+        words.append(time.strftime("started %Y-%m-%d %H:%M", time.localtime(results.made)))
     return " · ".join(words)
 
 
@@ -309,7 +309,7 @@ def _data(results: Results) -> dict[str, Any]:
 
 
 def _axes(results: Results) -> list[dict[str, Any]]:
-    """The axes that really vary, with the words for each step that occurs; empty when a grid would not help."""
+    """The axes that vary, with a label per step that occurs; empty when a grid would not help."""
     used: list[dict[int, str]] = [{} for _ in results.plan.axes]
     for row in results.rows:
         for at, step in enumerate(row.steps):
@@ -351,7 +351,7 @@ def _run(row: Row, names: list[str], seeded: bool) -> dict[str, Any]:
 
 
 def _file(item: Mapping[str, Any]) -> list[Any]:
-    """What the page needs of a file: address, kind, name, and whether it is linked."""
+    """A file for the page: address, kind, name, and whether it is linked."""
     path = str(item.get("file") or "")
     linked = int(path.lower().endswith(LINKED))
     return [quote(path, safe="/"), _text(item.get("type")), _text(item.get("filename")), linked]

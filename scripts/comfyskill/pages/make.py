@@ -23,7 +23,9 @@ def write(folder: Path) -> dict[str, Any]:
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
     document: dict[str, Any] = {"run_states": counts}
     if results.outside:
-        cli.warn(f"{results.outside} files that the journal names do not lie in {folder} and are left out")
+        cli.warn(
+            f"left out {safe_text.counted(results.outside, 'file')} that the journal names outside {folder}"
+        )
         document["files_left_out"] = results.outside
     for name, key, make in (
         ("results.csv", "results_csv", batch_results.table),
@@ -41,7 +43,7 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def _first_rows(results: batch_results.Results) -> dict[str, Any]:
-    """Which file came of which values, for the first runs: enough to point at the best of a small sweep."""
+    """Values and files of the first runs: enough to find the best one of a small sweep."""
     rows = [
         {
             "run": row.run,
@@ -59,7 +61,7 @@ def _first_rows(results: batch_results.Results) -> dict[str, Any]:
 
 
 def after_runs(folder: Path) -> dict[str, Any]:
-    """Make the pages; a failure or an interruption there does not spoil the report of the runs."""
+    """Make the pages; a failure or an interruption here does not change the report of the runs."""
 
     try:
         return write(folder)
@@ -67,11 +69,12 @@ def after_runs(folder: Path) -> dict[str, Any]:
         cli.warn(f"the runs are done, but their pages could not be written: {error}")
         return {"report_problem": str(error)}
     except (KeyboardInterrupt, cli.Terminated):
-        # What became of the runs is worth more than pictures of it.
-        told = f"interrupted; this makes the pages: {commands.command('run_batch.py', '--report', folder)}"
-        cli.warn(told)
-        return {"report_problem": told}
+        # The report of the runs matters more than its pages.
+        warning = f"interrupted; this command makes the pages: {commands.command('run_batch.py', '--report', folder)}"
+        cli.warn(warning)
+        return {"report_problem": warning}
 
 
 def alone(folder: Path) -> dict[str, Any]:
+    """The report of --report: only the pages, made again."""
     return {"status": "ok", "output_dir": str(folder), **write(folder)}
