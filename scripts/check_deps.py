@@ -17,7 +17,7 @@ Examples:
     python3 scripts/check_deps.py workflows/sdxl_*.json --inventory server.json
 
 Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something could not be known (no answer),
-4 something could not be known (refused, or this kind of server cannot tell).
+4 something is unknown (refused, or this kind of server does not report it).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-sources",
         action="store_true",
-        help="do not look up where missing things can be had (nor ask comfy-cli)",
+        help="do not look up download sources (or ask comfy-cli)",
     )
     flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)

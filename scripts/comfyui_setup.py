@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             dest="device",
             action="store_const",
             const=name,
-            help=f"install for {name} (default: found out)",
+            help=f"install for {name} (default: auto-detected)",
         )
     parser.add_argument("--manager", action="store_true", help="also install ComfyUI-Manager")
     parser.add_argument(
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--yes", action="store_true", help="agree to the download that --model names")
     parser.add_argument(
-        "--force", action="store_true", help="install although the hardware check advises against it"
+        "--force", action="store_true", help="install even if the hardware check advises against it"
     )
     parser.add_argument(
         "--wait",

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--version",
         choices=options.VERSIONS,
         default="0.8.0",
-        help="which server to play (default: %(default)s)",
+        help="the server version to simulate (default: %(default)s)",
     )
     parser.add_argument(
         "--step-time",
@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--definitions",
         type=Path,
         metavar="FILE",
-        help="more node definitions, as /object_info shows them (they are played)",
+        help="more node definitions, as /object_info shows them (they are simulated)",
     )
     parser.add_argument("--output-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument("--input-dir", type=Path, help="default: a temporary folder, removed at the end")
@@ -79,10 +79,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manager",
         choices=manager.SHAPES,
-        help="play ComfyUI-Manager too, to rehearse installs: the node packs that this server plays are missing until "
-        "it installs them, and models that it fetches are names alone",
+        help="simulate ComfyUI-Manager too, to rehearse installs: the node packs of this server are missing until "
+        "it installs them, and models that it fetches are only names",
     )
-    parser.add_argument("--cloud", action="store_true", help="play Comfy Cloud (v1 interface) instead")
+    parser.add_argument("--cloud", action="store_true", help="simulate Comfy Cloud (v1 interface) instead")
     parser.add_argument(
         "--tier", choices=options.TIERS, default="standard", help="the cloud plan (default: %(default)s)"
     )

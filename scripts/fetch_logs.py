@@ -29,7 +29,7 @@ from comfyskill.base import cli, flags
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     parser.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID", help="the job")
-    parser.add_argument("--last", action="store_true", help="our job that ended last (else anybody's)")
+    parser.add_argument("--last", action="store_true", help="our job that ended last (else any user's)")
     parser.add_argument(
         "--list", type=int, nargs="?", const=20, metavar="N", help="the latest N jobs (default 20)"
     )

@@ -6,7 +6,7 @@
 """Can this machine run ComfyUI, and which models? Asks the GPU vendors' tools; changes nothing.
 
 The verdict is `ok`, `marginal` (works, with small models or patience) or `cloud` (use Comfy Cloud or another
-machine). The report names the flag for `comfy install` and a table of model families with the memory they want.
+machine). The report names the flag for `comfy install` and a table of model families with the memory they need.
 
 Examples:
     python3 scripts/hardware_check.py
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--vram",
         type=_gigabytes,
         metavar="GB",
-        help="answer for another machine, whose graphics card has so much memory (0: it has none)",
+        help="answer for another machine, whose graphics card has this much memory (0: no card)",
     )
     parser.add_argument(
         "--ram", type=_gigabytes, metavar="GB", help="with --vram: that machine's system memory"
@@ -72,7 +72,7 @@ def _gigabytes(text: str) -> float:
     except ValueError:
         size = -1
     if not 0 <= size <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size in GB, such as 6")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a size in GB, such as 6")
     return size
 
 
@@ -130,7 +130,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     ]
     lines += [f"fix:     {blocker}" for blocker in found["blockers"]]
     lines += [f"note:    {note}" for note in found["notes"]]
-    lines.append(f"{'family':22}{'precision':11}{'fits':9}{'wants GB':>9}{'least':>7}")
+    lines.append(f"{'family':22}{'precision':11}{'fits':9}{'needs GB':>9}{'least':>7}")
     for row in found["families"]:
         lines.append(
             f"{row['family']:22}{row['precision']:11}{row['fits']:9}{row['vram_gb']:>9g}{row['least_vram_gb']:>7g}"

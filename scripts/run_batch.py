@@ -18,7 +18,7 @@ Examples:
     python3 scripts/run_batch.py --report out                        (index.html, contact sheet and CSV again)
 
 Prints one JSON document; progress goes to stderr. Look at contact_sheet.png; people open index.html.
-Exit codes: 0 every run succeeded, 1 not all did, 2 misuse (nothing sent), 3 no server, 4 refused, 5 told to stop while
+Exit codes: 0 every run succeeded, 1 not all did, 2 misuse (nothing sent), 3 no server, 4 refused, 5 terminated while
 runs go on, 6 the server rejected the graph, 7 needs consent, 130 interrupted.
 """
 
@@ -50,7 +50,12 @@ def run_batch(args: argparse.Namespace) -> dict[str, Any]:
         begin.point_to_rest(document)
         return document
     except cli.Terminated:
-        return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
+        return {
+            "status": "cancelled",
+            "code": "terminated",
+            "message": "terminated by a signal",
+            "retryable": True,
+        }
 
 
 def main(argv: list[str] | None = None) -> int:

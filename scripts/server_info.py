@@ -6,7 +6,7 @@
 """Ask a server what it is, what it has and what it can do; save its workflows, send and fetch files.
 
 Lists are short by default, with true counts; --full gives all. Works with a local server, Comfy Cloud and API v2
-servers; what a server does not offer is said plainly (code `not_offered`).
+servers; what a server does not offer gets the code `not_offered`.
 
 Examples:
     python3 scripts/server_info.py stats
@@ -41,7 +41,7 @@ SEARCHED = {
     "subgraphs": "subgraph blueprints of node packs",
     "workflows": "workflows saved on the server",
 }
-# What an inventory can tell.
+# What an inventory can answer.
 FROM_INVENTORY = ("stats", "nodes", "node", "models", "embeddings", "suggest")
 
 

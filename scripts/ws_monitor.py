@@ -37,13 +37,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--all", action="store_true", help="watch everything that runs (the default without a prompt id)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line on stdout: every message, cleaned"
+        "--json", action="store_true", help="print every message, cleaned, as one JSON object per line"
     )
     parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
     parser.add_argument(
         "--timeout", type=flags.seconds, metavar="SECONDS", help="stop watching after this time"
     )
-    parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
+    parser.add_argument(
+        "--follow", action="store_true", help="keep watching when the queue is empty, until Ctrl-C"
+    )
     parser.add_argument(
         "--ws",
         action=argparse.BooleanOptionalAction,

@@ -49,7 +49,7 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise SkillError(
-            "the server sent the file compressed, which was not asked for", code="bad_answer", exit=Exit.FAILED,
+            "the server sent the file compressed, which was not requested", code="bad_answer", exit=Exit.FAILED,
             hint="a proxy between here and the server may do this", server_said=safe_text.clean(encoding, 60),
         )  # fmt: skip
 
@@ -60,11 +60,11 @@ def number_in(text: str | None) -> int | None:
 
 
 def require(folder: Path, size: int, hint: str) -> None:
-    """Raises SkillError `disk_full` when so many bytes are not free where the folder is."""
+    """Raises SkillError `disk_full` when the folder's disk has fewer free bytes than this."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise SkillError(
-            f"the disk has {shown(free)} free, and {shown(size)} are needed",
+            f"the disk has {shown(free)} free; {shown(size)} is needed",
             code="disk_full", exit=Exit.FAILED, hint=hint,
         )  # fmt: skip
 

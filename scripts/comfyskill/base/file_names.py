@@ -111,7 +111,7 @@ def _shortened(text: str) -> str:
 
 
 def fitted(folder: Path, name: str, most: int | None = MOST_PATH) -> str:
-    """The name, cut so that the whole path has at most so many characters; the suffix stays. None: it is not cut.
+    """The name, cut so that the whole path has at most `most` characters; the suffix stays. None: no cut.
 
     In a folder so deep that no sensible name fits it is left to the disk to say so.
     """
@@ -178,7 +178,7 @@ def part_beside(target: Path) -> Path:
 def held(part: Path) -> Iterator[None]:
     """In this block the temporary file is there and marked as in use: `remove_stale_parts` leaves it alone.
 
-    The mark is a lock that ends with the process, however that ends. Where there are no such locks it is only made.
+    The mark is a lock that ends with the process, however that ends. Without such locks it is only created.
     """
     handle = _locked(part)
     try:
@@ -209,7 +209,7 @@ def _locked(part: Path) -> int | None:
 
 
 def remove_stale_parts(folder: Path) -> int:
-    """Remove half-fetched files whose process is gone from a folder that others may be writing into: how many.
+    """Remove half-fetched files of ended processes from a folder that others may be writing into; return how many.
 
     Only names that `part_beside` gives. Where locks do not exist a file counts as abandoned when it is old.
     """
@@ -279,7 +279,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
         if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
             insist(part.unlink)
             return name, True
-    raise SkillError(f"no free name beside {target}", code="system_error", exit=Exit.FAILED)
+    raise SkillError(f"no free file name next to {target}", code="system_error", exit=Exit.FAILED)
 
 
 def _claimed(part: Path, name: Path) -> bool:

@@ -51,7 +51,7 @@ class Found(NamedTuple):
 def keys_in(text: str) -> Iterator[Found]:
     """The keys and tokens in a text, by their form."""
     for match in _ANY.finditer(text):
-        # Of a repeated letter or a placeholder nobody is harmed.
+        # A repeated letter or a placeholder is not a secret.
         if len(set(match.group())) > 8:
             yield Found(_FORMS[int((match.lastgroup or "k0")[1:])][0], match.group())
 

@@ -78,7 +78,7 @@ def open_picture(source: Path | str | BinaryIO, most_pixels: int = MOST_PIXELS) 
     except Image.DecompressionBombError as error:
         raise TooLarge(f"it has more pixels than can be handled safely ({most_pixels})") from error
     except FileNotFoundError as error:
-        raise BadPicture("there is no such file") from error
+        raise BadPicture("the file does not exist") from error
     except IsADirectoryError as error:
         raise BadPicture("it is a folder") from error
     except _DAMAGE as error:

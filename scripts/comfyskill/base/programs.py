@@ -1,7 +1,7 @@
 """Programs of this machine: where they are, what they see of the environment, and which words Windows hands to them.
 
 On Windows both `shutil.which` and the system look into the current folder first, and so does every system
-where PATH has an empty or relative entry. That folder may be anyone's: a download folder, a cloned repository.
+where PATH has an empty or relative entry. That folder may be under another's control: a download folder, a cloned repository.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def find(name: str, places: Iterable[str | Path] = ()) -> str | None:
 
 
 def within(folder: str | Path, name: str) -> str | None:
-    """The path of a program that lies in this folder, or None; always None for a folder that is not absolute."""
+    """The path of a program in this folder, or None; always None for a folder that is not absolute."""
     if os.name == "nt":
         return find_by_ending(name, [str(folder)], _endings())
     found = shutil.which(name, path=str(folder))
@@ -70,7 +70,7 @@ def _endings() -> list[str]:
 def find_by_ending(name: str, folders: Iterable[str], endings: Sequence[str]) -> str | None:
     """As Windows finds a program: the first folder that holds the name with one of the endings.
 
-    Folders that are not absolute are passed over: they are the current one, or lie in it.
+    Folders that are not absolute are skipped: they are the current folder or inside it.
     """
     endings = [ending.lower() for ending in endings if ending]
     names = [name] if Path(name).suffix.lower() in endings else [name + ending for ending in endings]
@@ -95,7 +95,7 @@ def refuse_batch_file(program: str, words: Iterable[str], hint: str) -> None:
     """
     if program.lower().endswith(BATCH_SUFFIXES) and any(_FOR_CMD & set(word) for word in words):
         raise cli.SkillError(
-            f"{program} is a batch file, which cannot be given these words safely",
+            f"{program} is a batch file, to which these arguments cannot be passed safely",
             code="cannot_start",
             exit=cli.Exit.FAILED,
             hint=hint,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HIDDEN = "[hidden]"
-# Shorter values would blot out ordinary words wherever they happen to stand.
+# Hiding shorter values would also hide ordinary words.
 SHORTEST_SECRET = 4
 # The first characters of a secret are hidden too, from this number on: a text may have been cut inside a secret.
 SHORTEST_PIECE = 8
@@ -148,7 +148,7 @@ def clean(text: object, limit: int | None = None) -> str:
 
 
 def last_of(text: str, limit: int) -> str:
-    """The last `limit` characters of a cleaned text. The end of a secret is no secret any more, so they go first."""
+    """The last `limit` characters of a cleaned text. Secrets are removed first: a cut one is no longer recognised."""
     plain = redact(text)
     return plain if len(plain) <= limit else f"… {plain[-limit:]}"
 
@@ -181,7 +181,7 @@ def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
 
 
 def shell_words(words: Iterable[object]) -> str:
-    """A command line that can be copied into a shell of this system as it stands."""
+    """A command line that can be pasted into a shell of this system."""
     plain = [str(word) for word in words]
     if os.name == "nt":
         return windows_words(plain)

@@ -1,4 +1,4 @@
-"""The flags that say what to change in a workflow, and the wishes they make; the same in every command that runs one."""
+"""The flags that say what to change in a workflow, and the `Wishes` made from them; the same in every command that runs one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def wishes(args: argparse.Namespace) -> Any:
 
     given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
     if not (given or args.args):
-        # Reading names and values loads a dozen rooms that a plain run does not need.
+        # Reading names and values loads a dozen modules that a plain run does not need.
         return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
     from comfyskill.graph import values as graph_settings
 
@@ -108,5 +108,5 @@ def _args_text(given: str) -> str:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {given[1:]}: {text_files.reason(error)}",
-            hint="--args @FILE wants a JSON file in UTF-8",
+            hint="--args @FILE requires a JSON file in UTF-8",
         ) from error
