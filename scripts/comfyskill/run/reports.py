@@ -332,7 +332,7 @@ def _ending(
             "the job was cancelled, but not by this command",
             "run it again if wanted"
             if job.server.api == "local"
-            else "the cloud also ends runs that exceed the plan's longest time (references/cloud.md); else run it again if wanted",
+            else "the cloud also ends runs longer than the plan allows (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
         return failure(state, job.graph)
