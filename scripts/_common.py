@@ -58,7 +58,7 @@ def plain_parts(url: str) -> SplitResult | None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host name or address literal means this machine, without asking anyone: never by how it begins."""
+    """Whether a host name or address literal means this machine, without a name lookup; a prefix is not enough."""
     if host.lower() in ("localhost", "localhost."):
         return True
     import ipaddress
@@ -226,7 +226,7 @@ class Access:
 
     @property
     def secret(self) -> bool:
-        """Whether something here must not be read on the way."""
+        """Whether anything here must not be readable on the network."""
         return bool(self.key) or any(is_secret_header(name) for name in self.headers)
 
     def __repr__(self) -> str:
@@ -239,7 +239,7 @@ def is_secret_header(name: str) -> bool:
 
 
 def refuse_plain_http(url: str, access: Access) -> None:
-    """Raises SkillError `consent_needed`: a key does not travel unencrypted to another machine without --insecure."""
+    """Raises SkillError `consent_needed`: a key is not sent unencrypted to another machine without --insecure."""
     parts = urlsplit(url)
     if parts.scheme == "https" or access.insecure or is_this_machine(parts.hostname or ""):
         return
@@ -281,7 +281,7 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
             )
         secret = is_secret_header(name)
         safe_text.hide(value, pieces=secret)
-        # A server may give back the token without its scheme, the cookie without its name.
+        # A server may echo the token without its scheme, or the cookie without its name.
         for word in {*value.split(), *re.split(r"[\s;,=\"]+", value)}:
             if len(word) >= 8:
                 safe_text.hide(word, pieces=secret)
@@ -290,7 +290,7 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
 
 
 def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: bool = True) -> str | None:
-    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment.
+    """The key for this server: the flag, the file, or, for the cloud's own host over https only, the environment.
 
     `named`: whether the user has named this server. One that only a file names gets no key of the environment.
     """

@@ -9,14 +9,14 @@ Without --yes it changes nothing and prints the plan: what, from where, how larg
 A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes. With comfy-cli
 on PATH the plan says what the Comfy Registry has under each pack's id.
 Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
-the environment and sent to their own host alone. An interrupted download goes on where it stopped.
+the environment and sent only to their own host. An interrupted download continues where it stopped.
 
 Examples:
     python3 scripts/auto_fix_deps.py flow.json --dry-run
     python3 scripts/auto_fix_deps.py flow.json --only models --models-dir ~/ComfyUI/models --yes
     python3 scripts/auto_fix_deps.py flow.json --via manager --restart --yes
 
-Exit codes: 0 nothing is missing (any more), or the plan of --dry-run; 1 something is still missing; 2 misuse;
+Exit codes: 0 nothing is missing now, or --dry-run printed the plan; 1 something is still missing; 2 misuse;
 3 the server does not answer; 4 refused (gated model, the Manager's security level); 7 --yes or another consent needed.
 """
 

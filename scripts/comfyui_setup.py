@@ -6,8 +6,8 @@
 """Install ComfyUI with comfy-cli, start it in the background and wait until it answers. Safe to repeat.
 
 Checks the hardware, gets comfy-cli (pipx, else uv, else pip --user, else a virtual environment of its own), turns
-its analytics off, installs ComfyUI for the GPU that is there, launches it and runs the health check. What is
-installed or running already is left alone. comfyui_setup.sh and comfyui_setup.ps1 call this.
+its analytics off, installs ComfyUI for this machine's GPU, launches it and runs the health check. What is
+already installed or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
 
 Examples:
     bash scripts/comfyui_setup.sh --dry-run

@@ -8,7 +8,7 @@
 FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME or server:NAME.
 The graph itself is printed, exactly as the editor would queue it, so that it can be piped; warnings go to stderr.
 With --output the graph goes to a file and a report is printed: warnings, missing node types with their pack, model
-files with their source, what dynamic prompts chose, how sure the values of each node are.
+files with their source, the choices of dynamic prompts, how certain the values of each node are.
 
 Values that do not fit a node's inputs are not shifted: names in the file are used, else the one layout that fits, else
 the node is refused by name; --allow-unsure converts it as the editor would, with a warning.
@@ -24,7 +24,7 @@ Examples:
     python3 scripts/convert_workflow.py --diff old.json new.json
     python3 scripts/convert_workflow.py --check-pack object_info.json
 
-Exit codes: 0 converted, 1 cannot be converted rightly (the node is named), 2 unreadable file or bad flags,
+Exit codes: 0 converted, 1 cannot be converted correctly (the node is named), 2 unreadable file or bad flags,
 3 named server unreachable, 4 refused.
 """
 

@@ -15,8 +15,8 @@ Examples:
     python3 scripts/extract_schema.py picture.png --object-info object_info.json
 
 Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an address (`set`: node id and input, NODE.INPUT,
-always valid). What goes without saying is left out: `title` (it is the class type), `named_by` (the input's own name),
-`typed_by` (a node definition); `choices` that another parameter has too are shown there (`same_as`).
+always valid). Redundant keys are omitted: `title` (it is the class type), `named_by` (the input's own name),
+`typed_by` (a node definition); `choices` shared with another parameter are shown only there (`same_as`).
 `groups` describes names that several inputs share. A linked input is not a parameter; its source is.
 
 Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.

@@ -10,12 +10,12 @@ machine). The report names the flag for `comfy install` and a table of model fam
 
 Examples:
     python3 scripts/hardware_check.py
-    python3 scripts/hardware_check.py --model flux              (one family: does it fit?)
-    python3 scripts/hardware_check.py --vram 6 --ram 16         (another machine: what would run there?)
+    python3 scripts/hardware_check.py --model flux              (does this family fit?)
+    python3 scripts/hardware_check.py --vram 6 --ram 16         (what would run on such a machine?)
     python3 scripts/hardware_check.py --check-pytorch --workspace ~/comfy/ComfyUI
 
-Exit codes: 0 usable locally (with --model: it fits, if tightly), 1 not (verdict `cloud`, or something in `blockers`
-comes first), 2 misuse.
+Exit codes: 0 usable locally (with --model: it fits, maybe tightly), 1 not usable (verdict `cloud`, or `blockers` must be
+solved first), 2 misuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check-pytorch",
         action="store_true",
-        help="also compute something with PyTorch (the workspace's, else this Python's)",
+        help="also run a small computation with PyTorch (the workspace's, else this Python's)",
     )
     parser.add_argument(
         "--workspace", type=Path, help="where ComfyUI is or will be (default: comfy-cli's default folder)"
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         metavar="FAMILY",
-        help="answer for one family of models alone, such as sdxl, flux or 'wan 14b'",
+        help="answer only for this model family, such as sdxl, flux or 'wan 14b'",
     )
     parser.add_argument(
         "--vram",
@@ -100,7 +100,7 @@ def _families(model: str) -> list[str]:
     families = verdict.named(model)
     if not families:
         known = ", ".join(dict.fromkeys(family.name for family in verdict.FAMILIES))
-        raise cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
+        raise cli.SkillError(f"unknown model family {model[:60]!r}", hint=f"known: {known}")
     return families
 
 

@@ -3,10 +3,10 @@
 # requires-python = ">=3.10"
 # dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
-"""What works, what does not, and what to do next: one look at the whole installation.
+"""Check the whole installation: what works, what does not, and what to do next.
 
 Checks comfy-cli, the server (really ComfyUI?), its WebSocket, node definitions, models, disk, queue, Manager,
-account and clock; with --workflow also whether the server has all that a workflow needs. Without --host it tries
+account and clock; with --workflow also whether the server has everything a workflow needs. Without --host it tries
 $COMFY_HOST, 127.0.0.1:8188 and the Desktop app's port 8000, and reports what it found. Changes nothing, unless
 --smoke-test runs two tiny jobs.
 

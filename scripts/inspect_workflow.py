@@ -3,7 +3,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["requests>=2.31,<3", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
-"""Report what a stranger's workflow may do, before anybody runs it. Nothing is run, sent or installed.
+"""Report what a downloaded workflow can do, before you run it. Nothing is run, sent or installed.
 
 Names nodes that run code or programs, read the screen or camera, fetch addresses, send data, read, write or delete
 files; classes of unknown packs; models of types that can run code; paths out of the server's folders; keys and tokens;

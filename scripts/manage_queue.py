@@ -12,7 +12,7 @@ Examples:
     python3 scripts/manage_queue.py free --models --memory
 
 Exit codes: 0 done, 1 not found or not done, 2 misuse, 3 no server, 4 refused, 5 still running (wait), 7 needs consent
-(jobs of others would be hit; the JSON names the flag).
+(other users' jobs would be affected; the JSON names the flag).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     jobs.add_argument("--max", type=flags.count, default=50, metavar="N", help="rows (default: %(default)s)")
     jobs.add_argument("--offset", type=flags.natural, default=0, metavar="N", help="skip the first N")
-    wait = _command(commands, "wait", "wait for jobs of any process and download their results")
+    wait = _command(commands, "wait", "wait for jobs, whoever submitted them, and download their results")
     wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     wait.add_argument(
         "--output-dir", default="outputs", metavar="DIR", help="where files go (default: %(default)s)"

@@ -362,7 +362,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
 
     prepared = prepare.prepare(_read(args, None), wishes, None)
     by_hand = (
-        "; choose the files under `uploads` in their nodes first, no server has them"
+        "; first choose the files under `uploads` in their nodes: no server has them yet"
         if prepared.uploads
         else ""
     )

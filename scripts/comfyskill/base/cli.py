@@ -78,7 +78,7 @@ def listen() -> None:
     """Raise Terminated in the main thread on SIGTERM, SIGHUP and (Windows) Ctrl-Break from now on."""
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
-        # What nohup lets us ignore stays ignored.
+        # A signal ignored by nohup stays ignored.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
 
@@ -88,7 +88,7 @@ def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def say_again(dropped: UnraisableHookArgs) -> None:
-    """For sys.unraisablehook: a signal is not lost where Python can raise nothing.
+    """For sys.unraisablehook: a signal is not lost where Python cannot raise.
 
     A finalizer or the callback of a weak reference (urllib3 closes its connections in one) drops what is raised in it,
     so a signal that arrived there is sent again a moment later.
@@ -110,7 +110,7 @@ def _send_later(number: int, main: int) -> None:
 
     time.sleep(A_MOMENT)
     if hasattr(signal, "pthread_kill"):
-        # A true signal, for it also wakes a main thread that waits for the network.
+        # A real signal, because it also wakes a main thread that waits for the network.
         signal.pthread_kill(main, number)
     else:
         import _thread

@@ -11,7 +11,7 @@ from comfyskill.base.cli import Exit, SkillError, emit
 from comfyskill.base.safe_text import HIDDEN
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
-# What people try as flags; in ComfyUI they are inputs of nodes.
+# Names that people try as flags; in ComfyUI they are inputs of nodes.
 COMMON_INPUTS = frozenset(
     "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
     "checkpoint batch-size batch_size length fps".split()
@@ -23,7 +23,7 @@ _SECRET_FLAG = re.compile(
 
 
 class _Parser(argparse.ArgumentParser):
-    """Misuse is answered like every other failure: one JSON document, exit 2."""
+    """An argument parser that reports misuse as one JSON document, exit 2."""
 
     def error(self, message: str) -> NoReturn:
         # `--apikey VALUE`: the slip must not print the key.

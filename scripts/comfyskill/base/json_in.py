@@ -1,4 +1,4 @@
-"""JSON from anywhere, read with its usual accidents: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
+"""JSON from anywhere, read with its usual faults: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
 
 Pure.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from comfyskill.base import text_files
 from comfyskill.base.cli import Exit, SkillError
 
-# Nothing that people make is nested deeper; what comes after may walk it recursively.
+# No real document is nested deeper; later code may walk it recursively.
 DEEPEST = 200
 
 
@@ -46,7 +46,7 @@ def text_of(data: bytes, origin: str) -> str:
 
 
 def parse(text: str, origin: str) -> tuple[Any, list[str]]:
-    """The value of a JSON text, and notes on what had to be mended.
+    """The value of a JSON text, and notes on what had to be repaired.
 
     NaN and infinities become null, as ComfyUI's editor reads them; of keys that are repeated the last one counts.
 
@@ -73,7 +73,7 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
 
 
 class _Reading:
-    """Counts the accidents of one parse."""
+    """Counts the faults of one parse."""
 
     def __init__(self) -> None:
         self.constants = 0

@@ -1,4 +1,4 @@
-"""Keys and tokens of well-known services, found in a text by their form. Pure, level 0.
+"""Keys and tokens of well-known services, found in a text by their form. Pure.
 
 The patterns are those that the services publish for secret scanning: a fixed beginning and a length. A text of another
 form is not reported, so that a warning means something. Every repetition is bounded or cannot start inside itself.

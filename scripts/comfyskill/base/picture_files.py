@@ -1,4 +1,4 @@
-"""Picture files opened as data that may be hostile: named formats alone, and a limit of pixels.
+"""Picture files opened as data that may be hostile: only named formats, and a pixel limit.
 
 Pillow is imported when the first picture is opened.
 """

@@ -58,7 +58,7 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read as text, in words for a message."""
+    """Why a file could not be read as text, for a message."""
     return getattr(error, "strerror", None) or "it is not UTF-8 or UTF-16 text"
 
 

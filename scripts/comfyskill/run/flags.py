@@ -38,9 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="upload any file: video, audio, 3D",
     )
     group.add_argument("--tiled-vae", action="store_true", help="decode in tiles: slower, far less memory")
-    group.add_argument("--invert-mask", action="store_true", help="black is the area to change")
     group.add_argument(
-        "--randomize-seed", action="store_true", help="fresh values for every seed that is not set"
+        "--invert-mask", action="store_true", help="read masks inverted (black: the area to change)"
+    )
+    group.add_argument(
+        "--randomize-seed", action="store_true", help="use new random values for seeds that are not set"
     )
     group.add_argument(
         "--lora",
@@ -91,10 +93,10 @@ def wishes(args: argparse.Namespace) -> Any:
 
 
 def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """--set pairs by name; the same name twice is a slip that must not be settled silently."""
+    """--set pairs by name; the same name twice is an error."""
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SkillError(f"--set gives {twice[0]!r} twice", hint="leave one of them out")
+        raise SkillError(f"--set gives {twice[0]!r} twice", hint="omit one of them")
     return dict(pairs)
 
 

@@ -211,8 +211,8 @@ class Watcher:
             frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
             while frame is not None:
                 news += self._take(frame)
-                at_hand = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
-                frame = self._next_frame(0.0) if at_hand else None
+                buffered = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
+                frame = self._next_frame(0.0) if buffered else None
             news += self._check_due()
             if news or time.monotonic() >= deadline:
                 return news
