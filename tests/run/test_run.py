@@ -95,7 +95,7 @@ def test_text_outputs_are_in_the_document(run: Runner, demo: Demo, graph_file: A
     assert ran.code == 0
     assert [item["text"] for item in ran.json["texts"]] == ["the answer is 42"]
     assert ran.json["outputs"] == []
-    assert "text only" in ran.json["message"]
+    assert "only text" in ran.json["message"]
 
 
 def test_pictures_sent_through_the_socket_are_saved(run: Runner, any_server: str, graph_file: Any) -> None:

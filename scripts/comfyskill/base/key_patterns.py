@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# What it is -> how it looks. Texts without one of the beginnings are passed over at once.
+# What it is -> how it looks. A text without one of the beginnings is skipped.
 _FORMS: tuple[tuple[str, str], ...] = (
     ("an OpenAI or Anthropic key", r"sk-(?:(?:proj|svcacct|admin|ant)-)?[A-Za-z0-9_-]{20,400}"),
     ("an AWS access key id", r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
