@@ -23,7 +23,7 @@ CLOUD_URL = f"https://{CLOUD_HOST}"
 # Hosts that take the cloud's own key: the service, its workspace address, and deployments.
 CLOUD_HOSTS = (CLOUD_HOST, "platformapi.comfy.org")
 DEPLOYMENT_SUFFIX = ".run.comfy.app"
-# Cloud v1 renames these local routes (its fact sheet, "Local ComfyUI vs cloud"); everything else keeps its name.
+# Cloud v1 renames these local routes (its documentation, "Local ComfyUI vs cloud"); everything else keeps its name.
 CLOUD_ROUTES = {"history": "history_v2", "models": "experiment/models"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -45,7 +45,7 @@ def is_cloud_host(host: str) -> bool:
 def plain_parts(url: str) -> SplitResult | None:
     """The parts of an address that every program reads alike; None for any other.
 
-    `https://a.example\\@b.example/` leads to the one host or the other, and who drops a line break reads another host.
+    `https://a.example\\@b.example/` names different hosts for different programs, and so does one with a line break.
     """
     if not url.isprintable() or " " in url or "\\" in url:
         return None
@@ -58,7 +58,7 @@ def plain_parts(url: str) -> SplitResult | None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host name or address literal means this machine, without asking anyone: never by how it begins."""
+    """Whether a host name or address literal means this machine, without a name lookup; a prefix is not enough."""
     if host.lower() in ("localhost", "localhost."):
         return True
     import ipaddress
@@ -120,7 +120,7 @@ def cloud_endpoint(path: str) -> str:
 def resolve_url(host: str, path: str = "", *, is_cloud: bool | None = None) -> str:
     """The whole address of a route on a server: scheme filled in, base path kept, cloud names and prefix applied.
 
-    `host` may lack a scheme (`127.0.0.1:8188`, `cloud.comfy.org`). Raises SkillError (exit 2) when it is no address.
+    `host` may lack a scheme (`127.0.0.1:8188`, `cloud.comfy.org`). Raises SkillError (exit 2) when it is not an address.
     """
     base = normal_base(host)
     if not path:
@@ -165,7 +165,7 @@ def normal_base(host: str) -> str:
         name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     except UnicodeError as error:
         raise SkillError(
-            f"{safe_text.quoted(host)} is no host name", hint="for example http://127.0.0.1:8188"
+            f"{safe_text.quoted(host)} is not a host name", hint="for example http://127.0.0.1:8188"
         ) from error
     if is_ambiguous_number(name):
         raise SkillError(
@@ -187,7 +187,7 @@ def _likely_scheme(text: str) -> str:
 
 
 def split_user_info(host: str) -> tuple[str, dict[str, str]]:
-    """An address without `user:password@`, and the Basic header that stands for it."""
+    """An address without `user:password@`, and the Basic header that replaces it."""
     head, at, tail = host.rpartition("@")
     if not at or "/" in tail.split("/")[0]:
         return host, {}
@@ -226,7 +226,7 @@ class Access:
 
     @property
     def secret(self) -> bool:
-        """Whether something here must not be read on the way."""
+        """Whether anything here must not be readable on the network."""
         return bool(self.key) or any(is_secret_header(name) for name in self.headers)
 
     def __repr__(self) -> str:
@@ -239,7 +239,7 @@ def is_secret_header(name: str) -> bool:
 
 
 def refuse_plain_http(url: str, access: Access) -> None:
-    """Raises SkillError `consent_needed`: a key does not travel unencrypted to another machine without --insecure."""
+    """Raises SkillError `consent_needed`: a key is not sent unencrypted to another machine without --insecure."""
     parts = urlsplit(url)
     if parts.scheme == "https" or access.insecure or is_this_machine(parts.hostname or ""):
         return
@@ -276,12 +276,12 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
         value = value.strip()
         if any(ord(char) > 255 for char in value):
             raise SkillError(
-                f"the value of --header {name.strip()} holds characters that no header can carry",
-                hint="copy it again without quotation marks, dashes or dots that a text program has put in",
+                f"the value of --header {name.strip()} contains characters that a header cannot carry",
+                hint="copy it again without the quotation marks, dashes or dots that a text editor inserted",
             )
         secret = is_secret_header(name)
         safe_text.hide(value, pieces=secret)
-        # A server may give back the token without its scheme, the cookie without its name.
+        # A server may echo the token without its scheme, or the cookie without its name.
         for word in {*value.split(), *re.split(r"[\s;,=\"]+", value)}:
             if len(word) >= 8:
                 safe_text.hide(word, pieces=secret)
@@ -290,7 +290,7 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
 
 
 def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: bool = True) -> str | None:
-    """The key for this server: the flag, the file, or, for the cloud's own host over https alone, the environment.
+    """The key for this server: the flag, the file, or, for the cloud's own host over https only, the environment.
 
     `named`: whether the user has named this server. One that only a file names gets no key of the environment.
     """
@@ -314,7 +314,7 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: 
     key = key.strip()
     safe_text.hide(key)
     if not key or not key.isascii() or not key.isprintable():
-        raise SkillError("the key is empty or holds characters no key has", hint="copy it again")
+        raise SkillError("the key is empty or contains characters that no key has", hint="copy it again")
     return key
 
 
@@ -328,7 +328,7 @@ def parse_model_list(payload: Any) -> list[str]:
         code = str(payload.get("code") or "")
         if code == "folder_not_found":
             raise SkillError(
-                "the server knows no such model folder", code="folder_not_found", exit=cli.Exit.FAILED
+                "the server has no such model folder", code="folder_not_found", exit=cli.Exit.FAILED
             )
         said = safe_text.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
         if any(

@@ -5,18 +5,18 @@
 # ///
 """Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
 
-Without --yes it prints the plan and changes nothing: what, from where, how large, by whom, and what stands against it.
+Without --yes it changes nothing and prints the plan: what, from where, how large, by whom, and any objections.
 A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes. With comfy-cli
 on PATH the plan says what the Comfy Registry has under each pack's id.
 Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
-the environment and sent to their own host alone. An interrupted download goes on where it stopped.
+the environment and sent only to their own host. An interrupted download continues where it stopped.
 
 Examples:
     python3 scripts/auto_fix_deps.py flow.json --dry-run
     python3 scripts/auto_fix_deps.py flow.json --only models --models-dir ~/ComfyUI/models --yes
     python3 scripts/auto_fix_deps.py flow.json --via manager --restart --yes
 
-Exit codes: 0 nothing is missing (any more), or the plan of --dry-run; 1 something is still missing; 2 misuse;
+Exit codes: 0 nothing is missing now, or --dry-run printed the plan; 1 something is still missing; 2 misuse;
 3 the server does not answer; 4 refused (gated model, the Manager's security level); 7 --yes or another consent needed.
 """
 
@@ -32,7 +32,10 @@ from comfyskill.deps import mend
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     parser.add_argument(
-        "workflows", nargs="+", metavar="WORKFLOW", help="what shall run: file, -, template:NAME …"
+        "workflows",
+        nargs="+",
+        metavar="WORKFLOW",
+        help="the workflow to prepare for: file, -, template:NAME …",
     )
     flags.add_server_flags(parser)
     parser.add_argument(
@@ -40,12 +43,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--yes", action="store_true", help="the user has seen the plan and agrees to it")
-    parser.add_argument("--only", choices=["nodes", "models"], help="leave the other kind alone")
+    parser.add_argument("--only", choices=["nodes", "models"], help="install only this kind")
     parser.add_argument(
         "--via", choices=["auto", "comfy-cli", "manager"], default="auto",
-        help="who installs packs (default: the server's Manager, else comfy-cli); models are downloaded by this script",
+        help="what installs packs (default: the server's Manager, else comfy-cli); models are downloaded by this script",
     )  # fmt: skip
-    parser.add_argument("--models-dir", metavar="DIR", help="ComfyUI's models folder (default: found out)")
+    parser.add_argument(
+        "--models-dir", metavar="DIR", help="ComfyUI's models folder (default: auto-detected)"
+    )
     parser.add_argument("--workspace", metavar="DIR", help="ComfyUI's own folder, for comfy-cli")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="HOST",

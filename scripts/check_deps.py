@@ -5,9 +5,9 @@
 # ///
 """Report what workflows need and whether a server has it: nodes, models, embeddings, input files, listed values.
 
-Each thing is present, missing or unknown (it could not be asked), never one for another. Missing things come with
-a name to use instead where the server has the file under another one, and with where to get them. For missing classes
-of unknown packs comfy-cli is asked, when it is on PATH; that takes some seconds and may use the network.
+Each item is present, missing or unknown (the server could not be asked). Missing items come with
+a substitute name if the server has the file under another name, and with download sources. For missing classes
+of unknown packs the script asks comfy-cli if it is on PATH; that takes some seconds and may use the network.
 A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME or server:NAME.
 
 Examples:
@@ -16,8 +16,8 @@ Examples:
     python3 scripts/check_deps.py --save-inventory server.json
     python3 scripts/check_deps.py workflows/sdxl_*.json --inventory server.json
 
-Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something could not be known (no answer),
-4 something could not be known (refused, or this kind of server cannot tell).
+Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something is unknown (no answer),
+4 something is unknown (refused, or this kind of server does not report it).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-sources",
         action="store_true",
-        help="do not look up where missing things can be had (nor ask comfy-cli)",
+        help="do not look up download sources (or ask comfy-cli)",
     )
     flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)

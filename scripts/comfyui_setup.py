@@ -6,8 +6,8 @@
 """Install ComfyUI with comfy-cli, start it in the background and wait until it answers. Safe to repeat.
 
 Checks the hardware, gets comfy-cli (pipx, else uv, else pip --user, else a virtual environment of its own), turns
-its analytics off, installs ComfyUI for the GPU that is there, launches it and runs the health check. What is
-installed or running already is left alone. comfyui_setup.sh and comfyui_setup.ps1 call this.
+its analytics off, installs ComfyUI for this machine's GPU, launches it and runs the health check. What is
+already installed or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
 
 Examples:
     bash scripts/comfyui_setup.sh --dry-run
@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             dest="device",
             action="store_const",
             const=name,
-            help=f"install for {name} (default: found out)",
+            help=f"install for {name} (default: auto-detected)",
         )
     parser.add_argument("--manager", action="store_true", help="also install ComfyUI-Manager")
     parser.add_argument(
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--yes", action="store_true", help="agree to the download that --model names")
     parser.add_argument(
-        "--force", action="store_true", help="install although the hardware check advises against it"
+        "--force", action="store_true", help="install even if the hardware check advises against it"
     )
     parser.add_argument(
         "--wait",

@@ -8,7 +8,7 @@
 FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME or server:NAME.
 The graph itself is printed, exactly as the editor would queue it, so that it can be piped; warnings go to stderr.
 With --output the graph goes to a file and a report is printed: warnings, missing node types with their pack, model
-files with their source, what dynamic prompts chose, how sure the values of each node are.
+files with their source, the choices of dynamic prompts, how certain the values of each node are.
 
 Values that do not fit a node's inputs are not shifted: names in the file are used, else the one layout that fits, else
 the node is refused by name; --allow-unsure converts it as the editor would, with a warning.
@@ -24,7 +24,7 @@ Examples:
     python3 scripts/convert_workflow.py --diff old.json new.json
     python3 scripts/convert_workflow.py --check-pack object_info.json
 
-Exit codes: 0 converted, 1 cannot be converted rightly (the node is named), 2 unreadable file or bad flags,
+Exit codes: 0 converted, 1 cannot be converted correctly (the node is named), 2 unreadable file or bad flags,
 3 named server unreachable, 4 refused.
 """
 
@@ -57,17 +57,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--frontend",
         choices=["1.58", "1.35"],
         default="1.58",
-        help="whose behaviour to follow (default: %(default)s, the newest)",
+        help="the version whose behaviour to follow (default: %(default)s, the newest)",
     )
     parser.add_argument(
-        "--explain", action="store_true", help="say what became of every node and link of the file"
+        "--explain", action="store_true", help="report what happened to every node and link of the file"
     )
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
     flags.add_unsure_flag(parser)
     parser.add_argument(
-        "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
+        "--to-editor", action="store_true", help="convert the other way: lay out an API graph for the editor"
     )
     parser.add_argument(
         "--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ"
@@ -105,7 +105,7 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
 
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is not None:
-        warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
+        warnings = [*loaded.warnings, "this is already an API-format graph; it is passed on unchanged"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
     definitions = known.all()
     made = editor_convert.convert(
@@ -148,7 +148,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is None:
         raise SkillError(
-            "this is an editor file already", hint="leave out --to-editor to convert it to API format"
+            "this is already an editor file", hint="omit --to-editor to convert it to API format"
         )
     definitions = known.all()
     editor = layout.to_editor(loaded.graph, definitions)
@@ -250,7 +250,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
         raise SkillError(
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
-    hint = "check that the folder exists, may be written to and has room"
+    hint = "check that the folder exists, is writable and has free space"
     file_names.write_asked(Path(args.output), text.encode("ascii"), hint)
     return None, report | {"file": str(paths.absolute(args.output))}
 

@@ -5,8 +5,8 @@
 # ///
 """Run a demo ComfyUI server: real protocol, no models, no GPU.
 
-Nodes that need no model really run. Loaders, samplers and decoders are played: true progress, previews and timing,
-and pictures that bear the words "demo - not generated". Use it to try the skill, to rehearse a workflow, and in tests.
+Nodes that need no model really run. Loaders, samplers and decoders are simulated: real progress, previews and timing,
+and pictures stamped "demo - not generated". Use it to try the skill, to rehearse a workflow, and in tests.
 
 Examples:
     python3 scripts/demo_server.py
@@ -42,14 +42,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--version",
         choices=options.VERSIONS,
         default="0.8.0",
-        help="which server to play (default: %(default)s)",
+        help="the server version to simulate (default: %(default)s)",
     )
     parser.add_argument(
         "--step-time",
         type=float,
         default=0.02,
         metavar="SECONDS",
-        help="time of a sampler step (default: %(default)s)",
+        help="time per sampler step (default: %(default)s)",
     )
     parser.add_argument(
         "--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each HTTP answer"
@@ -65,12 +65,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--definitions",
         type=Path,
         metavar="FILE",
-        help="more node definitions, as /object_info shows them (they are played)",
+        help="more node definitions, as /object_info shows them (they are simulated)",
     )
     parser.add_argument("--output-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument("--input-dir", type=Path, help="default: a temporary folder, removed at the end")
     parser.add_argument(
-        "--history-size", type=int, default=10_001, help="finished runs that are kept (default: %(default)s)"
+        "--history-size", type=int, default=10_001, help="finished runs to keep (default: %(default)s)"
     )
     parser.add_argument("--max-upload-mb", type=float, help="largest request body (default: 100)")
     parser.add_argument(
@@ -79,10 +79,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manager",
         choices=manager.SHAPES,
-        help="play ComfyUI-Manager too, to rehearse installs: the node packs that this server plays are missing until "
-        "it installs them, and models that it fetches are names alone",
+        help="simulate ComfyUI-Manager too, to rehearse installs: the node packs of this server are missing until "
+        "it installs them, and models that it fetches are only names",
     )
-    parser.add_argument("--cloud", action="store_true", help="play Comfy Cloud (v1 interface) instead")
+    parser.add_argument("--cloud", action="store_true", help="simulate Comfy Cloud (v1 interface) instead")
     parser.add_argument(
         "--tier", choices=options.TIERS, default="standard", help="the cloud plan (default: %(default)s)"
     )
@@ -91,13 +91,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a switch of the cloud double, see below",
+        help="an option of the simulated cloud, see below",
     )
-    parser.add_argument("--api-key", help="the key that the cloud double accepts (default: comfyui-demo-key)")
+    parser.add_argument(
+        "--api-key", help="the key that the simulated cloud accepts (default: comfyui-demo-key)"
+    )
     parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="a fault, see below (repeatable)"
     )
-    parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
+    parser.add_argument("--exit-with-parent", action="store_true", help="exit when standard input closes")
     return parser.parse_args(argv)
 
 

@@ -15,9 +15,9 @@ Examples:
     python3 scripts/extract_schema.py picture.png --object-info object_info.json
 
 Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an address (`set`: node id and input, NODE.INPUT,
-always valid). What goes without saying is left out: `title` (it is the class type), `named_by` (the input's own name),
-`typed_by` (a node definition); `choices` that another parameter has too are shown there (`same_as`).
-`groups` tells what a name does that several inputs share. Linked inputs are no parameters: their source is.
+always valid). Redundant keys are omitted: `title` (it is the class type), `named_by` (the input's own name),
+`typed_by` (a node definition); `choices` shared with another parameter are shown only there (`same_as`).
+`groups` describes names that several inputs share. A linked input is not a parameter; its source is.
 
 Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.
 """
@@ -38,11 +38,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from comfyskill.server import node_definitions
 
     parser = flags.parser(__doc__)
-    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to look at")
+    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow to read")
     parser.add_argument(
         "--summary-only",
         action="store_true",
-        help="names and values of what matters, without types and ranges",
+        help="names and values of the main parameters, without types and ranges",
     )
     parser.add_argument(
         "--all",

@@ -11,7 +11,7 @@ Examples:
     python3 scripts/fetch_logs.py --list 20
     python3 scripts/fetch_logs.py --server --lines 50
 
-A traceback begins with the innermost frame, where it broke.
+A traceback begins with the innermost frame, where the error occurred.
 
 Exit codes: 0 the job succeeded (or the list was read), 1 it failed, was cancelled or is lost, 2 misuse,
 3 no server, 4 refused, 5 it is still running.
@@ -29,13 +29,13 @@ from comfyskill.base import cli, flags
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     parser.add_argument("prompt_id", nargs="?", metavar="PROMPT_ID", help="the job")
-    parser.add_argument("--last", action="store_true", help="our job that ended last (else anybody's)")
+    parser.add_argument("--last", action="store_true", help="our job that ended last (else any user's)")
     parser.add_argument(
         "--list", type=int, nargs="?", const=20, metavar="N", help="the latest N jobs (default 20)"
     )
     parser.add_argument("--server", action="store_true", help="the server's own recent log lines")
     parser.add_argument(
-        "--lines", type=int, default=100, metavar="N", help="how many log lines (default: %(default)s)"
+        "--lines", type=int, default=100, metavar="N", help="number of log lines (default: %(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="the whole traceback")
     flags.add_server_flags(parser)

@@ -6,16 +6,16 @@
 """Can this machine run ComfyUI, and which models? Asks the GPU vendors' tools; changes nothing.
 
 The verdict is `ok`, `marginal` (works, with small models or patience) or `cloud` (use Comfy Cloud or another
-machine). The report names the flag for `comfy install` and a table of model families with the memory they want.
+machine). The report names the flag for `comfy install` and a table of model families with the memory they need.
 
 Examples:
     python3 scripts/hardware_check.py
-    python3 scripts/hardware_check.py --model flux              (one family: does it fit?)
-    python3 scripts/hardware_check.py --vram 6 --ram 16         (another machine: what would run there?)
+    python3 scripts/hardware_check.py --model flux              (does this family fit?)
+    python3 scripts/hardware_check.py --vram 6 --ram 16         (what would run on such a machine?)
     python3 scripts/hardware_check.py --check-pytorch --workspace ~/comfy/ComfyUI
 
-Exit codes: 0 usable locally (with --model: it fits, if tightly), 1 not (verdict `cloud`, or something in `blockers`
-comes first), 2 misuse.
+Exit codes: 0 usable locally (with --model: it fits, maybe tightly), 1 not usable (verdict `cloud`, or `blockers` must be
+solved first), 2 misuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check-pytorch",
         action="store_true",
-        help="also compute something with PyTorch (the workspace's, else this Python's)",
+        help="also run a small computation with PyTorch (the workspace's, else this Python's)",
     )
     parser.add_argument(
         "--workspace", type=Path, help="where ComfyUI is or will be (default: comfy-cli's default folder)"
@@ -47,13 +47,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         metavar="FAMILY",
-        help="answer for one family of models alone, such as sdxl, flux or 'wan 14b'",
+        help="answer only for this model family, such as sdxl, flux or 'wan 14b'",
     )
     parser.add_argument(
         "--vram",
         type=_gigabytes,
         metavar="GB",
-        help="answer for another machine, whose graphics card has so much memory (0: it has none)",
+        help="answer for another machine, whose graphics card has this much memory (0: no card)",
     )
     parser.add_argument(
         "--ram", type=_gigabytes, metavar="GB", help="with --vram: that machine's system memory"
@@ -72,7 +72,7 @@ def _gigabytes(text: str) -> float:
     except ValueError:
         size = -1
     if not 0 <= size <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size in GB, such as 6")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a size in GB, such as 6")
     return size
 
 
@@ -100,7 +100,7 @@ def _families(model: str) -> list[str]:
     families = verdict.named(model)
     if not families:
         known = ", ".join(dict.fromkeys(family.name for family in verdict.FAMILIES))
-        raise cli.SkillError(f"no model family {model[:60]!r} in the table", hint=f"known: {known}")
+        raise cli.SkillError(f"unknown model family {model[:60]!r}", hint=f"known: {known}")
     return families
 
 
@@ -130,7 +130,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     ]
     lines += [f"fix:     {blocker}" for blocker in found["blockers"]]
     lines += [f"note:    {note}" for note in found["notes"]]
-    lines.append(f"{'family':22}{'precision':11}{'fits':9}{'wants GB':>9}{'least':>7}")
+    lines.append(f"{'family':22}{'precision':11}{'fits':9}{'needs GB':>9}{'least':>7}")
     for row in found["families"]:
         lines.append(
             f"{row['family']:22}{row['precision']:11}{row['fits']:9}{row['vram_gb']:>9g}{row['least_vram_gb']:>7g}"

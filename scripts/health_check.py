@@ -3,11 +3,11 @@
 # requires-python = ">=3.10"
 # dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
-"""What works, what does not, and what to do next: one look at the whole installation.
+"""Check the whole installation: what works, what does not, and what to do next.
 
 Checks comfy-cli, the server (really ComfyUI?), its WebSocket, node definitions, models, disk, queue, Manager,
-account and clock; with --workflow also whether the server has all that a workflow needs. Without --host it tries
-$COMFY_HOST, 127.0.0.1:8188 and the Desktop app's port 8000, and tells what it found. Changes nothing, unless
+account and clock; with --workflow also whether the server has everything a workflow needs. Without --host it tries
+$COMFY_HOST, 127.0.0.1:8188 and the Desktop app's port 8000, and reports what it found. Changes nothing, unless
 --smoke-test runs two tiny jobs.
 
 Examples:
@@ -40,7 +40,7 @@ NEEDS_SERVER = "no server answers"
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     parser.add_argument(
-        "--workflow", metavar="W", help="also check that the server has all that this workflow needs"
+        "--workflow", metavar="W", help="also check that the server has everything that this workflow needs"
     )
     parser.add_argument("--smoke-test", action="store_true", help="also run two tiny jobs (nothing is kept)")
     parser.add_argument(
@@ -169,7 +169,7 @@ def document(
 
 
 def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
-    """What to run now: what mends a failure, else a run that this server can do, else what tells the possible ones."""
+    """What to run now: the repair of a failure, else a run that this server can do, else the command that lists possible runs."""
     failed = [check for check in checks if check.result == "fail"]
     runs = (safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]

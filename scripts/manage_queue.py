@@ -12,7 +12,7 @@ Examples:
     python3 scripts/manage_queue.py free --models --memory
 
 Exit codes: 0 done, 1 not found or not done, 2 misuse, 3 no server, 4 refused, 5 still running (wait), 7 needs consent
-(jobs of others would be hit; the JSON names the flag).
+(other users' jobs would be affected; the JSON names the flag).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     cancel.add_argument("--ours", action="store_true", help="all jobs that were submitted from here")
     cancel.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
     clear = _command(commands, "clear", "remove our waiting jobs from the queue")
-    clear.add_argument("--all-users", action="store_true", help="everybody's waiting jobs")
-    clear.add_argument("--yes", action="store_true", help="consent to hit jobs of others")
-    front = _command(commands, "move-front", "let a waiting job go first (own ComfyUI servers)")
+    clear.add_argument("--all-users", action="store_true", help="remove the waiting jobs of all users")
+    clear.add_argument("--yes", action="store_true", help="consent to removing other users' jobs")
+    front = _command(commands, "move-front", "let a waiting job run first (own ComfyUI servers)")
     front.add_argument("id", metavar="PROMPT_ID")
     history = _command(commands, "history", "finished jobs, newest first")
     history.add_argument(
@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     delete.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     delete.add_argument("--yes", action="store_true", help="also jobs that were not submitted from here")
     wipe = _command(commands, "history-clear", "forget all finished jobs (files stay)")
-    wipe.add_argument("--yes", action="store_true", help="consent: they are everybody's")
+    wipe.add_argument("--yes", action="store_true", help="consent to forgetting other users' jobs too")
     free = _command(commands, "free", "unload models, empty the cache (own ComfyUI servers)")
     free.add_argument("--models", action="store_true", help="unload models (default: both)")
     free.add_argument("--memory", action="store_true", help="empty the node cache (default: both)")
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     jobs.add_argument("--max", type=flags.count, default=50, metavar="N", help="rows (default: %(default)s)")
     jobs.add_argument("--offset", type=flags.natural, default=0, metavar="N", help="skip the first N")
-    wait = _command(commands, "wait", "wait for jobs of any process and download their results")
+    wait = _command(commands, "wait", "wait for jobs, whoever submitted them, and download their results")
     wait.add_argument("ids", nargs="+", metavar="PROMPT_ID")
     wait.add_argument(
         "--output-dir", default="outputs", metavar="DIR", help="where files go (default: %(default)s)"

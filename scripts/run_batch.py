@@ -5,8 +5,8 @@
 # ///
 """Run a ComfyUI workflow many times: sweeps, seeds, tables, folders. Can be stopped, killed and continued.
 
-WORKFLOW is what run_workflow.py takes. What varies is set by name (see extract_schema.py) or by NODE.INPUT; several
-of these flags combine, every value with every other.
+WORKFLOW is as for run_workflow.py. Varying inputs are set by name (see extract_schema.py) or by NODE.INPUT; several
+of these flags combine: every value with every other.
 
 Examples:
     python3 scripts/run_batch.py flow.json --count 8 --output-dir out                    (8 seeds, counted up)
@@ -17,8 +17,8 @@ Examples:
     python3 scripts/run_batch.py --resume out                        (after Ctrl-C, kill -9 or a power cut)
     python3 scripts/run_batch.py --report out                        (index.html, contact sheet and CSV again)
 
-Prints one JSON document; progress goes to stderr. Look at contact_sheet.png; people open index.html.
-Exit codes: 0 every run succeeded, 1 not all did, 2 misuse (nothing sent), 3 no server, 4 refused, 5 told to stop while
+Prints one JSON document; progress goes to stderr. Agents view contact_sheet.png; people open index.html.
+Exit codes: 0 every run succeeded, 1 not all did, 2 misuse (nothing sent), 3 no server, 4 refused, 5 terminated while
 runs go on, 6 the server rejected the graph, 7 needs consent, 130 interrupted.
 """
 
@@ -50,7 +50,12 @@ def run_batch(args: argparse.Namespace) -> dict[str, Any]:
         begin.point_to_rest(document)
         return document
     except cli.Terminated:
-        return {"status": "cancelled", "code": "terminated", "message": "told to stop", "retryable": True}
+        return {
+            "status": "cancelled",
+            "code": "terminated",
+            "message": "terminated by a signal",
+            "retryable": True,
+        }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "tqdm>=4.66,<5", "pillow>=10.1,<13", "aiohttp>=3.9,<4"]
 # ///
-"""Run a ComfyUI workflow and download what it makes.
+"""Run a ComfyUI workflow and download its outputs.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
 template:NAME or server:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
@@ -33,7 +33,7 @@ from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import SkillError
 from comfyskill.run import flags as run_flags
 
-# A job that was submitted long ago is neither changed nor only rehearsed.
+# --resume takes an existing job: its values cannot change and a dry run makes no sense.
 VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
 NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prompt_id", "allow_unsure")
 
@@ -67,10 +67,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("give a workflow, --resume PROMPT_ID or --reproduce RECEIPT")
     if args.resume and (idle := [flag for flag in NOT_WITH_RESUME if getattr(args, flag)]):
         flags = ", ".join("--" + flag.replace("_", "-") for flag in idle)
-        parser.error(f"--resume fetches a job as it was submitted: leave out {flags}")
+        parser.error(f"--resume fetches a job as it was submitted: omit {flags}")
     base_flags.refuse_inventory_alone(parser, args)
     if args.inventory and args.reproduce:
-        parser.error("a receipt needs a server: leave out --inventory")
+        parser.error("a receipt needs a server: omit --inventory")
     return args
 
 
@@ -79,15 +79,15 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--retry-oom",
         action="store_true",
-        help="after an out-of-memory failure free the server's memory and try once more",
+        help="after an out-of-memory failure, free the server's memory and try once more",
     )
     group.add_argument(
         "--no-cache",
         action="store_true",
-        help="neither use nor keep timings and definitions on this computer",
+        help="do not read or write cached timings and definitions",
     )
     group.add_argument(
-        "--dry-run", action="store_true", help="everything up to the submit; prints the final graph"
+        "--dry-run", action="store_true", help="do everything except the submit; print the final graph"
     )
     base_flags.add_inventory_flag(group)
     group.add_argument("--no-wait", action="store_true", help="submit, print the prompt id and return")
@@ -105,12 +105,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--only", action="append", metavar="NODE_ID", help="run only what this output node needs (repeatable)"
     )
-    group.add_argument("--front", action="store_true", help="go before the other waiting jobs")
-    group.add_argument("--client-id", metavar="ID", help="client id for the WebSocket (default: a fresh one)")
+    group.add_argument("--front", action="store_true", help="put the job before the other waiting jobs")
+    group.add_argument("--client-id", metavar="ID", help="client id for the WebSocket (default: a new one)")
     group.add_argument(
         "--prompt-id",
         metavar="ID",
-        help="prompt id to use, where the server takes one (default: a fresh one)",
+        help="prompt id to use, if the server accepts one (default: a new one)",
     )
     group.add_argument(
         "--strict", action="store_true", help="stop the job when the server drops part of the graph"
@@ -130,24 +130,24 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--reconnect-time", type=base_flags.seconds, default=60.0, metavar="SECONDS",
-        help="give up on a server that is out of reach for this long (default: %(default)g)",
+        help="give up on a server that is unreachable for this long (default: %(default)g)",
     )  # fmt: skip
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--flat-output", action="store_true", help="no sub-folders below the output folder")
+    group.add_argument("--flat-output", action="store_true", help="make no subfolders in the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace files of the same name")
     base_flags.add_file_size_flag(group)
     group.add_argument("--include-previews", action="store_true", help="download temporary outputs too")
     group.add_argument("--save-previews", metavar="DIR", help="save the pictures shown while sampling")
     group.add_argument(
-        "--save-workflow", metavar="FILE", help="write the prepared graph, also when no server is there"
+        "--save-workflow", metavar="FILE", help="write the prepared graph, even without a server"
     )
     group.add_argument(
         "--receipt",
         action="store_true",
-        help="write PROMPT_ID.json with all that is needed to repeat the run",
+        help="write PROMPT_ID.json with everything needed to repeat the run",
     )
 
 
@@ -202,19 +202,19 @@ def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
 
 
 def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
-    """--reproduce: the graph of a receipt, run again as it is, and what came out beside what came out then."""
+    """--reproduce: run the graph of a receipt again and compare the outputs with the recorded ones."""
     from comfyskill.base import file_names
     from comfyskill.run import jobs, reproduce
     from comfyskill.server import connect
 
     if any(getattr(args, flag) for flag in VALUES):
         raise SkillError(
-            "--reproduce runs the receipt as it is: leave the values out",
-            hint="to change it, run the picture itself",
+            "--reproduce runs the receipt unchanged: omit the values",
+            hint="to change values, run the picture itself",
         )
     if args.no_wait or args.save_workflow:
         raise SkillError(
-            "--reproduce runs and compares: leave out --no-wait and --save-workflow",
+            "--reproduce runs and compares: omit --no-wait and --save-workflow",
             hint="--dry-run prints the graph",
         )
     receipt = reproduce.load(paths.expanded(args.reproduce))
@@ -285,7 +285,7 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
 
 
 def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
-    """Nodes that the server lacks could not be converted; what would be sent is no graph."""
+    """Nodes that the server lacks could not be converted: the result is not a complete graph."""
     missing = prepared.source.missing_types
     if not missing:
         return
@@ -343,7 +343,7 @@ def _rehearsed(
 
 
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
-    """--dry-run with --inventory: what a server had stands in for it, and nobody is asked."""
+    """--dry-run with --inventory: the inventory replaces the server; nothing is sent."""
     from comfyskill.run import jobs, prepare
     from comfyskill.server import node_definitions
 
@@ -357,12 +357,12 @@ def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
 
 
 def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[str, Any]:
-    """No server: the prepared graph is written all the same, and the report says how to load it by hand."""
+    """No server: the prepared graph is still written, and the report says how to load it by hand."""
     from comfyskill.run import prepare, reports
 
     prepared = prepare.prepare(_read(args, None), wishes, None)
     by_hand = (
-        "; choose the files under `uploads` in their nodes first, no server has them"
+        "; first choose the files under `uploads` in their nodes: no server has them yet"
         if prepared.uploads
         else ""
     )
@@ -372,7 +372,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
         "saved_workflow": str(path),
         **reports.about(prepared),
         "hint": f"start ComfyUI and drag {path.name} into its browser window (or menu Workflow, Open)"
-        f"{by_hand}, then press Run; or run this command again when the server is up",
+        f"{by_hand}, then press Run; or run this command again when the server is running",
     }
 
 

@@ -5,8 +5,8 @@
 # ///
 """Ask a server what it is, what it has and what it can do; save its workflows, send and fetch files.
 
-Lists are short by default, with true counts; --full gives all. Works with a local server, Comfy Cloud and API v2
-servers; what a server does not offer is said plainly (code `not_offered`).
+Lists are short by default, with full counts; --full lists everything. Works with a local server, Comfy Cloud and API v2
+servers; what a server does not offer gets the code `not_offered`.
 
 Examples:
     python3 scripts/server_info.py stats
@@ -20,7 +20,7 @@ Examples:
     python3 scripts/server_info.py upload mask.png --mask --original 'photo.png [input]'
     python3 scripts/server_info.py download ComfyUI_00001_.png --output-dir out
 
-Exit codes: 0 answered, 1 the server lacks it, 2 misuse, 3 unreachable, 4 refused.
+Exit codes: 0 answered, 1 not on the server, 2 misuse, 3 unreachable, 4 refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEARCHED = {
     "subgraphs": "subgraph blueprints of node packs",
     "workflows": "workflows saved on the server",
 }
-# What an inventory can tell.
+# What an inventory can answer.
 FROM_INVENTORY = ("stats", "nodes", "node", "models", "embeddings", "suggest")
 
 
@@ -58,36 +58,42 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if full:
-            added.add_argument("--full", action="store_true", help="everything, not the short form")
+            added.add_argument("--full", action="store_true", help="list everything")
         return added
 
     question("stats", "version, device, memory, queue")
-    question("features", "what this server can do, and which way the scripts go", full=False)
+    question("features", "what this server can do, and which routes the scripts use", full=False)
     nodes = question("nodes", "find node classes")
-    nodes.add_argument("--search", metavar="TEXT", help="words in name, title, category or description")
-    nodes.add_argument("--category", metavar="C", help="category, or a part of its path")
-    nodes.add_argument("--output", metavar="TYPE", help="gives this type, such as IMAGE")
-    nodes.add_argument("--input", metavar="TYPE", help="takes this type, such as LATENT")
+    nodes.add_argument(
+        "--search",
+        metavar="TEXT",
+        help="only classes with these words in name, title, category or description",
+    )
+    nodes.add_argument("--category", metavar="C", help="only classes in this category, or part of its path")
+    nodes.add_argument("--output", metavar="TYPE", help="only classes that output this type, such as IMAGE")
+    nodes.add_argument("--input", metavar="TYPE", help="only classes that accept this type, such as LATENT")
     question("node", "inputs, ranges and allowed values of one class").add_argument("name", metavar="CLASS")
     for name, what in SEARCHED.items():
         listed = question(name, what)
         if name == "models":
             listed.add_argument("folder", nargs="?", metavar="FOLDER", help="such as checkpoints or loras")
-        listed.add_argument("--search", metavar="TEXT", help="words that the name must hold")
+        listed.add_argument("--search", metavar="TEXT", help="only names that contain these words")
     for name in ("template", "workflow"):
-        one = question(name, f"one {name}: what is in it, and save it", full=False)
+        one = question(name, f"show one {name}, or save it", full=False)
         one.add_argument("name", metavar="NAME")
         one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
         one.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     suited = question(
         "suggest",
-        "bundled workflows, those first that are ready to run on this server and fit its memory",
+        "bundled workflows; those that can run on this server and fit its memory come first",
         full=False,
     )
-    suited.add_argument("--kind", choices=["image", "video", "audio", "3d"], help="only those that make this")
+    suited.add_argument(
+        "--kind", choices=["image", "video", "audio", "3d"], help="only workflows that make this"
+    )
     for name in FROM_INVENTORY:
         questions.choices[name].add_argument(
-            "--inventory", metavar="FILE", help="ask what check_deps.py --save-inventory wrote of a server"
+            "--inventory", metavar="FILE", help="ask a file of check_deps.py --save-inventory"
         )
     _add_file_questions(question)
     flags.add_server_flags(parser)
@@ -124,7 +130,7 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
     )
     download.add_argument("--subfolder", default="", metavar="PATH", help="its folder on the server")
     download.add_argument(
-        "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to (default: here)"
+        "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to save (default: here)"
     )
     download.add_argument("--overwrite", action="store_true", help="replace a file of that name")
     flags.add_file_size_flag(download)

@@ -18,7 +18,7 @@ Examples:
     python3 scripts/validate_workflow.py my_workflow.json --object-info object_info.json
     python3 scripts/validate_workflow.py workflows/sdxl_txt2img.json --offline
 
-Exit codes: 0 nothing that a server rejects was found, 2 unreadable workflow or bad flags, 3 named server unreachable,
+Exit codes: 0 no errors found, 2 unreadable workflow or bad flags, 3 named server unreachable,
 4 refused, 6 the server would reject the workflow or drop an output.
 """
 

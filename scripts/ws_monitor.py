@@ -3,7 +3,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["requests>=2.31,<3", "websocket-client>=1.7,<2", "tqdm>=4.66,<5", "aiohttp>=3.9,<4", "pillow>=10.1,<13"]
 # ///
-"""Watch jobs live, whoever submitted them. Attach and leave at any time; nothing is disturbed.
+"""Watch jobs live, whoever submitted them. Start and stop at any time; the jobs are not affected.
 
 Without --prompt-id everything that runs is shown until the queue is empty (--follow: until Ctrl-C).
 
@@ -15,7 +15,7 @@ Examples:
 
 The view goes to stderr and one JSON document to stdout at the end; with --json, JSON Lines on stdout instead.
 Exit codes: 0 the watched jobs succeeded (or the queue is empty), 1 one failed, was cancelled or is lost, 2 misuse,
-3 no server, 4 refused, 5 not finished when the time was up or on SIGTERM, 130 interrupted (the jobs go on).
+3 no server, 4 refused, 5 not finished when the time was up or on SIGTERM, 130 interrupted (the jobs keep running).
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--prompt-id", action="append", default=[], metavar="ID", help="the same, as a flag (repeatable)"
     )
     parser.add_argument(
-        "--all", action="store_true", help="watch everything that runs (the default without a prompt id)"
+        "--all", action="store_true", help="watch all running jobs (the default without a prompt id)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line on stdout: every message, cleaned"
+        "--json", action="store_true", help="print every message, cleaned, as one JSON object per line"
     )
     parser.add_argument("--previews", metavar="DIR", help="save the pictures shown while sampling")
     parser.add_argument(
         "--timeout", type=flags.seconds, metavar="SECONDS", help="stop watching after this time"
     )
-    parser.add_argument("--follow", action="store_true", help="go on when the queue is empty, until Ctrl-C")
+    parser.add_argument(
+        "--follow", action="store_true", help="keep watching when the queue is empty, until Ctrl-C"
+    )
     parser.add_argument(
         "--ws",
         action=argparse.BooleanOptionalAction,

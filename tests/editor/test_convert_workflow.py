@@ -198,7 +198,7 @@ def test_an_api_graph_is_passed_on_with_a_word(folder):
         (("--diff", "plain.json", "plain.json", "--output", "x"), "do not go with it"),
         (("nothing.json", "--offline"), "no file nothing.json"),
         (("plain.json", "--frontend", "1.40"), "invalid choice"),
-        (("plain.json", "--to-editor", "--offline"), "editor file already"),
+        (("plain.json", "--to-editor", "--offline"), "already an editor file"),
         (("plain.json", "--offline", "--output", "no/such/folder/x.json"), "cannot write"),
         (("plain.json", "--offline", "--output", "."), "is a folder"),
         (("plain.json", "--offline", "--output", "./plain.json"), "the original would be lost"),

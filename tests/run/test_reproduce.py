@@ -59,7 +59,7 @@ def test_the_same_pixels_in_another_file_are_the_same(run: Runner, demo: Demo, g
     path.write_text(json.dumps(receipt))
     again = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "again")
     assert again.code == 0, again.out
-    assert again.json["files_compared"][0]["why"] == "other bytes, every pixel the same"
+    assert again.json["files_compared"][0]["why"] == "the bytes differ, but every pixel is the same"
 
 
 def test_input_files_are_sent_again(run: Runner, demo: Demo, graph_file: Any) -> None:

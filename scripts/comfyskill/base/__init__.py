@@ -1,4 +1,4 @@
-"""What every command needs and that knows nothing of ComfyUI: the JSON document and exit codes, cleaned text, files and
+"""What every command needs and what knows nothing about ComfyUI: the JSON document and exit codes, cleaned text, files and
 paths, child programs, flags, the cache.
 
 Imports nothing else of this skill.

@@ -24,7 +24,7 @@ _warned = False
 
 
 def turn_off() -> None:
-    """Neither read nor write anything from now on (--no-cache)."""
+    """Stop reading and writing the cache (--no-cache)."""
     global _off
     _off = True
 
@@ -105,7 +105,7 @@ def keep_table(name: str, value: Mapping[str, Any]) -> None:
 
 
 class Table(Mapping[str, Any]):
-    """A kept mapping whose entries are read when they are asked for: of thousands, a workflow needs a few dozen."""
+    """A kept mapping whose entries are read on demand: a workflow needs a few dozen of thousands."""
 
     def __init__(self, places: Mapping[str, Sequence[int]], body: str) -> None:
         self._places = places
@@ -146,7 +146,7 @@ def recall_table(name: str) -> Mapping[str, Any] | None:
 
 
 def _are_places(value: Mapping[str, Any], length: int) -> bool:
-    """Whether an index is whole: a file that was cut off is as good as absent."""
+    """Whether an index is whole: a truncated file counts as absent."""
     places = list(value.values())
     whole = all(
         isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place)

@@ -1,6 +1,6 @@
-"""How every command ends: the exit code and the one JSON document; and its words on stderr.
+"""How every command ends: the exit code, the one JSON document, and the messages on stderr.
 
-Knows nothing of servers or workflows, imports the standard library alone.
+Knows nothing about servers or workflows; imports only the standard library.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def listen() -> None:
     """Raise Terminated in the main thread on SIGTERM, SIGHUP and (Windows) Ctrl-Break from now on."""
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
-        # What nohup lets us ignore stays ignored.
+        # A signal ignored by nohup stays ignored.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
 
@@ -88,7 +88,7 @@ def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def say_again(dropped: UnraisableHookArgs) -> None:
-    """For sys.unraisablehook: a signal is not lost where Python can raise nothing.
+    """For sys.unraisablehook: a signal is not lost where Python cannot raise.
 
     A finalizer or the callback of a weak reference (urllib3 closes its connections in one) drops what is raised in it,
     so a signal that arrived there is sent again a moment later.
@@ -110,7 +110,7 @@ def _send_later(number: int, main: int) -> None:
 
     time.sleep(A_MOMENT)
     if hasattr(signal, "pthread_kill"):
-        # A true signal, for it also wakes a main thread that waits for the network.
+        # A real signal, because it also wakes a main thread that waits for the network.
         signal.pthread_kill(main, number)
     else:
         import _thread
@@ -157,7 +157,7 @@ EXIT_BY_STATUS = {
 
 
 class SkillError(Exception):
-    """A failure with a cause that is known: one sentence, what to try, and the exit code.
+    """A failure with a known cause: one sentence, what to try, and the exit code.
 
     `details` become further keys of the JSON document; another's words belong under `server_said`.
     """
@@ -215,7 +215,7 @@ class Verbatim:
 
 
 def _open_streams() -> None:
-    """A closed stream is None in Python; then nobody listens, which is no reason to fail."""
+    """Python sets a closed standard stream to None; open devnull in its place instead of failing."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
@@ -252,7 +252,7 @@ def _stderr(text: str) -> None:
         sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        # Nobody reads progress any more: the job matters more than the words about it.
+        # stderr is closed; losing progress must not fail the job.
         pass
 
 
@@ -294,7 +294,7 @@ def _written(document: Mapping[str, Any], *, spread: bool = False) -> str:
 
 
 def write_out(text: str) -> bool:
-    """Write to stdout and flush; when the reader has gone, stop writing quietly. A full disk is False, and said."""
+    """Write to stdout and flush; when the reader has closed the pipe, stop quietly. On a full disk warn and return False."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -313,7 +313,7 @@ def _reader_has_gone(error: OSError) -> bool:
 
 
 def exit_code(document: Mapping[str, Any]) -> Exit:
-    """The exit code that a report's `code`, else its `status`, stands for."""
+    """The exit code of a report's `code`, else of its `status`."""
     by_code = EXIT_BY_CODE.get(str(document.get("code")))
     if by_code is not None:
         return by_code
@@ -345,7 +345,7 @@ def outcome(
         document = {
             "status": "cancelled",
             "code": "terminated",
-            "message": "told to stop before the end",
+            "message": "terminated by a signal before the end",
             "retryable": True,
         }
         code = Exit.FAILED
@@ -373,14 +373,14 @@ def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
     return SkillError(
         f"this needs the Python package {package}, which is not installed for {sys.executable or 'this Python'}",
         code="missing_package",
-        hint="python3 -m pip install -r requirements.txt (or run the script with `uv run`, which brings them along)",
+        hint="python3 -m pip install -r requirements.txt (or run the script with `uv run`, which installs them)",
         next=[shell_words([sys.executable or "python3", "-m", "pip", "install", *wanted])],
         package=package,
     ).document()
 
 
 def fault(error: Exception) -> SkillError:
-    """A fault of this tool, with the place in our own code; the traceback itself only for those who ask for it."""
+    """A fault of this tool, with its place in our code; COMFYUI_SKILL_DEBUG adds the traceback."""
     import traceback
 
     if os.environ.get("COMFYUI_SKILL_DEBUG"):
@@ -395,10 +395,10 @@ def fault(error: Exception) -> SkillError:
 
 
 def _os_failure(error: OSError) -> SkillError:
-    """A file-system failure in a sentence (disk full, no permission); anything we missed is still no traceback."""
+    """A file-system failure in a sentence (disk full, no permission); also for errors that no caller expected."""
     where = f" ({error.filename})" if error.filename else ""
     return SkillError(
-        f"the system said: {error.strerror or error}{where}",
+        f"the system reported: {error.strerror or error}{where}",
         code="system_error",
         hint="check the path, its permissions and the free space",
     )

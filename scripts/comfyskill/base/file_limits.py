@@ -1,4 +1,4 @@
-"""How much a file that arrives may hold: the user's limit, and what is free on the disk.
+"""The largest size of an arriving file: the user's limit, and the free disk space.
 
 A server can send without end, or announce a little and send more.
 """
@@ -18,7 +18,7 @@ FLAG = "--max-file-size"
 # Larger than any picture or video of a job; far smaller than the disks that hold models.
 MOST_OUTPUT_BYTES = 16 * 10**9
 MOST_MODEL_BYTES = 100 * 10**9
-# Nothing fills a disk to its last byte: other programs write there too.
+# Keep some space free: other programs write to the disk too.
 SPARE_BYTES = 256 << 20
 _limit: int | None = None
 
@@ -45,26 +45,26 @@ def refuse_too_large(size: int, usual: int = MOST_OUTPUT_BYTES) -> None:
 
 
 def refuse_packed(headers: Mapping[str, str]) -> None:
-    """Raises SkillError for a body in an encoding that was not asked for: a few bytes can unpack to any number."""
+    """Raises SkillError for a body in an encoding that was not requested: a few bytes can unpack to any number."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise SkillError(
-            "the server sent the file compressed, which was not asked for", code="bad_answer", exit=Exit.FAILED,
+            "the server sent the file compressed, which was not requested", code="bad_answer", exit=Exit.FAILED,
             hint="a proxy between here and the server may do this", server_said=safe_text.clean(encoding, 60),
         )  # fmt: skip
 
 
 def number_in(text: str | None) -> int | None:
-    """The number of bytes that a header states; None for any other text, which `int` might take or choke on."""
+    """The number of bytes that a header states; None for any other text, even one that `int` accepts."""
     return int(text) if text is not None and re.fullmatch("[0-9]{1,100}", text.strip()) else None
 
 
 def require(folder: Path, size: int, hint: str) -> None:
-    """Raises SkillError `disk_full` when so many bytes are not free where the folder is."""
+    """Raises SkillError `disk_full` when the folder's disk has fewer free bytes than this."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise SkillError(
-            f"the disk has {shown(free)} free, and {shown(size)} are needed",
+            f"the disk has {shown(free)} free; {shown(size)} is needed",
             code="disk_full", exit=Exit.FAILED, hint=hint,
         )  # fmt: skip
 

@@ -31,7 +31,7 @@ MOST_DEPTH = 8
 _FORBIDDEN = re.compile(r'[<>:"|?*$`\x00-\x1f\x7f]')
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 ABANDONED_AFTER = 24 * 3600.0
-# Windows opens no longer path, unless the system and the program have both opted in.
+# Windows opens longer paths only if both the system and the program have opted in.
 MOST_PATH = 259 if os.name == "nt" else None
 NUMBERED = len(" (9999)")
 LEAST_NAME = 24
@@ -39,7 +39,7 @@ LEAST_NAME = 24
 _HELD_BY_ANOTHER = (5, 32, 33)
 PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 MOST_TRIES = 50
-# Only files of these types keep their name: nothing in them runs when somebody opens them with a click or when a tool
+# Only files of these types keep their name: nothing in them runs when a user opens them with a click or when a tool
 # finds them in its folder. A browser runs what HTML and SVG hold, and readers of .pt, .pkl and .blend run code.
 KEPT_SUFFIXES = frozenset(
     (
@@ -63,7 +63,7 @@ _READ_BY_TOOLS = re.compile(
 _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$")
 # File types that can run code when they are opened.
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-# File types that hold numbers and nothing that runs.
+# File types that hold only numbers, no code.
 DATA_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".onnx"})
 MODEL_SUFFIXES = DATA_SUFFIXES | {".torchscript"} | PICKLE_SUFFIXES
 
@@ -111,7 +111,7 @@ def _shortened(text: str) -> str:
 
 
 def fitted(folder: Path, name: str, most: int | None = MOST_PATH) -> str:
-    """The name, cut so that the whole path has at most so many characters; the suffix stays. None: it is not cut.
+    """The name, cut so that the whole path has at most `most` characters; the suffix stays. None: no cut.
 
     In a folder so deep that no sensible name fits it is left to the disk to say so.
     """
@@ -178,7 +178,7 @@ def part_beside(target: Path) -> Path:
 def held(part: Path) -> Iterator[None]:
     """In this block the temporary file is there and marked as in use: `remove_stale_parts` leaves it alone.
 
-    The mark is a lock that ends with the process, however that ends. Where there are no such locks it is only made.
+    The mark is a lock that ends with the process, however that ends. Without such locks it is only created.
     """
     handle = _locked(part)
     try:
@@ -196,7 +196,7 @@ def _locked(part: Path) -> int | None:
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever tidies up may have removed it between the two steps.
+            # A clean-up may have removed it between the two steps.
             if part.stat().st_ino == os.fstat(handle).st_ino:
                 return handle
         except (FileNotFoundError, BlockingIOError):
@@ -209,7 +209,7 @@ def _locked(part: Path) -> int | None:
 
 
 def remove_stale_parts(folder: Path) -> int:
-    """Remove half-fetched files whose process is gone from a folder that others may be writing into: how many.
+    """Remove half-fetched files of ended processes from a folder that others may be writing into; return how many.
 
     Only names that `part_beside` gives. Where locks do not exist a file counts as abandoned when it is old.
     """
@@ -279,7 +279,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
         if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
             insist(part.unlink)
             return name, True
-    raise SkillError(f"no free name beside {target}", code="system_error", exit=Exit.FAILED)
+    raise SkillError(f"no free file name next to {target}", code="system_error", exit=Exit.FAILED)
 
 
 def _claimed(part: Path, name: Path) -> bool:
@@ -316,7 +316,7 @@ def insist(step: Callable[[], object]) -> None:
 
 
 def write_asked(target: Path, data: bytes, hint: str) -> None:
-    """As `write_whole`, for a file that the user has named: a place that does not take it is misuse (exit 2)."""
+    """As `write_whole`, for a file that the user has named: a place that cannot be written is misuse (exit 2)."""
     if target.is_dir():
         raise SkillError(f"{target} is a folder", hint="give the name of a file")
     try:

@@ -11,7 +11,7 @@ from comfyskill.base.cli import Exit, SkillError, emit
 from comfyskill.base.safe_text import HIDDEN
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
-# What people try as flags; in ComfyUI they are inputs of nodes.
+# Names that people try as flags; in ComfyUI they are inputs of nodes.
 COMMON_INPUTS = frozenset(
     "prompt negative-prompt negative_prompt seed steps cfg width height size denoise sampler scheduler image model "
     "checkpoint batch-size batch_size length fps".split()
@@ -23,7 +23,7 @@ _SECRET_FLAG = re.compile(
 
 
 class _Parser(argparse.ArgumentParser):
-    """Misuse is answered like every other failure: one JSON document, exit 2."""
+    """An argument parser that reports misuse as one JSON document, exit 2."""
 
     def error(self, message: str) -> NoReturn:
         # `--apikey VALUE`: the slip must not print the key.
@@ -32,13 +32,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(Exit.MISUSE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Help on a console whose encoding lacks a character of it (cp437, ASCII) is help all the same."""
+        """Print the help even if the console's encoding lacks some of its characters (cp437, ASCII)."""
         stream = file or sys.stderr
         encoding = getattr(stream, "encoding", None) or "ascii"
         super()._print_message(message.encode(encoding, "replace").decode(encoding), stream)
 
     def _way_out(self, message: str) -> str:
-        """What was probably meant; the usage line of a big command helps nobody."""
+        """What was probably meant; the usage line of a big command is too long to help."""
         import difflib
 
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
         if near:
             return f"did you mean {' or '.join(near)}? (see --help)"
         usage = " ".join(self.format_usage().split())
-        return f"{usage}  (see --help)" if len(usage) < 160 else f"{self.prog} --help tells all flags"
+        return f"{usage}  (see --help)" if len(usage) < 160 else f"run {self.prog} --help for all flags"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -102,14 +102,14 @@ def add_inventory_flag(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--inventory",
         metavar="FILE",
-        help="with --dry-run: ask what check_deps.py --save-inventory wrote of a server instead of a server",
+        help="with --dry-run: use a file of check_deps.py --save-inventory instead of a server",
     )
 
 
 def refuse_inventory_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Misuse: an inventory runs nothing, and stands in the place of a server."""
+    """Misuse: an inventory replaces a server and cannot run anything."""
     if args.inventory and not args.dry_run:
-        parser.error("an inventory runs nothing: --inventory goes with --dry-run")
+        parser.error("an inventory cannot run anything: use --inventory with --dry-run")
     if args.inventory and args.host:
         parser.error("--inventory and --host exclude each other")
 
@@ -131,7 +131,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
         "--api",
         choices=["auto", "local", "cloud", "v2"],
         default="auto",
-        help="protocol (default: found out)",
+        help="protocol (default: auto-detected)",
     )
     group.add_argument(
         "--api-key", metavar="KEY", help="key for this server; prefer --api-key-file or the environment"
@@ -163,7 +163,7 @@ def add_unsure_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--allow-unsure",
         action="store_true",
-        help="convert nodes whose saved values fit no layout for certain as the editor would, with a warning",
+        help="convert nodes even if the layout of their saved values is uncertain, as the editor would, with a warning",
     )
 
 

@@ -1,4 +1,4 @@
-"""JSON from anywhere, read with its usual accidents: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
+"""JSON from anywhere, read with its usual faults: byte-order marks, UTF-16, NaN, repeated keys, deep nesting.
 
 Pure.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from comfyskill.base import text_files
 from comfyskill.base.cli import Exit, SkillError
 
-# Nothing that people make is nested deeper; what comes after may walk it recursively.
+# No real document is nested deeper; later code may walk it recursively.
 DEEPEST = 200
 
 
@@ -31,7 +31,7 @@ def text_of(data: bytes, origin: str) -> str:
     """The text of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Raises:
-        SkillError: (exit 2) the bytes are no text.
+        SkillError: (exit 2) the bytes are not text.
     """
     encoding = json.detect_encoding(data)
     for mark, name in text_files.MARKS:
@@ -41,12 +41,12 @@ def text_of(data: bytes, origin: str) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise not_json(origin, f"byte {error.start} is no {encoding} text") from error
+        raise not_json(origin, f"byte {error.start} is not {encoding} text") from error
     return text
 
 
 def parse(text: str, origin: str) -> tuple[Any, list[str]]:
-    """The value of a JSON text, and notes on what had to be mended.
+    """The value of a JSON text, and notes on what had to be repaired.
 
     NaN and infinities become null, as ComfyUI's editor reads them; of keys that are repeated the last one counts.
 
@@ -73,7 +73,7 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
 
 
 class _Reading:
-    """Counts the accidents of one parse."""
+    """Counts the faults of one parse."""
 
     def __init__(self) -> None:
         self.constants = 0
@@ -103,7 +103,7 @@ class _Reading:
             notes.append(f"{self.constants} NaN or infinite number(s) were read as null")
         if self.repeated:
             names = ", ".join(repr(name[:40]) for name in self.repeated[:5])
-            notes.append(f"keys that stand twice in one object, of which the last counts: {names}")
+            notes.append(f"keys that occur twice in one object (the last one counts): {names}")
         return notes
 
 
@@ -135,7 +135,7 @@ def _syntax_error(text: str, error: json.JSONDecodeError, origin: str) -> SkillE
         return not_json(
             origin,
             "it is a web page or XML",
-            "a download often gives the page around the file: save the raw file",
+            "the download may be the page around the file: save the raw file",
         )
     if start.startswith("{'") or "'class_type'" in text[:5000]:
         return not_json(

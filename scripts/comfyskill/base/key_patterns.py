@@ -1,4 +1,4 @@
-"""Keys and tokens of well-known services, found in a text by their form. Pure, level 0.
+"""Keys and tokens of well-known services, found in a text by their form. Pure.
 
 The patterns are those that the services publish for secret scanning: a fixed beginning and a length. A text of another
 form is not reported, so that a warning means something. Every repetition is bounded or cannot start inside itself.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# What it is -> how it looks. Texts without one of the beginnings are passed over at once.
+# What it is -> how it looks. A text without one of the beginnings is skipped.
 _FORMS: tuple[tuple[str, str], ...] = (
     ("an OpenAI or Anthropic key", r"sk-(?:(?:proj|svcacct|admin|ant)-)?[A-Za-z0-9_-]{20,400}"),
     ("an AWS access key id", r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
@@ -51,7 +51,7 @@ class Found(NamedTuple):
 def keys_in(text: str) -> Iterator[Found]:
     """The keys and tokens in a text, by their form."""
     for match in _ANY.finditer(text):
-        # Of a repeated letter or a placeholder nobody is harmed.
+        # A repeated letter or a placeholder is not a secret.
         if len(set(match.group())) > 8:
             yield Found(_FORMS[int((match.lastgroup or "k0")[1:])][0], match.group())
 

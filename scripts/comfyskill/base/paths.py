@@ -20,7 +20,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` filled in; as it stands when that names nobody, or a user without a home (some containers)."""
+    """The path with `~` filled in; unchanged when it names no known user, or a user without a home (some containers)."""
     given = Path(path)
     try:
         return given.expanduser()

@@ -1,4 +1,4 @@
-"""Picture files opened as data that may be hostile: named formats alone, and a limit of pixels.
+"""Picture files opened as data that may be hostile: only named formats, and a pixel limit.
 
 Pillow is imported when the first picture is opened.
 """
@@ -78,7 +78,7 @@ def open_picture(source: Path | str | BinaryIO, most_pixels: int = MOST_PIXELS) 
     except Image.DecompressionBombError as error:
         raise TooLarge(f"it has more pixels than can be handled safely ({most_pixels})") from error
     except FileNotFoundError as error:
-        raise BadPicture("there is no such file") from error
+        raise BadPicture("the file does not exist") from error
     except IsADirectoryError as error:
         raise BadPicture("it is a folder") from error
     except _DAMAGE as error:

@@ -1,7 +1,7 @@
-"""Programs of this machine: where they are, what they see of the environment, and which words Windows hands to them.
+"""Programs of this machine: where they are, their environment, and their arguments on Windows.
 
 On Windows both `shutil.which` and the system look into the current folder first, and so does every system
-where PATH has an empty or relative entry. That folder may be anyone's: a download folder, a cloned repository.
+where PATH has an empty or relative entry. That folder may be under another's control: a download folder, a cloned repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 from comfyskill.base import cli
 
 BATCH_SUFFIXES = (".bat", ".cmd")
-# Names of variables that hold keys; which ones a user has set cannot be known, so they are recognised by their words.
+# Names of variables that may hold keys, recognised by their words.
 _SECRET = re.compile(
     r"key(?!board|map|timeout)|token|secret|passw|passphrase|credential|authorization|cookie|_(pwd|pat|auth)$",
     re.IGNORECASE,
@@ -29,14 +29,14 @@ _SECRET = re.compile(
 _FOR_CMD = frozenset('&|<>^"%!()\r\n')
 # Some drivers answer the first call after boot in 3 to 4 s; system_profiler takes 2 to 3 s on a cold Mac.
 TOOL_LIMIT_S = 6.0
-# A tool that prints more than this has lost its way; the head is enough for every parser here.
+# A tool that prints more than this is faulty; the beginning is enough for every parser here.
 OUTPUT_LIMIT_BYTES = 1_000_000
 # A process stuck in a driver call cannot be killed: do not wait for it either.
 AFTER_KILL_S = 0.3
 
 
 def find(name: str, places: Iterable[str | Path] = ()) -> str | None:
-    """The path of a program on PATH, else in one of `places`; None when it is nowhere."""
+    """The path of a program on PATH, else in one of `places`; None when it is not found."""
     for folder in [*os.environ.get("PATH", "").split(os.pathsep), *places]:
         found = within(folder, name)
         if found is not None:
@@ -45,7 +45,7 @@ def find(name: str, places: Iterable[str | Path] = ()) -> str | None:
 
 
 def within(folder: str | Path, name: str) -> str | None:
-    """The path of a program that lies in this folder, or None; always None for a folder that is not absolute."""
+    """The path of a program in this folder, or None; always None for a folder that is not absolute."""
     if os.name == "nt":
         return find_by_ending(name, [str(folder)], _endings())
     found = shutil.which(name, path=str(folder))
@@ -70,7 +70,7 @@ def _endings() -> list[str]:
 def find_by_ending(name: str, folders: Iterable[str], endings: Sequence[str]) -> str | None:
     """As Windows finds a program: the first folder that holds the name with one of the endings.
 
-    Folders that are not absolute are passed over: they are the current one, or lie in it.
+    Folders that are not absolute are skipped: they are the current folder or inside it.
     """
     endings = [ending.lower() for ending in endings if ending]
     names = [name] if Path(name).suffix.lower() in endings else [name + ending for ending in endings]
@@ -95,7 +95,7 @@ def refuse_batch_file(program: str, words: Iterable[str], hint: str) -> None:
     """
     if program.lower().endswith(BATCH_SUFFIXES) and any(_FOR_CMD & set(word) for word in words):
         raise cli.SkillError(
-            f"{program} is a batch file, which cannot be given these words safely",
+            f"{program} is a batch file, to which these arguments cannot be passed safely",
             code="cannot_start",
             exit=cli.Exit.FAILED,
             hint=hint,
@@ -171,7 +171,7 @@ def _ask_one(name: str, words: list[str], limit_s: float, answers: dict[str, Ans
 
 
 def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    # English output where the tool can be asked for it.
+    # English output if the tool supports it.
     environment_ = environment() | {"LC_ALL": "C", "LANG": "C"}
     return subprocess.Popen(
         words,

@@ -18,12 +18,12 @@ from comfyskill.base.cli import Exit, SkillError
 
 # Windows has neither flag: there the entry is compared before and after.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-# A pipe that nobody reads would hold the open call for ever. Regular files ignore the flag.
+# Opening a pipe without a reader would block for ever. Regular files ignore the flag.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
-# Of the reparse points of Windows those that stand for another place (links, junctions); files kept in a cloud do not.
+# The Windows reparse points that redirect to another place (links, junctions); files kept in a cloud do not.
 _SURROGATE = 0x20000000
 HINT = "remove it, or use a new folder; a folder from someone else can hold links to your own files"
-# Windows locks bytes, and nobody else can read them: one far behind any text. Its C library counts to 2**31.
+# Windows locks bytes against other readers: lock one far behind any text. Its C library counts to 2**31.
 _FAR = 2**31 - 2
 
 
@@ -53,7 +53,7 @@ def _target(path: Path) -> str:
 
 
 def refuse_outside(root: Path, path: Path) -> None:
-    """Raises SkillError `unsafe_folder` when a path, with every link on the way followed, does not lie in `root`."""
+    """Raises SkillError `unsafe_folder` when a path, with every link on the way followed, is not inside `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise _unsafe(f"{safe_text.clean(path, 300)} leads out of {safe_text.clean(root, 300)}")
 

@@ -1,4 +1,4 @@
-"""Another's text made safe to show, and secrets kept out of all that is shown."""
+"""Foreign text made safe to show, and secrets kept out of everything shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HIDDEN = "[hidden]"
-# Shorter values would blot out ordinary words wherever they happen to stand.
+# Hiding shorter values would also hide ordinary words.
 SHORTEST_SECRET = 4
 # The first characters of a secret are hidden too, from this number on: a text may have been cut inside a secret.
 SHORTEST_PIECE = 8
@@ -132,7 +132,7 @@ def _found(folded: str) -> list[tuple[int, int]]:
 
 
 def clean(text: object, limit: int | None = None) -> str:
-    """Another's text made safe to show: no control, escape or bidirectional characters, at most `limit` long.
+    """Foreign text made safe to show: no control, escape or bidirectional characters, at most `limit` long.
 
     Secrets are hidden before the text is cut: half a secret would not be found afterwards.
     """
@@ -148,7 +148,7 @@ def clean(text: object, limit: int | None = None) -> str:
 
 
 def last_of(text: str, limit: int) -> str:
-    """The last `limit` characters of a cleaned text. The end of a secret is no secret any more, so they go first."""
+    """The last `limit` characters of a cleaned text. Secrets are removed first: a cut one is no longer recognised."""
     plain = redact(text)
     return plain if len(plain) <= limit else f"… {plain[-limit:]}"
 
@@ -186,7 +186,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def shell_words(words: Iterable[object]) -> str:
-    """A command line that can be copied into a shell of this system as it stands."""
+    """A command line that can be pasted into a shell of this system."""
     plain = [str(word) for word in words]
     if os.name == "nt":
         return windows_words(plain)
@@ -233,7 +233,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-./\\()\[\]+&@#|~:%= ]|[.:](?= |$)")
 
 
 def name(text: object) -> str:
-    """Another's name for use inside of our own sentence: one line, at most 40 characters, nothing like a sentence.
+    """A foreign name for use inside our own sentence: one line, at most 40 characters, nothing like a sentence.
 
     A name of one word that is too long is cut in its middle, so that a file keeps its suffix. Of more than five words
     the first three are left. Secrets are hidden before the cut, which keeps the end of a long name.
@@ -250,7 +250,7 @@ def name(text: object) -> str:
 
 
 def quoted(text: object) -> str:
-    """Another's name in quotation marks, made safe as `name` does."""
+    """A foreign name in quotation marks, made safe as `name` does."""
     return f"'{name(text)}'"
 
 
@@ -265,5 +265,5 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}")
 
 
 def is_job_id(text: object) -> bool:
-    """Whether a text can be a server's id of a job: one short word that no command takes for a flag."""
+    """Whether a text can be a server's id of a job: one short word that no command reads as a flag."""
     return isinstance(text, str) and _JOB_ID.fullmatch(text) is not None

@@ -1,6 +1,6 @@
 """Files that a user names: read within limits, and as text in whatever encoding their system wrote them.
 
-A name can stand for a device without an end, or for a pipe into which nobody writes. Windows PowerShell's `>`
+A name can belong to a device without an end, or to a pipe without a writer. Windows PowerShell's `>`
 and Out-File write UTF-16; Notepad puts a mark before UTF-8.
 """
 
@@ -29,8 +29,8 @@ class NobodyWrites(OSError):
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file, opened. Raises OSError; NobodyWrites when it is a pipe into which nobody writes soon."""
-    # What <(command) gives stands under /dev/fd: its writer lives, however slow it is.
+    """A file, opened. Raises OSError; NobodyWrites when it is a pipe and no writer opens it soon."""
+    # The shell puts <(command) under /dev/fd: it has a writer, however slow.
     if (
         not hasattr(os, "O_NONBLOCK")
         or not stat.S_ISFIFO(path.stat().st_mode)
@@ -42,7 +42,7 @@ def open_file(path: Path) -> BinaryIO:
     end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not select.select([end], [], [], PIPE_PATIENCE)[0]:
         os.close(end)
-        raise NobodyWrites(errno.EINVAL, "it is a pipe into which nobody writes", str(path))
+        raise NobodyWrites(errno.EINVAL, "it is a pipe without a writer", str(path))
     os.set_blocking(end, True)
     return os.fdopen(end, "rb")
 
@@ -58,8 +58,8 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read as text, in words for a message."""
-    return getattr(error, "strerror", None) or "it is no text in UTF-8 or UTF-16"
+    """Why a file could not be read as text, for a message."""
+    return getattr(error, "strerror", None) or "it is not UTF-8 or UTF-16 text"
 
 
 def read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A live view of jobs: attach, look, leave; the jobs and their submitters never notice.
+"""A live view of jobs: it never affects the jobs or their submitters.
 
 The monitor has a client id of its own. Frames of a run go to the client that submitted it, so what others'
 runs do is learnt from the frames that the server broadcasts, the queue and the history.
@@ -27,9 +27,9 @@ from comfyskill.server.watch import Ended, Update, Watcher
 # Looking at the whole queue costs a request; changes come as `status` frames anyway.
 LOOK_PAUSE = 0.5
 SLOW_LOOK = 5.0
-# Jobs further back have nothing to show but their place.
+# Jobs further back show only their place.
 MOST_WAITING = 3
-UNSEEN = "running; the server tells its steps only to the client that submitted it"
+UNSEEN = "running; the server sends its steps only to the client that submitted it"
 REDRAW_PAUSE = 0.1
 MOST_TEXT = 4_000
 BAR_WIDTH = 24
@@ -49,7 +49,7 @@ class Shown:
     known: bool = False  # its graph is known
 
     def learn(self, graph: Graph, url: str) -> None:
-        """The graph tells titles and shares, and how long such runs took before."""
+        """Take titles, shares and the usual run time from the graph."""
         self.known = True
         self.progress.learn(graph)
         self.estimate = times.estimate(url, graph)
@@ -66,7 +66,7 @@ class Shown:
 
     @property
     def doing(self) -> str:
-        """What it does now, as far as that is told here."""
+        """What it does now, if that is known here."""
         return UNSEEN if self.unseen else self.progress.doing
 
     def row(self) -> dict[str, Any]:
@@ -142,9 +142,15 @@ class Monitor:
                 error.next = [self._again_command()]
             raise
         except KeyboardInterrupt:
-            return self._stopped(cli.INTERRUPTED | {"message": "interrupted by the user; the jobs go on"})
+            return self._stopped(
+                cli.INTERRUPTED | {"message": "interrupted by the user; the jobs are still running"}
+            )
         except Terminated:
-            said = {"status": "timeout", "code": "still_running", "message": "told to stop; the jobs go on"}
+            said = {
+                "status": "timeout",
+                "code": "still_running",
+                "message": "terminated by a signal; the jobs are still running",
+            }
             return self._stopped(said | {"retryable": False})
         finally:
             self.view.close()
@@ -157,7 +163,7 @@ class Monitor:
         while True:
             looked = self._look()
             if not (follow or looked or self.jobs or self.ids):
-                # Only a look of this moment can say that the queue is empty.
+                # Only a fresh answer can show that the queue is empty.
                 looked = self._look(at_once=True)
             if not follow and not self.jobs and (looked or self.ids):
                 return self._report()
@@ -180,7 +186,7 @@ class Monitor:
             self.view.frame(frame)
 
     def _look(self, *, at_once: bool = False) -> bool:
-        """What is in the queue now: new jobs are shown, places are brought up to date. False: not looked, or in vain."""
+        """What is in the queue now: new jobs are shown, places are brought up to date. False: not asked, or no answer."""
         now = time.monotonic()
         due = self._look_at - (SLOW_LOOK - LOOK_PAUSE if self._queue_changed else 0.0)
         if now < due and not at_once:
@@ -222,7 +228,7 @@ class Monitor:
             try:
                 graph = self.server.state(shown.prompt_id).graph
             except SkillError as error:
-                # The watcher asks as well, and knows what to make of it.
+                # The watcher asks too, and handles the error.
                 if error.exit == cli.Exit.UNREACHABLE:
                     return
                 continue
@@ -293,7 +299,7 @@ class Monitor:
         self.view.ended(shown, outcome)
 
     def _stopped(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """We are told to go: what was seen so far, and how to come back to the named jobs."""
+        """The report when this command is stopped: what was seen so far, and how to return to the named jobs."""
         again = {"next": [self._again_command()]} if self.ids else {}
         return self._report() | {"hint": "nothing was changed"} | dict(said) | again
 
@@ -316,11 +322,11 @@ class Monitor:
             document["message"] = (
                 first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
             )
-            document["hint"] = first.get("hint") or "fetch_logs.py PROMPT_ID tells more"
+            document["hint"] = first.get("hint") or "run fetch_logs.py PROMPT_ID for details"
             document["next"] = [commands.explain_command(self.server, first["prompt_id"])]
         elif timed_out and self.ids:
             document |= {
-                "status": "timeout", "code": "still_running", "message": "not finished in the given time; the jobs go on",
+                "status": "timeout", "code": "still_running", "message": "not finished in time; the jobs are still running",
                 "retryable": False, "hint": "watch them again; nothing was changed", "next": [self._again_command()],
             }  # fmt: skip
         elif self.ids:
@@ -329,7 +335,7 @@ class Monitor:
 
 
 def obeys_escapes() -> bool:
-    """Whether the terminal on stderr moves its cursor when told to; a console of Windows must be asked first."""
+    """Whether the terminal on stderr obeys cursor commands; on Windows they must be turned on first."""
     if os.name != "nt":
         return os.environ.get("TERM") != "dumb"
     import ctypes
@@ -346,13 +352,13 @@ def obeys_escapes() -> bool:
 
 
 class JsonLines:
-    """Every frame, cleaned, as one JSON object a line; `job` and `ended` lines tell what it means."""
+    """Every frame, cleaned, as one JSON object per line; `job` and `ended` lines explain it."""
 
     def __init__(self) -> None:
         self._last: dict[str, Any] = {}
 
     def frame(self, frame: events.Frame) -> None:
-        """One line for a frame; pictures are told as `preview` once they are saved."""
+        """One line for a frame; pictures appear as `preview` once they are saved."""
         if isinstance(frame, events.Event):
             line = {
                 "type": frame.type,
@@ -435,7 +441,7 @@ class Block(Lines):
         self._drawn = 0.0
 
     def change(self, jobs: Mapping[str, Shown], queue_remaining: int | None) -> None:
-        """Redraw, but not more often than eyes can follow."""
+        """Redraw, but not more often than a person can read."""
         now = time.monotonic()
         if now - self._drawn < REDRAW_PAUSE:
             return

@@ -1,4 +1,4 @@
-"""The queue, the history and the server's memory, looked at and changed with care.
+"""Show and change the queue, the history and the server's memory.
 
 What hits jobs of others asks for consent; every change is confirmed by looking again.
 """
@@ -17,14 +17,14 @@ from comfyskill.run.reports import head
 from comfyskill.server.protocol import Dialect, JobSummary, Submission
 
 MOST_ROWS = 50
-# So many finished jobs are looked through for those that a filter wants.
+# The number of finished jobs that a filter searches.
 MOST_SEARCHED = 1000
 UNFINISHED = frozenset({"pending", "running"})
 CONFIRM_PATIENCE = 6.0
 LONGEST_PAUSE = 0.5
 HINTS = {
-    "still_running": "a node that reports no progress finishes first; look again with manage_queue.py list",
-    "not_found": "it is neither in the queue nor in the history: removed before, or a wrong id",
+    "still_running": "a node that reports no progress finishes first; check again with manage_queue.py list",
+    "not_found": "it is neither in the queue nor in the history: it was removed before, or the id is wrong",
 }
 
 
@@ -34,7 +34,7 @@ def queue_rows(server: Dialect) -> list[JobSummary]:
 
 
 def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
-    """What runs and waits, in true order, ours marked, with waiting times where the server tells them."""
+    """What runs and waits, in true order, ours marked, with waiting times if the server reports them."""
     ours = submitted.known(server.url)
     rows = []
     for job in queue_rows(server):
@@ -56,7 +56,7 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
 def _need_consent(foreign: int, yes: bool, flag: str, what: str) -> None:
     if foreign and not yes:
         raise SkillError(
-            f"{what} would hit {foreign} job(s) that were not submitted from here",
+            f"{what} would affect {foreign} job(s) that were not submitted from here",
             code="consent_needed",
             hint=f"ask the user, then add {flag}",
             flag=flag,
@@ -67,7 +67,7 @@ def _need_consent(foreign: int, yes: bool, flag: str, what: str) -> None:
 def cancel(
     server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: bool = False
 ) -> dict[str, Any]:
-    """Cancel these jobs and no others (`all_ours`: all of ours), and confirm that they are gone.
+    """Cancel these jobs and no others (`all_ours`: all of ours), and confirm that they are removed.
 
     The status is `error` when one could not be stopped.
     """
@@ -142,7 +142,7 @@ def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
 
 
 def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dict[str, Any]:
-    """Take waiting jobs out of the queue: ours, or everybody's with `all_users` (and `yes`)."""
+    """Take waiting jobs out of the queue: ours, or all users' with `all_users` (and `yes`)."""
     ours = submitted.known(server.url)
     waiting = [job for job in queue_rows(server) if job.phase == "pending"]
     mine = [job for job in waiting if job.prompt_id in ours]
@@ -153,23 +153,26 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dic
         _need_consent(len(waiting) - len(mine), yes, "--yes", "clear --all-users")
         for job in waiting:
             server.cancel(job.prompt_id)
-    gone = waiting if all_users else mine
+    removed = waiting if all_users else mine
     left = {job.prompt_id for job in queue_rows(server)}
-    kept = len(waiting) - len(gone)
+    kept = len(waiting) - len(removed)
     document: dict[str, Any] = {
-        "status": "ok", **head(server), "removed": sum(job.prompt_id not in left for job in gone), "kept_foreign": kept
+        "status": "ok", **head(server), "removed": sum(job.prompt_id not in left for job in removed), "kept_foreign": kept
     }  # fmt: skip
     if going := [
         job.prompt_id for job in queue_rows(server) if job.phase == "running" and job.prompt_id in ours
     ]:
-        document |= {"still_running": going, "message": "our running job goes on; cancel --ours stops it too"}
+        document |= {
+            "still_running": going,
+            "message": "our running job continues; cancel --ours stops it too",
+        }
     if kept:
         document["hint"] = f"{kept} waiting job(s) were not submitted from here; --all-users removes them too"
     return document
 
 
 def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
-    """Let a waiting job of a ComfyUI server go first: it is taken out and put in again before the others."""
+    """Let a waiting job of a ComfyUI server run first: remove it and add it again before the others."""
     if server.api != "local":
         raise SkillError("this server orders its queue itself", code="not_available", exit=Exit.FAILED)
     answer = server.get_json("queue")
@@ -193,7 +196,7 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
         number=min(numbers, default=0) - 1,
         targets=item[4],
     )
-    # Out first: the same id twice in the queue would run twice.
+    # Remove it first: the same id twice in the queue would run twice.
     server.post_json("queue", {"delete": [prompt_id]})
     if server.state(prompt_id).phase != "unknown":
         raise SkillError(f"{prompt_id} has just started", code="already_running", exit=Exit.FAILED)
@@ -201,7 +204,7 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
         server.submit(again)
     except SkillError as error:
         error.message = (
-            f"{prompt_id} was taken out of the queue and could not be put in again: {error.message}"
+            f"{prompt_id} was removed from the queue and could not be added again: {error.message}"
         )
         error.details |= {"prompt_id": prompt_id, "graph": cli.Verbatim(item[2])}
         raise
@@ -219,8 +222,8 @@ def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) ->
         return
     if prepare.partner_nodes(graph, None, server):
         raise SkillError(
-            "it has partner nodes, whose key the server does not show: put in again it would fail",
-            code="not_available", exit=Exit.FAILED, hint="cancel it, and run it anew with --front",
+            "it has partner nodes, whose key the server does not show: if submitted again, it would fail",
+            code="not_available", exit=Exit.FAILED, hint="cancel it, then run it again with --front",
         )  # fmt: skip
 
 
@@ -259,16 +262,16 @@ def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) ->
 
 
 def history_clear(server: Dialect, *, yes: bool = False) -> dict[str, Any]:
-    """Forget all finished jobs; always asks, since it is everybody's."""
+    """Forget all finished jobs; always needs consent, since it affects all users."""
     if not yes:
         raise SkillError(
-            "this forgets the finished jobs of everybody on this server (files stay)", code="consent_needed",
+            "this forgets the finished jobs of all users of this server (files stay)", code="consent_needed",
             hint="ask the user, then add --yes", flag="--yes",
         )  # fmt: skip
     before = {job.prompt_id for job in server.list_jobs(5) if job.phase == "done"}
     server.post_json("history", {"clear": True})
     left = [job.prompt_id for job in server.list_jobs(5) if job.phase == "done"]
-    # What has ended since is no sign that the server kept anything.
+    # Jobs that ended since do not show that the server kept anything.
     kept = len(before.intersection(left))
     return {"status": "ok", **head(server), "left": len(left)} | (_not_deleted(kept) if kept else {})
 
@@ -277,8 +280,8 @@ def _not_deleted(count: int) -> dict[str, Any]:
     return {
         "status": "error",
         "code": "not_deleted",
-        "message": f"the server took the request and still shows {count} of the jobs",
-        "hint": "look again with manage_queue.py history",
+        "message": f"the server accepted the request but still shows {count} of the jobs",
+        "hint": "check again with manage_queue.py history",
         "retryable": False,
     }
 

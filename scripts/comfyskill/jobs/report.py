@@ -1,6 +1,6 @@
 """What happened to a job, for someone who must fix it.
 
-Everything the server tells is cleaned and capped; inputs that may hold secrets are left out.
+Everything the server reports is cleaned and capped; inputs that may hold secrets are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
             code="lost",
             exit=Exit.FAILED,
             status="lost",
-            hint="list what it knows with --list",
+            hint="list its jobs with --list",
             prompt_id=prompt_id,
         )
     if not state.done:
@@ -63,7 +63,9 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
 
 
 def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
-    words = "it is running" if state.phase == "running" else f"it waits in the queue{_place(server, state)}"
+    words = (
+        "it is running" if state.phase == "running" else f"it is waiting in the queue{_place(server, state)}"
+    )
     return {
         "status": "running",
         "code": "still_running",
@@ -75,7 +77,7 @@ def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
 
 
 def _place(server: Dialect, state: JobState) -> str:
-    """Where it stands in the queue; a job's record alone does not always tell."""
+    """Its place in the queue; a job's record does not always show it."""
     place = state.position
     if place is None:
         try:
@@ -165,7 +167,7 @@ def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
 
 
 def latest(server: Dialect) -> str:
-    """The prompt id of our job that ended last; anybody's where none of ours is remembered.
+    """The prompt id of our job that ended last; any user's if none of ours is recorded.
 
     Raises SkillError (exit 1) when there is none.
     """
@@ -174,22 +176,20 @@ def latest(server: Dialect) -> str:
     if mine := [prompt_id for prompt_id in done if prompt_id in ours]:
         return mine[0]
     if done:
-        cli.warn("none of the finished jobs was submitted from here; this is the last of anybody's")
+        cli.warn("none of the finished jobs was submitted from here; showing the last job of any user")
         return done[0]
     raise SkillError(
-        "the server remembers no finished job",
+        "the server has no finished jobs",
         code="no_jobs",
         exit=Exit.FAILED,
-        hint="it may have been restarted",
+        hint="the server may have been restarted",
     )
 
 
 def server_lines(server: Dialect, count: int) -> dict[str, Any]:
-    """The server's own recent log lines, cleaned. Raises SkillError where it has none to give."""
+    """The server's own recent log lines, cleaned. Raises SkillError when it returns none."""
     if server.api != "local":
-        raise SkillError(
-            "only a ComfyUI server of your own shows its log", code="not_available", exit=Exit.FAILED
-        )
+        raise SkillError("only your own ComfyUI server shows its log", code="not_available", exit=Exit.FAILED)
     answer = server.get_json("internal/logs/raw")
     entries = answer.get("entries") if isinstance(answer, Mapping) else None
     if not isinstance(entries, list):

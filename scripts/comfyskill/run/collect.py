@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import requests
 
 PIECE = 1 << 20
-# A connection that breaks loses the piece that is being read: a resumed download must not fetch much again.
+# A broken connection loses the piece being read; small pieces keep the repeated part of a resumed download small.
 ARRIVING = 1 << 16
 ATTEMPTS = 5
 AT_ONCE = 4
@@ -43,7 +43,7 @@ TYPE_BY_SUFFIX = {suffix: kind for kind, suffixes in TYPES.items() for suffix in
 
 
 class OutputFile(NamedTuple):
-    """One file that a job put out."""
+    """One output file of a job."""
 
     ref: FileRef
     node_id: str
@@ -56,7 +56,7 @@ class OutputFile(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """A file on disk. `sha256` only when it was asked for; `reused`: the same bytes were there already."""
+    """A file on disk. `sha256` only when requested; `reused`: the same bytes were there already."""
 
     path: Path
     output: OutputFile
@@ -156,7 +156,7 @@ def _ref(item: Mapping[str, Any]) -> FileRef:
 
 
 def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Texts that nodes put out (lists of strings): node id, key and the text, cleaned and capped."""
+    """The text outputs of nodes (lists of strings): node id, key and the text, cleaned and capped."""
     texts = []
     for node_id, output in outputs.items():
         for key, listed in output.items() if isinstance(output, Mapping) else ():
@@ -193,7 +193,7 @@ class Collector:
         self._parts: set[Path] = set()  # being written
 
     def fetch_all(self, outputs: Sequence[OutputFile]) -> tuple[list[Saved], list[Failed]]:
-        """Fetch a few at once; what fails is reported beside what arrived. Order as given."""
+        """Fetch a few at once; failures are reported next to what arrived. Order as given."""
         several = len(outputs) > 1
         results = self._fetch_several(outputs) if several else [self._try(output) for output in outputs]
         return [item for item in results if isinstance(item, Saved)], [
@@ -201,7 +201,7 @@ class Collector:
         ]
 
     def _fetch_several(self, outputs: Sequence[OutputFile]) -> list[Saved | Failed]:
-        """Who stops us does not wait for a server that says nothing: the threads, unlike a pool's, end with the process."""
+        """Daemon threads, not a pool: an interrupt must not wait for a silent server."""
         waiting = deque(enumerate(outputs))
         results: dict[int, Saved | Failed] = {}
         faults: list[Exception] = []
@@ -238,12 +238,12 @@ class Collector:
         except SkillError as error:
             return Failed(output, self.address(output.ref), error)
         except OSError as error:
-            said = error.strerror or type(error).__name__
-            failure = SkillError(f"cannot write the file: {said}", code="system_error", exit=Exit.FAILED)
+            reason = error.strerror or type(error).__name__
+            failure = SkillError(f"cannot write the file: {reason}", code="system_error", exit=Exit.FAILED)
             return Failed(output, self.address(output.ref), failure)
 
     def address(self, ref: FileRef) -> str:
-        """Where the file can be fetched by hand; without any key."""
+        """The address for fetching the file by hand, without any key."""
         if ref.url:
             return safe_text.clean(ref.url.split("?")[0], 500)
         return f"{self.server.route('view')}?{urlencode(ref.json())}"
@@ -281,7 +281,7 @@ class Collector:
         return Saved(path, output, len(data), digest, reused, path.name != target.name)
 
     def _target(self, output: OutputFile) -> Path:
-        """The wished-for path; two outputs of one run never share one, not even by case."""
+        """The path for an output; two outputs of one run never share one, not even one that differs only in case."""
         ref = output.ref
         name = file_names.file_name(re.split(r"[/\\]", _plain_name(ref))[-1])
         # Where a display name exists the subfolder is decoration (the cloud's).
@@ -335,7 +335,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
             try:
                 response = server.open_file(ref, offset=offset, validator=validator)
             except SkillError as error:
-                # A server that hangs takes a minute for each try, so there it is the patience that counts.
+                # Each attempt at a hanging server takes a minute, so its limit is the patience.
                 tries_left = attempt < ATTEMPTS
                 if error.code == "unreachable":
                     tries_left = attempt < 2 or time.monotonic() < give_up
@@ -377,7 +377,7 @@ def _refuse_page(response: requests.Response, ref: FileRef) -> None:
 def _cut_short(offset: int, expected: int | None) -> SkillError:
     whole = "an unknown number" if expected is None else expected
     return SkillError(
-        f"the file kept arriving cut short ({offset} bytes of {whole})", code="download_failed", exit=Exit.FAILED,
+        f"every download of the file was cut short ({offset} of {whole} bytes)", code="download_failed", exit=Exit.FAILED,
         retryable=True,
     )  # fmt: skip
 
@@ -386,7 +386,9 @@ def _no_longer_there(error: SkillError) -> SkillError:
     """A 404 of /view is about the file, not about the route."""
     if error.code != "not_found":
         return error
-    return SkillError("the server does not have this file (any more)", code="not_found", exit=Exit.FAILED)
+    return SkillError(
+        "the server does not have this file (or no longer has it)", code="not_found", exit=Exit.FAILED
+    )
 
 
 def _start(response: requests.Response, file: Any, offset: int) -> int:
@@ -420,7 +422,7 @@ def _expected(response: requests.Response, offset: int) -> int | None:
 
 
 def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:
-    """Raises SkillError for a file that is too large, or for which the disk has no room."""
+    """Raises SkillError for a file that is too large, or for which the disk has no space."""
     file_limits.refuse_too_large(max(offset, expected or 0))
     left = file_limits.SPARE_BYTES if expected is None else max(expected - offset, 0)
     file_limits.require(folder, left, "free some space, then fetch the files of this job again")

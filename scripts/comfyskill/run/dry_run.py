@@ -1,4 +1,4 @@
-"""What a server would say to a graph that a dry run does not send: the findings of the graph check that are errors."""
+"""Predict a server's answer to the graph of a dry run: the errors that the graph check finds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rejection(
     """The keys by which a dry run says that the server would refuse the graph; none when it would take it.
 
     workflow: as the user named it, for the commands. sent: addresses of files that a run sends or has found itself.
-    only: the output nodes that a run is limited to. Nothing is said when the server's own definitions are not to be had.
+    only: the output nodes that a run is limited to. Empty when the server's own definitions cannot be fetched.
     """
     known = (
         node_definitions.Definitions("server", server.all_definitions())
@@ -44,7 +44,7 @@ def rejection(
         for item in check.findings(graph, definitions)
         if item.severity == ERROR
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in sent)
-        # Of the nodes that --only leaves out, the server asks for the class alone.
+        # For nodes that --only leaves out, the server checks only the class.
         and (
             looked_at is None or item.node_id in looked_at or item.code in ("unknown_class", "no_class_type")
         )
@@ -54,7 +54,7 @@ def rejection(
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     document: dict[str, Any] = {
         "code": "would_be_rejected",
-        "message": f"nothing was sent; the server would reject this graph, or leave out a part of it: {wrong[0].message}{more}",
+        "message": f"nothing was sent; the server would reject this graph or drop part of it: {wrong[0].message}{more}",
         "hint": wrong[0].fix,
         "retryable": False,
         "would_be_rejected": safe_text.cap([item.to_json() for item in wrong], MOST),

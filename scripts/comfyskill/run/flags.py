@@ -1,4 +1,4 @@
-"""The flags that say what to change in a workflow, and the wishes they make; the same in every command that runs one."""
+"""The flags that say what to change in a workflow, and the `Wishes` made from them; the same in every command that runs one."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="upload any file: video, audio, 3D",
     )
     group.add_argument("--tiled-vae", action="store_true", help="decode in tiles: slower, far less memory")
-    group.add_argument("--invert-mask", action="store_true", help="black is the area to change")
     group.add_argument(
-        "--randomize-seed", action="store_true", help="fresh values for every seed that is not set"
+        "--invert-mask", action="store_true", help="read masks inverted (black: the area to change)"
+    )
+    group.add_argument(
+        "--randomize-seed", action="store_true", help="use new random values for seeds that are not set"
     )
     group.add_argument(
         "--lora",
@@ -67,7 +69,7 @@ def wishes(args: argparse.Namespace) -> Any:
 
     given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
     if not (given or args.args):
-        # Reading names and values loads a dozen rooms that a plain run does not need.
+        # Reading names and values loads a dozen modules that a plain run does not need.
         return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
     from comfyskill.graph import values as graph_settings
 
@@ -91,10 +93,10 @@ def wishes(args: argparse.Namespace) -> Any:
 
 
 def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """--set pairs by name; the same name twice is a slip that must not be settled silently."""
+    """--set pairs by name; the same name twice is an error."""
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SkillError(f"--set gives {twice[0]!r} twice", hint="leave one of them out")
+        raise SkillError(f"--set gives {twice[0]!r} twice", hint="omit one of them")
     return dict(pairs)
 
 
@@ -108,5 +110,5 @@ def _args_text(given: str) -> str:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SkillError(
             f"cannot read {given[1:]}: {text_files.reason(error)}",
-            hint="--args @FILE wants a JSON file in UTF-8",
+            hint="--args @FILE requires a JSON file in UTF-8",
         ) from error

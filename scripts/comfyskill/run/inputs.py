@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PICTURE_KINDS = frozenset({"image", "mask"})
 ORIENTATION = 0x0112  # the EXIF tag that says how a stored picture is turned
-# Turned pictures that were told of: a batch tries its values before it sends them.
+# Rotated pictures that were already reported: a batch tries its values before it sends them.
 _TOLD: set[Path] = set()
 
 
@@ -42,7 +42,7 @@ class Uploader:
         known: frozenset[str] | None = None,
     ) -> None:
         """`known`: see `Wishes.known_files`."""
-        # An inventory, which stands in for a server in a dry run, takes no files.
+        # An inventory, which replaces a server in a dry run, accepts no files.
         self.server = server if isinstance(server, Dialect) else None
         self.dry_run = dry_run
         self.invert_mask = invert_mask
@@ -64,7 +64,7 @@ class Uploader:
             raise SkillError(
                 f"{path} is not sent: only the journal names it, and its content is not one that the batch began with",
                 code="unsafe_upload", exit=Exit.UNSAFE,
-                hint="if the file is meant, begin a new batch whose command names it",
+                hint="to use the file, start a new batch whose command names it",
             )  # fmt: skip
         if kind == "mask":
             ref = self._send_mask(path, digest, original)
@@ -138,7 +138,7 @@ class Uploader:
             return self.server.upload(made, name=name, kind="mask", original=original)
 
     def _to_paint(self, original: FileRef, folder: Path) -> tuple[FileRef, Size | None]:
-        """The picture that a mask is painted into, and its size in pixels where it can be had.
+        """The picture that a mask is painted into, and its size in pixels if it can be fetched.
 
         The server paints into the pixels as they are stored and loses the note that they are turned, so a turned
         picture is sent upright.
@@ -183,7 +183,7 @@ class Uploader:
 
 
 def hashed_name(name: str, digest: str) -> str:
-    """A name in which different contents never meet: `photo.png` -> `photo-1a2b3c4d5e6f.png`."""
+    """A name that differs for different contents: `photo.png` -> `photo-1a2b3c4d5e6f.png`."""
     stem, dot, suffix = file_names.safe_name(name).rpartition(".")
     stem, suffix = (stem, f".{suffix}") if dot else (suffix, "")
     return f"{stem[:80]}-{digest[:12]}{suffix.lower()}"
@@ -200,7 +200,7 @@ def usable(path: Path) -> Iterator[Image]:
 
 
 def bad_picture(path: Path, problem: str) -> SkillError:
-    """The refusal of a file that is no usable picture."""
+    """The refusal of a file that is not a usable picture."""
     return SkillError(
         f"{safe_text.quoted(path.name)} cannot be used as a picture: {problem}",
         code="bad_picture",

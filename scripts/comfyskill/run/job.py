@@ -36,12 +36,12 @@ class Options(NamedTuple):
     retry_oom: bool = False
 
 
-# What `Job.accepted` is until the server has taken the submit.
+# The value of `Job.accepted` until the server accepts the submit.
 NOT_YET = Accepted("")
 
 
 class Job:
-    """A submitted job and what was seen of it on the way."""
+    """A submitted job and what was seen of it while it ran."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ WORTH_SAYING = 3.0
 # node finishes first.
 CANCEL_PATIENCE = 8.0
 SAY_AGAIN = 0.5
-# A submit gets so long also where the time limit is shorter: one that is cut off leaves its fate open.
+# Give a submit at least this long, even under a shorter --timeout: cutting it off leaves its outcome unknown.
 SUBMIT_TIME = 5.0
 WAIT_HINT = "wait for it by its prompt id; do not submit it again"
 FETCH_HINT = "fetch the rest by its prompt id; do not run it again"
@@ -87,12 +87,12 @@ def checked_submission(server: Dialect, prepared: Prepared, options: Options) ->
 def submit_only(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]:
     """Submit and return at once: the report with the prompt id and the command that waits for it.
 
-    Who stops it at the submit learns what became of the job, as in `run`.
+    If interrupted during the submit, report what happened to the job, as `run` does.
     """
     submission = checked_submission(server, prepared, options)
     if unheard := reports.socket_nodes(prepared.graph):
         cli.warn(
-            f"node {safe_text.name(unheard[0])} sends its pictures through the socket alone, and nobody will be listening"
+            f"node {safe_text.name(unheard[0])} sends its pictures only through the socket, and --no-wait does not listen to it"
         )
     job = Job(server, submission.prompt_id, submission.graph, NOT_YET, time.monotonic())
     watcher = Watcher(server, submission.client_id, use_socket=False)
@@ -126,16 +126,16 @@ def run(server: Dialect, prepared: Prepared, options: Options) -> dict[str, Any]
         why = (
             "it would cost again"
             if prepared.partner
-            else "only on a ComfyUI of one's own can memory be freed"
+            else "memory can be freed only on a ComfyUI server of your own"
         )
-        cli.warn(f"out of memory: not tried again, {why}")
+        cli.warn(f"out of memory: not trying again, {why}")
         return report
     cli.warn("out of memory: freeing the server's models and cache, then trying once more")
     try:
         server.post_json("free", {"unload_models": True, "free_memory": True})
     except SkillError as error:
-        # The failure of the run is what matters; a server that ran out of memory may be gone altogether.
-        cli.warn(f"not tried again, its memory could not be freed: {error.message}")
+        # The run's failure matters more; a server that ran out of memory may have died.
+        cli.warn(f"not trying again: the server's memory could not be freed: {error.message}")
         return report
     again = _run_once(server, prepared, options._replace(prompt_id=None))
     again["retried"] = {"after": "out_of_memory", "first_prompt_id": report["prompt_id"]}
@@ -162,17 +162,17 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
         _complete(error, job, prepared, submission, options)
         raise
     except (KeyboardInterrupt, Terminated) as stop:
-        # Between two of the steps above; each of them has its own, better answer.
+        # Interrupted between two of the steps above; each step has its own, better answer.
         if job.accepted is NOT_YET:
             raise
         code = "still_running" if isinstance(stop, Terminated) else "interrupted"
-        raise _left_running(job, options, "stopped; the job goes on, or has ended", code) from None
+        raise _left_running(job, options, "stopped; the job is still running, or has ended", code) from None
     finally:
         progress.close()
         watcher.close()
     if expected is not None:
         report["estimate"] = expected.to_json()
-    # What the server had in its cache altogether says nothing of how long a run takes.
+    # A run that came wholly from the server's cache shows nothing about run times.
     computed = len(progress.cached) < len(prepared.graph)
     if state.outcome == "success" and computed and not server.fleeting:
         seconds = report.get("execution_seconds", report["seconds"])
@@ -185,16 +185,16 @@ def _run_once(server: Dialect, prepared: Prepared, options: Options) -> dict[str
 def _complete(
     error: SkillError, job: Job, prepared: Prepared, submission: Submission, options: Options
 ) -> None:
-    """A submit of unknown fate must not be repeated; this is what to do instead."""
+    """A submit whose outcome is unknown must not be repeated; say what to do instead."""
     if job.accepted is not NOT_YET or error.code == "submit_unknown":
-        # A seed that was drawn for this run is told, however the wait ends.
+        # Report the seed that was drawn for this run, however the wait ends.
         error.details = reports.about(prepared) | error.details
     if error.code == "submit_unknown" and not error.next:
         error.next = [reports.look_command(job.server, submission, options)]
 
 
 def _first_warning(expected: times.Estimate | None, video: bool) -> float:
-    """After how many seconds a running job is worth a warning: later when it is known to take long."""
+    """Seconds after which a running job gets a warning: more when it is expected to take long."""
     usual = LONG_VIDEO_RUN if video else LONG_RUN
     return usual if expected is None else max(usual, expected.high * 1.5)
 
@@ -229,7 +229,7 @@ def _resumed(server: Dialect, prompt_id: str, options: Options) -> dict[str, Any
 
 
 def _first_look(server: Dialect, prompt_id: str) -> JobState:
-    """The job's state; one bad answer is no reason to give up, the watcher asks again."""
+    """The job's state. One bad answer is not fatal: the watcher asks again."""
     try:
         return server.state(prompt_id)
     except SkillError as error:
@@ -246,14 +246,14 @@ def _collected(
     progress: Progress,
     missed_frames: bool,
 ) -> dict[str, Any]:
-    """Download and report. Who stops us here must learn that the job itself has ended."""
-    words = "while its results were downloaded; the job itself had ended"
+    """Download and report. If interrupted here, say that the job itself has finished."""
+    words = "while downloading its results; the job itself has finished"
     try:
         return reports.finished(job, state, prepared, options, progress, missed_frames)
     except KeyboardInterrupt:
         raise _left_running(job, options, f"interrupted {words}", "interrupted", FETCH_HINT) from None
     except Terminated:
-        raise _left_running(job, options, f"told to stop {words}", "still_running", FETCH_HINT) from None
+        raise _left_running(job, options, f"terminated {words}", "still_running", FETCH_HINT) from None
 
 
 def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Options) -> None:
@@ -268,19 +268,19 @@ def _submit_job(watcher: Watcher, job: Job, submission: Submission, options: Opt
 
 
 def _accept(watcher: Watcher, job: Job, accepted: Accepted) -> None:
-    """The job exists: its id is told before anything else can happen, and its events are waited for."""
+    """The job exists: report its id before anything else can happen, and wait for its events."""
     job.prompt_id, job.accepted = accepted.prompt_id, accepted
     _announce(job.server, job.prompt_id)
     watcher.watch(job.prompt_id)
 
 
 def _soon() -> contextlib.AbstractContextManager[None]:
-    """In this block a server that does not answer is not waited for longer than CANCEL_PATIENCE."""
+    """In this block, wait at most CANCEL_PATIENCE for a server that does not answer."""
     return transport.no_later_than(time.monotonic() + CANCEL_PATIENCE)
 
 
 def _stands(watcher: Watcher, job: Job, submission: Submission | None) -> bool:
-    """Whether there is a job to care for. A submit that was cut off is looked for: nobody else would know of it."""
+    """Whether a job exists. After a submit that was cut off, look for its job: no other command knows about it."""
     if job.accepted is not NOT_YET or submission is None:
         return True
     found = _found_after_stop(job.server, submission)
@@ -303,10 +303,10 @@ def _found_after_stop(server: Dialect, submission: Submission) -> str | None:
 
 
 def _perhaps_submitted(server: Dialect, submission: Submission, error: SkillError) -> SkillError:
-    """Stopped at the submit, and nobody answers: the job may run."""
-    look = f"look for prompt id {submission.prompt_id}" if server.own_ids else "look at its newest jobs"
+    """Stopped during the submit, and the server does not answer: the job may be running."""
+    look = f"look for prompt id {submission.prompt_id}" if server.own_ids else "check its newest jobs"
     return SkillError(
-        "stopped at the submit, and the server cannot be asked whether it got the job",
+        "stopped during the submit; the server does not answer, so it is not known whether it has the job",
         code="submit_unknown",
         exit=Exit.RUNNING,
         hint=f"when the server is back, {look} before running again",
@@ -347,14 +347,18 @@ def _follow(
             if not _stands(watcher, job, submission):
                 raise
             if options.detach_on_interrupt or not job.ours:
-                raise _left_running(job, options, "interrupted; the job goes on", "interrupted") from None
+                raise _left_running(
+                    job, options, "interrupted; the job is still running", "interrupted"
+                ) from None
             return _cancel(watcher, job, progress, options)
     except Terminated:
         with _soon():
             known = _stands(watcher, job, submission)
         if not known:
             raise
-        raise _left_running(job, options, "told to stop; the job goes on", "still_running") from None
+        raise _left_running(
+            job, options, "terminated by a signal; the job is still running", "still_running"
+        ) from None
     except SkillError as error:
         if job.accepted is not NOT_YET:
             error.details.setdefault("prompt_id", job.prompt_id)
@@ -380,12 +384,14 @@ def _wait_until(
     while True:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
-            words = f"not finished after {options.timeout:g} s; the job goes on"
+            words = f"not finished after {options.timeout:g} s; the job is still running"
             if not (job.ours or watcher.has_seen(job.prompt_id)):
-                words = f"the server has told nothing of this job in {options.timeout:g} s"
+                words = f"the server has reported nothing about this job for {options.timeout:g} s"
             raise _left_running(job, options, words, "still_running")
         if now - job.submitted > warn_after:
-            cli.warn(f"still going after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})")
+            cli.warn(
+                f"still running after {warn_after / 60:.0f} min: {progress.doing} ({progress.share:.0%})"
+            )
             warn_after *= 2
         state = _take_news(
             watcher, job, progress, options, 1.0 if deadline is None else min(1.0, deadline - now)
@@ -419,7 +425,7 @@ def _take_update(job: Job, update: Update, options: Options) -> None:
         try:
             job.previews.append(_save_preview(job, frame, options.save_previews))
         except SkillError as error:
-            # A full disk: pictures on the way are no reason to lose the job.
+            # A full disk: do not lose the job because of its previews.
             job.previews_wanted = False
             cli.warn(f"previews are no longer saved: {error.message}")
 
@@ -443,10 +449,10 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
     except KeyboardInterrupt:
         if told:
             return JobState(job.prompt_id, "running")
-        words = "interrupted again before the server was told to stop the job: it may go on"
+        words = "interrupted again before the job was cancelled: it may still be running"
         raise _left_running(job, options, words, "interrupted") from None
     except Terminated:
-        raise _left_running(job, options, "told to stop while cancelling", "still_running") from None
+        raise _left_running(job, options, "terminated while cancelling the job", "still_running") from None
     except SkillError as error:
         raise SkillError(
             "interrupted, but the job could not be stopped: it may still be running",
@@ -480,7 +486,7 @@ def _await_cancelled(watcher: Watcher, job: Job, progress: Progress, options: Op
 
 
 def _left_running(job: Job, options: Options, message: str, code: str, hint: str = WAIT_HINT) -> SkillError:
-    """We stop, the job does not: how to get back to it."""
+    """The error when this command stops but the job continues: says how to get back to it."""
     return SkillError(
         message,
         code=code,
@@ -509,7 +515,7 @@ def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) ->
 
 
 def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None:
-    """The server silently ignores a target that is no output node of the graph."""
+    """Refuse a target that is not an output node: the server would silently ignore it."""
     outputs = [
         node.node_id
         for node in facts.outputs_of(
@@ -560,7 +566,7 @@ def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
 def wait(
     server: Dialect, ids: Sequence[str], output_dir: Path, *, timeout: float | None, quiet: bool
 ) -> dict[str, Any]:
-    """Wait for the jobs and download each as it ends; the report tells every outcome apart.
+    """Wait for the jobs and download each as it ends; the report states each outcome.
 
     Raises SkillError for what stops the wait before any job has ended.
     """
@@ -578,10 +584,18 @@ def wait(
             raise
         return _head(server, wanted, results) | error.document() | left
     except KeyboardInterrupt:
-        said = {"status": "cancelled", "code": "interrupted", "message": "interrupted; the jobs go on"}
+        said = {
+            "status": "cancelled",
+            "code": "interrupted",
+            "message": "interrupted; the jobs are still running",
+        }
         return _stopped(server, wanted, results, output_dir, said)
     except Terminated:
-        said = {"status": "timeout", "code": "still_running", "message": "told to stop; the jobs go on"}
+        said = {
+            "status": "timeout",
+            "code": "still_running",
+            "message": "terminated by a signal; the jobs are still running",
+        }
         return _stopped(server, wanted, results, output_dir, said)
     return _verdict(server, wanted, results, output_dir)
 
@@ -624,7 +638,7 @@ def _head(server: Dialect, wanted: Sequence[str], results: Mapping[str, dict[str
 def _left(
     server: Dialect, wanted: Sequence[str], results: Mapping[str, Any], output_dir: Path
 ) -> dict[str, Any]:
-    """The jobs that were not fetched, and the command that goes on with them."""
+    """The jobs that were not fetched, and the command that continues with them."""
     left = [prompt_id for prompt_id in wanted if prompt_id not in results]
     if not left:
         return {}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from comfyskill.run import inputs
     from comfyskill.run.inputs import Uploader
 
-# Classes of a plain ComfyUI that call no paid service. What is not listed here is looked up on the server.
+# Classes of a plain ComfyUI that call no paid service. Other classes are looked up on the server.
 FREE_CLASSES = frozenset(
     "BasicGuider BasicScheduler CFGGuider CLIPLoader CLIPSetLastLayer CLIPTextEncode CLIPTextEncodeFlux"
     " CLIPTextEncodeSDXL CLIPVisionLoader CheckpointLoaderSimple ConditioningCombine ControlNetApplyAdvanced"
@@ -37,7 +37,7 @@ FREE_CLASSES = frozenset(
     " SaveAnimatedPNG SaveAnimatedWEBP SaveImage SaveImageWebsocket UNETLoader UpscaleModelLoader VAEDecode"
     " VAEDecodeTiled VAEEncode VAEEncodeForInpaint VAELoader".split()
 )
-# The picture that ComfyUI ships and that workflows name until somebody chooses their own.
+# The picture that ComfyUI ships and that workflows name until a user chooses another.
 SAMPLE_PICTURE = "example.png"
 MOST = 5
 
@@ -193,8 +193,8 @@ def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[s
             if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
                 title = safe_text.clean(graph_nodes.title_of(node), 60)
                 found.append(
-                    f"node {safe_text.name(node_id)} ({safe_text.name(title)}) is left at the sample picture {SAMPLE_PICTURE}; "
-                    f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE gives it yours"
+                    f"node {safe_text.name(node_id)} ({safe_text.name(title)}) still has the sample picture {SAMPLE_PICTURE}; "
+                    f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE sets your own"
                 )
     return found
 
@@ -207,7 +207,7 @@ def after_changes(
 ) -> list[str]:
     """Warnings of the graph check about nodes that were changed: odd sizes, LoRAs that nothing uses, and the like.
 
-    uploaded: addresses that hold a file which was just sent or found on the server; no list of it knows that yet.
+    uploaded: addresses that hold a file which was just sent or found on the server; the server's lists do not have it yet.
     """
     if definitions is None or not chosen:
         return []
@@ -250,7 +250,7 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
 
 
 class Placed(NamedTuple):
-    """Settings in which uploaded files stand under their address; `rows` report them, `fresh` names their settings."""
+    """Settings that hold uploaded files under their address; `rows` report them, `fresh` names their settings."""
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -324,9 +324,9 @@ def _refuse_twice(
     for group in (pictures, masks):
         names = [name for name, _ in group]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise SkillError(f"{twice[0]!r} is given two files", hint="leave one of them out")
+            raise SkillError(f"{twice[0]!r} is given two files", hint="omit one of them")
     if both := sorted({name for name, _ in pictures} & settings.keys()):
-        raise SkillError(f"{both[0]!r} is given both as a value and as a file", hint="leave one of them out")
+        raise SkillError(f"{both[0]!r} is given both as a value and as a file", hint="omit one of them")
 
 
 def _refuse_same_input(loaded: Sequence[UploadTarget], painted: Sequence[UploadTarget]) -> None:
@@ -370,7 +370,7 @@ def _set_twice(names: str, address: str, what: str) -> SkillError:
         f"{address} is given {what} (by {names})",
         code="set_twice",
         exit=Exit.MISUSE,
-        hint="leave one of them out",
+        hint="omit one of them",
     )
 
 
@@ -382,7 +382,7 @@ def _address(target: UploadTarget) -> str:
 def _telling_of_file_inputs(
     graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, given: Mapping[str, str]
 ) -> Iterator[None]:
-    """A name that a file was given for and that is none: the inputs that take files are the ones that were meant."""
+    """For an unknown name that was given a file, list the inputs that take files."""
     try:
         yield
     except SkillError as error:

@@ -29,7 +29,7 @@ class Progress:
         self.node_seconds: dict[str, float] = {}
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
         self._done: set[str] = set()
-        self._finished = 0  # nodes done by the server's own count, where it tells one
+        self._finished = 0  # nodes done by the server's own count, if it reports one
         self._node: str | None = None
         self._told = False  # `executing` frames come here: the run is ours
         self._node_since = self.started
@@ -50,11 +50,11 @@ class Progress:
 
     @property
     def step(self) -> tuple[float, float]:
-        """The running node's step and how many there are; (0, 0) when it tells none."""
+        """The running node's step and its number of steps; (0, 0) when it reports none."""
         return self._step
 
     def learn(self, graph: Mapping[str, Any]) -> None:
-        """The graph, where it becomes known only later."""
+        """Set the graph when it becomes known only later."""
         self.total = max(len(graph), 1)
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
 
@@ -115,7 +115,7 @@ class Progress:
             node for node, state in nodes.items() if state.get("state") == "finished"
         } & self._names.keys()
         if not self._told and not self._is_running(nodes, self._node):
-            # Of another client's run only these are broadcast, so they alone tell which node it is.
+            # For another client's run only these are broadcast, so only they show the running node.
             self._node = next((node for node in nodes if self._is_running(nodes, node)), self._node)
         running = nodes.get(self._node or "")
         if running is not None and events.number(running.get("max")) > 1:
@@ -147,7 +147,7 @@ class Progress:
     def _on_job_progress(self, event: events.Event) -> None:
         """A snapshot from a server that reports whole-job progress."""
         node = event.data.get("current_node")
-        # How many nodes there are is ours to know: comfy-api-proxy counts only those that it has seen.
+        # Take the number of nodes from our graph: comfy-api-proxy counts only those that it has seen.
         self._finished = max(self._finished, int(events.number(event.data.get("nodes_done"))))
         if node is not None and str(node) != self._node:
             if self._node is not None:

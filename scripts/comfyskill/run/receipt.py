@@ -1,4 +1,4 @@
-"""The receipt of a run: all that is needed to run it again and to compare what comes out.
+"""The receipt of a run: everything needed to run it again and to compare the outputs.
 
 Below `reports`.
 """
@@ -86,7 +86,7 @@ def _is_of(path: Path, prompt_id: str) -> bool:
 def _asked_for(
     job: Job, prepared: Prepared | None, options: Options, document: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    """What the run was asked to do. Who only fetches it (--resume) knows the graph; an earlier receipt knows the rest."""
+    """What the run was asked to do. A --resume knows only the graph; an earlier receipt has the rest."""
     if prepared is not None:
         return {
             "workflow": prepared.source.origin,
@@ -114,7 +114,7 @@ def _asked_for(
 
 
 def server_facts(server: Dialect) -> dict[str, Any]:
-    """Version and device, as far as the server tells; never a reason to fail."""
+    """Version and device, if the server reports them; never raises."""
     try:
         stats = server.stats()
     except SkillError:
@@ -133,7 +133,7 @@ def server_facts(server: Dialect) -> dict[str, Any]:
 
 
 def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The model files that a graph names: [{name, folder, bytes, hash}], the last two where the server tells them.
+    """The model files that a graph names: [{name, folder, bytes, hash}], the last two if the server reports them.
 
     `missing`: True for a file that is not in the server's list of that folder.
     """

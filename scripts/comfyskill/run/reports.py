@@ -1,4 +1,4 @@
-"""The JSON documents of a run: what became of it, in words, with the files and the next command.
+"""The JSON documents of a run: how it ended, in words, with the files and the next command.
 
 Below `jobs` (which hands its values in).
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from comfyskill.server import events
 
 LONG_TEXT = 2_000
-# A document that an agent reads ends somewhere; a receipt names every file.
+# An agent reads the document, so it stays short; a receipt names every file.
 MOST_FILES = 500
 MOST_FAILED = 50
-CLOCK_GRAIN = 2.0  # some servers tell times in whole seconds
-# Asking again for such a file brings the same answer.
+CLOCK_GRAIN = 2.0  # some servers report times in whole seconds
+# Another request for such a file gets the same answer.
 FINAL_DOWNLOAD_FAILURES = frozenset(
     {"not_found", "refused", "bad_request", "bad_answer", "unsafe_redirect", "redirect_loop"}
 )
@@ -38,7 +38,7 @@ TRACE_LINES = 12
 SAID = 600
 MOST_VALUE = 300
 MOST_INPUTS = 40
-# Below these a picture is of no use; steps are what the model families' latents are divided into.
+# A smaller picture is useless; the step is the unit of the model families' latents.
 SMALLEST_EDGE = 256
 EDGE_STEP = 64
 FEWEST_FRAMES = 17
@@ -59,7 +59,7 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
 
 
 def look_command(server: Dialect, submission: Submission, options: Options) -> str:
-    """The command that tells what became of a submit whose answer never came."""
+    """The command that shows what happened to a submit without an answer."""
     if server.own_ids:
         return resume_command(server, submission.prompt_id, options)
     return list_command(server)
@@ -72,13 +72,13 @@ def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
     if server.demo:
         document["demo"] = True
         document["demo_note"] = (
-            "from the demo server, which only plays its models: never show it as a generated result"
+            "from the demo server, which only simulates models: never show it as a generated result"
         )
     return document
 
 
 def about(prepared: Prepared | None) -> dict[str, Any]:
-    """What is to be said of the workflow and its values."""
+    """The report keys about the workflow and its values."""
     if prepared is None:
         return {}
     source = prepared.source
@@ -141,7 +141,7 @@ def finished(
     progress: Progress,
     missed_frames: bool,
 ) -> dict[str, Any]:
-    """The report of a job that has ended: downloads what it put out and says how it ended."""
+    """The report of a job that has ended: downloads its outputs and says how it ended."""
     if options.targets is not None:
         state = _only_asked_for(state, job.graph, options.targets)
     collector = collect.Collector(
@@ -194,7 +194,7 @@ def finished(
 
 
 def _seeds_in(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """The seeds of a job that is only waited for: drawn ones are known from nowhere else."""
+    """The seeds of a job that is only waited for: random ones are recorded only in its graph."""
     from comfyskill.graph import facts
 
     seeds = facts.seeds_of(graph)
@@ -205,7 +205,7 @@ def _only_asked_for(state: JobState, graph: Mapping[str, Any], targets: Sequence
     """The state with the outputs of these nodes and what they need: 0.3.64 adds every other one that it has in its cache."""
 
     wanted = nodes.upstream_of(graph, targets)
-    # A node that another one made bears its maker's id before a dot.
+    # A node made by another node has that node's id before a dot.
     asked_for = {key: value for key, value in state.outputs.items() if {key, key.split(".")[0]} & wanted}
     return state._replace(outputs=asked_for)
 
@@ -220,7 +220,7 @@ def _listed_files(saved: list[collect.Saved], folder: Path) -> dict[str, Any]:
 
 
 def _blocked(event: events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
-    """A node that did not run because one before it withheld its result, with that one's words. No record keeps it."""
+    """A node that did not run because an earlier node withheld its result, with that node's message. No record keeps it."""
     node = graph.get(str(event.node))
     kind = node.get("class_type") if isinstance(node, Mapping) else event.data.get("node_type")
     return {
@@ -231,7 +231,7 @@ def _blocked(event: events.Event, graph: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _account(server: Dialect, prepared: Prepared | None) -> dict[str, Any]:
-    """After a run with partner nodes: plan and credits that are left, where the server tells them."""
+    """After a run with partner nodes: the plan and the remaining credits, if the server reports them."""
     if prepared is None or not prepared.partner:
         return {}
     try:
@@ -260,7 +260,7 @@ def _times(job: Job, state: JobState, seconds: float) -> dict[str, Any]:
 
 
 def missed_pictures(job: Job, state: JobState, missed_frames: bool) -> list[str]:
-    """Nodes whose pictures went through a socket while none of ours was open: the server keeps no copy."""
+    """Nodes whose pictures went through a socket while ours was not open: the server keeps no copy."""
     if state.outcome != "success" or not (missed_frames or not job.ours):
         return []
     seen = {node for node, _ in job.socket_images}
@@ -329,10 +329,10 @@ def _ending(
         return _words(
             "cancelled",
             "cancelled",
-            "the job was cancelled, and not by this command",
+            "the job was cancelled, but not by this command",
             "run it again if wanted"
             if job.server.api == "local"
-            else "a run over the plan's longest time is ended this way too (references/cloud.md); else run it again if wanted",
+            else "the cloud also ends runs longer than the plan allows (references/cloud.md); else run it again if wanted",
         )
     if state.outcome == "error":
         return failure(state, job.graph)
@@ -340,12 +340,10 @@ def _ending(
         return _incomplete(job, failed, options)
     if missed:
         message = (
-            f"the pictures of node {safe_text.name(missed[0])} went through a socket that was not ours; "
+            f"the pictures of node {safe_text.name(missed[0])} went to another client's socket; "
             "the server keeps no copy"
         )
-        return _words(
-            "partial", "missed_pictures", message, "run it again and wait for it with the WebSocket on"
-        )
+        return _words("partial", "missed_pictures", message, "run it again with --ws and wait for it")
     if job.accepted.node_errors:
         message = "part of the graph failed validation and was dropped by the server; the rest ran"
         return _words(
@@ -365,7 +363,7 @@ def _incomplete(job: Job, failed: list[collect.Failed], options: Options) -> dic
             "partial",
             "download_failed",
             message,
-            "the server does not hand these files out; see failed_downloads",
+            "the server does not provide these files; see failed_downloads",
         )
     disk = all(item.error.code == "system_error" for item in failed)
     hint = (
@@ -383,27 +381,29 @@ def _words(status: str, code: str, message: str, hint: str, *, retryable: bool =
 
 def _interrupted(job: Job, state: JobState, anything: bool, options: Options) -> dict[str, Any]:
     if state.phase in ("pending", "running"):
-        message = "interrupted; the job was told to stop but has not ended yet"
+        message = "interrupted; the job is being cancelled but has not ended yet"
         words = _words("cancelled", "interrupted", message, "its running node finishes first")
         return words | {"next": [resume_command(job.server, job.prompt_id, options)]}
     if state.outcome == "success":
-        return _words("success", "interrupted", "interrupted, but the job had finished", "its files are here")
+        return _words(
+            "success", "interrupted", "interrupted, but the job had already finished", "its files are here"
+        )
     return _words(
         "cancelled",
         "interrupted",
         "interrupted by the user; the job was stopped",
-        "what was finished is here" if anything else "nothing was finished; run it again if wanted",
+        "its finished files are here" if anything else "nothing was finished; run it again if wanted",
     )
 
 
 def _lost(job: Job, options: Options) -> dict[str, Any]:
-    """A ComfyUI forgets when it is restarted; a service that keeps its records and shows none may still have run it."""
+    """A restarted ComfyUI forgets its jobs; a service that keeps records but shows none may still have run the job."""
     if job.server.keeps_records and job.ours:
         words = _words(
             "lost",
             "lost",
-            "the server took this job and shows no record of it; what became of it is not known",
-            "ask again by its prompt id, and look at the server's own job page, before running it again: it may have "
+            "the server accepted this job but has no record of it; its outcome is not known",
+            "ask again by its prompt id, and check the server's own job page, before running it again: it may have "
             "run, and be paid for",
         )
         return words | {"next": [resume_command(job.server, job.prompt_id, options)]}
@@ -411,7 +411,9 @@ def _lost(job: Job, options: Options) -> dict[str, Any]:
     hint = "run the workflow again"
     if not job.ours:
         message = "the server has no trace of this prompt id: it is wrong, or the server was restarted since"
-        hint = "compare the id and --host with the server's job list; only a job that is gone is worth another run"
+        hint = (
+            "compare the id and --host with the server's job list; run it again only if the job is not there"
+        )
     words = _words("lost", "lost", message, hint, retryable=job.ours)
     return words | {"next": [list_command(job.server)]}
 
@@ -421,14 +423,14 @@ def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str
     if temporary := collect.temporary_count(state.outputs):
         return f"only {temporary} temporary preview(s) were made; --include-previews downloads them"
     if texts:
-        return "the workflow put out text only; see `texts`"
+        return "the workflow produced only text; see `texts`"
     if job.server.api == "v2":
         return "the server lists no files; texts and some kinds of files are not part of API v2"
     if job.blocked:
-        return "nodes refused to pass their results on, so what follows them did not run; see `blocked`"
+        return "some nodes withheld their results, so the nodes after them did not run; see `blocked`"
     if not state.outputs:
-        return "the server reports no outputs: nothing was reached, or all was cached by a run that kept no record"
-    return "the output nodes reported nothing that is a file or a text"
+        return "the server reports no outputs: no output node ran, or all results came from the cache of an unrecorded run"
+    return "the output nodes reported neither files nor texts"
 
 
 def failure(
@@ -474,7 +476,7 @@ def failure(
 
 
 def _why(found: diagnose.Diagnosis, exception: str) -> str:
-    """The cause in plain words where it is a known one, with the exception's own name."""
+    """The cause in plain words if it is known, with the exception's own name."""
     if found is diagnose.UNKNOWN:
         return f": {safe_text.quoted(exception)}" if exception else ""
     return f": {found.cause}" + (f" ({safe_text.name(exception)})" if exception else "")
@@ -496,7 +498,7 @@ def values_of(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown_value(name: str, value: Any) -> Any:
-    """A value as reports show it: cleaned and capped, hidden when its name tells of a secret; links as such."""
+    """A value as reports show it: cleaned and capped, hidden when its name suggests a secret; links stay links."""
     if SECRET_NAME.search(name):
         return safe_text.HIDDEN
     link = nodes.link_of(value)
@@ -561,12 +563,12 @@ def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
     return [
         {
             "use": command("manage_queue.py", "free", "--models", "--memory", *words),
-            "why": "what earlier runs left in memory goes; then run it again (--retry-oom does both)",
+            "why": "it frees what earlier runs left in memory; then run it again (--retry-oom does both)",
         },
         *found,
         {
             "use": "start the server with --lowvram",
-            "why": "models are kept in parts in the main memory: slower",
+            "why": "it keeps parts of the models in main memory: slower",
         },
     ]
 

@@ -1,4 +1,4 @@
-"""Run a receipt again and say whether the same came out, and when not, what is different.
+"""Run a receipt again and report whether the outputs are the same and, if not, what differs.
 
 Above `jobs`. A receipt is read as data: the server comes from the flags, never from the file.
 """
@@ -32,7 +32,7 @@ FACTS = {
 
 
 class Receipt(NamedTuple):
-    """A receipt as it was read. `folder`: where its files were saved, relative names in it mean that."""
+    """A receipt as read. `folder`: where its files were saved; relative names start there."""
 
     path: Path
     folder: Path
@@ -58,11 +58,11 @@ class Receipt(NamedTuple):
 
 
 def load(path: Path) -> Receipt:
-    """The receipt in a file. Raises SkillError (exit 2) when it is none."""
+    """The receipt in a file. Raises SkillError (exit 2) when it is not a receipt."""
     try:
         document = json.loads(text_files.read_bytes(path, MOST_RECEIPT))
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or "it is no JSON"
+        said = getattr(error, "strerror", None) or "it is not JSON"
         raise _no_receipt(path, said) from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
         raise _no_receipt(path, "it has another form")
@@ -74,7 +74,7 @@ def load(path: Path) -> Receipt:
 
 def _no_receipt(path: Path, why: str) -> SkillError:
     return SkillError(
-        f"{safe_text.clean(path, 200)} is no receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
+        f"{safe_text.clean(path, 200)} is not a receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
         hint="run_workflow.py --receipt writes one: PROMPT_ID.json in the output folder",
     )  # fmt: skip
 
@@ -141,7 +141,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
     if isinstance(cached, int) and cached >= len(receipt.graph) - _outputs(receipt.graph):
         document |= {
             "computed": False,
-            "note": "the server answered from its cache: nothing was computed again, so this proves little",
+            "note": "the server answered from its cache: nothing was computed again, so this is weak evidence",
         }
         if server.api == "local":
             document["note"] += "; empty the cache (see next), then reproduce once more"
@@ -155,7 +155,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
         "message": _sentence(compared, found),
         "retryable": False,
         "hint": "see differences" if found else
-        "nothing known differs: attention kernels, drivers or custom nodes can make runs differ by a little",
+        "nothing known differs: attention kernels, drivers or custom nodes can cause small differences",
         "differences": found,
     }  # fmt: skip
     return document
@@ -167,11 +167,7 @@ def _outputs(graph: Mapping[str, Any]) -> int:
 
 def _sentence(compared: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> str:
     different = [row for row in compared if not row["same"]]
-    words = (
-        f"{len(different)} of {len(compared)} files are not the same"
-        if different
-        else "the texts are not the same"
-    )
+    words = f"{len(different)} of {len(compared)} files are not the same" if different else "the texts differ"
     return words + (f"; {found[0]['what']} differs" if found else "")
 
 
@@ -219,12 +215,12 @@ def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str
     if difference is None:
         return row | {"same": False, "why": "other bytes"}
     if difference == 0:
-        return row | {"same": True, "why": "other bytes, every pixel the same"}
+        return row | {"same": True, "why": "the bytes differ, but every pixel is the same"}
     return row | {"same": False, "why": "other pixels", "largest_difference": difference}
 
 
 def _first_file(receipt: Receipt, before: Mapping[str, Any]) -> Path:
-    """The first run's file, if it is still where it was saved and still what it was."""
+    """The first run's file, if it is still where it was saved and unchanged."""
     path = receipt.folder / str(before.get("file"))
     inside = path.resolve().is_relative_to(receipt.folder.resolve())
     return path if inside else receipt.folder / "outside"
@@ -292,5 +288,5 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
         path = Path(row["file"])
         if collect.file_digest(path) != row.get("sha256"):
             was = safe_text.clean(row.get("as"), 200)
-            rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
+            rows.append({"what": f"input file {path.name}", "was": was, "now": "different content"})
     return rows

@@ -21,7 +21,7 @@ MOST_NAMED = 6
 def consent_needed(
     prepared: Prepared, servers: Sequence[Dialect], what: str = "this workflow calls", **details: Any
 ) -> SkillError:
-    """The refusal (exit 7) of a graph with partner nodes. `what` begins its sentence: who calls them."""
+    """The refusal (exit 7) of a graph with partner nodes. `what` is the subject of its message: who calls them."""
     nodes = [prepared.graph[node] for node in prepared.partner if node in prepared.graph]
     classes = sorted({graph_nodes.class_of(node) for node in nodes})
     prices = _prices(classes, servers)
@@ -86,7 +86,7 @@ def price_of(definition: Any) -> str | None:
 
 
 def _suffix(text: Any) -> str:
-    """What a price is for (`/Run`, ` per 1K tokens`), as far as a server says it in few plain words."""
+    """What a price is for (`/Run`, ` per 1K tokens`), if a server says it in a few plain words."""
     return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9/ ]{1,20}", text) else ""
 
 

@@ -14,7 +14,7 @@ _open: dict[str, int | None] = {}
 
 
 def remember(url: str, prompt_id: str) -> None:
-    """Note a submitted job; never a reason to fail."""
+    """Record a submitted job; never raises."""
     if "\n" in prompt_id or len(prompt_id) > 200:
         return
     try:

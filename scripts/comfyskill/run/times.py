@@ -1,4 +1,4 @@
-"""How long graphs took before, and so how long one will take: a small memory per server and graph shape.
+"""Estimate run times from earlier runs: a small memory per server and graph shape.
 
 Kept in the user's cache folder, bounded, deletable; without it nothing but the estimate is missing.
 """
@@ -21,7 +21,7 @@ SIZES = frozenset(
 
 
 class Estimate(NamedTuple):
-    """Seconds that a run will probably take: the median of earlier ones, and their spread."""
+    """The estimated seconds of a run: the median of earlier runs, and their spread."""
 
     seconds: float
     low: float
@@ -84,16 +84,16 @@ def record(
 
 
 def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
-    """What a whole run of this graph will take, from earlier ones of the same shape on this server, or None."""
+    """The expected time of a whole run of this graph, from earlier ones of the same shape on this server, or None."""
     kept = cache.recall(_name(url, graph))
     runs = kept.get("runs") if isinstance(kept, dict) else None
     rows = [row for row in runs if _is_row(row)] if isinstance(runs, list) else []
-    # A run that found parts cached says less; it counts only when there is nothing better.
+    # A partly cached run is less reliable; it counts only when there is nothing better.
     whole = [row for row in rows if row["cached"] == 0] or rows
     seconds = sorted(float(row["seconds"]) for row in whole)
     if not seconds:
         return None
-    # Nearest ranks: `statistics` brings fractions and decimals along, 3 ms of a command that asks for one number.
+    # Nearest ranks: importing `statistics` also loads fractions and decimals, which costs 3 ms.
     last = len(seconds) - 1
     quarter = last / 4 if last >= 3 else 0
     return Estimate(seconds[last // 2], seconds[round(quarter)], seconds[round(last - quarter)], len(seconds))

@@ -1,4 +1,4 @@
-"""The protocol of Comfy Cloud, v1 (its fact sheet; where its sources disagree, both variants are accepted).
+"""The protocol of Comfy Cloud, v1 (where its sources disagree, both variants are accepted).
 
 The cloud chooses the prompt id, keeps files under their hash, redirects downloads to signed addresses on
 another origin, sends every run of the account through the socket, and knows a job only a moment after its submit.
@@ -66,26 +66,26 @@ STATUSES: dict[str, tuple[str, str | None]] = {
         ("failed", "error", "non_retryable_error", "retryable_error", "lost"), ("done", "error")
     ),
     **dict.fromkeys(("cancelled", "canceled"), ("done", "cancelled")),
-    # On their way to an end, not there yet.
+    # Ending, but not ended yet.
     **dict.fromkeys(("erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"), ("running", None)),
 }  # fmt: skip
-# Refusals without a type that we know: every one is an answer about the account, never about the server's contents.
+# Refusals of unknown type: each concerns the account, never the server's contents.
 STATUS_SENTENCES = {
     401: (
-        "refused", cli.Exit.REFUSED, "the cloud wants a key, or the key is wrong",
+        "refused", cli.Exit.REFUSED, "the cloud requires an API key, or the key is wrong",
         "set COMFY_CLOUD_API_KEY or --api-key-file with a key from the Comfy platform site (it starts with comfyui-)",
     ),
     402: (
         "refused", cli.Exit.REFUSED, "the account's plan or credits do not allow this",
-        "add credits or take a plan with API access (Standard and higher)",
+        "add credits or choose a plan with API access (Standard and higher)",
     ),
     403: (
         "refused", cli.Exit.REFUSED, "this account's plan or workspace does not allow that",
         "the free tier has no API access; Standard and higher plans do",
     ),
     413: (
-        "too_large", cli.Exit.REJECTED, "the request is larger than the cloud takes",
-        "pictures may have 50 MB; send large inputs as files, not inside the workflow",
+        "too_large", cli.Exit.REJECTED, "the request is larger than the cloud accepts",
+        "pictures may have up to 50 MB; send large inputs as files, not inside the workflow",
     ),
 }  # fmt: skip
 
@@ -98,14 +98,14 @@ class Cloud(Dialect):
     client_frames = False
     chooses_front = False
     grace = 30.0  # how long a job may be unknown after its submit; no source gives a time
-    # No idempotency key, and every run is paid for: a submit of unknown fate stays a single one.
+    # No idempotency key, and every run costs money: never repeat a submit whose outcome is unknown.
     resends = False
     looks = 12
     keeps_records = True
     removal_leaves_no_trace = False  # it is listed as cancelled
     first_poll = 0.25
     slowest_poll = 4.0
-    # What is sent while a socket is away is lost for good, and the official client only polls.
+    # Messages sent while the socket is closed are lost, and the official client only polls.
     cross_check = 4.0
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
@@ -195,7 +195,7 @@ class Cloud(Dialect):
 
     def find_submitted(self, submission: Submission) -> str | None:
         """Recent jobs are asked for our mark; the list itself does not show it, and times of two clocks prove nothing."""
-        # A batch that was killed asks for what another process sent, which may lie further back.
+        # A killed batch asks for jobs that another process submitted, which may be further back.
         for job in self._listed(20 if submission.prompt_id in self._sent else 100):
             if job.prompt_id not in self._submitted and self._mark_of(job.prompt_id) == submission.prompt_id:
                 self._submitted[job.prompt_id] = time.monotonic()
@@ -368,7 +368,9 @@ class Cloud(Dialect):
             return
         size = path.stat().st_size
         if size > MOST_UPLOAD:
-            raise SkillError(f"{path.name} has {size} bytes; the cloud takes pictures up to {MOST_UPLOAD}")
+            raise SkillError(
+                f"{path.name} has {size} bytes; the cloud accepts pictures of up to {MOST_UPLOAD} bytes"
+            )
         try:
             with open_picture(path, MOST_PIXELS) as image:
                 width, height = image.size
@@ -380,7 +382,7 @@ class Cloud(Dialect):
             return
         if max(width, height) > MOST_EDGE:
             raise SkillError(
-                f"{path.name} is {width} x {height}; the cloud takes up to {MOST_EDGE} an edge and {MOST_PIXELS} pixels",
+                f"{path.name} is {width} x {height}; the cloud accepts up to {MOST_EDGE} per edge and {MOST_PIXELS} pixels",
                 hint="scale it down first",
             )
 
@@ -391,7 +393,7 @@ class Cloud(Dialect):
 
     # --- what the server has
     def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
-        """The cloud has no route for one class; the whole is asked for once."""
+        """The cloud has no route for one class; fetch all definitions once."""
         whole = self.all_definitions()
         return whole if classes is None else {name: whole[name] for name in classes if name in whole}
 
@@ -403,7 +405,7 @@ class Cloud(Dialect):
             if error.code != "folder_not_found":
                 raise
             raise SkillError(
-                f"the cloud has no model folder {safe_text.quoted(folder)}, or nothing in it",
+                f"the cloud has no model folder {safe_text.quoted(folder)}, or the folder is empty",
                 code="folder_not_found",
                 exit=cli.Exit.FAILED,
             ) from error
@@ -414,19 +416,19 @@ class Cloud(Dialect):
         return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else None
 
     def account(self) -> dict[str, Any]:
-        """Plan, credits and limits as far as the cloud tells them; what it refuses to tell is absent."""
+        """Plan, credits and limits that the cloud reports; what it refuses is absent."""
         return report(self)
 
 
 def _no_id(prompt_id: str) -> SkillError:
     return SkillError(
         f"{safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
-        hint="its ids are lower-case UUIDs",
+        hint="cloud job ids are lower-case UUIDs",
     )
 
 
 def report(server: Dialect) -> dict[str, Any]:
-    """`plan`, `credits`, `free_tier` and `most_at_once`, each only where the cloud tells it."""
+    """`plan`, `credits`, `free_tier` and `most_at_once`, each only if the cloud reports it."""
     found: dict[str, Any] = {}
     status = _ask(server, "billing/status")
     plan = {key: safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None}
@@ -520,7 +522,7 @@ def row(job: Mapping[str, Any]) -> JobSummary:
 
 
 def failure(url: str, response: requests.Response) -> SkillError | None:
-    """The SkillError for a refusal that means something on the cloud; None for what means the same everywhere."""
+    """The SkillError for a refusal with a meaning of its own on the cloud; None for the others."""
     elsewhere = storage_failure(url, response)
     if elsewhere is not None:
         return elsewhere
@@ -534,7 +536,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     if kind in refusals.FULL_QUEUE:
         return SkillError(
             "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
-            exit=cli.Exit.FAILED, retryable=True, hint="wait until some of the queued jobs have finished",
+            exit=cli.Exit.FAILED, retryable=True, hint="wait until some queued jobs finish",
             http_status=status, server_said=said,
         )  # fmt: skip
     if status in STATUS_SENTENCES:
@@ -564,11 +566,11 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
     gone = status in (404, 410)
     return SkillError(
         "the file is no longer in the service's storage" if gone else
-        f"the service's storage did not give the file (HTTP {status}); its signed address may have expired",
+        f"the service's storage did not return the file (HTTP {status}); its signed address may have expired",
         code="not_found" if gone else "download_failed",
         exit=cli.Exit.FAILED,
         retryable=not gone,
-        hint="fetch it again: a fresh address is made each time",
+        hint="fetch it again: each download gets a new address",
         http_status=status,
         server_said=transport.error_text(response),
     )  # fmt: skip

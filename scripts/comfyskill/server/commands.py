@@ -1,4 +1,4 @@
-"""The commands that a report prints: each can be run as it stands."""
+"""The commands that a report prints: each can be run unchanged."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from comfyskill.server.protocol import Dialect
 
 
 def command(script: str, *words: object) -> str:
-    """A command of this bundle that can be run as it stands, from anywhere."""
+    """A command of this bundle that can be run unchanged, from any folder."""
     return safe_text.shell_words(
         [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
     )
 
 
 def explain_command(server: Dialect, prompt_id: str) -> str:
-    """The command that tells what became of a job."""
+    """The command that shows what happened to a job."""
     last = ["--", prompt_id] if prompt_id.startswith("-") else []
     return command("fetch_logs.py", *([] if last else [prompt_id]), *server_words(server), *last)
 
@@ -29,7 +29,7 @@ def list_command(server: Dialect) -> str:
 
 
 def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
-    """The command that cancels these jobs, and says of each what became of it."""
+    """The command that cancels these jobs, and reports the result for each."""
     return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
 
 

@@ -26,7 +26,7 @@ from comfyskill.server.protocol import Dialect
 if TYPE_CHECKING:
     import argparse
 
-# What the demo server accepts when it plays the cloud.
+# The key that the demo server accepts when it simulates the cloud.
 DEMO_KEY = "comfyui-demo-key"
 SCRIPT = Path(__file__).resolve().parents[2] / "demo_server.py"
 
@@ -91,12 +91,12 @@ def connect(
     access = _common.Access({**login, **_common.parse_headers(headers or [])}, key, ca_bundle, insecure)
     if access.secret:
         _common.refuse_plain_http(url, access)
-    # A device or a pipe would be read for ever.
+    # Reading a device or a pipe might never end.
     if ca_bundle and not (os.path.isfile(ca_bundle) or os.path.isdir(ca_bundle)):  # noqa: PTH112, PTH113
-        raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle wants a PEM file")
+        raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle requires a PEM file")
     if need_key and _common.is_cloud_host(url) and not (key or access.headers):
         raise SkillError(
-            f"{url} wants a key, and none was given",
+            f"{url} requires an API key; none was given",
             code="refused",
             hint="set COMFY_CLOUD_API_KEY or give --api-key-file FILE; keys are made at https://platform.comfy.org "
             "(references/cloud.md)",
@@ -110,12 +110,12 @@ def connect(
 
 
 def _demo(api: str) -> Dialect:
-    """The built-in server for this one call; with `cloud` it plays Comfy Cloud."""
+    """The built-in server for this one call; with `cloud` it simulates Comfy Cloud."""
 
     if api == "v2":
         raise SkillError(
-            "the demo server does not speak Comfy API v2",
-            hint="leave --api out, or --api cloud for a played cloud",
+            "the demo server does not support Comfy API v2",
+            hint="omit --api, or use --api cloud for a simulated cloud",
         )
     cloud = api == "cloud"
     url = start(["--cloud", "--tier", "creator"] if cloud else None)
@@ -147,16 +147,17 @@ def _found_out(url: str, access: _common.Access, ask: bool) -> Found:
     if _common.is_cloud_host(url):
         if url.endswith("//" + _common.CLOUD_HOST):
             return Found(
-                "cloud", "the host is Comfy Cloud (v1 has all that the scripts need; --api v2 is there too)"
+                "cloud",
+                "the host is Comfy Cloud (v1 has everything that the scripts need; --api v2 works too)",
             )
-        return Found("v2", "the host is a deployment or workspace address, which speak API v2 alone")
+        return Found("v2", "the host is a deployment or workspace address, which supports only API v2")
     if not ask:
-        return Found("local", "not asked: taken for a ComfyUI server")
+        return Found("local", "not asked: assumed to be a ComfyUI server")
     remembered = f"api/{cache.slug(url)}"
     near = _common.is_this_machine(urlsplit(url).hostname or "")
     kept = None if near else cache.recall(remembered)
     if kept in ("cloud", "v2"):
-        return Found(str(kept), "found out by an earlier call (--api overrides it)")
+        return Found(str(kept), "detected by an earlier call (--api overrides it)")
     found = probe(url, access)
     if found.api != "local" and not near:
         cache.keep(remembered, found.api)
@@ -220,7 +221,7 @@ def start(options: list[str] | None = None) -> str:
     """The address of a fresh demo server on a free loopback port. Raises SkillError when it does not start."""
     _need_packages()
     command = [sys.executable, str(SCRIPT), "--port", "0", "--exit-with-parent", *(options or [])]
-    # A pipe that nobody reads would stop a talkative child; a file takes it all.
+    # A full pipe without a reader would block the child; a file accepts everything.
     said = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the child)
     try:
         child = subprocess.Popen(
@@ -248,27 +249,27 @@ def start(options: list[str] | None = None) -> str:
             "the demo server did not start",
             code="demo_failed",
             exit=Exit.FAILED,
-            hint="scripts/demo_server.py --port 0 shows why",
+            hint="run scripts/demo_server.py --port 0 to see why",
             server_said=words[-1] if words else line.decode("utf-8", "replace").strip(),
         ) from error
 
 
 def _need_packages() -> None:
-    """Raises ModuleNotFoundError when the child would; `cli.run` has the words for it."""
+    """Raises ModuleNotFoundError when the child would; `cli.run` turns it into a message."""
     for name in ("aiohttp", "PIL"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _apart() -> dict[str, Any]:
-    """Ctrl-C is for us: who cancels a job still needs the server that runs it."""
+    """Keep Ctrl-C from the child: cancelling a job still needs the server that runs it."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
     return {"start_new_session": True}
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ask by closing its input; insist when it does not go."""
+    """Stop it by closing its input; kill it if it does not end."""
     if child.stdin is not None:
         child.stdin.close()
     try:

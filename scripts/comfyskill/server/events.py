@@ -1,6 +1,6 @@
 """WebSocket frames -> values. Pure: no sockets here.
 
-Source of the shapes: recorded transcripts of ComfyUI 0.3.64 and 0.8.0, and the cloud's fact sheet.
+Source of the shapes: recorded transcripts of ComfyUI 0.3.64 and 0.8.0, and the cloud's documentation.
 Binary frames start with a big-endian u32 type: 1 preview, 3 text, 4 preview with metadata.
 """
 
@@ -37,7 +37,7 @@ class Event(NamedTuple):
 
     @property
     def blocks(self) -> bool:
-        """Whether it tells that a node's input was withheld on purpose: looks like a failure, and the run goes on."""
+        """Whether a node's input was withheld on purpose: it looks like a failure, but the run continues."""
         return self.type == "execution_error" and self.data.get("exception_type") == "ExecutionBlocked"
 
 
@@ -59,7 +59,7 @@ class Text(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """A frame that could not be read, and why; it is never an error of ours."""
+    """A frame that could not be read, and why; never raised as an error."""
 
     why: str
 

@@ -53,7 +53,7 @@ class Local(Dialect):
 
             raise refusals.rejection(self.with_options(_json(response)), submission.graph)
         if response.status_code == 429:
-            # Not ComfyUI's own: a proxy's. It may be waited out like any other.
+            # A proxy's answer, not ComfyUI's. Waiting helps as with any other.
             raise transport.AnswerLost(
                 f"HTTP 429: {transport.error_text(response)}", 429, response.headers.get("Retry-After")
             )
@@ -62,7 +62,9 @@ class Local(Dialect):
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or "prompt_id" not in answer:
             raise SkillError(
-                f"{self.url} took the submit but named no prompt id", code="bad_answer", exit=cli.Exit.FAILED
+                f"{self.url} accepted the submit but returned no prompt id",
+                code="bad_answer",
+                exit=cli.Exit.FAILED,
             )
         errors = answer.get("node_errors")
         return Accepted(
@@ -92,7 +94,7 @@ class Local(Dialect):
         return submission.prompt_id if self.state(submission.prompt_id).phase != "unknown" else None
 
     def state(self, prompt_id: str) -> JobState:
-        """History, then queue, then history again: a job may end between the first two looks."""
+        """History, then queue, then history again: a job may end between the first two requests."""
         for look in (self._from_history, self._from_jobs, self._from_queue, self._from_history):
             state = look(prompt_id)
             if state is not None:
@@ -139,13 +141,13 @@ class Local(Dialect):
         return rows + [_summary(item, "pending", index) for index, item in enumerate(pending, 1)]
 
     def cancel(self, prompt_id: str) -> bool:
-        """Delete it from the pending list, then interrupt it by id: one of the two applies, whatever it did between."""
+        """Delete it from the pending list, then interrupt it by id: one of the two applies, even if it starts in between."""
         here = {job.prompt_id for job in self._queued()}
         if prompt_id not in here:
             return False
         self.post_json("queue", {"delete": [prompt_id]}, timeout=self.look_timeout)
         if any(job.prompt_id == prompt_id and job.phase == "running" for job in self._queued()):
-            # Servers older than targeted interrupts ignore the id, hence the look just before.
+            # Servers older than targeted interrupts ignore the id, hence the check just before.
             self.post_json("interrupt", {"prompt_id": prompt_id}, timeout=self.look_timeout)
         return True
 

@@ -1,4 +1,4 @@
-"""Node definitions from the best place at hand: the server, this user's cache of that server, the bundled core."""
+"""Node definitions from the best available source: the server, this user's cache of that server, the bundled core."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def classes_of(graph: Mapping[str, Any]) -> list[str]:
 def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None:
     """A server's definitions of at least these classes; None where it gives none, and the built-in tables must do.
 
-    Raises SkillError for a server that is out of reach or refuses: that is no answer at all.
+    Raises SkillError for a server that is unreachable or refuses.
     """
     try:
         return server.definitions(classes)
@@ -85,12 +85,12 @@ def of_classes(server: Dialect, classes: Sequence[str]) -> dict[str, Any] | None
         if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
             raise
         if error.code != "not_offered":
-            cli.warn(f"node definitions could not be read, so the built-in tables are used: {error.message}")
+            cli.warn(f"node definitions could not be read; using the built-in tables: {error.message}")
         return None
 
 
 def of_server(server: Dialect) -> Definitions:
-    """The definitions of a server, fetched when they are wanted."""
+    """The definitions of a server, fetched on first use."""
     return Definitions("server", server=server)
 
 
@@ -117,7 +117,7 @@ def bundled() -> Mapping[str, Any] | None:
     for class_type, definition in definitions.items():
         for section in definition["input"].values():
             for name, spec in section.items():
-                # Which model files there are, only a server knows.
+                # Only a server knows which model files exist.
                 if graph_facts.model_folder(class_type, name) and len(spec) > 1:
                     section[name] = [
                         spec[0],
@@ -137,14 +137,14 @@ def from_file(path: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not any(
         isinstance(item, dict) and "input" in item for item in value.values()
     ):
-        raise SkillError(f"{path} holds no node definitions", hint="save the server's /object_info there")
+        raise SkillError(f"{path} contains no node definitions", hint="save the server's /object_info there")
     return value
 
 
 def take(server: Dialect) -> dict[str, Any]:
-    """Ask a server for all that an inventory holds; what could not be had is named under `not_had`.
+    """Ask a server for everything in an inventory; what could not be fetched is listed under `not_had`.
 
-    Raises SkillError when not even the node definitions can be had.
+    Raises SkillError when even the node definitions cannot be fetched.
     """
     not_had: dict[str, str] = {}
     document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "api": server.api}
@@ -201,13 +201,13 @@ def _packs(definitions: Mapping[str, Any]) -> dict[str, int]:
 
 
 def save(document: Mapping[str, Any], path: Path) -> None:
-    """Write an inventory whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
+    """Write an inventory whole or not at all. Raises SkillError (exit 2) when it cannot be written there."""
     text = json.dumps(document, ensure_ascii=True, indent=1, sort_keys=True, allow_nan=False) + "\n"
     file_names.write_asked(path, text.encode("ascii"), "give --save-inventory another place")
 
 
 class Inventory:
-    """An inventory that stands in for a server where one is asked for definitions, models, embeddings and versions."""
+    """An inventory that replaces a server in questions about definitions, models, embeddings and versions."""
 
     demo = False
     fleeting = False
@@ -241,7 +241,7 @@ class Inventory:
             return [name for name in models[folder] if isinstance(name, str)]
         self._refuse(f"models/{folder}")
         raise SkillError(
-            f"the inventory knows no model folder {safe_text.quoted(folder)}",
+            f"the inventory has no model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
             exit=Exit.FAILED,
         )
@@ -264,7 +264,7 @@ class Inventory:
         return None
 
     def get_json(self, path: str, params: Any = None, **options: Any) -> Any:  # noqa: ARG002
-        """There is nobody to ask. Raises SkillError `not_found`, as a server without that route does."""
+        """An inventory has no routes. Raises SkillError `not_found`, as a server without that route does."""
         raise SkillError(
             f"an inventory cannot be asked for {path}",
             code="not_found",
@@ -273,11 +273,11 @@ class Inventory:
         )
 
     def list_jobs(self, *asked: Any, **options: Any) -> Any:  # noqa: ARG002
-        """It has no jobs, and nobody to ask for them. Raises SkillError `not_found`."""
+        """An inventory has no jobs. Raises SkillError `not_found`."""
         return self.get_json("jobs")
 
     def close(self) -> None:
-        """Nothing to close; a server has it."""
+        """Does nothing; servers have this method too."""
 
     def _part(self, name: str, kind: type) -> Any:
         part = self._document.get(name)
@@ -290,14 +290,14 @@ class Inventory:
         why = (self._document.get("not_had") or {}).get(what)
         if why:
             raise SkillError(
-                f"the server did not give {what} when the inventory was taken ({safe_text.clean(why, 40)})",
+                f"the server did not return {what} when the inventory was made ({safe_text.clean(why, 40)})",
                 code="refused" if why == "refused" else "not_had",
                 exit=Exit.REFUSED if why == "refused" else Exit.FAILED,
             )
 
 
 def load(path: str | Path) -> Inventory:
-    """The inventory in a file. A bare /object_info answer is taken as one that has definitions alone.
+    """The inventory in a file. A bare /object_info answer counts as one with only definitions.
 
     Raises:
         SkillError: (exit 2) no such file, not JSON, or no inventory.
@@ -314,14 +314,12 @@ def load(path: str | Path) -> Inventory:
     document, _ = parse(text_of(data, str(path)), f"inventory {path}")
     if isinstance(document, Mapping) and document.get("format") == FORMAT:
         if document.get("version") != VERSION:
-            raise SkillError(
-                f"{path} is an inventory of a version that is not known here", hint="take a new one"
-            )
+            raise SkillError(f"{path} is an inventory of an unsupported version", hint="make a new one")
         return Inventory(document, f"inventory {Path(path).name}", path)
     if isinstance(document, Mapping) and _looks_like_definitions(document):
         return Inventory({"definitions": document, "api": "local"}, f"definitions {Path(path).name}", path)
     raise SkillError(
-        f"{path} is no inventory", hint="make one with scripts/check_deps.py --save-inventory FILE"
+        f"{path} is not an inventory", hint="make one with scripts/check_deps.py --save-inventory FILE"
     )
 
 
@@ -343,12 +341,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--offline",
         action="store_true",
-        help="ask no server: cached definitions, else those of the core nodes",
+        help="ask no server: use cached definitions, else those of the core nodes",
     )
     group.add_argument(
         "--inventory",
         metavar="FILE",
-        help="what check_deps.py --save-inventory wrote of a server; no server is asked",
+        help="a file of check_deps.py --save-inventory; no server is asked",
     )
     flags.add_server_flags(parser)
     flags.add_quiet_flag(parser)
@@ -357,7 +355,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def from_flags(args: argparse.Namespace) -> Definitions:
     """The definitions that the flags of `add_flags` name.
 
-    A server that was not named (neither --host nor $COMFY_HOST) and does not answer is no failure: then it is as
+    A server that was not named (neither --host nor $COMFY_HOST) and does not answer is not a failure: then it is as
     with --offline. Raises SkillError (exit 2) for contradicting flags, (3) for a named server out of reach.
     """
     cli.be_quiet(args.quiet)
@@ -375,7 +373,7 @@ def from_flags(args: argparse.Namespace) -> Definitions:
     except SkillError as error:
         if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
             raise
-        cli.note("no server answers; working from what is known without one")
+        cli.note("no server answers; using cached or built-in definitions")
         return without_server(args.host)
     return of_server(server)
 
@@ -391,4 +389,4 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
         raise SkillError(f"{given[0]} and {given[1]} contradict each other", hint="give one of them")
     # With --offline an address still says whose cached definitions are meant.
     if given and args.host and (given != ["--offline"] or args.host == "demo"):
-        raise SkillError(f"{given[0]} asks no server", hint="leave out --host")
+        raise SkillError(f"{given[0]} asks no server", hint="omit --host")

@@ -1,4 +1,4 @@
-"""What every kind of server can be asked, as values: the seam between the three protocols and everything above.
+"""The questions that every kind of server answers, as values: the interface between the three protocols and their users.
 
 `local`, `cloud` and `v2` fill these operations in; `jobs` and the scripts use them and know no protocol.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Graph = Mapping[str, Any]
 # `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
 MARK = "comfyui_skill_mark"
-# A lost submit is looked for at least so long, also when the time for it is over.
+# Search for a lost submit at least this long, even past the deadline.
 LEAST_LOOK = 2.0
 
 
@@ -60,10 +60,10 @@ def accepted_id(prompt_id: object, ours: str, server: str) -> str:
     if prompt_id == ours or safe_text.is_job_id(prompt_id):
         return str(prompt_id)
     raise SkillError(
-        f"{server} took the job and gave it an id that cannot be one",
+        f"{server} accepted the job but returned an invalid id",
         code="bad_answer",
         exit=cli.Exit.FAILED,
-        hint="scripts/manage_queue.py list shows its jobs",
+        hint="run scripts/manage_queue.py list to see its jobs",
         server_said=safe_text.clean(prompt_id, 200),
     )
 
@@ -77,11 +77,11 @@ class Accepted(NamedTuple):
 
 
 class JobState(NamedTuple):
-    """What a server says of one job now.
+    """What a server now reports about one job.
 
     `phase`: `pending`, `running`, `done` or `unknown` (the server has no trace of it). `outcome`, when done:
     `success`, `error` or `cancelled`. `outputs`: node id -> what it put out. `error`: the failure as the server
-    tells it (node_id, node_type, exception_type, exception_message, traceback). Times in seconds since the epoch.
+    reports it (node_id, node_type, exception_type, exception_message, traceback). Times in seconds since the epoch.
     """
 
     prompt_id: str
@@ -145,15 +145,13 @@ class Dialect(transport.Server, abc.ABC):
     grace = 2.0  # how long a job may be unknown before it counts as lost
     first_poll = 0.05  # seconds before a job's record is looked at again; grows to `slowest_poll`
     slowest_poll = 2.0
-    cross_check = (
-        10.0  # with a live socket a record is looked at when the socket was quiet about it for so long
-    )
+    cross_check = 10.0  # with a live socket, read a record after this many quiet seconds
     resends = True  # a submit that the server surely lacks may be sent again
-    looks = 4  # so many answers "no such job" make it sure
+    looks = 4  # number of "no such job" answers that settle it
     keeps_records = (
         False  # a service: a job that it took and shows no record of may have run, and be paid for
     )
-    removal_leaves_no_trace = True  # a waiting job that someone takes out of the queue is simply gone
+    removal_leaves_no_trace = True  # a waiting job that is removed from the queue leaves no record
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
@@ -186,7 +184,7 @@ class Dialect(transport.Server, abc.ABC):
     # --- jobs
     @abc.abstractmethod
     def submit_once(self, submission: Submission) -> Accepted:
-        """Post the graph one time. Raises AnswerLost when its fate is unknown, SkillError `rejected` or `refused`."""
+        """Post the graph one time. Raises AnswerLost when its outcome is unknown, SkillError `rejected` or `refused`."""
 
     @abc.abstractmethod
     def find_submitted(self, submission: Submission) -> str | None:
@@ -194,7 +192,7 @@ class Dialect(transport.Server, abc.ABC):
 
     @abc.abstractmethod
     def state(self, prompt_id: str) -> JobState:
-        """What became of a job; phase `unknown` when the server has no trace of it."""
+        """The state of a job; phase `unknown` when the server has no trace of it."""
 
     @abc.abstractmethod
     def cancel(self, prompt_id: str) -> bool:
@@ -279,7 +277,7 @@ class Dialect(transport.Server, abc.ABC):
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
         if not isinstance(answer, Mapping) or (answer and name not in answer):
             raise SkillError(
-                f"{self.url} gave no definition of {safe_text.quoted(name)}",
+                f"{self.url} returned no definition of {safe_text.quoted(name)}",
                 code="bad_answer",
                 exit=cli.Exit.FAILED,
             )
@@ -310,7 +308,7 @@ class Dialect(transport.Server, abc.ABC):
         except SkillError as error:
             if error.code == "not_found":
                 raise SkillError(
-                    f"the server knows no model folder {safe_text.quoted(folder)}",
+                    f"the server has no model folder {safe_text.quoted(folder)}",
                     code="folder_not_found",
                     exit=cli.Exit.FAILED,
                 ) from error
@@ -331,11 +329,11 @@ class Dialect(transport.Server, abc.ABC):
         return answer if isinstance(answer, dict) else {}
 
     def stats(self) -> dict[str, Any]:
-        """The server's /system_stats. Raises SkillError when this is no ComfyUI."""
+        """The server's /system_stats. Raises SkillError when this is not ComfyUI."""
         answer = self.get_json("system_stats")
         if not isinstance(answer, dict) or not isinstance(answer.get("system"), dict):
             raise SkillError(
-                f"{self.url} answers, but not as ComfyUI does", code="not_comfyui", exit=cli.Exit.FAILED,
+                f"{self.url} answers, but not like ComfyUI", code="not_comfyui", exit=cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
             )  # fmt: skip
         return answer
@@ -345,7 +343,7 @@ class Dialect(transport.Server, abc.ABC):
         return None
 
     def account(self) -> dict[str, Any]:
-        """Plan, credits and limits where the server tells them; empty for servers without accounts."""
+        """Plan, credits and limits that the server reports; empty for servers without accounts."""
         return {}
 
     def open_events(self, prompt_id: str) -> requests.Response | None:  # noqa: ARG002
@@ -373,7 +371,7 @@ class Dialect(transport.Server, abc.ABC):
                     return Accepted(found, found_again=True)
                 late = transport.time_is_up()
                 if late and lost.status is None:
-                    # We did not wait for the answer: the server may still come to it.
+                    # We did not wait for the answer: the server may still accept the submit.
                     raise self._fate_unknown(submission, lost, late=True) from lost
                 throttled = lost.status == 429 and time.monotonic() < give_up and not late
                 again = self.resends and (lost.status is None or lost.status in transport.RETRIED_STATUSES)
@@ -383,7 +381,7 @@ class Dialect(transport.Server, abc.ABC):
                 time.sleep(transport.time_left(pause))
 
     def _look_for(self, submission: Submission, patience: float, lost: transport.AnswerLost) -> str | None:
-        """Ask the server until it answers whether it has the job; a moment longer, since it may still be reading it."""
+        """Ask the server until it answers whether it has the job; then a moment longer: it may still be reading the submit."""
         looks = 2 if lost.status == 429 else self.looks
         give_up = time.monotonic() + max(transport.time_left(patience), LEAST_LOOK)
         pause, answers = 0.05, 0
@@ -406,11 +404,11 @@ class Dialect(transport.Server, abc.ABC):
         look = (
             f"look for prompt id {submission.prompt_id}"
             if self.own_ids
-            else "look at the newest jobs in its list"
+            else "check the newest jobs in its list"
         )
-        what = "the answer to the submit was lost, and the server cannot be asked what became of it"
+        what = "the answer to the submit was lost, and the server does not say what happened to the job"
         if late:
-            what = "the submit was not answered in time, and the server does not know the job so far"
+            what = "the submit was not answered in time, and the server does not list the job yet"
         return SkillError(
             what,
             code="submit_unknown",
@@ -426,12 +424,12 @@ class Dialect(transport.Server, abc.ABC):
 def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
     """The server failed on a submit and shows no job of it.
 
-    `sure`: the id is ours, so a look under it settles the matter; else the job may only not be listed yet.
+    `sure`: the id is ours, so a lookup of it settles the matter; else the job may just not be listed yet.
     """
     if lost.status == 429:
         return SkillError(
-            "the server keeps refusing the submit for now (too many requests)", code="busy", exit=cli.Exit.FAILED,
-            retryable=True, hint="wait a little; nothing was submitted", server_said=safe_text.clean(lost, 600),
+            "the server keeps refusing the submit (too many requests)", code="busy", exit=cli.Exit.FAILED,
+            retryable=True, hint="wait and try again; nothing was submitted", server_said=safe_text.clean(lost, 600),
         )  # fmt: skip
     first_line = (safe_text.clean(lost, 200).splitlines() or [""])[0]
     return SkillError(
@@ -441,7 +439,7 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
         retryable=True,
         hint="the job was not accepted; it is safe to run the command again"
         if sure
-        else "look at the job list once more before running again: a job that shows up late would run twice",
+        else "check the job list once more before running again: if the job appears late, it would run twice",
         server_said=safe_text.clean(lost, 600),
     )
 

@@ -1,6 +1,6 @@
 """Rejected graphs and refused jobs in plain words.
 
-Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cloud's fact sheet for refusal types.
+Sources: recorded validation errors of ComfyUI 0.3.64 and 0.8.0; the cloud's documentation for refusal types.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ CLOSE_ENOUGH = 0.84
 # Cloud `error.type` -> our sentence and whether waiting helps. Plan refusals come as 402 now and as 429 from older servers.
 REFUSALS: dict[str, tuple[str, str]] = {
     "FREE_TIER_UNAVAILABLE": (
-        "the free tier is switched off for API runs at the moment",
+        "the free tier currently has no API runs",
         "a paid plan (Standard or higher) includes the API",
     ),
-    "FREE_TIER_EXHAUSTED": ("the free tier's runs are used up", "wait for the renewal or take a paid plan"),
+    "FREE_TIER_EXHAUSTED": ("the free tier's runs are used up", "wait for the renewal or choose a paid plan"),
     "FREE_TIER_NOT_ALLOWED": (
         "the free tier does not include API runs",
         "a paid plan (Standard or higher) includes the API",
@@ -33,7 +33,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "subscribe or renew, then run again",
     ),
     "PARTNER_NODE_PAYMENT_REQUIRED": (
-        "a partner (paid API) node in this graph wants credits that the account lacks",
+        "a partner (paid API) node in this graph needs credits that the account lacks",
         "add credits, or use a workflow without partner nodes",
     ),
     "MODEL_PAYMENT_REQUIRED": (
@@ -46,7 +46,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "insufficient_credits": ("the account has no credits for this run", "add credits, then run again"),
 }
-# Over a limit that frees itself when jobs finish.
+# Over a limit; space returns when jobs finish.
 FULL_QUEUE = frozenset({"QUEUE_LIMIT", "queue_full"})
 
 

@@ -29,18 +29,18 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from _common import is_named, is_this_machine, origin_of, plain_parts
 
 MOST_REDIRECTS = 5
-# One answer that is not a download is never larger; node definitions of big installations are about 50 MB.
+# The largest answer that is not a download; node definitions of big installations are about 50 MB.
 MOST_BYTES = 512 * 1024 * 1024
 # Rejections of large graphs repeat every option of every input; nothing else that failed is long.
 MOST_BYTES_OF_FAILURE = 32 * 1024 * 1024
-# Bytes a second below which an answer counts as standing still, and the time that a slow one may earn by its length.
+# Bytes a second below which an answer counts as stalled, and the extra time that a slow long one may get.
 PACE, DOWNLOAD_PACE = 16 * 1024, 1024
 MOST_EXTRA = 600.0
 # Codings in which a piece of a body cannot grow more than a thousandfold when it is unpacked.
 CODINGS = "gzip, deflate"
-# Names that leave the bytes as they are: some storages put `aws-chunked` on what they hand out.
+# Names that leave the bytes unchanged: some storages mark their answers `aws-chunked`.
 NO_CODING = frozenset({"", "identity", "aws-chunked"})
-# The cloud that the demo server plays keeps its files on another port, under a path that no other service has.
+# The cloud that the demo server simulates keeps its files on another port, under a path that no other service has.
 DEMO_FILE = re.compile(r"/demo-bucket/[\w-]+\.\w+")
 
 
@@ -53,7 +53,7 @@ class TooLarge(requests.RequestException):
 
 
 class UnaskedCoding(requests.RequestException):
-    """An answer in a content coding that was not asked for."""
+    """An answer in a content coding that was not requested."""
 
 
 class NotAdmitted(Exception):
@@ -257,8 +257,8 @@ class _Home:
     def meet(self, privacy: int) -> None:
         """A connection to it was made. Raises NotAdmitted when a public name has turned into this machine."""
         if self._privacy == 0 and privacy >= 2:
-            raise NotAdmitted("the name of the server now leads to this machine")
-        # Some names lead outside and into the house. The most public address decides what redirects may reach.
+            raise NotAdmitted("the server's name now resolves to this machine")
+        # Some names resolve to public and private addresses. The most public one decides what redirects may reach.
         self._privacy = privacy if self._privacy is None else min(self._privacy, privacy)
 
     @property
@@ -288,7 +288,7 @@ class SecureSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A callable keeps requests from taking a login for this host out of ~/.netrc.
         self.auth = _as_it_is
-        # Proxy settings are for other machines; for this one they only break things and cost time.
+        # Proxy settings are for other machines; for this one they only cause failures and delay.
         self.trust_env = not is_this_machine(self.home.origin[1])
         adapter = _Adapter(pool_connections=4, pool_maxsize=16)
         self.mount("http://", adapter)
@@ -338,7 +338,7 @@ class SecureSession(requests.Session):
             raise
         except ValueError as error:
             # urlsplit's plain ValueError for `Location: http://[::1`.
-            raise RefusedRedirect("the server redirected to something that is no address") from error
+            raise RefusedRedirect("the server redirected to something that is not an address") from error
         finally:
             _exchange.reset(token)
             _watch.reset(redirects)
@@ -409,7 +409,7 @@ class SecureSession(requests.Session):
         own_port = origin[2] == self.home.origin[2] or DEMO_FILE.fullmatch(urlsplit(url).path)
         if privacy == 2 and not own_port and not is_named(url):
             raise NotAdmitted(
-                f"the server redirected to port {origin[2]} of this machine, which was not named"
+                f"the server redirected to port {origin[2]} of this machine, which you did not name"
             )
 
 
@@ -425,7 +425,7 @@ def _web_parts(target: str) -> SplitResult:
         raise RefusedRedirect(f"the server redirected to a {scheme or 'nameless'}: address")
     parts = plain_parts(target)
     if parts is None:
-        raise RefusedRedirect("the server redirected to something that is no address")
+        raise RefusedRedirect("the server redirected to something that is not an address")
     return parts
 
 
@@ -459,7 +459,7 @@ def _refuse_unasked_coding(response: requests.Response) -> None:
     used = _codings(response.headers.get("Content-Encoding", ""))
     if len(used) > 1 or not set(used) <= set(asked):
         response.close()
-        raise UnaskedCoding("the answer is compressed in a way that was not asked for")
+        raise UnaskedCoding("the answer is compressed in a way that was not requested")
 
 
 def _codings(header: str) -> list[str]:

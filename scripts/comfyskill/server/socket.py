@@ -32,15 +32,15 @@ READ_SIZE = 1 << 16
 MOST_MESSAGE = 256 * 1024 * 1024
 MOST_FRAGMENTS = 10_000
 WORDS = {
-    "WebSocketConnectionClosedException": "the connection was cut",
+    "WebSocketConnectionClosedException": "the connection was closed",
     "WebSocketTimeoutException": "no answer in time",
-    "ConnectionResetError": "the connection was cut",
+    "ConnectionResetError": "the connection was closed",
     "ConnectionRefusedError": "nothing listens there",
-    "BrokenPipeError": "the connection was cut",
+    "BrokenPipeError": "the connection was closed",
     "TimeoutError": "no answer in time",
 }
 CLIENT_FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-# A preview is a picture in base64; anything larger is no event of a job.
+# A preview is a picture in base64; anything larger is not an event of a job.
 MOST_FRAME = 24 * 1024 * 1024
 MOST_WAITING = 1000
 # The ends of a job, after which the stream is still read to its own end.
@@ -82,7 +82,7 @@ class _Buffered:
 
     @property
     def holds_more(self) -> bool:
-        """Whether bytes were read that nobody has asked for yet."""
+        """Whether bytes are buffered that were not returned yet."""
         return self._at < len(self._held)
 
     def recv(self, most: int) -> bytes:
@@ -247,7 +247,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _proxies(server: Dialect) -> dict[str, Any]:
-    """As for HTTP: the environment's proxies are for other machines. The library looks at exceptions only beside a name."""
+    """As for HTTP: the environment's proxies are for other machines. The library checks exceptions only for names."""
     if not _common.is_this_machine(urlsplit(server.url).hostname or ""):
         return {}
     return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
@@ -357,9 +357,9 @@ class StreamEnded(Exception):
 
 
 class EventStream:
-    """One job's events: a thread reads them into a queue, so `receive` waits no longer than it is told to.
+    """One job's events: a thread reads them into a queue, so `receive` never waits longer than its limit.
 
-    `open_response` makes the streamed answer; it runs in the thread, so that nobody waits for it either.
+    `open_response` makes the streamed answer; it runs in the thread, so no caller waits for it.
     """
 
     def __init__(self, prompt_id: str, open_response: Callable[[], requests.Response | None]) -> None:
@@ -398,7 +398,7 @@ class EventStream:
         try:
             again = self._read_all()
         except SkillError as error:
-            # 501: no streaming here. 429: too many streams. A missing job: nothing to hear. Polling does it all.
+            # 501: no streaming here. 429: too many streams. A missing job: no events. Polling covers all three.
             again = _pause_after(error)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
             # AttributeError: urllib3 reading on a connection that close() has just taken away.
@@ -425,7 +425,7 @@ class EventStream:
         return 2.0 if over else 0.1
 
     def _put(self, item: events.Frame | StreamEnded) -> None:
-        """Into the queue; when nobody reads, frames are dropped rather than kept for ever."""
+        """Into the queue; without a reader, frames are dropped instead of kept for ever."""
         give_up = time.monotonic() + 1.0
         while not self._closed.is_set():
             try:

@@ -31,7 +31,7 @@ ATTEMPTS = 4
 LONGEST_PAUSE = 30.0
 RETRIED_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 STATUS_HINTS = {
-    "busy": "the server, or a proxy before it, is busy or starting: wait a little and try again",
+    "busy": "the server, or a proxy before it, is busy or starting: wait and try again",
     "server_error": "see server_said, and the server's own log (fetch_logs.py --server)",
     "bad_request": "see server_said; is the address ComfyUI itself, not a proxy that lacks this route?",
 }
@@ -62,7 +62,7 @@ class Server:
         self.url = normal_base(url)
         self.access = access or Access()
         self.demo = demo
-        self.fleeting = False  # started for this one call, gone after it
+        self.fleeting = False  # started for this one call, stopped after it
         self._session: SecureSession | None = None
         self._bare_session: SecureSession | None = None
         self._date: tuple[str, float] | None = None  # its last `Date`, and when that came (monotonic)
@@ -109,7 +109,7 @@ class Server:
         return session
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for session in (self._session, self._bare_session):
             if session is not None:
                 session.close()
@@ -130,7 +130,7 @@ class Server:
         """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
 
         `timeout`: seconds for the whole answer (a long one earns more), or for the head of a streamed one, whose body
-        must then keep moving. `endless`: its body may stand still, as that of an event stream does.
+        must then keep moving. `endless`: its body may pause, as an event stream does.
 
         `whole_url`: `path` is an absolute address (a signed download), else a route of this server. `bare`: send no
         credentials, wherever it goes.
@@ -143,8 +143,7 @@ class Server:
             try:
                 response = self._send(method, url, time_left(timeout), options, bare, endless)
             except SkillError as error:
-                # Where nothing listens, asking again at once is of no use; who wants to wait does so knowingly. Nor is
-                # a server that let the whole time pass without a word asked four times.
+                # Do not retry a refused connection, nor a request that used up its timeout.
                 if (
                     attempt == tries
                     or not error.retryable
@@ -192,7 +191,7 @@ class Server:
             self._date = (date, time.monotonic())
 
     def now(self) -> float:
-        """The server's own time in seconds since the epoch, so that two clocks are never compared; ours where it tells none."""
+        """The server's own time in seconds since the epoch, so that two clocks are never compared; ours if it reports none."""
         if self._date is not None:
             from email.utils import parsedate_to_datetime
 
@@ -221,14 +220,14 @@ class Server:
                 f"refused to follow {where}: {error}",
                 code="unsafe_redirect",
                 exit=cli.Exit.FAILED,
-                hint="nothing was sent there; if you know that address, give it to --host, else ask who runs the server",
+                hint="nothing was sent there; if you know that address, pass it to --host, else ask the server's operator",
             )
         if isinstance(error, requests.TooManyRedirects):
             return SkillError(
-                f"{where} redirects in circles",
+                f"{where} redirects in a loop",
                 code="redirect_loop",
                 exit=cli.Exit.FAILED,
-                hint="a proxy or login page before the server? give the final address, or its login with --header",
+                hint="is a proxy or login page in front of the server? give the final address, or its login with --header",
             )
         if isinstance(error, requests.exceptions.SSLError):
             return SkillError(
@@ -254,7 +253,7 @@ class Server:
     def _moved(self, response: requests.Response) -> SkillError:
         target = safe_text.clean(response.headers.get("Location", ""), 200).split("?")[0]
         return SkillError(
-            f"{self.url} answered {response.status_code} and points elsewhere; nothing was sent there",
+            f"{self.url} answered {response.status_code} and redirects elsewhere; nothing was sent there",
             code="moved",
             exit=cli.Exit.FAILED,
             hint="use the final address as --host (or sign in with --header if this is a login page)",
@@ -276,9 +275,9 @@ class Server:
         route = "/".join(map(safe_text.name, urlsplit(response.url).path.split("/")))
         if status in (401, 402, 403, 407):
             what = {
-                401: "wants a key, or the key is wrong",
-                402: "wants payment",
-                407: "(a proxy) wants a login",
+                401: "requires an API key, or the key is wrong",
+                402: "requires payment",
+                407: "(a proxy) requires a login",
             }
             return SkillError(
                 f"{self.url} {what.get(status, 'forbids this')} (HTTP {status} on {route})",
@@ -368,7 +367,7 @@ class Server:
             try:
                 self.json_of(response)
             except SkillError as error:
-                # A body cut short on the way, or a login page: only the job list can tell which.
+                # A truncated body, or a login page: only the job list can show which.
                 raise AnswerLost(error.message, response.status_code, failure=error) from error
         return response
 
@@ -433,7 +432,7 @@ def _pause(attempt: int, retry_after: str | None) -> None:
     time.sleep(time_left(pause_before(attempt, retry_after)))
 
 
-# By thread: the main thread's time limit is none for the threads that fetch files.
+# Per thread: the main thread's deadline must not bind download threads.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 LEAST_TIME = 0.2
 
@@ -449,7 +448,7 @@ def no_later_than(moment: float | None) -> Iterator[None]:
 
 
 def time_left(wish: float) -> float:
-    """The seconds that a wait may take: those wished for, or what `no_later_than` leaves of them."""
+    """The seconds that a wait may take: those requested, or what `no_later_than` leaves of them."""
     return min(wish, max(_deadline.get() - time.monotonic(), LEAST_TIME))
 
 
@@ -463,7 +462,7 @@ def _watch(timeout: float, streamed: bool = False, endless: bool = False) -> Wat
 
 
 def time_is_up() -> bool:
-    """Whether the time that `no_later_than` gave is over."""
+    """Whether the time limit of `no_later_than` has passed."""
     return time.monotonic() >= _deadline.get()
 
 
@@ -478,7 +477,7 @@ def pause_before(attempt: int, retry_after: str | None = None) -> float:
 
 
 def retry_seconds(retry_after: str | None) -> float | None:
-    """The seconds in a Retry-After header, which may also hold a date; None where it says nothing that can be read."""
+    """The seconds in a Retry-After header, which may also hold a date; None when it cannot be read."""
     if not retry_after:
         return None
     try:
@@ -507,11 +506,11 @@ def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
             if response.watch.left() > 0:  # type: ignore[attr-defined]
                 raise
             raise SkillError(
-                "the file stopped arriving, or arrives too slowly",
+                "the download stalled or is too slow",
                 code="download_failed",
                 exit=cli.Exit.FAILED,
                 retryable=True,
-                hint="check the connection to the server, and whether something between holds the file back",
+                hint="check the connection to the server and any proxy in between",
             ) from error
         if not piece:
             return

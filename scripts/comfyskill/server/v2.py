@@ -1,8 +1,8 @@
 """The protocol of Comfy API v2: Comfy Cloud, deployments, and comfy-api-proxy in front of a ComfyUI.
 
-Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6 in front of ComfyUI 0.8.0. The record of
-a job is the authority; its event stream only tells progress. Node definitions, model lists and the queue are not part
-of v2: on Comfy Cloud itself they come from v1, elsewhere they cannot be had.
+Source: the API v2 documentation and recordings of comfy-api-proxy 0.1.6 in front of ComfyUI 0.8.0. The record of
+a job is the authority; its event stream only reports progress. Node definitions, model lists and the queue are not part
+of v2: on Comfy Cloud itself they come from v1, elsewhere they are not available.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class V2(Dialect):
 
     @property
     def keeps_records(self) -> bool:  # type: ignore[override]
-        """Everywhere but in front of one's own ComfyUI, which forgets when it is restarted."""
+        """True except in front of a local ComfyUI, which forgets its jobs when it restarts."""
         return self.surface != "proxy"
 
     @property
@@ -122,12 +122,12 @@ class V2(Dialect):
         """Submit exactly once: the id of the submission is the Idempotency-Key, so a repeat cannot run twice.
 
         Raises SkillError: `rejected` (6), `refused` (4), `unreachable` (3), `queue_full` or `busy` after `patience`
-        seconds of refusals, `submit_unknown` (5) when the server cannot tell what became of it.
+        seconds of refusals, `submit_unknown` (5) when the server does not say what happened to it.
         """
         self._check_upstream()
         give_up = time.monotonic() + patience
         lost: transport.AnswerLost | None = None
-        gone = 0.0  # until when a server that went away at the submit is waited for
+        gone = 0.0  # until when to wait for a server that failed at the submit
         attempt = 0
         while True:
             try:
@@ -158,7 +158,7 @@ class V2(Dialect):
                 time.sleep(transport.time_left(pause))
 
     def _check_upstream(self) -> None:
-        """The proxy keeps a key when ComfyUI is away, and nobody can say then whether it got the job: look before."""
+        """The proxy keeps a key while ComfyUI is unreachable, so a repeat would not settle whether it got the job: look first."""
         if self._kind is not None or self.surface != "proxy":
             return
         try:
@@ -181,7 +181,7 @@ class V2(Dialect):
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
             raise SkillError(
-                f"{self.url} took the submit but named no job", code="bad_answer", exit=Exit.FAILED
+                f"{self.url} accepted the submit but returned no job", code="bad_answer", exit=Exit.FAILED
             )
         self._own_jobs.add(answer["id"])
         return Accepted(accepted_id(answer["id"], submission.prompt_id, self.url))
@@ -206,9 +206,9 @@ class V2(Dialect):
         return {MARK: submission.prompt_id}
 
     def find_submitted(self, submission: Submission) -> str | None:
-        """The job that bears our label. Raises SkillError `submit_unknown` where jobs are not listed or not labelled."""
+        """The job with our label. Raises SkillError `submit_unknown` where jobs are not listed or not labelled."""
         if self._label(submission) is None:
-            raise self._unknown(submission, f"{self.url} offers no job list to look it up in")
+            raise self._unknown(submission, f"{self.url} offers no job list")
         params: dict[str, Any] = {"limit": MOST_LISTED}
         if self.surface == "deployment":
             params[f"metadata[{MARK}]"] = submission.prompt_id
@@ -218,7 +218,7 @@ class V2(Dialect):
         return None
 
     def _seen(self, submission: Submission) -> tuple[bool, str | None]:
-        """A look for a lost submit: whether the server could say, and the job. Else the same key settles it."""
+        """Look for a lost submit: whether the server could say, and the job. Else the same key settles it."""
         try:
             return True, self.find_submitted(submission)
         except SkillError as error:
@@ -227,7 +227,7 @@ class V2(Dialect):
             return False, None
 
     def _given_up(self, submission: Submission, lost: transport.AnswerLost, asked: bool) -> SkillError:
-        """No answer again and again: it failed where the server can say that it has no such job, else nobody knows."""
+        """No answer after all attempts: failed if the server says that it has no such job, else unknown."""
         if not asked:
             return self._unknown(submission, "", lost)
         return lost.failure or submit_failed(lost, sure=self.own_ids)
@@ -251,13 +251,13 @@ class V2(Dialect):
             pause = min(pause * 2, 1.0)
 
     def _unknown(self, submission: Submission, reason: str, said: object = "") -> SkillError:
-        """The fate of a submit that cannot be settled: a repeat under its key is refused, and no list shows the job."""
-        because = reason or "the server cannot say what became of it"
+        """The outcome of a submit cannot be settled: a repeat under its key is refused, and no list shows the job."""
+        because = reason or "the server cannot say what happened to it"
         return SkillError(
             f"the submit got no answer, and {because}; the job may be running",
             code="submit_unknown",
             exit=Exit.RUNNING,
-            hint="look at the server's own job page before running again: a new run gets a new key and may run twice",
+            hint="check the server's own job page before running again: a new run gets a new key and may run twice",
             idempotency_key=submission.prompt_id,
             server_said=safe_text.clean(said, 300) or None,
         )
@@ -303,7 +303,7 @@ class V2(Dialect):
         return graph if isinstance(graph, Mapping) and answer.get("format") != "save" else None
 
     def cancel(self, prompt_id: str) -> bool:
-        """POST /jobs/{id}/cancel, then look whether it took. Raises SkillError `cancel_not_confirmed` when it did not."""
+        """POST /jobs/{id}/cancel, then check that it took effect. Raises SkillError `cancel_not_confirmed` when it did not."""
         try:
             self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
         except SkillError as error:
@@ -388,43 +388,43 @@ class V2(Dialect):
         return beside
 
     def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("node definitions").definitions(classes)
 
     def all_definitions(self) -> dict[str, Any]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("node definitions").all_definitions()
 
     def model_folders(self) -> list[str]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("a list of models").model_folders()
 
     def models(self, folder: str) -> list[str]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("a list of models").models(folder)
 
     def embeddings(self) -> list[str]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("a list of embeddings").embeddings()
 
     def stats(self) -> dict[str, Any]:
-        """Raises SkillError `not_offered` everywhere but on Comfy Cloud."""
+        """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("system statistics").stats()
 
     def features(self) -> dict[str, Any]:
-        """Feature flags; empty everywhere but on Comfy Cloud."""
+        """Feature flags; empty except on Comfy Cloud."""
         return self.beside.features() if self.beside is not None else {}
 
     def account(self) -> dict[str, Any]:
-        """Plan and credits; empty everywhere but on Comfy Cloud."""
+        """Plan and credits; empty except on Comfy Cloud."""
         return self.beside.account() if self.beside is not None else {}
 
     def most_at_once(self) -> int | None:
-        """The plan's limit; None everywhere but on Comfy Cloud."""
+        """The plan's limit; None except on Comfy Cloud."""
         return self.beside.most_at_once() if self.beside is not None else None
 
     def close(self) -> None:
-        """Give the connections back, v1's too."""
+        """Close the connections, v1's too."""
         if self._beside is not None:
             self._beside.close()
         super().close()
@@ -440,7 +440,7 @@ def _only(graph: Graph, targets: Sequence[str] | None) -> Graph:
 
 def _not_offered(url: str, what: str, code: str = "not_offered") -> SkillError:
     return SkillError(
-        f"{url} speaks Comfy API v2, which does not offer {what}",
+        f"{url} uses Comfy API v2, which does not offer {what}",
         code=code,
         exit=Exit.FAILED,
         hint="for a proxy, ask the ComfyUI behind it (its own address as --host)",
@@ -476,7 +476,7 @@ def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
 
 
 def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
-    """The asset with these bytes; None when the server has none of ours, or does not offer to look."""
+    """The asset with these bytes; None when the server has no such asset of ours, or offers no lookup."""
     try:
         server.request("HEAD", f"{ASSETS}/by-hash/{digest}", attempts=1)
         answer = server.post_json(f"{ASSETS}/from-hash", {"hash": digest, "file_path": name})
@@ -544,7 +544,7 @@ def _joined(picture: Image, alpha: Image) -> Image:
 
 
 def upload_again(server: V2, ref: FileRef) -> FileRef:
-    """An output as an input, for servers whose references name input files alone."""
+    """An output as an input, for servers whose references name only input files."""
     with tempfile.TemporaryDirectory() as folder:
         # The name decides how loaders read the file; the folder is ours alone.
         suffix = Path(ref.filename).suffix
@@ -573,7 +573,7 @@ def confirm(look: Callable[[], JobState], url: str, upstream: str | None, prompt
 
 
 def _stopped(look: Callable[[], JobState], patience: float) -> bool | None:
-    """As `confirm`; None while nothing shows that the cancel was heard."""
+    """As `confirm`; None while nothing shows that the cancel arrived."""
     give_up = time.monotonic() + patience
     pause = 0.05
     while True:
@@ -587,7 +587,7 @@ def _stopped(look: Callable[[], JobState], patience: float) -> bool | None:
 
 
 def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
-    """The proxy's job id is ComfyUI's prompt id: when both run on this machine, ComfyUI itself is told to stop that one.
+    """The proxy's job id is ComfyUI's prompt id: when both run on this machine, ask ComfyUI itself to stop that one.
 
     No credential goes along.
     """
@@ -605,11 +605,11 @@ def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
 
 
 def _not_confirmed(prompt_id: str, *, proxy: bool) -> SkillError:
-    hint = "look again in a moment"
+    hint = "check again in a moment"
     if proxy:
         hint += "; comfy-api-proxy cannot cancel on ComfyUI 0.8.0 and older: use that server's own address as --host"
     return SkillError(
-        "the server took the cancel, but the job goes on",
+        "the server accepted the cancel, but the job is still running",
         code="cancel_not_confirmed",
         exit=Exit.FAILED,
         retryable=True,

@@ -1,6 +1,6 @@
 """Job objects of Comfy API v2 -> the values that every protocol shares. Pure.
 
-Source: the API v2 fact sheet and recordings of comfy-api-proxy 0.1.6.
+Source: the API v2 documentation and recordings of comfy-api-proxy 0.1.6.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ OUTPUT_KEYS = {"image": "images", "video": "videos", "audio": "audio", "text": "
 TEMPORARY = "ComfyUI_temp_"
 # Codes by which a graph is rejected (exit 6).
 REJECTIONS = frozenset({"invalid_workflow", "workflow_format_ui", "missing_asset"})
-# code -> (our code, sentence, hint, worth another try)
+# code -> (our code, message, hint, retryable)
 SENTENCES: dict[str, tuple[str, str, str, bool]] = {
     "queue_full": ("queue_full", "the server's queue is full", "wait until some jobs have finished", True),
-    "rate_limited": ("busy", "the server asks for fewer requests", "wait a little", True),
-    "too_many_streams": ("busy", "the server has too many event streams open", "polling goes on", True),
-    "deployment_not_ready": ("busy", "the deployment is still starting", "wait a little", True),
+    "rate_limited": ("busy", "the server asks for fewer requests", "wait and try again", True),
+    "too_many_streams": ("busy", "the server has too many event streams open", "polling continues", True),
+    "deployment_not_ready": ("busy", "the deployment is still starting", "wait and try again", True),
     "deployment_stopped": ("refused", "the deployment is stopped", "start it on the platform's site", False),
     "not_implemented": ("not_offered", "the server does not offer this", "Comfy Cloud lists jobs on v1 (--api cloud)",
                         False),
     "upstream_unreachable": ("unreachable", "the proxy answers, but the ComfyUI behind it does not",
                              "start ComfyUI, or correct the proxy's --comfyui", True),
     "upstream_error": ("server_error", "the service behind this server failed", "try again in a moment", False),
-    "payload_too_large": ("too_large", "the file is larger than the server takes",
+    "payload_too_large": ("too_large", "the file is larger than the server accepts",
                           "comfy-api-proxy has --max-upload-mb (default 100)", False),
     "output_unavailable": ("not_found", "ComfyUI no longer has this file", "run the workflow again", False),
     "asset_in_use": ("in_use", "the asset is still used by a job", "wait until that job has ended", True),
-    "hash_mismatch": ("upload_failed", "the file changed on its way", "send it again", True),
-    "idempotency_key_reuse": ("idempotency_key_reuse", "this submit has been sent before", "look the job up", False),
+    "hash_mismatch": ("upload_failed", "the file changed during the upload", "send it again", True),
+    "idempotency_key_reuse": ("idempotency_key_reuse", "this submit has been sent before", "look up the job", False),
     "public_deployment_no_list": ("refused", "a public deployment does not list its jobs", "", False),
     "forbidden_origin": ("refused", "the proxy refuses requests under this host name",
                          "use the address that the proxy itself listens on", False),
@@ -64,7 +64,7 @@ SENTENCES: dict[str, tuple[str, str, str, bool]] = {
 def state_of(
     prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str], str], now: float | None = None
 ) -> JobState:
-    """The state in a job object. `expired` before `expires_at` is not believed: phase `unknown`, to be asked again.
+    """The state in a job object. `expired` before `expires_at` is not trusted: phase `unknown`, to be asked again.
 
     `now`: the server's time, in seconds since the epoch; None: this machine's.
     """
@@ -98,7 +98,7 @@ def _expired(job: Mapping[str, Any], now: float) -> tuple[str, str | None, Mappi
         return "unknown", None, None
     return "done", "error", {
         "exception_type": EXPIRED,
-        "exception_message": "the server keeps this job and its outputs no longer",
+        "exception_message": "the server no longer has this job or its outputs",
     }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def _file(item: Mapping[str, Any], content_url: Callable[[str], str]) -> dict[st
 
 
 def _apart(file: dict[str, Any], node: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """v2 drops subfolders: two files of one node that bear one name are different files all the same."""
+    """v2 drops subfolders: two files of one node with the same name are still different files."""
     same = sum(other["filename"] == file["filename"] for files in node.values() for other in files)
     return file | {"subfolder": f"{same + 1}"} if same else file
 
@@ -249,9 +249,9 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
         return known
     if response.status_code == 401:
         return SkillError(
-            f"{url} wants a key, or the key is wrong",
+            f"{url} requires an API key, or the key is wrong",
             code="refused",
-            hint="API v2 takes it as a Bearer token: --api-key-file, or COMFY_CLOUD_API_KEY for Comfy Cloud",
+            hint="API v2 accepts it as a Bearer token: --api-key-file, or COMFY_CLOUD_API_KEY for Comfy Cloud",
             server_said=said,
             **details,
         )
@@ -270,12 +270,12 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     if response.status_code == 429:
         return SkillError(
             f"{url} asks for a pause (HTTP 429)", code="busy", exit=Exit.FAILED, retryable=True,
-            hint="wait a little", server_said=said, **details,
+            hint="wait and try again", server_said=said, **details,
         )  # fmt: skip
     if response.status_code == 413:
         return SkillError(
-            f"{url} does not take a request of this size", code="too_large", exit=Exit.FAILED,
-            hint="deployments take up to 10,000,000 bytes a job; upload large inputs as files", server_said=said, **details,
+            f"{url} does not accept a request of this size", code="too_large", exit=Exit.FAILED,
+            hint="deployments accept up to 10,000,000 bytes per job; upload large inputs as files", server_said=said, **details,
         )  # fmt: skip
     return None
 
@@ -327,7 +327,7 @@ def _missing_asset(error: Mapping[str, Any], details: Mapping[str, Any]) -> Skil
 
 
 def is_about_labels(response: requests.Response) -> bool:
-    """Whether a submit was refused for its label alone: surfaces differ in whether and how they take one."""
+    """Whether a submit was refused only for its label: servers differ in whether and how they accept one."""
     error = envelope(response)
     return str(error.get("code") or "").startswith("metadata_") or "'metadata'" in str(
         error.get("message") or ""

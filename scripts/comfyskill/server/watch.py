@@ -1,7 +1,7 @@
 """Watching jobs to their end: the WebSocket first, polling when there is none, both cross-checked.
 
 One watcher per server follows any number of jobs without a thread. The server's own records decide how a
-job ended; events only say when to look. Run, batch, monitor and wait all stand on this.
+job ended; events only say when to look. Run, batch, monitor and wait all use this.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from comfyskill.server.socket import Disconnected, Wire
 if TYPE_CHECKING:
     from comfyskill.server.socket import EventStream
 
-# A question about a job is over after this time without an answer; it is asked again while the patience lasts.
+# One question about a job waits this long for an answer; it is repeated while the patience lasts.
 LOOK_TIME = 10.0
-# Also a short patience lets the server answer one question.
+# Even a short patience lets the server answer one question.
 LEAST_LOOK = 5.0
 # A handshake that is not answered within this time costs the live progress, not the job.
 SOCKET_PATIENCE = 5.0
@@ -34,20 +34,20 @@ HISTORY_LAG = 0.15
 # After the end event the history must appear; when it never does (someone cleared it) the events must do.
 HISTORY_PATIENCE = 10.0
 RECONNECT_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-# A socket that opens and never sends the greeting is of no use.
+# A socket that opens but never sends the greeting is useless.
 GREETING_PATIENCE = 3.0
 TICK = 0.5
 MOST_NEWS = 64  # at a time, so that a flood of frames does not keep its reader waiting
 SLOWEST_REOPENING = 15.0
 FIRST_LOOK = 1.0
-# A job that was seen waiting, on a server that has not restarted: gone means removed.
+# A job that was seen waiting, on a server that has not restarted: no trace means removed.
 REMOVED_GRACE = 0.5
 # What a server-sent event becomes (see `socket`).
 STREAM_EVENTS = frozenset({"job_progress", "job_status", "job_output"})
 
 
 class Ended(NamedTuple):
-    """A job has ended (or is gone): its last state, with outputs of the events merged in."""
+    """A job has ended (or has no trace): its last state, with outputs of the events merged in."""
 
     state: JobState
 
@@ -135,7 +135,7 @@ class Watcher:
             self.missed_frames = True
             if error.mute or error.status in (400, 401, 403, 404, 405, 501):
                 self._use_socket = False
-                # A second watcher of this command need not find it out again.
+                # A second watcher of this command need not detect it again.
                 self.server.has_socket = False
             cli.warn(f"no live progress: {error}; polling instead")
 
@@ -157,11 +157,11 @@ class Watcher:
                 return
             if time.monotonic() >= give_up:
                 if self.server.client_frames:
-                    raise Disconnected("the socket opened but says nothing", mute=True)
+                    raise Disconnected("the socket opened but sends nothing", mute=True)
                 return
 
     def close(self) -> None:
-        """Close the socket; the jobs go on."""
+        """Close the socket; the jobs keep running."""
         self._drop_wire()
         self._drop_stream()
 
@@ -174,14 +174,14 @@ class Watcher:
         """Follow a job from now on. `ours`: submitted under this watcher's client id, so that its frames come here.
 
         `output_nodes`: when all of these report a result and the run ends well, over a socket that was never broken
-        since before the submit, then that is believed without a look at the record. A batch of short jobs would
+        since before the submit, then that is trusted without reading the record. A batch of short jobs would
         otherwise spend a third of its requests on records that say the same.
         """
         now = time.monotonic()
         watched = _Watched(prompt_id, ours, seen=now, interval=self.server.first_poll)
         if self.live and ours and self.server.client_frames:
             watched.suffices = output_nodes
-        # With a socket the first look is only to say that it waits, when nothing has been heard by then.
+        # With a socket, the first check only reports that the job waits, if no event has come by then.
         watched.check_at = now + FIRST_LOOK if self.live and ours else now
         self._watched[prompt_id] = watched
 
@@ -190,7 +190,7 @@ class Watcher:
         return prompt_id in self._watched and self._watched[prompt_id].phase != "submitted"
 
     def forget(self, prompt_id: str) -> None:
-        """Follow it no longer."""
+        """Stop following a job."""
         self._watched.pop(prompt_id, None)
 
     @property
@@ -211,8 +211,8 @@ class Watcher:
             frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
             while frame is not None:
                 news += self._take(frame)
-                at_hand = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
-                frame = self._next_frame(0.0) if at_hand else None
+                buffered = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
+                frame = self._next_frame(0.0) if buffered else None
             news += self._check_due()
             if news or time.monotonic() >= deadline:
                 return news
@@ -241,7 +241,7 @@ class Watcher:
         """Without a socket, one job at a time is followed by its event stream as well.
 
         Streams cost a thread here and a scarce place there (comfy-api-proxy allows eight), so the jobs of a batch are
-        polled, and a job that ends before its first look at the record needs none.
+        polled, and a job that ends before its record is first read needs no reading.
         """
         if self._wire is not None or self._use_socket or self._stream_at is None:
             return
@@ -298,7 +298,7 @@ class Watcher:
         self._check_all_now()
 
     def _reconnect(self) -> None:
-        """Try once; the records are looked at right after, since missed frames are not repeated."""
+        """Try once; the records are read right after, since missed frames are not repeated."""
         try:
             self._connect()
             self._await_greeting()
@@ -372,7 +372,7 @@ class Watcher:
         return [Update(watched.prompt_id, event)]
 
     def _take_stream_event(self, event: events.Event) -> list[Update | Ended]:
-        """An event of an event stream: it tells progress, and when the record is worth a look."""
+        """An event of an event stream: it reports progress, and when to read the record."""
         watched = self._watched.get(event.prompt_id or "")
         if watched is None:
             return []
@@ -424,13 +424,13 @@ class Watcher:
         return state
 
     def _end_of_patience(self, now: float) -> float | None:
-        """Until when a server that is out of reach is waited for; None while it answers."""
+        """Until when to wait for an unreachable server; None while it answers."""
         if self._outage_since is None:
             return None
         return max(self._outage_since + self.patience, now + LEAST_LOOK)
 
     def _outage(self, error: SkillError, watched: _Watched, began: float) -> None:
-        """A refusal ends the wait at once, and so does an id that can be none; anything else may pass.
+        """A refusal or an invalid id ends the wait at once; anything else may be temporary.
 
         `began`: when the question was asked that got no answer.
         """
@@ -445,19 +445,19 @@ class Watcher:
         away = time.monotonic() - self._outage_since
         if away > self.patience:
             raise SkillError(
-                f"the server has been out of reach for {away:.0f} s; what became of the job is not known",
+                f"the server has been unreachable for {away:.0f} s; the job's outcome is not known",
                 code="server_gone",
                 exit=cli.Exit.FAILED,
                 status="lost",
                 retryable=False,
-                hint="when the server is back, pick the job up by its prompt id before running it again",
+                hint="when the server is back, look up the job by its prompt id before running it again",
                 prompt_id=watched.prompt_id,
                 away_seconds=round(away, 1),
                 server_said=safe_text.clean(error, 300),
             ) from error
 
     def _schedule(self, watched: _Watched) -> None:
-        """When to look again: soon while an end is due or there is no socket, else rarely."""
+        """When to check again: soon while an end is due or there is no socket, else rarely."""
         settled = self.live and watched.ours and watched.end_event is None and watched.unknown_since is None
         slowest = self.server.cross_check if settled else self.server.slowest_poll
         watched.interval = slowest if settled else min(watched.interval * 1.5, slowest)
@@ -514,7 +514,7 @@ class Watcher:
 
 
 def _state_from_event(watched: _Watched) -> JobState:
-    """The end as the events told it, for a job whose record was deleted before we could read it."""
+    """The end as the events reported it, for a job whose record was deleted before we could read it."""
     assert watched.end_event is not None
     outcome = watched.end_event.end
     error = watched.end_event.data if outcome != "success" else None
