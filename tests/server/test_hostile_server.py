@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from bundle import Runner
 from comfyskill.base.cli import SkillError
@@ -204,6 +205,20 @@ def test_a_download_that_drips_is_given_up(raw: Any) -> None:
         error = refusal(lambda: b"".join(transport.stream(response)))
     assert error.code == "download_failed"
     ended_by_us(server)
+
+
+def endless_trailer(talk: Talk) -> None:
+    talk.head(Transfer_Encoding="chunked")
+    talk.send(b"1\r\nx\r\n0\r\n")
+    talk.forever(b"X: y\r\n" * 1000)
+
+
+def test_a_trailer_without_end_is_given_up(raw: Any) -> None:
+    server = raw(endless_trailer)
+    response = Local(server.url).request("GET", "view", stream=True, timeout=5)
+    with response, pytest.raises((SkillError, urllib3.exceptions.HTTPError)):
+        b"".join(transport.stream(response))
+    ended_by_us(server, UNREAD)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -29,6 +29,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from _common import is_named, is_this_machine, origin_of, plain_parts
 
 MOST_REDIRECTS = 5
+# Lines behind a chunked body, and the length of one.
+MOST_TRAILERS = 100
+MOST_TRAILER_LINE = 64 * 1024
 # The largest answer that is not a download; node definitions of big installations are about 50 MB.
 MOST_BYTES = 512 * 1024 * 1024
 # Rejections of large graphs repeat every option of every input; nothing else that failed is long.
@@ -193,6 +196,13 @@ class _TimedResponse(HTTPResponse):
         super().begin()
         if self._watched is not None:
             self._watched.await_body()
+
+    def _read_and_discard_trailer(self) -> None:
+        """As in the standard library, which reads trailer lines without limit."""
+        for _ in range(MOST_TRAILERS):
+            if self.fp.readline(MOST_TRAILER_LINE) in (b"\r\n", b"\n", b""):
+                return
+        raise HTTPException("too many trailer lines")
 
 
 def _admitted(sock: socket.socket, proxied: bool) -> socket.socket:
