@@ -54,12 +54,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
     parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
     parser.add_argument(
-        "--frontend",
-        choices=["1.58", "1.35"],
-        default="1.58",
-        help="whose behaviour to follow (default: %(default)s, the newest)",
-    )
-    parser.add_argument(
         "--explain", action="store_true", help="say what became of every node and link of the file"
     )
     parser.add_argument(
@@ -111,14 +105,13 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
     made = editor_convert.convert(
         loaded.editor,
         definitions,
-        frontend=args.frontend,
         wildcard_seed=args.seed_wildcards,
         without_server=not known.complete,
         explain=args.explain,
         allow_unsure=args.allow_unsure,
     )
     report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
-    report["frontend"] = args.frontend
+    report["frontend"] = editor_convert.FRONTEND
     report["definitions"] = known.origin
     if made.missing_types:
         report["missing_types"] = safe_text.cap(made.missing_types, MOST)
@@ -193,7 +186,6 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
             server=known.server,
             definitions=known.all,
             complete=lambda: known.complete,
-            frontend=args.frontend,
             wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
             allow_unsure=args.allow_unsure,
         )

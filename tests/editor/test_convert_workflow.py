@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from editor_files import DEFINITIONS, File, with_subgraph
+from editor_files import DEFINITIONS, File
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts" / "convert_workflow.py"
 
@@ -96,14 +96,6 @@ def test_without_definitions_a_foreign_node_is_refused_by_name(folder):
     assert "My upscaler" in report["message"]
     assert "--host" in report["hint"]
     assert not (folder / "api.json").exists()
-
-
-def test_the_frontend_can_be_chosen(folder):
-    (folder / "off.json").write_text(json.dumps(with_subgraph(["t", 1, 2], (), mode=2).document()), "utf-8")
-    newest = json.loads(run(folder, "off.json", "--offline").stdout)
-    older = json.loads(run(folder, "off.json", "--offline", "--frontend", "1.35").stdout)
-    assert "10:5" not in newest
-    assert "10:5" in older
 
 
 def test_seeded_wildcards_choose_the_same_each_time_and_say_what(folder):
@@ -197,7 +189,6 @@ def test_an_api_graph_is_passed_on_with_a_word(folder):
         (("plain.json", "--diff", "a", "b"), "--diff takes its two files"),
         (("--diff", "plain.json", "plain.json", "--output", "x"), "do not go with it"),
         (("nothing.json", "--offline"), "no file nothing.json"),
-        (("plain.json", "--frontend", "1.40"), "invalid choice"),
         (("plain.json", "--to-editor", "--offline"), "editor file already"),
         (("plain.json", "--offline", "--output", "no/such/folder/x.json"), "cannot write"),
         (("plain.json", "--offline", "--output", "."), "is a folder"),

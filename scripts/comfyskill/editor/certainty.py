@@ -71,7 +71,7 @@ class Doubts:
             if (
                 spec.required
                 and spec.name not in inputs
-                and is_undecided(spec, newest=self.made.newest)
+                and is_undecided(spec)
                 and not self.made.is_linked(spec.widget_type)
             ):
                 return spec.name

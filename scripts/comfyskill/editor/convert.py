@@ -1,6 +1,6 @@
 """Workflows as the ComfyUI editor saves them → graphs as the server runs them, as the editor itself does on "queue".
 
-Pure: no network, no disk. `convert` follows frontend 1.58 (the newest known) or 1.35; time and randomness
+Pure: no network, no disk. `convert` follows frontend 1.58, also for files of older versions; time and randomness
 are values. `to_editor` goes the other way, `diff` says in words how two graphs differ.
 """
 
@@ -19,9 +19,10 @@ from comfyskill.editor.resolve import Constant, LinkTo, source_of
 from comfyskill.editor.values import apply_primitives, constant, widget_inputs
 from comfyskill.editor.widgets import UNSET
 
-__all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
+__all__ = ["FRONTEND", "Converted", "convert", "diff", "is_editor", "to_editor"]
 
-FRONTENDS = ("1.58", "1.35")
+# The version of the editor whose rules are followed.
+FRONTEND = "1.58"
 MAX_DEPTH = 64
 MAX_PROMPT_NODES = 50_000
 
@@ -49,7 +50,6 @@ def convert(
     document: Any,
     definitions: Mapping[str, Any] | None,
     *,
-    frontend: str = "1.58",
     wildcard_seed: int | None = None,
     now: datetime | None = None,
     without_server: bool = False,
@@ -62,7 +62,6 @@ def convert(
         document: the parsed editor file.
         definitions: the server's /object_info; None when there is none (then nodes are converted only as far as the
             file itself tells their widgets).
-        frontend: whose behaviour to follow, "1.58" or "1.35".
         wildcard_seed: makes the choices of dynamic prompts reproducible.
         now: the time for %date:...% in file names; the clock's when None.
         without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
@@ -74,18 +73,13 @@ def convert(
     Raises:
         SkillError: not an editor file, or something that cannot be converted rightly.
     """
-    if frontend not in FRONTENDS:
-        raise SkillError(f"frontend {frontend!r} is not known", hint=f"known: {', '.join(FRONTENDS)}")
-    newest = frontend == "1.58"
     saved = read(document)
     partial = without_server or definitions is None or _are_bundled(definitions)
-    made = build(saved, definitions or {}, newest=newest, without_server=partial)
-    if newest:
-        for graph in [*made.graphs.values(), made.root]:
-            attach_unnamed(graph)
+    made = build(saved, definitions or {}, without_server=partial)
+    for graph in [*made.graphs.values(), made.root]:
+        attach_unnamed(graph)
     promote.promote_all(made)
-    if newest:
-        promote.repair_combos(made)
+    promote.repair_combos(made)
     emission = Emission(made, now or datetime.now(), wildcard_seed, text.seeded_chooser(wildcard_seed))
     for place, node in _active(made):
         if len(emission.places) >= MAX_PROMPT_NODES:
@@ -148,7 +142,7 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
         if node.role != "instance":
             yield place, node
             continue
-        if made.newest and place.host is None and node.off:
+        if place.host is None and node.off:
             continue
         if node.type in trail or len(trail) >= MAX_DEPTH:
             raise SkillError(

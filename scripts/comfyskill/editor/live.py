@@ -103,11 +103,10 @@ class Graph:
 
 @dataclass
 class Build:
-    """Everything of one conversion: live graphs, what was met on the way, and which frontend is followed."""
+    """Everything of one conversion: live graphs, and what was met on the way."""
 
     saved: Saved
     definitions: Mapping[str, Any]
-    newest: bool
     without_server: bool
     classes: dict[str, NodeClass | None] = field(default_factory=dict)
     graphs: dict[str, Graph] = field(default_factory=dict)

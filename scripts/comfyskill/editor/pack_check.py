@@ -47,7 +47,7 @@ def unsettled(definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
         found += [
             place | {"input": spec.name, "type": spec.widget_type, "reason": reason}
             for spec in node_class.specs
-            if is_undecided(spec, newest=True) and (reason := _reason(spec.widget_type, given))
+            if is_undecided(spec) and (reason := _reason(spec.widget_type, given))
         ]
         if not node_class.specs and _is_flexible(definition) and not _has_row(kind):
             found.append(place | {"reason": _FLEXIBLE})

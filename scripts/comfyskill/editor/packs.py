@@ -64,14 +64,14 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
     return named if position == len(values) else None
 
 
-def widgets_of_unknown(saved: SavedNode, *, newest: bool) -> list[Widget]:
+def widgets_of_unknown(saved: SavedNode) -> list[Widget]:
     """The stand-in widgets the editor gives a node that it has no definition of."""
     values = saved.values if isinstance(saved.values, list) else []
     made = []
     for index, value in enumerate(values):
-        name = f"UNKNOWN_{index}" if newest and index else "UNKNOWN"
+        name = f"UNKNOWN_{index}" if index else "UNKNOWN"
         if isinstance(value, str) and len(value) > 20:
-            value = text_field(value, newest=newest)
+            value = text_field(value)
         elif not isinstance(value, (str, int, float)):
             value = js_json(value)
         made.append(Widget(name, "any", value))

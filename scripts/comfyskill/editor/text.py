@@ -94,9 +94,9 @@ def to_fixed(value: float, digits: int) -> float:
     return float(Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=500)))
 
 
-def text_field(value: Any, *, newest: bool = False) -> str:
-    """What a multi-line text field makes of a value; 1.58 leaves strings as they are."""
-    if newest and isinstance(value, str):
+def text_field(value: Any) -> str:
+    """What a multi-line text field makes of a value: strings stay as they are."""
+    if isinstance(value, str):
         return value
     return js_string(value).replace("\r\n", "\n").replace("\r", "\n")
 

@@ -67,7 +67,6 @@ def read(
     stdin: BinaryIO | None = None,
     server: Server | None = None,
     definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
-    frontend: str = "1.58",
     wildcard_seed: int | None = None,
     complete: bool | Callable[[], bool] = True,
     allow_unsure: bool = False,
@@ -97,7 +96,6 @@ def read(
         made = convert.convert(
             loaded.editor,
             found,
-            frontend=frontend,
             wildcard_seed=wildcard_seed,
             without_server=not (complete() if callable(complete) else complete),
             allow_unsure=allow_unsure,
