@@ -24,7 +24,7 @@ Examples:
     python3 scripts/convert_workflow.py --diff old.json new.json
     python3 scripts/convert_workflow.py --check-pack object_info.json
 
-Exit codes: 0 converted, 1 cannot be converted rightly (the node is named), 2 unreadable file or bad flags,
+Exit codes: 0 converted, 1 cannot be converted correctly (the node is named), 2 unreadable file or bad flags,
 3 named server unreachable, 4 refused.
 """
 
@@ -54,14 +54,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
     parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
     parser.add_argument(
-        "--explain", action="store_true", help="say what became of every node and link of the file"
+        "--explain", action="store_true", help="explain what became of every node and link of the file"
     )
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
     flags.add_unsure_flag(parser)
     parser.add_argument(
-        "--to-editor", action="store_true", help="the other way: lay out an API graph for the editor"
+        "--to-editor", action="store_true", help="the reverse: lay out an API graph for the editor"
     )
     parser.add_argument(
         "--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ"
@@ -81,12 +81,12 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Names
     if not (args.file or args.diff or args.check_pack):
         parser.error("give one FILE, --diff A B or --check-pack OBJECT_INFO")
     if args.diff and (args.file or args.check_pack):
-        parser.error("--diff takes its two files, and no other")
+        parser.error("--diff takes two files and no FILE")
     if args.check_pack and args.file:
-        parser.error("--check-pack takes node definitions, and no workflow")
+        parser.error("--check-pack takes node definitions, not a workflow")
     if not args.file and (args.output or args.to_editor):
         name = "--diff" if args.diff else "--check-pack"
-        parser.error(f"{name} prints its report; --output and --to-editor do not go with it")
+        parser.error(f"{name} prints its report; it excludes --output and --to-editor")
 
 
 def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -99,7 +99,7 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
 
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is not None:
-        warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on as it is"]
+        warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on unchanged"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
     definitions = known.all()
     made = editor_convert.convert(
@@ -141,7 +141,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is None:
         raise SkillError(
-            "this is an editor file already", hint="leave out --to-editor to convert it to API format"
+            "this is an editor file already", hint="omit --to-editor to convert it to API format"
         )
     definitions = known.all()
     editor = layout.to_editor(loaded.graph, definitions)
@@ -218,8 +218,8 @@ def check_pack(path: str) -> dict[str, Any]:
     }
     if found:
         report["hint"] = (
-            "look the type up in the pack's browser code: when getCustomWidgets names it, add a row with it to"
-            " scripts/comfyskill/editor/pack_rules.py; else it is a link and needs none"
+            "look the type up in the pack's browser code: if getCustomWidgets names it, add a row with it to"
+            " scripts/comfyskill/editor/pack_rules.py; otherwise it is a link and needs no row"
         )
     return report
 
@@ -242,7 +242,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
         raise SkillError(
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
-    hint = "check that the folder exists, may be written to and has room"
+    hint = "check that the folder exists, is writable and has free space"
     file_names.write_asked(Path(args.output), text.encode("ascii"), hint)
     return None, report | {"file": str(paths.absolute(args.output))}
 

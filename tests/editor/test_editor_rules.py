@@ -435,7 +435,7 @@ def test_links_in_a_circle_are_refused_with_the_nodes_name():
     with pytest.raises(SkillError) as caught:
         graph(file)
     assert caught.value.code == "cannot_convert"
-    assert "circle" in caught.value.message
+    assert "cycle" in caught.value.message
     assert "Reroute" in caught.value.message
 
 

@@ -244,7 +244,7 @@ def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
 def test_a_missing_model_is_first_to_be_fetched():
     (found,) = check.findings(image(n1__ckpt_name="nosuch.safetensors"), DEFINITIONS)
 
-    assert found.fix.startswith("get the file (check_deps.py says from where), or ")
+    assert found.fix.startswith("get the file (check_deps.py lists sources), or ")
 
 
 def test_an_unknown_class_names_its_likely_meaning():

@@ -1,6 +1,6 @@
 """Saved graphs → live ones: nodes with the slots and widgets that the editor gives them on loading.
 
-Pure. One live graph a subgraph definition, shared by its instances, as in the editor.
+Pure. One live graph per subgraph definition, shared by its instances, as in the editor.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build(saved: Saved, definitions: Mapping[str, Any], *, without_server: bool)
 
 
 def inner_first(saved: Saved) -> list[str]:
-    """Definition ids so that each comes after those it contains; file order where they go in circles."""
+    """Definition ids so that each comes after those it contains; file order within a cycle."""
     contained = {
         name: [node.type for node in graph.nodes.values() if node.type in saved.definitions]
         for name, graph in saved.definitions.items()
@@ -146,7 +146,7 @@ def _live_node(made: Build, saved: SavedNode) -> Node:
 
 
 def _is_virtual(made: Build, kind: str) -> bool:
-    """Whether a node type lives in the browser only; a panel does also when the server declares it."""
+    """Whether a node type exists in the browser only; a panel does so even when the server declares it."""
     does = pack_rules.virtual_kind(kind)
     if does == pack_rules.PANEL:
         return True
@@ -198,7 +198,7 @@ def _as_class(made: Build, node: Node) -> None:
 
 
 def _repair_values(node: Node) -> None:
-    """What the editor mends right after loading."""
+    """What the editor repairs right after loading."""
     for widget in node.widgets:
         if node.type in ("KSampler", "KSamplerAdvanced") and widget.name == "sampler_name":
             name = widget.value
@@ -256,7 +256,7 @@ def _warn_of_rivals(made: Build, graph: Graph, node: Node) -> None:
         if (first := claimed.setdefault(link.target_slot, saved.name)) != saved.name:
             made.warn(
                 f"node {node.label}: the links of its inputs {safe_text.quoted(first)} and"
-                f" {safe_text.quoted(saved.name)} lead to one slot, of which the editor drops one; both are kept"
+                f" {safe_text.quoted(saved.name)} lead to one slot; the editor drops one, here both are kept"
             )
 
 
@@ -288,8 +288,8 @@ class _Group:
 def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None]) -> None:
     """Replace every group node whose body the file has, in all graphs, by its inner nodes.
 
-    A group with an inner node of an unknown class stays one node, as in the editor: which inputs and values are whose
-    cannot be known without that class. Its `inner_missing` names those classes.
+    A group with an inner node of an unknown class stays one node, as in the editor: without that class
+    its inputs and values cannot be assigned. Its `inner_missing` names those classes.
     """
     for graph in [saved.root, *saved.definitions.values()]:
         for _ in range(MAX_ROUNDS):

@@ -32,7 +32,7 @@ class Doubts:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
 
     def judge(self, node_id: str, node: Node, inputs: Mapping[str, Any]) -> None:
-        """Give a node its verdict. Raises SkillError for one in doubt that no flag allows."""
+        """Give a node its verdict. Raises SkillError for an unsure one unless a flag allows it."""
         verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": EXACT}
         self.verdicts.append(verdict)
         if pack := _pack_of(node):
@@ -59,7 +59,7 @@ class Doubts:
             )
         if not layout.reason:
             return
-        # A value that a link replaces is not sent, so it does no harm where it stands.
+        # A value that a link replaces is not sent, so it does no harm.
         sent = not layout.misfits or any(not isinstance(inputs.get(name), list) for name in layout.misfits)
         if sent:
             self._doubt(verdict, node, layout.reason, refused=layout.refused)
@@ -84,7 +84,7 @@ class Doubts:
             self.verdicts.append(verdict)
 
     def _say(self, verdict: dict[str, Any], node: Node) -> bool:
-        """Warn of what the rows of a class say, or refuse it; whether they say something."""
+        """Warn of what the rows of a class say, or refuse it. Returns whether a row says something."""
         rows = [rule for rule in pack_rules.of_class(node.type) if _applies(rule, node)]
         for rule in rows:
             if rule.note:

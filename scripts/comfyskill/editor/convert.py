@@ -28,7 +28,7 @@ MAX_PROMPT_NODES = 50_000
 
 
 class Converted(NamedTuple):
-    """The graph and what one should know of how it came about.
+    """The graph and how it was made.
 
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
     `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose;
@@ -61,7 +61,7 @@ def convert(
     Args:
         document: the parsed editor file.
         definitions: the server's /object_info; None when there is none (then nodes are converted only as far as the
-            file itself tells their widgets).
+            file itself shows their widgets).
         wildcard_seed: makes the choices of dynamic prompts reproducible.
         now: the time for %date:...% in file names; the clock's when None.
         without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
@@ -71,7 +71,7 @@ def convert(
             they are refused.
 
     Raises:
-        SkillError: not an editor file, or something that cannot be converted rightly.
+        SkillError: not an editor file, or something that cannot be converted correctly.
     """
     saved = read(document)
     partial = without_server or definitions is None or _are_bundled(definitions)
@@ -121,14 +121,14 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _are_bundled(definitions: Mapping[str, Any]) -> bool:
-    """Whether these are the core definitions that come with the bundle (KSampler's bears the mark)."""
+    """Whether these are the core definitions that come with the bundle (KSampler's is marked)."""
     sampler = definitions.get("KSampler")
     return isinstance(sampler, Mapping) and sampler.get("bundled") is True
 
 
 def _active(made: Build) -> Iterator[tuple[Place, Node]]:
-    """Every node that stands somewhere in the unfolded graph, with its place; subgraph instances are entered."""
-    waiting = [iter(_standing(Place(made.root)))]
+    """Every node of the unfolded graph, with its place; subgraph instances are entered."""
+    waiting = [iter(_nodes_at(Place(made.root)))]
     trail: list[str] = []
     while waiting:
         entry = next(waiting[-1], None)
@@ -150,13 +150,13 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
                 if node.type in trail
                 else f"subgraphs are nested deeper than {MAX_DEPTH}",
                 code="cannot_convert",
-                hint="open the workflow in the editor and take the inner copy out",
+                hint="open the workflow in the editor and remove the inner copy",
             )
         trail.append(node.type)
-        waiting.append(iter(_standing(place.inside(node, made.graphs[node.type]))))
+        waiting.append(iter(_nodes_at(place.inside(node, made.graphs[node.type]))))
 
 
-def _standing(place: Place) -> list[tuple[Place, Node]]:
+def _nodes_at(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
@@ -205,7 +205,7 @@ def _class_sent(made: Build, node: Node) -> str:
 def _refuse_unreadable(made: Build, node: Node) -> None:
     if node.role == "unknown" and made.without_server:
         raise SkillError(
-            f"node {node.label}: its widgets cannot be told from the file without the server's node definitions",
+            f"node {node.label}: its widgets cannot be read from the file without the server's node definitions",
             code="cannot_convert",
             hint="give --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
             node={"id": node.id, "title": node.title, "type": node.type},

@@ -32,9 +32,9 @@ from comfyskill.editor.widgets import (
     with_slots,
 )
 
-# Of each node, so many kinds of undecided inputs are tried both ways.
+# Number of kinds of undecided inputs per node that are tried both ways.
 MOST_UNDECIDED = 4
-# Of one node, so many pairs of widget and value are looked at, and so many ways to place the values.
+# Limits per node: pairs of widget and value compared, and ways to place the values.
 MOST_PAIRS = 20_000
 MOST_PLACEMENTS = 200
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
@@ -46,8 +46,8 @@ _NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
 class Misfit(NamedTuple):
     """One saved value that its widget does not take.
 
-    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it as well, so
-    that no wrong result can come of it.
+    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it too, so
+    no wrong result can come of it.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Cal
     values = saved_values(shown, widgets, saved.values)
     usual = Layout(shown, restore(widgets, values))
     if any(widget.kind == EXTRA for widget in widgets) and len(values) < sum(w.saved for w in widgets):
-        # Only with all of them or none is it known which value is whose.
+        # Only with all of them or none is each value's widget known.
         usual.reason, usual.refused = "another version of its pack saved it, with fewer values", True
         return usual
     found = misfits(usual.widgets, values)
@@ -159,7 +159,7 @@ def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
 
 
 def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
-    """What tells layouts of the same saved values apart; lists and objects are the file's own."""
+    """A key that is equal for equal layouts of the same saved values; lists and objects are the file's own."""
     return tuple(
         (name, id(value) if isinstance(value, (list, dict)) else repr(value))
         for name, value in _sent(widgets)
@@ -237,7 +237,7 @@ def _choice_verdict(spec: Spec, value: Any) -> bool | None:
         return not texts
     if not texts and all(not isinstance(choice, str) for choice in choices):
         return False
-    # What files a server has differs; a name of one is as good as another.
+    # Servers have different files, so any file name fits.
     if _FILE.search(value) or any(isinstance(choice, str) and _FILE.search(choice) for choice in choices):
         return None
     return True
@@ -293,7 +293,7 @@ def _in_doubt(
     found: Sequence[Misfit],
     is_linked: Callable[[str], bool],
 ) -> Layout:
-    """The editor's own layout with its doubt: refused unless it is known that no wrong result can come of it."""
+    """The editor's own layout with its doubt: refused unless no wrong result can come of it."""
     usual.misfits = tuple(misfit.name for misfit in found)
     undecided = [
         spec.name for spec in usual.node_class.specs if is_undecided(spec) and not is_linked(spec.widget_type)
@@ -309,11 +309,11 @@ def _in_doubt(
     if all(misfit.stale for misfit in found):
         return usual
     if len(values) == sum(widget.saved for widget in usual.widgets):
-        usual.reason += "; the pack has exchanged that input since, and what the editor would send is sent"
+        usual.reason += "; the pack has replaced that input since; it is sent as the editor would send it"
         return usual
     usual.refused = bool(undecided) or not any(misfit.rejected for misfit in found)
     if not usual.refused:
-        usual.reason += "; what the editor would send is sent, and the server will reject it"
+        usual.reason += "; it is sent as the editor would send it, and the server will reject it"
     return usual
 
 
@@ -377,7 +377,7 @@ def _shifted(usual: Layout, values: list[Any]) -> Iterator[Layout]:
 
 
 def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
-    """Whether the places without a value, or the values without a place, stand side by side."""
+    """Whether the places without a value, or the values without a place, are adjacent."""
     few, many = sorted((moved, values), key=len)
     if len(moved) > len(values):
         gaps = [place for place, value in enumerate(moved) if value is UNSET]

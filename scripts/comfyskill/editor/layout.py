@@ -64,7 +64,7 @@ class _Box:
 
 
 def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An editor file of an API-format graph, laid out in columns by depth, with a group round each stage."""
+    """An editor file of an API-format graph, laid out in columns by depth, with a group around each stage."""
     boxes = {
         str(node_id): _box(str(node_id), node, definitions or {})
         for node_id, node in graph.items()
@@ -279,7 +279,7 @@ def _arrange(boxes: Mapping[str, _Box]) -> None:
 
 
 def _set_depths(boxes: Mapping[str, _Box]) -> None:
-    """Longest paths, by peeling off nodes whose sources are done; nodes in a circle take the next column."""
+    """Longest paths, by peeling off nodes whose sources are done; nodes in a cycle take the next column."""
     waiting = {name: {source for source in box.sources if source != name} for name, box in boxes.items()}
     consumers: dict[str, list[str]] = {}
     for name, sources in waiting.items():

@@ -18,7 +18,7 @@ from comfyskill.editor.widgets import Widget
 if TYPE_CHECKING:
     from comfyskill.editor.live import Graph
 
-# A Set node keeps its input under a name, Get nodes hand it out.
+# A Set node keeps its input under a name, Get nodes return it.
 GETTERS = {rule.partner: name for name, rule in rules.of_kind(rules.SETTER)}
 BROADCASTS = frozenset(name for name, _ in rules.of_kind(rules.BROADCAST))
 POWER_LORA_LOADER = "Power Lora Loader (rgthree)"
@@ -28,7 +28,7 @@ _NOT_INPUTS = frozenset({"control_after_generate", "control_filter_list", "uploa
 
 
 def variable_name(saved: SavedNode) -> str:
-    """The name under which a Set or Get node files its value."""
+    """The name of the value of a Set or Get node."""
     values = saved.values
     if isinstance(values, list) and values and isinstance(values[0], str):
         return values[0]
@@ -38,7 +38,7 @@ def variable_name(saved: SavedNode) -> str:
 
 
 def known_values(saved: SavedNode) -> dict[str, Any] | None:
-    """Widget values by name where the file alone tells them; None where it does not."""
+    """Widget values by name where the file alone shows them, else None."""
     if saved.named_values is not None:
         return {name: value for name, value in saved.named_values.items() if name not in _NOT_INPUTS}
     values = saved.values
@@ -114,7 +114,7 @@ def _attach_broadcast(graph: Graph, number: int, row: Mapping[str, Any]) -> None
         return
     free = [at for at, entry in enumerate(target.inputs) if entry.link is None and entry.type in (kind, "*")]
     if place not in free:
-        # The slot counts as the editor showed it; where it does not fit, the only input of the type is meant.
+        # The slot counts as the editor showed it; where it does not fit, the only input of the type is used.
         if len(free) != 1:
             return
         place = free[0]

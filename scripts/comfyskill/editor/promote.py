@@ -19,7 +19,7 @@ _PREVIEWS = "$$"
 
 
 def promote_all(made: Build) -> None:
-    """Give every instance its promoted widgets, inner graphs first, then apply what the file says of them."""
+    """Give every instance its promoted widgets, inner graphs first, then apply the file's values."""
     for name in inner_first(made.saved):
         _promote_graph(made, made.graphs[name])
     _promote_graph(made, made.root)
@@ -82,7 +82,7 @@ def _restore(instance: Node) -> None:
 
 
 def _quarantined(instance: Node) -> dict[str, Any]:
-    """Values that a newer editor put aside because it could not place them then."""
+    """Values that a newer editor set aside because it could not place them."""
     kept: dict[str, Any] = {}
     entries = instance.saved.properties.get("proxyWidgetErrorQuarantine")
     for entry in reversed(entries if isinstance(entries, list) else []):

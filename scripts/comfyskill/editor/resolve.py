@@ -29,7 +29,7 @@ class Constant(NamedTuple):
 
 
 def connects(first: str, second: str) -> bool:
-    """Whether the editor lets these two slot types meet."""
+    """Whether the editor connects these two slot types."""
     if first in ("", "*") or second in ("", "*") or first == second:
         return True
     wanted = second.lower().split(",")
@@ -40,10 +40,10 @@ def connects(first: str, second: str) -> bool:
 
 
 def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
-    """What feeds an input in the end; None when it is as if unlinked.
+    """What feeds an input in the end; None when the link leads to nothing.
 
     Raises:
-        SkillError: the links go in a circle.
+        SkillError: the links form a cycle.
     """
     kind: str | None = None
     seen: set[tuple[int, str, int, bool]] = set()
@@ -52,7 +52,7 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
         made.spend()
         key = (id(place.host), place.prefix + node.id, slot, outward)
         if key in seen:
-            raise _circle(node)
+            raise _cycle(node)
         seen.add(key)
         if outward:
             if not 0 <= slot < len(node.inputs):
@@ -160,7 +160,7 @@ def _through_virtual(
         found = _setter(place, node)
         if found is None:
             made.warn(
-                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node keeps"
+                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node sets"
             )
             return None
         return (*found, 0, True)
@@ -190,10 +190,10 @@ def _outwards(place: Place) -> Iterator[Place]:
         here = here.parent
 
 
-def _circle(node: Node) -> SkillError:
+def _cycle(node: Node) -> SkillError:
     return SkillError(
-        f"the links that lead to node {node.label} go in a circle",
+        f"the links that lead to node {node.label} form a cycle",
         code="cannot_convert",
-        hint="open the workflow in the editor and remove one of the links of the circle",
+        hint="open the workflow in the editor and remove one link of the cycle",
         node={"id": node.id, "title": node.title, "type": node.type},
     )

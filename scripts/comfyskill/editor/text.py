@@ -45,7 +45,7 @@ def js_number(value: Any) -> Any:
 
 
 def js_value(value: Any) -> Any:
-    """`js_number` of every number in a value; what no double can hold (infinite, not a number) becomes null."""
+    """`js_number` of every number in a value; numbers that JSON cannot hold (infinite, not a number) become null."""
     if isinstance(value, list):
         return [js_value(item) for item in value]
     if isinstance(value, dict):
@@ -82,12 +82,12 @@ def js_json(value: Any) -> str:
 
 
 def js_round(value: float) -> int:
-    """Half goes up, as Math.round does."""
+    """Round half up, as Math.round does."""
     return math.floor(value + 0.5)
 
 
 def to_fixed(value: float, digits: int) -> float:
-    """A number with so many decimals, as toFixed prints it: exact halves go away from zero."""
+    """A number with `digits` decimals, as toFixed prints it: exact halves go away from zero."""
     from decimal import ROUND_HALF_UP, Context, Decimal
 
     step = Decimal(1).scaleb(-min(max(digits, 0), 100))

@@ -34,7 +34,7 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
             continue
         if widget.kind in _CAPTURED and not isinstance(value, dict):
             emission.made.warn(
-                f"node {node.label} takes its {widget.name} in the browser at each run; the graph lacks it"
+                f"node {node.label} captures its {widget.name} in the browser at each run; the graph lacks it"
             )
         if widget.multiline:
             value = editor_text.text_field(value)

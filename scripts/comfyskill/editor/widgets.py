@@ -26,7 +26,7 @@ _SEEDS = ("seed", "noise_seed")
 MAX_DYNAMIC_DEPTH = 8
 # What a pack's script puts before a widget; files of its older versions lack it.
 EXTRA = "extra"
-# Types of core that never have a widget, so that no file is asked about them.
+# Core types that never have a widget, whatever the file shows.
 _CORE_SOCKETS = frozenset(
     "* MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK NOISE SAMPLER SIGMAS GUIDER CONTROL_NET CLIP_VISION"
     " CLIP_VISION_OUTPUT STYLE_MODEL GLIGEN UPSCALE_MODEL AUDIO VIDEO HOOKS HOOK_KEYFRAMES TIMESTEPS_RANGE".split()
@@ -184,7 +184,7 @@ def is_undecided(spec: Spec) -> bool:
 
 
 def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None]) -> NodeClass:
-    """The class with `choose`'s word on each undecided input; None leaves it undecided."""
+    """The class with `choose`'s decision on each undecided input; None leaves it undecided."""
     specs = [
         spec._replace(as_widget=choose(spec)) if is_undecided(spec) else spec for spec in node_class.specs
     ]
@@ -192,9 +192,9 @@ def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None]) -> Nod
 
 
 def with_slots(node_class: NodeClass, slots: Mapping[str, bool]) -> NodeClass:
-    """The class as a saved node shows it: `slots` says of each saved slot whether a widget stands behind it.
+    """The class as a saved node shows it: `slots` says of each saved slot whether it has a widget.
 
-    A plain slot also speaks against a pack's rule: another pack may use the same word for a link.
+    A plain slot overrides a pack's rule: another pack may use the same type for a link.
     """
     made = decided(node_class, lambda spec: slots.get(spec.name))
     specs = [
@@ -207,7 +207,7 @@ def with_slots(node_class: NodeClass, slots: Mapping[str, bool]) -> NodeClass:
 
 
 def default_of(spec: Spec) -> Any:
-    """The value of a widget nobody has touched."""
+    """The value of an untouched widget."""
     default = spec.options.get("default")
     kind = spec.widget_type
     if kind == "COMBO":
@@ -348,7 +348,7 @@ def restore_named(widgets: list[Widget], values: Mapping[str, Any]) -> list[Widg
 
 
 def set_value(widgets: list[Widget], widget: Widget, value: Any) -> None:
-    """Give one widget of the list a value; a dynamic combo's inputs are exchanged."""
+    """Give one widget of the list a value; a dynamic combo's inputs are replaced."""
     widget.value = value
     if widget.kind != DYNAMIC_COMBO:
         return

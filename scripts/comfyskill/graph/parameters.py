@@ -1,7 +1,7 @@
 """What a graph lets a person change: every settable input, named by what it means. Pure.
 
-A parameter first wants a plain name (`prompt`, `seed`, `width`, ...): from tracing, from what its value feeds, or from
-the input's own name. Parameters that want the same name are told apart in `parameters`.
+A parameter first gets a plain name (`prompt`, `seed`, `width`, ...): from tracing, from what its value feeds, or from
+the input's own name. `parameters` makes equal names unique.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FEW_CHOICES = 3
 SIZED = frozenset({"width", "height", "length", "batch_size"})
 _NO_WORD = re.compile(r"[\W_]+")
 MOST_CHOICES = 40
-# A file of one's own is uploaded more often than one of the server's is chosen.
+# Users upload their own file more often than they choose one of the server's.
 MOST_FILES = 8
 
 
@@ -78,7 +78,7 @@ def meaning(parameter: Parameter) -> tuple[str, str | None]:
         plain = name
     role = catalog.ROLES.get(plain)
     if role == "size" and isinstance(parameter.value, str):
-        # A word such as "longest side" chooses how the size is meant; it is none.
+        # A word such as "longest side" chooses what the size means; it is not a size.
         role = None
     if role in ("image", "mask", "video_file", "audio_file", "prompt", "negative_prompt", "seed"):
         role = None
@@ -188,7 +188,7 @@ _FARTHEST = 4
 def feeds_of(
     graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]], start: str
 ) -> tuple[str, ...]:
-    """The telling names of the inputs that a loaded file reaches, straight or through nodes that only work on it."""
+    """The descriptive names of the inputs that a loaded file reaches, straight or through nodes that only work on it."""
     found: set[str] = set()
     waiting, seen = [(start, 0)], {start}
     while waiting and len(seen) < 60:
@@ -396,7 +396,7 @@ class Parameter(NamedTuple):
 
     @property
     def called(self) -> str:
-        """The parameter in our sentences: its name and its address."""
+        """The parameter in a message: its name and its address."""
         return f"{safe_text.name(self.name)} ({safe_text.name(self.address)})"
 
     def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
@@ -404,8 +404,8 @@ class Parameter(NamedTuple):
 
         every: no list is capped.
 
-        What repeats is left out: node id and input are the address `set`, a title that is the class type's name goes
-        without saying, and so do types that come from a definition and names that are the input's own.
+        What repeats is left out: node id and input are the address `set`, a title that equals the class type is
+        omitted, and so are types that come from a definition and names that are the input's own.
         """
         document: dict[str, Any] = {"name": self.name, "set": self.address, "class_type": self.class_type}
         if self.title != self.class_type:
