@@ -120,7 +120,7 @@ def test_a_false_as_text_is_told():
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
     (found,) = [f for f in check.findings(graph, DEFINITIONS) if f.code == "value_changed"]
-    assert "'false' for true" in found.message
+    assert "'false' to true" in found.message
 
 
 def test_a_lora_that_nothing_uses_is_told_from_other_dead_ends():

@@ -37,7 +37,7 @@ class Doubts:
         self.verdicts.append(verdict)
         if pack := _pack_of(node):
             verdict["verdict"] = f"by rule of {pack}"
-        self._say(verdict, node)
+        self._apply_rules(verdict, node)
         if node.saved.inner_missing:
             inside = ", ".join(node.saved.inner_missing)
             self._doubt(
@@ -54,7 +54,7 @@ class Doubts:
                 verdict,
                 node,
                 f"input {safe_text.name(name)} has no link and no value that this file shows, and no node gives values"
-                " of its type; a widget of the pack's own may set it",
+                " of its type; a custom widget of the pack may set it",
                 refused=False,
             )
         if not layout.reason:
@@ -80,10 +80,10 @@ class Doubts:
     def judge_virtual(self, node_id: str, node: Node) -> None:
         """Say what a browser-only node that feeds others cannot bring into the graph. Raises as `judge` does."""
         verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": UNSURE}
-        if self._say(verdict, node):
+        if self._apply_rules(verdict, node):
             self.verdicts.append(verdict)
 
-    def _say(self, verdict: dict[str, Any], node: Node) -> bool:
+    def _apply_rules(self, verdict: dict[str, Any], node: Node) -> bool:
         """Warn of what the rows of a class say, or refuse it. Returns whether a row says something."""
         rows = [rule for rule in pack_rules.of_class(node.type) if _applies(rule, node)]
         for rule in rows:

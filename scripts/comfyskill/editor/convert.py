@@ -207,7 +207,7 @@ def _refuse_unreadable(made: Build, node: Node) -> None:
         raise SkillError(
             f"node {node.label}: its widgets cannot be read from the file without the server's node definitions",
             code="cannot_convert",
-            hint="give --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
+            hint="pass --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
             node={"id": node.id, "title": node.title, "type": node.type},
         )
 

@@ -89,7 +89,7 @@ def attach_broadcasts(graph: Graph) -> None:
     if graph.saved.broadcast_links is None:
         if fed:
             raise SkillError(
-                f"node {fed[0].label} sends its input to other nodes without links, and the file does not say to which",
+                f"node {fed[0].label} sends its input to other nodes without links, and the file does not list them",
                 code="cannot_convert",
                 hint="open it in the editor with Use Everywhere installed and convert its links to real ones, or save it"
                 " there again with a newer version of that pack",

@@ -114,8 +114,8 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str
     if unchecked:
         names = safe_text.quoted_list(sorted(unchecked), 8)
         yield Finding(
-            INFO, "not_checked", f"without their definitions these classes were not checked: {names}",
-            "give --host, or --object-info with definitions saved from the server",
+            INFO, "not_checked", f"classes not checked, because their definitions are missing: {names}",
+            "pass --host, or --object-info with definitions saved from the server",
         )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def _loose_links(graph: Graph, node_id: str, node: Mapping[str, Any]) -> Iterato
     """Links to missing nodes, in a node whose class cannot be checked."""
     for name, link in links_of(node):
         if node_of(graph, link.node_id) is None:
-            # The server looks at declared inputs only, and which these are is not known.
+            # The server checks declared inputs only, and this class's inputs are unknown.
             yield about(
                 WARNING, "link_to_nowhere", node_id, node,
                 f"{safe_text.quoted(name)} is linked to node {safe_text.quoted(link.node_id)}, which is not in the graph",
@@ -276,7 +276,7 @@ def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) 
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "required_input_missing", node_id, node,
-            f"the choice {quoted(name)} is missing; the server takes the graph and the run fails",
+            f"the choice {quoted(name)} is missing; the server accepts the graph, but the run fails",
             f"set {_place(node_id, name)} to one of: {_listed(spec)}", name,
         )  # fmt: skip
         return
@@ -320,7 +320,7 @@ def _link(
     if len(value) != 2:
         yield wrong(
             "bad_link",
-            f"{quoted(name)} is a list of {len(value)}, and a list must be a link [node id, slot]",
+            f"{quoted(name)} is a list of {len(value)}; a list must be a link [node id, slot]",
             'write a list value as {"__value__": [...]}',
         )
         return
@@ -335,7 +335,7 @@ def _link(
             )
             return
         if isinstance(source_id, str) and source_id in graph:
-            return  # it has no class, which is said of it
+            return  # its missing class has its own finding
         near = nearest(str(source_id), [str(key) for key in graph], 3)
         fix = "link it to a node in the graph" + (f" ({quoted_list(near)}?)" if near else "")
         yield wrong(
@@ -451,7 +451,7 @@ def _value(
     elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
         yield wrong(
             WARNING, "value_for_link",
-            f"{quoted(name)} requires a link to {_type_name(spec.type)} and holds a plain value; the server takes it and "
+            f"{quoted(name)} requires a link to {_type_name(spec.type)} and holds a plain value; the server accepts it, but "
             "the run fails",
             f"link {quoted(name)} to a node that gives {_type_name(spec.type)}",
         )  # fmt: skip
@@ -473,17 +473,17 @@ def _as_server(value: Any, spec: InputSpec) -> Any:
 def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
     """What the server's conversion does unexpectedly, or None."""
     if spec.type == "INT" and isinstance(value, float) and value != converted:
-        return f"the server cuts {value} down to {converted}"
+        return f"the server truncates {value} to {converted}"
     if spec.type == "BOOLEAN" and isinstance(value, str):
         if value.strip().casefold() in ("false", "no", "off", "0", ""):
             return (
-                f"the server takes the text {_short(value)} for {str(converted).lower()}"
+                f"the server converts the text {_short(value)} to {str(converted).lower()}"
                 if converted
                 else None
             )
         return None
     if spec.type == "STRING" and not isinstance(value, str | int | float):
-        return f"the server makes the text {_short(converted)} of it"
+        return f"the server converts it to the text {_short(converted)}"
     if spec.type == "FLOAT" and isinstance(converted, float) and not math.isfinite(converted):
         return f"{converted} is not a finite number"
     return None
@@ -504,7 +504,7 @@ def _listed_value(
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "not_in_list", node_id, node,
-            f"{quoted(name)} is {_short(value)}, which is not in its list; the server takes it and the run fails",
+            f"{quoted(name)} is {_short(value)}, which is not in its list; the server accepts it, but the run fails",
             hint, name,
         )  # fmt: skip
         return
@@ -549,7 +549,7 @@ def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: li
     said = (
         "is not on the server"
         if not elsewhere
-        else "cannot be looked up here"
+        else "cannot be checked here"
         if text
         else "is not a file: the run fails"
     )

@@ -157,12 +157,12 @@ class _Filling:
                 f"{name} set {len(members)} inputs: {places}"
                 + (", which held different values" if differed else "")
             )
-        wants_seed = (
+        is_random = (
             isinstance(value, str | int)
             and not isinstance(value, bool)
             and str(value).strip().lower() in _RANDOM_WORDS
         )
-        if wants_seed and all(member.role == "seed" for member in members):
+        if is_random and all(member.role == "seed" for member in members):
             self._fresh_seeds(name, members)
             return
         for member in members:

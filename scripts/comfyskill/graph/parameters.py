@@ -248,7 +248,7 @@ def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
     import difflib
 
     lowered = word.casefold()
-    # Comparing with thousands of names costs seconds; those that share a beginning or a part come first.
+    # Comparing thousands of names takes seconds, so only names that contain the first letters are compared.
     pool = list(dict.fromkeys(among))
     if len(pool) > 2000:
         pool = [name for name in pool if lowered[:3] in name.casefold()][:2000]
@@ -270,7 +270,7 @@ def slug(text: str, longest: int = 40) -> str:
 
 
 def demote(found: list[Parameter]) -> list[Parameter]:
-    """What has no role stands behind what has one; a size is secondary only beside a primary one."""
+    """Rank parameters without a role after those with one; a size is secondary only beside a primary one."""
     telling = {parameter.plain for parameter in found if parameter.role}
     ranked = [
         parameter._replace(secondary=True) if not parameter.role and parameter.plain in telling else parameter
@@ -326,8 +326,8 @@ def _suffixed(plain: str, members: list[Parameter]) -> dict[tuple[str, str], str
     names = {}
     for member in members:
         own = slug(member.title)
-        told_apart = own and len(nodes_by_slug[own]) == 1
-        suffix = own if told_apart else slug(member.node_id)
+        is_unique = own and len(nodes_by_slug[own]) == 1
+        suffix = own if is_unique else slug(member.node_id)
         if fields[member.node_id] > 1:
             suffix = slug(member.input) if len(fields) == 1 else f"{suffix}_{slug(member.input)}"
         names[member.node_id, member.input] = f"{plain}_{suffix}"
@@ -450,7 +450,7 @@ def _limits(spec: InputSpec, choices_of: str | None, shown: tuple[Any, ...]) -> 
 
 
 class Group(NamedTuple):
-    """All parameters of one plain name. sets_all: the plain name sets every member; else it names no one."""
+    """All parameters of one plain name. sets_all: the plain name sets every member; otherwise it is ambiguous."""
 
     plain: str
     members: tuple[Parameter, ...]
@@ -652,7 +652,7 @@ class ParameterSet:
         )
 
     def _linked_like(self, key: str) -> str | None:
-        """Where the value comes from when the wanted input exists, but only linked."""
+        """Where the value comes from when the input exists, but only as a link."""
         places = []
         for node_id, node in each(self.graph):
             for name, value in inputs_of(node).items():
@@ -694,7 +694,7 @@ class ParameterSet:
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:
-    """Every way to part `A.B` at a dot, the longest first part first: titles and ids may hold dots."""
+    """Every way to split `A.B` at a dot, the longest first part first: titles and ids may hold dots."""
     dots = [index for index, letter in enumerate(key) if letter == "."]
     for index in reversed(dots[:50]):
         if 0 < index < len(key) - 1:
@@ -708,7 +708,7 @@ def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
         f"{safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
         code="ambiguous_parameter",
         exit=Exit.MISUSE,
-        hint=f"say which: {shown}",
+        hint=f"use one of: {shown}",
         parameter=key,
         candidates=names[:40],
     )

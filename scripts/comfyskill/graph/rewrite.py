@@ -1,4 +1,4 @@
-"""Adding LoRAs to a graph, right behind the loader of the model that is sampled. Pure.
+"""Adding LoRAs to a graph, right after the loader of the model that is sampled. Pure.
 
 A LoRA patches weights, so it belongs before anything that wraps the model (ModelSampling..., guidance patches), and
 before the text encoder is used when it trains that too. Checkpoints that bring both model and CLIP get LoraLoader;
@@ -108,7 +108,7 @@ def _note(spec: LoraSpec, node_id: str, graph: Graph, root: _Root) -> str:
     loader = node_of(graph, root.model.node_id)
     made = called(node_id, {"class_type": class_of(node)})
     before = called(root.model.node_id, loader or {})
-    return f"{made} loads {safe_text.quoted(spec.name)} at {parts}, behind {before}"
+    return f"{made} loads {safe_text.quoted(spec.name)} at {parts}, after {before}"
 
 
 def _listed(spec: LoraSpec, book: Book) -> LoraSpec:

@@ -149,7 +149,7 @@ def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
     if server is None:
         raise SkillError(
-            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or give a file instead"
+            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or pass a file instead"
         )
 
     fetch = template if kind == "template" else saved
@@ -166,7 +166,7 @@ def _from_stdin(stdin: BinaryIO | None, origin: str = "standard input") -> Loade
             f"{origin} is empty",
             code="empty",
             exit=Exit.MISUSE,
-            hint="pipe a workflow in, or give a file",
+            hint="pipe a workflow in, or pass a file",
         )
     if len(data) > MAX_JSON:
         raise _too_large(origin)
@@ -185,7 +185,7 @@ def _from_file(spec: str) -> Loaded:
             f"{path} is a pipe with no writer",
             code="not_readable",
             exit=Exit.MISUSE,
-            hint="give a file, or pipe the workflow in and pass -",
+            hint="pass a file, or pipe the workflow in and pass -",
         ) from error
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
@@ -283,7 +283,7 @@ def _too_large(origin: str) -> SkillError:
 
 def _is_folder(path: Path) -> SkillError:
     found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in (".json", ".png"))[:5]
-    hint = f"give one of its files, such as {', '.join(found)}" if found else "give a workflow file"
+    hint = f"pass one of its files, such as {', '.join(found)}" if found else "pass a workflow file"
     return SkillError(f"{path} is a folder, not a workflow", code="is_folder", exit=Exit.MISUSE, hint=hint)
 
 
@@ -337,7 +337,7 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
         hint = "the tool or site it passed through may have removed it; use the file as ComfyUI saved it"
     else:
         hint = (
-            "give a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
+            "pass a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
         )
     return SkillError(
         f"{origin} contains no workflow", code="no_workflow_inside", exit=Exit.MISUSE, hint=hint
@@ -345,7 +345,7 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
 
 
 def template(server: Server, name: str) -> tuple[Any, list[str]]:
-    """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on mended parts.
+    """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on repaired parts.
 
     Raises:
         SkillError: (exit 2) no such template, with the nearest names.
@@ -363,7 +363,7 @@ def template(server: Server, name: str) -> tuple[Any, list[str]]:
 
 
 def saved(server: Server, name: str) -> tuple[Any, list[str]]:
-    """A workflow that a user saved on the server, by name with its folders: its JSON and notes on mended parts.
+    """A workflow that a user saved on the server, by name with its folders: its JSON and notes on repaired parts.
 
     Raises:
         SkillError: (exit 2) no such workflow, with the nearest names.
