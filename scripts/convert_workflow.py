@@ -54,20 +54,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("file", metavar="FILE", nargs="?", help="the workflow to convert")
     parser.add_argument("--output", metavar="OUT", help="write the result to this file and print a report")
     parser.add_argument(
-        "--frontend",
-        choices=["1.58", "1.35"],
-        default="1.58",
-        help="the version whose behaviour to follow (default: %(default)s, the newest)",
-    )
-    parser.add_argument(
-        "--explain", action="store_true", help="report what happened to every node and link of the file"
+        "--explain", action="store_true", help="explain what became of every node and link of the file"
     )
     parser.add_argument(
         "--seed-wildcards", type=int, metavar="N", help="make the choices of {a|b} prompts reproducible"
     )
     flags.add_unsure_flag(parser)
     parser.add_argument(
-        "--to-editor", action="store_true", help="convert the other way: lay out an API graph for the editor"
+        "--to-editor", action="store_true", help="the reverse: lay out an API graph for the editor"
     )
     parser.add_argument(
         "--diff", nargs=2, metavar=("A", "B"), help="say how two workflows of any format differ"
@@ -87,12 +81,12 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Names
     if not (args.file or args.diff or args.check_pack):
         parser.error("give one FILE, --diff A B or --check-pack OBJECT_INFO")
     if args.diff and (args.file or args.check_pack):
-        parser.error("--diff takes its two files, and no other")
+        parser.error("--diff takes two files and no FILE")
     if args.check_pack and args.file:
-        parser.error("--check-pack takes node definitions, and no workflow")
+        parser.error("--check-pack takes node definitions, not a workflow")
     if not args.file and (args.output or args.to_editor):
         name = "--diff" if args.diff else "--check-pack"
-        parser.error(f"{name} prints its report; --output and --to-editor do not go with it")
+        parser.error(f"{name} prints its report; it excludes --output and --to-editor")
 
 
 def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -105,20 +99,19 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
 
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is not None:
-        warnings = [*loaded.warnings, "this is already an API-format graph; it is passed on unchanged"]
+        warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on unchanged"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
     definitions = known.all()
     made = editor_convert.convert(
         loaded.editor,
         definitions,
-        frontend=args.frontend,
         wildcard_seed=args.seed_wildcards,
         without_server=not known.complete,
         explain=args.explain,
         allow_unsure=args.allow_unsure,
     )
     report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
-    report["frontend"] = args.frontend
+    report["frontend"] = editor_convert.FRONTEND
     report["definitions"] = known.origin
     if made.missing_types:
         report["missing_types"] = safe_text.cap(made.missing_types, MOST)
@@ -148,7 +141,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is None:
         raise SkillError(
-            "this is already an editor file", hint="omit --to-editor to convert it to API format"
+            "this is an editor file already", hint="omit --to-editor to convert it to API format"
         )
     definitions = known.all()
     editor = layout.to_editor(loaded.graph, definitions)
@@ -193,7 +186,6 @@ def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
             server=known.server,
             definitions=known.all,
             complete=lambda: known.complete,
-            frontend=args.frontend,
             wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
             allow_unsure=args.allow_unsure,
         )
@@ -226,8 +218,8 @@ def check_pack(path: str) -> dict[str, Any]:
     }
     if found:
         report["hint"] = (
-            "look the type up in the pack's browser code: when getCustomWidgets names it, add a row with it to"
-            " scripts/comfyskill/editor/pack_rules.py; else it is a link and needs none"
+            "look the type up in the pack's browser code: if getCustomWidgets names it, add a row with it to"
+            " scripts/comfyskill/editor/pack_rules.py; otherwise it is a link and needs no row"
         )
     return report
 

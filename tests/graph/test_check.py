@@ -120,7 +120,7 @@ def test_a_false_as_text_is_told():
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
     (found,) = [f for f in check.findings(graph, DEFINITIONS) if f.code == "value_changed"]
-    assert "'false' for true" in found.message
+    assert "'false' to true" in found.message
 
 
 def test_a_lora_that_nothing_uses_is_told_from_other_dead_ends():
@@ -244,7 +244,7 @@ def test_a_value_that_is_like_none_of_the_list_is_answered_with_the_list():
 def test_a_missing_model_is_first_to_be_fetched():
     (found,) = check.findings(image(n1__ckpt_name="nosuch.safetensors"), DEFINITIONS)
 
-    assert found.fix.startswith("get the file (check_deps.py says from where), or ")
+    assert found.fix.startswith("get the file (check_deps.py lists sources), or ")
 
 
 def test_an_unknown_class_names_its_likely_meaning():

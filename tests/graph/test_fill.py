@@ -463,7 +463,7 @@ def test_a_lora_strength_that_is_no_number_is_named_as_such(text):
         rewrite.add_loras(GRAPH, [text], DEFINITIONS)
 
     assert caught.value.code == "bad_lora"
-    assert "is no number" in caught.value.message and "the server has no" not in caught.value.message
+    assert "is not a number" in caught.value.message and "the server has no" not in caught.value.message
 
 
 def test_several_loras_form_a_chain():

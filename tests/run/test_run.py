@@ -379,7 +379,7 @@ def test_a_file_for_no_input_is_told_which_inputs_take_files(
     (run.folder / "picture.png").write_bytes(b"")
     workflow = ROOT / "workflows/sdxl_inpaint.json"
     ran = run("run_workflow.py", workflow, "--host", demo.url, "--dry-run", *words)
-    assert ran.code == 2 and said in ran.json["hint"] and "--set wants" not in ran.json["message"]
+    assert ran.code == 2 and said in ran.json["hint"] and "--set takes" not in ran.json["message"]
 
 
 def test_a_chosen_prompt_id_is_used(run: Runner, any_server: str, graph_file: Any) -> None:

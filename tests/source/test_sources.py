@@ -110,7 +110,7 @@ def test_any_unicode_encoding_is_read(tmp_path, encoding):
         (bytes(range(256)) * 4, "not_json", "binary"),
         (b"\xff\xfe\x00", "not_json", "no utf-16-le text"),
         (b'{"1": "\xe4"}', "not_json", "no utf-8 text"),
-        (b"null", "not_a_workflow", "no ComfyUI workflow"),
+        (b"null", "not_a_workflow", "not a ComfyUI workflow"),
         (b'{"a": 1}', "not_a_workflow", "keys 'a'"),
     ],
 )

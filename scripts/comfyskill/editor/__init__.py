@@ -1,4 +1,4 @@
 """Editor-format files: to graphs and back, and edits that keep the layout.
 
-Pure: knows no server and no network.
+Pure: no server, no network.
 """

@@ -1,6 +1,6 @@
 """Saved graphs → live ones: nodes with the slots and widgets that the editor gives them on loading.
 
-Pure. One live graph a subgraph definition, shared by its instances, as in the editor.
+Pure. One live graph per subgraph definition, shared by its instances, as in the editor.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ MAX_ROUNDS = 200
 ClassOf = Callable[[str], "NodeClass | None"]
 
 
-def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without_server: bool) -> Build:
+def build(saved: Saved, definitions: Mapping[str, Any], *, without_server: bool) -> Build:
     """All graphs of a file, live but not yet promoted: inner definitions first where the file allows it."""
-    made = Build(saved, definitions, newest, without_server)
+    made = Build(saved, definitions, without_server)
     if saved.group_nodes:
-        unfold_groups(saved, made.node_class, made.warn, newest=newest)
+        unfold_groups(saved, made.node_class, made.warn)
     for name in inner_first(saved):
         made.graphs[name] = _live_graph(made, saved.definitions[name])
     made.root = _live_graph(made, saved.root)
@@ -56,7 +56,7 @@ def build(saved: Saved, definitions: Mapping[str, Any], *, newest: bool, without
 
 
 def inner_first(saved: Saved) -> list[str]:
-    """Definition ids so that each comes after those it contains; file order where they go in circles."""
+    """Definition ids so that each comes after those it contains; file order within a cycle."""
     contained = {
         name: [node.type for node in graph.nodes.values() if node.type in saved.definitions]
         for name, graph in saved.definitions.items()
@@ -146,7 +146,7 @@ def _live_node(made: Build, saved: SavedNode) -> Node:
 
 
 def _is_virtual(made: Build, kind: str) -> bool:
-    """Whether a node type lives in the browser only; a panel does also when the server declares it."""
+    """Whether a node type exists in the browser only; a panel does so even when the server declares it."""
     does = pack_rules.virtual_kind(kind)
     if does == pack_rules.PANEL:
         return True
@@ -177,7 +177,7 @@ def _as_unknown(made: Build, node: Node) -> None:
         node.core = False
         node.widgets = [Widget(name, "any", value) for name, value in named.items()]
         return
-    node.widgets = packs.widgets_of_unknown(node.saved, newest=made.newest)
+    node.widgets = packs.widgets_of_unknown(node.saved)
 
 
 def _as_class(made: Build, node: Node) -> None:
@@ -185,54 +185,28 @@ def _as_class(made: Build, node: Node) -> None:
     assert node_class is not None
     node.core = node_class.core
     node.outputs = list(node_class.outputs) + node.saved.output_types[len(node_class.outputs) :]
-    node.layout = fit.lay_out(node.saved, node.type, node_class, made.is_linked, newest=made.newest)
+    node.layout = fit.lay_out(node.saved, node.type, node_class, made.is_linked)
     node_class, node.widgets = node.layout.node_class, node.layout.widgets
     pack_values.on_load(node)
     for name, value in node.saved.overrides.items():
         inner = node.widget(name)
         if inner is not None:
-            editor_widgets.set_value(node.widgets, inner, value, newest=made.newest)
-    _repair_values(made, node)
-    declared = editor_widgets.sockets_of(node_class, node.widgets, newest=made.newest)
+            editor_widgets.set_value(node.widgets, inner, value)
+    _repair_values(node)
+    declared = editor_widgets.sockets_of(node_class, node.widgets)
     node.inputs = _slots(node, declared)
 
 
-def _repair_values(made: Build, node: Node) -> None:
-    """What the editor mends right after loading."""
+def _repair_values(node: Node) -> None:
+    """What the editor repairs right after loading."""
     for widget in node.widgets:
         if node.type in ("KSampler", "KSamplerAdvanced") and widget.name == "sampler_name":
             name = widget.value
             widget.value = name.removeprefix("sample_") if isinstance(name, str) else name
         if widget.spec is None:
             continue
-        if (
-            made.newest
-            and widget.kind == "COMBO"
-            and widget.spec.choices
-            and (widget.value is None or widget.value is UNSET)
-        ):
+        if widget.kind == "COMBO" and widget.spec.choices and (widget.value is None or widget.value is UNSET):
             widget.value = widget.spec.choices[0]
-        if (
-            not made.newest
-            and widget.kind == "COMBO"
-            and any(
-                widget.spec.options.get(key)
-                for key in ("image_upload", "animated_image_upload", "video_upload")
-            )
-        ):
-            widget.value = _upload_value(widget)
-
-
-def _upload_value(widget: Widget) -> Any:
-    """1.35 fills an empty file name, and marks names in another folder than the input folder."""
-    assert widget.spec is not None
-    value = widget.value
-    if not value:
-        value = widget.spec.choices[0] if widget.spec.choices else "undefined"
-    folder = widget.spec.options.get("image_folder", "input")
-    if isinstance(value, str) and folder != "input" and not value.endswith("]"):
-        value = f"{value} [{folder}]"
-    return value
 
 
 def _slots(node: Node, declared: list[Socket]) -> list[Input]:
@@ -251,10 +225,9 @@ def _slots(node: Node, declared: list[Socket]) -> list[Input]:
 
 
 def _attach_links(made: Build, graph: Graph, node: Node) -> None:
-    """Give each input its link: a saved slot names it; the newest frontend also trusts the table's own target."""
+    """Give each input the link that its saved slot names, if that link also leads to this node."""
     by_name = {slot.name: slot for slot in reversed(node.inputs)}
-    if made.newest:
-        _warn_of_rivals(made, graph, node)
+    _warn_of_rivals(made, graph, node)
     for saved in node.saved.inputs:
         slot = by_name.get(saved.name)
         if saved.link is None or slot is None or slot.link is not None:
@@ -265,7 +238,7 @@ def _attach_links(made: Build, graph: Graph, node: Node) -> None:
                 f"input {safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, "
                 "which the file does not have"
             )
-        elif made.newest and link.target != node.id:
+        elif link.target != node.id:
             made.warn(
                 f"input {safe_text.quoted(saved.name)} of node {node.label} names link {saved.link}, which leads to another node"
             )
@@ -274,7 +247,7 @@ def _attach_links(made: Build, graph: Graph, node: Node) -> None:
 
 
 def _warn_of_rivals(made: Build, graph: Graph, node: Node) -> None:
-    """Two inputs whose links both claim one slot: the newest editor keeps one of the links only."""
+    """Two inputs whose links both claim one slot: the editor keeps only one of the links."""
     claimed: dict[int, str] = {}
     for saved in node.saved.inputs:
         link = graph.links.get(saved.link) if saved.link is not None else None
@@ -283,12 +256,12 @@ def _warn_of_rivals(made: Build, graph: Graph, node: Node) -> None:
         if (first := claimed.setdefault(link.target_slot, saved.name)) != saved.name:
             made.warn(
                 f"node {node.label}: the links of its inputs {safe_text.quoted(first)} and"
-                f" {safe_text.quoted(saved.name)} lead to one slot, of which the editor drops one; both are kept"
+                f" {safe_text.quoted(saved.name)} lead to one slot; the editor drops one, here both are kept"
             )
 
 
 def attach_unnamed(graph: Graph) -> None:
-    """Links whose target slot names none: 1.58 takes the row's own word for it."""
+    """Attach links that no saved slot names: the row itself says which slot it feeds."""
     used = {slot.link.id for node in graph.nodes.values() for slot in node.inputs if slot.link is not None}
     for link in graph.links.values():
         if link.id in used or link.target == OUTPUT_NODE:
@@ -312,11 +285,11 @@ class _Group:
     primitive_values: dict[int, list[Any]] = field(default_factory=dict)
 
 
-def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None], *, newest: bool) -> None:
+def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None]) -> None:
     """Replace every group node whose body the file has, in all graphs, by its inner nodes.
 
-    A group with an inner node of an unknown class stays one node, as in the editor: which inputs and values are whose
-    cannot be known without that class. Its `inner_missing` names those classes.
+    A group with an inner node of an unknown class stays one node, as in the editor: without that class
+    its inputs and values cannot be assigned. Its `inner_missing` names those classes.
     """
     for graph in [saved.root, *saved.definitions.values()]:
         for _ in range(MAX_ROUNDS):
@@ -332,7 +305,7 @@ def unfold_groups(saved: Saved, class_of: ClassOf, warn: Callable[[str], None], 
                 warn(
                     f"node {node.type} (id {node.id}) is switched off, so the nodes in it are left out: {inside}"
                 )
-            _unfold(graph, node, body, class_of, newest=newest)
+            _unfold(graph, node, body, class_of)
 
 
 def _is_group(saved: Saved, node: SavedNode) -> bool:
@@ -356,9 +329,7 @@ def _body_of(saved: Saved, node: SavedNode) -> Mapping[str, Any] | None:
     return saved.group_nodes.get(node.type[len(prefix) :]) if prefix else None
 
 
-def _unfold(
-    graph: SavedGraph, node: SavedNode, body: Mapping[str, Any], class_of: ClassOf, *, newest: bool
-) -> None:
+def _unfold(graph: SavedGraph, node: SavedNode, body: Mapping[str, Any], class_of: ClassOf) -> None:
     inner = _inner_nodes(body)
     rows = [
         row
@@ -367,7 +338,7 @@ def _unfold(
     ]
     group = _outside(node, inner, rows, body, class_of)
     del graph.nodes[node.id]
-    ids = _new_ids(graph, node, len(inner), newest=newest)
+    ids = _new_ids(graph, node, len(inner))
     for number, made in enumerate(inner):
         placed = replace(
             made, id=ids[number], mode=node.mode if node.mode in (MUTED, BYPASSED) else made.mode
@@ -413,9 +384,7 @@ def _rewire(graph: SavedGraph, node: SavedNode, group: _Group, ids: list[str]) -
                 del graph.links[link.id]
 
 
-def _new_ids(graph: SavedGraph, node: SavedNode, count: int, *, newest: bool) -> list[str]:
-    if not newest:
-        return [f"{node.id}:{number}" for number in range(count)]
+def _new_ids(graph: SavedGraph, node: SavedNode, count: int) -> list[str]:
     used = [
         int(part)
         for name in [*graph.nodes, node.id]
@@ -458,7 +427,7 @@ def _outside(
                 group.overrides.setdefault(number, {})[spec.name] = values[0]
                 values = values[width:]
         for spec in node_class.specs:
-            if has_widget(spec, newest=True):
+            if has_widget(spec):
                 continue
             place = next((at for at, slot in enumerate(made.inputs) if slot.name == spec.name), None)
             if place is None or (number, place) not in linked:
@@ -478,7 +447,7 @@ def _outside(
 def _widget_specs(node_class: NodeClass) -> list[tuple[Spec, int]]:
     """Each widget input with the number of places it takes in the group's values."""
     found: list[tuple[Spec, int]] = []
-    for widget in default_widgets(node_class, newest=True):
+    for widget in default_widgets(node_class):
         if widget.spec is not None:
             found.append((widget.spec, 1))
         elif found:

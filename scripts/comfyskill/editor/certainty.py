@@ -32,12 +32,12 @@ class Doubts:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
 
     def judge(self, node_id: str, node: Node, inputs: Mapping[str, Any]) -> None:
-        """Give a node its verdict. Raises SkillError for one in doubt that no flag allows."""
+        """Give a node its verdict. Raises SkillError for an unsure one unless a flag allows it."""
         verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": EXACT}
         self.verdicts.append(verdict)
         if pack := _pack_of(node):
             verdict["verdict"] = f"by rule of {pack}"
-        self._say(verdict, node)
+        self._apply_rules(verdict, node)
         if node.saved.inner_missing:
             inside = ", ".join(node.saved.inner_missing)
             self._doubt(
@@ -54,12 +54,12 @@ class Doubts:
                 verdict,
                 node,
                 f"input {safe_text.name(name)} has no link and no value that this file shows, and no node gives values"
-                " of its type; a widget of the pack's own may set it",
+                " of its type; a custom widget of the pack may set it",
                 refused=False,
             )
         if not layout.reason:
             return
-        # A value that a link replaces is not sent, so it does no harm where it stands.
+        # A value that a link replaces is not sent, so it does no harm.
         sent = not layout.misfits or any(not isinstance(inputs.get(name), list) for name in layout.misfits)
         if sent:
             self._doubt(verdict, node, layout.reason, refused=layout.refused)
@@ -71,7 +71,7 @@ class Doubts:
             if (
                 spec.required
                 and spec.name not in inputs
-                and is_undecided(spec, newest=self.made.newest)
+                and is_undecided(spec)
                 and not self.made.is_linked(spec.widget_type)
             ):
                 return spec.name
@@ -80,11 +80,11 @@ class Doubts:
     def judge_virtual(self, node_id: str, node: Node) -> None:
         """Say what a browser-only node that feeds others cannot bring into the graph. Raises as `judge` does."""
         verdict: dict[str, Any] = {"node_id": node_id, "class_type": node.type, "verdict": UNSURE}
-        if self._say(verdict, node):
+        if self._apply_rules(verdict, node):
             self.verdicts.append(verdict)
 
-    def _say(self, verdict: dict[str, Any], node: Node) -> bool:
-        """Warn of what the rows of a class say, or refuse it; whether they say something."""
+    def _apply_rules(self, verdict: dict[str, Any], node: Node) -> bool:
+        """Warn of what the rows of a class say, or refuse it. Returns whether a row says something."""
         rows = [rule for rule in pack_rules.of_class(node.type) if _applies(rule, node)]
         for rule in rows:
             if rule.note:

@@ -1,6 +1,6 @@
 """Workflows as the ComfyUI editor saves them → graphs as the server runs them, as the editor itself does on "queue".
 
-Pure: no network, no disk. `convert` follows frontend 1.58 (the newest known) or 1.35; time and randomness
+Pure: no network, no disk. `convert` follows frontend 1.58, also for files of older versions; time and randomness
 are values. `to_editor` goes the other way, `diff` says in words how two graphs differ.
 """
 
@@ -19,15 +19,16 @@ from comfyskill.editor.resolve import Constant, LinkTo, source_of
 from comfyskill.editor.values import apply_primitives, constant, widget_inputs
 from comfyskill.editor.widgets import UNSET
 
-__all__ = ["FRONTENDS", "Converted", "convert", "diff", "is_editor", "to_editor"]
+__all__ = ["FRONTEND", "Converted", "convert", "diff", "is_editor", "to_editor"]
 
-FRONTENDS = ("1.58", "1.35")
+# The version of the editor whose rules are followed.
+FRONTEND = "1.58"
 MAX_DEPTH = 64
 MAX_PROMPT_NODES = 50_000
 
 
 class Converted(NamedTuple):
-    """The graph and what one should know of how it came about.
+    """The graph and how it was made.
 
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
     `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose;
@@ -49,7 +50,6 @@ def convert(
     document: Any,
     definitions: Mapping[str, Any] | None,
     *,
-    frontend: str = "1.58",
     wildcard_seed: int | None = None,
     now: datetime | None = None,
     without_server: bool = False,
@@ -61,8 +61,7 @@ def convert(
     Args:
         document: the parsed editor file.
         definitions: the server's /object_info; None when there is none (then nodes are converted only as far as the
-            file itself tells their widgets).
-        frontend: whose behaviour to follow, "1.58" or "1.35".
+            file itself shows their widgets).
         wildcard_seed: makes the choices of dynamic prompts reproducible.
         now: the time for %date:...% in file names; the clock's when None.
         without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
@@ -72,20 +71,15 @@ def convert(
             they are refused.
 
     Raises:
-        SkillError: not an editor file, or something that cannot be converted rightly.
+        SkillError: not an editor file, or something that cannot be converted correctly.
     """
-    if frontend not in FRONTENDS:
-        raise SkillError(f"frontend {frontend!r} is not known", hint=f"known: {', '.join(FRONTENDS)}")
-    newest = frontend == "1.58"
     saved = read(document)
     partial = without_server or definitions is None or _are_bundled(definitions)
-    made = build(saved, definitions or {}, newest=newest, without_server=partial)
-    if newest:
-        for graph in [*made.graphs.values(), made.root]:
-            attach_unnamed(graph)
+    made = build(saved, definitions or {}, without_server=partial)
+    for graph in [*made.graphs.values(), made.root]:
+        attach_unnamed(graph)
     promote.promote_all(made)
-    if newest:
-        promote.repair_combos(made)
+    promote.repair_combos(made)
     emission = Emission(made, now or datetime.now(), wildcard_seed, text.seeded_chooser(wildcard_seed))
     for place, node in _active(made):
         if len(emission.places) >= MAX_PROMPT_NODES:
@@ -127,14 +121,14 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _are_bundled(definitions: Mapping[str, Any]) -> bool:
-    """Whether these are the core definitions that come with the bundle (KSampler's bears the mark)."""
+    """Whether these are the core definitions that come with the bundle (KSampler's is marked)."""
     sampler = definitions.get("KSampler")
     return isinstance(sampler, Mapping) and sampler.get("bundled") is True
 
 
 def _active(made: Build) -> Iterator[tuple[Place, Node]]:
-    """Every node that stands somewhere in the unfolded graph, with its place; subgraph instances are entered."""
-    waiting = [iter(_standing(Place(made.root)))]
+    """Every node of the unfolded graph, with its place; subgraph instances are entered."""
+    waiting = [iter(_nodes_at(Place(made.root)))]
     trail: list[str] = []
     while waiting:
         entry = next(waiting[-1], None)
@@ -148,7 +142,7 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
         if node.role != "instance":
             yield place, node
             continue
-        if made.newest and place.host is None and node.off:
+        if place.host is None and node.off:
             continue
         if node.type in trail or len(trail) >= MAX_DEPTH:
             raise SkillError(
@@ -156,13 +150,13 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
                 if node.type in trail
                 else f"subgraphs are nested deeper than {MAX_DEPTH}",
                 code="cannot_convert",
-                hint="open the workflow in the editor and take the inner copy out",
+                hint="open the workflow in the editor and remove the inner copy",
             )
         trail.append(node.type)
-        waiting.append(iter(_standing(place.inside(node, made.graphs[node.type]))))
+        waiting.append(iter(_nodes_at(place.inside(node, made.graphs[node.type]))))
 
 
-def _standing(place: Place) -> list[tuple[Place, Node]]:
+def _nodes_at(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
@@ -211,9 +205,9 @@ def _class_sent(made: Build, node: Node) -> str:
 def _refuse_unreadable(made: Build, node: Node) -> None:
     if node.role == "unknown" and made.without_server:
         raise SkillError(
-            f"node {node.label}: its widgets cannot be told from the file without the server's node definitions",
+            f"node {node.label}: its widgets cannot be read from the file without the server's node definitions",
             code="cannot_convert",
-            hint="give --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
+            hint="pass --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
             node={"id": node.id, "title": node.title, "type": node.type},
         )
 

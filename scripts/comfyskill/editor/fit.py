@@ -32,9 +32,9 @@ from comfyskill.editor.widgets import (
     with_slots,
 )
 
-# Of each node, so many kinds of undecided inputs are tried both ways.
+# Number of kinds of undecided inputs per node that are tried both ways.
 MOST_UNDECIDED = 4
-# Of one node, so many pairs of widget and value are looked at, and so many ways to place the values.
+# Limits per node: pairs of widget and value compared, and ways to place the values.
 MOST_PAIRS = 20_000
 MOST_PLACEMENTS = 200
 _CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
@@ -46,8 +46,8 @@ _NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
 class Misfit(NamedTuple):
     """One saved value that its widget does not take.
 
-    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it as well, so
-    that no wrong result can come of it.
+    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it too, so
+    no wrong result can come of it.
     """
 
     name: str
@@ -71,11 +71,9 @@ class Layout:
     misfits: tuple[str, ...] = ()
 
 
-def lay_out(
-    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
-) -> Layout:
+def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool]) -> Layout:
     """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
-    layout = _declared(saved, kind, node_class, is_linked, newest=newest)
+    layout = _declared(saved, kind, node_class, is_linked)
     if node_class.flexible and not any(rule.added or rule.own_values for rule in pack_rules.of_class(kind)):
         _add_undeclared(saved, layout)
     return layout
@@ -101,36 +99,28 @@ def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
         )
 
 
-def _declared(
-    saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool], *, newest: bool
-) -> Layout:
+def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool]) -> Layout:
     """The layout of the declared inputs, and of those that a row adds."""
     if any(rule.own_values for rule in pack_rules.of_class(kind)):
-        return Layout(node_class, default_widgets(node_class, newest=newest))
+        return Layout(node_class, default_widgets(node_class))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
-    shown = with_slots(node_class, slots, newest=newest)
+    shown = with_slots(node_class, slots)
     named = _names(saved, kind, shown)
     if named is not None:
-        return _by_name(kind, shown, named, newest=newest)
-    widgets = default_widgets(shown, newest=newest)
-    values = saved_values(shown, widgets, saved.values, newest=newest)
-    if values is None:
-        for widget in widgets:
-            widget.value = UNSET
-        return Layout(shown, widgets)
-    usual = Layout(shown, restore(widgets, values, newest=newest))
+        return _by_name(kind, shown, named)
+    widgets = default_widgets(shown)
+    values = saved_values(shown, widgets, saved.values)
+    usual = Layout(shown, restore(widgets, values))
     if any(widget.kind == EXTRA for widget in widgets) and len(values) < sum(w.saved for w in widgets):
-        # Only with all of them or none is it known which value is whose.
+        # Only with all of them or none is each value's widget known.
         usual.reason, usual.refused = "another version of its pack saved it, with fewer values", True
         return usual
     found = misfits(usual.widgets, values)
-    if (layout := _names_say_otherwise(saved, kind, usual, newest=newest)) is not None:
+    if (layout := _names_say_otherwise(saved, kind, usual)) is not None:
         return layout
-    if _is_proven(usual, values, found, newest=newest):
+    if _is_proven(usual, values, found):
         return usual
-    return _better(saved, kind, usual, values, found, is_linked, newest=newest) or _in_doubt(
-        usual, values, found, is_linked, newest=newest
-    )
+    return _better(saved, kind, usual, values, found, is_linked) or _in_doubt(usual, values, found, is_linked)
 
 
 def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, Any] | None:
@@ -140,20 +130,20 @@ def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, A
     return pack_rules.named_list(kind, saved.values)
 
 
-def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any], *, newest: bool) -> Layout:
+def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any]) -> Layout:
     renamed = pack_rules.renamed(kind)
     named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
-    node_class = decided(node_class, lambda spec: True if spec.name in named else None, newest=newest)
-    widgets = default_widgets(node_class, newest=newest)
-    return Layout(node_class, restore_named(widgets, named, newest=newest))
+    node_class = decided(node_class, lambda spec: True if spec.name in named else None)
+    widgets = default_widgets(node_class)
+    return Layout(node_class, restore_named(widgets, named))
 
 
-def _names_say_otherwise(saved: SavedNode, kind: str, usual: Layout, *, newest: bool) -> Layout | None:
+def _names_say_otherwise(saved: SavedNode, kind: str, usual: Layout) -> Layout | None:
     """The layout by name, where the file has each value with its name beside the list and the two disagree."""
     named = saved.named_values
     if named is None or not isinstance(saved.values, list) or list(named.values()) != saved.values:
         return None
-    layout = _by_name(kind, usual.node_class, named, newest=newest)
+    layout = _by_name(kind, usual.node_class, named)
     if any(widget.sent and widget.saved and widget.name not in named for widget in layout.widgets):
         return None
     if _sent(layout.widgets) == _sent(usual.widgets):
@@ -169,7 +159,7 @@ def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
 
 
 def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
-    """What tells layouts of the same saved values apart; lists and objects are the file's own."""
+    """A key that is equal for equal layouts of the same saved values; lists and objects are the file's own."""
     return tuple(
         (name, id(value) if isinstance(value, (list, dict)) else repr(value))
         for name, value in _sent(widgets)
@@ -247,18 +237,18 @@ def _choice_verdict(spec: Spec, value: Any) -> bool | None:
         return not texts
     if not texts and all(not isinstance(choice, str) for choice in choices):
         return False
-    # What files a server has differs; a name of one is as good as another.
+    # Servers have different files, so any file name fits.
     if _FILE.search(value) or any(isinstance(choice, str) and _FILE.search(choice) for choice in choices):
         return None
     return True
 
 
-def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit], *, newest: bool) -> bool:
+def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit]) -> bool:
     count = sum(widget.saved for widget in usual.widgets)
     surplus = any(value not in (None, "") for value in values[count:])
     if any(not misfit.stale for misfit in found) or (found and len(values) != count):
         return False
-    return not (surplus and any(is_undecided(spec, newest=newest) for spec in usual.node_class.specs))
+    return not (surplus and any(is_undecided(spec) for spec in usual.node_class.specs))
 
 
 def _better(
@@ -268,19 +258,17 @@ def _better(
     values: list[Any],
     found: Sequence[Misfit],
     is_linked: Callable[[str], bool],
-    *,
-    newest: bool,
 ) -> Layout | None:
     """The one layout that fits all values; None where none does, or several do."""
     named = saved.named_values if saved.named_values is not None else saved.sent_before
     if named is not None:
-        layout = _by_name(kind, usual.node_class, named, newest=newest)
+        layout = _by_name(kind, usual.node_class, named)
         layout.reason = "its values do not fit by position; those that the file has by name are used"
         return layout
     shifted = any(not misfit.stale for misfit in found)
     for candidates in (
-        _other_kinds(saved, usual, is_linked, newest=newest),
-        _shifted(usual, values, newest=newest) if shifted else (),
+        _other_kinds(saved, usual, is_linked),
+        _shifted(usual, values) if shifted else (),
     ):
         distinct: dict[Any, Layout] = {}
         for layout in candidates:
@@ -304,15 +292,11 @@ def _in_doubt(
     values: Sequence[Any],
     found: Sequence[Misfit],
     is_linked: Callable[[str], bool],
-    *,
-    newest: bool,
 ) -> Layout:
-    """The editor's own layout with its doubt: refused unless it is known that no wrong result can come of it."""
+    """The editor's own layout with its doubt: refused unless no wrong result can come of it."""
     usual.misfits = tuple(misfit.name for misfit in found)
     undecided = [
-        spec.name
-        for spec in usual.node_class.specs
-        if is_undecided(spec, newest=newest) and not is_linked(spec.widget_type)
+        spec.name for spec in usual.node_class.specs if is_undecided(spec) and not is_linked(spec.widget_type)
     ]
     if not found:
         if undecided:
@@ -325,11 +309,11 @@ def _in_doubt(
     if all(misfit.stale for misfit in found):
         return usual
     if len(values) == sum(widget.saved for widget in usual.widgets):
-        usual.reason += "; the pack has exchanged that input since, and what the editor would send is sent"
+        usual.reason += "; the pack has replaced that input since; it is sent as the editor would send it"
         return usual
     usual.refused = bool(undecided) or not any(misfit.rejected for misfit in found)
     if not usual.refused:
-        usual.reason += "; what the editor would send is sent, and the server will reject it"
+        usual.reason += "; it is sent as the editor would send it, and the server will reject it"
     return usual
 
 
@@ -351,51 +335,49 @@ def _fits(layout: Layout, values: Sequence[Any]) -> bool:
     )
 
 
-def _other_kinds(
-    saved: SavedNode, usual: Layout, is_linked: Callable[[str], bool], *, newest: bool
-) -> Iterator[Layout]:
+def _other_kinds(saved: SavedNode, usual: Layout, is_linked: Callable[[str], bool]) -> Iterator[Layout]:
     """Layouts in which inputs of types that no node gives have widgets, or forced inputs still do."""
     open_types = list(
         dict.fromkeys(
             spec.type
             for spec in usual.node_class.specs
-            if is_undecided(spec, newest=newest)
+            if is_undecided(spec)
             # A node that gives the type itself may well be the one that makes its values.
             and (not is_linked(spec.widget_type) or spec.widget_type in usual.node_class.outputs)
         )
     )[:MOST_UNDECIDED]
     for size in range(len(open_types) + 1):
         for chosen in itertools.combinations(open_types, size):
-            node_class = _with_types(usual.node_class, chosen, newest=newest)
-            widgets = default_widgets(node_class, newest=newest)
-            forms = [saved_values(node_class, widgets, saved.values, newest=newest)]
+            node_class = _with_types(usual.node_class, chosen)
+            widgets = default_widgets(node_class)
+            forms = [saved_values(node_class, widgets, saved.values)]
             forms += [list(saved.values)] if isinstance(saved.values, list) else []
             for values in forms:
-                layout = Layout(node_class, restore(widgets, values or [], newest=newest))
-                exact = values is not None and len(values) == sum(widget.saved for widget in layout.widgets)
-                if values is not None and (exact or not chosen) and _fits(layout, values):
+                layout = Layout(node_class, restore(widgets, values))
+                exact = len(values) == sum(widget.saved for widget in layout.widgets)
+                if (exact or not chosen) and _fits(layout, values):
                     yield layout
 
 
-def _with_types(node_class: NodeClass, types: Sequence[str], *, newest: bool) -> NodeClass:
+def _with_types(node_class: NodeClass, types: Sequence[str]) -> NodeClass:
     """The class with widgets for undecided inputs of these types."""
-    return decided(node_class, lambda spec: True if spec.type in types else None, newest=newest)
+    return decided(node_class, lambda spec: True if spec.type in types else None)
 
 
-def _shifted(usual: Layout, values: list[Any], *, newest: bool) -> Iterator[Layout]:
+def _shifted(usual: Layout, values: list[Any]) -> Iterator[Layout]:
     """Layouts in which the pack has gained or lost inputs; none unless a change in one place explains the values."""
-    widgets = default_widgets(usual.node_class, newest=newest)
+    widgets = default_widgets(usual.node_class)
     ways = list(_placements([widget for widget in widgets if widget.saved], values))
     if not any(_is_one_change(moved, values) for moved in ways):
         return
     for moved in ways:
-        layout = Layout(usual.node_class, restore(widgets, moved, newest=newest))
+        layout = Layout(usual.node_class, restore(widgets, moved))
         if _fits(layout, moved):
             yield layout
 
 
 def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
-    """Whether the places without a value, or the values without a place, stand side by side."""
+    """Whether the places without a value, or the values without a place, are adjacent."""
     few, many = sorted((moved, values), key=len)
     if len(moved) > len(values):
         gaps = [place for place, value in enumerate(moved) if value is UNSET]

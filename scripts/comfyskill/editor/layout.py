@@ -64,7 +64,7 @@ class _Box:
 
 
 def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An editor file of an API-format graph, laid out in columns by depth, with a group round each stage."""
+    """An editor file of an API-format graph, laid out in columns by depth, with a group around each stage."""
     boxes = {
         str(node_id): _box(str(node_id), node, definitions or {})
         for node_id, node in graph.items()
@@ -138,12 +138,11 @@ def _with_values(box: _Box, node_class: NodeClass) -> NodeClass:
     return decided(
         node_class,
         lambda spec: True if spec.name in box.inputs and not is_link(box.inputs[spec.name]) else None,
-        newest=True,
     )
 
 
 def _fill_known(box: _Box, node_class: NodeClass) -> None:
-    widgets = default_widgets(node_class, newest=True)
+    widgets = default_widgets(node_class)
     index = 0
     while index < len(widgets):
         widget = widgets[index]
@@ -154,7 +153,7 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
         if widget.spec is not None and value is not UNSET and not is_link(value):
             value = _saved_form(widget, value)
             if widget.kind == DYNAMIC_COMBO:
-                set_value(widgets, widget, value, newest=True)
+                set_value(widgets, widget, value)
         elif widget.spec is not None:
             value = widget.value
         else:
@@ -164,7 +163,7 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
             box.named[widget.name] = value
         if widget.spec is not None:
             box.widgets.append(widget)
-    declared = sockets_of(node_class, widgets, newest=True)
+    declared = sockets_of(node_class, widgets)
     known = {socket.name for socket in declared}
     for socket in declared:
         linked = is_link(box.inputs.get(socket.name))
@@ -280,7 +279,7 @@ def _arrange(boxes: Mapping[str, _Box]) -> None:
 
 
 def _set_depths(boxes: Mapping[str, _Box]) -> None:
-    """Longest paths, by peeling off nodes whose sources are done; nodes in a circle take the next column."""
+    """Longest paths, by peeling off nodes whose sources are done; nodes in a cycle take the next column."""
     waiting = {name: {source for source in box.sources if source != name} for name, box in boxes.items()}
     consumers: dict[str, list[str]] = {}
     for name, sources in waiting.items():

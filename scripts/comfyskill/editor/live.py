@@ -103,11 +103,10 @@ class Graph:
 
 @dataclass
 class Build:
-    """Everything of one conversion: live graphs, what was met on the way, and which frontend is followed."""
+    """The state of one conversion: live graphs, node classes, warnings."""
 
     saved: Saved
     definitions: Mapping[str, Any]
-    newest: bool
     without_server: bool
     classes: dict[str, NodeClass | None] = field(default_factory=dict)
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -117,13 +116,13 @@ class Build:
     given: set[str] | None = None
 
     def spend(self) -> None:
-        """Count one step of following links. Raises SkillError when a file was made to never end."""
+        """Count one step of following links. Raises SkillError when there are more than MAX_STEPS."""
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise SkillError(
                 f"following the links of this file takes more than {MAX_STEPS} steps",
                 code="cannot_convert",
-                hint="real workflows take some thousands; this file is damaged or was made to stall",
+                hint="real workflows take a few thousand; this file is damaged or malicious",
             )
 
     def warn(self, text: str) -> None:
@@ -168,7 +167,7 @@ class Place:
         return f"{self.prefix}{node.id}"
 
     def inside(self, instance: Node, graph: Graph) -> Place:
-        """The place inside an instance that stands here."""
+        """The place inside an instance in this graph."""
         return Place(graph, instance, self, f"{self.prefix}{instance.id}:", self.depth + 1)
 
 

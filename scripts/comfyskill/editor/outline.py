@@ -1,4 +1,4 @@
-"""What can be read off an editor file without converting it: its nodes, its notes, a rough graph. Pure, level 1."""
+"""What can be read off an editor file without converting it: its nodes, its notes, a rough graph. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfyskill.base import file_names
 from comfyskill.editor import pack_rules
 
 MUTED, BYPASSED = 2, 4
-# Node types of core that live in the editor alone.
+# Core node types that exist only in the editor.
 _VIRTUAL = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode"})
 NOTE_TYPES = re.compile(r"(?i)note|label|markdown|comment|readme")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -76,7 +76,7 @@ def rough_graph(editor: Mapping[str, Any], *, everything: bool = False) -> dict[
     """Classes and file names of an editor file that could not be converted: right about what is named, not about inputs.
 
     Muted and bypassed nodes, notes and subgraph instances are left out; inputs are called `widget N`. `everything`:
-    with all texts and with nodes that are switched off, for those who judge a file.
+    with all texts and with nodes that are switched off, for security checks.
     """
     graph: dict[str, dict[str, Any]] = {}
     for number, node in enumerate(nodes_of(editor)):

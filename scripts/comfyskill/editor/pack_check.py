@@ -1,4 +1,4 @@
-"""Which classes' widgets neither the declared types nor the pack rules settle. Level 1, pure."""
+"""Which classes' widgets neither the declared types nor the pack rules settle. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfyskill.editor.widgets import is_undecided, read_class
 
 _FLEXIBLE = "its script adds inputs that the definition does not declare"
 _UNKNOWN = "no node gives values of this type, so it may be a widget of the pack's own"
-_BOTH = "this type is that of a colour, curve or the like: it may be a widget as well as a link"
+_BOTH = "this type is a colour, curve or similar: it may be a widget or a link"
 # Words in the names of types that packs give a widget of their own although other nodes give values of them.
 _WIDGET_WORDS = (
     "COLOR",
@@ -27,7 +27,7 @@ _WIDGET_WORDS = (
 
 
 def unsettled(definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry an input (or class) that needs a look: {class_type, pack, reason}, and the input with its type."""
+    """One entry per input (or class) that needs a check: {class_type, pack, reason}, and the input with its type."""
     given = {
         output
         for definition in definitions.values()
@@ -47,7 +47,7 @@ def unsettled(definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
         found += [
             place | {"input": spec.name, "type": spec.widget_type, "reason": reason}
             for spec in node_class.specs
-            if is_undecided(spec, newest=True) and (reason := _reason(spec.widget_type, given))
+            if is_undecided(spec) and (reason := _reason(spec.widget_type, given))
         ]
         if not node_class.specs and _is_flexible(definition) and not _has_row(kind):
             found.append(place | {"reason": _FLEXIBLE})

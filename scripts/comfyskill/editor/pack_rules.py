@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-# What a browser-only node does with links: passes its one input on, hands a named value on, or nothing.
+# What a browser-only node does with links: passes its one input on, returns a named value, or nothing.
 REROUTE, SETTER, GETTER, PANEL, BROADCAST = "reroute", "setter", "getter", "panel", "broadcast"
 # What a declared type of a pack is: a widget that is sent, or one that is saved and not sent.
 SENT, KEPT = "sent", "kept"
@@ -33,9 +33,9 @@ class Rule(NamedTuple):
     loaded: functions of `pack_values` that change the widgets once the saved values are in place.
     queued: functions of `pack_values` that change what is sent, once values and links are known.
     own_values: the saved values follow no declared widgets; the `loaded` functions read them.
-    virtual: the class lives in the browser only, and what it does with links.
+    virtual: the class exists in the browser only, and what it does with links.
     partner: for SETTER, the class that hands the value out.
-    note: a sentence that every conversion of such a node says.
+    note: a warning that every conversion of such a node gives.
     refused: why a graph cannot be made from the file alone; the node is then refused, or named with --allow-unsure.
         Where the row has `types` as well, only a node that declares one of them.
     """

@@ -18,7 +18,7 @@ from comfyskill.editor.widgets import Widget
 if TYPE_CHECKING:
     from comfyskill.editor.live import Graph
 
-# A Set node keeps its input under a name, Get nodes hand it out.
+# A Set node keeps its input under a name, Get nodes return it.
 GETTERS = {rule.partner: name for name, rule in rules.of_kind(rules.SETTER)}
 BROADCASTS = frozenset(name for name, _ in rules.of_kind(rules.BROADCAST))
 POWER_LORA_LOADER = "Power Lora Loader (rgthree)"
@@ -28,7 +28,7 @@ _NOT_INPUTS = frozenset({"control_after_generate", "control_filter_list", "uploa
 
 
 def variable_name(saved: SavedNode) -> str:
-    """The name under which a Set or Get node files its value."""
+    """The name of the value of a Set or Get node."""
     values = saved.values
     if isinstance(values, list) and values and isinstance(values[0], str):
         return values[0]
@@ -38,7 +38,7 @@ def variable_name(saved: SavedNode) -> str:
 
 
 def known_values(saved: SavedNode) -> dict[str, Any] | None:
-    """Widget values by name where the file alone tells them; None where it does not."""
+    """Widget values by name where the file alone shows them, else None."""
     if saved.named_values is not None:
         return {name: value for name, value in saved.named_values.items() if name not in _NOT_INPUTS}
     values = saved.values
@@ -64,14 +64,14 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
     return named if position == len(values) else None
 
 
-def widgets_of_unknown(saved: SavedNode, *, newest: bool) -> list[Widget]:
+def widgets_of_unknown(saved: SavedNode) -> list[Widget]:
     """The stand-in widgets the editor gives a node that it has no definition of."""
     values = saved.values if isinstance(saved.values, list) else []
     made = []
     for index, value in enumerate(values):
-        name = f"UNKNOWN_{index}" if newest and index else "UNKNOWN"
+        name = f"UNKNOWN_{index}" if index else "UNKNOWN"
         if isinstance(value, str) and len(value) > 20:
-            value = text_field(value, newest=newest)
+            value = text_field(value)
         elif not isinstance(value, (str, int, float)):
             value = js_json(value)
         made.append(Widget(name, "any", value))
@@ -89,7 +89,7 @@ def attach_broadcasts(graph: Graph) -> None:
     if graph.saved.broadcast_links is None:
         if fed:
             raise SkillError(
-                f"node {fed[0].label} sends its input to other nodes without links, and the file does not say to which",
+                f"node {fed[0].label} sends its input to other nodes without links, and the file does not list them",
                 code="cannot_convert",
                 hint="open it in the editor with Use Everywhere installed and convert its links to real ones, or save it"
                 " there again with a newer version of that pack",
@@ -114,7 +114,7 @@ def _attach_broadcast(graph: Graph, number: int, row: Mapping[str, Any]) -> None
         return
     free = [at for at, entry in enumerate(target.inputs) if entry.link is None and entry.type in (kind, "*")]
     if place not in free:
-        # The slot counts as the editor showed it; where it does not fit, the only input of the type is meant.
+        # The slot counts as the editor showed it; where it does not fit, the only input of the type is used.
         if len(free) != 1:
             return
         place = free[0]

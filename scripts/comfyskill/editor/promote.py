@@ -1,6 +1,6 @@
 """Subgraph instances: which inner widgets they show as their own, and which saved values those take.
 
-Pure. 1.35 and 1.58 read the same file differently here; both ways are followed.
+Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from comfyskill.editor.build import inner_first
 from comfyskill.editor.live import Build, Graph, Input, Node, Promoted
 from comfyskill.editor.read import INPUT_NODE, Link
-from comfyskill.editor.text import text_field
 from comfyskill.editor.widgets import UNSET, Widget, set_value
 
 _PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
@@ -20,41 +19,23 @@ _PREVIEWS = "$$"
 
 
 def promote_all(made: Build) -> None:
-    """Give every instance its promoted widgets, inner graphs first, then apply what the file says of them."""
-    position = {name: number for number, name in enumerate(made.saved.definitions)}
+    """Give every instance its promoted widgets, inner graphs first, then apply the file's values."""
     for name in inner_first(made.saved):
-        later = {kind for kind, number in position.items() if number > position[name]}
-        _promote_graph(made, made.graphs[name], set() if made.newest else later)
-    _promote_graph(made, made.root, set())
+        _promote_graph(made, made.graphs[name])
+    _promote_graph(made, made.root)
 
 
-def _promote_graph(made: Build, graph: Graph, late: set[str]) -> None:
-    """`late` are the definitions that come after this graph in the file, which 1.35 does not know yet."""
+def _promote_graph(made: Build, graph: Graph) -> None:
     for instance in graph.instances:
         definition = made.graphs[instance.type]
         for index in range(len(instance.inputs), len(definition.inputs)):
             instance.inputs.append(Input(*definition.inputs[index]))
         for index in range(len(definition.inputs)):
             _bind(definition, instance, index)
-        if instance.type in late:
-            _forget_late(instance)
-            continue
-        _restore(made, instance)
+        _restore(instance)
     for instance in graph.instances:
-        entries = proxy_entries(instance)
-        if not entries or instance.type in late:
-            continue
-        if made.newest:
-            _apply_entries_158(made, instance, entries)
-        else:
-            _apply_entries_135(made, instance, entries)
-
-
-def _forget_late(instance: Node) -> None:
-    """1.35 built such an instance before its definition: values are lost, and only equal names are promoted."""
-    for index, promoted in list(instance.promoted.items()):
-        if promoted.inner_name != promoted.name:
-            del instance.promoted[index]
+        if entries := proxy_entries(instance):
+            _apply_entries(made, instance, entries)
 
 
 def target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
@@ -87,29 +68,21 @@ def _bind(definition: Graph, instance: Node, index: int) -> None:
             return
 
 
-def _restore(made: Build, instance: Node) -> None:
+def _restore(instance: Node) -> None:
     """Saved values onto the promoted widgets by position, in the definition's order."""
     values = instance.saved.values
     if not isinstance(values, list):
         return
-    kept = _quarantined(instance) if made.newest else {}
+    kept = _quarantined(instance)
     for (_, promoted), value in zip(sorted(instance.promoted.items()), values, strict=False):
-        _assign(made, promoted, kept.get(promoted.name, value))
+        promoted.value = kept.get(promoted.name, value)
     for promoted in list(instance.promoted.values())[len(values) :]:
         if promoted.name in kept:
-            _assign(made, promoted, kept[promoted.name])
-
-
-def _assign(made: Build, promoted: Promoted, value: Any) -> None:
-    if not made.newest and promoted.widget.multiline:
-        # The copy and the inner widget share one text field there.
-        value = text_field(value)
-        promoted.widget.value = value
-    promoted.value = value
+            promoted.value = kept[promoted.name]
 
 
 def _quarantined(instance: Node) -> dict[str, Any]:
-    """Values that a newer editor put aside because it could not place them then."""
+    """Values that a newer editor set aside because it could not place them."""
     kept: dict[str, Any] = {}
     entries = instance.saved.properties.get("proxyWidgetErrorQuarantine")
     for entry in reversed(entries if isinstance(entries, list) else []):
@@ -136,22 +109,8 @@ def proxy_entries(instance: Node) -> list[tuple[str, str, str | None]]:
     return entries
 
 
-def _apply_entries_135(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
-    """1.35: entries of "-1" map saved values by name; other entries are mere views and hide a promoted widget of that name."""
-    shown = {name for owner, name, _ in entries if owner == "-1"}
-    viewed = {name for owner, name, _ in entries if owner != "-1"}
-    for index, promoted in list(instance.promoted.items()):
-        if promoted.name in viewed and promoted.name not in shown:
-            del instance.promoted[index]
-    values = instance.saved.values
-    by_name = {promoted.name: promoted for promoted in reversed(list(instance.promoted.values()))}
-    for (owner, name, _), value in zip(entries, values if isinstance(values, list) else [], strict=False):
-        if owner == "-1" and value is not None and name in by_name:
-            _assign(made, by_name[name], value)
-
-
-def _apply_entries_158(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
-    """1.58 turns each entry into a promoted widget of the definition and gives it the saved value at its place."""
+def _apply_entries(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
+    """Turn each entry into a promoted widget of the definition, with the saved value at its place."""
     values = instance.saved.values
     values = values if isinstance(values, list) else []
     definition = made.graphs[instance.type]
@@ -295,7 +254,7 @@ def _instances_of(made: Build, definition: Graph) -> list[Node]:
 
 
 def repair_combos(made: Build) -> None:
-    """1.58 gives every choice without a value its first option, also the promoted ones."""
+    """Give each promoted choice without a value its first option, as the editor does."""
     for graph in [*made.graphs.values(), made.root]:
         for instance in graph.instances:
             for promoted in instance.promoted.values():
@@ -309,7 +268,7 @@ def repair_combos(made: Build) -> None:
                     promoted.value = spec.choices[0]
 
 
-def write_through(made: Build, node: Node, number: int, value: Any) -> Any:
+def write_through(node: Node, number: int, value: Any) -> Any:
     """Set the widget behind an input, on a node or promoted on an instance; gives what was set back, or UNSET."""
     if node.role == "instance":
         promoted = node.promoted.get(number)
@@ -321,5 +280,5 @@ def write_through(made: Build, node: Node, number: int, value: Any) -> Any:
     widget = node.widget(name) if name else None
     if widget is None:
         return UNSET
-    set_value(node.widgets, widget, value, newest=made.newest)
+    set_value(node.widgets, widget, value)
     return value

@@ -1,6 +1,6 @@
 """The editor's saved JSON as values: graphs, nodes, slots and links, whatever version wrote them.
 
-Pure. Damaged parts are left out rather than guessed; what is no editor file at all is refused.
+Pure. Damaged parts are left out rather than guessed; anything that is not an editor file is refused.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class SavedNode:
     order: int = 0
     # Values by widget name that go before the saved ones (from a group node).
     overrides: dict[str, Any] = field(default_factory=dict)
-    # For a group node of an old file: the inner classes that nothing is known of.
+    # For a group node of an old file: the inner classes without a definition.
     inner_missing: list[str] = field(default_factory=list)
-    # What a graph that the file holds beside its nodes sent for it before, by name.
+    # The node's inputs in the API graph that the same file holds, by name.
     sent_before: dict[str, Any] | None = None
 
 
@@ -183,7 +183,7 @@ def _graph(saved: Mapping[str, Any]) -> SavedGraph:
 
 
 def _settle_competing_links(graph: SavedGraph) -> None:
-    """Keep one link an input: the first row, unless only a later one is named by a slot."""
+    """Keep one link per input: the first row, unless only a later one is named by a slot."""
     named = {slot.link for node in graph.nodes.values() for slot in node.inputs if slot.link is not None}
     taken: dict[tuple[str, int], str] = {}
     dropped: dict[str, str] = {}
@@ -201,7 +201,7 @@ def _settle_competing_links(graph: SavedGraph) -> None:
         )
         both_named = first in named and link.id in named
         if both_named and not same_source:
-            # Two slots name two links with one saved target: the slots are the better witness.
+            # Two slots name two links with one saved target: the slots are more reliable.
             continue
         if not same_source and link.id in named and first not in named:
             keeper, loser = link.id, first

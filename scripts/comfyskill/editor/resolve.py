@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import pack_rules, packs
-from comfyskill.editor.live import Build, Graph, Node, Place, Promoted
+from comfyskill.editor.live import Build, Graph, Node, Place
 from comfyskill.editor.read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
 
 
 class LinkTo(NamedTuple):
-    """An output of a node that is in the prompt (or, with 1.35, of one that was muted)."""
+    """An output of a node that is in the prompt."""
 
     node_id: str
     slot: int
@@ -29,7 +29,7 @@ class Constant(NamedTuple):
 
 
 def connects(first: str, second: str) -> bool:
-    """Whether the editor lets these two slot types meet."""
+    """Whether the editor connects these two slot types."""
     if first in ("", "*") or second in ("", "*") or first == second:
         return True
     wanted = second.lower().split(",")
@@ -40,23 +40,11 @@ def connects(first: str, second: str) -> bool:
 
 
 def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
-    """What feeds an input in the end; None when it is as if unlinked.
+    """What feeds an input in the end; None when the link leads to nothing.
 
     Raises:
-        SkillError: the links go in a circle.
+        SkillError: the links form a cycle.
     """
-    found, crossed = _follow(made, place, node, slot)
-    if found is None and crossed is not None and not made.newest:
-        # 1.35 had copied the promoted value into the inner widget before; it stays there.
-        return Constant(crossed.value)
-    return found
-
-
-def _follow(
-    made: Build, place: Place, node: Node, slot: int
-) -> tuple[LinkTo | Constant | None, Promoted | None]:
-    """The source, and the last promoted widget that was passed because its own input is linked."""
-    crossed: Promoted | None = None
     kind: str | None = None
     seen: set[tuple[int, str, int, bool]] = set()
     outward = True
@@ -64,48 +52,47 @@ def _follow(
         made.spend()
         key = (id(place.host), place.prefix + node.id, slot, outward)
         if key in seen:
-            raise _circle(node)
+            raise _cycle(node)
         seen.add(key)
         if outward:
             if not 0 <= slot < len(node.inputs):
-                return None, crossed
+                return None
             entry = node.inputs[slot]
             if entry.link is None:
-                return None, crossed
+                return None
             host = place.host
             if entry.link.origin == INPUT_NODE and host is not None and place.parent is not None:
                 step = _out_of_subgraph(place, entry.link.origin_slot)
                 if not isinstance(step, Place):
-                    return step, crossed
-                crossed = host.promoted.get(entry.link.origin_slot, crossed)
+                    return step
                 place, node, slot, kind = step, host, entry.link.origin_slot, None
                 continue
             origin = place.graph.nodes.get(entry.link.origin)
             if origin is None:
-                return None, crossed
+                return None
             node, slot, kind, outward = origin, entry.link.origin_slot, kind or entry.type, False
             continue
-        if node.mode == MUTED and made.newest:
-            return None, crossed
+        if node.mode == MUTED:
+            return None
         if node.mode == BYPASSED:
             chosen = _bypass(node, slot, kind or "*")
             if chosen is None:
-                return None, crossed
+                return None
             slot, kind, outward = chosen, None, True
         elif node.role == "instance":
             inside = _into_subgraph(made, place, node, slot)
             if inside is None:
-                return None, crossed
+                return None
             place, node, slot = inside
         elif node.role in ("reroute", "virtual"):
             step_to = _through_virtual(made, place, node, slot)
             if step_to is None:
-                return None, crossed
+                return None
             place, node, slot, outward = step_to
         elif node.role in ("primitive", "note"):
-            return None, crossed
+            return None
         else:
-            return LinkTo(place.id_of(node), slot), crossed
+            return LinkTo(place.id_of(node), slot)
 
 
 def _out_of_subgraph(place: Place, index: int) -> Place | Constant | None:
@@ -123,7 +110,7 @@ def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tupl
     graph = made.graphs[instance.type]
     if not 0 <= slot < len(graph.saved.outputs):
         return None
-    link = _output_link(made, graph, slot)
+    link = _output_link(graph, slot)
     if link is None:
         return None
     inside = place.inside(instance, graph)
@@ -136,13 +123,10 @@ def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tupl
     return None if origin is None else (inside, origin, link.origin_slot)
 
 
-def _output_link(made: Build, graph: Graph, slot: int) -> Link | None:
-    """The inner link of a definition output: 1.58 takes the first row of the table, 1.35 the first that the output lists."""
+def _output_link(graph: Graph, slot: int) -> Link | None:
+    """The inner link of a definition output: the first row of the link table that leads there."""
     rows = (row for row in graph.links.values() if row.target == OUTPUT_NODE and row.target_slot == slot)
-    if made.newest:
-        return next(rows, None)
-    listed = (graph.links[number] for number in graph.saved.outputs[slot].links if number in graph.links)
-    return next(listed, None) or next(rows, None)
+    return next(rows, None)
 
 
 def _straight_through(place: Place, instance: Node, slot: int) -> tuple[Place, Node, int] | None:
@@ -176,7 +160,7 @@ def _through_virtual(
         found = _setter(place, node)
         if found is None:
             made.warn(
-                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node keeps"
+                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node sets"
             )
             return None
         return (*found, 0, True)
@@ -206,10 +190,10 @@ def _outwards(place: Place) -> Iterator[Place]:
         here = here.parent
 
 
-def _circle(node: Node) -> SkillError:
+def _cycle(node: Node) -> SkillError:
     return SkillError(
-        f"the links that lead to node {node.label} go in a circle",
+        f"the links that lead to node {node.label} form a cycle",
         code="cannot_convert",
-        hint="open the workflow in the editor and remove one of the links of the circle",
+        hint="open the workflow in the editor and remove one link of the cycle",
         node={"id": node.id, "title": node.title, "type": node.type},
     )

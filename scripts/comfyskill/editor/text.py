@@ -45,7 +45,7 @@ def js_number(value: Any) -> Any:
 
 
 def js_value(value: Any) -> Any:
-    """`js_number` of every number in a value; what no double can hold (infinite, not a number) becomes null."""
+    """`js_number` of every number in a value; numbers that JSON cannot hold (infinite, not a number) become null."""
     if isinstance(value, list):
         return [js_value(item) for item in value]
     if isinstance(value, dict):
@@ -82,21 +82,21 @@ def js_json(value: Any) -> str:
 
 
 def js_round(value: float) -> int:
-    """Half goes up, as Math.round does."""
+    """Round half up, as Math.round does."""
     return math.floor(value + 0.5)
 
 
 def to_fixed(value: float, digits: int) -> float:
-    """A number with so many decimals, as toFixed prints it: exact halves go away from zero."""
+    """A number with `digits` decimals, as toFixed prints it: exact halves go away from zero."""
     from decimal import ROUND_HALF_UP, Context, Decimal
 
     step = Decimal(1).scaleb(-min(max(digits, 0), 100))
     return float(Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=500)))
 
 
-def text_field(value: Any, *, newest: bool = False) -> str:
-    """What a multi-line text field makes of a value; 1.58 leaves strings as they are."""
-    if newest and isinstance(value, str):
+def text_field(value: Any) -> str:
+    """What a multi-line text field makes of a value: strings stay as they are."""
+    if isinstance(value, str):
         return value
     return js_string(value).replace("\r\n", "\n").replace("\r", "\n")
 

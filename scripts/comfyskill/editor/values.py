@@ -17,11 +17,8 @@ from comfyskill.editor.widgets import UNSET, Widget
 # Nodes whose filename_prefix may hold %Node.widget% and %date:...%.
 _SAVERS = frozenset(
     "SaveImage SaveVideo SaveAnimatedWEBP SaveWEBM SaveAudio SaveGLB SaveAnimatedPNG CLIPSave VAESave ModelSave"
-    " LoraSave SaveLatent".split()
-)
-_NEWER_SAVERS = frozenset(
-    "SaveImageAdvanced SaveSVGNode SaveAudioMP3 SaveAudioOpus SaveAudioAdvanced Save3DAdvanced SaveGaussianSplat"
-    " SavePointCloud".split()
+    " LoraSave SaveLatent SaveImageAdvanced SaveSVGNode SaveAudioMP3 SaveAudioOpus SaveAudioAdvanced Save3DAdvanced"
+    " SaveGaussianSplat SavePointCloud".split()
 )
 
 
@@ -37,14 +34,14 @@ def widget_inputs(emission: Emission, node_id: str, node: Node) -> dict[str, Any
             continue
         if widget.kind in _CAPTURED and not isinstance(value, dict):
             emission.made.warn(
-                f"node {node.label} takes its {widget.name} in the browser at each run; the graph lacks it"
+                f"node {node.label} captures its {widget.name} in the browser at each run; the graph lacks it"
             )
         if widget.multiline:
-            value = editor_text.text_field(value, newest=emission.made.newest)
+            value = editor_text.text_field(value)
         if isinstance(value, str):
             value = _worded(emission, node_id, node, widget, value)
         _warn_of_lost_numbers(emission.made, node, widget.name, value)
-        inputs[widget.name] = sendable(value, curve=widget.kind == "CURVE" and emission.made.newest)
+        inputs[widget.name] = sendable(value, curve=widget.kind == "CURVE")
     return inputs
 
 
@@ -65,8 +62,7 @@ def _worded(emission: Emission, node_id: str, node: Node, widget: Widget, text: 
                 {"node_id": node_id, "input": widget.name, "chosen": chosen, "text": text}
             )
         return text
-    savers = _SAVERS | _NEWER_SAVERS if emission.made.newest else _SAVERS
-    if (widget.name == "filename_prefix" and node.type in savers) or pack_rules.takes_tokens(
+    if (widget.name == "filename_prefix" and node.type in _SAVERS) or pack_rules.takes_tokens(
         node.type, widget.name
     ):
         return editor_text.replace_tokens(
@@ -145,7 +141,7 @@ def _write_primitive(emission: Emission, graph: Graph, primitive: Node) -> None:
         for number, slot in enumerate(node.inputs):
             if slot.link is None or slot.link.origin != primitive.id:
                 continue
-            promote.write_through(emission.made, node, number, _rounded(node, number, value))
+            promote.write_through(node, number, _rounded(node, number, value))
 
 
 def _rounded(node: Node, number: int, value: Any) -> Any:

@@ -17,19 +17,16 @@ MATCHTYPE = "COMFY_MATCHTYPE_V3"
 
 _WIDGET_TYPES = frozenset(
     "INT FLOAT BOOLEAN STRING COMBO MARKDOWN COLOR TEXTAREA CHART GALLERIA IMAGECOMPARE IMAGEUPLOAD AUDIOUPLOAD"
-    " AUDIO_UI AUDIO_RECORD WEBCAM LOAD_3D LOAD_3D_ANIMATION PREVIEW_3D PREVIEW_3D_ANIMATION".split()
+    " AUDIO_UI AUDIO_RECORD WEBCAM LOAD_3D LOAD_3D_ANIMATION PREVIEW_3D PREVIEW_3D_ANIMATION"
+    " BOUNDING_BOX PAINTER COMPOSITOR CURVE RANGE VIDEO_EDIT BOUNDING_BOXES COLORS".split()
 ) | {DYNAMIC_COMBO}
-# Came between 1.35 and 1.58.
-_NEWER_WIDGET_TYPES = frozenset(
-    "BOUNDING_BOX PAINTER COMPOSITOR CURVE RANGE VIDEO_EDIT BOUNDING_BOXES COLORS".split()
-)
 # Combos that bring an upload button with a place in widgets_values.
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
 MAX_DYNAMIC_DEPTH = 8
 # What a pack's script puts before a widget; files of its older versions lack it.
 EXTRA = "extra"
-# Types of core that never have a widget, so that no file is asked about them.
+# Core types that never have a widget, whatever the file shows.
 _CORE_SOCKETS = frozenset(
     "* MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK NOISE SAMPLER SIGMAS GUIDER CONTROL_NET CLIP_VISION"
     " CLIP_VISION_OUTPUT STYLE_MODEL GLIGEN UPSCALE_MODEL AUDIO VIDEO HOOKS HOOK_KEYFRAMES TIMESTEPS_RANGE".split()
@@ -165,42 +162,41 @@ def read_spec(name: str, raw: Any, *, required: bool = True) -> Spec | None:
     return Spec(name, kind, options, required, choices if isinstance(choices, list) else None)
 
 
-def has_widget(spec: Spec, *, newest: bool) -> bool:
+def has_widget(spec: Spec) -> bool:
     """Whether the editor builds a widget for this input."""
     if spec.forced:
         return False
     if spec.as_widget is not None:
         return spec.as_widget
-    return spec.widget_type in _WIDGET_TYPES or (newest and spec.widget_type in _NEWER_WIDGET_TYPES)
+    return spec.widget_type in _WIDGET_TYPES
 
 
-def is_undecided(spec: Spec, *, newest: bool) -> bool:
+def is_undecided(spec: Spec) -> bool:
     """Whether only the file can show if this input of a pack's own type has a widget."""
     return (
         spec.as_widget is None
         and not spec.forced
-        and not has_widget(spec, newest=newest)
+        and not has_widget(spec)
         and spec.widget_type not in _CORE_SOCKETS
         and not spec.widget_type.startswith("COMFY_")
         and "," not in spec.widget_type
     )
 
 
-def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None], *, newest: bool) -> NodeClass:
-    """The class with `choose`'s word on each undecided input; None leaves it undecided."""
+def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None]) -> NodeClass:
+    """The class with `choose`'s decision on each undecided input; None leaves it undecided."""
     specs = [
-        spec._replace(as_widget=choose(spec)) if is_undecided(spec, newest=newest) else spec
-        for spec in node_class.specs
+        spec._replace(as_widget=choose(spec)) if is_undecided(spec) else spec for spec in node_class.specs
     ]
     return replace(node_class, specs=specs)
 
 
-def with_slots(node_class: NodeClass, slots: Mapping[str, bool], *, newest: bool) -> NodeClass:
-    """The class as a saved node shows it: `slots` says of each saved slot whether a widget stands behind it.
+def with_slots(node_class: NodeClass, slots: Mapping[str, bool]) -> NodeClass:
+    """The class as a saved node shows it: `slots` says of each saved slot whether it has a widget.
 
-    A plain slot also speaks against a pack's rule: another pack may use the same word for a link.
+    A plain slot overrides a pack's rule: another pack may use the same type for a link.
     """
-    made = decided(node_class, lambda spec: slots.get(spec.name), newest=newest)
+    made = decided(node_class, lambda spec: slots.get(spec.name))
     specs = [
         spec._replace(as_widget=False)
         if rules.of_type(made.name, spec.widget_type) and slots.get(spec.name) is False
@@ -211,7 +207,7 @@ def with_slots(node_class: NodeClass, slots: Mapping[str, bool], *, newest: bool
 
 
 def default_of(spec: Spec) -> Any:
-    """The value of a widget nobody has touched."""
+    """The value of an untouched widget."""
     default = spec.options.get("default")
     kind = spec.widget_type
     if kind == "COMBO":
@@ -230,12 +226,12 @@ def default_of(spec: Spec) -> Any:
     )
 
 
-def default_widgets(node_class: NodeClass, *, newest: bool) -> list[Widget]:
+def default_widgets(node_class: NodeClass) -> list[Widget]:
     """A new node's widgets in order, with their defaults."""
     widgets: list[Widget] = []
     for spec in node_class.specs:
-        if has_widget(spec, newest=newest):
-            widgets.extend(_widgets_of(spec, newest=newest, class_name=node_class.name))
+        if has_widget(spec):
+            widgets.extend(_widgets_of(spec, class_name=node_class.name))
     widgets.extend(
         Widget(name, "any", UNSET) for rule in rules.of_class(node_class.name) for name in rule.added
     )
@@ -255,7 +251,7 @@ def _extra(name: str) -> Widget:
     return Widget(name, EXTRA, UNSET, sent=False)
 
 
-def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "") -> list[Widget]:
+def _widgets_of(spec: Spec, *, depth: int = 0, class_name: str = "") -> list[Widget]:
     """A widget and those that come with it: seed control, refresh buttons, a dynamic combo's own inputs."""
     kind = spec.widget_type
     widget = Widget(spec.name, kind, default_of(spec), spec)
@@ -263,7 +259,7 @@ def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "
     widget.sent = spec.options.get("serialize") is not False and (
         rule is None or rule.types[kind] == rules.SENT
     )
-    if kind == "IMAGECOMPARE" and newest:
+    if kind == "IMAGECOMPARE":
         widget.saved, widget.value = False, ["", ""]
     made = [widget]
     if kind == "LOAD_3D" and class_name == "Load3D":
@@ -280,7 +276,7 @@ def _widgets_of(spec: Spec, *, newest: bool, depth: int = 0, class_name: str = "
         if kind == "COMBO":
             made.append(_button("control_filter_list"))
     if kind == DYNAMIC_COMBO:
-        made.extend(option_widgets(widget, newest=newest, depth=depth))
+        made.extend(option_widgets(widget, depth=depth))
     return made
 
 
@@ -291,13 +287,13 @@ def _has_control(spec: Spec) -> bool:
     return spec.widget_type in ("FLOAT", "COMBO") and bool(declared)
 
 
-def option_widgets(widget: Widget, *, newest: bool, depth: int = 0) -> list[Widget]:
+def option_widgets(widget: Widget, *, depth: int = 0) -> list[Widget]:
     """The widgets that a dynamic combo's chosen option brings, named `combo.input`."""
     made: list[Widget] = []
     if depth < MAX_DYNAMIC_DEPTH:
         for spec in option_specs(widget):
-            if has_widget(spec, newest=newest):
-                made.extend(_widgets_of(spec, newest=newest, depth=depth + 1))
+            if has_widget(spec):
+                made.extend(_widgets_of(spec, depth=depth + 1))
     return made
 
 
@@ -321,7 +317,7 @@ def option_specs(widget: Widget) -> list[Spec]:
     return []
 
 
-def restore(widgets: list[Widget], values: Sequence[Any], *, newest: bool) -> list[Widget]:
+def restore(widgets: list[Widget], values: Sequence[Any]) -> list[Widget]:
     """The widgets with saved values put onto them by position; those beyond the values keep their defaults.
 
     A dynamic combo's own inputs follow it in the list and are built anew when its value is set.
@@ -334,12 +330,12 @@ def restore(widgets: list[Widget], values: Sequence[Any], *, newest: bool) -> li
         if not widget.saved:
             continue
         if position < len(values) and values[position] is not UNSET:
-            set_value(restored, widget, values[position], newest=newest)
+            set_value(restored, widget, values[position])
         position += 1
     return restored
 
 
-def restore_named(widgets: list[Widget], values: Mapping[str, Any], *, newest: bool) -> list[Widget]:
+def restore_named(widgets: list[Widget], values: Mapping[str, Any]) -> list[Widget]:
     """The widgets with values put onto them by name; the others keep their defaults."""
     restored = [replace(widget) for widget in widgets]
     index = 0
@@ -347,27 +343,25 @@ def restore_named(widgets: list[Widget], values: Mapping[str, Any], *, newest: b
         widget = restored[index]
         index += 1
         if widget.name in values:
-            set_value(restored, widget, values[widget.name], newest=newest)
+            set_value(restored, widget, values[widget.name])
     return restored
 
 
-def set_value(widgets: list[Widget], widget: Widget, value: Any, *, newest: bool) -> None:
-    """Give one widget of the list a value; a dynamic combo's inputs are exchanged."""
+def set_value(widgets: list[Widget], widget: Widget, value: Any) -> None:
+    """Give one widget of the list a value; a dynamic combo's inputs are replaced."""
     widget.value = value
     if widget.kind != DYNAMIC_COMBO:
         return
     prefix = widget.name + "."
     widgets[:] = [other for other in widgets if not other.name.startswith(prefix)]
     place = next(index for index, other in enumerate(widgets) if other is widget)
-    widgets[place + 1 : place + 1] = option_widgets(widget, newest=newest, depth=widget.name.count("."))
+    widgets[place + 1 : place + 1] = option_widgets(widget, depth=widget.name.count("."))
 
 
-def saved_values(
-    node_class: NodeClass, widgets: Sequence[Widget], values: Any, *, newest: bool
-) -> list[Any] | None:
-    """The values of a file as a list that fits the widgets; None for values the editor cannot place (1.35, a dict).
+def saved_values(node_class: NodeClass, widgets: Sequence[Widget], values: Any) -> list[Any]:
+    """The values of a file as a list that fits the widgets.
 
-    Old files also hold values of inputs that have become sockets; those are dropped when the count tells so.
+    Old files also hold values of inputs that are sockets now; those are dropped when the count of values shows it.
     """
     if values is None:
         return []
@@ -375,8 +369,6 @@ def saved_values(
     if extras and isinstance(values, list) and len(values) == sum(w.saved for w in widgets) - extras:
         rest = iter(values)
         return [UNSET if widget.kind == EXTRA else next(rest) for widget in widgets if widget.saved]
-    if not newest:
-        return _without_forced_135(node_class, widgets, values) if isinstance(values, list) else None
     is_list = isinstance(values, list)
     listed = list(values) if is_list else list(values.values()) if isinstance(values, Mapping) else []
     names = {widget.name for widget in widgets}
@@ -400,26 +392,11 @@ def saved_values(
     return listed if is_list else []
 
 
-def _without_forced_135(node_class: NodeClass, widgets: Sequence[Widget], values: list[Any]) -> list[Any]:
-    names = {widget.name for widget in widgets}
-    originals = [spec for spec in node_class.specs if spec.name in names or spec.forced]
-    if any(widget.name == "upload" for widget in widgets):
-        originals.append(Spec("upload", "IMAGEUPLOAD", {}, True))
-    count = sum(
-        2 if spec.options.get("control_after_generate") or spec.name in _SEEDS else 1 for spec in originals
-    )
-    if count != len(values):
-        return values
-    return [
-        value for index, value in enumerate(values) if index >= len(originals) or not originals[index].forced
-    ]
-
-
-def sockets_of(node_class: NodeClass, widgets: Sequence[Widget], *, newest: bool) -> list[Socket]:
+def sockets_of(node_class: NodeClass, widgets: Sequence[Widget]) -> list[Socket]:
     """A node's input slots in the editor's order: pure sockets first, then one for each declared widget."""
     sockets: list[Socket] = []
     for spec in node_class.specs:
-        if not has_widget(spec, newest=newest):
+        if not has_widget(spec):
             sockets.extend(_sockets_of_spec(spec))
     for widget in widgets:
         if widget.spec is None or widget.spec.options.get("socketless"):
@@ -427,7 +404,7 @@ def sockets_of(node_class: NodeClass, widgets: Sequence[Widget], *, newest: bool
         sockets.append(Socket(widget.name, widget.spec.type, widget.name))
         if widget.kind == DYNAMIC_COMBO:
             for spec in option_specs(widget):
-                if not has_widget(spec, newest=newest):
+                if not has_widget(spec):
                     sockets.extend(_sockets_of_spec(spec))
     return sockets
 

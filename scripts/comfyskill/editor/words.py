@@ -19,7 +19,7 @@ _NOTHING = object()
 _ROLES = {
     "reroute": "a reroute: links pass through it",
     "primitive": "a primitive: its value was written into the widgets it feeds",
-    "note": "a note: it has no part in a run",
+    "note": "a note: it does not run",
     "virtual": "exists only in the editor: links pass through it",
 }
 
@@ -35,12 +35,12 @@ def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, 
     partners = set(pairs.values())
     for node_id, node in first.items():
         if node_id not in pairs:
-            found.append(_entry("node_removed", node_id, node, f"{_name(node_id, node)} is gone"))
+            found.append(_entry("node_removed", node_id, node, f"{_name(node_id, node)} was removed"))
             continue
         found.extend(_node_changes(node_id, node, second[pairs[node_id]], pairs, second))
     for node_id, node in second.items():
         if node_id not in partners:
-            found.append(_entry("node_added", node_id, node, f"{_name(node_id, node)} is new"))
+            found.append(_entry("node_added", node_id, node, f"{_name(node_id, node)} was added"))
     return found
 
 
@@ -58,7 +58,7 @@ def _pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, str
                 pairs[name] = waiting[key(first[name])].pop(0)
                 taken.add(pairs[name])
     for name in first:
-        # Same id, other class: the node was exchanged.
+        # Same id, other class: the node was replaced.
         if name not in pairs and name in second and name not in taken:
             pairs[name] = name
             taken.add(name)
@@ -166,7 +166,7 @@ def _inputs(node: Any) -> dict[str, Any]:
 def explain(
     made: Build, places: Mapping[str, tuple[Place, Node]], prompt: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One entry a node, and one for each input that does not simply follow its link."""
+    """One entry per node, and one for each input that does not simply follow its link."""
     found = [_instance(node) for node in made.root.instances]
     for node_id, (place, node) in places.items():
         text = _fate(node_id, node, prompt)
@@ -193,7 +193,7 @@ def _fate(node_id: str, node: Node, prompt: Mapping[str, Any]) -> str:
     if node.role == "unknown":
         return f"sent as {node_id} without class_type: there is no definition of its type"
     if pack_rules.virtual_kind(node.type) == pack_rules.PANEL:
-        return "a panel of the editor: it has no part in a run"
+        return "a panel of the editor: it does not run"
     if node_id in prompt:
         return f"sent as {node_id}"
     return _ROLES.get(node.role, "left out")
@@ -221,10 +221,10 @@ def _links(
                 if slot.link.origin == INPUT_NODE
                 else direct.label
                 if direct
-                else "a node that is gone"
+                else "a node that was removed"
             )
             kept = slot.name in prompt[node_id]["inputs"]
-            text = f"is linked to {via}, behind which there is nothing; " + (
+            text = f"is linked to {via}, which leads to nothing; " + (
                 "its own value is used" if kept else "it is left out"
             )
         yield {

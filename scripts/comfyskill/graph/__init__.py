@@ -1,4 +1,4 @@
 """API-format graphs: read them, name their parameters, fill, check and rewrite them.
 
-Pure: knows no server, no network and no editor file.
+Pure: no server, no network, no editor file.
 """

@@ -1,4 +1,4 @@
-"""What would run and be wrong: the server says nothing, the picture does. Pure. Nothing here is an error."""
+"""Graphs that run but give a wrong picture, without a word from the server. Pure. Nothing here is an error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _size(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> It
             below = int((value - offset) // step * step + offset)
             yield about(
                 WARNING, "size_not_on_grid", node_id, node,
-                f"{name} {value} is no multiple of {step}{f' plus {offset}' if offset else ''}; "
+                f"{name} {value} is not a multiple of {step}{f' plus {offset}' if offset else ''}; "
                 "the model's grid cuts it or the run fails",
                 f"use {below} or {below + step}", name,
             )  # fmt: skip
@@ -82,7 +82,7 @@ def _size(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> It
 
 
 def _same_prompts(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
-    """A sampler that is told to seek and to avoid the same thing."""
+    """A sampler whose positive and negative prompt come from the same output."""
     del graph
     inputs = inputs_of(node)
     positive, negative = link_of(inputs.get("positive")), link_of(inputs.get("negative"))
@@ -115,7 +115,7 @@ def _idle_lora(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) 
     if strengths and all(strength == 0 for strength in strengths):
         yield about(
             WARNING, "lora_without_strength", node_id, node, "the LoRA's strength is 0, so it does nothing",
-            f"set {safe_text.name(node_id)}.strength_model, or take the node out",
+            f"set {safe_text.name(node_id)}.strength_model, or remove the node",
         )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ _MASK_USERS = frozenset({"VAEEncodeForInpaint", "SetLatentNoiseMask", "InpaintMo
 
 
 def _mask_turned(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
-    """A picture's own mask, turned over before it is used to inpaint."""
+    """A picture's own mask, inverted before it is used to inpaint."""
     del book
     if class_of(node) not in _MASK_USERS:
         return
@@ -145,7 +145,7 @@ def _mask_turned(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]
     yield about(
         WARNING, "mask_inverted", node_id, node,
         "the picture's mask is inverted on its way here, so everything but the masked part is redrawn",
-        "take out InvertMask, if the masked (transparent) part is the one to redraw", "mask",
+        "remove InvertMask if the masked (transparent) part should be redrawn", "mask",
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _mask_turned(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]
 
 
 def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
-    """Nodes that no output draws from: LoRAs one by one, the rest together."""
+    """Nodes that no output depends on: LoRAs one by one, the rest together."""
     if not live:
         return
     dead = [(node_id, node) for node_id, node in each(graph) if node_id not in live]
@@ -162,8 +162,8 @@ def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
         if _is_lora(node):
             name = literal(inputs_of(node)["lora_name"])
             yield about(
-                WARNING, "lora_unused", node_id, node, f"the LoRA {safe_text.quoted(name)} is loaded and nothing uses it",
-                "link its model (and clip) output on, in place of the loader's",
+                WARNING, "lora_unused", node_id, node, f"the LoRA {safe_text.quoted(name)} is loaded but not used",
+                "use its model (and clip) output instead of the loader's",
             )  # fmt: skip
         else:
             rest.append(node_id)
@@ -171,11 +171,16 @@ def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
         rest.sort(key=natural_key)
         shown = ", ".join(map(safe_text.name, rest[:10])) + (" …" if len(rest) > 10 else "")
         unsure = any(not book.knows(class_of(graph[node_id])) for node_id in rest)
+        many = (
+            "1 node leads to no output and does"
+            if len(rest) == 1
+            else f"{len(rest)} nodes lead to no output and do"
+        )
         yield Finding(
             INFO, "dead_branch",
-            f"{len(rest)} node(s) lead to no output and do not run: {shown}"
-            + (" (some of unknown classes)" if unsure else ""),
-            "link them on or take them out; they cost nothing",
+            f"{many} not run: {shown}"
+            + (" (including unknown classes)" if unsure else ""),
+            "link them to an output or remove them; they cost nothing",
         )  # fmt: skip
 
 
@@ -184,7 +189,7 @@ def _only_previews(graph: Graph) -> Iterator[Finding]:
     if outputs and all(output.preview for output in outputs):
         yield Finding(
             INFO, "only_previews", "all outputs are previews: the server keeps them in its temporary folder only",
-            "use SaveImage where the result shall stay on the server",
+            "use SaveImage to keep the result on the server",
         )  # fmt: skip
 
 
@@ -200,7 +205,7 @@ _AREAS = {"sd15": (256 * 256, 960 * 960), "sdxl": (640 * 640, 1600 * 1600)}
 
 
 def family_of(name: str) -> str | None:
-    """The family that a checkpoint's file name tells, or None."""
+    """The family that a checkpoint's file name shows, or None."""
     return next((family for pattern, family in _FAMILY_NAMES if pattern.search(name)), None)
 
 

@@ -1,6 +1,6 @@
-"""Tables of what the field's node packs call things: the fallback when node definitions cannot be read.
+"""Tables of the names that common node packs use: the fallback when node definitions cannot be read.
 
-Tables only. The server's own definitions (`/object_info`) come first wherever they are at hand.
+Tables only. The server's own definitions (`/object_info`) come first where they are available.
 Sources: the input names of ComfyUI's core nodes and of the packs' published node classes.
 """
 
@@ -71,7 +71,7 @@ INPUT_TYPES = {
 # The largest seed that a JavaScript editor reads back without rounding.
 LARGEST_PORTABLE_SEED = 2**53 - 1
 
-# Text fields of encoders: all are one prompt unless addressed singly.
+# Text fields of encoders: all are one prompt unless addressed one by one.
 ENCODER_TEXTS = frozenset(
     {
         "text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama", "bert", "mt5xl", "qwen25_7b", "prompt",
@@ -88,13 +88,13 @@ NOT_A_PROMPT = frozenset(
         "sigmas", "model_file", "translate", "weight_interpretation", "token_normalization", "parser",
     }
 )  # fmt: skip
-# A text that these inputs hold is the prompt, or what the picture shall not show, wherever they stand.
+# A text that these inputs hold is the prompt, or what the picture must not show, in any node.
 PROMPT_INPUTS = frozenset(
     {"prompt", "prompt_text", "positive", "positive_prompt", "user_prompt", "text_positive", "wildcard_text"}
 )
 NEGATIVE_INPUTS = frozenset({"negative", "negative_prompt", "text_negative", "uc"})
 
-# (plain name, values) that a person knows under other words.
+# (plain name, values) that people know by another name.
 ALIASES = {
     "negative": "negative_prompt",
     "positive": "prompt",
@@ -153,7 +153,7 @@ MODEL_FOLDERS = {
     "motion_model": "animatediff_models",
     "ipadapter_file": "ipadapter",
 }  # fmt: skip
-# The same for inputs whose name alone does not tell: (class, input) -> folder.
+# The same for inputs whose name alone does not show it: (class, input) -> folder.
 MODEL_FOLDERS_BY_CLASS = {
     ("CLIPVisionLoader", "clip_name"): "clip_vision",
     ("UpscaleModelLoader", "model_name"): "upscale_models",
@@ -191,7 +191,7 @@ MODEL_FOLDERS_BY_CLASS = {
     ("HyVideoModelLoader", "model"): "diffusion_models",
     ("HyVideoVAELoader", "model_name"): "vae",
 }  # fmt: skip
-# Values of model inputs that are no file on the server's disk.
+# Values of model inputs that are not files on the server's disk.
 NOT_A_FILE = frozenset(
     {"None", "none", "NONE", "", "auto", "automatic", "default", "pixel_space", "Baked VAE", "baked VAE", "Default", "taesd",
      "taesdxl", "taesd3", "taef1", "taehv", "lighttaew2_2", "lighttaew2_1", "lighttaehy1_5", "taew2_1", "taew2_2",

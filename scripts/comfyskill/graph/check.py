@@ -32,7 +32,7 @@ from comfyskill.graph.values import choices_to_show, is_model_file, meant, neare
 
 _MOST_SUGGESTED = 3
 _MOST_KNOTS = 20
-# 0.8.0 took a chain of 600 nodes and gave up on one of 990 (Python's limit on calls inside calls).
+# 0.8.0 accepted a chain of 600 nodes and failed on one of 990 (Python's recursion limit).
 _DEEPEST_CHAIN = 900
 
 
@@ -43,7 +43,7 @@ def findings(
     complete: bool = True,
     replacements: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
-    """Everything worth saying about a graph, errors first, then in node order.
+    """All findings about a graph, errors first, then in node order.
 
     complete: `definitions` hold every class that the server has, so that a class which is not there is unknown to
     it. With a part of them, or with None, such classes are not checked, and a finding says so.
@@ -83,12 +83,12 @@ def _structure(graph: Graph) -> Iterator[Finding]:
         if not isinstance(node, Mapping):
             yield Finding(
                 ERROR, "not_a_node", f"{safe_text.quoted(node_id)} is not a node object",
-                "take it out of the graph", str(node_id),
+                "remove it from the graph", str(node_id),
             )  # fmt: skip
         elif not isinstance(node.get("class_type"), str):
             yield about(
                 ERROR, "no_class_type", str(node_id), node, "it has no class_type",
-                "give it one, or export the workflow again: the editor leaves it out for nodes that it does not know",
+                "give it one, or export the workflow again: the editor omits it for nodes that it does not know",
             )  # fmt: skip
 
 
@@ -114,8 +114,8 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str
     if unchecked:
         names = safe_text.quoted_list(sorted(unchecked), 8)
         yield Finding(
-            INFO, "not_checked", f"without their definitions these classes were not checked: {names}",
-            "give --host, or --object-info with definitions saved from the server",
+            INFO, "not_checked", f"classes not checked, because their definitions are missing: {names}",
+            "pass --host, or --object-info with definitions saved from the server",
         )  # fmt: skip
 
 
@@ -164,28 +164,28 @@ def _no_output(graph: Graph, book: Book, complete: bool) -> Finding:
 
 
 def _loose_links(graph: Graph, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
-    """Links to nodes that are not there, in a node whose class cannot be checked."""
+    """Links to missing nodes, in a node whose class cannot be checked."""
     for name, link in links_of(node):
         if node_of(graph, link.node_id) is None:
-            # The server looks at declared inputs only, and which these are is not known.
+            # The server checks declared inputs only, and this class's inputs are unknown.
             yield about(
                 WARNING, "link_to_nowhere", node_id, node,
                 f"{safe_text.quoted(name)} is linked to node {safe_text.quoted(link.node_id)}, which is not in the graph",
-                "link it to a node that is there", name,
+                "link it to a node in the graph", name,
             )  # fmt: skip
 
 
 def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
-    """One finding for each knot of nodes that draw from each other."""
+    """One finding for each group of nodes that depend on each other."""
     found = []
-    for knot in knots(graph, live):
-        ids = [safe_text.name(node_id) for node_id in knot]
+    for cycle in cycles(graph, live):
+        ids = [safe_text.name(node_id) for node_id in cycle]
         shown = " → ".join(ids[:6]) + (" → …" if len(ids) > 6 else f" → {ids[0]}")
-        node = node_of(graph, knot[0])
+        node = node_of(graph, cycle[0])
         if node is not None:
             found.append(
                 about(
-                    ERROR, "cycle", knot[0], node, f"it draws from itself: {shown}",
+                    ERROR, "cycle", cycle[0], node, f"its links form a cycle: {shown}",
                     "cut one of these links: a graph must run from loaders to outputs",
                 )
             )  # fmt: skip
@@ -193,7 +193,7 @@ def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
 
 
 def _too_deep(graph: Graph, live: set[str]) -> list[Finding]:
-    """A graph without cycles whose longest chain is more than the server's own check can follow."""
+    """A graph without cycles whose longest chain is longer than the server's own check can follow."""
     depth: dict[str, int] = {}
     entered: set[str] = set()
     for start in live:
@@ -214,13 +214,13 @@ def _too_deep(graph: Graph, live: set[str]) -> list[Finding]:
         return []
     return [
         Finding(
-            WARNING, "too_deep", f"{longest} nodes hang one behind the other; the server checks them one inside the other "
-            "and gives up somewhat below 1000", "do it in several runs",
+            WARNING, "too_deep", f"{longest} nodes form one chain; the server's recursive check fails somewhat below 1000",
+            "split it into several runs",
         )
     ]  # fmt: skip
 
 
-def knots(graph: Graph, within: set[str]) -> list[list[str]]:
+def cycles(graph: Graph, within: set[str]) -> list[list[str]]:
     """Cycles among these nodes, each as the node ids along it; at most one through any node."""
     state: dict[str, int] = {}  # 1: on the path, 2: done
     found: list[list[str]] = []
@@ -276,7 +276,7 @@ def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) 
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "required_input_missing", node_id, node,
-            f"the choice {quoted(name)} is missing; the server takes the graph and the run fails",
+            f"the choice {quoted(name)} is missing; the server accepts the graph, but the run fails",
             f"set {_place(node_id, name)} to one of: {_listed(spec)}", name,
         )  # fmt: skip
         return
@@ -320,8 +320,8 @@ def _link(
     if len(value) != 2:
         yield wrong(
             "bad_link",
-            f"{quoted(name)} is a list of {len(value)}, and a list must be a link [node id, slot]",
-            'a list that is meant as a value goes as {"__value__": [...]}',
+            f"{quoted(name)} is a list of {len(value)}; a list must be a link [node id, slot]",
+            'write a list value as {"__value__": [...]}',
         )
         return
     source_id, slot = value
@@ -335,9 +335,9 @@ def _link(
             )
             return
         if isinstance(source_id, str) and source_id in graph:
-            return  # it has no class, which is said of it
+            return  # its missing class has its own finding
         near = nearest(str(source_id), [str(key) for key in graph], 3)
-        fix = "link it to a node that is there" + (f" ({quoted_list(near)}?)" if near else "")
+        fix = "link it to a node in the graph" + (f" ({quoted_list(near)}?)" if near else "")
         yield wrong(
             "link_to_nowhere",
             f"{quoted(name)} is linked to node {quoted(source_id)}, which is not in the graph",
@@ -373,7 +373,7 @@ def _link(
         )
         yield wrong(
             "type_mismatch",
-            f"{quoted(name)} wants {_type_name(spec.type)} and is linked to {_type_name(received)} of node "
+            f"{quoted(name)} requires {_type_name(spec.type)} and is linked to {_type_name(received)} of node "
             f"{short_name(source_id)}",
             fix,
         )
@@ -416,7 +416,7 @@ def _value(
         yield wrong(
             ERROR,
             "wrong_type",
-            f"{quoted(name)} wants {_type_name(spec.type)}, not {_short(value)}",
+            f"{quoted(name)} requires {_type_name(spec.type)}, not {_short(value)}",
             f"set {_place(node_id, name)}",
         )
         return
@@ -426,7 +426,7 @@ def _value(
             WARNING,
             "value_changed",
             f"{quoted(name)}: {surprise}",
-            f"set {_place(node_id, name)} to what you mean",
+            f"set {_place(node_id, name)} to the value that you mean",
         )
     low, high = spec.number("min"), spec.number("max")
     if isinstance(converted, int | float) and spec.choices is None:
@@ -434,7 +434,7 @@ def _value(
             yield wrong(
                 ERROR,
                 "too_small",
-                f"{quoted(name)} is {converted}, and the least is {low}",
+                f"{quoted(name)} is {converted}; the minimum is {low}",
                 f"set it to {low}",
             )
             return
@@ -442,7 +442,7 @@ def _value(
             yield wrong(
                 ERROR,
                 "too_big",
-                f"{quoted(name)} is {converted}, and the most is {high}",
+                f"{quoted(name)} is {converted}; the maximum is {high}",
                 f"set it to {high}",
             )
             return
@@ -451,7 +451,7 @@ def _value(
     elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
         yield wrong(
             WARNING, "value_for_link",
-            f"{quoted(name)} wants a link to {_type_name(spec.type)} and holds a plain value; the server takes it and "
+            f"{quoted(name)} requires a link to {_type_name(spec.type)} and holds a plain value; the server accepts it, but "
             "the run fails",
             f"link {quoted(name)} to a node that gives {_type_name(spec.type)}",
         )  # fmt: skip
@@ -471,21 +471,21 @@ def _as_server(value: Any, spec: InputSpec) -> Any:
 
 
 def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
-    """What the server's conversion does that nobody would expect, or None."""
+    """What the server's conversion does unexpectedly, or None."""
     if spec.type == "INT" and isinstance(value, float) and value != converted:
-        return f"the server cuts {value} down to {converted}"
+        return f"the server truncates {value} to {converted}"
     if spec.type == "BOOLEAN" and isinstance(value, str):
         if value.strip().casefold() in ("false", "no", "off", "0", ""):
             return (
-                f"the server takes the text {_short(value)} for {str(converted).lower()}"
+                f"the server converts the text {_short(value)} to {str(converted).lower()}"
                 if converted
                 else None
             )
         return None
     if spec.type == "STRING" and not isinstance(value, str | int | float):
-        return f"the server makes the text {_short(converted)} of it"
+        return f"the server converts it to the text {_short(converted)}"
     if spec.type == "FLOAT" and isinstance(converted, float) and not math.isfinite(converted):
-        return f"{converted} is no number to work with"
+        return f"{converted} is not a finite number"
     return None
 
 
@@ -504,7 +504,7 @@ def _listed_value(
     if spec.type == DYNAMIC_COMBO:
         yield about(
             WARNING, "not_in_list", node_id, node,
-            f"{quoted(name)} is {_short(value)}, which is not in its list; the server takes it and the run fails",
+            f"{quoted(name)} is {_short(value)}, which is not in its list; the server accepts it, but the run fails",
             hint, name,
         )  # fmt: skip
         return
@@ -530,7 +530,7 @@ def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
         return f"did you mean {quoted(twin)}?"
     if not listed:
         return "the server's list is empty"
-    get = "get the file (check_deps.py says from where), or " if is_model_file(value) else ""
+    get = "get the file (check_deps.py lists sources), or " if is_model_file(value) else ""
     if nearest(value, listed, 1):
         return f"{get}{'the ' if get else ''}nearest: {quoted_list(near)}"
     shown = choices_to_show(value, listed)
@@ -539,7 +539,7 @@ def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
 
 
 def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
-    """A file that is not listed: certainly missing when it stands in the top folder and is of a listed type."""
+    """A file that is not listed: certainly missing when it is in the top folder and is of a listed type."""
     text = value if isinstance(value, str) else None
     # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
     elsewhere = text is not None and (
@@ -549,9 +549,9 @@ def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: li
     said = (
         "is not on the server"
         if not elsewhere
-        else "cannot be looked up here"
+        else "cannot be checked here"
         if text
-        else "is no file: the run fails"
+        else "is not a file: the run fails"
     )
     fix = f"upload it (--input-image {_place(node_id, name)}=FILE)" + (
         f", or use: {quoted_list(near)}" if near else ""
@@ -560,7 +560,7 @@ def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: li
 
 
 def _short(value: Any) -> str:
-    """A value in our sentences: numbers as they are, all else as a name."""
+    """A value in a message: numbers as they are, all else as a name."""
     if value is None or isinstance(value, bool | int | float):
         return str(value)[:40]
     return quoted(value if isinstance(value, str) else repr(value))

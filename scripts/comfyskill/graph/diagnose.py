@@ -1,4 +1,4 @@
-"""What a run-time failure means and what to try next: a table of the errors that people really meet.
+"""What a run-time failure means and what to try next: a table of common errors.
 
 Pure: from the exception's type and message to a stable code, a cause in plain words and next steps.
 """
@@ -24,7 +24,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
         Diagnosis(
             "out_of_memory",
             "the device ran out of memory",
-            "lower size or batch_size, or use tiled VAE decode; on a ComfyUI of one's own also free the models "
+            "lower size or batch_size, or use tiled VAE decode; on your own ComfyUI also free the models "
             "(manage_queue.py free --models --memory)",
         ),
     ),
@@ -32,7 +32,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
         r"please login first|Unauthorized.*(login|api key)|Invalid Comfy API key",
         Diagnosis(
             "partner_login",
-            "a partner (paid API) node was not told who pays",
+            "a partner (paid API) node got no account key",
             "give --partner-key or $COMFY_PARTNER_KEY: a key of the Comfy account, apart from the server's own key",
         ),
     ),
@@ -64,7 +64,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
     ),
     (
         r"(PanicError|ServiceError|DispatcherError|WebSocketError)\b",
-        Diagnosis("cloud_fault", "the cloud's own machinery failed, not the workflow", "run it once more"),
+        Diagnosis("cloud_fault", "the cloud itself failed, not the workflow", "run it once more"),
     ),
     (
         r"UnidentifiedImage|cannot identify image|image file is truncated|broken data stream|Invalid data found when processing",
@@ -94,7 +94,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
         r"|The size of tensor a|Sizes of tensors must match|Error\(s\) in loading state_dict|invalid for input of size",
         Diagnosis(
             "family_mismatch",
-            "tensors of different shapes met: parts of different model families (SD1.5, SDXL, Flux …) are mixed, or sizes differ",
+            "tensor shapes do not match: parts of different model families (SD1.5, SDXL, Flux …) are mixed, or sizes differ",
             "use checkpoint, LoRA, ControlNet, VAE and text encoder of one family, and equal picture and mask sizes",
         ),
     ),
@@ -102,7 +102,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
         r"FileNotFoundError|No such file or directory|does not exist|not found in|Cannot find",
         Diagnosis(
             "missing_file",
-            "a file that a node wanted is not on the server",
+            "a file that a node needs is not on the server",
             "run check_deps.py on the workflow",
         ),
     ),
@@ -152,7 +152,7 @@ KNOWN: list[tuple[str, Diagnosis]] = [
     ),
     (
         r"ExecutionBlocked",
-        Diagnosis("blocked", "a node refused to pass its input on", "see the message for what it wants"),
+        Diagnosis("blocked", "a node rejected its input", "see the message for what it requires"),
     ),
 ]
 UNKNOWN = Diagnosis(

@@ -26,7 +26,7 @@ from comfyskill.graph.specs import Book
 
 
 class OutputNode(NamedTuple):
-    """A node whose result the server keeps. preview: it goes to the temporary folder or is only shown."""
+    """A node whose result the server keeps. preview: the result goes to the temporary folder or is only shown."""
 
     node_id: str
     class_type: str
@@ -52,7 +52,7 @@ def outputs_of(graph: Graph, definitions: Definitions | None = None) -> list[Out
 
 
 def live_ids(graph: Graph, definitions: Definitions | None = None) -> set[str]:
-    """The ids of the nodes that an output node draws from: what a run can execute."""
+    """The ids of the nodes that an output node depends on: what a run can execute."""
     return upstream_of(graph, [node.node_id for node in outputs_of(graph, definitions)])
 
 
@@ -147,7 +147,7 @@ def models_in(graph: Graph, definitions: Definitions | None = None) -> list[Mode
 class EmbeddingUse(NamedTuple):
     """A textual-inversion embedding that a prompt names as `embedding:NAME`.
 
-    written: the word as it stands, where ComfyUI does not read it as that name and leaves it out; else empty.
+    written: the word as written, where ComfyUI does not read it as that name and leaves it out; else empty.
     """
 
     node_id: str
@@ -175,7 +175,7 @@ def embeddings_in(graph: Graph) -> list[EmbeddingUse]:
 def _embeddings(text: str) -> Iterator[tuple[str, str]]:
     """Each embedding that a text means, and how it is written where ComfyUI does not read it so.
 
-    The tokenizer wants a blank or a bracket before `embedding:`, takes all up to the next blank for the name, and drops
+    The tokenizer needs a blank or a bracket before `embedding:`, takes all up to the next blank for the name, and drops
     commas at its ends; a weight is only one inside of brackets (comfy/sd1_clip.py).
     """
     for match in _EMBEDDING.finditer(text):
@@ -194,7 +194,7 @@ def sampling_steps(graph: Graph, definitions: Definitions | None = None) -> int:
     """How many denoising steps a run will take in all: the `steps` of samplers and of schedulers that are used.
 
     A KSamplerAdvanced counts from start_at_step to end_at_step. Steps that come through a link from a plain
-    value node are counted too; others cannot be known and count nothing.
+    value node are counted too; others are unknown and count as 0.
     """
     live = live_ids(graph, definitions) or {node_id for node_id, _ in each(graph)}
     total = 0

@@ -84,11 +84,11 @@ def fill_found(
         try:
             work.put(name, apart[name], fresh=name in uploaded)
         except SkillError as error:
-            # What hangs on a refused choice (resize_type.width) would be refused for that alone.
+            # An input of a refused choice (resize_type.width) would be refused for that reason alone.
             if not any(name.startswith(f"{other}.") for other in wrong):
                 wrong[name] = error
         if len(wrong) >= MOST_WRONG:
-            break  # nobody corrects thousands one by one, and the nearest name of each takes its time
+            break  # people do not correct thousands one by one, and finding the nearest name of each is slow
     if wrong:
         raise _all_wrong(list(wrong.values()))
     if randomize_seed:
@@ -157,18 +157,18 @@ class _Filling:
                 f"{name} set {len(members)} inputs: {places}"
                 + (", which held different values" if differed else "")
             )
-        wants_seed = (
+        is_random = (
             isinstance(value, str | int)
             and not isinstance(value, bool)
             and str(value).strip().lower() in _RANDOM_WORDS
         )
-        if wants_seed and all(member.role == "seed" for member in members):
+        if is_random and all(member.role == "seed" for member in members):
             self._fresh_seeds(name, members)
             return
         for member in members:
             self._put_one(name, member, value, fresh=fresh)
         if name in SIZED and len(members) == 1:
-            self._tell_twins(name, members[0])
+            self._note_same_size(name, members[0])
 
     def choices_first(self, names: list[str]) -> list[str]:
         """The settings' names, those first that decide which inputs a node has."""
@@ -205,8 +205,8 @@ class _Filling:
                 )
         self.parameters = find(self.graph, book)
 
-    def _tell_twins(self, name: str, changed: Parameter) -> None:
-        """Say which other inputs held the same size and keep it."""
+    def _note_same_size(self, name: str, changed: Parameter) -> None:
+        """Note which other inputs held the same size and keep it."""
         twins = [
             parameter.address
             for parameter in self.parameters
@@ -217,7 +217,7 @@ class _Filling:
         ]
         if twins:
             self.notes.append(
-                f"{name} was also {safe_text.name(changed.value)} at {safe_text.quoted_list(twins)}, and is so still"
+                f"{safe_text.quoted_list(twins)} also held {safe_text.name(changed.value)} and kept it"
             )
 
     def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
@@ -233,7 +233,7 @@ class _Filling:
             self._lay_out(name, member)
             return
         if member.also:
-            self.notes.append(f"{safe_text.name(member.address)} is also the {member.also[0]}: both changed")
+            self.notes.append(f"{safe_text.name(member.address)} is also the {member.also[0]}; both changed")
 
     def _refuse_link(self, member: Parameter) -> None:
         if member.address in self.force_links:
@@ -248,9 +248,9 @@ class _Filling:
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
         hint = f"set {safe_text.quoted_list(better[:4])} instead, or " if better else ""
         if member.spec is not None and not member.spec.is_widget:
-            hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value cannot stand there"
+            hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value is not possible there"
         else:
-            hint += f"give --force-link {safe_text.name(member.address)} to cut the link"
+            hint += f"pass --force-link {safe_text.name(member.address)} to cut the link"
         raise SkillError(
             f"{safe_text.name(member.address)} gets its value through a link from {came}",
             code="is_linked",
@@ -266,7 +266,7 @@ class _Filling:
                 f"{safe_text.quoted(self.set_by[address])} and {safe_text.quoted(name)} both set {safe_text.name(address)}",
                 code="set_twice",
                 exit=Exit.MISUSE,
-                hint="leave one of them out",
+                hint="drop one of them",
             )
         self.set_by[address] = name
         node = self._own_node(member.node_id)

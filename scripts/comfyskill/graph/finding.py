@@ -1,4 +1,4 @@
-"""One thing that a check of a graph has to say. Pure."""
+"""One finding of a check of a graph. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANK = {ERROR: 0, WARNING: 1, INFO: 2}
 
 class Finding(NamedTuple):
     """severity: "error" (the server rejects the graph or drops an output), "warning" (it runs, but fails later or
-    gives something else than meant) or "info". code: a stable word. fix: what to do. nearest: whole names of what the
+    gives something else than meant) or "info". code: stable. fix: what to do. nearest: whole names of what the
     server has instead.
     """
 
@@ -47,7 +47,7 @@ def about(
     name: str | None = None,
     nearest: Sequence[str] = (),
 ) -> Finding:
-    """A finding about one node; the message is led by the node's id and title."""
+    """A finding about one node; the message starts with the node's id and title."""
     text = f"{called(node_id, node)}: {message}"
     return Finding(
         severity,
@@ -63,5 +63,5 @@ def about(
 
 
 def called(node_id: str, node: Mapping[str, Any]) -> str:
-    """A node in our sentences: its id and its title, or its class."""
+    """A node in a message: its id and its title, or its class."""
     return f"node {safe_text.name(node_id)} ({safe_text.name(title_of(node)) or '?'})"

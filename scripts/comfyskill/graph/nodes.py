@@ -1,7 +1,7 @@
 """The nodes and links of an API-format graph, read without trusting their shape. Pure.
 
 An API-format graph is `{node_id: {"class_type": str, "inputs": {...}, "_meta": {"title": str}?}}`.
-A link is a list of exactly two, `[node id, output slot]`; the server takes every other list for an error, so
+A link is a list of exactly two, `[node id, output slot]`; the server rejects every other list, so
 a list that is meant as a value travels as `{"__value__": [...]}` (execution.py, validate_inputs).
 """
 
@@ -31,7 +31,7 @@ class Link(NamedTuple):
 
 def link_of(value: Any) -> Link | None:
     """The link that an input value is, or None for a literal (or for a list that cannot be a link)."""
-    # Asked of every input of every node: the common case, a plain value, must be quick.
+    # Called for every input of every node: the common case, a plain value, must be fast.
     if type(value) is not list and not isinstance(value, tuple):
         return None
     if len(value) != 2:
@@ -85,7 +85,7 @@ def node_of(graph: Graph, node_id: str) -> Mapping[str, Any] | None:
 
 
 def inputs_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The node's inputs; empty when they are missing or no mapping."""
+    """The node's inputs; empty when they are missing or not a mapping."""
     inputs = node.get("inputs")
     return inputs if isinstance(inputs, Mapping) else {}
 
@@ -134,7 +134,7 @@ def consumers_of(graph: Graph) -> dict[str, list[Consumer]]:
 
 
 def upstream_of(graph: Graph, starts: Iterable[str]) -> set[str]:
-    """The ids of these nodes and of all that they draw from; cycles are survived."""
+    """The ids of these nodes and of all that they draw from; cycles are allowed."""
     seen: set[str] = set()
     waiting = [node_id for node_id in starts if node_id in graph]
     while waiting:
@@ -159,7 +159,7 @@ class Unwrapped(NamedTuple):
 
     kind: "api" or "editor". graph: the API-format graph (None for kind "editor"). editor: the editor-format
     workflow, when the document has one. extra_data: what was saved beside it, credentials left out.
-    notes: what was mended or left out, one sentence each.
+    notes: what was repaired or left out, one sentence each.
     """
 
     kind: str
@@ -283,7 +283,7 @@ def _tidy(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             stray.append(str(node_id))
     if stray:
-        notes.append(f"left out, as they are no nodes: {safe_text.quoted_list(sorted(stray), 5)}")
+        notes.append(f"left out because they are not nodes: {safe_text.quoted_list(sorted(stray), 5)}")
     bare, numbered = [], 0
     for node_id, node in tidy.items():
         inputs = node.get("inputs")
@@ -296,20 +296,19 @@ def _tidy(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if bare:
         notes.append(f"without inputs, given empty ones: {safe_text.quoted_list(bare, 5)}")
     if numbered:
-        notes.append(
-            f"{numbered} link(s) named their node by a number; the server wants text, so they were mended"
-        )
+        links = "1 link names its node" if numbered == 1 else f"{numbered} links name their nodes"
+        notes.append(f"{links} by a number; the server needs text, so that was corrected")
     return tidy, notes
 
 
 def _text_ids(inputs: dict[str, Any], graph: Mapping[str, Any]) -> int:
-    mended = 0
+    changed = 0
     for name, value in inputs.items():
         link = link_of(value)
         if isinstance(link, Link) and not isinstance(value[0], str) and link.node_id in graph:
             inputs[name] = [link.node_id, link.slot]
-            mended += 1
-    return mended
+            changed += 1
+    return changed
 
 
 def _not_a_workflow(document: Any) -> SkillError:
@@ -318,11 +317,11 @@ def _not_a_workflow(document: Any) -> SkillError:
     elif isinstance(document, Mapping):
         what = f"an object with the keys {safe_text.quoted_list(document)}"
     elif isinstance(document, list):
-        what = f"a list of {len(document)}"
+        what = f"a list of {len(document)} item{'s' * (len(document) != 1)}"
     else:
-        what = "no object"
+        what = "a plain value"
     return SkillError(
-        f"this is no ComfyUI workflow: it is {what}, and nothing in it has a class_type or a list of nodes",
+        f"not a ComfyUI workflow: {what} with no class_type and no nodes list",
         code="not_a_workflow",
         exit=Exit.MISUSE,
         hint="give an API-format graph (Export (API) in the editor), an editor file (Save), or a ComfyUI picture",

@@ -1,7 +1,7 @@
 """What a graph lets a person change: every settable input, named by what it means. Pure.
 
-A parameter first wants a plain name (`prompt`, `seed`, `width`, ...): from tracing, from what its value feeds, or from
-the input's own name. Parameters that want the same name are told apart in `parameters`.
+A parameter first gets a plain name (`prompt`, `seed`, `width`, ...): from tracing, from what its value feeds, or from
+the input's own name. `parameters` makes equal names unique.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FEW_CHOICES = 3
 SIZED = frozenset({"width", "height", "length", "batch_size"})
 _NO_WORD = re.compile(r"[\W_]+")
 MOST_CHOICES = 40
-# A file of one's own is uploaded more often than one of the server's is chosen.
+# Users upload their own file more often than they choose one of the server's.
 MOST_FILES = 8
 
 
@@ -78,7 +78,7 @@ def meaning(parameter: Parameter) -> tuple[str, str | None]:
         plain = name
     role = catalog.ROLES.get(plain)
     if role == "size" and isinstance(parameter.value, str):
-        # A word such as "longest side" chooses how the size is meant; it is none.
+        # A word such as "longest side" chooses what the size means; it is not a size.
         role = None
     if role in ("image", "mask", "video_file", "audio_file", "prompt", "negative_prompt", "seed"):
         role = None
@@ -188,7 +188,7 @@ _FARTHEST = 4
 def feeds_of(
     graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]], start: str
 ) -> tuple[str, ...]:
-    """The telling names of the inputs that a loaded file reaches, straight or through nodes that only work on it."""
+    """The descriptive names of the inputs that a loaded file reaches, straight or through nodes that only work on it."""
     found: set[str] = set()
     waiting, seen = [(start, 0)], {start}
     while waiting and len(seen) < 60:
@@ -248,7 +248,7 @@ def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
     import difflib
 
     lowered = word.casefold()
-    # Comparing with thousands of names costs seconds; those that share a beginning or a part come first.
+    # Comparing thousands of names takes seconds, so only names that contain the first letters are compared.
     pool = list(dict.fromkeys(among))
     if len(pool) > 2000:
         pool = [name for name in pool if lowered[:3] in name.casefold()][:2000]
@@ -270,7 +270,7 @@ def slug(text: str, longest: int = 40) -> str:
 
 
 def demote(found: list[Parameter]) -> list[Parameter]:
-    """What has no role stands behind what has one; a size is secondary only beside a primary one."""
+    """Rank parameters without a role after those with one; a size is secondary only beside a primary one."""
     telling = {parameter.plain for parameter in found if parameter.role}
     ranked = [
         parameter._replace(secondary=True) if not parameter.role and parameter.plain in telling else parameter
@@ -326,8 +326,8 @@ def _suffixed(plain: str, members: list[Parameter]) -> dict[tuple[str, str], str
     names = {}
     for member in members:
         own = slug(member.title)
-        told_apart = own and len(nodes_by_slug[own]) == 1
-        suffix = own if told_apart else slug(member.node_id)
+        is_unique = own and len(nodes_by_slug[own]) == 1
+        suffix = own if is_unique else slug(member.node_id)
         if fields[member.node_id] > 1:
             suffix = slug(member.input) if len(fields) == 1 else f"{suffix}_{slug(member.input)}"
         names[member.node_id, member.input] = f"{plain}_{suffix}"
@@ -396,7 +396,7 @@ class Parameter(NamedTuple):
 
     @property
     def called(self) -> str:
-        """The parameter in our sentences: its name and its address."""
+        """The parameter in a message: its name and its address."""
         return f"{safe_text.name(self.name)} ({safe_text.name(self.address)})"
 
     def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
@@ -404,8 +404,8 @@ class Parameter(NamedTuple):
 
         every: no list is capped.
 
-        What repeats is left out: node id and input are the address `set`, a title that is the class type's name goes
-        without saying, and so do types that come from a definition and names that are the input's own.
+        What repeats is left out: node id and input are the address `set`, a title that equals the class type is
+        omitted, and so are types that come from a definition and names that are the input's own.
         """
         document: dict[str, Any] = {"name": self.name, "set": self.address, "class_type": self.class_type}
         if self.title != self.class_type:
@@ -450,7 +450,7 @@ def _limits(spec: InputSpec, choices_of: str | None, shown: tuple[Any, ...]) -> 
 
 
 class Group(NamedTuple):
-    """All parameters of one plain name. sets_all: the plain name sets every member; else it names no one."""
+    """All parameters of one plain name. sets_all: the plain name sets every member; otherwise it is ambiguous."""
 
     plain: str
     members: tuple[Parameter, ...]
@@ -652,7 +652,7 @@ class ParameterSet:
         )
 
     def _linked_like(self, key: str) -> str | None:
-        """Where the value comes from when the wanted input exists, but only linked."""
+        """Where the value comes from when the input exists, but only as a link."""
         places = []
         for node_id, node in each(self.graph):
             for name, value in inputs_of(node).items():
@@ -694,7 +694,7 @@ class ParameterSet:
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:
-    """Every way to part `A.B` at a dot, the longest first part first: titles and ids may hold dots."""
+    """Every way to split `A.B` at a dot, the longest first part first: titles and ids may hold dots."""
     dots = [index for index, letter in enumerate(key) if letter == "."]
     for index in reversed(dots[:50]):
         if 0 < index < len(key) - 1:
@@ -708,7 +708,7 @@ def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
         f"{safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
         code="ambiguous_parameter",
         exit=Exit.MISUSE,
-        hint=f"say which: {shown}",
+        hint=f"use one of: {shown}",
         parameter=key,
         candidates=names[:40],
     )

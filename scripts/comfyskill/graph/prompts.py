@@ -26,7 +26,7 @@ from comfyskill.graph.nodes import (
 from comfyskill.graph.specs import Book, InputSpec
 
 POSITIVE, NEGATIVE = "prompt", "negative_prompt"
-# A walk over string nodes that is longer than this is no prompt that a person wrote.
+# A walk over string nodes longer than this is not a prompt that a person wrote.
 _LONGEST_STRING_WALK = 400
 _NAG = re.compile(r"(?<![A-Z])NAG(?![a-z])|NAGuidance")
 
@@ -206,7 +206,7 @@ class _Tracer:
         if texts:
             sides = {_text_role(place.input) for place in texts}
             for place in texts:
-                # A loader with fields for both prompts tells by its fields, not by its outputs.
+                # A loader with fields for both prompts shows the role by its fields, not by its outputs.
                 own = _text_role(place.input) if {POSITIVE, NEGATIVE} <= sides else None
                 self.prompts.roles.setdefault(place, set()).add(own or role)
             return []
@@ -248,7 +248,7 @@ class _Tracer:
 
 
 def _guides_away(node: Mapping[str, Any]) -> bool:
-    """Whether a node takes what shall not be seen as plain conditioning: normalized attention guidance."""
+    """Whether a node takes what must not appear as plain conditioning: normalized attention guidance."""
     return bool(_NAG.search(class_of(node)))
 
 
@@ -262,7 +262,7 @@ def is_metadata(node: Mapping[str, Any], book: Book) -> bool:
 
 
 def _is_bundle(node: Mapping[str, Any]) -> bool:
-    """Whether a node takes model and prompts together, as context and pipe nodes do: its slots tell no sides."""
+    """Whether a node takes model and prompts together, as context and pipe nodes do: its slots do not show which is which."""
     return "model" in inputs_of(node) and "clip" in inputs_of(node)
 
 

@@ -1,4 +1,4 @@
-"""Adding LoRAs to a graph, right behind the loader of the model that is sampled. Pure.
+"""Adding LoRAs to a graph, right after the loader of the model that is sampled. Pure.
 
 A LoRA patches weights, so it belongs before anything that wraps the model (ModelSampling..., guidance patches), and
 before the text encoder is used when it trains that too. Checkpoints that bring both model and CLIP get LoraLoader;
@@ -46,7 +46,7 @@ def parse_lora(text: str) -> LoraSpec:
     """`NAME[:STRENGTH[:CLIP_STRENGTH]]`, read from the right.
 
     Raises:
-        SkillError: (exit 2, "bad_lora") without a name, or with a strength that is no finite number.
+        SkillError: (exit 2, "bad_lora") without a name, or with a strength that is not a finite number.
     """
     parts = text.strip().split(":")
     numbers: list[float] = []
@@ -56,7 +56,7 @@ def parse_lora(text: str) -> LoraSpec:
     name = ":".join(parts).strip()
     if not name or name.endswith(":") or not all(math.isfinite(number) for number in numbers):
         raise SkillError(
-            f"--lora wants NAME[:STRENGTH[:CLIP_STRENGTH]], not {text[:80]!r}",
+            f"--lora takes NAME[:STRENGTH[:CLIP_STRENGTH]], not {text[:80]!r}",
             code="bad_lora",
             exit=Exit.MISUSE,
             hint="for example --lora detail.safetensors:0.8",
@@ -78,7 +78,7 @@ def add_loras(
 
     Raises:
         SkillError: (exit 2) "not_in_list" for a LoRA that the server does not list; "lora_unclear" when the graph has
-            no model to patch, several with no telling which, or one of a kind that core LoRA loaders do not take.
+            no model to patch, several without a clear choice, or one of a kind that core LoRA loaders do not support.
     """
     filled: dict[str, Any] = dict(graph)
     notes: list[str] = []
@@ -108,7 +108,7 @@ def _note(spec: LoraSpec, node_id: str, graph: Graph, root: _Root) -> str:
     loader = node_of(graph, root.model.node_id)
     made = called(node_id, {"class_type": class_of(node)})
     before = called(root.model.node_id, loader or {})
-    return f"{made} loads {safe_text.quoted(spec.name)} at {parts}, behind {before}"
+    return f"{made} loads {safe_text.quoted(spec.name)} at {parts}, after {before}"
 
 
 def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
@@ -137,14 +137,14 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
 
 
 def _refuse_typo(name: str, names: Sequence[str]) -> None:
-    """Raises SkillError when what stands behind the last colon was meant to be a strength."""
+    """Raises SkillError when the text after the last colon was meant to be a strength."""
     for place in (index for index, letter in enumerate(name) if letter == ":"):
         front = name[:place].strip().replace("\\", "/")
         if not any(_matches(known.replace("\\", "/"), front) for known in names):
             continue
         strength = next(part for part in name[place + 1 :].split(":") if _number(part) is None)
         raise SkillError(
-            f"--lora {front}: the strength {strength[:40]!r} is no number",
+            f"--lora {front}: the strength {strength[:40]!r} is not a number",
             code="bad_lora",
             exit=Exit.MISUSE,
             hint=f"for example --lora {front}:0.8",
@@ -181,7 +181,7 @@ def _root_for(spec: LoraSpec, graph: Graph, book: Book) -> _Root:
         kind = outputs[chosen.slot] if 0 <= chosen.slot < len(outputs) else "?"
         raise _unclear(
             spec,
-            f"{called(chosen.node_id, loader or {})} gives {safe_text.name(kind)}, which core LoRA loaders do not take",
+            f"{called(chosen.node_id, loader or {})} gives {safe_text.name(kind)}, which core LoRA loaders do not support",
         )
     if class_type.startswith(("Nunchaku", "WanVideo", "HyVideo")):
         raise _unclear(spec, f"{safe_text.quoted(class_type)} takes LoRAs through its own pack's loader")
@@ -225,7 +225,7 @@ def _named_links(node: Mapping[str, Any], name: re.Pattern[str]) -> list[Link]:
 
 
 def _one_model(spec: LoraSpec, models: list[Link], graph: Graph) -> Link:
-    """The model that the LoRA is for: the only one, the one that is no refiner, or the half that its name tells."""
+    """The model that the LoRA is for: the only one, the one that is not a refiner, or the half that its name shows."""
     if len(models) == 1:
         return models[0]
     files = {model: _file(graph, model) for model in models}
@@ -241,7 +241,8 @@ def _one_model(spec: LoraSpec, models: list[Link], graph: Graph) -> Link:
         f"{safe_text.name(model.node_id)} ({safe_text.name(files[model]) or '?'})" for model in models[:6]
     )
     raise _unclear(
-        spec, f"the workflow samples {len(models)} models ({shown}), and the LoRA's name does not tell which"
+        spec,
+        f"the workflow samples {len(models)} models ({shown}), and the LoRA's name does not show which one",
     )
 
 

@@ -2,7 +2,7 @@
 
 `definitions` is the server's `/object_info` mapping or a part of it, or None. Both combo styles are read:
 `[["a", "b"], {...}]` and `["COMBO", {"options": [...]}]`. Dynamic inputs (`images.image0`, `resize_type.width`)
-are laid out for the inputs at hand, as the server does it (comfy_api/latest/_io.py, get_finalized_class_inputs).
+are laid out for the inputs that the node has, as the server does it (comfy_api/latest/_io.py, get_finalized_class_inputs).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDGET_TYPES = frozenset(
     {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO, "MARKDOWN", "COLOR", "TEXTAREA", "CURVE"}
 )
 
-# Lists up to this size are told whole: the samplers of core and of a large node pack are about a hundred short words.
+# Lists up to this size are shown whole: the samplers of core and of a large node pack are about a hundred short words.
 MOST_CHOICES, MOST_LETTERS = 100, 2500
 
 
@@ -42,7 +42,7 @@ class InputSpec(NamedTuple):
 
     @property
     def is_widget(self) -> bool:
-        """Whether a person sets it to a value (a link may still stand there)."""
+        """Whether a person sets it to a value (it may also hold a link)."""
         return self.type in WIDGET_TYPES and not self.options.get("forceInput")
 
     @property
@@ -109,7 +109,7 @@ def _sections(inputs: Any) -> list[tuple[str, str, Any]]:
 
 
 def lay_out(inputs: Any, live: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, InputSpec]:
-    """The declared inputs by full name, dynamic ones as the inputs at hand call for."""
+    """The declared inputs by full name, dynamic ones according to the node's inputs."""
     specs: dict[str, InputSpec] = {}
     for section, name, raw in _sections(inputs):
         full = f"{prefix}{name}"
@@ -175,12 +175,12 @@ class Book:
         self._outputs: dict[str, tuple[Any, ...]] = {}
 
     def definition(self, class_type: str) -> Mapping[str, Any] | None:
-        """The raw definition of a class, or None when it is not at hand."""
+        """The raw definition of a class, or None when it is unknown."""
         raw = self._definitions.get(class_type)
         return raw if isinstance(raw, Mapping) else None
 
     def class_types(self) -> list[str]:
-        """The classes whose definitions are at hand."""
+        """The classes whose definitions are known."""
         return [name for name, raw in self._definitions.items() if isinstance(raw, Mapping)]
 
     def knows(self, class_type: str) -> bool:

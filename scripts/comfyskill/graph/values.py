@@ -1,7 +1,7 @@
-"""A value as a person gave it → a value of the type that an input wants. Pure.
+"""A value as a person gave it → a value of the type that an input takes. Pure.
 
 The server converts with Python's `int`, `float`, `str`, `bool` and rewrites the prompt ("false" becomes true, 64.7
-becomes 64), so nothing is left to it: what would be converted by surprise is refused here.
+becomes 64), so values are converted here, and a surprising conversion is refused.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _INTEGER = re.compile(r"[+-]?\d{1,400}")
 MOST_SHOWN = 12
 # A list is shown whole when nothing in it is like the value, and it is short enough to be read.
 MOST_WHOLE, MOST_LETTERS = 100, 2000
-GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW says from where), or choose one of `allowed`"
+GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW lists sources), or choose one of `allowed`"
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 
 
 class _Misfit(Exception):
-    """A value that cannot be what the input wants; the text says what it wants."""
+    """A value that the input cannot take; the text says what it takes."""
 
 
 def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
@@ -45,7 +45,7 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
         if not validate:
             return wrapped(value)
         raise SkillError(
-            f"{parameter.called} wants {misfit}, not {_shown(value)}",
+            f"{parameter.called} requires {misfit}, not {_shown(value)}",
             code="wrong_type",
             exit=Exit.MISUSE,
             parameter=parameter.name,
@@ -363,7 +363,7 @@ def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
             example = f"say which input the file is for: {flag} {name}={text[:80] or 'PATH'}"
         what = "NAME=VALUE" if flag == "--set" else "NAME=PATH"
         raise SkillError(
-            f"{flag} wants {what}, not {text[:80]!r}", code="bad_set", exit=Exit.MISUSE, hint=example
+            f"{flag} takes {what}, not {text[:80]!r}", code="bad_set", exit=Exit.MISUSE, hint=example
         )
     return key.strip(), value
 
@@ -372,7 +372,7 @@ def parse_args_json(text: str) -> dict[str, Any]:
     """The settings in the JSON text of `--args`: an object, or a list of such objects' `name`/`value` pairs.
 
     Raises:
-        SkillError: (exit 2, "bad_args") when it is no JSON object, holds a key twice, or a number JSON has not.
+        SkillError: (exit 2, "bad_args") when it is not a JSON object, has a key twice, or has a number that JSON lacks.
     """
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
@@ -389,18 +389,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"the key {key!r} appears twice")
         seen[key] = value
     return seen
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _bad_args(why: str) -> SkillError:
     return SkillError(
-        f"--args is no JSON object: {why}",
+        f"--args is not a JSON object: {why}",
         code="bad_args",
         exit=Exit.MISUSE,
         hint="""for example --args '{"prompt": "a fox", "steps": 30}' or --args @settings.json""",
@@ -415,7 +415,7 @@ def two_numbers(value: Any) -> tuple[Any, Any]:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise SkillError(
-            f"size wants WIDTHxHEIGHT, not {str(value)[:40]!r}",
+            f"size takes WIDTHxHEIGHT, not {str(value)[:40]!r}",
             code="wrong_type",
             exit=Exit.MISUSE,
             hint="for example --set size=1024x768",

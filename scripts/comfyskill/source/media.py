@@ -1,6 +1,6 @@
 """What a media file says about the workflow that made it, and an image's facts before it is uploaded.
 
-Reads files, knows no server. The formats' own readers are the other `_media_*` rooms; all read headers
+Reads files, needs no server. The other modules of this package read the single formats; all read headers
 only, in bounded memory, and expect hostile input.
 """
 

@@ -1,4 +1,4 @@
-"""Texts inside PNG, JPEG and WebP pictures, as ComfyUI and common savers write them. Level 1, pure.
+"""Texts inside PNG, JPEG and WebP pictures, as ComfyUI and common savers write them. Pure.
 
 Where ComfyUI puts them (its `nodes.py`, `comfy_extras/nodes_images.py`, read at 0.3.64 and 0.8.0): PNG text
 chunks `prompt` and `workflow`; animated PNG private chunks `comf`; WebP EXIF tag 0x0110 `prompt:{...}` and

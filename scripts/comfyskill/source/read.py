@@ -20,7 +20,7 @@ from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.server.transport import Server, stream
 
-# A graph of 100,000 nodes has about 50 MB; what is larger is no workflow, or was made to exhaust memory.
+# A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
 BUNDLED = Path(__file__).resolve().parents[3] / "workflows"
 MAX_ANSWER = 64 * 1024 * 1024
@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A workflow that can be run, and what is known of where it comes from.
+    """A workflow that can be run, and what is known of its source.
 
     converted: the graph was made from `editor` just now. models: what the editor file says of its models
     (name, directory, url, hash …). missing_types: node classes that the definitions lack, with their pack.
@@ -67,7 +67,6 @@ def read(
     stdin: BinaryIO | None = None,
     server: Server | None = None,
     definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
-    frontend: str = "1.58",
     wildcard_seed: int | None = None,
     complete: bool | Callable[[], bool] = True,
     allow_unsure: bool = False,
@@ -97,7 +96,6 @@ def read(
         made = convert.convert(
             loaded.editor,
             found,
-            frontend=frontend,
             wildcard_seed=wildcard_seed,
             without_server=not (complete() if callable(complete) else complete),
             allow_unsure=allow_unsure,
@@ -151,7 +149,7 @@ def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
     if server is None:
         raise SkillError(
-            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or give a file instead"
+            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or pass a file instead"
         )
 
     fetch = template if kind == "template" else saved
@@ -168,7 +166,7 @@ def _from_stdin(stdin: BinaryIO | None, origin: str = "standard input") -> Loade
             f"{origin} is empty",
             code="empty",
             exit=Exit.MISUSE,
-            hint="pipe a workflow in, or give a file",
+            hint="pipe a workflow in, or pass a file",
         )
     if len(data) > MAX_JSON:
         raise _too_large(origin)
@@ -184,15 +182,17 @@ def _from_file(spec: str) -> Loaded:
         file = text_files.open_file(path)
     except text_files.NobodyWrites as error:
         raise SkillError(
-            f"{path} is a pipe into which nobody writes",
+            f"{path} is a pipe with no writer",
             code="not_readable",
             exit=Exit.MISUSE,
-            hint="give a file, or pipe the workflow in and say -",
+            hint="pass a file, or pipe the workflow in and pass -",
         ) from error
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
     except PermissionError as error:
-        raise SkillError(f"file {spec} may not be read", code="not_readable", exit=Exit.MISUSE) from error
+        raise SkillError(
+            f"file {spec} is not readable: permission denied", code="not_readable", exit=Exit.MISUSE
+        ) from error
     except (OSError, ValueError) as error:
         # ValueError: a name with a null character.
         raise _no_such_file(spec, str(error)) from error
@@ -222,7 +222,7 @@ def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
 
 
 def _starts_as_json(stream: BinaryIO) -> bool:
-    """The usual case, told without loading the readers of all media kinds."""
+    """The usual case, recognized without loading the readers of all media kinds."""
     start = stream.read(16).removeprefix(b"\xef\xbb\xbf").lstrip()
     stream.seek(0)
     return start[:1] in (b"{", b"[")
@@ -235,7 +235,7 @@ def _media_kind(stream: BinaryIO) -> str | None:
 
 
 def _wide(data: bytes) -> bool:
-    """UTF-16 or UTF-32, told by its mark or by nulls around the ASCII character with which a JSON text starts."""
+    """UTF-16 or UTF-32, recognized by its mark or by nulls around the ASCII character with which a JSON text starts."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
         return True
     start = data[:4].replace(b"\0", b"")
@@ -275,7 +275,7 @@ def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
 
 def _too_large(origin: str) -> SkillError:
     return SkillError(
-        f"{origin} is larger than {MAX_JSON >> 20} MB, which no workflow is",
+        f"{origin} is larger than {MAX_JSON >> 20} MB, too large for a workflow",
         code="too_large",
         exit=Exit.MISUSE,
     )
@@ -283,20 +283,20 @@ def _too_large(origin: str) -> SkillError:
 
 def _is_folder(path: Path) -> SkillError:
     found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in (".json", ".png"))[:5]
-    hint = f"give one of its files, such as {', '.join(found)}" if found else "give a workflow file"
+    hint = f"pass one of its files, such as {', '.join(found)}" if found else "pass a workflow file"
     return SkillError(f"{path} is a folder, not a workflow", code="is_folder", exit=Exit.MISUSE, hint=hint)
 
 
 def _no_such_file(spec: str, why: str = "") -> SkillError:
     if spec.startswith(("http://", "https://")):
         return SkillError(
-            "a workflow is not fetched from an address",
+            "workflows are not downloaded from a URL",
             exit=Exit.MISUSE,
-            hint="download it first and give the file",
+            hint="download it first, then pass the file",
         )
     if spec.lstrip().startswith("{"):
         return SkillError(
-            "a workflow is given as a file, not as text", exit=Exit.MISUSE, hint="write it to a file, or pipe it in and give -"
+            "a workflow must be a file, not text", exit=Exit.MISUSE, hint="write it to a file, or pipe it in and pass -"
         )  # fmt: skip
     return SkillError(
         f"there is no file {spec}" + (f" ({why})" if why else ""),
@@ -307,7 +307,7 @@ def _no_such_file(spec: str, why: str = "") -> SkillError:
 
 
 def _near_files(spec: str) -> str:
-    """A hint with files that bear a similar name: beside the one that was meant, or in the bundle."""
+    """A hint that lists files with a similar name, in the same folder or in the bundle."""
     path = Path(spec)
     stem = path.name.removesuffix(".json")
     bundled = {entry.stem: entry for entry in BUNDLED.glob("*.json") if entry.stem != "index"}
@@ -332,18 +332,20 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
     elif foreign:
         hint = "its text comes from another program (a prompt and settings, no graph)"
     elif kind == "GIF picture":
-        hint = "a GIF cannot carry one; Video Helper Suite saves a PNG of the same name beside it, which does"
+        hint = "a GIF cannot hold one; Video Helper Suite saves a PNG with the same name that does"
     elif media.can_carry_workflow(kind):
         hint = "the tool or site it passed through may have removed it; use the file as ComfyUI saved it"
     else:
         hint = (
-            "give a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
+            "pass a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
         )
-    return SkillError(f"{origin} holds no workflow", code="no_workflow_inside", exit=Exit.MISUSE, hint=hint)
+    return SkillError(
+        f"{origin} contains no workflow", code="no_workflow_inside", exit=Exit.MISUSE, hint=hint
+    )
 
 
 def template(server: Server, name: str) -> tuple[Any, list[str]]:
-    """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on mended parts.
+    """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on repaired parts.
 
     Raises:
         SkillError: (exit 2) no such template, with the nearest names.
@@ -361,7 +363,7 @@ def template(server: Server, name: str) -> tuple[Any, list[str]]:
 
 
 def saved(server: Server, name: str) -> tuple[Any, list[str]]:
-    """A workflow that a user saved on the server, by name with its folders: its JSON and notes on mended parts.
+    """A workflow that a user saved on the server, by name with its folders: its JSON and notes on repaired parts.
 
     Raises:
         SkillError: (exit 2) no such workflow, with the nearest names.
@@ -378,7 +380,7 @@ def template_names(server: Server) -> list[str]:
     """The templates a server offers: official ones by name, those of node packs as PACK/NAME.
 
     Raises:
-        SkillError: the server could not be asked, or has no templates at all.
+        SkillError: the server cannot be reached, or has no templates.
     """
     names: list[str] = []
     index = server.get_json("templates/index.json")
@@ -401,12 +403,12 @@ def saved_names(server: Server) -> list[str]:
     """The names (folders with `/`, without `.json`) of the workflows saved on a server; [] when there are none.
 
     Raises:
-        SkillError: the server could not be asked.
+        SkillError: the server cannot be reached.
     """
     try:
         files = server.get_json("userdata", params={"dir": "workflows", "recurse": "true"})
     except SkillError as error:
-        # The folder comes into being with the first workflow that is saved.
+        # The server creates the folder when the first workflow is saved.
         if error.code == "not_found":
             return []
         raise
@@ -420,7 +422,7 @@ def _clean(name: str, kind: str) -> str:
     title = name.strip().strip("/").removesuffix(".json")
     if not title or any(part in ("", ".", "..") for part in title.split("/")) or "\\" in title:
         raise SkillError(
-            f"{kind}:{name} names no workflow",
+            f"{kind}:{name} is not a workflow name",
             code="misuse",
             hint=f"write {kind}:NAME, as the server lists it",
         )
@@ -442,7 +444,7 @@ def _fetch(server: Server, path: str, what: str) -> tuple[Any, list[str]]:
 
 
 def _not_found(error: SkillError, kind: str, name: str, names: Any) -> SkillError:
-    """The same failure, but a missing workflow becomes our caller's misuse, with names that exist."""
+    """The same failure, but a missing workflow becomes misuse (exit 2), with names that exist."""
     if error.code != "not_found":
         return error
     try:

@@ -1,4 +1,4 @@
-"""Texts inside FLAC, Ogg (Opus, Vorbis) and MP3 files, as ComfyUI's audio savers write them. Level 1, pure."""
+"""Texts inside FLAC, Ogg (Opus, Vorbis) and MP3 files, as ComfyUI's audio savers write them. Pure."""
 
 from __future__ import annotations
 
