@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import cli, file_limits, safe_text
+from comfyskill.base import cli, file_limits, programs, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.deps import download, report, survey
+from comfyskill.deps import download, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import MISSING, Check, Item
@@ -388,7 +388,7 @@ def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str])
     if not again or not consents or doable:
         return []
     words = [word for flag in consents for word in flag.split(" ", 1)]
-    return [survey.command("auto_fix_deps.py", *again, *words, "--dry-run")]
+    return [programs.command("auto_fix_deps.py", *again, *words, "--dry-run")]
 
 
 def left_alone(checks: Sequence[Check], only: str | None) -> dict[str, int]:

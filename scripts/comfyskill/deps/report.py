@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _common
-from comfyskill.base import file_names, safe_text
+from comfyskill.base import file_names, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps import place as deps_place
@@ -125,7 +125,7 @@ def by_name(item: Item, workflow: str) -> dict[str, Any]:
         word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
     ]
     if settings and item.kind in ("model", "value", "file"):
-        facts["set"] = safe_text.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
+        facts["set"] = programs.command("run_workflow.py", workflow, *settings)
     return facts
 
 

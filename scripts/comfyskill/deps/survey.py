@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.programs import command
 from comfyskill.deps import check, comfy_cli, origin, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import packs as deps_packs
@@ -366,13 +367,6 @@ def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str 
 def renaming(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
     """The commands for names that are surely only written otherwise: one for each workflow that has some."""
     return [line for workflow, checked in done if (line := _renaming(asked, workflow, checked))]
-
-
-def command(script: str, *words: str) -> str:
-    """A command of this bundle that can be run from anywhere."""
-    return safe_text.shell_words(
-        [sys.executable or "python3", str(Path(__file__).resolve().parents[2] / script), *words]
-    )
 
 
 def set_words(checked: Check) -> list[str]:
