@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from comfyskill.base import cli, paths, safe_text
+from comfyskill.base import cli, paths, programs, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import comfy_cli, download, plan, report, survey
 from comfyskill.deps import manager as deps_manager
@@ -117,7 +117,7 @@ def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: S
     return SkillError(
         f"interrupted by the user; {len(outcomes)} step(s) had ended", code="interrupted", status="cancelled",
         retryable=True, hint="run the same again: a download goes on where it stopped",
-        next=[survey.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
+        next=[programs.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
     )  # fmt: skip
 
 
@@ -325,7 +325,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
         )
     wrong = deps_place.problem(path)
     if step.sha256 and not wrong:
-        digest = deps_place.digest(path)
+        digest = safe_files.digest(path)
         wrong = None if digest == step.sha256 else f"its SHA-256 is {digest} and should be {step.sha256}"
     if wrong:
         bad = path.with_name(path.name + ".rejected")

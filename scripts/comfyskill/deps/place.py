@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -198,15 +197,6 @@ def problem(path: Path, name: str | None = None) -> str | None:
             return "it ends before its header does"
         file.seek(8)
         return _header_problem(file.read(length), size - 8 - length)
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _header_problem(raw: bytes, data_size: int) -> str | None:

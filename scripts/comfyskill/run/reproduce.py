@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comfyskill.base import safe_text, text_files
+from comfyskill.base import safe_files, safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts, nodes
-from comfyskill.run import collect
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
 from comfyskill.server import commands
@@ -105,7 +104,7 @@ def _may_leave(row: Mapping[str, Any]) -> bool:
     from comfyskill.run import inputs
 
     path = Path(row["file"])
-    return inputs.may_leave(path, collect.file_digest(path), [row.get("sha256")])
+    return inputs.may_leave(path, safe_files.digest(path), [row.get("sha256")])
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
@@ -209,7 +208,7 @@ def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mappi
 
 def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"file": after.get("file"), "was": before.get("file")}
-    digest = after.get("sha256") or collect.file_digest(Path(str(after["file"])))
+    digest = after.get("sha256") or safe_files.digest(Path(str(after["file"])))
     if digest == before.get("sha256"):
         return row | {"same": True}
     difference = _pixels(_first_file(receipt, before), Path(str(after["file"])))
@@ -287,7 +286,7 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
     rows = []
     for row in _uploads(receipt):
         path = Path(row["file"])
-        if collect.file_digest(path) != row.get("sha256"):
+        if safe_files.digest(path) != row.get("sha256"):
             was = safe_text.clean(row.get("as"), 200)
             rows.append({"what": f"input file {path.name}", "was": was, "now": "another content"})
     return rows
