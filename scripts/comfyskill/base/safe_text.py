@@ -180,6 +180,12 @@ def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
     return capped
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the right form: "1 class", "2 classes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
+
+
 def shell_words(words: Iterable[object]) -> str:
     """A command line that can be copied into a shell of this system as it stands."""
     plain = [str(word) for word in words]
