@@ -155,7 +155,7 @@ def _spelled_by_selectors(selectors: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether a joiner stands between two characters that take one: emoji, or letters beyond Latin."""
+    """Whether a joiner is between two characters that take one: emoji, or letters beyond Latin."""
     if not 0 < place < len(text) - 1:
         return False
     before, after = text[place - 1], text[place + 1]
