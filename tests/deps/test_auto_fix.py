@@ -253,7 +253,7 @@ def test_a_pack_known_by_its_repository_alone_is_not_installed(stage: Stage) -> 
         stage.flow(**{"9": {"class_type": "NewNode", "inputs": {"images": ["1", 0]}}}), "--yes", code=1
     )
     (step,) = document["plan"]
-    assert "no registry id" in step["blocked"]
+    assert "registry id is unknown" in step["blocked"]
     assert not [1 for method, _, _ in stage.comfy.seen if method == "POST"]
 
 
@@ -274,7 +274,7 @@ def test_a_note_s_address_blocks_the_step_for_a_person(stage: Stage) -> None:
     flow["nodes"][0]["properties"] = {}
     flow["nodes"].append({**flow["nodes"][0], "id": 2, "type": "Note", "widgets_values": [f"get {url}"]})
     (step,) = stage(flow, "--yes", code=1)["plan"]
-    assert "a person must look" in step["blocked"]
+    assert "a person must check" in step["blocked"]
 
 
 def test_several_packs_for_one_class_are_in_doubt(stage: Stage) -> None:
@@ -364,7 +364,7 @@ def test_a_name_that_leads_out_of_the_models_folder_is_not_written(stage: Stage,
     flow = stage.editor(name, f"{stage.host.url}/{base}")
     flow["nodes"][0]["properties"]["models"][0]["name"] = base
     document = stage(flow, "--yes", "--allow-host", stage.host.url, code=1)
-    assert "no plain path" in document["plan"][0]["blocked"]
+    assert "not a safe path" in document["plan"][0]["blocked"]
     assert not list(stage.folder.rglob("*evil*")) and not list(stage.folder.rglob("b.safetensors"))
 
 
@@ -421,7 +421,7 @@ def test_the_managers_file_of_a_common_name_is_not_taken_for_another(stage: Stag
     stage.comfy.manager.shape, stage.comfy.manager.models = "v3", [entry]
     flow = stage.editor(name, f"{stage.host.url}/{name}")
     document = stage(flow, "--dry-run", "--via", "manager", "--allow-host", stage.host.url, code=0)
-    assert "list does not hold" in document["plan"][0]["blocked"]
+    assert "list does not have" in document["plan"][0]["blocked"]
 
 
 def test_a_gated_model_is_exit_4_with_the_reason(stage: Stage) -> None:
@@ -546,7 +546,7 @@ def test_the_managers_address_must_be_allowed_too(stage: Stage) -> None:
     stage.comfy.manager.shape, stage.comfy.manager.models = "v3", [entry]
     flow = stage.editor("new.safetensors", "https://huggingface.co/a/b/resolve/main/new.safetensors")
     document = stage(flow, "--dry-run", "--via", "manager", code=0)
-    assert "list does not hold" in document["plan"][0]["blocked"]
+    assert "list does not have" in document["plan"][0]["blocked"]
 
 
 def test_only_leaves_the_other_kind_alone(stage: Stage) -> None:
@@ -585,7 +585,7 @@ def test_a_step_says_which_file_of_the_server_may_do_instead(stage: Stage) -> No
     assert list(step)[:4] == ["kind", "name", "use_instead", "match"]
     assert (step["use_instead"], step["sure"]) == ("base.safetensors", False)
     assert "1.ckpt_name=base.safetensors" in step["set"]
-    assert document["hint"].startswith("the server has 'base.safetensors'")
+    assert document["hint"].startswith("the server already has 'base.safetensors'")
 
 
 def test_the_size_of_what_is_blocked_is_told(stage: Stage) -> None:
@@ -636,7 +636,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(stage: Stage, run: Any, tmp
     assert process.returncode == 130
     document = json.loads(out)
     assert (document["status"], document["code"], document["outcomes"]) == ("cancelled", "interrupted", [])
-    assert "goes on where it stopped" in document["hint"]
+    assert "resume where they stopped" in document["hint"]
     assert document["next"][0].endswith("--dry-run")
     assert "Traceback" not in err
     assert part.stat().st_size > 500_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import check_deps
+from bundle import SCRIPTS
 from manager_server import Comfy, node
 from model_host import safetensors
 
@@ -117,6 +119,7 @@ def test_a_name_written_otherwise_is_named_with_what_to_set(
     entry = one(check(graph(written), code=1), "models", "missing")
     assert (entry["use_instead"], entry["how"], entry["sure"]) == ("SDXL/base.safetensors", how, sure)
     assert entry["set"].endswith("--set 1.ckpt_name=SDXL/base.safetensors")
+    assert Path(shlex.split(entry["set"])[1]) == SCRIPTS / "run_workflow.py"
     assert "fix_command" not in entry
 
 
@@ -379,7 +382,7 @@ def test_an_embedding_that_would_be_overlooked_is_not_present(check: Checker, te
     flow["2"]["inputs"]["text"] = text
     entry = one(check(flow, code=1), "embeddings", "missing")
     assert (entry["use_instead"], entry["how"]) == ("embedding:easynegative", "blanks around it")
-    assert "leave it out" in entry["reason"]
+    assert "ignore it" in entry["reason"]
 
 
 def test_the_suffix_of_an_embedding_says_nothing(check: Checker) -> None:

@@ -140,7 +140,7 @@ def test_the_hash_that_the_host_states_is_checked_too(host: ModelHost, tmp_path:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:x\nsize 3\n", "LFS"),
         (safetensors()[:-10], "outside the file"),
         (safetensors() + b"more", "more bytes"),
-        ((5000).to_bytes(8, "little") + b"{" + b" " * 4000, "ends before its header"),
+        ((5000).to_bytes(8, "little") + b"{" + b" " * 4000, "ends inside its header"),
         (b"\xff" * 400, "does not begin"),
         (b"", "empty"),
     ],

@@ -124,7 +124,7 @@ def test_next_never_installs(run: Any, new_demo: Any, tmp_path: Path) -> None:
 
 def test_a_plan_of_names_alone_says_so(run: Any, demo: Any, tmp_path: Path) -> None:
     document = run("auto_fix_deps.py", saved(tmp_path, renamed()), "--host", demo.url, "--dry-run").json
-    assert document["message"].startswith("nothing has to be installed; 1 name is wrong")
+    assert document["message"].startswith("nothing has to be installed; 1 name wrong")
     assert ran_as_it_stands(document["next"][0], tmp_path, run)["status"] == "success"
 
 
@@ -171,7 +171,7 @@ def test_what_no_install_brings_is_not_called_nothing(run: Any, demo: Any, tmp_p
     graph["98"] = {"class_type": "PreviewImage", "inputs": {"images": ["99", 0]}}
     words = (saved(tmp_path, graph), "--host", demo.url, "--dry-run")
     document = run("auto_fix_deps.py", *words).json
-    assert "1 name, 1 file are wrong or missing" in document["message"]
+    assert "1 name, 1 file wrong or missing are" in document["message"]
     assert "--input-file" in document["hint"]
 
 
@@ -195,7 +195,7 @@ def test_a_v2_server_can_never_tell_and_does_not_invite_to_try_again(
     finally:
         proxy.stop()
     assert looked_at.code == 0
-    assert "not known" in looked_at.json["warnings"][0]
+    assert "are unknown" in looked_at.json["warnings"][0]
     assert ran.code == 4
     document = ran.json
     assert (document["status"], document["code"], document["retryable"]) == ("unknown", "not_known", False)
@@ -223,7 +223,7 @@ CORE = {
 @pytest.mark.parametrize(
     ("reader", "definitions", "wanted"),
     [
-        ("CLIPTextEncode", CORE, need.NOBODY),
+        ("CLIPTextEncode", CORE, need.CORE_ONLY),
         ("LoraTagLoader", CORE, "LoraTagLoader"),
         ("SomethingElse", CORE, None),
         ("CLIPTextEncode", None, None),
@@ -259,7 +259,7 @@ def test_a_tag_that_core_ignores_is_said_with_the_flag_that_does_it(
     fine, gone = ran.json["workflows"][0]["lora_tags"]
     assert (fine["read"], gone["read"]) == (False, False)
     assert fine["fix"].endswith("--lora style/fine.safetensors:0.8")
-    assert "take the tag out" in gone["fix"]
+    assert "remove the tag" in gone["fix"]
     words = shlex.split(fine["fix"].partition("run_workflow.py ")[2])
     assert run("run_workflow.py", "flow.json", "--host", demo.url, *words).code == 0
 

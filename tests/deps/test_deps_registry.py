@@ -142,7 +142,7 @@ def test_an_id_that_has_the_repositorys_name_is_a_suggestion_and_never_installed
     desk.answers["registry"] = {"comfyui-some": "1.0.0"}
     entry = desk.entry("SomeNode")
     assert entry["pack"] == "comfyui-some"
-    assert "cannot tell" in entry["doubt"]
+    assert "cannot confirm" in entry["doubt"]
     assert "fix_command" not in entry
     ran = run("auto_fix_deps.py", "flow.json", "--host", desk.comfy.url, "--yes", env=desk.env)
     assert ran.json["code"] == "blocked"
@@ -236,7 +236,7 @@ def test_the_plan_says_which_version_the_registry_has_and_what_it_wants(desk: De
 
 def test_an_id_that_the_registry_lacks_is_not_installed(desk: Desk, run: Any) -> None:
     step = plan(desk, run, "--yes", code=1)
-    assert step["blocked"] == "the Comfy Registry has no pack of this id"
+    assert step["blocked"] == "the Comfy Registry has no pack with this id"
     assert desk.calls("install") == []
 
 

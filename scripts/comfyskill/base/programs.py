@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from comfyskill.base import cli
+from comfyskill.base import cli, safe_text
 
 BATCH_SUFFIXES = (".bat", ".cmd")
 # Names of variables that may hold keys, recognised by their words.
@@ -33,6 +34,13 @@ TOOL_LIMIT_S = 6.0
 OUTPUT_LIMIT_BYTES = 1_000_000
 # A process stuck in a driver call cannot be killed: do not wait for it either.
 AFTER_KILL_S = 0.3
+
+
+def command(script: str, *words: object) -> str:
+    """The command line that runs a script of this bundle from any folder, as reports print it."""
+    return safe_text.shell_words(
+        [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
+    )
 
 
 def find(name: str, places: Iterable[str | Path] = ()) -> str | None:

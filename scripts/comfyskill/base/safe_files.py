@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -50,6 +51,15 @@ def _target(path: Path) -> str:
         return f" to {safe_text.clean(path.readlink(), 300)}"
     except (OSError, ValueError):
         return ""
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, read in pieces."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def refuse_outside(root: Path, path: Path) -> None:

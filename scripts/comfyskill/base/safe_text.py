@@ -181,8 +181,9 @@ def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 run`, `3 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A number with its noun in the right form: "1 class", "2 classes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def shell_words(words: Iterable[object]) -> str:

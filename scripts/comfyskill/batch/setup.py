@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comfyskill.base import cli, paths, safe_text
+from comfyskill.base import cli, paths, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.plan import Axis, Plan
-from comfyskill.run import collect
 from comfyskill.run.prepare import Wishes
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
@@ -143,7 +142,7 @@ def plan_line(recipe: Recipe, name: str | None, files: Sequence[Path] = ()) -> d
             "tiled_vae": wishes.tiled_vae,
         },
         "name": name,
-        "input_digests": sorted({collect.file_digest(path) for path in files}),
+        "input_digests": sorted({safe_files.digest(path) for path in files}),
     }
 
 

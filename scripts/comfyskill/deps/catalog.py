@@ -1,4 +1,4 @@
-"""Tables of the dependency rooms: folder names, download hosts, words that address an agent. Tables only.
+"""Tables for the dependency check: folder names, download hosts, words that address an agent. Tables only.
 
 Sources: ComfyUI's folder_paths.py (folder kinds and their older names), its extra_model_paths example, the published
 node lists of the packs named here. Download hosts and where they redirect to: public reports of 2025 and 2026.

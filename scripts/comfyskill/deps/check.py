@@ -1,6 +1,6 @@
-"""Holds what a workflow needs against what a server has: each thing present, missing or unknown. Level 3.
+"""Compares what a workflow needs with what a server has: each thing is present, missing or unknown.
 
-Unknown is never reported as one of the others: a refusal, a time-out and an unknown folder are named as what they are.
+A refusal, a time-out and an unknown folder are reported as unknown, never as missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from comfyskill.deps import origin as deps_origin
 from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.names import Match
 from comfyskill.deps.need import (
-    NOBODY,
+    CORE_ONLY,
     SERVER_PATH,
     FileNeed,
     ModelNeed,
@@ -35,9 +35,9 @@ KINDS = ("node", "model", "embedding", "file", "value")
 
 
 class Item(NamedTuple):
-    """One thing that a workflow needs, and what became of the question whether it is there.
+    """One thing that a workflow needs, and whether the server has it.
 
-    match: the listed name that is meant although it is written otherwise. origin, pack: where it can be had.
+    match: the listed name that is meant, if it is written differently. origin, pack: where to get it.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Item(NamedTuple):
 
     @property
     def fixed_by_name(self) -> bool:
-        """Whether writing the name as the server has it is all that is missing."""
+        """Whether using the server's name is the only fix needed."""
         return self.match is not None and self.match.sure
 
     @property
@@ -91,7 +91,7 @@ class Check(NamedTuple):
 
 
 def check(graph: Mapping[str, Any], stock: Stock) -> Check:
-    """Every need of the graph with its status on this server; where to get what is missing is not asked yet."""
+    """Every need of the graph with its status on this server; `locate` adds where to get what is missing."""
     from comfyskill.deps.need import classes_of
 
     definitions = stock.definitions(classes_of(graph))
@@ -113,7 +113,7 @@ def _nodes(needs: Needs, definitions: Mapping[str, Any] | None, stock: Stock) ->
     for class_type, node_ids in needs.classes.items():
         if definitions is None:
             problem = stock.definitions_problem
-            reason = f"the node definitions could not be had ({problem.message if problem else 'not asked'})"
+            reason = f"node definitions could not be fetched ({problem.message if problem else 'not asked'})"
             items.append(Item("node", class_type, UNKNOWN, reason, node_ids=node_ids))
         elif class_type in definitions:
             items.append(Item("node", class_type, PRESENT, node_ids=node_ids))
@@ -141,7 +141,7 @@ def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock)
 
 
 def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> bool:
-    """Whether an unknown folder proves that the file is not there: a pack that is missing would have brought the folder."""
+    """Whether an unknown folder proves that the file is missing; not if a missing pack may register the folder."""
     known_pack = definitions is not None and all(use.class_type in definitions for use in need.uses)
     return listing.folder in catalog.CORE_FOLDERS or known_pack
 
@@ -169,19 +169,19 @@ def _absent(item: Item, names: Sequence[str], reason: str, *, sure: Sequence[str
     match = deps_names.best(item.name, names)
     if match is not None:
         match = match._replace(sure=match.sure and (sure is None or match.how in sure))
-        sure = "the same file" if match.sure else "perhaps what is meant"
+        sure = "the same file" if match.sure else "possibly what is meant"
         reason = f"{reason} under that name; {safe_text.quoted(match.name)} is there ({match.how}: {sure})"
         return item._replace(status=MISSING, reason=reason, match=match)
     return item._replace(status=MISSING, reason=reason, similar=tuple(deps_names.similar(item.name, names)))
 
 
 def _anywhere(item: Item, stock: Stock) -> Item:
-    """A file name in an input of which nobody knows the folder: found by chance, or not known."""
+    """A file name in an input whose folder is unknown: always unknown, with a folder that has such a file."""
     for folder in stock.folders() or []:
         if item.name in stock.folder(folder).names:
-            reason = f"a file of that name is in {safe_text.quoted(folder)}, but whether the node looks there is not known"
+            reason = f"a file of that name is in {safe_text.quoted(folder)}, but it is unknown whether the node looks there"
             return item._replace(reason=reason, folder=folder)
-    return item._replace(reason="which folder this input reads from is not known, so it cannot be checked")
+    return item._replace(reason="the folder that this input reads from is unknown, so it cannot be checked")
 
 
 def _tagged(tag: Tag, stock: Stock) -> Item:
@@ -192,14 +192,14 @@ def _tagged(tag: Tag, stock: Stock) -> Item:
         return item._replace(status=PRESENT)
     if listing.state not in (LISTED, EMPTY):
         return item._replace(reason=listing.sentence)
-    reason = f"{tag.reader} reads it out of a text; {listing.sentence}"
+    reason = f"{tag.reader} reads it from a text; {listing.sentence}"
     return item._replace(
         status=MISSING, reason=reason, similar=tuple(deps_names.similar(tag.name, listing.names))
     )
 
 
 def _unread(tag: Tag, stock: Stock) -> Unread:
-    return Unread(tag, _of_tag(tag.name, stock.folder("loras").names) if tag.reader == NOBODY else None)
+    return Unread(tag, _of_tag(tag.name, stock.folder("loras").names) if tag.reader == CORE_ONLY else None)
 
 
 def _of_tag(name: str, names: Sequence[str]) -> str | None:
@@ -217,17 +217,17 @@ def _embedding(name: str, uses: tuple[Use, ...], stock: Stock) -> Item:
         return item._replace(status=PRESENT)
     # The list has no suffixes, so that of the prompt says nothing.
     absent = _absent(item._replace(name=bare), names, "the server lists no such embedding")
-    return absent._replace(name=name, reason=f"{absent.reason}; it would run and leave the word out")
+    return absent._replace(name=name, reason=f"{absent.reason}; a run would ignore the word")
 
 
 def _glued(name: str, written: str, use: Use, stock: Stock) -> Item:
-    """An embedding that ComfyUI overlooks for how it is written, though the server may have it."""
+    """An embedding that ComfyUI ignores because of how it is written, although the server may have it."""
     item = _embedding(name, (use,), stock)
     if item.status != PRESENT:
         return item
     reason = (
-        f"ComfyUI does not read {safe_text.quoted(written)} as that embedding and would leave it out: "
-        "it wants blanks around the word"
+        f"ComfyUI does not read {safe_text.quoted(written)} as that embedding and would ignore it: "
+        "the word needs blanks around it"
     )
     return item._replace(
         name=written,
@@ -242,15 +242,15 @@ def _file(need: FileNeed, stock: Stock) -> Item:
     if need.choices is not None and need.name in need.choices:
         return item._replace(status=PRESENT)
     if need.kind == SERVER_PATH:
-        return item._replace(reason="it is a path on the server's machine, which cannot be looked up")
+        return item._replace(reason="it is a path on the server's machine, which cannot be checked")
     there, why = stock.has_input(need.name)
     if there:
         return item._replace(status=PRESENT)
     if there is None and not (need.choices is not None and _flat(need.name)):
-        return item._replace(reason=f"the {need.kind} could not be looked up ({why})")
+        return item._replace(reason=f"the {need.kind} could not be checked ({why})")
     kind = next((kind for kind in ("output", "temp") if need.name.endswith(f" [{kind}]")), "input")
     reason = f"the server's {kind} folder has no such {need.kind}"
-    # Pictures of one name in two folders are two pictures: only the way of writing may differ.
+    # Pictures with the same name in two folders are different: only case and slashes may differ.
     return _absent(item, need.choices or (), reason, sure=("other slashes", "other case"))
 
 
@@ -264,7 +264,7 @@ def _value(need: ValueNeed) -> Item:
     shown = safe_text.clean(need.value, 120)
     choices = [str(choice) for choice in need.choices]
     place = safe_text.name(f"{use.class_type}.{use.input}")
-    reason = f"{safe_text.quoted(shown)} is not among the {len(choices)} values that {place} takes here"
+    reason = f"{safe_text.quoted(shown)} is not among the {len(choices)} values that {place} accepts on this server"
     match = deps_names.best(str(need.value), choices)
     # A value that is no file is only surely meant when case or blanks differ.
     match = match._replace(sure=match.how == "other case") if match else None
@@ -277,7 +277,7 @@ def _value(need: ValueNeed) -> Item:
 def locate(
     checked: Check, models: deps_origin.Finder, packs: deps_packs.PackFinder, installed: Sequence[str] = ()
 ) -> Check:
-    """The check with places to get what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
+    """The check with sources for what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
     have = {name.lower() for name in installed}
     packs.look_up(item.name for item in checked.of(MISSING) if item.kind == "node")
     items = []

@@ -1,8 +1,8 @@
-"""comfy-cli as a child process: found on PATH, argument lists only, its words kept apart from ours. Level 3.
+"""comfy-cli as a child process: found on PATH, argument lists only, its output kept apart from ours.
 
 The options are those of comfy-cli 1.23 (`comfy node install`, `comfy model download`, `comfy which`). Values are joined
 to their option with `=`, so that none can be taken for another option. A pack's installer is foreign code, so it does
-not see the keys in our environment. What we ask of it is nobody's usage: it is told not to report it.
+not see the keys in our environment. Usage reports are switched off for these calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAID = 800
 T = TypeVar("T")
 LIST = "Comfy Org's list of supported packs, read through comfy-cli"
 MAP = "ComfyUI-Manager's class map, read through comfy-cli"
-# Each question starts comfy-cli anew: 0.6 s for the list, 1.7 s for the map (measured with 1.23; Manager 4.3).
+# Each query starts a comfy-cli process: 0.6 s for the list, 1.7 s for the map (measured with 1.23; Manager 4.3).
 MOST_CLASSES = 12
 AT_ONCE = 4
 # The Manager may fetch the registry's whole list before it looks into its own map.
@@ -55,7 +55,7 @@ def program() -> str | None:
 
 
 def workspace() -> Path | None:
-    """The ComfyUI folder that comfy-cli would use, when it exists; None when it does not say."""
+    """The ComfyUI folder that comfy-cli would use, when it exists; None when it names none."""
     data = ask(["which"])
     path = data.get("workspace_path") if data is not None else None
     return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
@@ -64,9 +64,9 @@ def workspace() -> Path | None:
 def ask(
     words: Sequence[str], *, folder: Path | None = None, limit: float = ANSWER_LIMIT
 ) -> Mapping[str, Any] | None:
-    """The `data` of comfy-cli's answer to a question; None for no answer, a failure, or too late an answer.
+    """The `data` of comfy-cli's answer to a question; None for no answer, a failure or a time-out.
 
-    Its --json puts one envelope on stdout; older versions and other commands print text, which is no answer here.
+    Its --json puts one envelope on stdout; older versions and other commands print text, which is ignored here.
     """
     comfy = program()
     if comfy is None:
@@ -83,7 +83,7 @@ def ask(
 
 
 def _output_of(words: Sequence[str], limit: float) -> bytes:
-    """What a child prints; whatever stops us stops it and its children, since a look-up leaves nothing half done."""
+    """What a child prints; an interrupt also stops the child and its children."""
     import tempfile
 
     from comfyskill.base.programs import kill_tree
@@ -124,7 +124,7 @@ def _workspace_words(folder: Path | None) -> list[str]:
 def run(words: Sequence[str], *, token_host: str | None = None, limit: float = INSTALL_LIMIT) -> Done:
     """Run comfy-cli to its end. `token_host`: the host whose token it may see, and no other.
 
-    Raises SkillError when it is not there or does not end in time.
+    Raises SkillError when it is not installed or does not finish in time.
     """
     comfy = program()
     if comfy is None:
@@ -141,7 +141,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise SkillError(
-            f"comfy-cli did not end within {limit:.0f} s and was stopped", code="time_limit", exit=Exit.FAILED,
+            f"comfy-cli did not finish within {limit:.0f} s and was stopped", code="time_limit", exit=Exit.FAILED,
             server_said=_end_of(error.output or b""),
         ) from error  # fmt: skip
     except OSError as error:
@@ -171,13 +171,13 @@ def _token(host: str | None) -> dict[str, str]:
 
 
 def facts() -> dict[str, Any]:
-    """For a report: whether it is there."""
+    """For a report: its path, or None."""
     path = program()
     return {"comfy_cli": path} if path else {"comfy_cli": None}
 
 
 class Registered(NamedTuple):
-    """What the registry says of an id. there: None when it could not be asked, and `why` says so."""
+    """What the registry says about an id. there: None when it could not be asked; `why` has the reason."""
 
     there: bool | None
     version: str | None = None
@@ -195,13 +195,13 @@ class Registry:
         self.not_asked: list[str] = []
 
     def look_up(self, class_types: Iterable[str]) -> dict[str, Pack]:
-        """The packs of those classes that comfy-cli knows; what it could not be asked is noted in `not_asked`."""
+        """Class -> pack for the classes that comfy-cli knows; `not_asked` notes what it could not be asked."""
         asked = [name for name in dict.fromkeys(class_types) if name not in self._found and _plain(name)]
         if len(asked) > MOST_CLASSES:
             self._note(f"comfy-cli was asked for {MOST_CLASSES} of {len(asked)} classes")
             asked = asked[:MOST_CLASSES]
         if asked:
-            cli.note(f"asking comfy-cli which packs bring {safe_text.quoted_list(asked)}")
+            cli.note(f"asking comfy-cli which packs provide {safe_text.quoted_list(asked)}")
             with tempfile.TemporaryDirectory() as folder:
                 found = self._in_list(asked, Path(folder))
                 left = [name for name in asked if name not in found or found[name].id is None]
@@ -210,7 +210,7 @@ class Registry:
         return {name: pack for name, pack in self._found.items() if pack is not None}
 
     def _in_list(self, names: Sequence[str], folder: Path) -> dict[str, Pack]:
-        """By Comfy Org's list: it only speaks of classes that a file of definitions holds, so one is written."""
+        """Packs by Comfy Org's list. It answers only for classes in a definitions file, so one is written."""
         definitions = folder / "object_info.json"
         blank = {
             "input": {"required": {}},
@@ -229,7 +229,7 @@ class Registry:
         return {name: pack for name, pack in zip(names, packs, strict=True) if pack is not None}
 
     def _in_map(self, names: Sequence[str], folder: Path) -> dict[str, str]:
-        """Class -> repository by the Manager's map. It names the packs of a whole workflow, so classes are told apart."""
+        """Class -> repository by the Manager's map. It names the packs of a whole workflow, so each class is asked alone."""
         workspace_ = self._workspace or workspace()
         if workspace_ is None:
             self._note("comfy-cli has no ComfyUI folder, so the Manager's class map in it was not read")
@@ -253,7 +253,7 @@ class Registry:
         """Packs by their repositories, with the id of the same name when the registry has one: that is a suggestion."""
         same_name = {url: registry_id(url.rpartition("/")[2]) for url in set(repositories.values())}
         said = self.registered([name for name in same_name.values() if name is not None])
-        doubt = "the registry has a pack of the repository's name; whether it is the same pack comfy-cli cannot tell"
+        doubt = "the registry has a pack with the repository's name; comfy-cli cannot confirm that it is the same pack"
         found = {}
         for class_type, url in repositories.items():
             name = same_name[url]
@@ -264,19 +264,17 @@ class Registry:
         return found
 
     def registered(self, ids: Iterable[str]) -> dict[str, Registered]:
-        """What the registry says of each id, in one question for all; nothing is installed or counted by it."""
+        """What the registry says about each id, in one query; nothing is installed."""
         wanted = [
             name for name in dict.fromkeys(ids) if name not in self._registered and registry_id(name) == name
         ]
         if wanted:
             with tempfile.TemporaryDirectory() as folder:
-                # It compares with the packages of a workspace, which we do not ask: any folder serves.
+                # It compares with the packages of a workspace; that part is not used, so any folder will do.
                 words = ["node", "deps", *(f"--registry={name}" for name in wanted)]
                 data = ask(words, folder=Path(folder), limit=REGISTRY_LIMIT)
             self._registered |= {name: _read(name, data) for name in wanted}
-        return {
-            name: self._registered.get(name, Registered(None, why="it is no registry id")) for name in ids
-        }
+        return {name: self._registered.get(name, Registered(None, why="not a registry id")) for name in ids}
 
     def _note(self, text: str) -> None:
         if text not in self.not_asked:
@@ -284,7 +282,7 @@ class Registry:
 
 
 def _each(names: Sequence[str], ask: Callable[[str], T]) -> list[T]:
-    """The answers to one question a name, a few at a time: comfy-cli's start is most of what each takes."""
+    """The answer for each name, a few at a time: most of each call is comfy-cli's start."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             return list(pool.map(ask, names))
@@ -294,7 +292,7 @@ def _each(names: Sequence[str], ask: Callable[[str], T]) -> list[T]:
 
 
 def _plain(name: str) -> bool:
-    """Whether a class name can be handed to a program: one line, of sensible length, no option."""
+    """Whether a class name is safe as a program argument: one line, not too long, not an option."""
     return 0 < len(name) <= 200 and not name.startswith("-") and name.isprintable()
 
 
@@ -346,7 +344,7 @@ def _read(name: str, data: Mapping[str, Any] | None) -> Registered:
         return Registered(None, why="the Comfy Registry could not be reached")
     version = row.get("version")
     if not isinstance(version, str):
-        return Registered(None, why="the Comfy Registry names no version of it")
+        return Registered(None, why="the Comfy Registry has no version of it")
     declared = row.get("declared")
     requires = [word for word in declared if isinstance(word, str)] if isinstance(declared, list) else []
     return Registered(

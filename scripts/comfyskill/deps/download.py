@@ -1,4 +1,4 @@
-"""One model file from an address to a disk: allowed hosts, resumed, checked, whole under its name or not there. Level 3.
+"""Downloads one model file: from allowed hosts, resumed, checked, and renamed only when complete.
 
 What arrives lies under `NAME.part` with a note of where it came from, and gets its name when its size, its hash (the
 declared one, and the one that huggingface.co states for large files) and its form are right.
@@ -37,7 +37,7 @@ MOST_NOTE = 1 << 16
 
 
 class Facts(NamedTuple):
-    """What can be learnt of a file without downloading it. gate: why it is not given out, None when nothing says so."""
+    """What is known about a file without downloading it. gate: why access is refused, None when it is not."""
 
     bytes: int | None = None
     sha256: str | None = None
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A file that is whole and in place. checked: what was compared (`sha256`, `size`, `form`)."""
+    """A complete file in its place. checked: what was compared (`sha256`, `size`, `form`)."""
 
     path: Path
     bytes: int
@@ -56,7 +56,7 @@ class Fetched(NamedTuple):
 
 
 def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
-    """Size, hash and gate of a file, as far as its host says; never raises for what the host does."""
+    """Size, hash and gate of a file, as its host reports them; host failures go into `problem`."""
     import requests
 
     reason = allowed.refusal(url)
@@ -75,10 +75,10 @@ def look(url: str, allowed: AllowedHosts, timeout: float = 10.0) -> Facts:
 
 
 def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
-    """Download one file, going on where an earlier try ended.
+    """Download one file, resuming an earlier try.
 
     Raises:
-        SkillError: `consent_needed` (7) for a host or file type that wants a flag, `refused` (4) for a gate,
+        SkillError: `consent_needed` (7) for a host or file type that requires a flag, `refused` (4) for a gate,
             `already_there`, `disk_full`, `corrupt`, `unreachable` (3), `not_found`.
     """
     require(allowed, wanted.url)
@@ -104,7 +104,7 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
 
 
 def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
-    """Bring the part to its full size; a broken connection goes on from the last byte, as long as bytes arrive."""
+    """Complete the part; a broken connection resumes from the last byte as long as bytes arrive."""
     failures, furthest = 0, part.size
     while True:
         try:
@@ -119,17 +119,17 @@ def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
             part.flush()
             raise SkillError(
                 f"{shown(wanted.url)}: {why}", code="unreachable", retryable=True,
-                hint="run it again: it goes on where it stopped",
+                hint="run it again: it resumes where it stopped",
             )  # fmt: skip
         time.sleep(transport.pause_before(failures + 1))
 
 
 class _Again(Exception):
-    """This answer was of no use, but another try may be."""
+    """This answer was useless, but another try may work."""
 
 
 def _one_answer(session: SecureSession, wanted: Wanted, part: Part) -> bool:
-    """Ask for the rest and take in what comes. True when the file is whole."""
+    """Request the rest and append it. True when the file is complete."""
     import requests
 
     headers = {}
@@ -155,7 +155,7 @@ def _one_answer(session: SecureSession, wanted: Wanted, part: Part) -> bool:
     if part.size > part.total:
         part.drop()
         raise SkillError(
-            "more bytes arrived than were announced", code="corrupt", exit=Exit.FAILED, retryable=True
+            "the host sent more bytes than it announced", code="corrupt", exit=Exit.FAILED, retryable=True
         )
     return part.size == part.total
 
@@ -165,7 +165,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
     status = response.status_code
     if status == 416:
         part.restart()
-        raise _Again("the server did not give the rest")
+        raise _Again("the server did not send the rest")
     if status in (401, 403):
         raise _gate(wanted.url, status)
     if status in transport.RETRIED_STATUSES:
@@ -174,25 +174,25 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
         raise SkillError(
             f"{shown(wanted.url)} answers HTTP {status}",
             code="not_found" if status in (404, 410) else "download_failed", exit=Exit.FAILED,
-            hint="the file may have moved: look at its page",
+            hint="the file may have moved: check its page",
         )  # fmt: skip
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise SkillError(
             f"{shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
-            exit=Exit.FAILED, hint="it may want a login, or the address is that of a page about the file",
+            exit=Exit.FAILED, hint="it may require a login, or the URL is that of a page about the file",
         )  # fmt: skip
     file_limits.refuse_packed(response.headers)
     if status == 206:
         start, total = _range_of(response)
         if start != part.size:
             part.restart()
-            raise _Again("the server sent another part than asked for")
+            raise _Again("the server sent a different part than requested")
         etag = response.headers.get("ETag", "").removeprefix("W/")
         if part.size and ((etag and etag != part.etag) or (total and part.total not in (None, total))):
             # It should have sent the whole new file (If-Range); two halves of two files make none.
             part.restart()
-            raise _Again("the file has changed meanwhile")
+            raise _Again("the file has changed in the meantime")
         part.total = total if total is not None else part.total
     else:
         part.restart()
@@ -257,8 +257,8 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
 
 def _corrupt(wanted: Wanted, why: str) -> SkillError:
     return SkillError(
-        f"what {shown(wanted.url)} gave is not usable: {why}; it was not kept",
-        code="corrupt", exit=Exit.FAILED, hint="try again; if it stays so, look at the file's page",
+        f"the file from {shown(wanted.url)} is not usable: {why}; it was deleted",
+        code="corrupt", exit=Exit.FAILED, hint="try again; if it fails again, check the file's page",
     )  # fmt: skip
 
 
@@ -277,14 +277,14 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
             f"{shown(url)} sends the file compressed, although that was not asked for",
             code="download_failed",
             exit=Exit.FAILED,
-            hint="a proxy may stand between; else download it by hand from its page",
+            hint="a proxy may be the cause; otherwise download it by hand from its page",
         )
     if isinstance(error, requests.TooManyRedirects):
         return SkillError(f"{shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED)
     if isinstance(error, requests.exceptions.SSLError):
         return SkillError(
             f"the certificate of {shown(url)} was not accepted", code="unreachable",
-            hint="a proxy may stand between: set REQUESTS_CA_BUNDLE to its authority's file",
+            hint="a proxy may be the cause: set REQUESTS_CA_BUNDLE to its CA file",
         )  # fmt: skip
     return _Again(_network_words(error))
 
@@ -302,7 +302,7 @@ def _network_words(error: requests.RequestException) -> str:
 
 
 def _gate(url: str, status: int) -> SkillError:
-    """A 401 or 403 in words: licence to accept, token to set, or a token that is not good enough."""
+    """The failure for a 401 or 403: a licence to accept, a token to set, or a token without access."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
@@ -310,7 +310,7 @@ def _gate(url: str, status: int) -> SkillError:
     given = token_for(url) is not None
     page = deps_origin.hugging_face_page(url)
     message = (
-        f"{shown(url)} is not given out {'to this token' if given else 'without a login'} (HTTP {status})"
+        f"{shown(url)} refuses access {'with this token' if given else 'without a login'} (HTTP {status})"
     )
     if not variables:
         hint = "download it by hand from its page"
@@ -436,10 +436,10 @@ class Part:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raises SkillError when the file is there: none is ever replaced."""
+    """Raises SkillError when the file exists: no file is ever replaced."""
     if os.path.lexists(target):
         raise SkillError(
-            f"{target} is there already; nothing was replaced", code="already_there", exit=Exit.FAILED,
+            f"{target} already exists; nothing was replaced", code="already_there", exit=Exit.FAILED,
             hint="move it away to download it again",
         )  # fmt: skip
 
@@ -448,7 +448,7 @@ def _lock(file: IO[bytes], target: Path) -> None:
     if safe_files.take(file) is False:
         raise SkillError(
             f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
-            hint="wait for it",
+            hint="wait until it has finished",
         )  # fmt: skip
 
 
@@ -492,7 +492,7 @@ class AllowedHosts:
         """Why a download may not start at this address, or None when it may."""
         parts = _common.plain_parts(url)
         if parts is None:
-            return "it is no address that all programs read alike"
+            return "the URL is ambiguous: programs parse it differently"
         origin = origin_of(url)
         if origin in self.origins:
             return None
@@ -501,13 +501,13 @@ class AllowedHosts:
         if origin[0] != "https":
             return "it is not https"
         if not self._named(origin):
-            return f"{origin[1]} is not a host that models are fetched from"
+            return f"{origin[1]} is not on the download allowlist"
         if (
             origin[1] == "github.com"
             and "/releases/download/" not in parts.path
             and "github.com" not in self.names
         ):
-            return "of github.com only release files are fetched"
+            return "only release files are downloaded from github.com"
         return _private(origin[1])
 
     def _named(self, origin: Origin) -> bool:
@@ -521,7 +521,7 @@ class AllowedHosts:
         try:
             origin, start = origin_of(target), origin_of(home)
         except ValueError:
-            return "it is no address"
+            return "it is not a URL"
         if origin == start or origin in self.origins:
             return None
         if origin[0] != "https":
@@ -546,8 +546,8 @@ def _private(host: str) -> str | None:
 
 def _bad_host(text: str) -> SkillError:
     return SkillError(
-        f"--allow-host {safe_text.clean(text, 80)!r} is no host",
-        hint="write a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
+        f"--allow-host {safe_text.clean(text, 80)!r} is not a host",
+        hint="give a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
     )
 
 
@@ -560,13 +560,13 @@ def require(allowed: AllowedHosts, url: str) -> None:
         f"will not download from {shown(url)}: {reason}",
         code="consent_needed",
         exit=Exit.UNSAFE,
-        hint=f"look at the address; if you trust it, add {flag_for(url)}",
+        hint=f"check the URL; if you trust it, add {flag_for(url)}",
     )
 
 
 def flag_for(url: str) -> str:
     """The flag that consents to an address: its host where that is enough; plain http, a port or a private network
-    wants the whole origin written out.
+    requires the whole origin.
     """
     parts = _common.plain_parts(url)
     if parts is None:

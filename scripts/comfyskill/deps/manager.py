@@ -1,4 +1,4 @@
-"""ComfyUI-Manager of a server: which version answers, what it knows, and its queue of installs. Level 3.
+"""ComfyUI-Manager of a server: its version, what it knows, and its install queue.
 
 Three shapes of one program (read in 3.31 and 4.3): version 3 under /manager and /customnode, version 4 under /v2 with a
 task queue, and version 4 with its legacy interface under /v2 with batches. None of them is part of ComfyUI itself.
@@ -23,7 +23,7 @@ POLL = 1.0
 
 
 class PackClaim(NamedTuple):
-    """A pack that is said to bring a class: a registry id, or only the address of a repository."""
+    """A pack that the Manager lists for a class: a registry id, or only the address of a repository."""
 
     id: str | None
     repository: str | None = None
@@ -33,7 +33,7 @@ class PackClaim(NamedTuple):
 def find(server: Any) -> Manager | None:
     """The Manager that answers on a server, or None when there is none.
 
-    Raises SkillError `unreachable` or `refused` when it cannot be known.
+    Raises SkillError `unreachable` or `refused` when the server does not answer.
     """
     if getattr(server, "api", "") != "local" or not hasattr(server, "request"):
         return None
@@ -52,7 +52,7 @@ def _version(server: Any, path: str) -> str | None:
             raise
         return None
     text = transport.text_of(response, 200).strip()[:60]
-    # A web page that answers every address with 200 is no Manager.
+    # A web page that answers every address with 200 is not a Manager.
     return text if _VERSION.match(text) else None
 
 
@@ -85,9 +85,8 @@ class Manager:
         """For a report: program and version."""
         return f"ComfyUI-Manager {safe_text.clean(self.version, 30)} ({self.shape})"
 
-    # --- what it knows
     def packs_with(self, class_type: str) -> list[PackClaim]:
-        """The packs that its mapping says bring a class; exact names before patterns. Raises SkillError."""
+        """The packs that its mapping lists for a class; exact names before patterns. Raises SkillError."""
         if self._mappings is None:
             self._mappings = self._read_mappings()
         exact = self._mappings.get(class_type, [])
@@ -134,9 +133,8 @@ class Manager:
             else {}
         )
 
-    # --- orders
     def install_packs(self, ids: Sequence[str], *, patience: float = 900.0) -> dict[str, str]:
-        """Install registry packs; each one's fate: `installed`, or why not. Raises SkillError when it cannot be asked."""
+        """Install registry packs; pack -> `installed`, or why not. Raises SkillError when it cannot be asked."""
         before = self._idle()
         fates: dict[str, str] = {}
         tasks = {pack: f"{self._client}-{index}" for index, pack in enumerate(ids)}
@@ -203,9 +201,9 @@ class Manager:
         return "installed" if said in ("success", "skip") else self._refused(str(order.get("filename")), said)
 
     def _refused(self, name: str, said: str | None) -> str:
-        """Our sentence for an order that came to nothing; the Manager's own words are kept in `said`."""
+        """Our message for a failed order; the Manager's own words are kept in `said`."""
         if said is None:
-            return "the Manager did not install it and says nothing more; see its log"
+            return "the Manager did not install it and gave no reason; see its log"
         self.said[name] = safe_text.clean(said, 200)
         return "the Manager did not install it (see server_said)"
 
@@ -244,7 +242,7 @@ class Manager:
             status = self.status()
             done = status.get("done_count")
             finished = isinstance(done, int) and done - before >= ordered
-            # The worker may not have begun yet, and the legacy queue forgets its counts when it ends.
+            # The worker may not have started yet, and the legacy queue resets its counts when it ends.
             idle = 0 if _working(status) else idle + 1
             if idle and (finished or idle >= 3):
                 return
@@ -254,11 +252,11 @@ class Manager:
             time.sleep(POLL)
         raise SkillError(
             "the Manager has not finished in time", code="still_running", exit=Exit.RUNNING, retryable=True,
-            hint="it goes on by itself; run check_deps.py later",
+            hint="it continues by itself; run check_deps.py later",
         )  # fmt: skip
 
     def _task_result(self, ui_id: str) -> str | None:
-        """What the task queue says of one task; None where the shape keeps no such record."""
+        """The task queue's result for one task; None for a shape without such records."""
         if self.shape != V4:
             return None
         try:
@@ -275,7 +273,7 @@ class Manager:
         return "success" if word in ("success", "skip") else str(history.get("result") or word or "failed")
 
     def restart(self) -> None:
-        """Ask it to restart the server. The connection usually breaks before an answer; that is no failure."""
+        """Ask it to restart the server. The connection usually breaks before an answer; that is not a failure."""
         try:
             if self.shape == V3:
                 self.server.request("GET", "manager/reboot", attempts=1, timeout=10)
@@ -308,7 +306,7 @@ def _working(status: Mapping[str, Any]) -> bool:
 
 
 def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:
-    """Whether a restarted server answers again within the time: it must first be gone, or have had time to go."""
+    """Whether a restarted server answers again within the time; the first try waits until it has stopped."""
     give_up = time.monotonic() + patience
     time.sleep(2.0)
     while time.monotonic() < give_up:

@@ -1,4 +1,4 @@
-"""From a check to a plan, from consent to installs, and a second look at what is then still missing. Level 3."""
+"""From a check to a plan, from consent to installs, then a second check of what is still missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from comfyskill.base import cli, paths, safe_text
+from comfyskill.base import cli, paths, programs, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import comfy_cli, download, plan, report, survey
 from comfyskill.deps import manager as deps_manager
@@ -30,7 +30,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
             document["demo"] = True
         verdict = report.verdict(checks)
         if verdict == PRESENT:
-            return {"status": "ok", "message": "nothing is missing; nothing was done"} | document
+            return {"status": "ok", "message": "nothing is missing; nothing was changed"} | document
         if verdict != MISSING:
             problems = asked.stock.problems
             raise survey.unknown(document, problems)
@@ -50,7 +50,7 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         )
         told = plan.told(steps, left, survey.renaming(asked, done), again, live=asked.live)
         if document["totals"].get("fits") is False:
-            told["message"] += "; the disk has not enough room for all of it"
+            told["message"] += "; the disk does not have enough space for all of it"
         if args.dry_run:
             return {"status": "dry_run"} | told | document
         _require_consent(args.yes, steps, document, told)
@@ -86,7 +86,7 @@ def _by(ways: Ways) -> dict[str, Any]:
 
 
 def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, Any]]:
-    """What needs another name and no install."""
+    """What needs another name, not an install."""
     found = []
     for checked, spec in zip(checks, specs, strict=True):
         found += [report.entry(item, spec) for item in checked.of(MISSING) if item.fixed_by_name]
@@ -96,7 +96,7 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
 def _require_consent(
     yes: bool, steps: Sequence[Step], document: dict[str, Any], told: dict[str, Any]
 ) -> None:
-    """Ends here, with the plan, unless there is something to do and the user has agreed to it."""
+    """Raises SkillError with the plan unless there is something to do and the user has consented."""
     doable = [step for step in steps if step.how]
     consents = any(step.consent for step in steps)
     if not doable:
@@ -112,30 +112,33 @@ def _require_consent(
 
 
 def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: Sequence[str]) -> SkillError:
-    """Ctrl-C in the middle: what is done stays done and is named, what has arrived of a download is kept."""
+    """The failure after Ctrl-C: finished steps are listed, partial downloads are kept."""
     document["outcomes"] = [outcome.to_json() for outcome in outcomes]
     return SkillError(
-        f"interrupted by the user; {len(outcomes)} step(s) had ended", code="interrupted", status="cancelled",
-        retryable=True, hint="run the same again: a download goes on where it stopped",
-        next=[survey.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
+        f"interrupted by the user; {safe_text.counted(len(outcomes), 'step')} had finished",
+        code="interrupted", status="cancelled",
+        retryable=True, hint="run the same command again: downloads resume where they stopped",
+        next=[programs.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
     )  # fmt: skip
 
 
 def _restart(args: argparse.Namespace, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """New packs are loaded at the next start: ask for it when the user wants it and nothing runs."""
+    """Restart the server, which loads new packs, if the user asked for it and no job runs; the facts for the report."""
     if not any(outcome.done and outcome.step.kind == "pack" for outcome in outcomes):
         return {}
     needed = {"restart_needed": True, "restart": "restart ComfyUI so that it loads the new node packs"}
     if not args.restart:
         return needed
     if ways.manager is None:
-        return needed | {"restart": "there is no Manager that could restart the server: restart it by hand"}
+        return needed | {"restart": "no Manager answers that could restart the server: restart it by hand"}
     if _busy(ways.server):
-        return needed | {"restart": "the server has jobs, so it was not restarted: do it when they are done"}
+        return needed | {
+            "restart": "the server has jobs, so it was not restarted: restart it when they are finished"
+        }
     ways.manager.restart()
     if deps_manager.wait_until_back(ways.server.stats):
         return {"restarted": True}
-    return needed | {"restart": "the server was told to restart and has not come back yet"}
+    return needed | {"restart": "the server was asked to restart and does not answer yet"}
 
 
 def _busy(server: Any) -> bool:
@@ -149,14 +152,14 @@ def _busy(server: Any) -> bool:
 def _second_look(
     args: argparse.Namespace, document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """What is missing now, asked anew of a server object that remembers nothing."""
+    """What is still missing, checked with a new server object that has no cached answers."""
     with survey.asked(args) as asked:
         checks = [_recheck(asked, spec) for spec in args.workflows]
         problems = asked.stock.problems
     document["counts"] = report.summary(checks)
     verdict = report.verdict(checks)
     if verdict == PRESENT:
-        return {"status": "success", "message": "everything that is needed is there now"} | document
+        return {"status": "success", "message": "everything needed is present now"} | document
     document["still_missing"] = [
         {"kind": item.kind} | report.entry(item, spec)
         for checked, spec in zip(checks, args.workflows, strict=True)
@@ -174,7 +177,7 @@ def _recheck(asked: Asked, spec: str) -> Check:
 def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
     failed = [outcome for outcome in outcomes if not outcome.done]
     left = len(document["still_missing"])
-    message = f"{left} thing(s) are still missing"
+    message = f"{safe_text.counted(left, 'thing')} {'is' if left == 1 else 'are'} still missing"
     if not failed and document.get("restart_needed"):
         return SkillError(
             f"{message}; the server must be restarted first", code="restart_needed", exit=Exit.FAILED, status="partial",
@@ -199,7 +202,7 @@ def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Seque
 
 
 class Outcome(NamedTuple):
-    """What became of one step."""
+    """The result of one step."""
 
     step: Step
     done: bool
@@ -222,7 +225,7 @@ class Outcome(NamedTuple):
 
 
 def carry_out(steps: Sequence[Step], ways: Ways) -> Iterator[Outcome]:
-    """Do the steps that nothing blocks, packs first; each outcome as it is there. One that fails stops no other."""
+    """Carry out the unblocked steps, packs first, and yield each outcome. A failed step does not stop the others."""
     packs = [step for step in steps if step.kind == "pack"]
     for step in packs:
         if step.how == COMFY:
@@ -245,7 +248,7 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
         fates = ways.manager.install_packs([step.name for step in by_manager])
     except SkillError as error:
         return [Outcome(step, False, error.message, error) for step in by_manager]
-    said = [fates.get(step.name, "the Manager said nothing about it") for step in by_manager]
+    said = [fates.get(step.name, "the Manager did not report on it") for step in by_manager]
     return [
         Outcome(step, fate == "installed", fate, facts=_said(ways.manager, step.name))
         for step, fate in zip(by_manager, said, strict=True)
@@ -253,7 +256,7 @@ def _install_by_manager(by_manager: Sequence[Step], ways: Ways) -> list[Outcome]
 
 
 def _said(manager: deps_manager.Manager, name: str) -> dict[str, str]:
-    """The Manager's own words about an order that came to nothing, when it has said any."""
+    """The Manager's own message about a failed order, if there is one."""
     return {"server_said": manager.said[name]} if name in manager.said else {}
 
 
@@ -281,12 +284,12 @@ def _attempt(step: Step, ways: Ways) -> Outcome:
     except SkillError as error:
         return Outcome(step, False, error.message, error)
     except OSError as error:
-        # A folder that cannot be made or written, or a disk that filled up: the other steps may still do.
+        # A folder that cannot be made or written, or a full disk: the other steps may still work.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         failure = SkillError(
             f"models/{step.relative} could not be written: {error.strerror or error}", exit=Exit.FAILED,
             code="disk_full" if full else "system_error",
-            hint="what has arrived is kept: free some space, then run it again" if full else None,
+            hint="the partial download is kept: free some space, then run it again" if full else None,
         )  # fmt: skip
         return Outcome(step, False, failure.message, failure)
 
@@ -305,8 +308,7 @@ def _download(step: Step, ways: Ways) -> Outcome:
 
 
 def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
-    """comfy-cli downloads, we look at what it brought; it follows redirects by its own rules."""
-
+    """comfy-cli downloads, and the file is checked here; it follows redirects by its own rules."""
     assert step.relative is not None
     folder, _, filename = step.relative.rpartition("/")
     words = comfy_cli.download_command(str(step.url), f"models/{folder}", filename, ways.workspace)
@@ -321,11 +323,11 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     path = ways.models_folder.joinpath(*step.relative.split("/"))
     if not path.is_file():
         return Outcome(
-            step, False, "comfy-cli reports success, but the file is not where it belongs", facts=facts
+            step, False, "comfy-cli reports success, but the file is not in its folder", facts=facts
         )
     wrong = deps_place.problem(path)
     if step.sha256 and not wrong:
-        digest = deps_place.digest(path)
+        digest = safe_files.digest(path)
         wrong = None if digest == step.sha256 else f"its SHA-256 is {digest} and should be {step.sha256}"
     if wrong:
         bad = path.with_name(path.name + ".rejected")
@@ -333,7 +335,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
         return Outcome(
             step,
             False,
-            f"what comfy-cli brought is not usable: {wrong}; it was renamed to {bad.name}",
+            f"the file from comfy-cli is not usable: {wrong}; it was renamed to {bad.name}",
             facts=facts,
         )
     return Outcome(
@@ -353,10 +355,10 @@ def _download_by_manager(step: Step, ways: Ways) -> Outcome:
     listed = said in ("installed", "unconfirmed") and _is_listed(step, ways)
     if said == "unconfirmed" and not listed:
         return Outcome(
-            step, False, "the Manager has finished, and the server lists no such file: see its log"
+            step, False, "the Manager has finished, but the server does not list the file: see its log"
         )
     done = said in ("installed", "unconfirmed")
-    note = "the server downloaded it; hash and form were not checked from here"
+    note = "the server downloaded it; its hash and format were not checked"
     return Outcome(
         step,
         done,

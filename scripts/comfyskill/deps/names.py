@@ -1,4 +1,4 @@
-"""Whether a name that a workflow gives is a file that a server lists, as a person would see it. Pure, level 1.
+"""Finds the listed file that a name in a workflow means, as a person would. Pure.
 
 A server compares names letter by letter. People rename folders, use backslashes, drop suffixes and keep the same
 weights at several precisions; those are found here and named for what they are.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from comfyskill.base import file_names
 
 EXACT = "exact"
-# Words in a file name that say how the same weights are stored, not what they are.
+# Words in a file name that say how the same weights are stored, not which model they are.
 _STORAGE = re.compile(
     r"[-_. ]?(fp(?:32|16|8|4)(?:[-_]?e[45]m[23](?:fn)?(?:uz)?)?(?:[-_]?fast|[-_]?scaled|[-_]?mixed)*|bf16|half|full|nvfp4|"
     r"e[45]m[23](?:fn)?|scaled|pruned|emaonly|ema[-_]?only|no[-_]?ema|non[-_]?ema|q[2-8](?:_[0k01])?(?:_[sml])?|"

@@ -1,7 +1,7 @@
-"""What a workflow needs: node classes, model files, embeddings, input files, values from a server's lists. Pure, level 1.
+"""What a workflow needs: node classes, model files, embeddings, input files, values from a server's lists. Pure.
 
 The server's own definitions come first: an input with a list of files is a model input, whatever pack it comes from.
-The catalog's tables speak where a definition is not at hand.
+The catalog's tables are used where no definition is available.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _EXTENSION = re.compile(r"\.[A-Za-z]\w{1,9}$")
 _PATHS = "vhs_path_extensions"
 # The kind of a file that no folder of the server is asked for.
 SERVER_PATH = "path"
-# Farther than so many nodes, no text is followed.
+# The largest number of nodes through which a text is followed.
 _FARTHEST = 12
 # A tag has a name without the characters that end one, then up to a few weights.
 _TAG = re.compile(r"<lora:([^<>:\r\n]{1,200})(?::([^<>\r\n]{0,80}))?>", re.IGNORECASE)
 _CORE = ("nodes", "comfy_extras.")
-NOBODY = ""
+CORE_ONLY = ""
 FARTHEST = 8
 
 
@@ -58,7 +58,7 @@ class Use(NamedTuple):
 
 
 class ModelNeed(NamedTuple):
-    """A model file. folder: None when no table tells. choices: what the server's definition lists, None without one."""
+    """A model file. folder: None when no table has it. choices: what the server's definition lists, None without one."""
 
     name: str
     folder: str | None
@@ -87,7 +87,7 @@ class Needs(NamedTuple):
     """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at.
 
     loose: file names in free text inputs, of which no definition says that the node reads them. glued: embeddings as
-    (name, the word as it stands) that are written so that ComfyUI does not read them.
+    (name, the word as written) that ComfyUI does not read because of how they are written.
     """
 
     classes: Mapping[str, tuple[str, ...]]
@@ -119,7 +119,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:
-    """What the graph needs, read with the definitions that are at hand (None: the tables alone)."""
+    """What the graph needs, read with the available definitions (None: only the tables)."""
     book = Book(definitions)
     classes = classes_of(graph)
     live = _looked_at(graph, definitions, book, classes)
@@ -271,7 +271,7 @@ class _Reading:
 
 
 class Tag(NamedTuple):
-    """One tag. reader: the class that reads it; NOBODY when only core nodes see it; None when that is not known."""
+    """One tag. reader: the class that reads it; CORE_ONLY when only core nodes see it; None when that is not known."""
 
     name: str
     weights: str
@@ -313,7 +313,7 @@ def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any]
         seen.update(waiting)
         if not waiting:
             break
-    return None if unclear else NOBODY
+    return None if unclear else CORE_ONLY
 
 
 def _hands_text_on(class_type: str, definitions: Mapping[str, Any] | None) -> bool | None:

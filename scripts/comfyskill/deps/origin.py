@@ -1,4 +1,4 @@
-"""Where a model file can be had: what the workflow says, then the bundle, templates, the Manager's list, notes. Level 3.
+"""Where to get a model file: what the workflow says, then the bundle, templates, the Manager's list, notes.
 
 Every place says where the fact is from, because they deserve different trust. Nothing is downloaded here.
 """
@@ -116,7 +116,7 @@ def in_notes(texts: Iterable[str]) -> list[Origin]:
 def in_templates(server: Any) -> list[Origin]:
     """All models that the server's template library names with their addresses; kept in the cache by its index.
 
-    Raises SkillError when the library's index cannot be had.
+    Raises SkillError when the library's index cannot be fetched.
     """
     index = server.get_json("templates/index.json")
     names = list(_template_names(index))[:MOST_TEMPLATES]
@@ -184,7 +184,7 @@ def in_manager(manager: Manager) -> list[Origin]:
 
 
 class Finder:
-    """Looks a model up in one place after the other; costly places are asked only when the cheap ones do not know."""
+    """Looks a model up in one source after another; slow sources are asked only when fast ones do not know."""
 
     def __init__(
         self, models: Iterable[Any], notes: Iterable[str], server: Any = None, manager: Manager | None = None

@@ -1,4 +1,4 @@
-"""Which node pack brings a class: the workflow's word, the Manager's mapping, the table, comfy-cli. Level 3.
+"""Which node pack provides a class: the workflow's claim, the Manager's mapping, the table, comfy-cli.
 
 A pack is foreign code, so a claim is named with its source, claims that contradict each other are not acted on, and
 only ids of the Comfy Registry can be installed; the address of a repository is shown to a person and no more.
@@ -62,18 +62,18 @@ class PackFinder:
         self.not_asked: list[str] = []
 
     def look_up(self, class_types: Iterable[str]) -> None:
-        """Ask comfy-cli, all at once, for the classes of which nobody else knows the pack. It takes seconds."""
+        """Ask comfy-cli, all at once, for the classes whose pack no other source knows. It takes seconds."""
         unknown = [name for name in class_types if self._near(name) is None]
         if self._registry is not None and unknown:
             self._by_comfy = self._registry.look_up(unknown)
             self.not_asked += self._registry.not_asked
 
     def find(self, class_type: str) -> Pack | None:
-        """The pack that brings a class: by those who answer at once, else what comfy-cli said in `look_up`."""
+        """The pack that brings a class: from the fast sources, else what comfy-cli said in `look_up`."""
         return self._near(class_type) or self._by_comfy.get(class_type)
 
     def _near(self, class_type: str) -> Pack | None:
-        """The pack that brings a class, the workflow's word first but held against what the Manager and the table say."""
+        """The pack that brings a class, the workflow's claim first, checked against the Manager and the table."""
         mapped = self._mapped(class_type)
         claim = self._claims.get(class_type)
         if claim is not None:
@@ -88,7 +88,7 @@ class PackFinder:
                     return pack
             if len(with_ids) > 1:
                 names = safe_text.quoted_list(sorted({str(pack.id) for pack in with_ids}), 5)
-                return Pack(None, mapped[0].source, doubt=f"several packs bring this class: {names}")
+                return Pack(None, mapped[0].source, doubt=f"several packs provide this class: {names}")
         table = catalog.NODE_PACKAGES.get(class_type)
         if table:
             # A Manager that could not reach the registry knows repositories alone.
@@ -103,7 +103,7 @@ class PackFinder:
         return mapped[0] if mapped else None
 
     def _weighed(self, claim: Pack, class_type: str, mapped: list[Pack]) -> Pack:
-        """The workflow's claim, in doubt when others who know the class name other packs only."""
+        """The workflow's claim, in doubt when the sources that know the class name only other packs."""
         others = {pack.id for pack in mapped if pack.id}
         table = catalog.NODE_PACKAGES.get(class_type)
         if table:

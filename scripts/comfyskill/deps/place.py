@@ -1,8 +1,7 @@
-"""Where on this machine a model belongs: the models folder, and a path in it that no name can lead out of. Level 3."""
+"""Where on this machine a model belongs: the models folder, and a safe path inside it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -46,18 +45,18 @@ class Place(NamedTuple):
 def models_folder(server: Any, given: str | None, workspace: str | None) -> Place | None:
     """The models folder: the flag's, the workspace's, that of a server on this machine, comfy-cli's; None when unknown.
 
-    What answers at an address of this machine may be a tunnel or a container, so a folder that only the server names
-    is marked as such. Raises SkillError (exit 2) when a flag names a folder that is not there.
+    A local address may be a tunnel or a container, so a folder that only the server names is marked as such.
+    Raises SkillError (exit 2) when a flag names a folder that is not there.
     """
     if given:
         path = paths.expanded(given)
         if not path.is_dir():
-            raise SkillError(f"there is no folder {path}", hint="--models-dir wants ComfyUI's models folder")
+            raise SkillError(f"there is no folder {path}", hint="--models-dir takes ComfyUI's models folder")
         return Place(path.resolve(), "flag")
     if workspace:
         path = paths.expanded(workspace) / "models"
         if not path.is_dir():
-            raise SkillError(f"there is no folder {path}", hint="--workspace wants ComfyUI's own folder")
+            raise SkillError(f"there is no folder {path}", hint="--workspace takes the ComfyUI folder")
         return Place(path.resolve(), "flag")
     if not is_here(server):
         return None
@@ -69,13 +68,13 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
 
 
 def is_here(server: Any) -> bool:
-    """Whether the server runs on this machine, as far as its address tells."""
+    """Whether the server runs on this machine, judged by its address."""
     here = _common.is_this_machine(urlsplit(str(server.url)).hostname or "")
     return here and getattr(server, "api", "") == "local"
 
 
 def comfy_acts_here(server: Any, workspace: str | None) -> bool:
-    """Whether comfy-cli is there and its workspace may be this server's installation, as far as both tell."""
+    """Whether comfy-cli is installed and its workspace may be this server's installation."""
     if comfy_cli.program() is None or getattr(server, "api", "") != "local":
         return False
     if workspace:
@@ -114,12 +113,12 @@ def _of_comfy() -> Path | None:
 
 
 def segments(path: str) -> list[str]:
-    """The parts of a relative path. Raises SkillError for what is absolute, climbs, or is no plain name on every system."""
+    """The parts of a relative path. Raises SkillError for an absolute path, `..`, or a name that is not plain on every system."""
     parts = re.split(r"[/\\]", path)
     for part in parts:
         if not part or part in (".", "..") or safe_name(part) != part or part.startswith("-"):
             raise SkillError(
-                f"{safe_text.quoted(path)} is no plain path inside the models folder",
+                f"{safe_text.quoted(path)} is not a safe path inside the models folder",
                 hint="rename the model in the workflow",
             )
     return parts
@@ -128,7 +127,7 @@ def segments(path: str) -> list[str]:
 def target(folder: str, filename: str) -> str:
     """The path below the models folder, with forward slashes.
 
-    Raises SkillError for a path that could lead elsewhere, and for a file that no loader takes for a model (`x.py`).
+    Raises SkillError for a path that could lead elsewhere, and for a name without a model file's suffix (`x.py`).
     """
     suffix = f".{filename.rpartition('.')[2].lower()}"
     if suffix not in MODEL_FILES and file_name(filename) != filename:
@@ -149,7 +148,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def manager_entry(models: list[Mapping[str, Any]], folder: str, filename: str) -> Mapping[str, Any] | None:
-    """The entry of the Manager's list for a file, which is what it accepts as an order."""
+    """The entry of the Manager's list for a file, which it accepts as an order; None without one."""
     for entry in models:
         save_path = str(entry.get("save_path") or "").replace("\\", "/")
         near = save_path == "default" or save_path.split("/")[0] == folder
@@ -173,10 +172,10 @@ def wrong_start(name: str, start: bytes) -> str | None:
     if suffix in (".safetensors", ".sft"):
         length = int.from_bytes(start[:8], "little")
         if not 2 <= length <= MOST_HEADER or start[8:9] != b"{":
-            return "it does not begin as a safetensors file does"
+            return "it does not begin like a safetensors file"
     known = _STARTS.get(suffix)
     if known and not start.startswith(known):
-        return f"it does not begin as a {suffix} file does"
+        return f"it does not begin like a {suffix} file"
     return None
 
 
@@ -195,27 +194,18 @@ def problem(path: Path, name: str | None = None) -> str | None:
             return "it is too short for a safetensors file"
         length = int.from_bytes(start[:8], "little")
         if 8 + length > size:
-            return "it ends before its header does"
+            return "it ends inside its header"
         file.seek(8)
         return _header_problem(file.read(length), size - 8 - length)
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _header_problem(raw: bytes, data_size: int) -> str | None:
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
-        return "its header is no JSON"
+        return "its header is not JSON"
     if not isinstance(header, dict):
-        return "its header is no JSON object"
+        return "its header is not a JSON object"
     end = 0
     for name, tensor in header.items():
         if name == "__metadata__":
@@ -225,7 +215,7 @@ def _header_problem(raw: bytes, data_size: int) -> str | None:
             return "a tensor in its header lies outside the file"
         end = max(end, stop)
     if end < data_size:
-        return "it holds more bytes than its header accounts for"
+        return "it has more bytes than its header describes"
     return None
 
 

@@ -1,6 +1,6 @@
-"""What could be installed for a set of checks, from where, by whom, and what stands against it. Level 3.
+"""What could be installed for a set of checks, from where, by what, and what blocks it.
 
-Registry ids alone are installed, downloads come from allowed hosts alone; nothing is done here.
+Only registry ids are installed and only allowed hosts are used for downloads. This module changes nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import cli, file_limits, safe_text
+from comfyskill.base import cli, file_limits, programs, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.deps import download, report, survey
+from comfyskill.deps import download, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import MISSING, Check, Item
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from comfyskill.deps.comfy_cli import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
-SERVERS_WORD = "only the server says that its models are there: a person must look at the folder first"
-NO_FOLDER = "where the server keeps its models is not known: give --models-dir"
+SERVERS_WORD = "only the server names this models folder: a person must check it first"
+NO_FOLDER = "the server's models folder is unknown: give --models-dir"
 MOST_REASONS = 3
 FLAG_MEANS = {"--models-dir DIR": ", the server's models folder as this machine sees it"}
 
 
-# What no install brings, and how it is had.
+# What cannot be installed, and how to provide it.
 OTHER_WAYS = {
-    "file": "files are given with run_workflow.py --input-file",
-    "value": "values are chosen anew with --set",
+    "file": "give files with run_workflow.py --input-file",
+    "value": "choose other values with --set",
 }
 
 
 class Step(NamedTuple):
     """One thing to do. blocked: why it is not done. facts: for the report.
 
-    consent: the flag by which the user would allow it; lacks: the flag that would tell what is not known.
-    instead: what the server has that may do in its place, so that nothing need be downloaded.
+    consent: the flag that allows it; lacks: the flag that supplies missing information.
+    instead: what the server has that may replace it, so that no download is needed.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class Step(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """By which ways something can be installed in this call. comfy: comfy-cli is there and acts on this installation."""
+    """How things can be installed in this call. comfy: comfy-cli is installed and acts on this installation."""
 
     via: str
     server: Any
@@ -88,7 +88,7 @@ class Ways(NamedTuple):
 
 
 def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[Step]:
-    """The steps that would bring what is missing, each pack and file once; packs come first."""
+    """The steps that install what is missing, each pack and file once; packs come first."""
     missing = [item for checked in checks for item in checked.of(MISSING)]
     steps: dict[tuple[str, str], Step] = {}
     if only != "models":
@@ -105,7 +105,7 @@ def plan(checks: Sequence[Check], ways: Ways, only: str | None = None) -> list[S
 
 
 def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence[str]) -> list[Step]:
-    """The steps with the file that the server has and that may do in the place of one to download."""
+    """The steps, each with the server's file that may replace the download."""
     found: dict[str, Mapping[str, Any]] = {}
     for checked, spec in zip(checks, specs, strict=True):
         for item in checked.of(MISSING):
@@ -137,8 +137,7 @@ def _pack_step(item: Item, ways: Ways) -> Step:
         )
     if not pack.installable or pack.id is None:
         reason = (
-            pack.doubt
-            or "no registry id is known for it, and repositories are not installed from their address"
+            pack.doubt or "its registry id is unknown, and packs are not installed from a repository address"
         )
         return Step("pack", pack.id or item.name, None, reason, facts=facts)
     how, blocked = _pack_way(ways)
@@ -146,7 +145,7 @@ def _pack_step(item: Item, ways: Ways) -> Step:
 
 
 def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
-    """The steps with what the Comfy Registry says of each pack's id, as comfy-cli tells it; an id it lacks is blocked."""
+    """The steps with what the Comfy Registry says of each pack's id, as comfy-cli reports it; an unknown id is blocked."""
     ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
     if registry is None or not ids:
         return list(steps)
@@ -161,15 +160,15 @@ def _as_registered(step: Step, said: Registered) -> Step:
         facts["registry"] = {"asked": False, "reason": said.why}
         return step._replace(facts=facts)
     if not said.there:
-        return step._replace(how=None, blocked="the Comfy Registry has no pack of this id")
+        return step._replace(how=None, blocked="the Comfy Registry has no pack with this id")
     facts["registry"] = {"asked": True, "version": said.version, "requires": list(said.requires)}
     return step._replace(facts=facts)
 
 
 def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's node packs are fixed: only a server of one's own can be extended"
-    # The Manager surely installs into this server; comfy-cli into whatever its workspace is.
+        return None, "the service's node packs are fixed: only your own server can be extended"
+    # The Manager always installs into this server; comfy-cli into its workspace.
     if ways.via in ("auto", MANAGER) and ways.manager is not None:
         return MANAGER, None
     if ways.via in ("auto", COMFY) and ways.comfy:
@@ -183,7 +182,7 @@ def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
         return None, "the server has no ComfyUI-Manager that answers"
     return (
         None,
-        "neither the server's Manager nor comfy-cli (with this server's installation as its workspace) is at hand",
+        "neither the server's Manager nor comfy-cli (with this server's installation as its workspace) is available",
     )
 
 
@@ -191,27 +190,25 @@ def _model_step(item: Item, ways: Ways) -> Step:
     origin = item.origin
     facts: dict[str, Any] = {"folder": item.folder} if item.folder else {}
     if origin is None:
-        return Step("model", item.name, None, "no source names an address", facts=facts)
+        return Step("model", item.name, None, "no source has a URL for it", facts=facts)
     facts |= {"source": origin.source} | ({"licence": origin.licence} if origin.licence else {})
     step = Step(
         "model", item.name, None, url=origin.url, sha256=origin.sha256, bytes=origin.bytes, facts=facts
     )
     if origin.suggestion:
         return step._replace(
-            blocked="its address stands in a note of the workflow: a person must look at it first"
+            blocked="its URL comes from a note in the workflow: a person must check it first"
         )
     place = ("embeddings", origin.name) if item.kind == "embedding" else item.target
     if place is None:
-        return step._replace(blocked="which model folder it belongs to is not known")
+        return step._replace(blocked="its model folder is unknown")
     try:
         step = step._replace(relative=deps_place.target(*place))
     except SkillError as error:
         return step._replace(blocked=error.message)
     reason = ways.allowed.refusal(origin.url)
     if reason is not None:
-        return step._replace(
-            blocked=f"its address is not used: {reason}", consent=download.flag_for(origin.url)
-        )
+        return step._replace(blocked=f"its URL is not used: {reason}", consent=download.flag_for(origin.url))
     if report.may_run_code(place[1]) and not ways.allow_pickle:
         blocked = "files of this type can run code when they are loaded"
         return step._replace(blocked=blocked, consent="--allow-pickle")
@@ -231,12 +228,12 @@ def _model_step(item: Item, ways: Ways) -> Step:
 
 def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's models are fixed: only a server of one's own can be extended"
+        return None, "the service's models are fixed: only your own server can be extended"
     if ways.via == "auto" and ways.models_folder is not None:
         if os.path.lexists(_place_of(ways.models_folder, step)):
             return (
                 None,
-                "a file of that name is in the models folder, but the server does not list it: restart it, or see its paths",
+                "a file of that name is in the models folder, but the server does not list it: restart it, or check its paths",
             )
         return (None, SERVERS_WORD) if ways.folder_by == deps_place.SERVER else (DOWNLOAD, None)
     if ways.via == COMFY:
@@ -249,20 +246,23 @@ def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.manager is not None and manager_order(ways, step) is not None:
         return MANAGER, None
     if ways.manager is not None and ways.via == MANAGER:
-        return None, "the Manager's list does not hold this file, and it takes no other"
+        return (
+            None,
+            "the Manager's list does not have this file, and the Manager accepts only files in its list",
+        )
     if ways.via == MANAGER:
         return None, "the server has no ComfyUI-Manager that answers"
     return None, NO_FOLDER
 
 
 def _place_of(models_folder: Path, step: Step) -> Path:
-    """Where the file of a step really lands: links on the way to it are followed, as many people keep models on another disk."""
+    """Where the file of a step is really written: links are followed, since many people keep models on another disk."""
     path = models_folder / (step.relative or "")
     return path.parent.resolve() / path.name
 
 
 def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
-    """What the Manager is told to download: an entry of its own list; version 4 without a list takes any."""
+    """The download order for the Manager: an entry of its own list; version 4 without a list accepts any."""
     assert ways.manager is not None and step.relative is not None
     folder, _, filename = step.relative.rpartition("/")
     if ways.manager.shape == deps_manager.V4:
@@ -279,7 +279,7 @@ def manager_order(ways: Ways, step: Step) -> Mapping[str, Any] | None:
 
 
 def _looked_up(steps: list[Step], ways: Ways) -> list[Step]:
-    """Size, hash and gate of every download, as the hosts say; asked at once."""
+    """The steps with size, hash and gate of every download, as the hosts report; all are asked at once."""
     wanted = [step for step in steps if step.kind == "model" and step.how is not None and step.url]
     if not wanted:
         return steps
@@ -331,14 +331,16 @@ def told(
 ) -> dict[str, Any]:
     """Message, hint and next for a plan that was not carried out.
 
-    left: how many missing things of a kind the plan leaves alone ("name": they only need another name, and `renaming`
-    are the commands for that). again: the words that make the same plan. live: a server answers, and no inventory.
+    left: kind -> number of missing things without a step ("name": they only need another name, and `renaming` has the
+    commands for that). again: the words that make the same plan. live: a server answers, not an inventory.
     """
     doable = [step for step in steps if step.how]
     blocked = [step for step in steps if not step.how]
-    parts = [f"a plan of {_counted(doable)}"] if doable else []
+    parts = [f"a plan of {safe_text.counted(len(doable), 'step')}"] if doable else []
     if blocked:
-        parts.append(f"{_counted(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked")
+        parts.append(
+            f"{safe_text.counted(len(blocked), 'step')} {'is' if len(blocked) == 1 else 'are'} blocked"
+        )
     if not steps:
         parts.append("nothing has to be installed")
     parts += [_left_alone(left)] if left else []
@@ -351,14 +353,12 @@ def told(
     hints += _other_reasons(blocked)
     hints += [OTHER_WAYS[kind] for kind in left if kind in OTHER_WAYS]
     if "name" in left:
-        hints.append("write names as use_instead has them" + (": next does it" if renaming else ""))
+        hints.append("use the names in use_instead" + (": next has the command" if renaming else ""))
     if doable:
         flags = (
-            "--yes in the place of --dry-run"
-            if live
-            else "--host and --yes in the place of --inventory and --dry-run"
+            "--yes instead of --dry-run" if live else "--host and --yes instead of --inventory and --dry-run"
         )
-        hints.insert(0, f"show the plan to the user; {flags} carries it out")
+        hints.insert(0, f"show the plan to the user; run with {flags} to carry it out")
     hints = [*_instead(steps), *hints]
     if hints:
         document["hint"] = "; ".join(hints)
@@ -384,15 +384,15 @@ def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
 
 
 def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str]) -> list[str]:
-    """A plan with the flags that unblock more of it: only shown, since consent is the user's to give."""
+    """The command that plans with the consent flags added: a dry run, since only the user can consent."""
     if not again or not consents or doable:
         return []
     words = [word for flag in consents for word in flag.split(" ", 1)]
-    return [survey.command("auto_fix_deps.py", *again, *words, "--dry-run")]
+    return [programs.command("auto_fix_deps.py", *again, *words, "--dry-run")]
 
 
 def left_alone(checks: Sequence[Check], only: str | None) -> dict[str, int]:
-    """How many missing things of a kind no step of a plan is about."""
+    """Kind -> number of missing things that no step of a plan covers."""
     planned = {None: ("node", "model", "embedding"), "nodes": ("node",), "models": ("model", "embedding")}[
         only
     ]
@@ -407,21 +407,21 @@ def left_alone(checks: Sequence[Check], only: str | None) -> dict[str, int]:
 
 def _left_alone(left: Mapping[str, int]) -> str:
     counted = ", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in left.items())
-    return f"{counted} {'is' if sum(left.values()) == 1 else 'are'} wrong or missing that it does not touch"
+    return f"{counted} wrong or missing {'is' if sum(left.values()) == 1 else 'are'} not part of the plan"
 
 
 def _other_reasons(blocked: Sequence[Step]) -> list[str]:
-    """Why steps are blocked that no flag unblocks, a few of them."""
+    """Reasons of blocked steps that no flag unblocks, at most a few."""
     others = [step for step in blocked if not step.lacks and not step.consent]
     more = [f"{len(others) - MOST_REASONS} more, see plan"] if len(others) > MOST_REASONS else []
     return [f"{safe_text.quoted(step.name)}: {step.blocked}" for step in others[:MOST_REASONS]] + more
 
 
 def _instead(steps: Sequence[Step]) -> list[str]:
-    """What the server has in the place of something to download, a few of them."""
+    """What the server has instead of something to download, at most a few."""
     return [
-        f"the server has {safe_text.quoted(step.instead['use_instead'])}, perhaps in the place of "
-        f"{safe_text.quoted(step.name)}: `set` of that step runs with it and nothing is downloaded"
+        f"the server already has {safe_text.quoted(step.instead['use_instead'])}, a possible substitute for "
+        f"{safe_text.quoted(step.name)}: `set` in that step runs with it, without a download"
         for step in steps
         if step.instead
     ][:MOST_REASONS]
@@ -429,7 +429,3 @@ def _instead(steps: Sequence[Step]) -> list[str]:
 
 def _flags(found: Any) -> list[str]:
     return sorted({flag for flag in found if flag})
-
-
-def _counted(steps: Sequence[Step]) -> str:
-    return f"{len(steps)} step{'' if len(steps) == 1 else 's'}"

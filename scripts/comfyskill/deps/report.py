@@ -1,4 +1,4 @@
-"""A check as JSON: what is missing, why, what to type. Level 3."""
+"""A check as JSON: what is missing, why, what to type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _common
-from comfyskill.base import file_names, safe_text
+from comfyskill.base import file_names, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps import place as deps_place
@@ -37,12 +37,12 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
         }
     if checked.idle:
         document["not_looked_at"] = {
-            "reason": "these nodes feed no output, so the server does not look at their inputs",
+            "reason": "these nodes feed no output, so the server does not check their inputs",
             "nodes": safe_text.cap(checked.idle, 20),
         }
     if checked.loose:
         document["not_checked"] = {
-            "reason": "file names in free text inputs: no definition says whether the node reads, writes or fetches them",
+            "reason": "file names in free text inputs: the definitions do not say whether the node reads, writes or fetches them",
             "names": [
                 {"name": safe_text.clean(name, MOST_NAMED), "at": use.address}
                 for name, use in checked.loose[:20]
@@ -56,17 +56,17 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
 
 
 def _unread(found: Unread) -> dict[str, Any]:
-    """A tag that does nothing, as far as is known, and the flag that does what it means."""
+    """A tag that no known node reads, and the flag that loads the LoRA instead."""
     tag = found.tag
     facts: dict[str, Any] = {"name": safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
     if tag.reader is None:
         return facts | {
             "read": "not known",
-            "reason": "ComfyUI itself reads no <lora:…> tags; a node of a pack may",
+            "reason": "ComfyUI itself does not read <lora:…> tags; a node of a pack may",
         }
     facts |= {
         "read": False,
-        "reason": "ComfyUI reads no <lora:…> tags: these are words of the prompt, and no LoRA is loaded by them",
+        "reason": "ComfyUI does not read <lora:…> tags: they stay words of the prompt and load no LoRA",
     }
     if found.lora is not None:
         weight = tag.weights.split(":")[0]
@@ -74,13 +74,13 @@ def _unread(found: Unread) -> dict[str, Any]:
         facts["fix"] = f"add it with run_workflow.py {safe_text.shell_words(['--lora', found.lora + weight])}"
     else:
         facts["fix"] = (
-            "take the tag out of the text; the server has no LoRA of that name, or could not be asked"
+            "remove the tag from the text; the server has no LoRA of that name, or could not be asked"
         )
     return facts
 
 
 def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
-    """One missing or unknown thing with all that is known of it."""
+    """One missing or unknown thing with all known facts about it."""
     facts: dict[str, Any] = {
         "name": safe_text.clean(item.name, MOST_NAMED),
         "reason": safe_text.clean(item.reason, 400),
@@ -104,7 +104,7 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
 
 
 def _file_name(item: Item) -> str:
-    """The name of the file: an embedding is called without its suffix, and where it can be had tells that."""
+    """The file name; for an embedding, whose prompt name has no suffix, the name at its source."""
     return item.origin.name if item.kind == "embedding" and item.origin is not None else item.name
 
 
@@ -117,7 +117,7 @@ def _use(use: Use) -> dict[str, str]:
 
 
 def by_name(item: Item, workflow: str) -> dict[str, Any]:
-    """The listed name that is (or may be) meant, and the run that uses it; nothing when there is none."""
+    """The listed name that is (or may be) meant, and the command that runs with it; empty when there is none."""
     if item.match is None:
         return {}
     facts: dict[str, Any] = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}
@@ -125,12 +125,12 @@ def by_name(item: Item, workflow: str) -> dict[str, Any]:
         word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
     ]
     if settings and item.kind in ("model", "value", "file"):
-        facts["set"] = safe_text.shell_words(["python3", "scripts/run_workflow.py", workflow, *settings])
+        facts["set"] = programs.command("run_workflow.py", workflow, *settings)
     return facts
 
 
 def _fix(item: Item) -> dict[str, Any]:
-    """The command that would mend it, as it stands; nothing where there is doubt about what to install."""
+    """The command or advice that fixes it; empty when it is unclear what to install."""
     if item.kind == "file" and item.status == MISSING:
         at = [use.address for use in item.uses]
         return {"fix": f"give it with run_workflow.py --input-file {safe_text.name(at[0])}=PATH"}
@@ -145,16 +145,18 @@ def _fix(item: Item) -> dict[str, Any]:
         return {"fix_command": safe_text.shell_words(command)}
     if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
         if item.origin is not None and item.origin.suggestion:
-            return {"fix": "the address stands in a note of the workflow: look at it before using it"}
+            return {"fix": "the URL comes from a note in the workflow: check it before using it"}
         if item.origin is not None and not may_fetch(item.origin.url):
-            return {"fix": "its host is none that models are fetched from: look at it, then use --allow-host"}
-        if item.origin is not None and target(item) is not None:
             return {
-                "fix": "its name is no plain file name below the models folder: rename it in the workflow"
+                "fix": "this host is not on the download allowlist: check the URL, then pass --allow-host HOST"
             }
+        if item.origin is not None and target(item) is not None:
+            return {"fix": "its name is not a safe path inside the models folder: rename it in the workflow"}
         if item.origin is not None:
-            return {"fix": "which model folder it belongs to is not known: download it by hand"}
-        return {"fix": "no source names an address; look for the file name at huggingface.co or civitai.com"}
+            return {"fix": "its model folder is unknown: download it by hand"}
+        return {
+            "fix": "no source has a URL for it; search for the file name on huggingface.co or civitai.com"
+        }
     return {}
 
 
@@ -165,17 +167,17 @@ def _fix_node(item: Item) -> dict[str, Any]:
         return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
     if item.installed_but_absent:
         return {
-            "fix": "its pack is installed but did not bring the class: restart the server, or see fetch_logs.py --server"
+            "fix": "its pack is installed but does not provide the class: restart the server, or see fetch_logs.py --server"
         }
     if pack.installable and pack.id:
         return {"fix_command": safe_text.shell_words(["comfy", "node", "install", pack.id])}
     if pack.doubt:
         return {
-            "fix": "it is in doubt which pack is meant (see doubt): compare their pages, then install it by hand"
+            "fix": "it is unclear which pack is meant (see doubt): compare their pages, then install it by hand"
         }
     if pack.repository:
         return {
-            "fix": "no registry id is known: read the repository, then install it by hand if you trust it"
+            "fix": "its registry id is unknown: read the repository, then install it by hand if you trust it"
         }
     return {}
 
@@ -188,7 +190,7 @@ def download_command(item: Item) -> list[str] | None:
     try:
         folder, _, filename = deps_place.target(*place).rpartition("/")
     except SkillError:
-        # A name that climbs out of the models folder is no name for a command.
+        # The name leads out of the models folder.
         return None
     return [
         "comfy", "model", "download", f"--url={origin.url}", f"--relative-path=models/{folder}", f"--filename={filename}",
@@ -203,7 +205,7 @@ def target(item: Item) -> tuple[str, str] | None:
 
 
 def may_fetch(url: str) -> bool:
-    """Whether an address is on one of the hosts that models are fetched from without being asked."""
+    """Whether an address is on the download allowlist."""
     parts = _common.plain_parts(url)
     if (
         parts is None
@@ -222,7 +224,7 @@ def is_pickle(name: str) -> bool:
 
 
 def may_run_code(name: str) -> bool:
-    """Whether a file that is fetched wants a consent of its own: ComfyUI unpickles whatever is of no other known type."""
+    """Whether downloading a file requires its own consent: ComfyUI unpickles every type it does not know."""
     return not name.lower().endswith(tuple(file_names.DATA_SUFFIXES))
 
 

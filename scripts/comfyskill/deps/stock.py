@@ -1,4 +1,4 @@
-"""What a server (or an inventory of one) has, each question with its own way of not being answered. Level 3.
+"""What a server (or an inventory of one) has, each answer with its own reasons for being unknown.
 
 `present`, `missing` and `unknown` are three things; so are an empty folder, a folder that the server does not know,
 and a refusal. Every question is asked once.
@@ -123,7 +123,7 @@ class Stock:
         )
 
     def folders(self) -> list[str] | None:
-        """The names of the model folders, or None when they could not be had."""
+        """The names of the model folders, or None when they could not be fetched."""
         if self._folders is None:
             try:
                 self._folders = (
@@ -149,7 +149,7 @@ class Stock:
         return best if best_share >= 0.5 else None
 
     def embeddings(self) -> list[str] | None:
-        """The embeddings' names without suffix, or None when they could not be had."""
+        """The embeddings' names without suffix, or None when they could not be fetched."""
         if self._embeddings is None:
             try:
                 self._embeddings = (self._ask(self.server.embeddings), None)
@@ -166,7 +166,7 @@ class Stock:
             return answer, "" if answer is not None else "the inventory does not list files of sub-folders"
         open_file = getattr(self.server, "open_file", None)
         if open_file is None:
-            return None, "it could not be asked"
+            return None, "the server could not be asked"
         try:
             response = self._ask(lambda: open_file(_reference(value)))
         except SkillError as error:

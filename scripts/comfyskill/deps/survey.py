@@ -1,6 +1,6 @@
-"""One check of several workflows against one server: who is asked, what is read, what is written. Level 3.
+"""One check of several workflows against one server or inventory.
 
-A server that does not answer leaves everything unknown; what the workflows need and where it can be had is still said.
+If the server does not answer, everything is unknown; the report still lists what the workflows need and its sources.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.programs import command
 from comfyskill.deps import check, comfy_cli, origin, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import packs as deps_packs
@@ -33,13 +34,13 @@ from comfyskill.source import read as source_read
 if TYPE_CHECKING:
     from comfyskill.deps.comfy_cli import Registry
 
-# Failures that say what a kind of server does not have at all.
+# Codes for what this kind of server never offers.
 _FOR_GOOD = ("not_offered", "not_available")
 RENAMED = ("model", "value", "file")
 
 
-class Nobody:
-    """Stands for a server that could not be reached: every question ends in the reason why."""
+class Unreachable:
+    """Stand-in for an unreachable server; every query raises the original error."""
 
     api = "local"
     demo = False
@@ -62,7 +63,7 @@ class Nobody:
 
 @dataclass
 class Asked:
-    """Whoever answers the questions, the answers so far, and the Manager when one was found."""
+    """The server or inventory that is asked, the answers so far, and the Manager if one was found."""
 
     server: Any
     stock: Stock
@@ -74,7 +75,7 @@ class Asked:
 
     @property
     def live(self) -> bool:
-        """Whether a server answers: neither an inventory nor nobody."""
+        """Whether a server answers: not an inventory, and not unreachable."""
         return hasattr(self.server, "request")
 
     def find_registry(self) -> Registry | None:
@@ -86,7 +87,7 @@ class Asked:
         return self.registry
 
     def find_manager(self) -> deps_manager.Manager | None:
-        """The server's Manager, looked for once; None also when it cannot be known (that is noted in `stock`)."""
+        """The server's Manager, looked up once; None also when the look-up failed (`stock` has the problem)."""
         if not self.manager_known:
             self.manager_known = True
             try:
@@ -98,7 +99,7 @@ class Asked:
 
 @contextlib.contextmanager
 def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: bool = False) -> Iterator[Asked]:
-    """Whoever the flags name. With `needed`, a server that does not answer is a failure and not an unknown."""
+    """The server or inventory that the flags name. With `needed`, an unreachable server is a failure."""
     server: Any
     if inventory:
         server = server_inventory.load(inventory)
@@ -110,7 +111,7 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
         except SkillError as error:
             if needed or error.code not in ("unreachable", "refused"):
                 raise
-            server = Nobody(error, args.host or "the default address")
+            server = Unreachable(error, args.host or "the default address")
     try:
         folder = getattr(args, "workspace", None)
         yield Asked(
@@ -122,10 +123,10 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
 
 
 def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
-    """The flags that ask the same again; keys are not repeated. None for a server that does not answer."""
+    """The flags that name the same server again, without keys; empty for a server that does not answer."""
     if inventory:
         return ("--inventory", inventory)
-    return () if isinstance(server, Nobody) else tuple(commands.server_words(server))
+    return () if isinstance(server, Unreachable) else tuple(commands.server_words(server))
 
 
 class Workflow(NamedTuple):
@@ -141,7 +142,7 @@ class Workflow(NamedTuple):
 
 def read(spec: str, asked: Asked) -> Workflow:
     """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
-    server = None if isinstance(asked.server, (Nobody, server_inventory.Inventory)) else asked.server
+    server = None if isinstance(asked.server, (Unreachable, server_inventory.Inventory)) else asked.server
     stdin = io.BytesIO(_standard_input()) if spec == "-" else None
     loaded = source_read.load(spec, stdin=stdin, server=server)
     models = list(source_read.declared_models(loaded.editor)) if loaded.editor else []
@@ -157,7 +158,7 @@ def read(spec: str, asked: Asked) -> Workflow:
         graph = outline.rough_graph(loaded.editor)
         if not graph:
             raise
-        note = f"it could not be converted ({error.message}); classes and file names were read off the file as it is"
+        note = f"the workflow could not be converted ({error.message}); classes and file names were read directly from the file"
         return Workflow(spec, graph, loaded.editor, models, [*loaded.warnings, note], rough=True)
     return _with_nodes(Workflow(spec, made.graph, loaded.editor, models, [*loaded.warnings, *made.warnings]))
 
@@ -167,7 +168,7 @@ def _with_nodes(workflow: Workflow) -> Workflow:
     if not classes_of(workflow.graph):
         name = "standard input" if workflow.spec == "-" else safe_text.clean(workflow.spec, 200)
         raise SkillError(
-            f"{name} has no node that would run", code="empty", exit=Exit.MISUSE,
+            f"{name} has no node to run", code="empty", exit=Exit.MISUSE,
             hint="are all its nodes muted or notes?",
         )  # fmt: skip
     return workflow
@@ -180,15 +181,15 @@ def _standard_input() -> bytes:
 
 
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
-    """The check of one workflow, with places to get what is missing."""
+    """The check of one workflow, with sources for what is missing."""
     checked = check.check(workflow.graph, asked.stock)
-    # A service's nodes and models are fixed: where they could be had helps nobody there.
+    # A service's nodes and models are fixed: sources are of no use there.
     sources = sources and asked.server.api == "local"
     if not sources or not (checked.of(check.MISSING) or checked.of(check.UNKNOWN)):
         return checked
     manager = asked.find_manager() if checked.of(check.MISSING) else None
     notes = [text for _, text in outline.notes_of(workflow.editor)]
-    # Nobody and an inventory have no templates to look into.
+    # An unreachable server and an inventory have no templates.
     library = asked.server if asked.live else None
     finder = origin.Finder(workflow.models, notes, library, manager)
     claims = deps_packs.claims_of(workflow.graph, workflow.editor)
@@ -270,13 +271,13 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
     if verdict == check.PRESENT:
         return {
             "status": "ok",
-            "message": f"everything that is needed is there ({counts['present']} checked)",
+            "message": f"everything needed is present ({counts['present']} checked)",
         } | document
     if verdict == check.MISSING:
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
-        hint = "auto_fix_deps.py shows a plan for what can be fetched; names to replace are under use_instead"
+        hint = "auto_fix_deps.py plans what can be installed; use_instead lists names to replace"
         if asked.server.api != "local":
-            hint = "the service's nodes and models are fixed: choose other ones (use_instead, similar)"
+            hint = "the service's nodes and models are fixed: choose others (use_instead, similar)"
         return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
     raise unknown(document, asked.stock.problems)
 
@@ -293,7 +294,7 @@ def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillEr
         code=cause.code if cause.code in ("refused", "unreachable") else "not_known",
         exit=Exit.REFUSED if refused else Exit.UNREACHABLE,
         status="unknown",
-        hint=cause.hint or "what is unknown is not missing: the reasons stand beside each thing",
+        hint=cause.hint or "unknown does not mean missing: each item has its reason",
         retryable=refused is None,
         next=document.get("next", ()),
         **details,
@@ -301,15 +302,15 @@ def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillEr
 
 
 def _never_known(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
-    """What this server can never tell (Comfy API v2 has no node definitions): exit 4, since asking again is no use."""
+    """What this server can never answer (Comfy API v2 has no node definitions): exit 4, since a retry does not help."""
     cause = next(iter(problems), None)
     details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
     return SkillError(
         cause.message if cause else f"{document['counts']['unknown']} things cannot be checked",
         code="not_known", exit=Exit.REFUSED, status="unknown", next=document.get("next", ()),
-        hint="what is unknown is not missing. Ask the ComfyUI behind it (--host), or an --inventory of that; "
-        "or run the workflow: what is missing then stands in node_errors" if cause
-        else "what is unknown is not missing: the reasons stand beside each thing",
+        hint="unknown does not mean missing. Check against the ComfyUI behind it (--host), or an --inventory of it; "
+        "or run the workflow: node_errors then lists what is missing" if cause
+        else "unknown does not mean missing: each item has its reason",
         **details,
     )  # fmt: skip
 
@@ -318,7 +319,7 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
     if workflow.rough:
         raise SkillError(
             "the workflow could not be converted, so no repaired copy can be written",
-            hint="give a server that answers, or the workflow in API format",
+            hint="use a server that answers, or the workflow in API format",
         )
     if target.exists() and Path(workflow.spec).exists() and target.samefile(workflow.spec):
         raise SkillError("--repair would replace the workflow itself", hint="give another file for the copy")
@@ -328,7 +329,7 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
 
 
 def write_json(target: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all. Raises SkillError (exit 2) when the place does not take it."""
+    """Write JSON completely or not at all. Raises SkillError (exit 2) when the target cannot be written."""
     text = json.dumps(value, ensure_ascii=True, indent=2) + "\n"
     file_names.write_asked(target, text.encode("ascii"), "give another file")
 
@@ -350,7 +351,7 @@ def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
 
 
 def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str | None = None) -> list[str]:
-    """What to run after a check that found something missing. copy: the repaired copy that was written already."""
+    """What to run after a check that found something missing. copy: the repaired copy, if one was written."""
     if not asked.words:
         return []
     if copy is None:
@@ -364,19 +365,12 @@ def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str 
 
 
 def renaming(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
-    """The commands for names that are surely only written otherwise: one for each workflow that has some."""
+    """The commands that correct names with a sure match: one for each workflow that has such names."""
     return [line for workflow, checked in done if (line := _renaming(asked, workflow, checked))]
 
 
-def command(script: str, *words: str) -> str:
-    """A command of this bundle that can be run from anywhere."""
-    return safe_text.shell_words(
-        [sys.executable or "python3", str(Path(__file__).resolve().parents[2] / script), *words]
-    )
-
-
 def set_words(checked: Check) -> list[str]:
-    """The --set words for the names that are surely only written otherwise."""
+    """The --set words for the names with a sure match."""
     return [
         word
         for item in checked.of(MISSING)
@@ -388,7 +382,7 @@ def set_words(checked: Check) -> list[str]:
 
 
 def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
-    """The run with the right names when names are all that is missing; else a copy that has them."""
+    """The command that runs with the right names if only names are wrong; else the one that writes a repaired copy."""
     words = set_words(checked)
     if not words or workflow.spec == "-":
         return None
@@ -400,13 +394,13 @@ def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
 
 
 def _names_alone(checked: Check) -> bool:
-    """Whether right names are all that a run lacks."""
+    """Whether only names are wrong."""
     left = [item for item in checked.of(MISSING) if not (item.kind in RENAMED and item.fixed_by_name)]
     return not left and not checked.of(UNKNOWN)
 
 
 def _copy_of(spec: str) -> str:
-    """A name for the repaired copy, beside where the user stands."""
+    """A name for the repaired copy, in the current folder."""
     stem = Path(re.sub(r"^\w+:", "", spec) if not Path(spec).exists() else spec).stem
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', stem).lstrip('-.') or 'workflow'}.repaired.json"
 

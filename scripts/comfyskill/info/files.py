@@ -12,6 +12,7 @@ from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
+from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import read
 
@@ -31,7 +32,7 @@ def workflow(
         document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
     except SkillError as error:
         if error.code == "no_such_workflow":
-            # A source of a run that is not there is misuse; here the answer is no.
+            # For a run a missing source is misuse (2); here it is a plain "no" (1).
             error.exit = Exit.FAILED
         raise
     answer = about(server) | {kind: name, **_contents(document)}
@@ -39,8 +40,8 @@ def workflow(
         answer["notes"] = notes
     if save is None:
         return answer | {
-            "hint": "add --save FILE to keep it, or run it as it is: scripts/run_workflow.py "
-            + _spec(kind, name)
+            "hint": "add --save FILE to keep it, or run it: "
+            + command("run_workflow.py", _spec(kind, name), *server_words(server))
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
     file_names.write_whole(save, data)
@@ -56,13 +57,13 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         raise SkillError(f"{target} is a folder", hint="give a file name to --save")
     if target.exists() and not overwrite:
         raise SkillError(
-            f"{target} exists",
+            f"{target} already exists",
             code="file_exists",
             exit=Exit.MISUSE,
             hint="choose another name or add --overwrite",
         )
     if not target.absolute().parent.is_dir():
-        raise SkillError(f"there is no folder {target.absolute().parent}", hint="make it first")
+        raise SkillError(f"there is no folder {target.absolute().parent}", hint="create it first")
 
 
 def _contents(document: Any) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def upload(
     subfolder: str = "",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Send files; each row has the value to put into a workflow. All files are looked at before the first is sent.
+    """Send files; each row has the value for a workflow. All files are checked before the first is sent.
 
     Raises:
         SkillError: misuse, or the first upload that failed (`uploaded` lists those before it).
@@ -97,11 +98,11 @@ def upload(
     for file in files:
         if not file.is_file():
             raise SkillError(
-                f"{file} is {'a folder' if file.is_dir() else 'no file'}", hint="nothing was sent"
+                f"{file} is {'a folder' if file.is_dir() else 'not a file'}", hint="nothing was sent"
             )
     if mask and (original is None or len(files) != 1):
         raise SkillError(
-            "--mask needs one file and --original REF, the picture that it belongs to",
+            "--mask needs one file and --original REF, the picture it belongs to",
             hint="for example --mask --original 'photo.png [input]'; nothing was sent",
         )
     if mask and original is not None:
@@ -163,11 +164,11 @@ def download(
     """Fetch one file by name into a folder.
 
     Raises:
-        SkillError: the server has no such file, or it did not arrive whole (nothing is left behind then).
+        SkillError: the server has no such file, or the download is incomplete (no file is left then).
     """
     if not ref.filename:
         raise SkillError("the file name is empty")
-    # The user names one file; the server's subfolder is no reason to make folders here.
+    # The user names one file, so the server's subfolder is not created here.
     collector = collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
     new = not folder.exists()
     file_names.make_folder(folder)
@@ -183,7 +184,7 @@ def download(
             f"the server has no {ref.type} file {safe_text.quoted(where + ref.filename)}",
             code="no_such_file",
             exit=Exit.FAILED,
-            hint="mind --type output|input|temp and --subfolder",
+            hint="check --type output|input|temp and --subfolder",
         ) from error
     row = saved.json()
     row.pop("node_id", None)

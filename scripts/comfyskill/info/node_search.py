@@ -24,7 +24,7 @@ def search(
     output: str | None = None,
     takes: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The classes that match all that is asked for, best match first: class, title, category, outputs."""
+    """The classes that match every criterion, best match first: class, title, category, outputs."""
     found = []
     for name, definition in definitions.items():
         if not isinstance(definition, Mapping):
@@ -41,7 +41,7 @@ def search(
 
 
 def _rank(name: str, definition: Mapping[str, Any], text: str | None) -> int | None:
-    """0 for the very name, then by where all words of the text stand; None when they do not."""
+    """0 for the exact name, else 1 or 2 by where all words of the text occur; None when they do not."""
     if not text:
         return 0
     wanted = text.lower()
@@ -145,7 +145,7 @@ def _input(spec: InputSpec, full: bool) -> dict[str, Any]:
         if len(shown) < len(spec.choices):
             told["choices_hint"] = "--full shows the rest"
     elif spec.options.get("remote"):
-        told["choices"] = "asked from the server when the editor shows them"
+        told["choices"] = "fetched from the server by the editor"
     for option in OPTIONS_SHOWN:
         value = spec.options.get(option)
         if value is None or value is False or value == "":

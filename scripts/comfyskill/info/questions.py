@@ -1,4 +1,4 @@
-"""The questions that an agent asks a server, each answered with one JSON value: short, with true counts."""
+"""What a server has and can do: each question returns one short JSON value with true counts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LIST_LIMIT = 50
 GIB = 1024**3
 # Folders that /models lists and that hold code and settings.
 NO_MODELS = frozenset({"custom_nodes", "configs"})
-# Where ComfyUI-Manager tells its version: 4.x and 3.x.
+# Where ComfyUI-Manager reports its version: 4.x and 3.x.
 MANAGER_ROUTES = ("v2/manager/version", "manager/version")
 
 
 def about(server: Dialect) -> dict[str, Any]:
-    """The keys that every answer starts with."""
+    """The keys at the start of every answer."""
     told: dict[str, Any] = {"status": "ok", "host": server.url, "api": server.api}
     if server.demo:
         told["demo"] = True
@@ -29,7 +29,7 @@ def about(server: Dialect) -> dict[str, Any]:
 
 
 def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict[str, Any]:
-    """The list with its true count; all of it with --full, else its head and how many are left out."""
+    """The list with its true count: complete with --full, else its head and the number left out."""
     capped = safe_text.cap(items, len(items) if full else limit)
     if "more" in capped:
         capped["hint"] = "add --full for all, or narrow it down"
@@ -37,7 +37,7 @@ def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict
 
 
 def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
-    """The answer to a question that not every server has a route for.
+    """The answer from a route that not every server has.
 
     Raises:
         SkillError: `not_offered` in plain words when it has none; other failures as they are.
@@ -52,14 +52,14 @@ def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
             f"{kinds.get(server.api, 'this server')} does not offer {what}",
             code="not_offered",
             exit=Exit.FAILED,
-            hint="ask `features` what it does offer",
+            hint="run server_info.py features to see what it offers",
             server=server.url,
             api=server.api,
         ) from error
 
 
 def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
-    """Version, device, memory and how long the queue is."""
+    """Version, device, memory and queue length."""
     told = offered(server, "system statistics", server.stats)
     system = told["system"]
     answer = about(server) | {
@@ -102,7 +102,7 @@ def _device(device: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def queue(server: Dialect) -> dict[str, int] | None:
-    """How many jobs run and wait; None where the server does not tell."""
+    """How many jobs run and wait; None if the server does not say."""
     try:
         jobs = server.list_jobs(0, finished=False)
     except SkillError as error:
@@ -114,7 +114,7 @@ def queue(server: Dialect) -> dict[str, int] | None:
 
 
 def features(server: Dialect) -> dict[str, Any]:
-    """What this server can do, found out by asking, and which way the scripts will go."""
+    """What this server can do, found by asking it, and which routes the scripts use."""
     flags = server.features()
     upload = flags.get("max_upload_size")
     # Comfy Cloud's v1 has it; of v2's surfaces not all list jobs.
@@ -142,7 +142,7 @@ def features(server: Dialect) -> dict[str, Any]:
 
 
 def paths(server: Dialect) -> dict[str, str]:
-    """Which way the scripts take on this server."""
+    """Which routes the scripts use on this server."""
     if server.api == "v2":
         return {
             "submit": "POST /api/v2/jobs with an idempotency key",
@@ -151,12 +151,12 @@ def paths(server: Dialect) -> dict[str, str]:
         }
     if server.api == "cloud":
         return {
-            "submit": "POST /api/prompt, the cloud chooses the prompt id; a mark finds a lost job again",
+            "submit": "POST /api/prompt, the cloud chooses the prompt id; a mark identifies a lost job",
             "watch": "WebSocket, confirmed by GET /api/jobs/{id}",
             "outputs": "/api/view, its redirect fetched without the key",
         }
     return {
-        "submit": "POST /prompt under a prompt id of our own",
+        "submit": "POST /prompt with a prompt id chosen here",
         "watch": "WebSocket opened before the submit, confirmed by /history/{id}",
         "outputs": "/view",
     }
@@ -165,7 +165,7 @@ def paths(server: Dialect) -> dict[str, str]:
 def answers(
     server: Dialect, path: str, params: Mapping[str, Any] | None = None, *, absent_is_empty: bool = False
 ) -> bool | str:
-    """Whether a GET route is there: True, False, or `refused` when the key does not allow it."""
+    """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
     try:
         response = server.request("GET", path, params=params, attempts=1, timeout=20, stream=True)
         response.close()
@@ -182,7 +182,7 @@ def answers(
 
 
 def has_cancel_route(server: Dialect) -> bool:
-    """Whether POST /api/jobs/{id}/cancel exists, asked with an id that no job has (0.8.0 answers 405)."""
+    """Whether POST /api/jobs/{id}/cancel exists, tested with an unknown id (0.8.0 answers 405)."""
     try:
         server.post_json(f"api/jobs/{uuid.uuid4()}/cancel", {}, timeout=20)
     except SkillError as error:
@@ -239,7 +239,7 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
 def models(
     server: Dialect, folder: str | None, *, text: str | None = None, full: bool = False
 ) -> dict[str, Any]:
-    """The names in one model folder, or how many each folder holds (with a text: where it is found)."""
+    """The names in one model folder, or the number in each folder (with a text: also the matches)."""
     if folder is not None:
         names = _matching(offered(server, "model lists", lambda: _folder(server, folder)), text)
         return about(server) | {"folder": folder, **shortened(names, full)}
@@ -272,7 +272,7 @@ def _folder(server: Dialect, folder: str) -> list[str]:
         if folder in known:
             return []
         raise SkillError(
-            f"the server knows no model folder {safe_text.quoted(folder)}",
+            f"the server does not have a model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
             exit=Exit.FAILED,
             hint=f"it has: {safe_text.quoted_list(known, 40)}",
@@ -291,7 +291,7 @@ def embeddings(server: Dialect, *, text: str | None = None, full: bool = False) 
 
 
 def extensions(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
-    """The node packs that bring scripts for the editor, and how many files each."""
+    """The node packs with scripts for the editor, and the number of files of each."""
     listed = offered(server, "its list of extensions", lambda: server.get_json("extensions"))
     packs: dict[str, int] = {}
     for path in listed if isinstance(listed, list) else []:
@@ -321,7 +321,7 @@ def templates(server: Dialect, *, text: str | None = None, full: bool = False) -
     words = (text or "").lower().split()
     found = [row for row in rows if all(word in str(list(row.values())).lower() for word in words)]
     if not (full or words):
-        # Descriptions double a list that nobody has narrowed down yet.
+        # Descriptions double the length of an unfiltered list.
         found = [{key: value for key, value in row.items() if key != "server_description"} for row in found]
     return about(server) | shortened(found, full, 25)
 
@@ -343,7 +343,7 @@ def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, A
 
 
 def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
-    """The subgraph blueprints that the server's node packs bring."""
+    """The subgraph blueprints of the server's node packs."""
     listed = offered(server, "subgraph blueprints", lambda: server.get_json("global_subgraphs"))
     rows = []
     for identity, entry in listed.items() if isinstance(listed, Mapping) else ():
@@ -356,7 +356,7 @@ def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -
 
 
 def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
-    """The workflows that somebody saved on the server."""
+    """The workflows saved on the server."""
     from comfyskill.source import read
 
     if server.api == "v2":

@@ -1,6 +1,6 @@
 """Which of the bundled workflows suit a server: its memory, its models, its nodes.
 
-The facts of each workflow are those of `workflows/index.json`; what is there is told by the same check as
+The facts of each workflow are those of `workflows/index.json`; what is present comes from the same check as
 check_deps.py's.
 """
 
@@ -24,23 +24,23 @@ from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
 GB = 1024**3
-# A card sold as 12 GB tells a little less.
+# A card sold as 12 GB reports slightly less.
 TOLERANCE_GB = 0.6
-ON_THE_CPU = "this server computes on the CPU: memory_gb is the machine's own, and a small picture takes minutes, a video hours"
+ON_THE_CPU = "this server runs on the CPU: memory_gb is the machine's RAM; a small picture takes minutes, a video hours"
 
 
 class _Stock(Stock):
-    """What a server has, without looking for the pictures that the bundled workflows name: the user brings them."""
+    """What a server has, except input pictures, which the user provides."""
 
     def has_input(self, value: str) -> tuple[bool | None, str]:  # noqa: ARG002
-        return None, "not looked for"
+        return None, "not checked"
 
 
 def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
-    """The bundled workflows, best first: those that are ready, that fit the memory, that need no file, small ones first.
+    """The bundled workflows, best first: ready, then fitting the memory, then without input files, then small.
 
     Each row says `ready` (true, false, or null where that could not be asked), `fits` (true, false, or null where the
-    memory is not told, or is that of a CPU), and what is missing or replaced.
+    memory is unknown, or is that of a CPU), and what is missing or replaced.
     """
     index = json.loads(INDEX.read_text(encoding="utf-8"))
     entries = [entry for entry in index["workflows"] if kind in (None, entry["kind"])]
@@ -74,7 +74,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[int, bool, bool, float]:
 
 
 def _next(server: Dialect, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first that runs as it stands; where none does, what the likeliest one lacks."""
+    """The command that runs the first ready workflow, else the one that shows what the best candidate lacks."""
     words = server_words(server)
     alone = [row for row in rows if not row["input_files"]]
     ready = [row for row in alone if row["ready"]]
@@ -134,7 +134,7 @@ def _settable(item: Item) -> bool:
 
 
 def _ready(items: Sequence[Item], renamed: Sequence[Item]) -> bool | None:
-    """Whether all is there, under these names or with the replacements; None when that could not be asked."""
+    """Whether nothing is missing, with replacements counted; None when it could not be checked."""
     if any(item.status == MISSING and item not in renamed for item in items):
         return False
     return None if any(item.status == UNKNOWN for item in items) else True

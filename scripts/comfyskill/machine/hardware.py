@@ -266,14 +266,10 @@ def _unsuitable(verdict: machine_verdict.Verdict) -> dict[str, Any]:
 
 def _next(usable: bool, verdict: machine_verdict.Verdict) -> list[str]:
     if usable:
-        return [_command("comfyui_setup.py", "--dry-run")]
+        return [programs.command("comfyui_setup.py", "--dry-run")]
     if verdict.verdict == "cloud":
-        return [_command("health_check.py", "--host", "https://cloud.comfy.org")]
-    return [_command("hardware_check.py")]
-
-
-def _command(script: str, *words: str) -> str:
-    return safe_text.shell_words([sys.executable, str(Path(__file__).resolve().parents[2] / script), *words])
+        return [programs.command("health_check.py", "--host", "https://cloud.comfy.org")]
+    return [programs.command("hardware_check.py")]
 
 
 def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:

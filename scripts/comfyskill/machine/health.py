@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cli, flags, paths, safe_text
+from comfyskill.base import cli, flags, paths, programs, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
@@ -50,7 +49,7 @@ def server_answers(server: Dialect) -> Check:
     kept = {key: stats[key] for key in ("comfyui_version", "pytorch_version", "devices")}
     if not devices or all(device["type"] == "cpu" for device in devices):
         message = f"{version} runs on the CPU: a picture takes minutes"
-        return warn("server", message, "python3 scripts/hardware_check.py --check-pytorch", **kept)
+        return warn("server", message, programs.command("hardware_check.py", "--check-pytorch"), **kept)
     device = devices[0]
     vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
     return ok("server", f"{version} on {safe_text.quoted(device['name'])}, {vram}", **kept)
@@ -196,9 +195,7 @@ def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[
     if server.api == "local":
         shown = prompt_id if safe_text.is_job_id(prompt_id) else "PROMPT_ID"
         message += "; its progress is not visible from here"
-        cancel = safe_text.shell_words(
-            ["python3", "scripts/manage_queue.py", "cancel", shown, *host_words(server)]
-        )
+        cancel = programs.command("manage_queue.py", "cancel", shown, *host_words(server))
         fix = (
             "unless it is a long video, check the server's log and load; if the job is still listed a minute after "
             f"{cancel}, its worker is dead: restart the server"
@@ -292,7 +289,7 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
     source = read.read(spec, server=server, definitions=server.all_definitions)
     found = graph_check.findings(source.graph, server.all_definitions())
     errors = [finding for finding in found if finding.severity == "error"]
-    fix = safe_text.shell_words(["python3", "scripts/check_deps.py", spec, *host_words(server)])
+    fix = programs.command("check_deps.py", spec, *host_words(server))
     if errors:
         rows = [finding.to_json() for finding in errors[:10]]
         return fail(
@@ -315,8 +312,7 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
 
 def setup_command(*words: object) -> str:
     """The comfyui_setup command with --dry-run: the real run needs the user's consent."""
-    script = Path(__file__).resolve().parents[2] / "comfyui_setup.py"
-    return safe_text.shell_words([sys.executable or "python3", script, *words, "--dry-run"])
+    return programs.command("comfyui_setup.py", *words, "--dry-run")
 
 
 class Check(NamedTuple):

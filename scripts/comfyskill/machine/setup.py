@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,7 +192,7 @@ def launch(wish: Wish, found: Found, comfy: Comfy, log: Log) -> str:
                 status="timeout",
                 retryable=True,
                 hint="check again with the status sub-command",
-                next=[safe_text.shell_words([sys.executable, str(SCRIPTS / "comfyui_setup.py"), "status"])],
+                next=[programs.command("comfyui_setup.py", "status")],
                 log=str(log.path),
                 log_tail=launch_tail(wish, log.since(offset)),
             )
@@ -234,19 +233,12 @@ def next_commands(wish: Wish) -> list[str]:
     """The commands to run next on the new server."""
     host = [] if wish.port == 8188 else ["--host", wish.url]
     if wish.model in ("sd15", "sdxl"):
-        flow = f"workflows/{wish.model}_txt2img.json"
-        words = [
-            "python3",
-            "scripts/run_workflow.py",
-            flow,
-            "--set",
-            "prompt=a red fox in the snow",
-            *host,
-        ]
-        return [safe_text.shell_words(words)]
-    health = safe_text.shell_words(["python3", "scripts/health_check.py", "--smoke-test", *host])
-    models = safe_text.shell_words(["python3", "scripts/server_info.py", "models", "checkpoints", *host])
-    return [health, models]
+        flow = SCRIPTS.parent / "workflows" / f"{wish.model}_txt2img.json"
+        return [programs.command("run_workflow.py", flow, "--set", "prompt=a red fox in the snow", *host)]
+    return [
+        programs.command("health_check.py", "--smoke-test", *host),
+        programs.command("server_info.py", "models", "checkpoints", *host),
+    ]
 
 
 def run_health(wish: Wish) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from comfyskill.server.protocol import Dialect, FileRef
 if TYPE_CHECKING:
     import requests
 
-PIECE = 1 << 20
 # A broken connection loses the piece being read; small pieces keep the repeated part of a resumed download small.
 ARRIVING = 1 << 16
 ATTEMPTS = 5
@@ -256,7 +255,7 @@ class Collector:
         try:
             with file_names.held(part):
                 size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
-                digest = file_digest(part) if self.digests else None
+                digest = safe_files.digest(part) if self.digests else None
                 path, reused = file_names.settle(part, target, overwrite=self.overwrite)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -277,7 +276,7 @@ class Collector:
                 path, reused = file_names.settle(part, target, overwrite=self.overwrite)
         finally:
             part.unlink(missing_ok=True)
-        digest = file_digest(path) if self.digests else None
+        digest = safe_files.digest(path) if self.digests else None
         return Saved(path, output, len(data), digest, reused, path.name != target.name)
 
     def _target(self, output: OutputFile) -> Path:
@@ -302,17 +301,6 @@ class Collector:
 def _plain_name(ref: FileRef) -> str:
     """The name that people know the file by."""
     return ref.display_name or ref.filename
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in iter(lambda: file.read(PIECE), b""):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stopped: Callable[[], bool]) -> int:

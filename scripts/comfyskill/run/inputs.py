@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfyskill.base import cli, file_names, paths, safe_text
+from comfyskill.base import cli, file_names, paths, safe_files, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 from comfyskill.run import collect
@@ -59,7 +59,7 @@ class Uploader:
             return self._value(ref), {"name": target.name, "from": given, "as": ref.filename}
         path = paths.expanded(given)
         self._check(path, kind)
-        digest = collect.file_digest(path)
+        digest = safe_files.digest(path)
         if self.known is not None and digest not in self.known:
             raise SkillError(
                 f"{path} is not sent: only the journal names it, and its content is not one that the batch began with",
@@ -126,11 +126,11 @@ class Uploader:
                 if not self.invert_mask:
                     return self._send(path, digest)
                 _inverted(path).save(made)
-                return self._send(made, collect.file_digest(made))
+                return self._send(made, safe_files.digest(made))
             original, size = self._to_paint(original, Path(folder))
             _alpha_mask(path, size, self.invert_mask).save(made)
             # What the server stores is picture and mask together, so the name is made of both.
-            both = f"{collect.file_digest(made)} {original.type}/{original.subfolder}/{original.filename}"
+            both = f"{safe_files.digest(made)} {original.type}/{original.subfolder}/{original.filename}"
             name = hashed_name(made.name, hashlib.sha256(both.encode()).hexdigest())
             ref = FileRef(name, "", "input")
             if self.dry_run or self.server is None or (self.server.own_ids and self.server.has_file(ref)):
@@ -158,7 +158,7 @@ class Uploader:
             upright = folder / f"{path.stem}.png"
             turned = ImageOps.exif_transpose(image)
             turned.save(upright)
-        sent = self._send(upright, collect.file_digest(upright))
+        sent = self._send(upright, safe_files.digest(upright))
         self._local.pop(sent, None)
         return sent, turned.size
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comfyskill.base import safe_text, text_files
+from comfyskill.base import safe_files, safe_text, text_files
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts, nodes
-from comfyskill.run import collect
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
 from comfyskill.server import commands
@@ -108,7 +107,7 @@ def _may_leave(path: Path, digest: object) -> bool:
     """
     from comfyskill.source import media
 
-    return path.is_file() and (collect.file_digest(path) == digest or media.image_facts(path).problem is None)
+    return path.is_file() and (safe_files.digest(path) == digest or media.image_facts(path).problem is None)
 
 
 def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
@@ -208,7 +207,7 @@ def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mappi
 
 def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"file": after.get("file"), "was": before.get("file")}
-    digest = after.get("sha256") or collect.file_digest(Path(str(after["file"])))
+    digest = after.get("sha256") or safe_files.digest(Path(str(after["file"])))
     if digest == before.get("sha256"):
         return row | {"same": True}
     difference = _pixels(_first_file(receipt, before), Path(str(after["file"])))
@@ -286,7 +285,7 @@ def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
     rows = []
     for row in _uploads(receipt):
         path = Path(row["file"])
-        if collect.file_digest(path) != row.get("sha256"):
+        if safe_files.digest(path) != row.get("sha256"):
             was = safe_text.clean(row.get("as"), 200)
             rows.append({"what": f"input file {path.name}", "was": was, "now": "different content"})
     return rows

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from comfyskill.base import paths, safe_text
+from comfyskill.base import paths
+from comfyskill.base.programs import command
 from comfyskill.server.protocol import Dialect
-
-
-def command(script: str, *words: object) -> str:
-    """A command of this bundle that can be run unchanged, from any folder."""
-    return safe_text.shell_words(
-        [sys.executable or "python3", Path(__file__).resolve().parents[2] / script, *words]
-    )
 
 
 def explain_command(server: Dialect, prompt_id: str) -> str:

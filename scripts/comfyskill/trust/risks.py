@@ -1,7 +1,8 @@
-"""Node classes that do more than make pictures: what each does, and the public source that says so. Tables only.
+"""Node classes that do more than make pictures: what each does, and the public file it was found in. Tables only.
 
-Each row was read in the source of its pack. A class that calls a program or `eval` on a fixed text alone is not here;
-it is here when the workflow chooses the code, the program's arguments, the file, the folder or the address.
+Most rows rest on a scan of the calls that each class makes, with spot reading of the source; not every row was read
+in full. A class is listed when the workflow chooses the code, the program's arguments, the file, the folder or the
+address, not when it calls a program or `eval` on a fixed text alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 class Row(NamedTuple):
-    """Classes of one source file that do one thing. source: repository, path in it."""
+    """Classes from one source file that do the same thing. source: repository, path in it."""
 
     does: str
     source: tuple[str, str]
@@ -203,7 +204,7 @@ ROWS: tuple[Row, ...] = (
 RISKS: dict[str, str] = {name: row.does for row in ROWS for name in row.classes}
 SOURCES: dict[str, tuple[str, str]] = {name: row.source for row in ROWS for name in row.classes}
 
-# The same by words in a class name, for classes that no row knows: (pattern, what it may do). Names are cut first.
+# Words in a class name, for classes without a row: (pattern, what the class may do). Long names are cut first.
 WORDS: tuple[tuple[str, str], ...] = (
     (
         r"(?i)\b(python|javascript|lua)\b.*\b(exec|run|eval|script|code|node|expr)|\b(exec|eval|run)[ _]?(python|code|script|js)"

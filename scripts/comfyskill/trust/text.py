@@ -1,4 +1,4 @@
-"""Text in a workflow that is not what it seems: hidden characters, words to an agent, code, addresses. Pure, level 1.
+"""Text in a workflow that is not what it seems: hidden characters, instructions to an agent, code, addresses. Pure.
 
 Whole texts are read, however long: every pattern here takes time in proportion to the text. So no repetition without a
 bound may follow a part that can begin anywhere (`tests/trust/test_inspect_corpus.py` measures it).
@@ -155,7 +155,7 @@ def _spelled_by_selectors(selectors: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether a joiner stands between two characters that take one: emoji, or letters beyond Latin."""
+    """Whether a joiner is between two characters that take one: emoji, or letters beyond Latin."""
     if not 0 < place < len(text) - 1:
         return False
     before, after = text[place - 1], text[place + 1]
@@ -223,7 +223,7 @@ def _decoded(encoded: str) -> str | None:
 
 
 def _quoted(text: str, match: re.Match[str], ends: re.Pattern[str]) -> str:
-    """The sentences (or lines) that a match stands in, with neighbours while there is room; … where it was cut."""
+    """The sentences (or lines) that contain a match, with neighbours up to the limit; … marks a cut."""
     # What is quoted lies near the match, so only that much is cut into sentences.
     from_, to = max(0, match.start() - 4 * MOST_QUOTED), match.end() + 4 * MOST_QUOTED
     near = text[from_:to]
