@@ -28,7 +28,7 @@ SUBCOMMANDS = {"manage_queue.py", "server_info.py", "run_eval.py"}
 # Flags that belong to other programs that the pages speak of.
 OTHERS = {
     "--lowvram", "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
-    "--listen", "--comfyui", "--port", "--background",
+    "--listen", "--comfyui", "--port", "--background", "--write",
 }  # fmt: skip
 OTHER_PROGRAMS = (
     "comfy ",
@@ -41,6 +41,7 @@ OTHER_PROGRAMS = (
     "wsl ",
     "uv ",
     "npx ",
+    "ruff ",
     "pipx ",
 )
 
@@ -342,3 +343,34 @@ def test_each_rule_of_the_security_page_names_a_test_that_exists() -> None:
             (path,) = (ROOT / "tests").rglob(file)
             source = path.read_text(encoding="utf-8")
             assert f"\ndef {test}(" in source, f"{number}: {file} has no {test}"
+
+
+def change_rows() -> list[str]:
+    """The "Edit" cells of the table in CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## To change X, edit Y")[1]
+    rows = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| ")]
+    return [row.strip("| ").split(" | ")[1] for row in rows[2:]]
+
+
+@pytest.mark.parametrize("cell", change_rows())
+def test_the_table_of_changes_names_files_and_what_they_define(cell: str) -> None:
+    """Names in code font after a file and a colon are defined in that file."""
+    for place, names in re.findall(r"`([\w./]+/[\w./]+)`(?:: ((?:`\w+`(?:, )?)+))?", cell):
+        assert (ROOT / place).exists(), place
+        text = (ROOT / place).read_text(encoding="utf-8") if names else ""
+        for name in re.findall(r"`(\w+)`", names):
+            defined = rf"(?m)^\s*(?:def|class) {name}\b|^{name}\s*[:=]"
+            assert re.search(defined, text), f"{name} is not defined in {place}"
+
+
+def test_the_table_of_changes_is_long() -> None:
+    assert len(change_rows()) >= 20
+
+
+def test_the_list_of_lines_that_do_not_run_names_files() -> None:
+    text = (ROOT / "tests" / "UNCOVERED.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[a-z_]+\.py)`", text)
+    assert named
+    assert not [
+        name for name in named if not any((top / name).exists() for top in (SCRIPTS / "comfyskill", ROOT))
+    ]

@@ -216,5 +216,5 @@ def test_the_top_level_holds_what_is_agreed() -> None:
     top = {name.split("/")[0] for name in listed.stdout.splitlines()}
     assert top <= {
         "SKILL.md", "README.md", "SECURITY.md", "LICENSE", "scripts", "references", "workflows", "tests", "evals",
-        "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore", "install.py",
+        "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore", "install.py", "CONTRIBUTING.md",
     }  # fmt: skip

@@ -191,7 +191,7 @@ Every line below is carried out by `tests/run/test_faults.py`, `test_faults_batc
 `test_clock.py`; this file is written by `tests/support/fault_table.py`. First what becomes of a single run of
 `run_workflow.py`, then of a batch, then of those who wait for a job. On top of each line: stdout holds one JSON
 document, no half-written file is left, no job is executed twice, and once something was submitted the document names
-its prompt id and, under `next`, a command that goes on or tells what became of it. For batches and waits that command
+its prompt id and, under `next`, a command that continues it or says what became of it. For batches and waits that command
 is carried out too.
 
 "Once" means that the next attempt succeeds. "Where" names the protocols on which a line is tried.
@@ -206,7 +206,7 @@ def batch_lines() -> list[str]:
     """The table of the batches."""
     lines = [
         "## A batch of three runs", "",
-        "Succeeded and executed are counted at the end of the first command; the last column tells what the command under",
+        "Succeeded and executed are counted at the end of the first command; the last column says what the command under",
         "`next` then brings, once the fault has passed: `complete` means all three pictures, and each run executed once in",
         "all. Where a server has forgotten what ran, that is executed again.", "",
         "| fault | where | exit | status | code | succeeded | executed | then |", "|---|---|---|---|---|---|---|---|",
@@ -277,7 +277,7 @@ def document() -> str:
     lines += [f"| {words} {cell(*outcome)}" for words, *outcome in HERE.values()]
     lines += [
         "",
-        "Two things cannot be told from a good answer: a body whose length header was made to fit what is missing, and a",
+        "Two things cannot be distinguished from a good answer: a body whose length header was made to fit what is missing, and a",
         "picture whose bytes were exchanged on the way under the right type.",
         "",
     ]
