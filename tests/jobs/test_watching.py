@@ -247,7 +247,10 @@ def test_a_waiting_job_is_told_its_place(run: Runner, demo: Demo) -> None:
     submit(demo, graphs.picture())
     second = submit(demo, graphs.picture())
     ran = run("fetch_logs.py", second, "--host", demo.url)
-    assert (ran.code, ran.json["message"]) == (5, "the job has not ended: it is waiting in the queue, place 2")
+    assert (ran.code, ran.json["message"]) == (
+        5,
+        "the job has not ended: it is waiting in the queue, place 2",
+    )
 
 
 def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
