@@ -247,7 +247,10 @@ def test_a_waiting_job_is_told_its_place(run: Runner, demo: Demo) -> None:
     submit(demo, graphs.picture())
     second = submit(demo, graphs.picture())
     ran = run("fetch_logs.py", second, "--host", demo.url)
-    assert (ran.code, ran.json["message"]) == (5, "the job has not ended: it waits in the queue, place 2")
+    assert (ran.code, ran.json["message"]) == (
+        5,
+        "the job has not ended: it is waiting in the queue, place 2",
+    )
 
 
 def test_a_running_and_an_unknown_job(run: Runner, demo: Demo) -> None:
@@ -595,7 +598,7 @@ def test_a_job_that_cannot_be_put_in_again_is_not_lost(run: Runner, demo: Demo) 
     demo.fault("status:route=/prompt,method=POST,code=400")
     ran = run("manage_queue.py", "move-front", last, "--host", demo.url)
     assert ran.code in (1, 6)
-    assert (ran.json["prompt_id"], "taken out of the queue" in ran.json["message"]) == (last, True)
+    assert (ran.json["prompt_id"], "removed from the queue" in ran.json["message"]) == (last, True)
     assert ran.json["graph"] == json.loads(json.dumps(graph))
 
 

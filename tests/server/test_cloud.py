@@ -610,7 +610,7 @@ def test_models_of_an_unknown_or_empty_folder(cloud: Start) -> None:
     with pytest.raises(SkillError) as caught:
         server.models("no_such_folder")
     assert caught.value.code == "folder_not_found"
-    assert "nothing in it" in caught.value.message
+    assert "the folder is empty" in caught.value.message
 
 
 def test_definitions_of_some_classes_come_out_of_one_answer(cloud: Start) -> None:
