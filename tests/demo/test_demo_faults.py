@@ -352,5 +352,5 @@ def test_log_keeps_what_was_asked(demo: Any) -> None:
 def test_wrong_fault_changes_nothing(demo: Any) -> None:
     demo.fault("paused")
     answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=60)
-    assert answer.status_code == 400 and "no fault 'nonsense'" in answer.json()["error"]
+    assert answer.status_code == 400 and "unknown fault 'nonsense'" in answer.json()["error"]
     assert demo.get("/demo/faults")["faults"][0]["name"] == "paused"

@@ -460,7 +460,7 @@ def test_listens_within_a_second_or_little_more() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fault", "no-such"], "no fault 'no-such'"),
+        (["--fault", "no-such"], "unknown fault 'no-such'"),
         (["--fault", "oom:nodes=1"], "has no key 'nodes'"),
         (["--fault", "delay:ms=soon"], "could not convert"),
         (["--cloud-option", "zzz=1"], "there are: appear_ms"),

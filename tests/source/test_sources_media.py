@@ -433,7 +433,7 @@ def test_facts_of_files_that_are_no_use(tmp_path):
     assert "not a picture" in problem("text.png")
     assert "not a picture" in problem("empty.png")
     assert "more pixels" in problem("huge.png")
-    assert "no such file" in problem("none.png")
+    assert "does not exist" in problem("none.png")
     assert "folder" in problem(".") or "cannot be read" in problem(".")
 
 
