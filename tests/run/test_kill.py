@@ -142,7 +142,7 @@ def test_half_files_of_the_dead_are_removed_and_those_of_the_living_are_not(
     out = run.folder / "out"
     inputs = {"size_mb": 6, "filename": "big.bin", "subfolder": "", "sparse": True, "seed": 1}
     workflow = graph_file({"1": {"class_type": "DemoBigFile", "inputs": inputs}})
-    demo.fault("slow-body:route=/view,rate=2000000")
+    demo.fault("slow-body:route=/view,rate=500000")
     words = ["--host", demo.url, "--output-dir", "out"]
 
     def started(count: int) -> Any:
