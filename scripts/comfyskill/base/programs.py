@@ -180,13 +180,13 @@ def _ask_one(name: str, words: list[str], limit_s: float, answers: dict[str, Ans
 
 def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     # English output if the tool supports it.
-    environment_ = environment() | {"LC_ALL": "C", "LANG": "C"}
+    plain = environment() | {"LC_ALL": "C", "LANG": "C"}
     return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=environment_,
+        env=plain,
         start_new_session=os.name != "nt",
     )
 

@@ -257,8 +257,8 @@ def _weights(filler: Filler) -> dict[str, int]:
             graph = filler.trial().fill_values(plan.values(run), run).graph
         except SkillError:
             return {}  # a value that only another server accepts
-        weight_ = weight(filler, graph)
-        weights[weight_] = weights.get(weight_, 0) + counts[key]
+        heaviness = weight(filler, graph)
+        weights[heaviness] = weights.get(heaviness, 0) + counts[key]
     return weights
 
 
@@ -272,8 +272,8 @@ def _in_history(filler: Filler, server: Dialect) -> list[Times]:
                 continue
             state = server.state(job.prompt_id)
             if state.graph and state.started and state.ended and shape(state.graph) == wanted:
-                weight_ = weight(filler, state.graph)
-                found.setdefault(weight_, []).append(max(state.ended - state.started, 0.0))
+                heaviness = weight(filler, state.graph)
+                found.setdefault(heaviness, []).append(max(state.ended - state.started, 0.0))
     except SkillError:
         pass  # this server gives no history; use what other sources know
     host = host_of(filler)

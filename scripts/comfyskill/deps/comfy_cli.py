@@ -230,11 +230,11 @@ class Registry:
 
     def _in_map(self, names: Sequence[str], folder: Path) -> dict[str, str]:
         """Class -> repository by the Manager's map. It names the packs of a whole workflow, so each class is asked alone."""
-        workspace_ = self._workspace or workspace()
-        if workspace_ is None:
+        root = self._workspace or workspace()
+        if root is None:
             self._note("comfy-cli has no ComfyUI folder, so the Manager's class map in it was not read")
             return {}
-        answer = _mapped(names, workspace_, folder / "all")
+        answer = _mapped(names, root, folder / "all")
         if answer is None:
             self._note(
                 "the Manager's class map was not read: comfy-cli's workspace has no ComfyUI-Manager that answers"
@@ -244,7 +244,7 @@ class Registry:
         known = [name for name in names if name not in unknown]
         if len(repositories) < 2:
             return dict.fromkeys(known, repositories[0]) if repositories else {}
-        alone = _each(known, lambda name: _mapped([name], workspace_, folder / str(known.index(name))))
+        alone = _each(known, lambda name: _mapped([name], root, folder / str(known.index(name))))
         return {
             name: said[0][0] for name, said in zip(known, alone, strict=True) if said and len(said[0]) == 1
         }

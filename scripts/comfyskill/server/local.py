@@ -183,13 +183,13 @@ class Local(Dialect):
             fields["overwrite"] = "true"
         if original is not None:
             fields["original_ref"] = json.dumps(original.json())
-        with body(fields, "image", path, name or path.name) as body_:
+        with body(fields, "image", path, name or path.name) as form:
             answer = self.json_of(
                 self.request(
                     "POST",
                     f"upload/{kind}",
-                    data=body_,
-                    headers={"Content-Type": body_.content_type},
+                    data=form,
+                    headers={"Content-Type": form.content_type},
                     timeout=600,
                 )
             )
