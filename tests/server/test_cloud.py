@@ -102,6 +102,17 @@ def test_the_monitor_knows_titles_shares_and_names(run: Runner, cloud: Start) ->
     assert ran.json["jobs"]["items"][0]["outputs"][0].startswith("slept_")
 
 
+def test_the_monitor_learns_the_titles_of_a_job_whose_record_comes_late(run: Runner, cloud: Start) -> None:
+    demo = cloud(appear_ms=1500)
+    (run.folder / "key").write_text(KEY)
+    prompt_id = client(demo).submit(submission(graphs.sleeper(4.0))).prompt_id
+
+    ran = run("ws_monitor.py", prompt_id, "--host", demo.url, "--api-key-file", "key", timeout=60)
+
+    assert ran.code == 0
+    assert "'A long nap' (DemoSleep), step" in ran.err
+
+
 # --- a whole run
 
 

@@ -47,6 +47,8 @@ class Shown:
     since: float = field(default_factory=time.monotonic)
     previews: int = 0
     known: bool = False  # its graph is known
+    ask_at: float = 0.0  # when to ask for its graph again
+    ask_pause: float = LOOK_PAUSE
 
     def learn(self, graph: Graph, url: str) -> None:
         """Take titles, shares and the usual run time from the graph."""
@@ -263,6 +265,11 @@ class Monitor:
             if item.frame.type == "job_pending":
                 shown.position = item.frame.data.get("position") or shown.position
             else:
+                if not shown.known and time.monotonic() >= shown.ask_at:
+                    # The cloud's record of a new job comes later than its first events, or has no graph at all.
+                    shown.ask_at = time.monotonic() + shown.ask_pause
+                    shown.ask_pause *= 2
+                    self._learn_graphs()
                 shown.runs()
                 shown.progress.on(item.frame)
         self.view.change(self.jobs, self.watcher.queue_remaining)
