@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
-from comfyskill.base import cli, paths, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import paths, safe_text
+from comfyskill.base.cli import Misuse, SkillError
 
 if TYPE_CHECKING:
     pass
@@ -133,7 +133,7 @@ def normal_base(host: str) -> str:
     """A base address from what a person types: `host:port`, `https://proxy/comfy/`; no trailing slash, no user info."""
     text = host.strip()
     if not text or any(ord(char) < 33 for char in text):
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.quoted(host)} is not a server address",
             hint="for example http://127.0.0.1:8188",
         )
@@ -143,32 +143,32 @@ def normal_base(host: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.quoted(host)} is not a server address",
             hint="for example http://127.0.0.1:8188",
         ) from error
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme.lower(), parts.scheme.lower())
     if scheme not in ("http", "https") or not parts.hostname:
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.quoted(host)} is not an http or https address",
             hint="for example http://127.0.0.1:8188",
         )
     if parts.query or parts.fragment:
-        raise SkillError(
+        raise Misuse(
             "a server address has no '?' or '#'", hint="give scheme, host, port and perhaps a base path"
         )
     if len(parts.hostname) > 253 or any(len(label) > 63 for label in parts.hostname.split(".")):
-        raise SkillError(
+        raise Misuse(
             "the server address is longer than a name can be", hint="for example http://127.0.0.1:8188"
         )
     try:
         name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     except UnicodeError as error:
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.quoted(host)} is not a host name", hint="for example http://127.0.0.1:8188"
         ) from error
     if is_ambiguous_number(name):
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.quoted(host)} is a number that programs read as different addresses",
             hint="write an IPv4 address as four plain numbers, for example 127.0.0.1",
         )
@@ -253,7 +253,7 @@ def refuse_plain_http(url: str, access: Access) -> None:
 def not_named(hosts: Sequence[str]) -> SkillError:
     """The refusal to send a key to servers that no flag of this command names."""
     flags = " ".join(f"--host {safe_text.clean(host, 200)}" for host in hosts[:3])
-    return SkillError(
+    return Misuse(
         "a key is sent only to a server that the same command names",
         hint=f"if the key may go there, add {flags or '--host'}",
     )
@@ -269,13 +269,13 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
             or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip())
             or re.search(r"[\r\n\0]", value)
         ):
-            raise SkillError(
+            raise Misuse(
                 "a --header must read 'Name: value'",
                 hint="for example --header 'Authorization: Bearer TOKEN'",
             )
         value = value.strip()
         if any(ord(char) > 255 for char in value):
-            raise SkillError(
+            raise Misuse(
                 f"the value of --header {name.strip()} contains characters that a header cannot carry",
                 hint="copy it again without the quotation marks, dashes or dots that a text editor inserted",
             )
@@ -301,7 +301,7 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: 
         try:
             key = (text_files.read(paths.expanded(api_key_file)).splitlines() or [""])[0]
         except (OSError, UnicodeDecodeError) as error:
-            raise SkillError(
+            raise Misuse(
                 f"cannot read the key file {api_key_file}: {text_files.reason(error)}",
                 hint="one line of text: the key",
             ) from error
@@ -314,7 +314,7 @@ def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: 
     key = key.strip()
     safe_text.hide(key)
     if not key or not key.isascii() or not key.isprintable():
-        raise SkillError("the key is empty or contains characters that no key has", hint="copy it again")
+        raise Misuse("the key is empty or contains characters that no key has", hint="copy it again")
     return key
 
 
@@ -327,9 +327,7 @@ def parse_model_list(payload: Any) -> list[str]:
     if isinstance(payload, Mapping):
         code = str(payload.get("code") or "")
         if code == "folder_not_found":
-            raise SkillError(
-                "the server has no such model folder", code="folder_not_found", exit=cli.Exit.FAILED
-            )
+            raise SkillError("the server has no such model folder", code="folder_not_found")
         said = safe_text.clean(payload.get("message") or payload.get("error") or payload, SAID_LIMIT)
         if any(
             word in f"{code} {said}".lower()

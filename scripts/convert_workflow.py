@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, flags, paths, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse
 
 if TYPE_CHECKING:
     from comfyskill.server.node_definitions import Definitions
@@ -140,9 +140,7 @@ def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str
 
     loaded = read.load(args.file, server=known.server)
     if loaded.graph is None:
-        raise SkillError(
-            "this is an editor file already", hint="omit --to-editor to convert it to API format"
-        )
+        raise Misuse("this is an editor file already", hint="omit --to-editor to convert it to API format")
     definitions = known.all()
     editor = layout.to_editor(loaded.graph, definitions)
     unknown = sorted(
@@ -239,7 +237,7 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     if args.output is None:
         return text, report
     if Path(args.file).exists() and Path(args.output).exists() and Path(args.file).samefile(args.output):
-        raise SkillError(
+        raise Misuse(
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
     hint = "check that the folder exists, is writable and has free space"

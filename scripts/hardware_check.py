@@ -100,7 +100,7 @@ def _families(model: str) -> list[str]:
     families = verdict.named(model)
     if not families:
         known = ", ".join(dict.fromkeys(family.name for family in verdict.FAMILIES))
-        raise cli.SkillError(f"unknown model family {model[:60]!r}", hint=f"known: {known}")
+        raise cli.Misuse(f"unknown model family {model[:60]!r}", hint=f"known: {known}")
     return families
 
 

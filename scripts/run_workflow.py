@@ -30,7 +30,7 @@ from typing import Any
 
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base import flags as base_flags
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.run import flags as run_flags
 
 # --resume takes an existing job: its values cannot change and a dry run makes no sense.
@@ -208,12 +208,12 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     from comfyskill.server import connect
 
     if any(getattr(args, flag) for flag in VALUES):
-        raise SkillError(
+        raise Misuse(
             "--reproduce runs the receipt unchanged: omit the values",
             hint="to change values, run the picture itself",
         )
     if args.no_wait or args.save_workflow:
-        raise SkillError(
+        raise Misuse(
             "--reproduce runs and compares: omit --no-wait and --save-workflow",
             hint="--dry-run prints the graph",
         )

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from comfyskill.base import cli, flags, safe_text
+from comfyskill.base import cli, flags, foreign, safe_text
 from comfyskill.base.cli import SkillError
 
 MOST_FINDINGS = 100
@@ -109,7 +109,7 @@ def _replacements(server: Any) -> Mapping[str, Any]:
         if error.code in ("refused", "unreachable"):
             raise
         return {}
-    return answer if isinstance(answer, Mapping) else {}
+    return foreign.mapping(answer)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -166,7 +166,7 @@ class SkillError(Exception):
         self,
         message: str,
         *,
-        code: str = "misuse",
+        code: str,
         exit: Exit | None = None,
         hint: str | None = None,
         retryable: bool = False,
@@ -197,6 +197,13 @@ class SkillError(Exception):
         if self.next:
             document["next"] = self.next
         return document | self.details
+
+
+class Misuse(SkillError):
+    """A wrong call or an unusable input: exit 2, and nothing was sent."""
+
+    def __init__(self, message: str, *, code: str = "misuse", **rest: Any) -> None:
+        super().__init__(message, code=code, exit=Exit.MISUSE, **rest)
 
 
 INTERRUPTED = {
@@ -354,7 +361,7 @@ def outcome(
     except ModuleNotFoundError as error:
         document, code = missing_package(error), Exit.FAILED
     except RecursionError:
-        document = SkillError(
+        document = Misuse(
             "the input is nested too deeply", hint="check the file: real workflows are flat"
         ).document()
         code = Exit.MISUSE

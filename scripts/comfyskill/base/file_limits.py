@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import SkillError
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 FLAG = "--max-file-size"
@@ -39,9 +39,10 @@ def refuse_too_large(size: int, usual: int = MOST_OUTPUT_BYTES) -> None:
     most = usual if _limit is None else _limit
     if size > most:
         raise SkillError(
-            f"the file is larger than {shown(most)}; {FLAG} raises this limit", code="too_large", exit=Exit.FAILED,
+            f"the file is larger than {shown(most)}; {FLAG} raises this limit",
+            code="too_large",
             hint=f"if the file may be that large, add {FLAG} with a larger size",
-        )  # fmt: skip
+        )
 
 
 def refuse_packed(headers: Mapping[str, str]) -> None:
@@ -49,9 +50,11 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise SkillError(
-            "the server sent the file compressed, which was not requested", code="bad_answer", exit=Exit.FAILED,
-            hint="a proxy between here and the server may do this", server_said=safe_text.clean(encoding, 60),
-        )  # fmt: skip
+            "the server sent the file compressed, which was not requested",
+            code="bad_answer",
+            hint="a proxy between here and the server may do this",
+            server_said=safe_text.clean(encoding, 60),
+        )
 
 
 def number_in(text: str | None) -> int | None:
@@ -65,7 +68,7 @@ def require(folder: Path, size: int, hint: str) -> None:
     if free < size:
         raise SkillError(
             f"the disk has {shown(free)} free; {shown(size)} is needed",
-            code="disk_full", exit=Exit.FAILED, hint=hint,
+            code="disk_full", hint=hint,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from comfyskill.base import safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 
 fcntl: ModuleType | None
 try:
@@ -154,18 +154,16 @@ def make_folder(path: Path, flag: str = "--output-dir") -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise SkillError(f"{path} is not a folder", hint=f"give another {flag}") from error
+        raise Misuse(f"{path} is not a folder", hint=f"give another {flag}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SkillError(f"cannot make the folder {path}: {reason}", hint=f"give another {flag}") from error
+        raise Misuse(f"cannot make the folder {path}: {reason}", hint=f"give another {flag}") from error
     probe = path / f".{os.urandom(6).hex()}.part"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SkillError(
-            f"cannot write into {path}: {error.strerror}", hint=f"give another {flag}"
-        ) from error
+        raise Misuse(f"cannot write into {path}: {error.strerror}", hint=f"give another {flag}") from error
     return path
 
 
@@ -267,7 +265,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
     """
     if overwrite:
         if target.is_dir():
-            raise SkillError(f"{target} is a folder", code="system_error", exit=Exit.FAILED)
+            raise SkillError(f"{target} is a folder", code="system_error")
         insist(lambda: part.replace(target))
         return target, False
     for number in range(10_000):
@@ -279,7 +277,7 @@ def settle(part: Path, target: Path, *, overwrite: bool) -> tuple[Path, bool]:
         if name.is_file() and not name.is_symlink() and filecmp.cmp(part, name, shallow=False):
             insist(part.unlink)
             return name, True
-    raise SkillError(f"no free file name next to {target}", code="system_error", exit=Exit.FAILED)
+    raise SkillError(f"no free file name next to {target}", code="system_error")
 
 
 def _claimed(part: Path, name: Path) -> bool:
@@ -318,11 +316,11 @@ def insist(step: Callable[[], object]) -> None:
 def write_asked(target: Path, data: bytes, hint: str) -> None:
     """As `write_whole`, for a file that the user has named: a place that cannot be written is misuse (exit 2)."""
     if target.is_dir():
-        raise SkillError(f"{target} is a folder", hint="give the name of a file")
+        raise Misuse(f"{target} is a folder", hint="give the name of a file")
     try:
         write_whole(target, data)
     except SkillError as error:
-        raise SkillError(error.message, hint=hint) from error
+        raise Misuse(error.message, hint=hint) from error
 
 
 def write_whole(target: Path, data: bytes) -> None:
@@ -337,6 +335,4 @@ def write_whole(target: Path, data: bytes) -> None:
             insist(lambda: part.replace(target))
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise SkillError(
-            f"cannot write {target}: {error.strerror}", code="system_error", exit=Exit.FAILED
-        ) from error
+        raise SkillError(f"cannot write {target}: {error.strerror}", code="system_error") from error

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from comfyskill.base.cli import Exit, SkillError, emit
+from comfyskill.base.cli import Exit, Misuse, emit
 from comfyskill.base.safe_text import HIDDEN
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # `--apikey VALUE`: the slip must not print the key.
         message = _SECRET_FLAG.sub(rf"\1 {HIDDEN}", message)
-        emit(SkillError(message, hint=self._way_out(message)).document())
+        emit(Misuse(message, hint=self._way_out(message)).document())
         self.exit(Exit.MISUSE)
 
     def _print_message(self, message: str, file: Any = None) -> None:

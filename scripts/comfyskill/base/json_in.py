@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from comfyskill.base import text_files
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 
 # No real document is nested deeper; later code may walk it recursively.
 DEEPEST = 200
@@ -19,10 +19,9 @@ DEEPEST = 200
 
 def not_json(origin: str, why: str, hint: str | None = None) -> SkillError:
     """The refusal of something that should have been JSON."""
-    return SkillError(
+    return Misuse(
         f"{origin} is not valid JSON: {why}",
         code="not_json",
-        exit=Exit.MISUSE,
         hint=hint or "give a workflow file saved or exported by ComfyUI, or a picture that ComfyUI made",
     )
 

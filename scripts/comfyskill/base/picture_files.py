@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,10 +99,9 @@ def refuse_other_size(mask: str, size: Size, picture: Size, *, scaled: bool) -> 
     """Raises SkillError (exit 2) for a mask that does not fit its picture. `scaled`: equal proportions are enough."""
     if size == picture or (scaled and _same_proportions(size, picture)):
         return
-    raise SkillError(
+    raise Misuse(
         f"the mask {safe_text.quoted(mask)} is {size[0]} x {size[1]}, its picture {picture[0]} x {picture[1]}",
         code="mask_size",
-        exit=Exit.MISUSE,
         hint="make the mask in the size of its picture" + (", or in its proportions" if scaled else ""),
         mask_size=list(size),
         picture_size=list(picture),

@@ -105,7 +105,6 @@ def refuse_batch_file(program: str, words: Iterable[str], hint: str) -> None:
         raise cli.SkillError(
             f"{program} is a batch file, to which these arguments cannot be passed safely",
             code="cannot_start",
-            exit=cli.Exit.FAILED,
             hint=hint,
         )
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import cli, file_names, paths
-from comfyskill.base.cli import SkillError
+from comfyskill.base import file_names, paths
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch import hosts, setup
 from comfyskill.batch import journal as batch_journal
 from comfyskill.batch import plan as batch_plan
@@ -104,9 +104,9 @@ def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialec
         # The journal holds the graph that the batch began with; the file is only compared with it.
         source = _read(args, server, allow_unsure=True)
     except SkillError as error:
-        raise SkillError(
+        raise Misuse(
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
-            exit=cli.Exit.MISUSE, hint=f"restore it, or remove {origin}: the journal holds the graph",
+            hint=f"restore it, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
     setup.refuse_changed(recorded.plan, source)
 
@@ -122,7 +122,7 @@ def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
     constants = {**wishes.settings, **{name: path for name, path, _ in wishes.files}}
     batch_plan.check_names(axes, constants)
     if not axes and not args.count:
-        raise SkillError(
+        raise Misuse(
             "nothing to vary",
             hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
         )
@@ -243,11 +243,12 @@ def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
     from comfyskill.batch import run as batch_run
 
     if batch_journal.begun(folder):
-        raise SkillError(
-            f"{folder} already holds a batch", code="folder_in_use", exit=cli.Exit.MISUSE,
+        raise Misuse(
+            f"{folder} already holds a batch",
+            code="folder_in_use",
             hint="continue it with --resume, or give another --output-dir",
             next=[batch_run.resume_words(folder, (), None, _trust(args))],
-        )  # fmt: skip
+        )
 
 
 def _spec_of(spec: str) -> str:

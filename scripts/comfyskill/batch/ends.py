@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import cli, file_names, safe_files, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch.flights import MOST_LOST, Flight, Todo
 from comfyskill.batch.plan import OUTPUT_COLUMN, is_media
 from comfyskill.batch.times import Samples
@@ -287,22 +287,20 @@ def made_name(template: str, run: int, values: Mapping[str, Any], seeds: Mapping
     def fill(match: re.Match[str]) -> str:
         name, form = match[1], match[2] or ""
         if name not in known:
-            raise SkillError(
+            raise Misuse(
                 f"--name: unknown field {{{name}}}", hint=f"fields: {', '.join(sorted(known))[:300]}"
             )
         value = known[name]
         if value is None:
             return ""
         if form and not re.fullmatch(r"0?\d{0,3}(\.\d{1,2})?[a-zA-Z%]?", form):
-            raise SkillError(
+            raise Misuse(
                 f"--name: {form!r} is not a number format", hint="for example {index:04d} or {cfg:.1f}"
             )
         try:
             text = format(_number(value) if form else _bare(value), form)
         except (ValueError, TypeError) as error:
-            raise SkillError(
-                f"--name: {{{name}:{form}}} does not fit {safe_text.clean(value, 40)!r}"
-            ) from error
+            raise Misuse(f"--name: {{{name}:{form}}} does not fit {safe_text.clean(value, 40)!r}") from error
         return file_names.safe_name(text)[:MOST_VALUE]
 
     return _FIELD.sub(fill, template)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import paths, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch.plan import OUTPUT_COLUMN, CommaList, Plan
 from comfyskill.graph import fill as graph_fill
 from comfyskill.graph import nodes, parameters
@@ -156,9 +156,9 @@ class Filler:
         }
         for change in filled.changes:
             if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
-                raise SkillError(
+                raise Misuse(
                     f"{change['name']!r} varies an input that --set or --args sets too", code="set_twice",
-                    exit=Exit.MISUSE, hint="omit one of them",
+                    hint="omit one of them",
                 )  # fmt: skip
 
     def lacks(self) -> str | None:
@@ -257,7 +257,8 @@ class Filler:
         """A folder of files must go into an input that takes files."""
         for axis in self.recipe.plan.axes:
             if axis.kind == "files" and axis.names[0] not in self._file_names:
-                raise SkillError(
-                    f"{axis.names[0]!r} does not take an uploaded file", code="not_an_upload", exit=Exit.MISUSE,
+                raise Misuse(
+                    f"{axis.names[0]!r} does not take an uploaded file",
+                    code="not_an_upload",
                     hint="--into names the input; scripts/extract_schema.py shows which inputs take files",
-                )  # fmt: skip
+                )

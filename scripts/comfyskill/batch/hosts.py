@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import _common
 from comfyskill.base import cli, paths, safe_text, text_files
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch.journal import Recorded
 from comfyskill.server import connect as server_connect
 from comfyskill.server.protocol import Dialect
@@ -79,7 +79,7 @@ def _of_file(name: str) -> list[Host]:
     try:
         lines = text_files.read(path).splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SkillError(
+        raise Misuse(
             f"cannot read {safe_text.clean(name, 200)}: {text_files.reason(error)}",
             hint="--host @FILE requires one address per line",
         ) from error
@@ -90,7 +90,7 @@ def _of_file(name: str) -> list[Host]:
     ]
     if not hosts:
         # A user who named a file did not mean the default server.
-        raise SkillError(f"{safe_text.clean(name, 200)} names no server", hint="write one address per line")
+        raise Misuse(f"{safe_text.clean(name, 200)} names no server", hint="write one address per line")
     return hosts
 
 
@@ -100,7 +100,7 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
     try:
         read = parser.parse_args(list(words))
     except ValueError as error:
-        raise SkillError(
+        raise Misuse(
             f"line {number} of {safe_text.clean(path, 200)} cannot be read",
             hint=f"write an address, optionally followed by {LINE_FLAGS}",
         ) from error
@@ -187,7 +187,7 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
     given = [flag for flag, value in flags if value]
     if not given or len(hosts) < 2 or len({_origin(host.address) for host in hosts}) < 2:
         return
-    raise SkillError(
+    raise Misuse(
         f"{given[0]} belongs to one server, but {len(hosts)} are named: it would go to all of them",
         hint="list the servers in a file, each with its own key on its line "
         "(https://gpu1:8188 --api-key-file gpu1.key), and give --host @FILE",

@@ -19,7 +19,7 @@ from types import NoneType
 from typing import IO, Any
 
 from comfyskill.base import safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
@@ -61,10 +61,9 @@ class Lock:
         self._file.seek(0)
         owner = _OWNER.match(self._file.read(200))
         self._file.close()
-        raise SkillError(
+        raise Misuse(
             f"{folder} is in use by {owner[0] if owner else 'another process'}",
             code="locked",
-            exit=Exit.MISUSE,
             hint="wait for it to end, or use another --output-dir",
         )
 
@@ -234,7 +233,7 @@ def refuse_links(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise SkillError(f"cannot read {folder}: {error.strerror}") from error
+        raise Misuse(f"cannot read {folder}: {error.strerror}") from error
     for name in sorted(names):
         safe_files.refuse_link(folder / name)
 
@@ -254,12 +253,11 @@ def read(folder: Path) -> Recorded:
                     raise _damaged(path, line) from error
                 recorded.whole = end
     except FileNotFoundError as error:
-        raise SkillError(
-            f"{folder} holds no batch ({NAME} is missing)", code="no_batch", exit=Exit.MISUSE,
-            hint="give the --output-dir of an earlier batch",
+        raise Misuse(
+            f"{folder} holds no batch ({NAME} is missing)", code="no_batch", hint="give the --output-dir of an earlier batch",
         ) from error  # fmt: skip
     except OSError as error:
-        raise SkillError(f"cannot read {path}: {error.strerror}") from error
+        raise Misuse(f"cannot read {path}: {error.strerror}") from error
     if recorded is None:
         raise _not_ours(path)
     return recorded
@@ -288,14 +286,14 @@ def _plan_of(line: dict[str, Any] | None, path: Path) -> dict[str, Any]:
 
 def _not_ours(path: Path) -> SkillError:
     hint = "its first line must hold the plan"
-    return SkillError(f"{path} is not the journal of a batch", code="no_batch", exit=Exit.MISUSE, hint=hint)
+    return Misuse(f"{path} is not the journal of a batch", code="no_batch", hint=hint)
 
 
 def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
     event = safe_text.clean(line.get("event"), 20)
-    return SkillError(
+    return Misuse(
         f"{path} was changed by hand: a line of the event {event!r} holds invalid values",
-        code="no_batch", exit=Exit.MISUSE, hint="restore the old line, or remove it: its run is then looked up again",
+        code="no_batch", hint="restore the old line, or remove it: its run is then looked up again",
     )  # fmt: skip
 
 

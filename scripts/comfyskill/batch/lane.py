@@ -609,7 +609,7 @@ class Supply:
             self._outage_since = None
             raise SkillError(
                 f"{self.url} has been unreachable for {now - since:.0f} s", code="server_gone",
-                exit=Exit.FAILED, status="lost", retryable=True, away_seconds=round(now - since, 1),
+                status="lost", retryable=True, away_seconds=round(now - since, 1),
                 server_said=error.message,
             ) from error  # fmt: skip
         if first:

@@ -16,9 +16,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePath
 from typing import Any, overload
 
-from comfyskill.base import cli, safe_text, text_files
 from comfyskill.base import paths as base_paths
-from comfyskill.base.cli import SkillError
+from comfyskill.base import safe_text, text_files
+from comfyskill.base.cli import Misuse
 
 # The table column with this name gives the names of the run's files; it is not a parameter.
 OUTPUT_COLUMN = "output"
@@ -208,13 +208,13 @@ def zipped(texts: Sequence[str]) -> list[Axis]:
     lengths = {len(rows) for _, rows in lists}
     if len(lengths) > 1:
         sizes = ", ".join(f"{name} has {len(rows)}" for name, rows in lists)
-        raise SkillError(
+        raise Misuse(
             f"the lists of --zip differ in length: {sizes}",
             hint="make them equally long, or combine all values with --sweep",
         )
     length = lengths.pop()
     if length > 1_000_000:
-        raise SkillError("the lists of --zip are too long", hint="at most 1,000,000 values; use --table")
+        raise Misuse("the lists of --zip are too long", hint="at most 1,000,000 values; use --table")
     names = tuple(name for name, _ in lists)
     return [Axis("zip", names, [[rows[at] for _, rows in lists] for at in range(length)])]
 
@@ -228,7 +228,7 @@ def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
         return [(str(name), _listed(str(name), item, flag)) for name, item in value.items()]
     name, equals, words = text.partition("=")
     if not equals or not name.strip():
-        raise SkillError(
+        raise Misuse(
             f"{flag} requires NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
             hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
         )
@@ -243,9 +243,7 @@ def _values_of(name: str, words: str, flag: str) -> Sequence[Any]:
         return steps
     values = CommaList(words)
     if not words.strip() or not all(values):
-        raise SkillError(
-            f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\''
-        )
+        raise Misuse(f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\'')
     return values
 
 
@@ -253,7 +251,7 @@ def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
     if isinstance(value, str) and (steps := _steps(name, value, flag)) is not None:
         return steps
     if not isinstance(value, list) or not value:
-        raise SkillError(
+        raise Misuse(
             f"{flag}: {safe_text.clean(name, 60)} needs a list of values",
             hint=f'{{"{safe_text.clean(name, 40)}": [1, 2, 3]}}',
         )
@@ -271,14 +269,14 @@ def _steps(name: str, words: str, flag: str) -> Steps | None:
         if match[3] is None and stop <= start:
             return None
         if step == 0 or (stop - start) * step < 0:
-            raise SkillError(
+            raise Misuse(
                 f"{flag} {name}={words.strip()} never reaches STOP",
                 hint="START:STOP:STEP, for example 10:50:10",
             )
         if (stop - start) / step >= MOST_STEPS:
-            raise SkillError(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
+            raise Misuse(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
     except InvalidOperation as error:
-        raise SkillError(f"{flag} {name}={words.strip()} is not a range of numbers") from error
+        raise Misuse(f"{flag} {name}={words.strip()} is not a range of numbers") from error
     return Steps(match[1], match[2], match[3] or "1")
 
 
@@ -292,7 +290,7 @@ def table(path: str) -> Axis:
         rows = _csv_rows(text, path, "\t" if ending == ".tsv" else _separator(text))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows or not [name for name in names if name != OUTPUT_COLUMN]:
-        raise SkillError(
+        raise Misuse(
             f"{path} has no rows to run",
             hint="write a header line with parameter names, then one row per run",
         )
@@ -315,18 +313,18 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise SkillError(
+        raise Misuse(
             f"{path} line {reader.line_num} is not valid CSV: {error}", hint="check the quotes"
         ) from error
     if not lines:
         return []
     header = [cell.strip() for cell in lines[0][1]]
     if not all(header) or len(set(header)) < len(header):
-        raise SkillError(f"the header of {path} has empty or repeated names: {', '.join(header)[:200]}")
+        raise Misuse(f"the header of {path} has empty or repeated names: {', '.join(header)[:200]}")
     rows = []
     for number, cells in lines[1:]:
         if len(cells) > len(header):
-            raise SkillError(f"{path} line {number} has {len(cells)} cells, but the header has {len(header)}")
+            raise Misuse(f"{path} line {number} has {len(cells)} cells, but the header has {len(header)}")
         rows.append({name: cell for name, cell in zip(header, cells, strict=False) if cell != ""})
     return rows
 
@@ -340,9 +338,7 @@ def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
         rows = whole if isinstance(whole, list) else [whole]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise SkillError(
-                f"{path}: row {number} is not an object", hint='write one {"name": value} per run'
-            )
+            raise Misuse(f"{path}: row {number} is not an object", hint='write one {"name": value} per run')
     return rows
 
 
@@ -350,7 +346,7 @@ def prompts(path: str, into: str) -> Axis:
     """One prompt per line; blank lines are skipped."""
     lines = [line.strip() for line in _lines(_text_of(Path(path), "--prompts")) if line.strip()]
     if not lines:
-        raise SkillError(f"{path} holds no prompts", hint="write one prompt per line")
+        raise Misuse(f"{path} holds no prompts", hint="write one prompt per line")
     return Axis("prompts", (into,), lines)
 
 
@@ -358,14 +354,12 @@ def files(folder: str, into: str, *, recursive: bool) -> Axis:
     """One run per picture, video, sound or model file of a folder, in natural order of the names."""
     root = base_paths.expanded(folder)
     if not root.is_dir():
-        raise SkillError(
-            f"{folder} is not a folder", hint="--input-dir requires the folder with the input files"
-        )
+        raise Misuse(f"{folder} is not a folder", hint="--input-dir requires the folder with the input files")
     found = root.rglob("*") if recursive else root.iterdir()
     paths = [path for path in found if is_media(path) and _visible(path, root)]
     if not paths:
         deeper = "" if recursive else "; --recursive looks into sub-folders"
-        raise SkillError(f"{folder} holds no pictures, videos or sounds", hint=f"check the folder{deeper}")
+        raise Misuse(f"{folder} holds no pictures, videos or sounds", hint=f"check the folder{deeper}")
     paths.sort(key=lambda path: _natural(path.relative_to(root).as_posix()))
     return Axis("files", (into,), [str(path.absolute()) for path in paths])
 
@@ -400,9 +394,8 @@ def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
     for axis in axes:
         for name in axis.names:
             if name in seen:
-                raise SkillError(
-                    f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", exit=cli.Exit.MISUSE,
-                    hint="omit one of them",
+                raise Misuse(
+                    f"{name!r} is set by {seen[name]} and by --{axis.kind}", code="set_twice", hint="omit one of them",
                 )  # fmt: skip
             seen[name] = f"--{axis.kind}"
 
@@ -411,7 +404,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SkillError(
+        raise Misuse(
             f"{where}: not valid JSON ({safe_text.clean(error, 120)})", hint="check quotes and commas"
         ) from error
 
@@ -420,7 +413,7 @@ def _text_of(path: Path, flag: str) -> str:
     try:
         return text_files.read(base_paths.expanded(path))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SkillError(
+        raise Misuse(
             f"cannot read {safe_text.clean(path, 200)}: {text_files.reason(error)}",
             hint=f"{flag} requires a text file",
         ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import cli, paths, safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.plan import Axis, Plan
 from comfyskill.run.prepare import Wishes
@@ -185,10 +185,11 @@ def recipe_from(line: Mapping[str, Any]) -> Recipe:
             raise ValueError("the plan has another number of runs")
         return Recipe(source, kept, plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SkillError(
-            f"the plan in the journal cannot be read ({safe_text.quoted(error)})", code="no_batch", exit=Exit.MISUSE,
+        raise Misuse(
+            f"the plan in the journal cannot be read ({safe_text.quoted(error)})",
+            code="no_batch",
             hint="it was changed by hand or by a newer version; start a new batch",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def digest_of(graph: Any) -> str:
@@ -199,9 +200,9 @@ def digest_of(graph: Any) -> str:
 def refuse_changed(line: Mapping[str, Any], now: read.Source) -> None:
     """Raises SkillError (exit 2) when the workflow is no longer the one that the batch began with."""
     if digest_of(now.graph) != line["workflow"]["digest"]:
-        raise SkillError(
+        raise Misuse(
             f"the workflow ({now.origin}) has changed since this batch began", code="workflow_changed",
-            exit=Exit.MISUSE, hint="start a new batch in another --output-dir, or restore the old workflow",
+            hint="start a new batch in another --output-dir, or restore the old workflow",
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comfyskill.base import cache, safe_text
+from comfyskill.base import cache, foreign, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.plan import OUTPUT_COLUMN, Plan
@@ -131,7 +131,7 @@ def recall(graph: Mapping[str, Any]) -> list[Times]:
     """The remembered times of graphs of this shape, with any values and on any server."""
     kept = cache.recall(f"times/{shape(graph)}")
     rows = []
-    for row in kept if isinstance(kept, list) else []:
+    for row in foreign.items(kept):
         seconds = row.get("seconds") if isinstance(row, dict) else None
         if isinstance(seconds, list) and (
             times := [float(it) for it in seconds if isinstance(it, (int, float))]

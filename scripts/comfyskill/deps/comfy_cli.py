@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from comfyskill.base import cli, programs, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps.pack import Pack, registry_id
 
@@ -129,8 +129,7 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
     comfy = program()
     if comfy is None:
         raise SkillError(
-            "comfy-cli is not installed", code="no_comfy_cli", exit=Exit.FAILED,
-            hint="python3 -m pip install comfy-cli, or --via manager",
+            "comfy-cli is not installed", code="no_comfy_cli", hint="python3 -m pip install comfy-cli, or --via manager",
         )  # fmt: skip
     programs.refuse_batch_file(comfy, words[1:], "install comfy-cli with pipx or uv, which bring comfy.exe")
     environment = programs.environment() | _token(token_host)
@@ -141,14 +140,14 @@ def run(words: Sequence[str], *, token_host: str | None = None, limit: float = I
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise SkillError(
-            f"comfy-cli did not finish within {limit:.0f} s and was stopped", code="time_limit", exit=Exit.FAILED,
+            f"comfy-cli did not finish within {limit:.0f} s and was stopped",
+            code="time_limit",
             server_said=_end_of(error.output or b""),
-        ) from error  # fmt: skip
+        ) from error
     except OSError as error:
         raise SkillError(
             f"comfy-cli could not be started ({error.strerror or error})",
             code="no_comfy_cli",
-            exit=Exit.FAILED,
         ) from error
     return Done(done.returncode, _end_of(done.stdout))
 

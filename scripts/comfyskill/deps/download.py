@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import _common
 from _common import Origin, origin_of
 from comfyskill.base import cli, file_limits, file_names, safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.deps import catalog, place, report
 from comfyskill.deps import origin as deps_origin
 from comfyskill.server import transport
@@ -154,9 +154,7 @@ def _one_answer(session: SecureSession, wanted: Wanted, part: Part) -> bool:
         return True
     if part.size > part.total:
         part.drop()
-        raise SkillError(
-            "the host sent more bytes than it announced", code="corrupt", exit=Exit.FAILED, retryable=True
-        )
+        raise SkillError("the host sent more bytes than it announced", code="corrupt", retryable=True)
     return part.size == part.total
 
 
@@ -180,7 +178,7 @@ def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
     if kind in ("text/html", "application/xhtml+xml"):
         raise SkillError(
             f"{shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
-            exit=Exit.FAILED, hint="it may require a login, or the URL is that of a page about the file",
+            hint="it may require a login, or the URL is that of a page about the file",
         )  # fmt: skip
     file_limits.refuse_packed(response.headers)
     if status == 206:
@@ -258,7 +256,7 @@ def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
 def _corrupt(wanted: Wanted, why: str) -> SkillError:
     return SkillError(
         f"the file from {shown(wanted.url)} is not usable: {why}; it was deleted",
-        code="corrupt", exit=Exit.FAILED, hint="try again; if it fails again, check the file's page",
+        code="corrupt", hint="try again; if it fails again, check the file's page",
     )  # fmt: skip
 
 
@@ -276,11 +274,10 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
         return SkillError(
             f"{shown(url)} sends the file compressed, although that was not asked for",
             code="download_failed",
-            exit=Exit.FAILED,
             hint="a proxy may be the cause; otherwise download it by hand from its page",
         )
     if isinstance(error, requests.TooManyRedirects):
-        return SkillError(f"{shown(url)} redirects in circles", code="redirect_loop", exit=Exit.FAILED)
+        return SkillError(f"{shown(url)} redirects in circles", code="redirect_loop")
     if isinstance(error, requests.exceptions.SSLError):
         return SkillError(
             f"the certificate of {shown(url)} was not accepted", code="unreachable",
@@ -439,15 +436,14 @@ def refuse_existing(target: Path) -> None:
     """Raises SkillError when the file exists: no file is ever replaced."""
     if os.path.lexists(target):
         raise SkillError(
-            f"{target} already exists; nothing was replaced", code="already_there", exit=Exit.FAILED,
-            hint="move it away to download it again",
+            f"{target} already exists; nothing was replaced", code="already_there", hint="move it away to download it again",
         )  # fmt: skip
 
 
 def _lock(file: IO[bytes], target: Path) -> None:
     if safe_files.take(file) is False:
         raise SkillError(
-            f"another process is downloading {target.name}", code="busy", exit=Exit.FAILED, retryable=True,
+            f"another process is downloading {target.name}", code="busy", retryable=True,
             hint="wait until it has finished",
         )  # fmt: skip
 
@@ -545,7 +541,7 @@ def _private(host: str) -> str | None:
 
 
 def _bad_host(text: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"--allow-host {safe_text.clean(text, 80)!r} is not a host",
         hint="give a name (models.example.com) or a whole origin (http://127.0.0.1:9000)",
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comfyskill.base import cli, safe_text
+from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server import transport
 
@@ -211,7 +211,7 @@ class Manager:
         status = self.status()
         if _working(status):
             raise SkillError(
-                "the Manager is working on other installs", code="busy", exit=Exit.FAILED, retryable=True,
+                "the Manager is working on other installs", code="busy", retryable=True,
                 hint="wait until it has finished, then run this again",
             )  # fmt: skip
         done = status.get("done_count")
@@ -220,7 +220,7 @@ class Manager:
     def status(self) -> Mapping[str, Any]:
         """Its queue: total_count, done_count, in_progress_count, is_processing."""
         answer = self.server.get_json(f"{self._prefix}manager/queue/status", timeout=30)
-        return answer if isinstance(answer, Mapping) else {}
+        return foreign.mapping(answer)
 
     def _start(self) -> None:
         if self.shape == V4_LEGACY:

@@ -180,7 +180,7 @@ def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Seque
     message = f"{safe_text.counted(left, 'thing')} {'is' if left == 1 else 'are'} still missing"
     if not failed and document.get("restart_needed"):
         return SkillError(
-            f"{message}; the server must be restarted first", code="restart_needed", exit=Exit.FAILED, status="partial",
+            f"{message}; the server must be restarted first", code="restart_needed", status="partial",
             hint=document["restart"], **document,
         )  # fmt: skip
     refused = [
@@ -198,7 +198,7 @@ def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Seque
             hint=f"these flags consent: {', '.join(consents)}", **document,
         )  # fmt: skip
     hint = "see outcomes for what failed" if failed else "see the plan for what blocks them"
-    return SkillError(message, code="incomplete", exit=Exit.FAILED, status="partial", hint=hint, **document)
+    return SkillError(message, code="incomplete", status="partial", hint=hint, **document)
 
 
 class Outcome(NamedTuple):
@@ -350,7 +350,7 @@ def _download_by_manager(step: Step, ways: Ways) -> Outcome:
     assert ways.manager is not None
     order = manager_order(ways, step)
     if order is None:
-        raise SkillError("the Manager no longer knows the file", code="not_found", exit=Exit.FAILED)
+        raise SkillError("the Manager no longer knows the file", code="not_found")
     said = ways.manager.install_model(order)
     listed = said in ("installed", "unconfirmed") and _is_listed(step, ways)
     if said == "unconfirmed" and not listed:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import _common
-from comfyskill.base import cache, file_names, safe_text
+from comfyskill.base import cache, file_names, foreign, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog as deps_catalog
 from comfyskill.deps import names as deps_names
@@ -158,9 +158,9 @@ def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _template_names(index: Any) -> Iterator[str]:
-    for group in index if isinstance(index, list) else []:
+    for group in foreign.items(index):
         members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in members if isinstance(members, list) else []:
+        for entry in foreign.items(members):
             name = entry.get("name") if isinstance(entry, Mapping) else None
             if (
                 isinstance(name, str)

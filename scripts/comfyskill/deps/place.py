@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import _common
 from comfyskill.base import paths, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.file_names import MODEL_SUFFIXES, file_name, safe_name
 from comfyskill.base.safe_text import clean
 from comfyskill.deps import comfy_cli, names
@@ -51,12 +51,12 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
     if given:
         path = paths.expanded(given)
         if not path.is_dir():
-            raise SkillError(f"there is no folder {path}", hint="--models-dir takes ComfyUI's models folder")
+            raise Misuse(f"there is no folder {path}", hint="--models-dir takes ComfyUI's models folder")
         return Place(path.resolve(), "flag")
     if workspace:
         path = paths.expanded(workspace) / "models"
         if not path.is_dir():
-            raise SkillError(f"there is no folder {path}", hint="--workspace takes the ComfyUI folder")
+            raise Misuse(f"there is no folder {path}", hint="--workspace takes the ComfyUI folder")
         return Place(path.resolve(), "flag")
     if not is_here(server):
         return None
@@ -117,7 +117,7 @@ def segments(path: str) -> list[str]:
     parts = re.split(r"[/\\]", path)
     for part in parts:
         if not part or part in (".", "..") or safe_name(part) != part or part.startswith("-"):
-            raise SkillError(
+            raise Misuse(
                 f"{safe_text.quoted(path)} is not a safe path inside the models folder",
                 hint="rename the model in the workflow",
             )
@@ -131,9 +131,7 @@ def target(folder: str, filename: str) -> str:
     """
     suffix = f".{filename.rpartition('.')[2].lower()}"
     if suffix not in MODEL_FILES and file_name(filename) != filename:
-        raise SkillError(
-            f"{filename!r} is not the name of a model file", hint="rename the model in the workflow"
-        )
+        raise Misuse(f"{filename!r} is not the name of a model file", hint="rename the model in the workflow")
     return "/".join([*segments(folder), *segments(filename)])
 
 

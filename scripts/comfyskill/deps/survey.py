@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.programs import command
 from comfyskill.deps import check, comfy_cli, origin, report
 from comfyskill.deps import manager as deps_manager
@@ -167,9 +167,8 @@ def _with_nodes(workflow: Workflow) -> Workflow:
     """The same workflow. Raises SkillError (exit 2) when nothing in it would run: that is not "all present"."""
     if not classes_of(workflow.graph):
         name = "standard input" if workflow.spec == "-" else safe_text.clean(workflow.spec, 200)
-        raise SkillError(
-            f"{name} has no node to run", code="empty", exit=Exit.MISUSE,
-            hint="are all its nodes muted or notes?",
+        raise Misuse(
+            f"{name} has no node to run", code="empty", hint="are all its nodes muted or notes?",
         )  # fmt: skip
     return workflow
 
@@ -317,12 +316,12 @@ def _never_known(document: dict[str, Any], problems: Sequence[SkillError]) -> Sk
 
 def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
     if workflow.rough:
-        raise SkillError(
+        raise Misuse(
             "the workflow could not be converted, so no repaired copy can be written",
             hint="use a server that answers, or the workflow in API format",
         )
     if target.exists() and Path(workflow.spec).exists() and target.samefile(workflow.spec):
-        raise SkillError("--repair would replace the workflow itself", hint="give another file for the copy")
+        raise Misuse("--repair would replace the workflow itself", hint="give another file for the copy")
     graph, changes = check.repaired(workflow.graph, checked)
     write_json(target, graph)
     return {"repaired": {"file": str(target), "changes": changes}}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.editor import fit, pack_rules, pack_values, packs
 from comfyskill.editor import widgets as editor_widgets
 from comfyskill.editor.live import Build, Graph, Input, Node
@@ -413,7 +413,7 @@ def _outside(
         settings = _settings(body, number)
         if made.type == "PrimitiveNode":
             taken, values = values[:2], values[2:]
-            group.primitive_values[number] = taken or (made.values if isinstance(made.values, list) else [])
+            group.primitive_values[number] = taken or (foreign.items(made.values))
             continue
         node_class = class_of(made.type)
         if node_class is None:
@@ -474,11 +474,11 @@ def _settings(body: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     config = body.get("config")
     entry = config.get(str(number)) if isinstance(config, Mapping) else None
     inputs = entry.get("input") if isinstance(entry, Mapping) else None
-    return inputs if isinstance(inputs, Mapping) else {}
+    return foreign.mapping(inputs)
 
 
 def _inner_node(raw: Any, number: int) -> SavedNode | None:
-    return node_of({**(raw if isinstance(raw, Mapping) else {}), "id": number})
+    return node_of({**(foreign.mapping(raw)), "id": number})
 
 
 def _are_places(parts: list[Any], count: int) -> bool:
@@ -491,4 +491,4 @@ def _is_hashable_place(entry: list[Any]) -> bool:
 
 
 def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return foreign.items(value)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
 from comfyskill.editor.read import SavedNode
 from comfyskill.editor.widgets import (
@@ -91,7 +92,7 @@ def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
         ]
         return
     places = sum(widget.saved for widget in layout.widgets)
-    values = saved.values if isinstance(saved.values, list) else []
+    values = foreign.items(saved.values)
     if not layout.reason and any(value not in (None, "") for value in values[places:]):
         layout.reason = (
             "its script adds inputs that the definition does not name; the file has their values without names, so"

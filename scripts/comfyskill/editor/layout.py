@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
 from comfyskill.editor.text import resolve_choices
 from comfyskill.editor.widgets import (
@@ -108,7 +109,7 @@ def is_link(value: Any) -> bool:
 
 def _box(node_id: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) -> _Box:
     kind = node.get("class_type")
-    class_type = kind if isinstance(kind, str) else ""
+    class_type = foreign.text(kind)
     definition = definitions.get(class_type)
     node_class = read_class(class_type, definition) if isinstance(definition, Mapping) else None
     inputs = node.get("inputs")
@@ -118,7 +119,7 @@ def _box(node_id: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) 
         node_id,
         class_type,
         dict(inputs) if isinstance(inputs, Mapping) else {},
-        title if isinstance(title, str) else "",
+        foreign.text(title),
         node_class,
     )
     if node_class is None:
@@ -126,7 +127,7 @@ def _box(node_id: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) 
     else:
         _fill_known(box, _with_values(box, node_class))
         names = definition.get("output_name") if isinstance(definition, Mapping) else None
-        names = names if isinstance(names, list) else []
+        names = foreign.items(names)
         for index, output in enumerate(node_class.outputs):
             name = names[index] if index < len(names) and isinstance(names[index], str) else output
             box.outputs.append({"name": name, "type": output, "links": []})

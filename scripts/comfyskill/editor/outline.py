@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comfyskill.base import file_names
+from comfyskill.base import file_names, foreign
 from comfyskill.editor import pack_rules
 
 MUTED, BYPASSED = 2, 4
@@ -23,7 +23,7 @@ def groups_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     yield editor
     definitions = editor.get("definitions")
     subgraphs = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
-    for group in subgraphs if isinstance(subgraphs, list) else []:
+    for group in foreign.items(subgraphs):
         if isinstance(group, Mapping):
             yield group
 
@@ -36,7 +36,7 @@ def nodes_of(editor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 def _nodes_in(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     nodes = group.get("nodes")
-    for node in nodes if isinstance(nodes, list) else []:
+    for node in foreign.items(nodes):
         if isinstance(node, Mapping):
             yield node
 
@@ -65,7 +65,7 @@ def notes_of(editor: Mapping[str, Any] | None) -> list[tuple[str, str]]:
                 found.append((f"node {node.get('id')} ({kind})", text))
     for group in groups_of(editor):
         boxes = group.get("groups")
-        for box in boxes if isinstance(boxes, list) else []:
+        for box in foreign.items(boxes):
             title = box.get("title") if isinstance(box, Mapping) else None
             if isinstance(title, str) and title.strip():
                 found.append(("a group's title", title))

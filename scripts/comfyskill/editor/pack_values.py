@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
+from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
 from comfyskill.editor.read import SavedNode
 from comfyskill.editor.text import js_round, js_string
@@ -65,7 +66,7 @@ def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
 
 def _power_loras(node: Node) -> None:
     values = node.saved.values
-    node.widgets = [*node.widgets, *power_loras(node.saved, values if isinstance(values, list) else [])]
+    node.widgets = [*node.widgets, *power_loras(node.saved, foreign.items(values))]
 
 
 def _vhs_sizes(node: Node) -> None:
@@ -139,7 +140,7 @@ def _vhs_format_options(node: Node) -> None:
     rows: dict[str, list[Any]]
     widget = node.widget("format")
     formats = widget.spec.options.get("formats") if widget is not None and widget.spec is not None else None
-    values = node.saved.values if isinstance(node.saved.values, Mapping) else {}
+    values = foreign.mapping(node.saved.values)
     if widget is None or not isinstance(formats, Mapping):
         # Definitions of an older pack do not list the options: what was saved is sent.
         known = {item.name for item in node.widgets}

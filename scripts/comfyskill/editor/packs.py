@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from comfyskill.base import foreign
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import pack_rules as rules
 from comfyskill.editor import pack_values
@@ -66,7 +67,7 @@ def known_values(saved: SavedNode) -> dict[str, Any] | None:
 
 def widgets_of_unknown(saved: SavedNode) -> list[Widget]:
     """The stand-in widgets the editor gives a node that it has no definition of."""
-    values = saved.values if isinstance(saved.values, list) else []
+    values = foreign.items(saved.values)
     made = []
     for index, value in enumerate(values):
         name = f"UNKNOWN_{index}" if index else "UNKNOWN"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from comfyskill.base import foreign
 from comfyskill.editor.build import inner_first
 from comfyskill.editor.live import Build, Graph, Input, Node, Promoted
 from comfyskill.editor.read import INPUT_NODE, Link
@@ -85,7 +86,7 @@ def _quarantined(instance: Node) -> dict[str, Any]:
     """Values that a newer editor set aside because it could not place them."""
     kept: dict[str, Any] = {}
     entries = instance.saved.properties.get("proxyWidgetErrorQuarantine")
-    for entry in reversed(entries if isinstance(entries, list) else []):
+    for entry in reversed(foreign.items(entries)):
         original = entry.get("originalEntry") if isinstance(entry, Mapping) else None
         if isinstance(original, list) and len(original) >= 2 and original[0] == "-1" and "hostValue" in entry:
             kept[str(original[1])] = entry["hostValue"]
@@ -112,7 +113,7 @@ def proxy_entries(instance: Node) -> list[tuple[str, str, str | None]]:
 def _apply_entries(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
     """Turn each entry into a promoted widget of the definition, with the saved value at its place."""
     values = instance.saved.values
-    values = values if isinstance(values, list) else []
+    values = foreign.items(values)
     definition = made.graphs[instance.type]
     aside: list[tuple[str, Any]] = []
     primitives: dict[str, list[tuple[str, Any]]] = {}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from comfyskill.base import foreign
 from comfyskill.base.cli import SkillError
 
 MUTED = 2
@@ -271,7 +272,7 @@ def _boundary(raw: Mapping[str, Any]) -> Boundary:
 
 
 def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return foreign.items(value)
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from comfyskill.base import foreign
 from comfyskill.editor import pack_rules as rules
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -115,8 +116,8 @@ def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
     """A definition's inputs in the editor's order and its output types."""
     declared = definition.get("input")
     order = definition.get("input_order")
-    declared = declared if isinstance(declared, Mapping) else {}
-    order = order if isinstance(order, Mapping) else {}
+    declared = foreign.mapping(declared)
+    order = foreign.mapping(order)
     specs: list[Spec] = []
     for section in ("required", "optional"):
         inputs = declared.get(section)
@@ -305,11 +306,11 @@ def option_specs(widget: Widget) -> list[Spec]:
         if option.get("key") != widget.value:
             continue
         inputs = option.get("inputs")
-        inputs = inputs if isinstance(inputs, Mapping) else {}
+        inputs = foreign.mapping(inputs)
         specs = []
         for section in ("required", "optional"):
             group = inputs.get(section)
-            for key, raw in (group if isinstance(group, Mapping) else {}).items():
+            for key, raw in (foreign.mapping(group)).items():
                 spec = read_spec(f"{widget.name}.{key}", raw, required=section == "required")
                 if spec is not None:
                     specs.append(spec)
@@ -425,7 +426,7 @@ def _autogrow_sockets(group: str, template: Mapping[str, Any]) -> Iterator[Socke
     declared: dict[str, Any] = {}
     for section in ("required", "optional"):
         part = inputs.get(section) if isinstance(inputs, Mapping) else None
-        declared.update(part if isinstance(part, Mapping) else {})
+        declared.update(foreign.mapping(part))
     names = template.get("names")
     prefix = template.get("prefix")
     least = template.get("min", 1)

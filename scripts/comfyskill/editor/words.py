@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.editor import pack_rules
 from comfyskill.editor.layout import is_link
 from comfyskill.editor.live import Build, Node, Place
@@ -151,7 +151,7 @@ def _class(node: Any) -> str:
 def _title(node: Any) -> str:
     meta = node.get("_meta") if isinstance(node, Mapping) else None
     title = meta.get("title") if isinstance(meta, Mapping) else None
-    return title if isinstance(title, str) else ""
+    return foreign.text(title)
 
 
 def _class_and_title(node: Any) -> tuple[str, str]:

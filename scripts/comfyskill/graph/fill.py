@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.graph import catalog
 from comfyskill.graph.nodes import Definitions, Graph, inputs_of, link_of, literal, node_of, title_of
 from comfyskill.graph.parameters import SIZED, Parameter, ParameterSet, find
@@ -251,10 +251,9 @@ class _Filling:
             hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value is not possible there"
         else:
             hint += f"pass --force-link {safe_text.name(member.address)} to cut the link"
-        raise SkillError(
+        raise Misuse(
             f"{safe_text.name(member.address)} gets its value through a link from {came}",
             code="is_linked",
-            exit=Exit.MISUSE,
             hint=hint,
             address=member.address,
         )
@@ -262,10 +261,9 @@ class _Filling:
     def _write(self, name: str, member: Parameter, value: Any) -> None:
         address = member.address
         if self.set_by.get(address, name) != name:
-            raise SkillError(
+            raise Misuse(
                 f"{safe_text.quoted(self.set_by[address])} and {safe_text.quoted(name)} both set {safe_text.name(address)}",
                 code="set_twice",
-                exit=Exit.MISUSE,
                 hint="drop one of them",
             )
         self.set_by[address] = name

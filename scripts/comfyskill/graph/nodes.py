@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import foreign, safe_text
+from comfyskill.base.cli import Misuse, SkillError
 
 Graph = Mapping[str, Any]
 Definitions = Mapping[str, Any]
@@ -87,13 +87,13 @@ def node_of(graph: Graph, node_id: str) -> Mapping[str, Any] | None:
 def inputs_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
     """The node's inputs; empty when they are missing or not a mapping."""
     inputs = node.get("inputs")
-    return inputs if isinstance(inputs, Mapping) else {}
+    return foreign.mapping(inputs)
 
 
 def class_of(node: Mapping[str, Any]) -> str:
     """The node's class type."""
     class_type = node.get("class_type")
-    return class_type if isinstance(class_type, str) else ""
+    return foreign.text(class_type)
 
 
 def given_title(node: Mapping[str, Any]) -> str | None:
@@ -320,9 +320,8 @@ def _not_a_workflow(document: Any) -> SkillError:
         what = f"a list of {len(document)} item{'s' * (len(document) != 1)}"
     else:
         what = "a plain value"
-    return SkillError(
+    return Misuse(
         f"not a ComfyUI workflow: {what} with no class_type and no nodes list",
         code="not_a_workflow",
-        exit=Exit.MISUSE,
         hint="give an API-format graph (Export (API) in the editor), an editor file (Save), or a ComfyUI picture",
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.graph import catalog
 from comfyskill.graph.nodes import (
     Consumer,
@@ -642,10 +642,9 @@ class ParameterSet:
         )
         if linked:
             hint = linked
-        return SkillError(
+        return Misuse(
             f"this workflow has no parameter {safe_text.quoted(key)}",
             code="unknown_parameter",
-            exit=Exit.MISUSE,
             hint=hint,
             parameter=key,
             nearest=near,
@@ -704,10 +703,9 @@ def _splits(key: str) -> Iterator[tuple[str, str]]:
 def _ambiguous(key: str, members: Sequence[Parameter], why: str) -> SkillError:
     names = [member.name for member in members]
     shown = safe_text.quoted_list(names, 8)
-    return SkillError(
+    return Misuse(
         f"{safe_text.quoted(key)} could mean {len(names)} parameters ({why})",
         code="ambiguous_parameter",
-        exit=Exit.MISUSE,
         hint=f"use one of: {shown}",
         parameter=key,
         candidates=names[:40],

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.graph import nodes
 from comfyskill.graph.finding import called
 from comfyskill.graph.nodes import (
@@ -55,10 +55,9 @@ def parse_lora(text: str) -> LoraSpec:
         parts.pop()
     name = ":".join(parts).strip()
     if not name or name.endswith(":") or not all(math.isfinite(number) for number in numbers):
-        raise SkillError(
+        raise Misuse(
             f"--lora takes NAME[:STRENGTH[:CLIP_STRENGTH]], not {text[:80]!r}",
             code="bad_lora",
-            exit=Exit.MISUSE,
             hint="for example --lora detail.safetensors:0.8",
         )
     return LoraSpec(name, *numbers)
@@ -126,10 +125,9 @@ def _listed(spec: LoraSpec, book: Book) -> LoraSpec:
             return LoraSpec(alike[0], spec.strength, spec.clip)
         near = alike or nearest_choices(spec.name, names)
         _refuse_typo(spec.name, names)
-        raise SkillError(
+        raise Misuse(
             f"the server has no LoRA {safe_text.quoted(spec.name)}",
             code="not_in_list",
-            exit=Exit.MISUSE,
             hint=f"it has: {safe_text.quoted_list(near, 12)}" if near else "its list of LoRAs is empty",
             allowed={"count": len(names), "items": near[:12]},
         )
@@ -143,10 +141,9 @@ def _refuse_typo(name: str, names: Sequence[str]) -> None:
         if not any(_matches(known.replace("\\", "/"), front) for known in names):
             continue
         strength = next(part for part in name[place + 1 :].split(":") if _number(part) is None)
-        raise SkillError(
+        raise Misuse(
             f"--lora {front}: the strength {strength[:40]!r} is not a number",
             code="bad_lora",
-            exit=Exit.MISUSE,
             hint=f"for example --lora {front}:0.8",
         )
 
@@ -253,10 +250,9 @@ def _file(graph: Graph, model: Link) -> str:
 
 
 def _unclear(spec: LoraSpec, why: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"cannot add the LoRA {safe_text.quoted(spec.name)}: {why}",
         code="lora_unclear",
-        exit=Exit.MISUSE,
         hint="add a LoRA loader to the workflow in the editor and set its lora_name",
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from comfyskill.base import foreign
 from comfyskill.graph import catalog
 from comfyskill.graph.nodes import Definitions, class_of, inputs_of, is_literal
 
@@ -169,7 +170,7 @@ class Book:
     """Node definitions, read once per class. Knows for each class whether it was there."""
 
     def __init__(self, definitions: Definitions | None) -> None:
-        self._definitions: Definitions = definitions if isinstance(definitions, Mapping) else {}
+        self._definitions: Definitions = foreign.mapping(definitions)
         self._static: dict[str, dict[str, InputSpec]] = {}
         self._dynamic: dict[str, bool] = {}
         self._outputs: dict[str, tuple[Any, ...]] = {}

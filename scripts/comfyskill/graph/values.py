@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from comfyskill.base import file_names, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.graph.parameters import Parameter, nearest
 from comfyskill.graph.specs import InputSpec
 
@@ -44,10 +44,9 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
     except _Misfit as misfit:
         if not validate:
             return wrapped(value)
-        raise SkillError(
+        raise Misuse(
             f"{parameter.called} requires {misfit}, not {_shown(value)}",
             code="wrong_type",
-            exit=Exit.MISUSE,
             parameter=parameter.name,
             address=parameter.address,
         ) from None
@@ -253,11 +252,10 @@ def may_be_unlisted(value: Any, parameter: Parameter) -> bool:
 def _out_of_range(
     value: int | float, parameter: Parameter, low: int | float | None, high: int | float | None
 ) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"{parameter.called} takes {low if low is not None else 'any'} to "
         f"{high if high is not None else 'any'}, not {value}",
         code="out_of_range",
-        exit=Exit.MISUSE,
         parameter=parameter.name,
         address=parameter.address,
         min=low,
@@ -362,9 +360,7 @@ def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
             name = {"--input-image": "image", "--input-mask": "mask"}.get(flag, "NODE.INPUT")
             example = f"say which input the file is for: {flag} {name}={text[:80] or 'PATH'}"
         what = "NAME=VALUE" if flag == "--set" else "NAME=PATH"
-        raise SkillError(
-            f"{flag} takes {what}, not {text[:80]!r}", code="bad_set", exit=Exit.MISUSE, hint=example
-        )
+        raise Misuse(f"{flag} takes {what}, not {text[:80]!r}", code="bad_set", hint=example)
     return key.strip(), value
 
 
@@ -399,10 +395,9 @@ def _no_constant(word: str) -> Any:
 
 
 def _bad_args(why: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"--args is not a JSON object: {why}",
         code="bad_args",
-        exit=Exit.MISUSE,
         hint="""for example --args '{"prompt": "a fox", "steps": 30}' or --args @settings.json""",
     )
 
@@ -414,10 +409,9 @@ def two_numbers(value: Any) -> tuple[Any, Any]:
     text = str(value).strip().strip("[]()")
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise SkillError(
+        raise Misuse(
             f"size takes WIDTHxHEIGHT, not {str(value)[:40]!r}",
             code="wrong_type",
-            exit=Exit.MISUSE,
             hint="for example --set size=1024x768",
         )
     return match.group(1), match.group(2)

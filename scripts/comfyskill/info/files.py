@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyskill.base import file_names, paths, picture_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
 from comfyskill.server.commands import command, server_words
@@ -54,16 +54,15 @@ def _spec(kind: str, name: str) -> str:
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:
     if target.is_dir():
-        raise SkillError(f"{target} is a folder", hint="give a file name to --save")
+        raise Misuse(f"{target} is a folder", hint="give a file name to --save")
     if target.exists() and not overwrite:
-        raise SkillError(
+        raise Misuse(
             f"{target} already exists",
             code="file_exists",
-            exit=Exit.MISUSE,
             hint="choose another name or add --overwrite",
         )
     if not target.absolute().parent.is_dir():
-        raise SkillError(f"there is no folder {target.absolute().parent}", hint="create it first")
+        raise Misuse(f"there is no folder {target.absolute().parent}", hint="create it first")
 
 
 def _contents(document: Any) -> dict[str, Any]:
@@ -97,11 +96,11 @@ def upload(
     """
     for file in files:
         if not file.is_file():
-            raise SkillError(
+            raise Misuse(
                 f"{file} is {'a folder' if file.is_dir() else 'not a file'}", hint="nothing was sent"
             )
     if mask and (original is None or len(files) != 1):
-        raise SkillError(
+        raise Misuse(
             "--mask needs one file and --original REF, the picture it belongs to",
             hint="for example --mask --original 'photo.png [input]'; nothing was sent",
         )
@@ -145,7 +144,6 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
         raise SkillError(
             f"the server has no {ref.type} file {safe_text.quoted(ref.filename)}",
             code="no_such_file",
-            exit=Exit.FAILED,
             hint="upload the picture first; write 'name.png [output]' for a result",
         ) from error
 
@@ -167,7 +165,7 @@ def download(
         SkillError: the server has no such file, or the download is incomplete (no file is left then).
     """
     if not ref.filename:
-        raise SkillError("the file name is empty")
+        raise Misuse("the file name is empty")
     # The user names one file, so the server's subfolder is not created here.
     collector = collect.Collector(server, folder, flat=True, overwrite=overwrite, digests=digest)
     new = not folder.exists()
@@ -183,7 +181,6 @@ def download(
         raise SkillError(
             f"the server has no {ref.type} file {safe_text.quoted(where + ref.filename)}",
             code="no_such_file",
-            exit=Exit.FAILED,
             hint="check --type output|input|temp and --subfolder",
         ) from error
     row = saved.json()

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import foreign, safe_text
+from comfyskill.base.cli import SkillError
 from comfyskill.graph.specs import InputSpec, choices_shown, read_spec
 
 CHOICES_SHOWN = 20
@@ -112,14 +112,12 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     """
     definition = definitions.get(name)
     if not isinstance(definition, Mapping):
-        raise SkillError(
-            f"the server has no node class {safe_text.quoted(name)}", code="no_such_node", exit=Exit.FAILED
-        )
+        raise SkillError(f"the server has no node class {safe_text.quoted(name)}", code="no_such_node")
     sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
     for section, spec in _specs(definition):
         sections[section][spec.name] = _input(spec, full)
     names = definition.get("output_name")
-    names = names if isinstance(names, list) else []
+    names = foreign.items(names)
     outputs = [
         {"slot": slot, "type": kind, "name": safe_text.clean(names[slot], 80) if slot < len(names) else kind}
         for slot, kind in enumerate(_outputs(definition))

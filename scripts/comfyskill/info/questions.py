@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import node_search
 from comfyskill.server.protocol import Dialect
@@ -51,7 +51,6 @@ def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
         raise SkillError(
             f"{kinds.get(server.api, 'this server')} does not offer {what}",
             code="not_offered",
-            exit=Exit.FAILED,
             hint="run server_info.py features to see what it offers",
             server=server.url,
             api=server.api,
@@ -230,7 +229,6 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
         raise SkillError(
             f"the server has no node class {safe_text.quoted(name)}",
             code="no_such_node",
-            exit=Exit.FAILED,
             hint="did you mean " + ", ".join(near) + "?" if near else "search with: nodes --search TEXT",
         )
     return about(server) | {"node": node_search.describe(definitions, name, full=full)}
@@ -274,7 +272,6 @@ def _folder(server: Dialect, folder: str) -> list[str]:
         raise SkillError(
             f"the server does not have a model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
-            exit=Exit.FAILED,
             hint=f"it has: {safe_text.quoted_list(known, 40)}",
         ) from error
 
@@ -294,7 +291,7 @@ def extensions(server: Dialect, *, text: str | None = None, full: bool = False) 
     """The node packs with scripts for the editor, and the number of files of each."""
     listed = offered(server, "its list of extensions", lambda: server.get_json("extensions"))
     packs: dict[str, int] = {}
-    for path in listed if isinstance(listed, list) else []:
+    for path in foreign.items(listed):
         parts = str(path).strip("/").split("/")
         name = parts[1] if len(parts) > 1 else parts[0]
         packs[name] = packs.get(name, 0) + 1
@@ -308,9 +305,9 @@ def templates(server: Dialect, *, text: str | None = None, full: bool = False) -
     """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
     index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
     rows = []
-    for group in index if isinstance(index, list) else []:
+    for group in foreign.items(index):
         members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in members if isinstance(members, list) else []:
+        for entry in foreign.items(members):
             if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
                 rows.append(_template(entry, group))
     packs = server.get_json("workflow_templates")

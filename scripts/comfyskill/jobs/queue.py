@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import SkillError
 from comfyskill.jobs import report
 from comfyskill.run import prepare, submitted
 from comfyskill.run.reports import head
@@ -174,7 +174,7 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dic
 def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
     """Let a waiting job of a ComfyUI server run first: remove it and add it again before the others."""
     if server.api != "local":
-        raise SkillError("this server orders its queue itself", code="not_available", exit=Exit.FAILED)
+        raise SkillError("this server orders its queue itself", code="not_available")
     answer = server.get_json("queue")
     pending = answer.get("queue_pending") if isinstance(answer, Mapping) else None
     item = next(
@@ -182,7 +182,7 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
         None,
     )
     if item is None:
-        raise SkillError(f"{prompt_id} is not waiting in the queue", code="not_found", exit=Exit.FAILED)
+        raise SkillError(f"{prompt_id} is not waiting in the queue", code="not_found")
     numbers = [
         item[0] for item in pending or [] if isinstance(item, list) and isinstance(item[0], (int, float))
     ]
@@ -199,7 +199,7 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
     # Remove it first: the same id twice in the queue would run twice.
     server.post_json("queue", {"delete": [prompt_id]})
     if server.state(prompt_id).phase != "unknown":
-        raise SkillError(f"{prompt_id} has just started", code="already_running", exit=Exit.FAILED)
+        raise SkillError(f"{prompt_id} has just started", code="already_running")
     try:
         server.submit(again)
     except SkillError as error:
@@ -223,7 +223,7 @@ def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) ->
     if prepare.partner_nodes(graph, None, server):
         raise SkillError(
             "it has partner nodes, whose key the server does not show: if submitted again, it would fail",
-            code="not_available", exit=Exit.FAILED, hint="cancel it, then run it again with --front",
+            code="not_available", hint="cancel it, then run it again with --front",
         )  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def _not_deleted(count: int) -> dict[str, Any]:
 def free(server: Dialect, *, models: bool, memory: bool) -> dict[str, Any]:
     """Unload models and empty the node cache; the server does it between two runs."""
     if server.api != "local":
-        raise SkillError("this server manages its memory itself", code="not_available", exit=Exit.FAILED)
+        raise SkillError("this server manages its memory itself", code="not_available")
     server.post_json("free", {"unload_models": models, "free_memory": memory})
     busy = len(queue_rows(server))
     document: dict[str, Any] = {

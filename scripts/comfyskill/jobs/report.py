@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import SkillError
 from comfyskill.graph import nodes
 from comfyskill.run import collect, reports, submitted, times
 from comfyskill.run.reports import head, shown_value
@@ -28,7 +28,6 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
         raise SkillError(
             "the server has no trace of this prompt id: it is wrong, or the server was restarted since",
             code="lost",
-            exit=Exit.FAILED,
             status="lost",
             hint="list its jobs with --list",
             prompt_id=prompt_id,
@@ -181,7 +180,6 @@ def latest(server: Dialect) -> str:
     raise SkillError(
         "the server has no finished jobs",
         code="no_jobs",
-        exit=Exit.FAILED,
         hint="the server may have been restarted",
     )
 
@@ -189,11 +187,11 @@ def latest(server: Dialect) -> str:
 def server_lines(server: Dialect, count: int) -> dict[str, Any]:
     """The server's own recent log lines, cleaned. Raises SkillError when it returns none."""
     if server.api != "local":
-        raise SkillError("only your own ComfyUI server shows its log", code="not_available", exit=Exit.FAILED)
+        raise SkillError("only your own ComfyUI server shows its log", code="not_available")
     answer = server.get_json("internal/logs/raw")
     entries = answer.get("entries") if isinstance(answer, Mapping) else None
     if not isinstance(entries, list):
-        raise SkillError(f"{server.url} did not answer with log lines", code="bad_answer", exit=Exit.FAILED)
+        raise SkillError(f"{server.url} did not answer with log lines", code="bad_answer")
     text = "".join(str(entry.get("m", "")) for entry in entries if isinstance(entry, Mapping))
     lines = [safe_text.clean(line, 500) for line in text.splitlines() if line.strip()]
     return {"status": "ok", **head(server), "count": len(lines), "server_said": lines[-count:]}

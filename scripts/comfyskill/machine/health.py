@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cli, flags, paths, programs, safe_text
+from comfyskill.base import cli, flags, foreign, paths, programs, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
@@ -237,7 +237,7 @@ def account_allows(server: Dialect) -> Check:
         if error.code in ("not_found", "bad_answer"):
             return ok("account", "the key is valid; the plan could not be checked")
         raise
-    billing = billing if isinstance(billing, Mapping) else {}
+    billing = foreign.mapping(billing)
     tier = safe_text.clean(billing.get("subscription_tier") or "unknown", 40)
     if billing.get("is_active") is False or tier == "FREE":
         return fail(

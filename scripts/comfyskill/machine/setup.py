@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comfyskill.base import cli, programs, safe_text
+from comfyskill.base import cli, foreign, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.machine import setup_plan, setup_run
 from comfyskill.machine.setup_plan import (
@@ -262,7 +262,7 @@ def run_health(wish: Wish) -> dict[str, Any]:
         }
     short = [
         {key: check[key] for key in ("name", "result", "message") if key in check}
-        for check in (checks if isinstance(checks, list) else [])
+        for check in (foreign.items(checks))
         if isinstance(check, dict) and check.get("result") in ("warn", "fail")
     ]
     return {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from comfyskill.base import file_limits, file_names, safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import SkillError
 from comfyskill.server import transport
 from comfyskill.server.protocol import Dialect, FileRef
 
@@ -238,7 +238,7 @@ class Collector:
             return Failed(output, self.address(output.ref), error)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            failure = SkillError(f"cannot write the file: {reason}", code="system_error", exit=Exit.FAILED)
+            failure = SkillError(f"cannot write the file: {reason}", code="system_error")
             return Failed(output, self.address(output.ref), failure)
 
     def address(self, ref: FileRef) -> str:
@@ -314,7 +314,7 @@ def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stoppe
 
     def may_go_on(so_far: int) -> None:
         if stopped():
-            raise SkillError("the download was stopped", code="stopped", exit=Exit.FAILED)
+            raise SkillError("the download was stopped", code="stopped")
         _refuse_size(part.parent, so_far, expected)
 
     with safe_files.open_file(part, "wb") as file:
@@ -358,15 +358,13 @@ def _refuse_page(response: requests.Response, ref: FileRef) -> None:
         raise SkillError(
             f"the server sent {'a web page' if kind == 'text/html' else 'JSON'} instead of the file",
             code="bad_answer",
-            exit=Exit.FAILED,
         )
 
 
 def _cut_short(offset: int, expected: int | None) -> SkillError:
     whole = "an unknown number" if expected is None else expected
     return SkillError(
-        f"every download of the file was cut short ({offset} of {whole} bytes)", code="download_failed", exit=Exit.FAILED,
-        retryable=True,
+        f"every download of the file was cut short ({offset} of {whole} bytes)", code="download_failed", retryable=True,
     )  # fmt: skip
 
 
@@ -374,9 +372,7 @@ def _no_longer_there(error: SkillError) -> SkillError:
     """A 404 of /view is about the file, not about the route."""
     if error.code != "not_found":
         return error
-    return SkillError(
-        "the server does not have this file (or no longer has it)", code="not_found", exit=Exit.FAILED
-    )
+    return SkillError("the server does not have this file (or no longer has it)", code="not_found")
 
 
 def _start(response: requests.Response, file: Any, offset: int) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from comfyskill.base import paths
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
     """--set pairs by name; the same name twice is an error."""
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SkillError(f"--set gives {twice[0]!r} twice", hint="omit one of them")
+        raise Misuse(f"--set gives {twice[0]!r} twice", hint="omit one of them")
     return dict(pairs)
 
 
@@ -108,7 +108,7 @@ def _args_text(given: str) -> str:
     try:
         return text_files.read(paths.expanded(given[1:]))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SkillError(
+        raise Misuse(
             f"cannot read {given[1:]}: {text_files.reason(error)}",
             hint="--args @FILE requires a JSON file in UTF-8",
         ) from error

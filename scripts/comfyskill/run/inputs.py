@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, file_names, paths, safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 from comfyskill.run import collect
 from comfyskill.server.protocol import Dialect, FileRef
@@ -86,10 +86,9 @@ class Uploader:
     def _check(self, path: Path, kind: str) -> None:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "not there"
-            raise SkillError(
+            raise Misuse(
                 f"the input file {path} is {what}",
                 code="no_such_file",
-                exit=Exit.MISUSE,
                 hint="check the path",
             )
         if kind not in PICTURE_KINDS:
@@ -176,9 +175,7 @@ class Uploader:
         ] or files
         if not wanted:
             what = "has not ended" if state.phase in ("pending", "running") else "has no such output"
-            raise SkillError(
-                f"job {safe_text.clean(prompt_id, 60)} {what}", code="no_such_output", exit=Exit.MISUSE
-            )
+            raise Misuse(f"job {safe_text.clean(prompt_id, 60)} {what}", code="no_such_output")
         return wanted[0].ref
 
 
@@ -201,10 +198,9 @@ def usable(path: Path) -> Iterator[Image]:
 
 def bad_picture(path: Path, problem: str) -> SkillError:
     """The refusal of a file that is not a usable picture."""
-    return SkillError(
+    return Misuse(
         f"{safe_text.quoted(path.name)} cannot be used as a picture: {problem}",
         code="bad_picture",
-        exit=Exit.MISUSE,
         hint="open it in an editor and save it again as PNG or JPEG",
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import _common
 from comfyskill.base import cli, file_limits, file_names, safe_text
-from comfyskill.base.cli import Exit, SkillError, Terminated
+from comfyskill.base.cli import Exit, Misuse, SkillError, Terminated
 from comfyskill.graph import facts
 from comfyskill.run import job as run_job
 from comfyskill.run import reports, times
@@ -502,10 +502,9 @@ def _left_running(job: Job, options: Options, message: str, code: str, hint: str
 def check_before(server: Dialect, submission: Submission, *, chosen_id: bool) -> None:
     """Refuse an id that is taken and outputs that do not exist. Raises SkillError (exit 2)."""
     if chosen_id and server.own_ids and server.state(submission.prompt_id).phase != "unknown":
-        raise SkillError(
+        raise Misuse(
             f"the server already knows the prompt id {submission.prompt_id}",
             code="prompt_id_taken",
-            exit=Exit.MISUSE,
             hint="give another --prompt-id, or fetch that job with --resume",
         )
     if submission.front and not server.chooses_front:
@@ -525,10 +524,9 @@ def check_targets(server: Dialect, graph: Graph, targets: Sequence[str]) -> None
     for target in targets:
         if target not in outputs:
             what = "is not in the graph" if target not in graph else "is not an output node"
-            raise SkillError(
+            raise Misuse(
                 f"--only: node {safe_text.quoted(target)} {what}",
                 code="no_such_output_node",
-                exit=Exit.MISUSE,
                 hint=f"output nodes: {safe_text.quoted_list(outputs, 20) or 'none'}",
             )
 

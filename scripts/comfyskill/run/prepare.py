@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import key_patterns, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import foreign, key_patterns, safe_text
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.editor import outline
 from comfyskill.graph import facts
 from comfyskill.graph import nodes as graph_nodes
@@ -324,9 +324,9 @@ def _refuse_twice(
     for group in (pictures, masks):
         names = [name for name, _ in group]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise SkillError(f"{twice[0]!r} is given two files", hint="omit one of them")
+            raise Misuse(f"{twice[0]!r} is given two files", hint="omit one of them")
     if both := sorted({name for name, _ in pictures} & settings.keys()):
-        raise SkillError(f"{both[0]!r} is given both as a value and as a file", hint="omit one of them")
+        raise Misuse(f"{both[0]!r} is given both as a value and as a file", hint="omit one of them")
 
 
 def _refuse_same_input(loaded: Sequence[UploadTarget], painted: Sequence[UploadTarget]) -> None:
@@ -366,10 +366,9 @@ def _by_address(
 
 
 def _set_twice(names: str, address: str, what: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"{address} is given {what} (by {names})",
         code="set_twice",
-        exit=Exit.MISUSE,
         hint="omit one of them",
     )
 
@@ -415,10 +414,9 @@ def _picture_at(target: UploadTarget, graph: Mapping[str, Any], placed: Placed) 
 
 def _require(found: bool, name: str, path: str) -> None:
     if not found:
-        raise SkillError(
+        raise Misuse(
             f"{name!r} takes no uploaded file",
             code="not_an_upload",
-            exit=Exit.MISUSE,
             hint=f"see scripts/extract_schema.py for the inputs that take files; {path} was not sent",
         )
 
@@ -427,7 +425,7 @@ def annotated(value: str | Mapping[str, Any]) -> FileRef:
     """The file that a loader's value names: `sub/name.png [output]` -> its folder and type; API v2 refers to an asset."""
     if not isinstance(value, str):
         info = value.get("info")
-        info = info if isinstance(info, Mapping) else {}
+        info = foreign.mapping(info)
         asset = str(info.get("id") or "") or None
         return FileRef(str(info.get("file_path") or asset or ""), type="input", asset_id=asset)
     match = re.fullmatch(r"(.*?)(?: \[(input|output|temp)\])?", value, re.S)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
-from comfyskill.base import file_names, safe_files, safe_text
+from comfyskill.base import file_names, foreign, safe_files, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
 from comfyskill.server.protocol import Dialect, JobState
@@ -158,7 +158,7 @@ def _sizes(server: Dialect, folder: str) -> dict[str, Any]:
     except SkillError:
         return {}
     found = {}
-    for item in answer if isinstance(answer, list) else []:
+    for item in foreign.items(answer):
         if isinstance(item, Mapping) and isinstance(item.get("name"), str):
             size = item.get("size")
             found[item["name"].replace("\\", "/")] = {"bytes": size} if isinstance(size, int) else {}

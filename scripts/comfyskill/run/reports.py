@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfyskill.base import file_limits, file_names, safe_text
+from comfyskill.base import file_limits, file_names, foreign, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import diagnose, nodes
 from comfyskill.run import collect
@@ -485,7 +485,7 @@ def _why(found: diagnose.Diagnosis, exception: str) -> str:
 def node_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
     """The node of an id; the nodes that a node has made ("5.0.1") are that node's."""
     node = graph.get(node_id.split(".")[0])
-    return node if isinstance(node, Mapping) else {}
+    return foreign.mapping(node)
 
 
 def values_of(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_files, safe_text, text_files
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.graph import facts, nodes
 from comfyskill.run import prepare as run_prepare
@@ -72,10 +72,11 @@ def load(path: Path) -> Receipt:
 
 
 def _no_receipt(path: Path, why: str) -> SkillError:
-    return SkillError(
-        f"{safe_text.clean(path, 200)} is not a receipt: {why}", code="no_receipt", exit=Exit.MISUSE,
+    return Misuse(
+        f"{safe_text.clean(path, 200)} is not a receipt: {why}",
+        code="no_receipt",
         hint="run_workflow.py --receipt writes one: PROMPT_ID.json in the output folder",
-    )  # fmt: skip
+    )
 
 
 def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> run_prepare.Prepared:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from comfyskill.base import cache
+from comfyskill.base import cache, foreign
 
 MOST_RUNS = 12
 # Inputs that decide how long a node works; other values (prompts, seeds, names of files) do not shape a graph.
@@ -56,7 +56,7 @@ def shape(graph: Mapping[str, Any]) -> str:
         if not isinstance(node, Mapping):
             continue
         inputs = node.get("inputs")
-        inputs = inputs if isinstance(inputs, Mapping) else {}
+        inputs = foreign.mapping(inputs)
         kept = {name: value for name, value in inputs.items() if isinstance(value, list) or name in SIZES}
         parts.append([str(node_id), str(node.get("class_type")), kept])
     return cache.slug(json.dumps(parts, sort_keys=True, default=str))
@@ -79,7 +79,7 @@ def record(
     row["nodes"] = {node: round(value, 3) for node, value in nodes.items()}
     kept = cache.recall(_name(url, graph))
     runs = kept.get("runs") if isinstance(kept, dict) else None
-    cache.keep(_name(url, graph), {"runs": [*(runs if isinstance(runs, list) else []), row][-MOST_RUNS:]})
+    cache.keep(_name(url, graph), {"runs": [*(foreign.items(runs)), row][-MOST_RUNS:]})
     cache.keep(f"runs/{cache.slug(f'{url} {prompt_id}')}", row)
 
 

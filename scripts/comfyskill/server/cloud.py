@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import _common
-from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, foreign, safe_text
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
 from comfyskill.server import local, refusals, transport
 from comfyskill.server.local import state_from_history
@@ -182,7 +182,7 @@ class Cloud(Dialect):
         if errors and not self._runs_anyway(prompt_id):
             raise refusals.rejection(self.with_options(answer), submission.graph)
         self._submitted[prompt_id] = time.monotonic()
-        return Accepted(prompt_id, errors if isinstance(errors, Mapping) else {})
+        return Accepted(prompt_id, foreign.mapping(errors))
 
     def _runs_anyway(self, prompt_id: str) -> bool:
         """A 200 with node_errors: the official client calls it a rejection, but a valid rest of the graph may run (and cost)."""
@@ -230,7 +230,7 @@ class Cloud(Dialect):
             young = time.monotonic() - self._submitted.get(prompt_id, -1e9) < self.grace
             return JobState(prompt_id, "pending" if young else "unknown", assumed=young)
         if not isinstance(answer, Mapping):
-            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=cli.Exit.FAILED)
+            raise SkillError(f"{self.url} did not describe the job", code="bad_answer")
         return self._state_of(prompt_id, answer)
 
     def _state_of(self, prompt_id: str, answer: Mapping[str, Any]) -> JobState:
@@ -242,7 +242,7 @@ class Cloud(Dialect):
             if outputs is None and self._still_early(prompt_id, answer):
                 phase, outcome = "running", None
         workflow = answer.get("workflow")
-        workflow = workflow if isinstance(workflow, Mapping) else {}
+        workflow = foreign.mapping(workflow)
         graph, extra = workflow.get("prompt"), workflow.get("extra_data")
         status = answer.get("execution_status")
         messages = status.get("messages") if isinstance(status, Mapping) else None
@@ -250,12 +250,12 @@ class Cloud(Dialect):
             prompt_id,
             phase,
             outcome,
-            outputs=outputs if isinstance(outputs, Mapping) else {},
+            outputs=foreign.mapping(outputs),
             error=error_of(answer) if outcome == "error" else None,
             started=seconds(answer.get("execution_start_time")),
             ended=seconds(answer.get("execution_end_time")),
             graph=graph if isinstance(graph, Mapping) else None,
-            extra_data=extra if isinstance(extra, Mapping) else {},
+            extra_data=foreign.mapping(extra),
             messages=messages if isinstance(messages, list) else (),
             word=word,
         )
@@ -343,9 +343,7 @@ class Cloud(Dialect):
             )
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
-            raise SkillError(
-                f"{self.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
-            )
+            raise SkillError(f"{self.url} did not accept {path.name}", code="upload_failed")
         return FileRef(answer["name"], "", "input")
 
     def input_value(self, ref: FileRef) -> str:
@@ -368,20 +366,20 @@ class Cloud(Dialect):
             return
         size = path.stat().st_size
         if size > MOST_UPLOAD:
-            raise SkillError(
+            raise Misuse(
                 f"{path.name} has {size} bytes; the cloud accepts pictures of up to {MOST_UPLOAD} bytes"
             )
         try:
             with open_picture(path, MOST_PIXELS) as image:
                 width, height = image.size
         except TooLarge as error:
-            raise SkillError(
+            raise Misuse(
                 f"{path.name} has too many pixels for the cloud: {error}", hint="scale it down first"
             ) from error
         except BadPicture:
             return
         if max(width, height) > MOST_EDGE:
-            raise SkillError(
+            raise Misuse(
                 f"{path.name} is {width} x {height}; the cloud accepts up to {MOST_EDGE} per edge and {MOST_PIXELS} pixels",
                 hint="scale it down first",
             )
@@ -407,7 +405,6 @@ class Cloud(Dialect):
             raise SkillError(
                 f"the cloud has no model folder {safe_text.quoted(folder)}, or the folder is empty",
                 code="folder_not_found",
-                exit=cli.Exit.FAILED,
             ) from error
 
     def most_at_once(self) -> int | None:
@@ -421,7 +418,7 @@ class Cloud(Dialect):
 
 
 def _no_id(prompt_id: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"{safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
         hint="cloud job ids are lower-case UUIDs",
     )
@@ -488,7 +485,7 @@ def _ask(server: Dialect, path: str) -> Mapping[str, Any]:
         if error.code == "unreachable":
             raise
         return {}
-    return answer if isinstance(answer, Mapping) else {}
+    return foreign.mapping(answer)
 
 
 def error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -536,7 +533,7 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     if kind in refusals.FULL_QUEUE:
         return SkillError(
             "the cloud's queue for this account is full (at most 100 jobs)", code="queue_full",
-            exit=cli.Exit.FAILED, retryable=True, hint="wait until some queued jobs finish",
+            retryable=True, hint="wait until some queued jobs finish",
             http_status=status, server_said=said,
         )  # fmt: skip
     if status in STATUS_SENTENCES:
@@ -579,7 +576,7 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
 def _policy_details(body: Any) -> dict[str, Any]:
     """Which node classes and providers a workspace's policy blocks, where the refusal names them."""
     error = body.get("error") if isinstance(body, Mapping) else None
-    error = error if isinstance(error, Mapping) else {}
+    error = foreign.mapping(error)
     return {
         key: safe_text.clean_tree(error[key][:20], 120)
         for key in ("class_types", "providers")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import _common
 from comfyskill.base import cache, programs
 from comfyskill.base import flags as base_flags
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.server.protocol import Dialect
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def connect(
         _common.refuse_plain_http(url, access)
     # Reading a device or a pipe might never end.
     if ca_bundle and not (os.path.isfile(ca_bundle) or os.path.isdir(ca_bundle)):  # noqa: PTH112, PTH113
-        raise SkillError(f"no such file: {ca_bundle}", hint="--ca-bundle requires a PEM file")
+        raise Misuse(f"no such file: {ca_bundle}", hint="--ca-bundle requires a PEM file")
     if need_key and _common.is_cloud_host(url) and not (key or access.headers):
         raise SkillError(
             f"{url} requires an API key; none was given",
@@ -113,7 +113,7 @@ def _demo(api: str) -> Dialect:
     """The built-in server for this one call; with `cloud` it simulates Comfy Cloud."""
 
     if api == "v2":
-        raise SkillError(
+        raise Misuse(
             "the demo server does not support Comfy API v2",
             hint="omit --api, or use --api cloud for a simulated cloud",
         )
@@ -233,9 +233,7 @@ def start(options: list[str] | None = None) -> str:
             **_apart(),
         )
     except OSError as error:
-        raise SkillError(
-            "the demo server could not be started", code="demo_failed", exit=Exit.FAILED
-        ) from error
+        raise SkillError("the demo server could not be started", code="demo_failed") from error
     atexit.register(_stop, child)
     assert child.stdout is not None
     line = child.stdout.readline()
@@ -248,7 +246,6 @@ def start(options: list[str] | None = None) -> str:
         raise SkillError(
             "the demo server did not start",
             code="demo_failed",
-            exit=Exit.FAILED,
             hint="run scripts/demo_server.py --port 0 to see why",
             server_said=words[-1] if words else line.decode("utf-8", "replace").strip(),
         ) from error

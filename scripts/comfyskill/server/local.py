@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import _common
-from comfyskill.base import cli
+from comfyskill.base import foreign
 from comfyskill.base.cli import SkillError
 from comfyskill.server import transport
 from comfyskill.server.protocol import (
@@ -64,12 +64,11 @@ class Local(Dialect):
             raise SkillError(
                 f"{self.url} accepted the submit but returned no prompt id",
                 code="bad_answer",
-                exit=cli.Exit.FAILED,
             )
         errors = answer.get("node_errors")
         return Accepted(
             accepted_id(answer["prompt_id"], submission.prompt_id, self.url),
-            errors if isinstance(errors, Mapping) else {},
+            foreign.mapping(errors),
         )
 
     def _body(self, submission: Submission) -> dict[str, Any]:
@@ -194,9 +193,7 @@ class Local(Dialect):
                 )
             )
         if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
-            raise SkillError(
-                f"{self.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
-            )
+            raise SkillError(f"{self.url} did not accept {path.name}", code="upload_failed")
         return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
 
     def has_file(self, ref: FileRef, size: int | None = None) -> bool:
@@ -228,7 +225,7 @@ def _json(response: requests.Response) -> Any:
 
 def _items(answer: Any, key: str) -> list[list[Any]]:
     listed = answer.get(key) if isinstance(answer, Mapping) else None
-    items = listed if isinstance(listed, list) else []
+    items = foreign.items(listed)
     return [item for item in items if isinstance(item, list) and len(item) >= 2]
 
 
@@ -269,11 +266,11 @@ def _history_summary(prompt_id: str, entry: Mapping[str, Any]) -> JobSummary:
 def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
     """The state in a history entry. The last message decides: an interrupted run's status_str is `error` too."""
     status = entry.get("status")
-    status = status if isinstance(status, Mapping) else {}
+    status = foreign.mapping(status)
     messages = [item for item in status.get("messages") or [] if isinstance(item, list) and len(item) == 2]
     outcome, error, times = None, None, {}
     for name, data in messages:
-        data = data if isinstance(data, Mapping) else {}
+        data = foreign.mapping(data)
         times[name] = seconds(data.get("timestamp"))
         if name in OUTCOMES:
             outcome = OUTCOMES[name]
@@ -287,7 +284,7 @@ def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
         prompt_id,
         "done",
         outcome,
-        outputs=outputs if isinstance(outputs, Mapping) else {},
+        outputs=foreign.mapping(outputs),
         error=error,
         started=times.get("execution_start"),
         ended=next((times[name] for name in OUTCOMES if name in times), None),
@@ -305,7 +302,7 @@ def _prompt_parts(prompt: Any) -> tuple[Graph | None, Mapping[str, Any]]:
         graph, extra = prompt.get("prompt"), prompt.get("extra_data")
     else:
         graph, extra = None, None
-    return graph if isinstance(graph, Mapping) else None, extra if isinstance(extra, Mapping) else {}
+    return graph if isinstance(graph, Mapping) else None, foreign.mapping(extra)
 
 
 class Body(io.RawIOBase):

@@ -12,7 +12,7 @@ from typing import Any
 
 import _common
 from comfyskill.base import cache, cli, file_names, flags, paths, safe_text, text_files
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph import nodes
 from comfyskill.server.protocol import Dialect
@@ -131,13 +131,13 @@ def from_file(path: str) -> dict[str, Any]:
     try:
         value = json.loads(text_files.read_bytes(paths.expanded(path)))
     except (OSError, ValueError, RecursionError) as error:
-        raise SkillError(
+        raise Misuse(
             f"cannot read node definitions from {path}", hint="save the server's /object_info there"
         ) from error
     if not isinstance(value, dict) or not any(
         isinstance(item, dict) and "input" in item for item in value.values()
     ):
-        raise SkillError(f"{path} contains no node definitions", hint="save the server's /object_info there")
+        raise Misuse(f"{path} contains no node definitions", hint="save the server's /object_info there")
     return value
 
 
@@ -243,7 +243,6 @@ class Inventory:
         raise SkillError(
             f"the inventory has no model folder {safe_text.quoted(folder)}",
             code="folder_not_found",
-            exit=Exit.FAILED,
         )
 
     def embeddings(self) -> list[str]:
@@ -268,7 +267,6 @@ class Inventory:
         raise SkillError(
             f"an inventory cannot be asked for {path}",
             code="not_found",
-            exit=Exit.FAILED,
             hint="give --host instead of --inventory",
         )
 
@@ -284,7 +282,7 @@ class Inventory:
         if isinstance(part, kind):
             return part
         self._refuse(name)
-        raise SkillError(f"the inventory has no {name}", code="not_had", exit=Exit.FAILED)
+        raise SkillError(f"the inventory has no {name}", code="not_had")
 
     def _refuse(self, what: str) -> None:
         why = (self._document.get("not_had") or {}).get(what)
@@ -307,18 +305,18 @@ def load(path: str | Path) -> Inventory:
     try:
         data = text_files.read_bytes(Path(path))
     except OSError as error:
-        raise SkillError(
+        raise Misuse(
             f"cannot read the inventory {path}: {error.strerror or error}",
             hint="make one with scripts/check_deps.py --save-inventory FILE",
         ) from error
     document, _ = parse(text_of(data, str(path)), f"inventory {path}")
     if isinstance(document, Mapping) and document.get("format") == FORMAT:
         if document.get("version") != VERSION:
-            raise SkillError(f"{path} is an inventory of an unsupported version", hint="make a new one")
+            raise Misuse(f"{path} is an inventory of an unsupported version", hint="make a new one")
         return Inventory(document, f"inventory {Path(path).name}", path)
     if isinstance(document, Mapping) and _looks_like_definitions(document):
         return Inventory({"definitions": document, "api": "local"}, f"definitions {Path(path).name}", path)
-    raise SkillError(
+    raise Misuse(
         f"{path} is not an inventory", hint="make one with scripts/check_deps.py --save-inventory FILE"
     )
 
@@ -386,7 +384,7 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     ]
     given += ["--offline"] if args.offline else []
     if len(given) > 1:
-        raise SkillError(f"{given[0]} and {given[1]} contradict each other", hint="give one of them")
+        raise Misuse(f"{given[0]} and {given[1]} contradict each other", hint="give one of them")
     # With --offline an address still says whose cached definitions are meant.
     if given and args.host and (given != ["--offline"] or args.host == "demo"):
-        raise SkillError(f"{given[0]} asks no server", hint="omit --host")
+        raise Misuse(f"{given[0]} asks no server", hint="omit --host")

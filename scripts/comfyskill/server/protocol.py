@@ -62,7 +62,6 @@ def accepted_id(prompt_id: object, ours: str, server: str) -> str:
     raise SkillError(
         f"{server} accepted the job but returned an invalid id",
         code="bad_answer",
-        exit=cli.Exit.FAILED,
         hint="run scripts/manage_queue.py list to see its jobs",
         server_said=safe_text.clean(prompt_id, 200),
     )
@@ -279,7 +278,6 @@ class Dialect(transport.Server, abc.ABC):
             raise SkillError(
                 f"{self.url} returned no definition of {safe_text.quoted(name)}",
                 code="bad_answer",
-                exit=cli.Exit.FAILED,
             )
         self._definitions.update(answer)
         return answer
@@ -289,9 +287,7 @@ class Dialect(transport.Server, abc.ABC):
         if self._whole is None:
             whole = self.get_json("object_info", timeout=180)
             if not isinstance(whole, dict):
-                raise SkillError(
-                    f"{self.url} has no node definitions", code="bad_answer", exit=cli.Exit.FAILED
-                )
+                raise SkillError(f"{self.url} has no node definitions", code="bad_answer")
             self._whole = whole
             if not self.fleeting:
                 cache.keep_table(f"definitions/{cache.slug(self.url)}", whole)
@@ -310,7 +306,6 @@ class Dialect(transport.Server, abc.ABC):
                 raise SkillError(
                     f"the server has no model folder {safe_text.quoted(folder)}",
                     code="folder_not_found",
-                    exit=cli.Exit.FAILED,
                 ) from error
             raise
 
@@ -333,8 +328,7 @@ class Dialect(transport.Server, abc.ABC):
         answer = self.get_json("system_stats")
         if not isinstance(answer, dict) or not isinstance(answer.get("system"), dict):
             raise SkillError(
-                f"{self.url} answers, but not like ComfyUI", code="not_comfyui", exit=cli.Exit.FAILED,
-                hint="check --host: scheme, port and base path",
+                f"{self.url} answers, but not like ComfyUI", code="not_comfyui", hint="check --host: scheme, port and base path",
             )  # fmt: skip
         return answer
 
@@ -428,14 +422,16 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
     """
     if lost.status == 429:
         return SkillError(
-            "the server keeps refusing the submit (too many requests)", code="busy", exit=cli.Exit.FAILED,
-            retryable=True, hint="wait and try again; nothing was submitted", server_said=safe_text.clean(lost, 600),
-        )  # fmt: skip
+            "the server keeps refusing the submit (too many requests)",
+            code="busy",
+            retryable=True,
+            hint="wait and try again; nothing was submitted",
+            server_said=safe_text.clean(lost, 600),
+        )
     first_line = (safe_text.clean(lost, 200).splitlines() or [""])[0]
     return SkillError(
         f"the server failed on the submit ({first_line}) and {'has' if sure else 'lists'} no such job",
         code="submit_failed",
-        exit=cli.Exit.FAILED,
         retryable=True,
         hint="the job was not accepted; it is safe to run the command again"
         if sure

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 
 SAID = 300
@@ -170,14 +170,14 @@ def node_problems(node_errors: Any, graph: Mapping[str, Any]) -> list[dict[str, 
 
 def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[str, Any]) -> dict[str, Any]:
     node = graph.get(node_id)
-    node = node if isinstance(node, Mapping) else {}
+    node = foreign.mapping(node)
     class_type = str(
         node.get("class_type") or (entry.get("class_type") if isinstance(entry, Mapping) else "") or "?"
     )
     meta = node.get("_meta")
     title = str(meta.get("title") or "") if isinstance(meta, Mapping) else ""
     extra = error.get("extra_info")
-    extra = extra if isinstance(extra, Mapping) else {}
+    extra = foreign.mapping(extra)
     name = str(extra.get("input_name") or error.get("field") or error.get("details") or "")
     where = f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})"
     problem: dict[str, Any] = {

@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 from _common import SAID_LIMIT, Access, is_cloud_host, normal_base, resolve_url
 from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Misuse, SkillError
 
 if TYPE_CHECKING:
     import requests
@@ -212,21 +212,18 @@ class Server:
             return SkillError(
                 f"{where}: {error}",
                 code="bad_answer",
-                exit=cli.Exit.FAILED,
                 hint="is the address ComfyUI itself?",
             )
         if isinstance(error, RefusedRedirect):
             return SkillError(
                 f"refused to follow {where}: {error}",
                 code="unsafe_redirect",
-                exit=cli.Exit.FAILED,
                 hint="nothing was sent there; if you know that address, pass it to --host, else ask the server's operator",
             )
         if isinstance(error, requests.TooManyRedirects):
             return SkillError(
                 f"{where} redirects in a loop",
                 code="redirect_loop",
-                exit=cli.Exit.FAILED,
                 hint="is a proxy or login page in front of the server? give the final address, or its login with --header",
             )
         if isinstance(error, requests.exceptions.SSLError):
@@ -237,7 +234,7 @@ class Server:
                 server_said=safe_text.clean(error, SAID_LIMIT),
             )
         if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
-            return SkillError(f"the request for {where} is not valid: {safe_text.clean(error, 200)}")
+            return Misuse(f"the request for {where} is not valid: {safe_text.clean(error, 200)}")
         if isinstance(error, requests.Timeout):
             return SkillError(
                 f"{where} did not answer in time",
@@ -255,7 +252,6 @@ class Server:
         return SkillError(
             f"{self.url} answered {response.status_code} and redirects elsewhere; nothing was sent there",
             code="moved",
-            exit=cli.Exit.FAILED,
             hint="use the final address as --host (or sign in with --header if this is a login page)",
             server_said=target,
         )
@@ -288,7 +284,7 @@ class Server:
             )
         if status == 404:
             return SkillError(
-                f"{self.url} has no {route} (HTTP 404)", code="not_found", exit=cli.Exit.FAILED, server_said=said,
+                f"{self.url} has no {route} (HTTP 404)", code="not_found", server_said=said,
                 hint="is the address right (host, port, base path), and is it ComfyUI?",
                 http_status=status,
             )  # fmt: skip
@@ -317,7 +313,6 @@ class Server:
             raise SkillError(
                 f"{self.url} did not answer with JSON ({kind}); is it ComfyUI?",
                 code="bad_answer",
-                exit=cli.Exit.FAILED,
                 hint="check --host: scheme, port and base path",
                 server_said=safe_text.clean(text_of(response), 200),
             ) from error
@@ -508,7 +503,6 @@ def stream(response: requests.Response, size: int = 1 << 20) -> Iterator[bytes]:
             raise SkillError(
                 "the download stalled or is too slow",
                 code="download_failed",
-                exit=cli.Exit.FAILED,
                 retryable=True,
                 hint="check the connection to the server and any proxy in between",
             ) from error

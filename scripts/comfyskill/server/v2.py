@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import safe_text
+from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 from comfyskill.graph import nodes
 from comfyskill.server import local, transport, v2_records
@@ -180,9 +180,7 @@ class V2(Dialect):
             raise v2_records.rejection(response, submission.graph) or self.failure(response)
         answer = self.json_of(response)
         if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
-            raise SkillError(
-                f"{self.url} accepted the submit but returned no job", code="bad_answer", exit=Exit.FAILED
-            )
+            raise SkillError(f"{self.url} accepted the submit but returned no job", code="bad_answer")
         self._own_jobs.add(answer["id"])
         return Accepted(accepted_id(answer["id"], submission.prompt_id, self.url))
 
@@ -286,7 +284,7 @@ class V2(Dialect):
                 return JobState(prompt_id, "unknown")
             raise
         if not isinstance(answer, Mapping):
-            raise SkillError(f"{self.url} did not describe the job", code="bad_answer", exit=Exit.FAILED)
+            raise SkillError(f"{self.url} did not describe the job", code="bad_answer")
         return v2_records.state_of(
             prompt_id, answer, lambda asset_id: content_url(self, asset_id), self.now()
         )
@@ -328,9 +326,7 @@ class V2(Dialect):
         answer = self.get_json(JOBS, params, timeout=self.look_timeout)
         jobs = answer.get("jobs") if isinstance(answer, Mapping) else None
         if not isinstance(jobs, list):
-            raise SkillError(
-                f"{self.url} did not answer with a job list", code="bad_answer", exit=Exit.FAILED
-            )
+            raise SkillError(f"{self.url} did not answer with a job list", code="bad_answer")
         return [job for job in jobs if isinstance(job, Mapping) and isinstance(job.get("id"), str)]
 
     def open_events(self, prompt_id: str) -> requests.Response | None:
@@ -365,9 +361,7 @@ class V2(Dialect):
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
         """The asset's bytes: from this server itself, or from the signed address it points to, fetched bare."""
         if not ref.url and not ref.asset_id:
-            raise SkillError(
-                f"the server named no address for {ref.filename}", code="not_found", exit=Exit.FAILED
-            )
+            raise SkillError(f"the server named no address for {ref.filename}", code="not_found")
         url = ref.url or content_url(self, str(ref.asset_id))
         return self.open_signed(url, offset=offset, validator=validator)
 
@@ -498,9 +492,7 @@ def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping
         )
     answer = server.json_of(response)
     if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
-        raise SkillError(
-            f"{server.url} did not accept {path.name}", code="upload_failed", exit=cli.Exit.FAILED
-        )
+        raise SkillError(f"{server.url} did not accept {path.name}", code="upload_failed")
     return answer
 
 
@@ -530,7 +522,7 @@ def upload_masked(server: V2, mask: Path, name: str, original: FileRef) -> FileR
             with open_picture(fetched) as picture, open_picture(mask) as alpha:
                 whole = _joined(picture, alpha)
         except BadPicture as error:
-            raise SkillError(f"the mask cannot be joined with its picture: {error}") from error
+            raise Misuse(f"the mask cannot be joined with its picture: {error}") from error
         whole.save(joined, compress_level=4)
         return upload(server, joined, joined.name)
 
@@ -611,7 +603,6 @@ def _not_confirmed(prompt_id: str, *, proxy: bool) -> SkillError:
     return SkillError(
         "the server accepted the cancel, but the job is still running",
         code="cancel_not_confirmed",
-        exit=Exit.FAILED,
         retryable=True,
         hint=hint,
         prompt_id=prompt_id,

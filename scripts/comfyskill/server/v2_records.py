@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from comfyskill.base import cli, safe_text
+from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server import cloud, refusals, transport
 from comfyskill.server.protocol import MARK, JobState, JobSummary, seconds
@@ -119,7 +119,7 @@ def _error(error: Any) -> Mapping[str, Any] | None:
 def _log_text(logs: Any) -> str:
     """The log of a finished run on a deployment; elsewhere absent."""
     text = logs.get("text") if isinstance(logs, Mapping) else None
-    return text if isinstance(text, str) else ""
+    return foreign.text(text)
 
 
 def _progress(progress: Any) -> Mapping[str, Any] | None:
@@ -133,7 +133,7 @@ def outputs_of(listed: Any, content_url: Callable[[str], str]) -> dict[str, dict
     """Flat outputs in ComfyUI's own shape: node id -> key -> files, each with the address of its bytes."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     seen: set[str] = set()
-    for item in listed if isinstance(listed, list) else []:
+    for item in foreign.items(listed):
         file = _file(item, content_url) if isinstance(item, Mapping) else None
         if file is None or file["url"] in seen:
             continue
@@ -230,7 +230,7 @@ def envelope(response: requests.Response) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     error = body.get("error") if isinstance(body, Mapping) else None
-    return error if isinstance(error, Mapping) else {}
+    return foreign.mapping(error)
 
 
 def failure(url: str, response: requests.Response) -> SkillError | None:
@@ -269,14 +269,17 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
         )
     if response.status_code == 429:
         return SkillError(
-            f"{url} asks for a pause (HTTP 429)", code="busy", exit=Exit.FAILED, retryable=True,
+            f"{url} asks for a pause (HTTP 429)", code="busy", retryable=True,
             hint="wait and try again", server_said=said, **details,
         )  # fmt: skip
     if response.status_code == 413:
         return SkillError(
-            f"{url} does not accept a request of this size", code="too_large", exit=Exit.FAILED,
-            hint="deployments accept up to 10,000,000 bytes per job; upload large inputs as files", server_said=said, **details,
-        )  # fmt: skip
+            f"{url} does not accept a request of this size",
+            code="too_large",
+            hint="deployments accept up to 10,000,000 bytes per job; upload large inputs as files",
+            server_said=said,
+            **details,
+        )
     return None
 
 
@@ -291,7 +294,7 @@ def rejection(response: requests.Response, graph: Mapping[str, Any]) -> SkillErr
     error = envelope(response)
     kind = str(error.get("code") or "")
     details = error.get("details")
-    details = details if isinstance(details, Mapping) else {}
+    details = foreign.mapping(details)
     if kind not in REJECTIONS and not (
         response.status_code in (400, 422) and kind in ("invalid_request", "metadata_invalid")
     ):

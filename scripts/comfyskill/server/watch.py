@@ -447,7 +447,6 @@ class Watcher:
             raise SkillError(
                 f"the server has been unreachable for {away:.0f} s; the job's outcome is not known",
                 code="server_gone",
-                exit=cli.Exit.FAILED,
                 status="lost",
                 retryable=False,
                 hint="when the server is back, look up the job by its prompt id before running it again",

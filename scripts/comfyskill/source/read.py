@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
-from comfyskill.base import safe_text, text_files
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import foreign, safe_text, text_files
+from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.server.transport import Server, stream
@@ -136,7 +136,7 @@ def declared_models(editor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     holders = [group]
     nodes = group.get("nodes")
-    for node in nodes if isinstance(nodes, list) else []:
+    for node in foreign.items(nodes):
         if isinstance(node, Mapping) and isinstance(node.get("properties"), Mapping):
             holders.append(node["properties"])
     for holder in holders:
@@ -148,9 +148,7 @@ def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
     if server is None:
-        raise SkillError(
-            f"{kind}:{name} needs a server", code="misuse", hint="add --host, or pass a file instead"
-        )
+        raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
 
     fetch = template if kind == "template" else saved
     value, notes = fetch(server, name)
@@ -162,10 +160,9 @@ def _from_stdin(stdin: BinaryIO | None, origin: str = "standard input") -> Loade
     stream = stdin if stdin is not None else sys.stdin.buffer
     data = stream.read(MAX_JSON + 1)
     if not data:
-        raise SkillError(
+        raise Misuse(
             f"{origin} is empty",
             code="empty",
-            exit=Exit.MISUSE,
             hint="pipe a workflow in, or pass a file",
         )
     if len(data) > MAX_JSON:
@@ -181,18 +178,15 @@ def _from_file(spec: str) -> Loaded:
             raise _is_folder(path)
         file = text_files.open_file(path)
     except text_files.NobodyWrites as error:
-        raise SkillError(
+        raise Misuse(
             f"{path} is a pipe with no writer",
             code="not_readable",
-            exit=Exit.MISUSE,
             hint="pass a file, or pipe the workflow in and pass -",
         ) from error
     except FileNotFoundError as error:
         raise _no_such_file(spec) from error
     except PermissionError as error:
-        raise SkillError(
-            f"file {spec} is not readable: permission denied", code="not_readable", exit=Exit.MISUSE
-        ) from error
+        raise Misuse(f"file {spec} is not readable: permission denied", code="not_readable") from error
     except (OSError, ValueError) as error:
         # ValueError: a name with a null character.
         raise _no_such_file(spec, str(error)) from error
@@ -205,9 +199,7 @@ def _from_file(spec: str) -> Loaded:
 
 def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
     if size == 0:
-        raise SkillError(
-            f"{origin} is empty", code="empty", exit=Exit.MISUSE, hint="save or download the workflow again"
-        )
+        raise Misuse(f"{origin} is empty", code="empty", hint="save or download the workflow again")
     kind = None if _starts_as_json(stream) else _media_kind(stream)
     if kind is not None:
         return _from_media(stream, kind, f"{kind} {name}")
@@ -274,34 +266,31 @@ def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
 
 
 def _too_large(origin: str) -> SkillError:
-    return SkillError(
+    return Misuse(
         f"{origin} is larger than {MAX_JSON >> 20} MB, too large for a workflow",
         code="too_large",
-        exit=Exit.MISUSE,
     )
 
 
 def _is_folder(path: Path) -> SkillError:
     found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in (".json", ".png"))[:5]
     hint = f"pass one of its files, such as {', '.join(found)}" if found else "pass a workflow file"
-    return SkillError(f"{path} is a folder, not a workflow", code="is_folder", exit=Exit.MISUSE, hint=hint)
+    return Misuse(f"{path} is a folder, not a workflow", code="is_folder", hint=hint)
 
 
 def _no_such_file(spec: str, why: str = "") -> SkillError:
     if spec.startswith(("http://", "https://")):
-        return SkillError(
+        return Misuse(
             "workflows are not downloaded from a URL",
-            exit=Exit.MISUSE,
             hint="download it first, then pass the file",
         )
     if spec.lstrip().startswith("{"):
-        return SkillError(
-            "a workflow must be a file, not text", exit=Exit.MISUSE, hint="write it to a file, or pipe it in and pass -"
+        return Misuse(
+            "a workflow must be a file, not text", hint="write it to a file, or pipe it in and pass -"
         )  # fmt: skip
-    return SkillError(
+    return Misuse(
         f"there is no file {spec}" + (f" ({why})" if why else ""),
         code="no_such_file",
-        exit=Exit.MISUSE,
         hint=_near_files(spec) or "check the path; bundled workflows are listed in workflows/README.md",
     )
 
@@ -339,9 +328,7 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
         hint = (
             "pass a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
         )
-    return SkillError(
-        f"{origin} contains no workflow", code="no_workflow_inside", exit=Exit.MISUSE, hint=hint
-    )
+    return Misuse(f"{origin} contains no workflow", code="no_workflow_inside", hint=hint)
 
 
 def template(server: Server, name: str) -> tuple[Any, list[str]]:
@@ -384,9 +371,9 @@ def template_names(server: Server) -> list[str]:
     """
     names: list[str] = []
     index = server.get_json("templates/index.json")
-    for group in index if isinstance(index, list) else []:
+    for group in foreign.items(index):
         members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in members if isinstance(members, list) else []:
+        for entry in foreign.items(members):
             if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
                 names.append(entry["name"])
     packs = server.get_json("workflow_templates")
@@ -421,9 +408,8 @@ def saved_names(server: Server) -> list[str]:
 def _clean(name: str, kind: str) -> str:
     title = name.strip().strip("/").removesuffix(".json")
     if not title or any(part in ("", ".", "..") for part in title.split("/")) or "\\" in title:
-        raise SkillError(
+        raise Misuse(
             f"{kind}:{name} is not a workflow name",
-            code="misuse",
             hint=f"write {kind}:NAME, as the server lists it",
         )
     return title
@@ -436,9 +422,7 @@ def _fetch(server: Server, path: str, what: str) -> tuple[Any, list[str]]:
         for piece in stream(response):
             data += piece
             if len(data) > MAX_ANSWER:
-                raise SkillError(
-                    f"the {what} is larger than {MAX_ANSWER >> 20} MB", code="too_large", exit=Exit.MISUSE
-                )
+                raise Misuse(f"the {what} is larger than {MAX_ANSWER >> 20} MB", code="too_large")
     origin = f"{what} of {server.url}"
     return parse(text_of(bytes(data), origin), origin)
 
@@ -461,9 +445,8 @@ def _not_found(error: SkillError, kind: str, name: str, names: Any) -> SkillErro
         hint = f"it offers {len(known)}, such as {safe_text.quoted_list(known[:5])}"
     else:
         hint = "it offers none, or does not say which"
-    return SkillError(
+    return Misuse(
         f"the server has no {what} {safe_text.quoted(name)}",
         code="no_such_workflow",
-        exit=Exit.MISUSE,
         hint=hint,
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comfyskill.base import key_patterns, safe_text
+from comfyskill.base import foreign, key_patterns, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import pack as deps_pack
 from comfyskill.deps import packs as deps_packs
@@ -156,7 +156,7 @@ def group_nodes(editor: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The group nodes that an editor file defines, by name: `workflow>NAME` is the class of one."""
     extra = (editor or {}).get("extra")
     groups = extra.get("groupNodes") if isinstance(extra, Mapping) else None
-    return groups if isinstance(groups, Mapping) else {}
+    return foreign.mapping(groups)
 
 
 def _spaced(name: str) -> str:
