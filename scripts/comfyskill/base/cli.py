@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import TracebackType
 
+# A JSON document, or a part of one, that this tool writes.
+Document = dict[str, Any]
+
 # What `import NAME` of a missing package means to pip; the last three come with requests.
 PACKAGES = {
     "requests": "requests", "websocket": "websocket-client", "tqdm": "tqdm", "PIL": "pillow", "aiohttp": "aiohttp",
