@@ -170,9 +170,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 def _asked(args: argparse.Namespace) -> Any:
     if getattr(args, "inventory", None):
-        from comfyskill.server import node_definitions
+        from comfyskill.server import facts
 
-        return node_definitions.load(args.inventory)
+        return facts.load(args.inventory)
     from comfyskill.server import connect
 
     return connect.connect_from(args)
