@@ -113,8 +113,7 @@ def _replacements(server: Any) -> Mapping[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(report, args)
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":
