@@ -248,24 +248,22 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    if args.output or args.diff or args.check_pack:
-        return cli.run(lambda: produce(args)[1])
     # Success prints the graph instead of a document; every failure is still a document.
-    printed: list[str] = []
+    graphs: list[str] = []
 
-    def report() -> Mapping[str, Any]:
+    def report(args: argparse.Namespace) -> Mapping[str, Any]:
         text, document = produce(args)
-        printed.append(text or "")
+        if text is not None:
+            graphs.append(text)
         return document
 
-    document, code = cli.outcome(report)
-    if not printed:
-        cli.emit(document)
-        return int(code)
-    _say(document)
-    cli.write_out(printed[0])
-    return int(cli.Exit.DONE)
+    def show(_args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+        if not graphs:
+            return cli.emit(document)
+        _say(document)
+        return cli.write_out(graphs[0])
+
+    return cli.main(parse_args, report, argv, show=show)
 
 
 def _say(report: Mapping[str, Any]) -> None:

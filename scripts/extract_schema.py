@@ -159,8 +159,7 @@ def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(report, args)
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":

@@ -374,8 +374,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(run_workflow, args)
+    return cli.main(parse_args, run_workflow, argv)
 
 
 if __name__ == "__main__":

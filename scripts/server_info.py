@@ -200,7 +200,7 @@ def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(answer, parse_args(argv))
+    return cli.main(parse_args, answer, argv)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,7 @@ def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(report, args)
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":
