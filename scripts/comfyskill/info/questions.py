@@ -169,7 +169,7 @@ def answers(
 ) -> bool | str:
     """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
     try:
-        response = server.request("GET", path, params=params, attempts=1, timeout=20, stream=True)
+        response = server.open_stream(path, params, timeout=20)
         response.close()
     except SkillError as error:
         if error.code == "refused":
@@ -200,7 +200,7 @@ def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
         return {"present": False}
     for route in MANAGER_ROUTES:
         try:
-            said = server.request("GET", route, attempts=1, timeout=20).text
+            said = server.get(route, attempts=1, timeout=20).text
         except SkillError as error:
             if error.exit == Exit.UNREACHABLE:
                 raise

@@ -262,7 +262,7 @@ def clocks_agree(server: Dialect) -> Check:
 
     path = "features" if server.api != "v2" else "api/v2/health"
     try:
-        date = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+        date = server.get(path, attempts=1, timeout=10).headers.get("Date")
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise

@@ -18,7 +18,7 @@ def explain_command(server: Dialect, prompt_id: str) -> str:
 
 def list_command(server: Dialect) -> str:
     """The command that shows which jobs the server has, ours marked; on Comfy Cloud by v1, since v2 lists none there."""
-    return command("manage_queue.py", "jobs", *server_words(getattr(server, "beside", None) or server))
+    return command("manage_queue.py", "jobs", *server_words(getattr(server, "v1", None) or server))
 
 
 def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from comfyskill.base import foreign, safe_text, text_files
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.server import transport
 from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.transport import Server, stream
 
@@ -415,7 +416,7 @@ def _clean(name: str, kind: str) -> str:
 
 
 def _fetch(server: Server, path: str, what: str) -> tuple[Any, list[str]]:
-    response = server.request("GET", path, stream=True)
+    response = server.open_stream(path, attempts=transport.ATTEMPTS)
     data = bytearray()
     with response:
         for piece in stream(response):
