@@ -10,9 +10,9 @@ from typing import Any
 
 from comfyskill.base import file_names, paths, picture_files, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base.programs import command
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import read
 
@@ -41,7 +41,7 @@ def workflow(
     if save is None:
         return answer | {
             "hint": "add --save FILE to keep it, or run it: "
-            + command("run_workflow.py", _spec(kind, name), *server_words(server))
+            + command("run_workflow.py", _spec(kind, name), *server.flags)
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
     file_names.write_whole(save, data)

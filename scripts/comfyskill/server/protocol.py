@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 import _common
 from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
+from comfyskill.base.programs import command
 from comfyskill.graph.nodes import Graph
 from comfyskill.server import multipart, transport
 
@@ -187,6 +188,20 @@ class Dialect(transport.Server, abc.ABC):
         if self.fleeting:
             return ["--host", "demo"]
         return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
+
+    def explain_command(self, prompt_id: str) -> str:
+        """The command that shows what happened to a job."""
+        # An id that begins with a dash comes last, where it cannot be read as a flag.
+        last = ["--", prompt_id] if prompt_id.startswith("-") else []
+        return command("fetch_logs.py", *([] if last else [prompt_id]), *self.flags, *last)
+
+    def list_command(self) -> str:
+        """The command that shows which jobs the server has, ours marked."""
+        return command("manage_queue.py", "jobs", *self.flags)
+
+    def cancel_command(self, prompt_ids: Sequence[str]) -> str:
+        """The command that cancels these jobs, and reports the result for each."""
+        return command("manage_queue.py", "cancel", *prompt_ids, *self.flags)
 
     # --- jobs
     @abc.abstractmethod

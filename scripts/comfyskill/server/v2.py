@@ -396,6 +396,10 @@ class V2(Dialect):
         """The plan's limit; None except on Comfy Cloud."""
         return cloud.plan_limit(self)
 
+    def list_command(self) -> str:
+        """The command that lists the server's jobs; on Comfy Cloud by v1, since v2 lists none there."""
+        return self.v1.list_command() if self.v1 is not None else super().list_command()
+
     def account(self) -> Document:
         """Plan and credits; empty except on Comfy Cloud."""
         return cloud.report(self)
