@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import convert, layout, read, widgets
-from comfyskill.editor import text as editor_text
+from comfyskill.editor import browser_text
 from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -147,7 +147,7 @@ def test_a_laid_out_file_is_whole(graph):
     | st.text("/*{}|\\ab", max_size=12).filter(lambda text: (len(text) - len(text.rstrip("\\"))) % 2 == 0)
 )
 def test_a_guarded_text_resolves_to_itself(text):
-    assert editor_text.resolve_choices(layout.guarded(text), lambda options: options[0]) == text
+    assert browser_text.resolve_choices(layout.guarded(text), lambda options: options[0]) == text
 
 
 @QUICK
