@@ -78,11 +78,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    cli.be_quiet(args.quiet)
+def auto_fix_deps(args: argparse.Namespace) -> cli.Document:
+    """The report this script prints."""
     file_limits.allow(args.max_file_size)
-    return cli.run(mend.mend, args)
+    return mend.mend(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(parse_args, auto_fix_deps, argv)
 
 
 if __name__ == "__main__":

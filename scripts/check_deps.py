@@ -72,9 +72,7 @@ def check_deps(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    cli.be_quiet(args.quiet)
-    return cli.run(check_deps, args)
+    return cli.main(parse_args, check_deps, argv)
 
 
 if __name__ == "__main__":

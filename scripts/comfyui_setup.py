@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +104,18 @@ def wish(args: argparse.Namespace) -> setup_plan.Wish:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    cli.be_quiet(args.quiet)
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints."""
     asked = wish(args)
-    actions: dict[str, Callable[[], dict[str, Any]]] = {
-        "install": lambda: setup_plan.plan(asked) if args.dry_run else setup.set_up(asked),
-        "status": lambda: setup.status(asked),
-        "stop": lambda: setup.stop(asked, dry_run=args.dry_run),
-    }
-    return cli.run(actions[args.action])
+    if args.action == "status":
+        return setup.status(asked)
+    if args.action == "stop":
+        return setup.stop(asked, dry_run=args.dry_run)
+    return setup_plan.plan(asked) if args.dry_run else setup.set_up(asked)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":

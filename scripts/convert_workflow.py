@@ -42,7 +42,7 @@ from comfyskill.base import cli, flags, paths, safe_text
 from comfyskill.base.cli import Misuse
 
 if TYPE_CHECKING:
-    from comfyskill.server.node_definitions import Definitions
+    from comfyskill.server.facts import Facts
 
 MOST = 50
 
@@ -89,22 +89,23 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Names
         parser.error(f"{name} prints its report; it excludes --output and --to-editor")
 
 
-def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def convert(args: argparse.Namespace, facts: Facts) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """The API-format graph of the file, and the report on it.
 
     A file that already holds an API graph (also a picture, which holds the very graph that made it) gives that.
     """
     from comfyskill.editor import convert as editor_convert
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    loaded = read.load(args.file, server=known.server)
+    loaded = read.load(args.file, server=facts.live)
     if loaded.graph is not None:
         warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on unchanged"]
         return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
-    definitions = known.all()
+    known = node_definitions.fetch(facts)
     made = editor_convert.convert(
         loaded.editor,
-        definitions,
+        known.classes,
         wildcard_seed=args.seed_wildcards,
         without_server=not known.complete,
         explain=args.explain,
@@ -133,15 +134,16 @@ def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, A
     return {"counts": dict(sorted(counts.items()))} | safe_text.cap(shown, MOST)
 
 
-def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def to_editor(args: argparse.Namespace, facts: Facts) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """The editor file of an API graph, and the report on it."""
     from comfyskill.editor import layout
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    loaded = read.load(args.file, server=known.server)
+    loaded = read.load(args.file, server=facts.live)
     if loaded.graph is None:
         raise Misuse("this is an editor file already", hint="omit --to-editor to convert it to API format")
-    definitions = known.all()
+    definitions = node_definitions.fetch(facts).classes
     editor = layout.to_editor(loaded.graph, definitions)
     unknown = sorted(
         {
@@ -173,17 +175,17 @@ def _report(
     return report
 
 
-def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
+def difference(args: argparse.Namespace, facts: Facts) -> dict[str, Any]:
     """The report of --diff."""
     from comfyskill.editor import words
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
     sources = [
         read.read(
             spec,
-            server=known.server,
-            definitions=known.all,
-            complete=lambda: known.complete,
+            server=facts.live,
+            definitions=lambda: node_definitions.fetch(facts),
             wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
             allow_unsure=args.allow_unsure,
         )
@@ -229,10 +231,10 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
 
     if args.check_pack:
         return None, check_pack(args.check_pack)
-    known = node_definitions.from_flags(args)
+    facts = node_definitions.from_flags(args)
     if args.diff:
-        return None, difference(args, known)
-    result, report = to_editor(args, known) if args.to_editor else convert(args, known)
+        return None, difference(args, facts)
+    result, report = to_editor(args, facts) if args.to_editor else convert(args, facts)
     text = safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
     if args.output is None:
         return text, report
@@ -246,24 +248,22 @@ def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    if args.output or args.diff or args.check_pack:
-        return cli.run(lambda: produce(args)[1])
     # Success prints the graph instead of a document; every failure is still a document.
-    printed: list[str] = []
+    graphs: list[str] = []
 
-    def report() -> Mapping[str, Any]:
+    def report(args: argparse.Namespace) -> Mapping[str, Any]:
         text, document = produce(args)
-        printed.append(text or "")
+        if text is not None:
+            graphs.append(text)
         return document
 
-    document, code = cli.outcome(report)
-    if not printed:
-        cli.emit(document)
-        return int(code)
-    _say(document)
-    cli.write_out(printed[0])
-    return int(cli.Exit.DONE)
+    def show(_args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+        if not graphs:
+            return cli.emit(document)
+        _say(document)
+        return cli.write_out(graphs[0])
+
+    return cli.main(parse_args, report, argv, show=show)
 
 
 def _say(report: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,33 +150,38 @@ def read_definitions(path: Path | None) -> dict[str, Any]:
     return dict(loaded)
 
 
-def fail(code: str, message: str, exit_code: int, **more: Any) -> int:
-    print(json.dumps({"status": "error", "code": code, "message": message, **more}), flush=True)
-    return exit_code
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+def serve(args: argparse.Namespace) -> cli.Document:
+    """Serve until SIGTERM or Ctrl-C."""
     try:
         chosen = read_options(args)
     except ValueError as error:
-        return fail("misuse", str(error), 2, hint="python3 scripts/demo_server.py --help lists all of them")
+        raise cli.Misuse(
+            str(error), hint="python3 scripts/demo_server.py --help lists all of them"
+        ) from error
     import asyncio
 
-    try:
-        from comfyskill.demo import application
-    except ModuleNotFoundError as error:
-        cli.emit_line(cli.missing_package(error))
-        return int(cli.Exit.FAILED)
+    from comfyskill.demo import application
+
     try:
         asyncio.run(application.serve(chosen))
     except OSError as error:
-        return fail(
-            "port_taken", f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}", 3
-        )
+        raise cli.SkillError(
+            f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}",
+            code="port_taken",
+            exit=cli.Exit.UNREACHABLE,
+        ) from error
     except KeyboardInterrupt:
         pass
-    return 0
+    return {"status": "ok"}
+
+
+def show(_args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+    """Print a failure on one line, as the line that says where the server listens; print nothing at its end."""
+    return document["status"] == "ok" or cli.emit_line(document)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(parse_args, serve, argv, show=show)
 
 
 if __name__ == "__main__":

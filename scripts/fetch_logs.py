@@ -61,8 +61,7 @@ def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(fetch_logs, args)
+    return cli.main(parse_args, fetch_logs, argv)
 
 
 if __name__ == "__main__":

@@ -76,21 +76,16 @@ def _gigabytes(text: str) -> float:
     return size
 
 
-def report(
-    workspace: Path | None,
-    *,
-    pytorch: bool,
-    summary: bool,
-    model: str | None = None,
-    vram: float | None = None,
-    ram: float | None = None,
-) -> dict[str, Any]:
-    """The report this script prints, with a short summary on stderr if wanted."""
-    families = _families(model) if model is not None else []
-    found = hardware.check(workspace, pytorch=pytorch) if vram is None else hardware.suppose(vram, ram)
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """The report this script prints, with a short summary on stderr unless --json is given."""
+    families = _families(args.model) if args.model is not None else []
+    if args.vram is None:
+        found = hardware.check(args.workspace, pytorch=args.check_pytorch)
+    else:
+        found = hardware.suppose(args.vram, args.ram)
     if families:
         return _one_family(found, families)
-    if summary:
+    if not args.json:
         for line in summary_lines(found):
             cli.note(line)
     return found
@@ -139,16 +134,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(
-        report,
-        args.workspace,
-        pytorch=args.check_pytorch,
-        summary=not args.json,
-        model=args.model,
-        vram=args.vram,
-        ram=args.ram,
-    )
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(report, parse_args(argv))
+    return cli.main(parse_args, report, argv)
 
 
 if __name__ == "__main__":

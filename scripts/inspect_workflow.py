@@ -55,9 +55,7 @@ def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    cli.be_quiet(args.quiet)
-    return cli.run(inspect_workflow, args)
+    return cli.main(parse_args, inspect_workflow, argv)
 
 
 if __name__ == "__main__":

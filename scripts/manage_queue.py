@@ -120,8 +120,7 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(manage_queue, args)
+    return cli.main(parse_args, manage_queue, argv)
 
 
 if __name__ == "__main__":

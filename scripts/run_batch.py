@@ -25,6 +25,7 @@ runs go on, 6 the server rejected the graph, 7 needs consent, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from typing import Any
 
@@ -59,8 +60,7 @@ def run_batch(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = flags.parse(__doc__, argv)
-    return cli.run(run_batch, args)
+    return cli.main(functools.partial(flags.parse, __doc__), run_batch, argv)
 
 
 if __name__ == "__main__":

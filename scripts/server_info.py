@@ -170,9 +170,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 def _asked(args: argparse.Namespace) -> Any:
     if getattr(args, "inventory", None):
-        from comfyskill.server import node_definitions
+        from comfyskill.server import facts
 
-        return node_definitions.load(args.inventory)
+        return facts.load(args.inventory)
     from comfyskill.server import connect
 
     return connect.connect_from(args)
@@ -200,7 +200,7 @@ def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(answer, parse_args(argv))
+    return cli.main(parse_args, answer, argv)
 
 
 if __name__ == "__main__":

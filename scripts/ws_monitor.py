@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from comfyskill.base import cli, flags, paths
@@ -82,9 +83,13 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     return monitor.run(follow=args.follow, timeout=args.timeout)
 
 
+def show(args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+    """Print the document; with --json as the last of the JSON Lines."""
+    return cli.emit_line({"type": "result", **document}) if args.json else cli.emit(document)
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    return cli.run(watch, args, as_line=args.json)
+    return cli.main(parse_args, watch, argv, show=show)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_what_is_nested_too_deeply_is_still_one_document(capsys: pytest.CaptureF
     deep: Any = "end"
     for _ in range(5_000):
         deep = [deep]
-    assert cli.run(lambda: {"status": "ok", "deep": deep}) == 0
+    assert cli.main(list, lambda _: {"status": "ok", "deep": deep}, []) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "error"
 
 
@@ -222,13 +222,43 @@ def test_front_is_said_to_change_nothing_where_it_does_not(
     assert "--front changes nothing" in ran.err
 
 
+LOADING = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+
+
 @POSIX
-def test_ctrl_c_while_loading_is_one_document_too() -> None:
-    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from comfyskill.base import cli; raise KeyboardInterrupt"
+def test_ctrl_c_while_arguments_are_parsed_is_one_document() -> None:
+    code = f"""{LOADING}
+import signal
+from comfyskill.base import cli
+sys.exit(cli.main(lambda _: signal.raise_signal(signal.SIGINT), lambda _: {{"status": "ok"}}))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert json.loads(done.stdout)["code"] == "interrupted"
-    assert done.returncode == 130
-    assert done.stderr == ""
+    assert (done.returncode, json.loads(done.stdout)["code"], done.stderr) == (130, "interrupted", "")
+
+
+@POSIX
+def test_ctrl_c_while_a_command_loads_ends_it_as_python_does() -> None:
+    code = f"{LOADING}from comfyskill.base import cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+
+
+def test_importing_a_command_changes_nothing_in_the_process() -> None:
+    """Streams, hooks, signals and the arguments stay as they are until `main` is called."""
+    names = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+    code = f"""{LOADING}
+import importlib, signal
+sys.stdin = sys.stdout = sys.stderr = None
+def state():
+    signals = [signal.getsignal(number) for number in signal.valid_signals()]
+    return [sys.stdin, sys.stdout, sys.stderr, sys.excepthook, sys.unraisablehook, *signals]
+before = state()
+for name in {names!r}:
+    importlib.import_module(name)
+    if state() != before:
+        sys.exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -250,7 +280,7 @@ def report():
     select.select([], [], [], 60)
     return {{"status": "ok"}}
 
-sys.exit(cli.run(report))
+sys.exit(cli.main(list, lambda _: report(), []))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stderr == "went on\n", "the signal came at another moment than in the finalizer"

@@ -148,11 +148,12 @@ def test_a_server_cannot_have_the_key_printed_in_another_spelling(run: Runner, e
 
 
 def test_a_traceback_shows_no_secret() -> None:
-    """Neither the one that COMFYUI_SKILL_DEBUG asks for nor that of a fault outside of a command."""
+    """Neither the one that COMFYUI_SKILL_DEBUG asks for nor that of a fault while the document is printed."""
     begin = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from comfyskill.base import cli, safe_text; safe_text.hide({KEY!r})\n"
     fault = f"raise RuntimeError('with ' + {KEY[:20]!r} + {KEY[20:]!r})"
-    inside = f"def report():\n {fault}\nsys.exit(cli.run(report))"
-    for program in (begin + inside, begin + fault):
+    reported = f"def report(_):\n {fault}\nsys.exit(cli.main(list, report, []))"
+    shown = f"def show(*_):\n {fault}\nsys.exit(cli.main(list, lambda _: {{'status': 'ok'}}, [], show=show))"
+    for program in (begin + reported, begin + shown):
         done = subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,

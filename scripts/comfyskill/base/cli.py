@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from comfyskill.base.safe_text import clean, redact, shell_words
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A JSON document, or a part of one, that this tool writes.
 Document = dict[str, Any]
+# What a command's `parse_args` returns.
+Args = TypeVar("Args")
 
 # What `import NAME` of a missing package means to pip; the last three come with requests.
 PACKAGES = {
@@ -231,9 +234,6 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
-_open_streams()
-
-
 _quiet = False
 
 
@@ -330,22 +330,39 @@ def exit_code(document: Mapping[str, Any]) -> Exit:
     return EXIT_BY_STATUS.get(str(document.get("status")), Exit.FAILED)
 
 
-def run(report: Callable[..., Mapping[str, Any]], *args: Any, as_line: bool = False, **kwargs: Any) -> int:
-    """Call a report function, print its document (or its failure's) and return the exit code.
+def main(
+    parse_args: Callable[[list[str] | None], Args],
+    report: Callable[[Args], Mapping[str, Any]],
+    argv: list[str] | None = None,
+    *,
+    show: Callable[[Args, Mapping[str, Any]], bool] | None = None,
+) -> int:
+    """Parse, call the report function, print its document (or its failure's) and return the exit code.
 
-    `as_line`: the document is the last of several JSON Lines.
+    The one place that changes the process: standard streams and hooks. `show` prints another way than `emit` does; it
+    returns False when nothing could be written.
     """
-    document, code = outcome(report, *args, **kwargs)
-    written = emit_line({"type": "result", **document}) if as_line else emit(document)
-    return int(code) if written else int(code or Exit.FAILED)
+    _open_streams()
+    sys.excepthook = _uncaught
+    sys.unraisablehook = say_again
+    printed = emit
+
+    def answer() -> Mapping[str, Any]:
+        nonlocal printed
+        args = parse_args(argv)
+        be_quiet(getattr(args, "quiet", False))
+        if show is not None:
+            printed = functools.partial(show, args)
+        return report(args)
+
+    document, code = outcome(answer)
+    return int(code) if printed(document) else int(code or Exit.FAILED)
 
 
-def outcome(
-    report: Callable[..., Mapping[str, Any]], *args: Any, **kwargs: Any
-) -> tuple[Mapping[str, Any], Exit]:
+def outcome(report: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], Exit]:
     """A report function's document (or its failure's) and the exit code; whatever happens, it is one document."""
     try:
-        document = report(*args, **kwargs)
+        document = report()
         code = exit_code(document)
     except SkillError as error:
         document, code = error.document(), error.exit
@@ -415,14 +432,7 @@ def _os_failure(error: OSError) -> SkillError:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while the command is still being loaded, before `run`: nothing was sent."""
-    if issubclass(kind, KeyboardInterrupt):
-        emit(INTERRUPTED)
-        os._exit(Exit.INTERRUPTED)
+    """Print a traceback as Python does, with keys hidden: for what happens while the document is printed."""
     import traceback
 
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
-
-
-sys.excepthook = _uncaught
-sys.unraisablehook = say_again

@@ -10,6 +10,7 @@ from typing import Any
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import node_search
+from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 
 LIST_LIMIT = 50
@@ -20,7 +21,7 @@ NO_MODELS = frozenset({"custom_nodes", "configs"})
 MANAGER_ROUTES = ("v2/manager/version", "manager/version")
 
 
-def about(server: Dialect) -> dict[str, Any]:
+def about(server: Facts) -> dict[str, Any]:
     """The keys at the start of every answer."""
     told: dict[str, Any] = {"status": "ok", "host": server.url, "api": server.api}
     if server.demo:
@@ -36,7 +37,7 @@ def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict
     return capped
 
 
-def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
+def offered(server: Facts, what: str, ask: Callable[[], Any]) -> Any:
     """The answer from a route that not every server has.
 
     Raises:
@@ -57,7 +58,7 @@ def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
         ) from error
 
 
-def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
+def stats(server: Facts, *, full: bool = False) -> dict[str, Any]:
     """Version, device, memory and queue length."""
     told = offered(server, "system statistics", server.stats)
     system = told["system"]
@@ -100,10 +101,12 @@ def _device(device: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def queue(server: Dialect) -> dict[str, int] | None:
+def queue(server: Facts) -> dict[str, int] | None:
     """How many jobs run and wait; None if the server does not say."""
+    if server.live is None:
+        return None
     try:
-        jobs = server.list_jobs(0, finished=False)
+        jobs = server.live.list_jobs(0, finished=False)
     except SkillError as error:
         if error.code in ("not_found", "not_offered"):
             return None
@@ -210,14 +213,14 @@ def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
     return {"present": False, "server_is_ready_for_v4": ready}
 
 
-def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
+def nodes(server: Facts, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
     """The node classes that match; see `node_search.search`."""
     definitions = server.definitions()
     found = node_search.search(definitions, **wanted)
     return about(server) | {"classes": len(definitions), **shortened(found, full, 30)}
 
 
-def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
+def node(server: Facts, name: str, *, full: bool = False) -> dict[str, Any]:
     """One node class in detail.
 
     Raises:
@@ -235,7 +238,7 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
 
 
 def models(
-    server: Dialect, folder: str | None, *, text: str | None = None, full: bool = False
+    server: Facts, folder: str | None, *, text: str | None = None, full: bool = False
 ) -> dict[str, Any]:
     """The names in one model folder, or the number in each folder (with a text: also the matches)."""
     if folder is not None:
@@ -260,7 +263,7 @@ def models(
     return answer | {"found": shortened(found, full)} if text else answer
 
 
-def _folder(server: Dialect, folder: str) -> list[str]:
+def _folder(server: Facts, folder: str) -> list[str]:
     try:
         return server.models(folder)
     except SkillError as error:
@@ -281,7 +284,7 @@ def _matching(names: Sequence[str], text: str | None) -> list[str]:
     return sorted(name for name in names if all(word in name.lower() for word in words))
 
 
-def embeddings(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def embeddings(server: Facts, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
     """The embeddings' names; in a prompt: embedding:NAME."""
     names = offered(server, "embeddings", server.embeddings)
     return about(server) | shortened(_matching(names, text), full)

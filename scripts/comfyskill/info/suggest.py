@@ -16,10 +16,11 @@ from comfyskill.base.cli import Exit, SkillError
 from comfyskill.deps import check
 from comfyskill.deps.check import MISSING, UNKNOWN, Item
 from comfyskill.deps.need import classes_of
-from comfyskill.deps.stock import Had, Stock
+from comfyskill.deps.stock import Stock
 from comfyskill.deps.survey import RENAMED
 from comfyskill.run.reports import head
 from comfyskill.server.commands import command, server_words
+from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
@@ -36,7 +37,7 @@ class _Stock(Stock):
         return None, "not checked"
 
 
-def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
+def suggest(server: Facts, *, kind: str | None = None) -> dict[str, Any]:
     """The bundled workflows, best first: ready, then fitting the memory, then without input files, then small.
 
     Each row says `ready` (true, false, or null where that could not be asked), `fits` (true, false, or null where the
@@ -63,8 +64,8 @@ def suggest(server: Dialect, *, kind: str | None = None) -> dict[str, Any]:
     document["workflows"] = rows
     if unknown:
         document["unknown"] = f"the server did not list: {', '.join(sorted(unknown))}"
-    if hasattr(server, "request"):  # an inventory runs nothing
-        document |= _next(server, rows)
+    if server.live is not None:
+        document |= _next(server.live, rows)
     return document
 
 
@@ -151,7 +152,7 @@ def _fits(entry: Mapping[str, Any], memory: float | None, device: str | None) ->
     return None if device == "cpu" else True
 
 
-def _memory(server: Had) -> tuple[float | None, str | None]:
+def _memory(server: Facts) -> tuple[float | None, str | None]:
     """The largest device's memory in GiB and its type; None on the cloud, whose machines are not the user's to choose."""
     if server.api != "local":
         return None, None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from comfyskill.run.prepare import Prepared
     from comfyskill.run.progress import Progress
     from comfyskill.server import events
+    from comfyskill.server.facts import Facts
 
 LONG_TEXT = 2_000
 # An agent reads the document, so it stays short; a receipt names every file.
@@ -65,7 +66,7 @@ def look_command(server: Dialect, submission: Submission, options: Options) -> s
     return list_command(server)
 
 
-def head(server: Dialect, prompt_id: str | None = None) -> dict[str, Any]:
+def head(server: Facts, prompt_id: str | None = None) -> dict[str, Any]:
     """The keys that every report of a job begins with, after `status`."""
     document: dict[str, Any] = {"prompt_id": prompt_id} if prompt_id is not None else {}
     document |= {"host": server.url, "api": server.api}

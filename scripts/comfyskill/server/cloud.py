@@ -28,6 +28,7 @@ from comfyskill.server.protocol import (
     FileRef,
     JobState,
     JobSummary,
+    NodeDefinitions,
     Submission,
     accepted_id,
     seconds,
@@ -390,9 +391,9 @@ class Cloud(Dialect):
         return self.open_signed(address, offset=offset, validator=validator)
 
     # --- what the server has
-    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    def definitions(self, classes: Sequence[str] | None = None) -> NodeDefinitions:
         """The cloud has no route for one class; fetch all definitions once."""
-        whole = self.all_definitions()
+        whole = self._all_definitions()
         return whole if classes is None else {name: whole[name] for name in classes if name in whole}
 
     def models(self, folder: str) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from comfyskill.base import paths
+import _common
 from comfyskill.base.programs import command
-from comfyskill.server.protocol import Dialect
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import Dialect, api_flags
 
 
 def explain_command(server: Dialect, prompt_id: str) -> str:
@@ -25,17 +26,11 @@ def cancel_command(server: Dialect, prompt_ids: Sequence[str]) -> str:
     return command("manage_queue.py", "cancel", *prompt_ids, *server_words(server))
 
 
-def server_words(server: Dialect) -> list[str]:
+def server_words(server: Facts) -> list[str]:
     """The flags that name a server and how to trust it. Keys are not repeated in them."""
-    if server.fleeting:
-        return ["--host", "demo"]
-    access = server.access
-    return ["--host", server.url, *trust_words(server.api, access.ca_bundle, insecure=access.insecure)]
+    return server.flags
 
 
 def trust_words(api: str | None, ca_bundle: str | None, *, insecure: bool) -> list[str]:
     """The flags for a server's protocol (none for a plain ComfyUI) and for the certificates to trust."""
-    words = [] if api in (None, "auto", "local") else ["--api", str(api)]
-    if ca_bundle:
-        words += ["--ca-bundle", str(paths.absolute(ca_bundle))]
-    return [*words, "--insecure"] if insecure else words
+    return [*api_flags(api), *_common.Access(ca_bundle=ca_bundle, insecure=insecure).trust_flags]

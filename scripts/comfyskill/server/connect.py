@@ -252,7 +252,7 @@ def start(options: list[str] | None = None) -> str:
 
 
 def _need_packages() -> None:
-    """Raises ModuleNotFoundError when the child would; `cli.run` turns it into a message."""
+    """Raises ModuleNotFoundError when the child would; `cli.main` turns it into a message."""
     for name in ("aiohttp", "PIL"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

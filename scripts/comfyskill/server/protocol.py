@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
 import _common
-from comfyskill.base import cache, cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cache, cli, foreign, safe_text
+from comfyskill.base.cli import Document, SkillError
+from comfyskill.graph.nodes import Graph
 from comfyskill.server import transport
 
 if TYPE_CHECKING:
     import requests
 
-Graph = Mapping[str, Any]
+# Node definitions as /object_info gives them: class -> its definition.
+NodeDefinitions = dict[str, Any]
 # `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
 MARK = "comfyui_skill_mark"
 # Search for a lost submit at least this long, even past the deadline.
 LEAST_LOOK = 2.0
+# Definitions of more classes than this are fetched all at once.
+FEW_CLASSES = 12
 
 
 class FileRef(NamedTuple):
@@ -41,6 +45,16 @@ class FileRef(NamedTuple):
     def json(self) -> dict[str, str]:
         """The three keys that graphs and `original_ref` use."""
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
+
+    @classmethod
+    def named_by(cls, value: str) -> FileRef:
+        """The file that an input value names: `folder/name`, of `input` unless it ends in ` [output]` or ` [temp]`."""
+        name, kind = value, "input"
+        for marked in ("input", "output", "temp"):
+            if value.endswith(f" [{marked}]"):
+                name, kind = value[: -len(marked) - 3], marked
+        folder, _, filename = name.replace("\\", "/").rpartition("/")
+        return cls(filename, folder, kind)
 
 
 class Submission(NamedTuple):
@@ -133,6 +147,8 @@ class Dialect(transport.Server, abc.ABC):
     """A server and its protocol. Failures are SkillErrors; answers are the values above."""
 
     api = "local"
+    origin = "server"  # of the node definitions (see `facts.Facts`)
+    complete = True
     why = ""  # how this protocol was chosen
     named = True  # by the user; else only by a file, and then no key goes there
     own_ids = True  # the client chooses the prompt id
@@ -154,8 +170,21 @@ class Dialect(transport.Server, abc.ABC):
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
-        self._definitions: dict[str, Any] = {}
-        self._whole: dict[str, Any] | None = None
+        self._definitions: NodeDefinitions = {}
+        self._whole: NodeDefinitions | None = None
+        self._replacements: Mapping[str, object] | None = None
+
+    @property
+    def live(self) -> Dialect:
+        """This server: it can be asked (see `facts.Facts`)."""
+        return self
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags by which a printed command names this server and how to trust it, without keys."""
+        if self.fleeting:
+            return ["--host", "demo"]
+        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """As `Server.request`. After a request without an answer the next one uses a new connection.
@@ -245,15 +274,15 @@ class Dialect(transport.Server, abc.ABC):
         return name if ref.type == "input" else f"{name} [{ref.type}]"
 
     # --- what the server has
-    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    def definitions(self, classes: Sequence[str] | None = None) -> NodeDefinitions:
         """Node definitions (/object_info): of the named classes, or all. Classes the server lacks are absent."""
-        if classes is not None and len(set(classes)) <= 12:
-            found: dict[str, Any] = {}
-            for name in dict.fromkeys(classes):
-                answer = self._one_definition(name)
-                found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
-            return found
-        return self.all_definitions()
+        if classes is None or len(set(classes)) > FEW_CLASSES:
+            return self._all_definitions()
+        found: NodeDefinitions = {}
+        for name in dict.fromkeys(classes):
+            answer = self._one_definition(name)
+            found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
+        return found
 
     def with_options(self, answer: Any) -> Any:
         """A submit's answer with the values that each wrong input takes, also where the server leaves them out."""
@@ -282,7 +311,7 @@ class Dialect(transport.Server, abc.ABC):
         self._definitions.update(answer)
         return answer
 
-    def all_definitions(self) -> dict[str, Any]:
+    def _all_definitions(self) -> NodeDefinitions:
         """Every node definition, kept for the life of this object and in the user's cache for offline use."""
         if self._whole is None:
             whole = self.get_json("object_info", timeout=180)
@@ -292,6 +321,17 @@ class Dialect(transport.Server, abc.ABC):
             if not self.fleeting:
                 cache.keep_table(f"definitions/{cache.slug(self.url)}", whole)
         return self._whole
+
+    def replacements(self) -> Mapping[str, object]:
+        """The server's table of replaced node classes (/node_replacements), asked once; empty where it has none."""
+        if self._replacements is None:
+            try:
+                self._replacements = foreign.mapping(self.get_json("node_replacements"))
+            except SkillError as error:
+                if error.exit in (cli.Exit.UNREACHABLE, cli.Exit.REFUSED):
+                    raise
+                self._replacements = {}
+        return self._replacements
 
     def model_folders(self) -> list[str]:
         """The kinds of model folders the server has."""
@@ -313,7 +353,22 @@ class Dialect(transport.Server, abc.ABC):
         """Names of the textual-inversion embeddings, without suffix."""
         return _common.parse_model_list(self.get_json("embeddings"))
 
-    def features(self) -> dict[str, Any]:
+    def has_input(self, value: str) -> bool | None:
+        """Whether the file that an input value names is on the server; None when a web page answered instead."""
+        try:
+            response = self.open_file(FileRef.named_by(value))
+        except SkillError as error:
+            # ComfyUI answers 403 for a path outside its folders.
+            outside = self.api == "local" and error.details.get("http_status") == 403
+            if outside or error.code in ("not_found", "bad_request"):
+                return False
+            raise
+        response.close()
+        # A login page answers every address with 200; ComfyUI itself never serves a file as one.
+        kind = response.headers.get("Content-Type", "").lower()
+        return None if kind.startswith("text/html") else True
+
+    def features(self) -> Document:
         """The server's feature flags; empty where it has no such route."""
         try:
             answer = self.get_json("features")
@@ -438,6 +493,11 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
         else "check the job list once more before running again: if the job appears late, it would run twice",
         server_said=safe_text.clean(lost, 600),
     )
+
+
+def api_flags(api: str | None) -> list[str]:
+    """The flag that names a server's protocol; none for a plain ComfyUI."""
+    return [] if api in (None, "auto", "local") else ["--api", str(api)]
 
 
 def seconds(value: Any) -> float | None:

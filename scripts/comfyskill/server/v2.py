@@ -385,10 +385,6 @@ class V2(Dialect):
         """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("node definitions").definitions(classes)
 
-    def all_definitions(self) -> dict[str, Any]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("node definitions").all_definitions()
-
     def model_folders(self) -> list[str]:
         """Raises SkillError `not_offered` except on Comfy Cloud."""
         return self._need_beside("a list of models").model_folders()

@@ -18,6 +18,7 @@ from comfyskill.base import foreign, safe_text, text_files
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.transport import Server, stream
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
@@ -66,17 +67,15 @@ def read(
     *,
     stdin: BinaryIO | None = None,
     server: Server | None = None,
-    definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    definitions: Callable[[], Definitions] = lambda: Definitions("none"),
     wildcard_seed: int | None = None,
-    complete: bool | Callable[[], bool] = True,
     allow_unsure: bool = False,
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
-    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
-    `complete` (asked after it, when it is a function) says that they hold all classes of a server, so that others are
-    missing there and not just unknown here. `allow_unsure` as in `convert.convert`.
+    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it.
+    `allow_unsure` as in `convert.convert`.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -95,9 +94,9 @@ def read(
     try:
         made = convert.convert(
             loaded.editor,
-            found,
+            found.classes,
             wildcard_seed=wildcard_seed,
-            without_server=not (complete() if callable(complete) else complete),
+            without_server=not found.complete,
             allow_unsure=allow_unsure,
         )
     except SkillError as error:

@@ -33,6 +33,7 @@ from comfyskill.graph.nodes import (
     with_missing_types,
 )
 from comfyskill.server import node_definitions
+from comfyskill.server.facts import Facts
 from comfyskill.source import read
 from comfyskill.trust import risks
 from comfyskill.trust import text as trust_text
@@ -457,9 +458,9 @@ def usual_name(pack: str) -> str:
     return _SAME.get(last, last).replace("_", "-")
 
 
-def report(spec: str, server: Any = None) -> dict[str, Any]:
+def report(spec: str, server: Facts | None = None) -> dict[str, Any]:
     """The report on one workflow; `server` (or an inventory) says which packs are installed. Raises SkillError."""
-    loaded = read.load(spec, server=None if isinstance(server, node_definitions.Inventory) else server)
+    loaded = read.load(spec, server=server.live if server is not None else None)
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
@@ -509,7 +510,7 @@ def _message(worst: str, counts: Mapping[str, int]) -> str:
     return "no high or medium findings; a node pack can still do whatever its code does"
 
 
-def _definitions(server: Any) -> tuple[Mapping[str, Any] | None, str | None]:
+def _definitions(server: Facts | None) -> tuple[Mapping[str, Any] | None, str | None]:
     """The definitions to judge with, and why they are not the server's when it has none to give (Comfy API v2)."""
     if server is None:
         return node_definitions.bundled(), None
