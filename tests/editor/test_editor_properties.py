@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert, diff, read, to_editor, widgets
-from comfyskill.editor import browser_text
+from comfyskill.editor import browser_text, convert, diff, read, to_editor, widgets
 from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert, read
+from comfyskill.editor import convert, read, to_editor
 from editor_files import CORE, DEFINITIONS
 
 pytestmark = pytest.mark.slow
