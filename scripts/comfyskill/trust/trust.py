@@ -381,7 +381,7 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
                 yield f"node {_shown(node_id, 40)}, {safe_text.quoted(_shown(name, 60))}", text, False
     for where, text in outline.notes_of(subject.editor):
         yield _shown(where, 80), text, True
-    for group in outline.groups_of(subject.editor):
+    for group in outline.graphs_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
