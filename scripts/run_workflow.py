@@ -286,7 +286,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     missing = prepared.source.missing_types
     if not missing:
         return
-    from comfyskill.server import commands
+    from comfyskill.base.programs import command
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
@@ -294,7 +294,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
-        next=[commands.command("check_deps.py", workflow, "--host", server.url)],
+        next=[command("check_deps.py", workflow, "--host", server.url)],
         missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 

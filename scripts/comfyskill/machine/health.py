@@ -15,7 +15,7 @@ from comfyskill.base import cli, flags, foreign, paths, programs, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
-from comfyskill.server import commands, connect, node_definitions
+from comfyskill.server import connect, node_definitions
 from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
@@ -262,7 +262,7 @@ def clocks_agree(server: Dialect) -> Check:
 
     path = "features" if server.api != "v2" else "api/v2/health"
     try:
-        date = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+        date = server.get(path, attempts=1, timeout=10).headers.get("Date")
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise
@@ -378,7 +378,7 @@ def is_local(url: str) -> bool:
 
 def host_words(server: Dialect) -> list[str]:
     """The flags for this server in a command; none for the default server."""
-    words = commands.server_words(server)
+    words = server.flags
     return [] if words == ["--host", flags.DEFAULT_HOST] else words
 
 

@@ -254,7 +254,7 @@ _STANDINGS = {
 
 def _models(subject: Subject) -> Iterator[Worry]:
     seen = set()
-    for use in graph_facts.models_in(subject.graph, subject.definitions):
+    for use in graph_facts.models_in(subject.graph):
         if deps_report.is_pickle(use.name) and use.name not in seen:
             seen.add(use.name)
             yield Worry(
@@ -381,13 +381,13 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
                 yield f"node {_shown(node_id, 40)}, {safe_text.quoted(_shown(name, 60))}", text, False
     for where, text in outline.notes_of(subject.editor):
         yield _shown(where, 80), text, True
-    for group in outline.groups_of(subject.editor):
+    for group in outline.graphs_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in outline.nodes_of(subject.editor):
-        if isinstance(node.get("title"), str):
-            yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
+        if title := foreign.text(node.get("title")):
+            yield f"the title of node {_shown(node.get('id'), 20)}", title, False
     extra = (subject.editor or {}).get("extra")
     for text in outline.texts_in(extra):
         yield "the editor file's extra data", text, True
