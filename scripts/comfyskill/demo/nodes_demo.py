@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import wave
 from pathlib import Path
 from typing import Any
 
 from comfyskill.demo import generic, pictures
 from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
-from comfyskill.demo.nodes_save import entry, glb_box, place
+from comfyskill.demo.nodes_save import entry, place
 from comfyskill.demo.values import Blocked, Images, recipe
 
 COUNTER = itertools.count(1)
@@ -170,15 +171,22 @@ def _medium(call: Any, key: str, prefix: str, subfolder: str, kind: str, text: s
     return entry(file, under, kind)
 
 
+def write_wav(path: Path) -> None:
+    """A fifth of a second of silence."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(3200))
+
+
 def _write(path: Path, key: str, text: str) -> None:
     from comfyskill.demo import containers
 
     if key == "audio":
-        containers.write_wav(path, 0.2, text)
+        write_wav(path)
     elif key == "3d":
-        path.write_bytes(glb_box(text))
+        path.write_bytes(containers.box_glb(text, {}))
     elif key in ("video", "videos"):
-        containers.write_mp4(path, [picture(text).frames[0]] * 2, 8.0)
+        containers.write_mp4(path, [picture(text).frames[0]] * 2, 8.0, {})
     elif key == "latents":
         path.write_bytes(text.encode())
     else:

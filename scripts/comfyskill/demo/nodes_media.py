@@ -159,7 +159,7 @@ def combine(
     return Result((f"{folder / file}",), ui={"gifs": [item]})
 
 
-# sounds
+SOUNDS = {".flac": containers.silent_flac, ".mp3": containers.silent_mp3, ".opus": containers.silent_opus}
 
 
 @node("EmptyAudio")
@@ -177,7 +177,7 @@ def load_audio(call: Any, audio: str) -> Sound:
 
 @node("SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "PreviewAudio", heavy=True)
 def save_audio(call: Any, audio: Sound, filename_prefix: str = "audio/ComfyUI", quality: str = "") -> Result:
-    """FLAC holds a tone; MP3 and Opus hold silence, which needs no encoder."""
+    """The sound is as long as it says and silent: that needs no encoder."""
     if not isinstance(audio, Sound):
         raise NodeFailure("TypeError", f"'{type(audio).__name__}' object is not subscriptable")
     name = call.cls.name
@@ -186,12 +186,7 @@ def save_audio(call: Any, audio: Sound, filename_prefix: str = "audio/ComfyUI", 
     if kind == "temp":
         filename_prefix = f"ComfyUI_temp_{call.engine.temp_letters(call.node_id, name)}"
     path, item = _new(call, kind, filename_prefix, suffix)
-    if suffix == ".mp3":
-        containers.write_mp3_silence(path, audio.seconds, call.metadata)
-    elif suffix == ".opus":
-        containers.write_opus_silence(path, audio.seconds, call.metadata)
-    else:
-        containers.write_flac(path, audio.seconds, audio.recipe, call.metadata)
+    path.write_bytes(SOUNDS[suffix](audio.seconds, call.metadata))
     return Result(ui={"audio": [item]})
 
 
