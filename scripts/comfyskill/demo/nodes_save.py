@@ -7,9 +7,11 @@ import json
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import containers
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import NodeFailure, Result, node
 from comfyskill.demo.nodes_pictures import need_images
 from comfyskill.demo.values import Images, Latent, Mesh, recipe
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 STOPPED = "Saving image outside the output folder is not allowed."
 
 
-def place(call: Any, kind: str, prefix: str, width: int = 0, height: int = 0) -> tuple[Path, str, int, str]:
+def place(call: Call, kind: str, prefix: str, width: int = 0, height: int = 0) -> tuple[Path, str, int, str]:
     """Folder, name, counter and subfolder for new files. Fails as the real nodes do when the prefix leaves the folder."""
     try:
         return call.folders.next_file(kind, prefix, width, height)
@@ -32,7 +34,7 @@ def entry(name: str, subfolder: str, kind: str) -> dict[str, str]:
     return {"filename": name, "subfolder": subfolder, "type": kind}
 
 
-def write_png(picture: Image, path: Path, metadata: dict[str, Any], level: int) -> None:
+def write_png(picture: Image, path: Path, metadata: Document, level: int) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -43,7 +45,7 @@ def write_png(picture: Image, path: Path, metadata: dict[str, Any], level: int) 
     path.write_bytes(buffer.getvalue())
 
 
-def save_pictures(call: Any, images: Any, kind: str, prefix: str, level: int) -> Result:
+def save_pictures(call: Call, images: object, kind: str, prefix: str, level: int) -> Result:
     images = need_images(images, "images")
     folder, name, counter, subfolder = place(call, kind, prefix, images.width, images.height)
     saved = []
@@ -57,12 +59,12 @@ def save_pictures(call: Any, images: Any, kind: str, prefix: str, level: int) ->
 
 
 @node("SaveImage", heavy=True)
-def save_image(call: Any, images: Any, filename_prefix: str = "ComfyUI") -> Result:
+def save_image(call: Call, images: object, filename_prefix: str = "ComfyUI") -> Result:
     return save_pictures(call, images, "output", filename_prefix, 4)
 
 
 @node("PreviewImage", "MaskPreview", heavy=True)
-def preview_image(call: Any, images: Any = None, mask: Any = None) -> Result:
+def preview_image(call: Call, images: object = None, mask: object = None) -> Result:
     letters = call.engine.temp_letters(call.node_id, call.cls.name)
     pictures = images if images is not None else mask
     return save_pictures(call, pictures, "temp", f"ComfyUI_temp_{letters}", 1)
@@ -70,7 +72,7 @@ def preview_image(call: Any, images: Any = None, mask: Any = None) -> Result:
 
 # Never cached: the server keeps no copy that a second run could be answered with.
 @node("SaveImageWebsocket", changes=lambda _inputs, _folders: time.time())
-async def over_socket(call: Any, images: Images) -> Result:
+async def over_socket(call: Call, images: Images) -> Result:
     total = len(need_images(images, "images").frames)
     for number, picture in enumerate(images.frames):
         await call.progress(number, total, picture, form="PNG", size=0)
@@ -78,7 +80,7 @@ async def over_socket(call: Any, images: Images) -> Result:
 
 
 @node("SaveLatent")
-def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
+def save_latent(call: Call, samples: Latent, filename_prefix: str) -> Result:
     """A valid safetensors file that holds one small tensor: enough to be downloaded and read."""
     folder, name, counter, subfolder = place(call, "output", filename_prefix)
     file = f"{name}_{counter:05}_.latent"
@@ -97,7 +99,9 @@ def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
 
 
 @node("SaveGLB", "Preview3D")
-def save_shape(call: Any, mesh: Any = None, filename_prefix: str = "mesh/ComfyUI", **_rest: Any) -> Result:
+def save_shape(
+    call: Call, mesh: object = None, filename_prefix: str = "mesh/ComfyUI", **_rest: object
+) -> Result:
     made = mesh if isinstance(mesh, Mesh) else Mesh(recipe(str(mesh)))
     folder, name, counter, subfolder = place(call, "output", filename_prefix)
     file = f"{name}_{counter:05}_.glb"
