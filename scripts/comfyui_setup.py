@@ -5,9 +5,9 @@
 # ///
 """Install ComfyUI with comfy-cli, start it in the background and wait until it answers. Safe to repeat.
 
-Checks the hardware, gets comfy-cli (pipx, else uv, else pip --user, else a virtual environment of its own), turns
-its analytics off, installs ComfyUI for this machine's GPU, launches it and runs the health check. What is
-already installed or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
+Checks the hardware, installs comfy-cli into a virtual environment of its own unless it is there, turns its analytics
+off, runs `comfy install` for this machine's GPU and `comfy launch`, then the health check. What is already installed
+or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
 
 Examples:
     bash scripts/comfyui_setup.sh --dry-run

@@ -405,7 +405,7 @@ def comfy_cli(url: str) -> Check:
             "comfy-cli is not installed; only installing and starting ComfyUI need it",
             setup_command(),
         )
-    return ok("comfy_cli", f"comfy-cli {found.version}", program=safe_text.shell_words(found.words))
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=found.program)
 
 
 def look_around() -> list[dict[str, Any]]:
