@@ -25,7 +25,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, flags, paths
 from comfyskill.machine import setup, setup_plan, setup_run, system
@@ -104,7 +103,7 @@ def wish(args: argparse.Namespace) -> setup_plan.Wish:
     )
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
     asked = wish(args)
     if args.action == "status":

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from comfyskill.base import cli, foreign, paths, programs, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.machine import hardware as machine_hardware
 from comfyskill.machine import setup_run
 
@@ -87,7 +87,7 @@ class Found(NamedTuple):
     """What exists before setup does anything."""
 
     port: setup_run.Port
-    hardware: Mapping[str, Any]
+    hardware: Document
     comfy: Comfy | None
     installed: str
     model: Path | None
@@ -261,7 +261,7 @@ def model_words(wish: Wish) -> list[str]:
     return ["--skip-prompt", "--workspace", str(wish.workspace), "model", "download", "--url", url, *where]
 
 
-def plan(wish: Wish) -> dict[str, Any]:
+def plan(wish: Wish) -> Document:
     """What would be done, as the JSON document of --dry-run; changes nothing."""
     found = look(wish)
     steps = _steps(wish, found)
@@ -282,9 +282,7 @@ def plan(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _in_words(
-    wish: Wish, found: Found, steps: Sequence[Mapping[str, Any]], stops: Sequence[SkillError]
-) -> str:
+def _in_words(wish: Wish, found: Found, steps: Sequence[Document], stops: Sequence[SkillError]) -> str:
     """The plan in a sentence: what would happen, or what prevents it."""
     if stops:
         return f"setup would stop before it changes anything: {stops[0].message}"
@@ -301,9 +299,9 @@ def _in_words(
     return f"setup would {doing}"
 
 
-def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
+def _steps(wish: Wish, found: Found) -> list[Document]:
     comfy = [found.comfy.program if found.comfy else str(own_venv() / BIN / PROGRAM)]
-    steps: list[dict[str, Any]] = []
+    steps: list[Document] = []
 
     def add(step: str, *commands: list[str], why: str) -> None:
         steps.append(
