@@ -229,6 +229,12 @@ class Access:
         """Whether anything here must not be readable on the network."""
         return bool(self.key) or any(is_secret_header(name) for name in self.headers)
 
+    @property
+    def trust_flags(self) -> list[str]:
+        """The flags that say which certificates to trust."""
+        named = ["--ca-bundle", str(paths.absolute(self.ca_bundle))] if self.ca_bundle else []
+        return named + (["--insecure"] if self.insecure else [])
+
     def __repr__(self) -> str:
         return "Access(...)"
 

@@ -36,13 +36,14 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from comfyskill.base import cli, flags, paths, safe_text
-from comfyskill.base.cli import Misuse
+from comfyskill.base import cli, flags, foreign, paths, safe_text
+from comfyskill.base.cli import Document, Misuse
 
 if TYPE_CHECKING:
-    from comfyskill.server.node_definitions import Definitions
+    from comfyskill.graph.nodes import Graph
+    from comfyskill.server.facts import Facts
 
 MOST = 50
 
@@ -89,28 +90,31 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, args: argparse.Names
         parser.error(f"{name} prints its report; it excludes --output and --to-editor")
 
 
-def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def convert(
+    file: str, facts: Facts, *, seed: int | None, explain: bool, allow_unsure: bool
+) -> tuple[Graph, Document]:
     """The API-format graph of the file, and the report on it.
 
     A file that already holds an API graph (also a picture, which holds the very graph that made it) gives that.
     """
     from comfyskill.editor import convert as editor_convert
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    loaded = read.load(args.file, server=known.server)
+    loaded = read.load(file, server=facts.live)
     if loaded.graph is not None:
         warnings = [*loaded.warnings, "this is an API-format graph already; it is passed on unchanged"]
-        return loaded.graph, _report(args, loaded.origin, loaded.graph, warnings, converted=False)
-    definitions = known.all()
+        return loaded.graph, _report(loaded.origin, len(loaded.graph), warnings, converted=False)
+    known = node_definitions.fetch(facts)
     made = editor_convert.convert(
         loaded.editor,
-        definitions,
-        wildcard_seed=args.seed_wildcards,
+        known.classes,
+        wildcard_seed=seed,
         without_server=not known.complete,
-        explain=args.explain,
-        allow_unsure=args.allow_unsure,
+        explain=explain,
+        allow_unsure=allow_unsure,
     )
-    report = _report(args, loaded.origin, made.graph, [*loaded.warnings, *made.warnings], converted=True)
+    report = _report(loaded.origin, len(made.graph), [*loaded.warnings, *made.warnings])
     report["frontend"] = editor_convert.FRONTEND
     report["definitions"] = known.origin
     if made.missing_types:
@@ -120,95 +124,83 @@ def convert(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, 
         report["models"] = safe_text.cap(made.models, MOST)
     if made.choices:
         report["choices"] = safe_text.cap(made.choices, MOST)
-    report["verdicts"] = _verdicts(made.verdicts, all_nodes=args.explain)
-    if args.explain:
+    report["verdicts"] = _verdicts(made.verdicts, all_nodes=explain)
+    if explain:
         report["explanation"] = made.explanation
     return made.graph, report
 
 
-def _verdicts(verdicts: list[dict[str, Any]], *, all_nodes: bool) -> dict[str, Any]:
+def _verdicts(verdicts: list[Document], *, all_nodes: bool) -> Document:
     """How sure the values are: counts, and the nodes (with --explain all, else those that are not exact)."""
     counts = Counter(entry["verdict"] for entry in verdicts)
     shown = [entry for entry in verdicts if all_nodes or entry["verdict"] != "exact"]
     return {"counts": dict(sorted(counts.items()))} | safe_text.cap(shown, MOST)
 
 
-def to_editor(args: argparse.Namespace, known: Definitions) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def to_editor(file: str, facts: Facts) -> tuple[Document, Document]:
     """The editor file of an API graph, and the report on it."""
-    from comfyskill.editor import layout
+    from comfyskill.editor import to_editor as editor_layout
+    from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    loaded = read.load(args.file, server=known.server)
+    loaded = read.load(file, server=facts.live)
     if loaded.graph is None:
         raise Misuse("this is an editor file already", hint="omit --to-editor to convert it to API format")
-    definitions = known.all()
-    editor = layout.to_editor(loaded.graph, definitions)
-    unknown = sorted(
-        {
-            str(node.get("class_type"))
-            for node in loaded.graph.values()
-            if node.get("class_type") not in (definitions or {})
-        }
-    )
+    definitions = node_definitions.fetch(facts).classes or {}
+    editor = editor_layout.to_editor(loaded.graph, definitions)
+    classes = {str(node.get("class_type")) for node in loaded.graph.values()}
     warnings = list(loaded.warnings)
-    if unknown:
+    if unknown := sorted(classes - definitions.keys()):
         warnings.append(
             f"no definitions of {safe_text.quoted_list(unknown, 10)}: their slots are laid out as the graph names them"
         )
-    return editor, _report(args, loaded.origin, editor["nodes"], warnings, converted=True)
+    return editor, _report(loaded.origin, len(editor["nodes"]), warnings, form="editor")
 
 
 def _report(
-    args: argparse.Namespace, origin: str, nodes: Any, warnings: list[str], *, converted: bool
-) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "status": "success",
-        "workflow": origin,
-        "converted": converted,
-        "format": "editor" if args.to_editor else "api",
-        "nodes": len(nodes),
-    }
-    if warnings:
-        report["warnings"] = safe_text.cap(warnings, MOST)
-    return report
-
-
-def difference(args: argparse.Namespace, known: Definitions) -> dict[str, Any]:
-    """The report of --diff."""
-    from comfyskill.editor import words
-    from comfyskill.source import read
-
-    sources = [
-        read.read(
-            spec,
-            server=known.server,
-            definitions=known.all,
-            complete=lambda: known.complete,
-            wildcard_seed=args.seed_wildcards if args.seed_wildcards is not None else 0,
-            allow_unsure=args.allow_unsure,
-        )
-        for spec in args.diff
-    ]
-    found = words.diff(sources[0].graph, sources[1].graph)
-    report: dict[str, Any] = {
-        "status": "success",
-        "same": not found,
-        "first": sources[0].origin,
-        "second": sources[1].origin,
-        "differences": safe_text.cap(found, 200),
-    }
-    warnings = [f"{source.origin}: {warning}" for source in sources for warning in source.warnings]
+    origin: str, nodes: int, warnings: list[str], *, converted: bool = True, form: str = "api"
+) -> Document:
+    """The keys that the reports on a conversion share."""
+    report = {"status": "success", "workflow": origin, "converted": converted, "format": form, "nodes": nodes}
     return report | ({"warnings": safe_text.cap(warnings, MOST)} if warnings else {})
 
 
-def check_pack(path: str) -> dict[str, Any]:
-    """The report of --check-pack: the classes that need a row in `editor/pack_rules.py`."""
-    from comfyskill.editor import pack_check
+def difference(specs: list[str], facts: Facts, *, seed: int, allow_unsure: bool) -> Document:
+    """The report of --diff."""
+    from comfyskill.editor import diff
+    from comfyskill.server import node_definitions
+    from comfyskill.source import read
+
+    first, second = (
+        read.read(
+            spec,
+            server=facts.live,
+            definitions=lambda: node_definitions.fetch(facts),
+            wildcard_seed=seed,
+            allow_unsure=allow_unsure,
+        )
+        for spec in specs
+    )
+    found = diff.diff(first.graph, second.graph)
+    report = {
+        "status": "success",
+        "same": not found,
+        "first": first.origin,
+        "second": second.origin,
+        "differences": safe_text.cap(found, 200),
+    }
+    warnings = [f"{source.origin}: {warning}" for source in (first, second) for warning in source.warnings]
+    return report | ({"warnings": safe_text.cap(warnings, MOST)} if warnings else {})
+
+
+def check_pack(path: str) -> Document:
+    """The report of --check-pack: the classes that need a rule in `editor/pack_rules.py`."""
+    from comfyskill.editor import verdicts
     from comfyskill.server import node_definitions
 
     definitions = node_definitions.from_file(path)
-    found = pack_check.unsettled(definitions)
-    report: dict[str, Any] = {
+    found = verdicts.without_rule(definitions)
+    report = {
         "status": "success",
         "classes": len(definitions),
         "settled": len(definitions) - len({entry["class_type"] for entry in found}),
@@ -222,40 +214,51 @@ def check_pack(path: str) -> dict[str, Any]:
     return report
 
 
-def produce(args: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
-    """The text to print instead of the report (None where the report itself is printed), and the report."""
+def write(text: str, output: Path, original: Path) -> Document:
+    """Write the result to a file, and give its place for the report. Refuses to replace the original."""
     from comfyskill.base import file_names
-    from comfyskill.server import node_definitions
 
-    if args.check_pack:
-        return None, check_pack(args.check_pack)
-    known = node_definitions.from_flags(args)
-    if args.diff:
-        return None, difference(args, known)
-    result, report = to_editor(args, known) if args.to_editor else convert(args, known)
-    text = safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
-    if args.output is None:
-        return text, report
-    if Path(args.file).exists() and Path(args.output).exists() and Path(args.file).samefile(args.output):
+    if original.exists() and output.exists() and original.samefile(output):
         raise Misuse(
             "--output names the file that is converted; the original would be lost", hint="give another name"
         )
     hint = "check that the folder exists, is writable and has free space"
-    file_names.write_asked(Path(args.output), text.encode("ascii"), hint)
-    return None, report | {"file": str(paths.absolute(args.output))}
+    file_names.write_asked(output, text.encode("ascii"), hint)
+    return {"file": str(paths.absolute(output))}
+
+
+def produce(args: argparse.Namespace) -> tuple[str | None, Document]:
+    """The text to print instead of the report (None where the report itself is printed), and the report."""
+    from comfyskill.server import node_definitions
+
+    if args.check_pack:
+        return None, check_pack(args.check_pack)
+    facts = node_definitions.from_flags(args)
+    seed, allow_unsure = args.seed_wildcards, args.allow_unsure
+    if args.diff:
+        return None, difference(args.diff, facts, seed=seed or 0, allow_unsure=allow_unsure)
+    result: Graph
+    if args.to_editor:
+        result, report = to_editor(args.file, facts)
+    else:
+        result, report = convert(args.file, facts, seed=seed, explain=args.explain, allow_unsure=allow_unsure)
+    text = safe_text.redact(json.dumps(result, ensure_ascii=True, indent=2, allow_nan=False)) + "\n"
+    if args.output is None:
+        return text, report
+    return None, report | write(text, Path(args.output), Path(args.file))
 
 
 def main(argv: list[str] | None = None) -> int:
     # Success prints the graph instead of a document; every failure is still a document.
     graphs: list[str] = []
 
-    def report(args: argparse.Namespace) -> Mapping[str, Any]:
+    def report(args: argparse.Namespace) -> Document:
         text, document = produce(args)
         if text is not None:
             graphs.append(text)
         return document
 
-    def show(_args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+    def show(_args: argparse.Namespace, document: Mapping[str, object]) -> bool:
         if not graphs:
             return cli.emit(document)
         _say(document)
@@ -264,24 +267,28 @@ def main(argv: list[str] | None = None) -> int:
     return cli.main(parse_args, report, argv, show=show)
 
 
-def _say(report: Mapping[str, Any]) -> None:
+def _say(report: Mapping[str, object]) -> None:
     """The report's warnings on stderr, one a line, for a run that prints the graph itself."""
-    for warning in report.get("warnings", {}).get("items", []):
+    for warning in foreign.items(foreign.mapping(report.get("warnings")).get("items")):
         cli.warn(f"warning: {warning}")
-    for entry in report.get("missing_types", {}).get("items", []):
+    for entry in _entries(report, "missing_types"):
         pack = entry.get("cnr_id") or entry.get("aux_id")
-        cli.warn(
-            f"missing node type: {safe_text.quoted(entry['class_type'])}"
-            + (f" (pack {safe_text.quoted(pack)} {safe_text.name(entry.get('ver', ''))})" if pack else "")
-        )
-    for entry in report.get("choices", {}).get("items", []):
+        version = safe_text.name(entry.get("ver", ""))
+        of_pack = f" (pack {safe_text.quoted(pack)} {version})" if pack else ""
+        cli.warn(f"missing node type: {safe_text.quoted(entry['class_type'])}{of_pack}")
+    for entry in _entries(report, "choices"):
         place = safe_text.name(f"{entry['node_id']}.{entry['input']}")
         cli.warn(f"chosen for node {place}: {safe_text.quoted(entry['chosen'])}")
-    for line in report.get("explanation", []):
-        cli.warn(line["text"])
     if "explanation" in report:
-        for entry in report["verdicts"]["items"]:
+        for line in foreign.mappings(report["explanation"]):
+            cli.warn(line["text"])
+        for entry in _entries(report, "verdicts"):
             cli.warn(f"{entry['node_id']} ({entry['class_type']}): {entry['verdict']}")
+
+
+def _entries(report: Mapping[str, object], key: str) -> list[Document]:
+    """The objects in a capped list of the report."""
+    return [dict(entry) for entry in foreign.mappings(foreign.mapping(report.get(key)).get("items"))]
 
 
 if __name__ == "__main__":

@@ -60,23 +60,22 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    known = node_definitions.from_flags(args)
+    facts = node_definitions.from_flags(args)
     source = read.read(
         args.workflow,
-        server=known.server,
-        definitions=known.all,
-        complete=lambda: known.complete,
+        server=facts.live,
+        definitions=lambda: node_definitions.fetch(facts),
         allow_unsure=args.allow_unsure,
     )
     classes = sorted({nodes.class_of(node) for _, node in nodes.each(source.graph)})
-    definitions = known.of(classes) if classes else None
+    known = node_definitions.fetch(facts, classes) if classes else node_definitions.Definitions("none")
     document: dict[str, Any] = {
         "status": "ok",
         "workflow": source.origin,
         "format": "editor" if source.converted else "api",
-        "definitions": known.origin if definitions else "none",
+        "definitions": known.origin if known.classes else "none",
     }
-    document |= schema(source.graph, definitions, summary=args.summary_only, every=args.all)
+    document |= schema(source.graph, known.classes, summary=args.summary_only, every=args.all)
     if source.warnings:
         document["warnings"] = safe_text.cap(source.warnings, 20)
     return document
@@ -135,7 +134,7 @@ def _facts(
         ],
         "models": [
             {"name": use.name, "folder": use.folder, "set": f"{use.node_id}.{use.input}"}
-            for use in graph_facts.models_in(graph, definitions)
+            for use in graph_facts.models_in(graph)
         ],
         "embeddings": sorted({use.name for use in graph_facts.embeddings_in(graph)}),
         "is_video": graph_facts.is_video(graph, definitions),

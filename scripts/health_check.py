@@ -173,19 +173,19 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
     if commands or failed or server is None:
         return commands
+    from comfyskill.base.programs import command
     from comfyskill.info import suggest
-    from comfyskill.server import commands as server_commands
 
-    words = server_commands.server_words(server)
+    words = server.flags
     if any(check.name == "queue" and check.result == "warn" for check in checks):
-        return [server_commands.command("manage_queue.py", "list", *words)]
+        return [command("manage_queue.py", "list", *words)]
     try:
         ready: list[str] = suggest.suggest(server).get("next", [])
     except SkillError:
         ready = []
     if any("run_workflow.py" in line for line in ready):
         return ready
-    return [server_commands.command("server_info.py", "suggest", *words)]
+    return [command("server_info.py", "suggest", *words)]
 
 
 def main(argv: list[str] | None = None) -> int:

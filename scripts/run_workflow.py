@@ -26,12 +26,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.run import flags as run_flags
+
+if TYPE_CHECKING:
+    from comfyskill.server.facts import Facts
 
 # --resume takes an existing job: its values cannot change and a dry run makes no sense.
 VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
@@ -234,21 +237,15 @@ def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, 
     return reproduce.again(receipt, server, lambda: jobs.run(server, prepared, options))
 
 
-def _read(args: argparse.Namespace, server: Any) -> Any:
+def _read(args: argparse.Namespace, server: Facts | None) -> Any:
     from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    known = (
-        node_definitions.of_server(server)
-        if server is not None
-        else node_definitions.without_server(args.host)
-    )
-    asked = None if args.inventory else server  # an inventory holds no workflows
+    facts = server or node_definitions.without_server(args.host)
     return read.read(
         args.workflow,
-        server=asked,
-        definitions=known.all,
-        complete=lambda: known.complete,
+        server=facts.live,
+        definitions=lambda: node_definitions.fetch(facts),
         allow_unsure=args.allow_unsure,
     )
 
@@ -289,7 +286,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     missing = prepared.source.missing_types
     if not missing:
         return
-    from comfyskill.server import commands
+    from comfyskill.base.programs import command
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
@@ -297,7 +294,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
-        next=[commands.command("check_deps.py", workflow, "--host", server.url)],
+        next=[command("check_deps.py", workflow, "--host", server.url)],
         missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 
@@ -345,9 +342,9 @@ def _rehearsed(
 def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
     """--dry-run with --inventory: the inventory replaces the server; nothing is sent."""
     from comfyskill.run import jobs, prepare
-    from comfyskill.server import node_definitions
+    from comfyskill.server import facts
 
-    server: Any = node_definitions.load(paths.expanded(args.inventory))
+    server: Any = facts.load(paths.expanded(args.inventory))
     prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=True)
     if args.only is not None:
         jobs.check_targets(server, prepared.graph, args.only)

@@ -29,9 +29,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, flags
+from comfyskill.base.cli import Document
+
+if TYPE_CHECKING:
+    from comfyskill.server.facts import Facts
+    from comfyskill.server.protocol import Dialect
 
 SEARCHED = {
     "models": "model folders, or the names in one",
@@ -136,66 +141,88 @@ def _add_file_questions(question: Callable[..., argparse.ArgumentParser]) -> Non
     flags.add_file_size_flag(download)
 
 
-def answer(args: argparse.Namespace) -> dict[str, Any]:
+def answer(args: argparse.Namespace) -> Document:
     """The report this script prints."""
     from comfyskill.info import files
     from comfyskill.info import questions as ask
 
-    cli.be_quiet(args.quiet)
-    server = _asked(args)
-    if args.question == "stats":
-        return ask.stats(server, full=args.full)
+    if args.question in FROM_INVENTORY:
+        return _known(args, _facts(args))
+    from comfyskill.server import connect
+
+    server = connect.connect_from(args)
     if args.question == "features":
         return ask.features(server)
-    if args.question == "suggest":
-        from comfyskill.info import suggest
-
-        return suggest.suggest(server, kind=args.kind)
-    if args.question == "nodes":
-        wanted = {"text": args.search, "category": args.category, "output": args.output, "takes": args.input}
-        return ask.nodes(server, full=args.full, **wanted)
-    if args.question == "node":
-        return ask.node(server, args.name, full=args.full)
-    if args.question == "models":
-        return ask.models(server, args.folder, text=args.search, full=args.full)
-    if args.question in SEARCHED:
-        lists = {"workflows": ask.saved_workflows}
-        listed = lists.get(args.question) or getattr(ask, args.question)
-        found: dict[str, Any] = listed(server, text=args.search, full=args.full)
-        return found
+    if args.question == "workflows":
+        return ask.saved_workflows(server, text=args.search, full=args.full)
     if args.question in ("template", "workflow"):
         return files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
-    return _files(args, server)
+    if args.question == "upload":
+        return _upload(args, server)
+    if args.question == "download":
+        return _download(args, server)
+    lists = {"extensions": ask.extensions, "templates": ask.templates, "subgraphs": ask.subgraphs}
+    return lists[args.question](server, text=args.search, full=args.full)
 
 
-def _asked(args: argparse.Namespace) -> Any:
-    if getattr(args, "inventory", None):
-        from comfyskill.server import node_definitions
+def _facts(args: argparse.Namespace) -> Facts:
+    """The inventory that is named, else the server."""
+    if args.inventory:
+        from comfyskill.server import facts
 
-        return node_definitions.load(args.inventory)
+        return facts.load(args.inventory)
     from comfyskill.server import connect
 
     return connect.connect_from(args)
 
 
-def _files(args: argparse.Namespace, server: Any) -> dict[str, Any]:
-    from comfyskill.base import file_limits
+def _known(args: argparse.Namespace, server: Facts) -> Document:
+    """The answer to a question that an inventory can answer, too."""
+    from comfyskill.info import questions as ask
+
+    if args.question == "suggest":
+        from comfyskill.info import suggest
+
+        return suggest.suggest(server, kind=args.kind)
+    if args.question == "nodes":
+        return ask.nodes(
+            server,
+            text=args.search,
+            category=args.category,
+            output=args.output,
+            takes=args.input,
+            full=args.full,
+        )
+    if args.question == "node":
+        return ask.node(server, args.name, full=args.full)
+    if args.question == "models":
+        return ask.models(server, args.folder, text=args.search, full=args.full)
+    if args.question == "embeddings":
+        return ask.embeddings(server, text=args.search, full=args.full)
+    return ask.stats(server, full=args.full)
+
+
+def _upload(args: argparse.Namespace, server: Dialect) -> Document:
     from comfyskill.info import files
     from comfyskill.run import prepare
+
+    return files.upload(
+        server,
+        args.files,
+        mask=args.mask,
+        original=prepare.annotated(args.original) if args.original else None,
+        subfolder=args.subfolder,
+        overwrite=args.overwrite,
+    )
+
+
+def _download(args: argparse.Namespace, server: Dialect) -> Document:
+    from comfyskill.base import file_limits
+    from comfyskill.info import files
     from comfyskill.server.protocol import FileRef
 
-    if args.question == "upload":
-        original = prepare.annotated(args.original) if args.original else None
-        return files.upload(
-            server,
-            args.files,
-            mask=args.mask,
-            original=original,
-            subfolder=args.subfolder,
-            overwrite=args.overwrite,
-        )
-    ref = FileRef(args.name, args.subfolder, args.type)
     file_limits.allow(args.max_file_size)
+    ref = FileRef(args.name, args.subfolder, args.type)
     return files.download(server, ref, args.output_dir, overwrite=args.overwrite)
 
 

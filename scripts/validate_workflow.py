@@ -26,11 +26,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-from comfyskill.base import cli, flags, foreign, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, flags, safe_text
 
 MOST_FINDINGS = 100
 
@@ -52,23 +50,22 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    known = node_definitions.from_flags(args)
+    facts = node_definitions.from_flags(args)
     source = read.read(
         args.workflow,
-        server=known.server,
-        definitions=known.all,
-        complete=lambda: known.complete,
+        server=facts.live,
+        definitions=lambda: node_definitions.fetch(facts),
         allow_unsure=args.allow_unsure,
     )
-    definitions = known.all()
+    known = node_definitions.fetch(facts)
     found = check.findings(
-        source.graph, definitions, complete=known.complete, replacements=_replacements(known.server)
+        source.graph, known.classes, complete=known.complete, replacements=facts.replacements()
     )
     document = verdict(found, every=args.all)
     document |= {
         "workflow": source.origin,
         "format": "editor" if source.converted else "api",
-        "definitions": known.origin if definitions else "none",
+        "definitions": known.origin if known.classes else "none",
     }
     if source.warnings:
         document["warnings"] = safe_text.cap(source.warnings, 20)
@@ -97,19 +94,6 @@ def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
         [finding.to_json() for finding in found], len(found) if every else MOST_FINDINGS
     )
     return document
-
-
-def _replacements(server: Any) -> Mapping[str, Any]:
-    """The server's table of replaced classes; empty for servers that have none (0.8.0 answers 404)."""
-    if server is None:
-        return {}
-    try:
-        answer = server.get_json("node_replacements")
-    except SkillError as error:
-        if error.code in ("refused", "unreachable"):
-            raise
-        return {}
-    return foreign.mapping(answer)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,8 @@ from bundle import ROOT, SCRIPTS
 ORDER = (
     "base",
     "_common",
-    "graph editor",
+    "graph",
+    "editor",
     "server",
     "source",
     "run deps",

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert, layout, read, widgets
-from comfyskill.editor import text as editor_text
+from comfyskill.editor import browser_text, convert, diff, read, to_editor, widgets
 from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -111,7 +110,7 @@ def same(first, second):
 @QUICK
 @given(graphs())
 def test_there_and_back_is_the_same_graph(graph):
-    editor = json.loads(json.dumps(convert.to_editor(graph, DEFINITIONS)))
+    editor = json.loads(json.dumps(to_editor.to_editor(graph, DEFINITIONS)))
     assert read.is_editor(editor)
     back = convert.convert(editor, DEFINITIONS)
     assert same(graph, back.graph)
@@ -121,7 +120,7 @@ def test_there_and_back_is_the_same_graph(graph):
 @QUICK
 @given(graphs())
 def test_there_and_back_without_any_definitions_keeps_what_is_in_the_graph(graph):
-    editor = json.loads(json.dumps(convert.to_editor(graph, None)))
+    editor = json.loads(json.dumps(to_editor.to_editor(graph, None)))
     back = convert.convert(editor, None).graph
     assert same(graph, back)
 
@@ -129,7 +128,7 @@ def test_there_and_back_without_any_definitions_keeps_what_is_in_the_graph(graph
 @QUICK
 @given(graphs())
 def test_a_laid_out_file_is_whole(graph):
-    editor = convert.to_editor(graph, DEFINITIONS)
+    editor = to_editor.to_editor(graph, DEFINITIONS)
     nodes = {node["id"]: node for node in editor["nodes"]}
     assert len(nodes) == len(graph)
     for number, origin, slot, target, place, _kind in editor["links"]:
@@ -147,17 +146,17 @@ def test_a_laid_out_file_is_whole(graph):
     | st.text("/*{}|\\ab", max_size=12).filter(lambda text: (len(text) - len(text.rstrip("\\"))) % 2 == 0)
 )
 def test_a_guarded_text_resolves_to_itself(text):
-    assert editor_text.resolve_choices(layout.guarded(text), lambda options: options[0]) == text
+    assert browser_text.resolve_choices(to_editor.guarded(text), lambda options: options[0]) == text
 
 
 @QUICK
 @given(graphs())
 def test_a_graph_does_not_differ_from_itself_and_every_change_is_found(graph):
-    assert convert.diff(graph, copy.deepcopy(graph)) == []
+    assert diff.diff(graph, copy.deepcopy(graph)) == []
     changed = copy.deepcopy(graph)
     gone = sorted(changed)[0]
     del changed[gone]
-    assert any(entry["kind"] == "node_removed" and entry["node_id"] for entry in convert.diff(graph, changed))
+    assert any(entry["kind"] == "node_removed" and entry["node_id"] for entry in diff.diff(graph, changed))
 
 
 BASES = [
@@ -234,9 +233,9 @@ def test_any_json_is_converted_or_refused(value):
 @QUICK
 @given(st.dictionaries(TEXT, JSON, max_size=4), st.booleans())
 def test_any_mapping_can_be_laid_out_and_compared(graph, known):
-    json.dumps(convert.to_editor(graph, DEFINITIONS if known else None))
-    convert.diff(graph, {})
-    convert.diff({}, graph)
+    json.dumps(to_editor.to_editor(graph, DEFINITIONS if known else None))
+    diff.diff(graph, {})
+    diff.diff({}, graph)
 
 
 @QUICK

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.editor import convert, read
+from comfyskill.editor import convert, read, to_editor
 from editor_files import CORE, DEFINITIONS
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def test_every_template_survives_the_way_to_the_editor_and_back():
     for name, document in templates():
         graph = convert.convert(document, DEFINITIONS, now=NOW, wildcard_seed=1).graph
         known = {key: node for key, node in graph.items() if "class_type" in node}
-        editor = json.loads(json.dumps(convert.to_editor(known, DEFINITIONS)))
+        editor = json.loads(json.dumps(to_editor.to_editor(known, DEFINITIONS)))
         back = convert.convert(editor, DEFINITIONS, now=NOW).graph
         assert sorted(back) == sorted(known), name
 

@@ -322,7 +322,7 @@ def test_a_refusal_that_lists_nothing_is_unknown_not_missing(cloud: Start) -> No
 
 def test_a_blocked_partner_provider_names_the_classes(cloud: Start) -> None:
     demo = cloud(partner="off")
-    definitions = client(demo).all_definitions()
+    definitions = client(demo).definitions()
     partner = next(name for name, item in definitions.items() if item.get("api_node"))
     graph = graphs.picture() | {"9": {"class_type": partner, "inputs": {}}}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfyskill.base.cli import SkillError
-from comfyskill.server import node_definitions as server_inventory
+from comfyskill.server import facts as server_inventory
 
 LOADER = {
     "input": {"required": {"ckpt_name": [["a.safetensors"], {}]}},

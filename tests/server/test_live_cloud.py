@@ -65,7 +65,7 @@ def test_the_host_name_decides_without_a_probe() -> None:
 
 
 def test_node_definitions_or_a_refusal(v1: Dialect) -> None:
-    definitions = or_refused(v1.all_definitions)
+    definitions = or_refused(v1.definitions)
 
     assert definitions is None or "KSampler" in definitions
 

@@ -510,7 +510,7 @@ def test_without_blake3_the_file_is_simply_sent(
 # --- what v2 lacks
 
 
-@pytest.mark.parametrize("ask", ["definitions", "all_definitions", "model_folders", "embeddings", "stats"])
+@pytest.mark.parametrize("ask", ["definitions", "model_folders", "embeddings", "stats"])
 def test_what_v2_lacks_is_said_plainly(hosted: Hosted, ask: str) -> None:
     with pytest.raises(SkillError) as caught:
         getattr(client(hosted), ask)()

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from comfyskill.base import cli
 from comfyskill.server import transport
+from comfyskill.server.node_definitions import Definitions
 from comfyskill.source import read
 
 HERE = Path(__file__).parent.parent
@@ -251,7 +252,9 @@ def test_a_picture_gives_its_graph_and_keeps_the_editor_file(tmp_path):
 
 
 def test_a_picture_with_an_editor_file_alone_is_converted(tmp_path):
-    source = read.read(str(picture(tmp_path, workflow=EDITOR)), definitions=lambda: DEFINITIONS)
+    source = read.read(
+        str(picture(tmp_path, workflow=EDITOR)), definitions=lambda: Definitions("server", DEFINITIONS)
+    )
 
     assert source.converted and source.editor == EDITOR
     assert source.graph["2"]["inputs"] == {"images": ["1", 0], "filename_prefix": "saved"}
@@ -260,7 +263,7 @@ def test_a_picture_with_an_editor_file_alone_is_converted(tmp_path):
 def test_a_damaged_graph_falls_back_to_the_editor_file(tmp_path):
     path = picture(tmp_path, prompt="{broken", workflow=EDITOR)
 
-    source = read.read(str(path), definitions=lambda: DEFINITIONS)
+    source = read.read(str(path), definitions=lambda: Definitions("server", DEFINITIONS))
 
     assert source.converted and source.graph["1"]["class_type"] == "EmptyImage"
     assert any("the prompt in PNG picture" in warning for warning in source.warnings)
@@ -302,7 +305,9 @@ def test_files_that_cannot_carry_a_workflow_are_named(tmp_path, name, head):
 
 
 def test_an_editor_file_is_converted_with_definitions(tmp_path):
-    source = read.read(str(written(tmp_path, json.dumps(EDITOR))), definitions=lambda: DEFINITIONS)
+    source = read.read(
+        str(written(tmp_path, json.dumps(EDITOR))), definitions=lambda: Definitions("server", DEFINITIONS)
+    )
 
     assert source.converted
     assert source.graph["1"]["inputs"]["color"] == 255
@@ -312,7 +317,9 @@ def test_an_editor_file_is_converted_with_definitions(tmp_path):
 def test_a_type_that_the_server_lacks_is_reported_not_hidden(tmp_path):
     editor = json.loads(json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
 
-    source = read.read(str(written(tmp_path, json.dumps(editor))), definitions=lambda: DEFINITIONS)
+    source = read.read(
+        str(written(tmp_path, json.dumps(editor))), definitions=lambda: Definitions("server", DEFINITIONS)
+    )
 
     assert "NobodyHasThis" in json.dumps(source.missing_types)
 
@@ -375,7 +382,7 @@ def pages(content):
 @pytest.mark.parametrize("spec", ["template:fox one", "template:fox one.json"])
 def test_a_template_is_fetched_and_converted(spec):
     with pages(PAGES) as (server, asked):
-        source = read.read(spec, server=server, definitions=lambda: DEFINITIONS)
+        source = read.read(spec, server=server, definitions=lambda: Definitions("server", DEFINITIONS))
 
     assert source.converted and source.editor == EDITOR
     assert source.origin.startswith("template fox one") and server.url in source.origin
@@ -441,6 +448,6 @@ def test_a_type_that_incomplete_definitions_lack_is_refused_with_the_origin(tmp_
     path = written(tmp_path, json.dumps(EDITOR).replace("EmptyImage", "NobodyHasThis"))
 
     with pytest.raises(cli.SkillError, match="NobodyHasThis") as caught:
-        read.read(str(path), definitions=lambda: DEFINITIONS, complete=False)
+        read.read(str(path), definitions=lambda: Definitions("bundled", DEFINITIONS, complete=False))
 
     assert caught.value.code == "cannot_convert" and caught.value.details["origin"] == f"file {path}"

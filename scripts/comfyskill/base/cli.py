@@ -190,6 +190,26 @@ class SkillError(Exception):
         self.status = status
         self.details = details
 
+    def but(
+        self,
+        *,
+        exit: Exit | None = None,
+        hint: str | None = None,
+        next: Sequence[str] = (),
+        **details: object,
+    ) -> SkillError:
+        """A new error for the same failure with these parts replaced; raise it `from` this one."""
+        return SkillError(
+            self.message,
+            code=self.code,
+            exit=self.exit if exit is None else exit,
+            hint=hint or self.hint,
+            retryable=self.retryable,
+            next=next or self.next,
+            status=self.status,
+            **self.details | details,
+        )
+
     def document(self) -> Document:
         """The JSON document of this failure."""
         document: Document = {

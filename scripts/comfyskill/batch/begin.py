@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import _common
 from comfyskill.base import file_names, paths
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch import hosts, setup
@@ -19,9 +20,9 @@ from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Recorded
 from comfyskill.run import flags, job, jobs
 from comfyskill.run.prepare import Wishes
-from comfyskill.server import commands
 
 if TYPE_CHECKING:
+    from comfyskill.server.facts import Facts
     from comfyskill.server.protocol import Dialect
 
 # Runs that a server may have got within the second whose journal lines a power cut can take.
@@ -71,9 +72,9 @@ def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 def _stand_in(path: str) -> tuple[list[Any], list[str]]:
     """An inventory instead of a server, for a dry run; same shape as `hosts.connect`."""
-    from comfyskill.server import node_definitions
+    from comfyskill.server import facts
 
-    return [node_definitions.load(paths.expanded(path))], []
+    return [facts.load(paths.expanded(path))], []
 
 
 def _resume(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
@@ -154,17 +155,14 @@ def _count_axis(
     return [batch_plan.seeds(args.count, start_at)], wishes
 
 
-def _read(args: argparse.Namespace, server: Dialect, *, allow_unsure: bool) -> Any:
+def _read(args: argparse.Namespace, server: Facts, *, allow_unsure: bool) -> Any:
     from comfyskill.server import node_definitions
     from comfyskill.source import read
 
-    known = node_definitions.of_server(server)
-    asked = None if args.inventory else server  # an inventory holds no workflows
     return read.read(
         args.workflow,
-        server=asked,
-        definitions=known.all,
-        complete=lambda: known.complete,
+        server=server.live,
+        definitions=lambda: node_definitions.fetch(server),
         allow_unsure=allow_unsure,
     )
 
@@ -235,7 +233,7 @@ def point_to_rest(document: dict[str, Any]) -> None:
 
 def _trust(args: argparse.Namespace) -> tuple[str, ...]:
     """The command line's flags for TLS, repeated by the commands that continue the batch. A hosts file holds its servers' own."""
-    return tuple(commands.trust_words(None, args.ca_bundle, insecure=args.insecure))
+    return tuple(_common.Access(ca_bundle=args.ca_bundle, insecure=args.insecure).trust_flags)
 
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:

@@ -205,7 +205,7 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> dict[str, Any] | None:
     rows = recall(ready[0].prepared.graph)
     each = _from_same(ready, rows)
     if each is None:
-        servers = [(filler, filler.server) for filler in ready if filler.server is not None]
+        servers = [(filler, filler.server) for filler in ready if filler.server and filler.server.live]
         rows += [row for filler, server in servers for row in _in_history(filler, server)]
         each = _from_same(ready, rows)
     if not rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -20,10 +19,9 @@ STATES = ("pending", "in_progress", "completed", "failed", "cancelled")
 class CloudJobRoutes:
     """Handlers over the job records."""
 
-    def __init__(self, engine: Engine, jobs: Jobs, switches: Mapping[str, str]) -> None:
+    def __init__(self, engine: Engine, jobs: Jobs) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.switches = switches
 
     def routes(self) -> list[Route]:
         return [
@@ -159,8 +157,7 @@ class CloudJobRoutes:
         return web.json_response({"deleted": deleted, "cleared": bool(body.get("clear"))})
 
     async def interrupt(self, _request: web.Request) -> web.Response:
-        running = [job for job in self.jobs.active() if job.state == "in_progress"]
-        for job in running if self.switches["interrupt"] == "all" else running[:1]:
+        for job in [job for job in self.jobs.active() if job.state == "in_progress"][:1]:
             self.jobs.cancel(job)
         return empty()
 

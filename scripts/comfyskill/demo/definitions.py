@@ -57,9 +57,6 @@ FILES_OF_CLASS_INPUT: Mapping[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("GeminiInputFiles", "file"): ("input", (".pdf", ".txt")),
 }
 
-# Modules under custom_nodes that are not installable packs: ComfyUI's own and the demo's.
-OUR_PACKS = frozenset({"websocket_image_save", "demo_nodes"})
-
 
 @dataclass(frozen=True)
 class Input:
@@ -112,36 +109,16 @@ class Definitions:
         # Definitions given by the user: whole entries, as /object_info shows them.
         self.given = dict(extra)
         self.classes: dict[str, NodeClass] = {}
-        # Classes of node packs that `--manager` has not installed yet.
-        self.absent: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
-        return (name in self.compact or name in self.given) and name not in self.absent
+        return name in self.compact or name in self.given
 
     def names(self) -> Iterator[str]:
-        known = [*self.compact, *(name for name in self.given if name not in self.compact)]
-        yield from (name for name in known if name not in self.absent)
-
-    def packs(self) -> dict[str, set[str]]:
-        """The node packs whose classes are known here: registry id -> class names."""
-        found: dict[str, set[str]] = {}
-        modules = {name: entry["module"] for name, entry in self.compact.items()}
-        modules |= {name: entry.get("python_module") for name, entry in self.given.items()}
-        for name, module in modules.items():
-            house, _, pack = str(module).partition(".")
-            if house == "custom_nodes" and pack not in OUR_PACKS:
-                found.setdefault(pack.lower(), set()).add(name)
-        return found
-
-    def add_model(self, folder: str, name: str) -> None:
-        """List one more model file."""
-        self.models[folder] = (*self.models.get(folder, ()), name)
-        self.classes.clear()
+        yield from self.compact
+        yield from (name for name in self.given if name not in self.compact)
 
     def entry(self, name: str) -> dict[str, Any] | None:
         """The class's entry in `/object_info`, or None."""
-        if name in self.absent:
-            return None
         if name in self.given:
             return dict(self.given[name])
         compact = self.compact.get(name)

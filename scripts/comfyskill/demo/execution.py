@@ -166,10 +166,9 @@ class Execution:
             return True
         values: dict[str, list[Any]] = {}
         try:
-            await self.engine.faults.before_node(node_id, cls.name, lambda: self.item.stop)
             values = self._inputs(node_id, cls)
             self.check_interrupt()
-            results = await self._play(node_id, cls, player, values)
+            results = await self.play(node_id, cls, player, values)
         except Interrupted:
             self._interrupted(node_id)
             return False
@@ -215,7 +214,7 @@ class Execution:
                 values[name] = kept.values[int(value[1])]
         return values
 
-    async def _play(
+    async def play(
         self, node_id: str, cls: NodeClass, player: Implementation | None, values: dict[str, list[Any]]
     ) -> list[Result | Blocked]:
         """One result for each element of the input lists (usually one)."""

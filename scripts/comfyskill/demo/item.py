@@ -17,16 +17,6 @@ from comfyskill.demo.options import Options
 from comfyskill.demo.sockets import Hub
 
 
-class EngineFaults(Protocol):
-    """The fault switches that the engine uses."""
-
-    async def before_run(self, prompt_id: str) -> None: ...
-    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
-    async def while_paused(self) -> None: ...
-    async def before_history(self, prompt_id: str) -> bool: ...
-    async def after_run(self, prompt_id: str) -> None: ...
-
-
 def now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -43,7 +33,6 @@ class Item:
     secrets: dict[str, str] = field(default_factory=dict)
     created: int = field(default_factory=now_ms)
     stop: bool = False
-    forgotten: bool = False
     started: int = 0
 
     def __lt__(self, other: Item) -> bool:
@@ -62,7 +51,6 @@ class Host(Protocol):
     folders: Folders
     definitions: Definitions
     hub: Hub
-    faults: EngineFaults
     dress: Callable[[Mapping[str, list[Any]] | None], Mapping[str, list[Any]] | None]
 
     def changed(self, graph: Graph) -> Callable[[str], Any]: ...

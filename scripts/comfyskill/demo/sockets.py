@@ -8,7 +8,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -18,35 +18,20 @@ Frame = str | bytes
 HIGH_WATER = 65_536
 
 
-class SocketFaults(Protocol):
-    """The fault switches that the hub uses."""
-
-    socket_faults: bool
-    how_to_end: str
-
-    def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None: ...
-
-
 @dataclass(eq=False)
 class Socket:
-    """One connection. `seen` counts frames for the faults, `held` is what they delay."""
+    """One connection."""
 
     sid: str
     ws: web.WebSocketResponse
     request: web.Request
     flags: dict[str, Any] = field(default_factory=dict)
-    seen: int = 0
-    held: list[Frame] = field(default_factory=list)
 
-    def end(self, how: str) -> None:
-        """`abort`: without a close frame, as a dying server (the client sees 1006). `close`: with one (1011)."""
-        transport = self.request.transport
-        if transport is None:
-            return
-        if how == "close":
-            transport.write(b"\x88\x02" + struct.pack(">H", 1011))
-        # Send what was written before, without waiting.
-        transport.close()
+    def cut(self) -> None:
+        """End the connection without a close frame, as a dying server does (the client sees 1006)."""
+        if self.request.transport is not None:
+            # Sends what was written before, without waiting.
+            self.request.transport.close()
 
 
 def framed(frame: Frame) -> bytes:
@@ -64,8 +49,7 @@ class Hub:
     """All sockets, and one sender for all of them: a client that does not read holds up the others, as it does
     on the real server. Frames wait in memory and are not lost."""
 
-    def __init__(self, faults: SocketFaults, features: Callable[[], dict[str, Any]]) -> None:
-        self.faults = faults
+    def __init__(self, features: Callable[[], dict[str, Any]]) -> None:
         self.features = features
         self.sockets: dict[str, Socket] = {}
         self.everyone: set[Socket] = set()
@@ -126,19 +110,7 @@ class Hub:
         transport = socket.request.transport
         if socket.ws.closed or transport is None or transport.is_closing():
             return
-        ends = False
-        if self.faults.socket_faults:
-            changed: list[Frame] = []
-            for frame in frames:
-                answer = self.faults.outgoing(socket, frame)
-                if answer is None:
-                    ends = True
-                    break
-                changed += answer
-            frames = changed
         transport.write(b"".join(framed(frame) for frame in frames))
-        if ends:
-            socket.end(self.faults.how_to_end)
         while transport.get_write_buffer_size() > HIGH_WATER and not transport.is_closing():
             await asyncio.sleep(0.005)
 
@@ -188,5 +160,5 @@ class Hub:
     def drop_all(self) -> None:
         """End all connections without a close frame."""
         for socket in list(self.everyone):
-            socket.end("abort")
+            socket.cut()
         self.sockets.clear()

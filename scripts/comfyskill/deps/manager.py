@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
 from comfyskill.server import transport
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import Dialect
 
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
 _VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
@@ -30,12 +32,13 @@ class PackClaim(NamedTuple):
     title: str | None = None
 
 
-def find(server: Any) -> Manager | None:
+def find(facts: Facts) -> Manager | None:
     """The Manager that answers on a server, or None when there is none.
 
     Raises SkillError `unreachable` or `refused` when the server does not answer.
     """
-    if getattr(server, "api", "") != "local" or not hasattr(server, "request"):
+    server = facts.live
+    if server is None or server.api != "local":
         return None
     version = _version(server, "v2/manager/version")
     if version:
@@ -44,9 +47,9 @@ def find(server: Any) -> Manager | None:
     return Manager(server, V3, version) if version else None
 
 
-def _version(server: Any, path: str) -> str | None:
+def _version(server: Dialect, path: str) -> str | None:
     try:
-        response = server.request("GET", path, attempts=1, timeout=10)
+        response = server.get(path, attempts=1, timeout=10)
     except SkillError as error:
         if error.code in ("unreachable", "refused"):
             raise
@@ -56,7 +59,7 @@ def _version(server: Any, path: str) -> str | None:
     return text if _VERSION.match(text) else None
 
 
-def _has_legacy_face(server: Any) -> bool:
+def _has_legacy_face(server: Dialect) -> bool:
     try:
         answer = server.get_json("v2/manager/is_legacy_manager_ui", attempts=1, timeout=10)
     except SkillError as error:
@@ -69,7 +72,7 @@ def _has_legacy_face(server: Any) -> bool:
 class Manager:
     """The questions and orders that the three shapes have in common."""
 
-    def __init__(self, server: Any, shape: str, version: str) -> None:
+    def __init__(self, server: Dialect, shape: str, version: str) -> None:
         self.server = server
         self.shape = shape
         self.version = version
@@ -229,7 +232,7 @@ class Manager:
             self._post("queue/start", {})
             return
         try:
-            self.server.request("GET", "manager/queue/start", attempts=1, timeout=60)
+            self.server.get("manager/queue/start", attempts=1, timeout=60)
         except SkillError as error:
             if error.details.get("http_status") not in (404, 405):
                 raise
@@ -276,7 +279,7 @@ class Manager:
         """Ask it to restart the server. The connection usually breaks before an answer; that is not a failure."""
         try:
             if self.shape == V3:
-                self.server.request("GET", "manager/reboot", attempts=1, timeout=10)
+                self.server.get("manager/reboot", attempts=1, timeout=10)
             else:
                 self._post("reboot", {})
         except SkillError as error:
@@ -285,7 +288,7 @@ class Manager:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         try:
-            response = self.server.request("POST", f"{self._prefix}manager/{path}", json=body, timeout=120)
+            response = self.server.post(f"{self._prefix}manager/{path}", body, timeout=120)
         except SkillError as error:
             if error.details.get("http_status") == 403:
                 raise SkillError(

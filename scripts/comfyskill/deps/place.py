@@ -15,6 +15,7 @@ from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.file_names import MODEL_SUFFIXES, file_name, safe_name
 from comfyskill.base.safe_text import clean
 from comfyskill.deps import comfy_cli, names
+from comfyskill.server.facts import Facts
 
 SERVER = "server"
 # Besides the files that keep any name: what loaders of node packs take for models, vocabularies and settings.
@@ -42,7 +43,7 @@ class Place(NamedTuple):
     by: str
 
 
-def models_folder(server: Any, given: str | None, workspace: str | None) -> Place | None:
+def models_folder(server: Facts, given: str | None, workspace: str | None) -> Place | None:
     """The models folder: the flag's, the workspace's, that of a server on this machine, comfy-cli's; None when unknown.
 
     A local address may be a tunnel or a container, so a folder that only the server names is marked as such.
@@ -67,15 +68,15 @@ def models_folder(server: Any, given: str | None, workspace: str | None) -> Plac
     return Place(known.resolve(), "comfy-cli") if known is not None and known.is_dir() else None
 
 
-def is_here(server: Any) -> bool:
+def is_here(server: Facts) -> bool:
     """Whether the server runs on this machine, judged by its address."""
     here = _common.is_this_machine(urlsplit(str(server.url)).hostname or "")
-    return here and getattr(server, "api", "") == "local"
+    return here and server.api == "local"
 
 
-def comfy_acts_here(server: Any, workspace: str | None) -> bool:
+def comfy_acts_here(server: Facts, workspace: str | None) -> bool:
     """Whether comfy-cli is installed and its workspace may be this server's installation."""
-    if comfy_cli.program() is None or getattr(server, "api", "") != "local":
+    if comfy_cli.program() is None or server.api != "local":
         return False
     if workspace:
         return True
@@ -85,7 +86,7 @@ def comfy_acts_here(server: Any, workspace: str | None) -> bool:
     return folder is not None and (models is None or models.resolve() == (folder / "models").resolve())
 
 
-def _of_server(server: Any) -> Path | None:
+def _of_server(server: Facts) -> Path | None:
     """From the command line that a server of this machine reports: --base-directory, else where main.py lies."""
     try:
         argv = server.stats()["system"].get("argv")

@@ -7,28 +7,16 @@ and a refusal. Every question is asked once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
 from comfyskill.graph import catalog as graph_catalog
+from comfyskill.server.facts import Facts
 
 T = TypeVar("T")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
-
-
-class Had(Protocol):
-    """What a server object and an inventory have in common."""
-
-    url: str
-    api: str
-
-    def definitions(self, classes: Any = None) -> dict[str, Any]: ...
-    def model_folders(self) -> list[str]: ...
-    def models(self, folder: str) -> list[str]: ...
-    def embeddings(self) -> list[str]: ...
-    def stats(self) -> dict[str, Any]: ...
 
 
 class Listing(NamedTuple):
@@ -43,7 +31,7 @@ class Listing(NamedTuple):
 class Stock:
     """The answers of one server, kept."""
 
-    def __init__(self, server: Had) -> None:
+    def __init__(self, server: Facts) -> None:
         self.server = server
         self.problems: list[SkillError] = []
         self._listings: dict[str, Listing] = {}
@@ -74,7 +62,7 @@ class Stock:
         if self.definitions_problem is not None:
             return None
         try:
-            self._definitions = self._ask(lambda: self.server.definitions(None))
+            self._definitions = self._ask(lambda: self.server.definitions())
         except SkillError as error:
             self._note(error)
             self.definitions_problem = error
@@ -159,32 +147,19 @@ class Stock:
         return self._embeddings[0]
 
     def has_input(self, value: str) -> tuple[bool | None, str]:
-        """Whether a file is among the server's inputs (or outputs, as annotated); None when it could not be asked."""
-        probe = getattr(self.server, "has_input", None)
-        if probe is not None:
-            answer = probe(value)
-            return answer, "" if answer is not None else "the inventory does not list files of sub-folders"
-        open_file = getattr(self.server, "open_file", None)
-        if open_file is None:
-            return None, "the server could not be asked"
+        """Whether a file is among the server's inputs (or outputs, as annotated), and why when that is not True."""
         try:
-            response = self._ask(lambda: open_file(_reference(value)))
+            there = self._ask(lambda: self.server.has_input(value))
         except SkillError as error:
-            if error.code in ("not_found", "bad_request"):
-                return False, "the server has no such file"
-            if (
-                error.code == "refused"
-                and error.details.get("http_status") == 403
-                and self.server.api == "local"
-            ):
-                return False, "the server has no such file (and does not allow the path)"
             self._note(error)
             return None, error.message
-        response.close()
-        # A login page answers every address with 200; ComfyUI itself never serves a file as one.
-        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-            return None, "the server answered with a web page"
-        return True, ""
+        if there is None:
+            live = self.server.live is not None
+            return (
+                None,
+                "the server answered with a web page" if live else "an inventory does not list input files",
+            )
+        return there, "" if there else "the server has no such file"
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The answer; once the server has stopped answering, the same failure at once instead of another time-out."""
@@ -202,18 +177,7 @@ class Stock:
             self.problems.append(error)
 
 
-def _reference(value: str) -> Any:
-    from comfyskill.server.protocol import FileRef
-
-    name, kind = value, "input"
-    for marked in ("input", "output", "temp"):
-        if value.endswith(f" [{marked}]"):
-            name, kind = value[: -len(marked) - 3], marked
-    folder, _, filename = name.replace("\\", "/").rpartition("/")
-    return FileRef(filename, folder, kind)
-
-
-def server_facts(server: Had) -> Mapping[str, Any]:
+def server_facts(server: Facts) -> Mapping[str, Any]:
     """Address and versions of a server for a report; versions are left out when it does not say."""
     facts: dict[str, Any] = {"host": server.url, "api": server.api}
     try:

@@ -27,8 +27,8 @@ from comfyskill.deps.check import MISSING, UNKNOWN, Check
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock, server_facts
 from comfyskill.editor import outline
-from comfyskill.server import commands
-from comfyskill.server import node_definitions as server_inventory
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 from comfyskill.source import read as source_read
 
 if TYPE_CHECKING:
@@ -39,33 +39,11 @@ _FOR_GOOD = ("not_offered", "not_available")
 RENAMED = ("model", "value", "file")
 
 
-class Unreachable:
-    """Stand-in for an unreachable server; every query raises the original error."""
-
-    api = "local"
-    demo = False
-
-    def __init__(self, problem: SkillError, url: str) -> None:
-        self.problem = problem
-        self.url = url
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise SkillError(
-            self.problem.message, code=self.problem.code, exit=self.problem.exit, hint=self.problem.hint,
-            **self.problem.details,
-        )  # fmt: skip
-
-    definitions = model_folders = models = embeddings = stats = get_json = open_file = _refuse
-
-    def close(self) -> None:
-        """Nothing was opened."""
-
-
 @dataclass
 class Asked:
     """The server or inventory that is asked, the answers so far, and the Manager if one was found."""
 
-    server: Any
+    server: Facts
     stock: Stock
     manager: deps_manager.Manager | None = None
     manager_known: bool = False
@@ -76,7 +54,7 @@ class Asked:
     @property
     def live(self) -> bool:
         """Whether a server answers: not an inventory, and not unreachable."""
-        return hasattr(self.server, "request")
+        return self.server.live is not None
 
     def find_registry(self) -> Registry | None:
         """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
@@ -100,9 +78,9 @@ class Asked:
 @contextlib.contextmanager
 def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: bool = False) -> Iterator[Asked]:
     """The server or inventory that the flags name. With `needed`, an unreachable server is a failure."""
-    server: Any
+    server: Facts
     if inventory:
-        server = server_inventory.load(inventory)
+        server = facts.load(inventory)
     else:
         from comfyskill.server import connect
 
@@ -111,22 +89,15 @@ def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: boo
         except SkillError as error:
             if needed or error.code not in ("unreachable", "refused"):
                 raise
-            server = Unreachable(error, args.host or "the default address")
+            server = facts.Unreachable(error, args.host or "the default address")
     try:
         folder = getattr(args, "workspace", None)
         yield Asked(
             server, Stock(server), workspace=Path(folder).expanduser() if folder else None,
-            words=_words(server, inventory),
+            words=tuple(server.flags),
         )  # fmt: skip
     finally:
         server.close()
-
-
-def _words(server: Any, inventory: str | None) -> tuple[str, ...]:
-    """The flags that name the same server again, without keys; empty for a server that does not answer."""
-    if inventory:
-        return ("--inventory", inventory)
-    return () if isinstance(server, Unreachable) else tuple(commands.server_words(server))
 
 
 class Workflow(NamedTuple):
@@ -142,7 +113,7 @@ class Workflow(NamedTuple):
 
 def read(spec: str, asked: Asked) -> Workflow:
     """The workflow that `spec` names; an editor file that cannot be converted here is read roughly. Raises SkillError."""
-    server = None if isinstance(asked.server, (Unreachable, server_inventory.Inventory)) else asked.server
+    server = asked.server.live
     stdin = io.BytesIO(_standard_input()) if spec == "-" else None
     loaded = source_read.load(spec, stdin=stdin, server=server)
     models = list(source_read.declared_models(loaded.editor)) if loaded.editor else []
@@ -235,7 +206,7 @@ def survey(
     }
     if asked.manager is not None:
         document["server"]["manager"] = asked.manager.name
-    if getattr(asked.server, "demo", False):
+    if asked.server.demo:
         document["demo"] = True
     steps = _next_steps(asked, done, repair)
     if steps:
@@ -335,9 +306,9 @@ def write_json(target: Path, value: Mapping[str, Any]) -> None:
 
 def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
     """Take the server's inventory and write it; the part of the report about it."""
-    document = server_inventory.take(asked.server)
-    server_inventory.save(document, target)
-    facts: dict[str, Any] = {
+    document = facts.take(asked.server)
+    facts.save(document, target)
+    row: dict[str, Any] = {
         "file": str(target),
         "bytes": target.stat().st_size,
         "definitions": len(document["definitions"]),
@@ -345,8 +316,8 @@ def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
         "embeddings": len(document.get("embeddings", [])),
     }
     if "not_had" in document:
-        facts["not_had"] = document["not_had"]
-    return {"inventory": facts}
+        row["not_had"] = document["not_had"]
+    return {"inventory": row}
 
 
 def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str | None = None) -> list[str]:

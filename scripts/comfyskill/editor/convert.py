@@ -1,30 +1,36 @@
 """Workflows as the ComfyUI editor saves them → graphs as the server runs them, as the editor itself does on "queue".
 
-Pure: no network, no disk. `convert` follows frontend 1.58, also for files of older versions; time and randomness
-are values. `to_editor` goes the other way, `diff` says in words how two graphs differ.
+Pure: no network, no disk; time and randomness are values. Files of all versions are converted as frontend 1.58 does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from comfyskill.base.cli import SkillError
-from comfyskill.editor import certainty, pack_values, promote, text
+from comfyskill.base import foreign
+from comfyskill.base.cli import Document, SkillError
+from comfyskill.editor import browser_text, pack_rules, pack_values, promote
 from comfyskill.editor.build import attach_unnamed, build
-from comfyskill.editor.live import Build, Emission, Node, Place
-from comfyskill.editor.read import is_editor, read
+from comfyskill.editor.live import Conversion, Emission, Node, Place, Prompt, cannot_convert
+from comfyskill.editor.read import INPUT_NODE, MUTED, read
 from comfyskill.editor.resolve import Constant, LinkTo, source_of
 from comfyskill.editor.values import apply_primitives, constant, widget_inputs
+from comfyskill.editor.verdicts import Verdicts
 from comfyskill.editor.widgets import UNSET
-
-__all__ = ["FRONTEND", "Converted", "convert", "diff", "is_editor", "to_editor"]
+from comfyskill.graph.nodes import Definitions
 
 # The version of the editor whose rules are followed.
 FRONTEND = "1.58"
 MAX_DEPTH = 64
 MAX_PROMPT_NODES = 50_000
+_ROLES = {
+    "reroute": "a reroute: links pass through it",
+    "primitive": "a primitive: its value was written into the widgets it feeds",
+    "note": "a note: it does not run",
+    "virtual": "exists only in the editor: links pass through it",
+}
 
 
 class Converted(NamedTuple):
@@ -37,18 +43,18 @@ class Converted(NamedTuple):
     "exact" (as the editor reads the file), "by rule of PACK" or "unsure" (then with a `reason`).
     """
 
-    graph: dict[str, dict[str, Any]]
+    graph: Prompt
     warnings: list[str]
-    missing_types: list[dict[str, Any]]
-    models: list[dict[str, Any]]
-    choices: list[dict[str, Any]]
-    explanation: list[dict[str, Any]]
-    verdicts: list[dict[str, Any]]
+    missing_types: list[Document]
+    models: list[Document]
+    choices: list[Document]
+    explanation: list[Document]
+    verdicts: list[Document]
 
 
 def convert(
-    document: Any,
-    definitions: Mapping[str, Any] | None,
+    document: object,
+    definitions: Definitions | None,
     *,
     wildcard_seed: int | None = None,
     now: datetime | None = None,
@@ -64,71 +70,53 @@ def convert(
             file itself shows their widgets).
         wildcard_seed: makes the choices of dynamic prompts reproducible.
         now: the time for %date:...% in file names; the clock's when None.
-        without_server: the definitions are not those of a server (the bundled core ones), so that a type they lack
-            is refused rather than reported as missing.
+        without_server: the definitions are not those of a server (the bundled core ones), so a type that they lack
+            is refused, not reported as missing.
         explain: also say what became of each node and link.
-        allow_unsure: send nodes whose values cannot be laid out for certain as the editor would, with a warning; else
-            they are refused.
+        allow_unsure: send nodes whose values cannot be assigned for certain as the editor would, with a warning;
+            otherwise they are refused.
 
     Raises:
         SkillError: not an editor file, or something that cannot be converted correctly.
     """
     saved = read(document)
     partial = without_server or definitions is None or _are_bundled(definitions)
-    made = build(saved, definitions or {}, without_server=partial)
-    for graph in [*made.graphs.values(), made.root]:
+    conversion = build(saved, definitions or {}, without_server=partial)
+    for graph in conversion.all_graphs():
         attach_unnamed(graph)
-    promote.promote_all(made)
-    promote.repair_combos(made)
-    emission = Emission(made, now or datetime.now(), wildcard_seed, text.seeded_chooser(wildcard_seed))
-    for place, node in _active(made):
+    promote.promote_all(conversion)
+    promote.repair_combos(conversion)
+    emission = Emission(
+        conversion, now or datetime.now(), wildcard_seed, browser_text.seeded_chooser(wildcard_seed)
+    )
+    for place, node in _active(conversion):
         if len(emission.places) >= MAX_PROMPT_NODES:
             raise SkillError(
                 f"more than {MAX_PROMPT_NODES} nodes once the subgraphs are unfolded", code="cannot_convert"
             )
         emission.places[place.id_of(node)] = (place, node)
     apply_primitives(emission)
-    doubts = certainty.Doubts(made, allow=allow_unsure)
-    graph_out = _prompt(emission, doubts)
-    explanation = []
-    if explain:
-        from comfyskill.editor import words as editor_explain
-
-        explanation = editor_explain.explain(made, emission.places, graph_out)
+    verdicts = Verdicts(conversion, allow=allow_unsure)
+    prompt = _prompt(emission, verdicts)
     return Converted(
-        graph_out,
-        list(made.warnings),
+        prompt,
+        list(conversion.warnings),
         _missing(emission),
         _models(emission),
         emission.choices,
-        explanation,
-        doubts.verdicts,
+        list(_explanation(emission, prompt)) if explain else [],
+        verdicts.entries,
     )
 
 
-def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An editor file of an API-format graph; see `layout`."""
-    from comfyskill.editor import layout
-
-    return layout.to_editor(graph, definitions)
-
-
-def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How two API-format graphs differ, in words; see `words`."""
-    from comfyskill.editor import words as editor_explain
-
-    return editor_explain.diff(first, second)
-
-
-def _are_bundled(definitions: Mapping[str, Any]) -> bool:
+def _are_bundled(definitions: Definitions) -> bool:
     """Whether these are the core definitions that come with the bundle (KSampler's is marked)."""
-    sampler = definitions.get("KSampler")
-    return isinstance(sampler, Mapping) and sampler.get("bundled") is True
+    return foreign.mapping(definitions.get("KSampler")).get("bundled") is True
 
 
-def _active(made: Build) -> Iterator[tuple[Place, Node]]:
+def _active(conversion: Conversion) -> Iterator[tuple[Place, Node]]:
     """Every node of the unfolded graph, with its place; subgraph instances are entered."""
-    waiting = [iter(_nodes_at(Place(made.root)))]
+    waiting = [iter(_nodes_at(Place(conversion.root)))]
     trail: list[str] = []
     while waiting:
         entry = next(waiting[-1], None)
@@ -138,7 +126,7 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
                 trail.pop()
             continue
         place, node = entry
-        made.spend()
+        conversion.spend()
         if node.role != "instance":
             yield place, node
             continue
@@ -153,36 +141,36 @@ def _active(made: Build) -> Iterator[tuple[Place, Node]]:
                 hint="open the workflow in the editor and remove the inner copy",
             )
         trail.append(node.type)
-        waiting.append(iter(_nodes_at(place.inside(node, made.graphs[node.type]))))
+        waiting.append(iter(_nodes_at(place.inside(node, conversion.graphs[node.type]))))
 
 
 def _nodes_at(place: Place) -> list[tuple[Place, Node]]:
     return [(place, node) for node in place.graph.nodes.values()]
 
 
-def _prompt(emission: Emission, doubts: certainty.Doubts) -> dict[str, dict[str, Any]]:
-    made = emission.made
-    prompt: dict[str, dict[str, Any]] = {}
+def _prompt(emission: Emission, verdicts: Verdicts) -> Prompt:
+    conversion = emission.conversion
+    prompt: Prompt = {}
     for node_id, (place, node) in emission.places.items():
         if not node.off and node.role == "virtual" and _feeds_others(place, node):
-            doubts.judge_virtual(node_id, node)
+            verdicts.judge_virtual(node_id, node)
         if node.off or node.role not in ("node", "unknown"):
             continue
-        _refuse_unreadable(made, node)
+        _refuse_unreadable(conversion, node)
         inputs = widget_inputs(emission, node_id, node)
         for number, slot in enumerate(node.inputs):
-            found = source_of(made, place, node, number)
-            if isinstance(found, LinkTo):
-                inputs[slot.name] = [found.node_id, found.slot]
-            elif isinstance(found, Constant):
+            source = source_of(conversion, place, node, number)
+            if isinstance(source, LinkTo):
+                inputs[slot.name] = [source.node_id, source.slot]
+            elif isinstance(source, Constant):
                 inputs.pop(slot.name, None)
-                if found.value is not UNSET:
-                    inputs[slot.name] = constant(emission, node, slot.name, found.value)
+                if source.value is not UNSET:
+                    inputs[slot.name] = constant(emission, node, slot.name, source.value)
         pack_values.on_queue(emission, node_id, node, inputs)
-        doubts.judge(node_id, node, inputs)
+        verdicts.judge(node_id, node, inputs)
         entry: dict[str, Any] = {"inputs": inputs}
         if node.role == "node":
-            entry["class_type"] = _class_sent(made, node)
+            entry["class_type"] = _class_sent(conversion, node)
         entry["_meta"] = _meta(node)
         prompt[node_id] = entry
     for entry in prompt.values():
@@ -196,28 +184,25 @@ def _feeds_others(place: Place, node: Node) -> bool:
     return any(link.origin == node.id for link in place.graph.links.values())
 
 
-def _class_sent(made: Build, node: Node) -> str:
+def _class_sent(conversion: Conversion, node: Node) -> str:
     """The class that the graph names: the definition's own name, where that is another class of the server."""
-    node_class = made.node_class(node.type)
-    return node_class.name if node_class is not None and node_class.name in made.definitions else node.type
+    node_class = conversion.node_class(node.type)
+    return (
+        node_class.name if node_class is not None and node_class.name in conversion.definitions else node.type
+    )
 
 
-def _refuse_unreadable(made: Build, node: Node) -> None:
-    if node.role == "unknown" and made.without_server:
-        raise SkillError(
+def _refuse_unreadable(conversion: Conversion, node: Node) -> None:
+    if node.role == "unknown" and conversion.without_server:
+        raise cannot_convert(
             f"node {node.label}: its widgets cannot be read from the file without the server's node definitions",
-            code="cannot_convert",
-            hint="pass --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
-            node={"id": node.id, "title": node.title, "type": node.type},
+            "pass --host (a running server that has this node) or --object-info FILE (its saved /object_info)",
+            node,
         )
 
 
-def _meta(node: Node) -> dict[str, Any]:
-    meta: dict[str, Any] = {"title": node.title or node.type}
-    for key in ("cnr_id", "aux_id", "ver"):
-        value = node.saved.properties.get(key)
-        if isinstance(value, str) and value:
-            meta[key] = value
+def _meta(node: Node) -> Document:
+    meta: Document = {"title": node.title or node.type} | _pack_named_by(node)
     if node.role == "unknown":
         inside = node.saved.inner_missing
         meta["missing_type"] = inside[0] if inside else node.type
@@ -226,43 +211,92 @@ def _meta(node: Node) -> dict[str, Any]:
     return meta
 
 
-def _missing(emission: Emission) -> list[dict[str, Any]]:
+def _pack_named_by(node: Node) -> dict[str, str]:
+    """The pack and version that the file names for a node."""
+    found = {key: foreign.text(node.saved.properties.get(key)) for key in ("cnr_id", "aux_id", "ver")}
+    return {key: value for key, value in found.items() if value}
+
+
+def _missing(emission: Emission) -> list[Document]:
     """Node types without definition, with the pack that the file says they come from."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Document] = {}
     for node_id, (_, node) in emission.places.items():
         if node.role != "unknown" or node.off:
             continue
         inside = node.saved.inner_missing
         for kind in inside or [node.type]:
             found.setdefault(kind, {"class_type": kind, "node_ids": []})["node_ids"].append(node_id)
-        if inside:
-            continue
-        entry = found[node.type]
-        for key in ("cnr_id", "aux_id", "ver"):
-            value = node.saved.properties.get(key)
-            if isinstance(value, str) and value:
-                entry.setdefault(key, value)
+        if not inside:
+            for key, value in _pack_named_by(node).items():
+                found[node.type].setdefault(key, value)
     return list(found.values())
 
 
-def _models(emission: Emission) -> list[dict[str, Any]]:
+def _models(emission: Emission) -> list[Document]:
     """Model files that active nodes name in `properties.models`, once each."""
-    found: list[dict[str, Any]] = []
-    seen: set[tuple[str, str]] = set()
+    found: dict[tuple[str, str], Document] = {}
     for node_id, (_, node) in emission.places.items():
-        models = node.saved.properties.get("models")
-        if node.off or not isinstance(models, list):
+        if node.off:
             continue
-        for model in models:
-            if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
-                continue
+        for model in foreign.mappings(node.saved.properties.get("models")):
             entry = {
                 key: model[key]
                 for key in ("name", "url", "directory", "hash", "hash_type")
                 if isinstance(model.get(key), str)
             }
-            mark = (entry["name"], entry.get("directory", ""))
-            if mark not in seen:
-                seen.add(mark)
-                found.append(entry | {"node_id": node_id, "class_type": node.type})
-    return found
+            if "name" in entry:
+                mark = (entry["name"], entry.get("directory", ""))
+                found.setdefault(mark, entry | {"node_id": node_id, "class_type": node.type})
+    return list(found.values())
+
+
+def _explanation(emission: Emission, prompt: Prompt) -> Iterator[Document]:
+    """One entry per node, and one for each input that does not simply follow its link."""
+    for node in emission.conversion.root.instances:
+        inside = f"a subgraph: its nodes have ids {node.id}:…"
+        text = "muted or bypassed, so nothing inside it runs" if node.off else inside
+        yield _entry("subgraph", node.id, node, f"{node.label}: {text}")
+    for node_id, (place, node) in emission.places.items():
+        yield _entry("node", node_id, node, f"{node.label}: {_what_became_of(node_id, node, prompt)}")
+        if node_id not in prompt:
+            continue
+        for number, slot in enumerate(node.inputs):
+            if text := _input_source(emission.conversion, place, node, number, prompt):
+                yield _entry("input", node_id, node, f"{node_id}.{slot.name} {text}", input=slot.name)
+
+
+def _entry(kind: str, node_id: str, node: Node, text: str, **details: str) -> Document:
+    return {"kind": kind, "node_id": node_id, "class_type": node.type, **details, "text": text}
+
+
+def _what_became_of(node_id: str, node: Node, prompt: Prompt) -> str:
+    if node.off:
+        return "muted" if node.mode == MUTED else "bypassed: links pass through it by type"
+    if node.role == "unknown":
+        return f"sent as {node_id} without class_type: there is no definition of its type"
+    if pack_rules.virtual_kind(node.type) == pack_rules.PANEL:
+        return "a panel of the editor: it does not run"
+    return f"sent as {node_id}" if node_id in prompt else _ROLES.get(node.role, "left out")
+
+
+def _input_source(conversion: Conversion, place: Place, node: Node, number: int, prompt: Prompt) -> str:
+    """What an input gets in place of what its link names; empty when it follows the link or has none."""
+    slot = node.inputs[number]
+    if slot.link is None:
+        return ""
+    source = source_of(conversion, place, node, number)
+    direct = place.graph.nodes.get(slot.link.origin)
+    if isinstance(source, LinkTo):
+        if direct is not None and source.node_id == place.id_of(direct):
+            return ""
+        text = f"comes from output {source.slot} of node {source.node_id}"
+        left_out = ", which is not in the graph, so the input is left out"
+        return text if source.node_id in prompt else text + left_out
+    if isinstance(source, Constant):
+        return "takes the value that the subgraph node shows"
+    via = direct.label if direct else "a node that was removed"
+    if slot.link.origin == INPUT_NODE:
+        via = "the subgraph's input"
+    kept = slot.name in prompt[place.id_of(node)]["inputs"]
+    effect = "its own value is used" if kept else "it is left out"
+    return f"is linked to {via}, which leads to nothing; {effect}"

@@ -11,12 +11,14 @@ from datetime import datetime
 from typing import Any
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.editor import widgets as editor_widgets
-from comfyskill.editor.fit import Layout
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.editor.read import BYPASSED, MUTED, Link, Saved, SavedGraph, SavedNode
-from comfyskill.editor.widgets import NodeClass, Widget
+from comfyskill.editor.widget_values import Layout
+from comfyskill.editor.widgets import NodeClass, Widget, output_types, read_class
+from comfyskill.graph.nodes import Definitions
 
+# Inputs and class of each node of the API-format graph that is made, by node id.
+Prompt = dict[str, dict[str, Any]]
 # The largest official template takes about 3,000.
 MAX_STEPS = 3_000_000
 
@@ -64,7 +66,6 @@ class Node:
     widgets: list[Widget] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     promoted: dict[int, Promoted] = field(default_factory=dict)
-    core: bool = True
     # How its widgets were laid out; None for nodes without a definition.
     layout: Layout | None = None
 
@@ -102,11 +103,11 @@ class Graph:
 
 
 @dataclass
-class Build:
+class Conversion:
     """The state of one conversion: live graphs, node classes, warnings."""
 
     saved: Saved
-    definitions: Mapping[str, Any]
+    definitions: Definitions
     without_server: bool
     classes: dict[str, NodeClass | None] = field(default_factory=dict)
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -134,21 +135,17 @@ class Build:
         """The definition of a node type, read once; None when there is none."""
         if kind not in self.classes:
             definition = self.definitions.get(kind)
-            self.classes[kind] = (
-                editor_widgets.read_class(kind, definition) if isinstance(definition, Mapping) else None
-            )
+            self.classes[kind] = read_class(kind, definition) if isinstance(definition, Mapping) else None
         return self.classes[kind]
+
+    def all_graphs(self) -> list[Graph]:
+        """The graph of every subgraph definition, then the root graph."""
+        return [*self.graphs.values(), self.root]
 
     def is_linked(self, kind: str) -> bool:
         """Whether some node of the definitions gives values of a type."""
         if self.given is None:
-            self.given = {
-                output
-                for definition in self.definitions.values()
-                if isinstance(definition, Mapping) and isinstance(definition.get("output"), list)
-                for output in definition["output"]
-                if isinstance(output, str)
-            }
+            self.given = output_types(self.definitions)
         return kind in self.given
 
 
@@ -175,12 +172,12 @@ class Place:
 class Emission:
     """What is gathered while the prompt is written."""
 
-    made: Build
+    conversion: Conversion
     now: datetime
     seed: int | None
     choose: Callable[[list[str]], str]
     places: dict[str, tuple[Place, Node]] = field(default_factory=dict)
-    choices: list[dict[str, Any]] = field(default_factory=list)
+    choices: list[Document] = field(default_factory=list)
 
     def draw(self, node_id: str, least: int, most: int) -> int:
         """A whole number for this node; the same one each time when a seed is set."""
@@ -188,3 +185,13 @@ class Emission:
 
         source = random.Random(f"{self.seed}:{node_id}" if self.seed is not None else None)
         return source.randint(least, most)
+
+
+def cannot_convert(message: str, hint: str, node: Node) -> SkillError:
+    """The error that names the node for which no correct graph can be made."""
+    return SkillError(
+        message,
+        code="cannot_convert",
+        hint=hint,
+        node={"id": node.id, "title": node.title, "type": node.type},
+    )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
+from comfyskill.editor.browser_text import js_round, js_string
 from comfyskill.editor.read import SavedNode
-from comfyskill.editor.text import js_round, js_string
-from comfyskill.editor.widgets import UNSET, Spec, Widget, default_of, read_spec
+from comfyskill.editor.widgets import UNSET, Widget, default_of, read_spec
 
 if TYPE_CHECKING:
     from comfyskill.editor.live import Emission, Node
@@ -51,7 +51,7 @@ def on_queue(emission: Emission, node_id: str, node: Node, inputs: dict[str, Any
             _QUEUED[name](Sending(emission, node_id, node, inputs))
 
 
-def power_loras(saved: SavedNode, values: Sequence[Any]) -> list[Widget]:
+def power_loras(saved: SavedNode, values: Sequence[object]) -> list[Widget]:
     """The LoRA rows of rgthree's Power Lora Loader: every saved object that names a LoRA, as lora_1, lora_2 …
 
     The second strength is sent only by nodes that show it.
@@ -70,7 +70,7 @@ def _power_loras(node: Node) -> None:
 
 
 def _vhs_sizes(node: Node) -> None:
-    """Older files name one forced size in the place of a width and a height; 0 leaves a side as it is."""
+    """Read the width and height of older files, which name one forced size; 0 leaves a side as it is."""
     values = node.saved.values
     size = values.get("force_size") if isinstance(values, Mapping) else None
     if not isinstance(size, str):
@@ -95,7 +95,7 @@ def _whole(text: str) -> int:
 
 
 def _vhs_numbers(node: Node) -> None:
-    """Whole numbers are held to their limits and to the steps of the chosen model family."""
+    """Hold whole numbers to their limits and to the steps of the chosen model family."""
     steps = _vhs_steps(node)
     for widget in node.widgets:
         value = widget.value
@@ -113,54 +113,46 @@ def _vhs_numbers(node: Node) -> None:
 
 def _vhs_steps(node: Node) -> dict[str, tuple[int, int]]:
     """Step and offset of sizes and frame counts that the chosen format brings."""
-    widget = node.widget("format")
-    formats = widget.spec.options.get("formats") if widget is not None and widget.spec is not None else None
-    chosen = (
-        formats.get(widget.value)
-        if widget is not None and isinstance(formats, Mapping) and isinstance(widget.value, str)
-        else None
-    )
+    chosen = foreign.mapping(_chosen_format(node, _formats(node) or {}))
     steps: dict[str, tuple[int, int]] = {}
-    if not isinstance(chosen, Mapping):
-        return steps
     for key, names in (("dim", ("custom_width", "custom_height")), ("frames", ("frame_load_cap",))):
-        pair = chosen.get(key)
-        if (
-            isinstance(pair, list)
-            and len(pair) > 1
-            and all(isinstance(part, int) for part in pair[:2])
-            and pair[0]
-        ):
-            steps.update(dict.fromkeys(names, (pair[0], pair[1])))
+        step, offset, *_ = [*foreign.items(chosen.get(key)), None, None]
+        if isinstance(step, int) and isinstance(offset, int) and step:
+            steps.update(dict.fromkeys(names, (step, offset)))
     return steps
 
 
 def _vhs_format_options(node: Node) -> None:
-    """The chosen video format's own options follow it, saved by name or with their defaults; others are not sent."""
-    rows: dict[str, list[Any]]
-    widget = node.widget("format")
-    formats = widget.spec.options.get("formats") if widget is not None and widget.spec is not None else None
+    """Add the chosen video format's own options, saved by name or with their defaults; others are not sent."""
+    formats = _formats(node)
     values = foreign.mapping(node.saved.values)
-    if widget is None or not isinstance(formats, Mapping):
+    rows: dict[str, list[object]]
+    if formats is None:
         # Definitions of an older pack do not list the options: what was saved is sent.
-        known = {item.name for item in node.widgets}
+        known = {widget.name for widget in node.widgets}
         rows = {name: [] for name, value in values.items() if _is_option(name, value) and name not in known}
     else:
-        options = formats.get(widget.value) if isinstance(widget.value, str) else None
-        rows = {
-            str(row[0]): row[1:] for row in options or () if isinstance(row, list) and len(row) > 1 and row[0]
-        }
+        options = foreign.items(_chosen_format(node, formats))
+        rows = {str(row[0]): row[1:] for row in options if isinstance(row, list) and len(row) > 1 and row[0]}
     for name, raw in rows.items():
-        spec = _option_spec(name, raw) if raw else None
+        spec = read_spec(name, raw, required=False)
         value = values[name] if name in values else default_of(spec) if spec is not None else UNSET
         node.widgets.append(Widget(name, spec.type if spec else "any", value, spec))
 
 
-def _option_spec(name: str, raw: Sequence[Any]) -> Spec | None:
-    return read_spec(name, list(raw), required=False)
+def _formats(node: Node) -> Mapping[str, object] | None:
+    """What the definition says of each video format; None where it lists none."""
+    widget = node.widget("format")
+    formats = widget.spec.options.get("formats") if widget is not None and widget.spec is not None else None
+    return formats if isinstance(formats, Mapping) else None
 
 
-def _is_option(name: str, value: Any) -> bool:
+def _chosen_format(node: Node, formats: Mapping[str, object]) -> object:
+    widget = node.widget("format")
+    return formats.get(widget.value) if widget is not None and isinstance(widget.value, str) else None
+
+
+def _is_option(name: str, value: object) -> bool:
     return not isinstance(value, Mapping) and name not in (
         "videopreview",
         "choose video to upload",
@@ -170,7 +162,7 @@ def _is_option(name: str, value: Any) -> bool:
 
 
 def _impact_mode(node: Node) -> None:
-    """The mode is a switch in older versions and a choice in newer ones; each reads the other's files so."""
+    """Turn the mode into a switch (older versions) or a choice (newer ones), as the definition has it."""
     for name in ("mode", "wildcard_mode"):
         widget = node.widget(name)
         if widget is None:
@@ -182,7 +174,7 @@ def _impact_mode(node: Node) -> None:
 
 
 def _populated(sending: Sending) -> None:
-    """The server writes the populated text at each run; the seed beside it decides what it picks."""
+    """Report the text that the server writes at each run; the seed beside it decides what the server picks."""
     mode = sending.inputs.get("mode", sending.inputs.get("wildcard_mode"))
     if mode is not True and mode != "populate":
         return
@@ -202,12 +194,12 @@ def _populated(sending: Sending) -> None:
 
 
 def _preview_bridge(sending: Sending) -> None:
-    """A picture that the server holds for this node in memory; a file cannot bring it back."""
+    """Send the key of the picture that the server keeps in memory for this node; a file cannot restore the picture."""
     value = sending.inputs.get("image")
     if isinstance(value, list):
         return
     if isinstance(value, str) and not value.startswith("$") and "." in value:
-        sending.emission.made.warn(
+        sending.emission.conversion.warn(
             f"node {sending.node.label}: the picture or mask {value!r} that was painted on it is not sent; the browser"
             " would upload it first"
         )
@@ -215,7 +207,7 @@ def _preview_bridge(sending: Sending) -> None:
 
 
 def _image_data(sending: Sending) -> None:
-    """Pictures as text: the file holds a placeholder for them unless they were to be saved with it."""
+    """Remove the placeholder that a file has for a picture that was not saved with it."""
     value = sending.inputs.get("image_data")
     if value == "[IMAGE DATA]" or (
         isinstance(value, str) and sending.inputs.get("save_to_workflow") is False
@@ -224,8 +216,8 @@ def _image_data(sending: Sending) -> None:
 
 
 def _random_seed(sending: Sending) -> None:
-    """Seeds that stand for another one at each run are drawn now."""
-    # Only these two also know -2 and -3, one more and one less than the last.
+    """Draw seeds that mean "another one at each run" now."""
+    # Only these two also accept -2 and -3: one more and one less than the last seed.
     specials = (-1, -2, -3) if sending.node.type in ("Seed (rgthree)", "SDParameterGenerator") else (-1,)
     for name in ("seed", "noise_seed"):
         value = sending.inputs.get(name)
@@ -239,13 +231,13 @@ def _random_seed(sending: Sending) -> None:
         )
         sending.inputs[name] = seed
         sending.emission.choices.append({"node_id": sending.node_id, "input": name, "chosen": seed})
-        sending.emission.made.warn(
+        sending.emission.conversion.warn(
             f"node {sending.node.label} draws a new {name} at each run; this graph has {seed}"
         )
 
 
 def _mx_slider(node: Node) -> None:
-    """The sliders keep their values in the node's properties."""
+    """Read the sliders' values from the node's properties."""
     for axis in ("X", "Y"):
         suffix = axis if node.type == "mxSlider2D" else ""
         value, decimals = (node.saved.properties.get(f"{name}{suffix}") for name in ("value", "decimals"))
@@ -259,13 +251,13 @@ def _mx_slider(node: Node) -> None:
         kind.value = int(places > 0)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a number that a double holds without loss of its place."""
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number of a size that a double holds."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
 def _easy_table(sending: Sending) -> None:
-    """The table editor saves its state and sends the table as markdown, with its cells padded to one width."""
+    """Send the saved table as markdown, with its cells padded to one width."""
     import json
 
     try:
@@ -287,14 +279,14 @@ def _easy_table(sending: Sending) -> None:
 
 
 def _trigger_words(sending: Sending) -> None:
-    """Words with a strength of their own are sent as the prompt has them; what the mouse points at is marked."""
+    """Send words with a strength of their own as the prompt has them; none is highlighted by the mouse."""
     wrapped = sending.inputs.get("toggle_trigger_words")
     rows = wrapped.get("__value__") if isinstance(wrapped, Mapping) else None
     if isinstance(rows, list):
         sending.inputs["toggle_trigger_words"] = {"__value__": [_trigger_word(row) for row in rows]}
 
 
-def _trigger_word(row: Any) -> Any:
+def _trigger_word(row: object) -> object:
     if not isinstance(row, Mapping):
         return row
     word = dict(row) | {"highlighted": False}
@@ -310,7 +302,7 @@ def _trigger_word(row: Any) -> Any:
 
 
 def _mixlab_color(sending: Sending) -> None:
-    """A colour is sent with its parts."""
+    """Send a colour with its parts."""
     value = sending.inputs.get("color")
     if isinstance(value, (list, Mapping)):
         return
@@ -318,7 +310,9 @@ def _mixlab_color(sending: Sending) -> None:
     digits = text.removeprefix("#")
     parts = [digits[at : at + 2] for at in (0, 2, 4, 6)]
     if len(digits) not in (6, 8) or any(set(part.lower()) - set("0123456789abcdef") for part in parts):
-        sending.emission.made.warn(f"node {sending.node.label}: its colour is not in hexadecimal digits")
+        sending.emission.conversion.warn(
+            f"node {sending.node.label}: its colour is not in hexadecimal digits"
+        )
         return
     red, green, blue = (int(part, 16) for part in parts[:3])
     alpha = int(parts[3], 16) / 255 if parts[3] else None
@@ -326,7 +320,7 @@ def _mixlab_color(sending: Sending) -> None:
 
 
 def _simple_counter(sending: Sending) -> None:
-    """The counter begins at its start whenever something is queued."""
+    """Set the counter to its start, as the script does whenever something is queued."""
     if "start" in sending.inputs and not isinstance(sending.inputs["start"], list):
         sending.inputs["count"] = sending.inputs["start"]
 
@@ -335,7 +329,7 @@ def _table_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return js_string(value).replace("\n", "<br>")
 
 

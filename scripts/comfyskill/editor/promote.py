@@ -7,39 +7,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from comfyskill.base import foreign
 from comfyskill.editor.build import inner_first
-from comfyskill.editor.live import Build, Graph, Input, Node, Promoted
+from comfyskill.editor.live import Conversion, Graph, Input, Node, Promoted
 from comfyskill.editor.read import INPUT_NODE, Link
-from comfyskill.editor.widgets import UNSET, Widget, set_value
+from comfyskill.editor.widgets import UNSET, Widget, chosen, set_value
 
 _PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
 _PREVIEWS = "$$"
 
+# One entry of `properties.proxyWidgets`: inner node id, widget name, inner-inner node id.
+Entry = tuple[str, str, "str | None"]
 
-def promote_all(made: Build) -> None:
+
+def promote_all(conversion: Conversion) -> None:
     """Give every instance its promoted widgets, inner graphs first, then apply the file's values."""
-    for name in inner_first(made.saved):
-        _promote_graph(made, made.graphs[name])
-    _promote_graph(made, made.root)
+    for name in inner_first(conversion.saved):
+        _promote_graph(conversion, conversion.graphs[name])
+    _promote_graph(conversion, conversion.root)
 
 
-def _promote_graph(made: Build, graph: Graph) -> None:
+def _promote_graph(conversion: Conversion, graph: Graph) -> None:
     for instance in graph.instances:
-        definition = made.graphs[instance.type]
+        definition = conversion.graphs[instance.type]
         for index in range(len(instance.inputs), len(definition.inputs)):
             instance.inputs.append(Input(*definition.inputs[index]))
         for index in range(len(definition.inputs)):
             _bind(definition, instance, index)
         _restore(instance)
     for instance in graph.instances:
-        if entries := proxy_entries(instance):
-            _apply_entries(made, instance, entries)
+        if entries := _proxy_entries(instance):
+            _apply_entries(conversion, instance, entries)
 
 
-def target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
+def _target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
     """The node and the number of the input that a link feeds."""
     node = graph.nodes.get(link.target)
     if node is None:
@@ -50,7 +52,7 @@ def target_of(graph: Graph, link: Link) -> tuple[Node, int] | None:
 def _bind(definition: Graph, instance: Node, index: int) -> None:
     """Promote the first inner widget that a definition input reaches."""
     for number in definition.input_links[index] if index < len(definition.input_links) else ():
-        found = target_of(definition, definition.links[number])
+        found = _target_of(definition, definition.links[number])
         if found is None:
             continue
         node, slot = found
@@ -70,7 +72,7 @@ def _bind(definition: Graph, instance: Node, index: int) -> None:
 
 
 def _restore(instance: Node) -> None:
-    """Saved values onto the promoted widgets by position, in the definition's order."""
+    """Assign the saved values to the promoted widgets by position, in the definition's order."""
     values = instance.saved.values
     if not isinstance(values, list):
         return
@@ -82,41 +84,32 @@ def _restore(instance: Node) -> None:
             promoted.value = kept[promoted.name]
 
 
-def _quarantined(instance: Node) -> dict[str, Any]:
+def _quarantined(instance: Node) -> Mapping[str, object]:
     """Values that a newer editor set aside because it could not place them."""
-    kept: dict[str, Any] = {}
-    entries = instance.saved.properties.get("proxyWidgetErrorQuarantine")
-    for entry in reversed(foreign.items(entries)):
-        original = entry.get("originalEntry") if isinstance(entry, Mapping) else None
-        if isinstance(original, list) and len(original) >= 2 and original[0] == "-1" and "hostValue" in entry:
+    kept: dict[str, object] = {}
+    for entry in reversed(foreign.mappings(instance.saved.properties.get("proxyWidgetErrorQuarantine"))):
+        original = foreign.items(entry.get("originalEntry"))
+        if len(original) >= 2 and original[0] == "-1" and "hostValue" in entry:
             kept[str(original[1])] = entry["hostValue"]
     return kept
 
 
-def proxy_entries(instance: Node) -> list[tuple[str, str, str | None]]:
-    """`properties.proxyWidgets` as (inner node id, widget name, inner-inner node id); empty when it is not well formed."""
-    raw = instance.saved.properties.get("proxyWidgets")
-    if not isinstance(raw, list):
-        return []
-    entries: list[tuple[str, str, str | None]] = []
-    for item in raw:
-        if (
-            not isinstance(item, list)
-            or len(item) not in (2, 3)
-            or not all(isinstance(part, str) for part in item)
-        ):
-            return []
-        entries.append((item[0], item[1], item[2] if len(item) == 3 else None))
-    return entries
+def _proxy_entries(instance: Node) -> list[Entry]:
+    """The entries of `properties.proxyWidgets`; none when it is not well formed."""
+    raw = foreign.items(instance.saved.properties.get("proxyWidgets"))
+    sound = all(
+        isinstance(item, list) and len(item) in (2, 3) and all(isinstance(part, str) for part in item)
+        for item in raw
+    )
+    return [(item[0], item[1], item[2] if len(item) == 3 else None) for item in raw] if sound else []
 
 
-def _apply_entries(made: Build, instance: Node, entries: list[tuple[str, str, str | None]]) -> None:
+def _apply_entries(conversion: Conversion, instance: Node, entries: list[Entry]) -> None:
     """Turn each entry into a promoted widget of the definition, with the saved value at its place."""
-    values = instance.saved.values
-    values = foreign.items(values)
-    definition = made.graphs[instance.type]
-    aside: list[tuple[str, Any]] = []
-    primitives: dict[str, list[tuple[str, Any]]] = {}
+    values = foreign.items(instance.saved.values)
+    definition = conversion.graphs[instance.type]
+    aside: list[tuple[str, object]] = []
+    primitives: dict[str, list[tuple[str, object]]] = {}
     plans = []
     # All entries are judged before any is carried out.
     for position, (owner, name, inner) in enumerate(entries):
@@ -133,9 +126,9 @@ def _apply_entries(made: Build, instance: Node, entries: list[tuple[str, str, st
         elif node.role == "primitive":
             primitives.setdefault(owner, []).append((name, value))
         elif not name.startswith(_PREVIEWS):
-            _promote_new(made, instance, node, name, inner, value)
+            _promote_new(conversion, instance, node, name, inner, value)
     for owner, wanted in primitives.items():
-        _promote_primitive(made, instance, definition.nodes[owner], wanted)
+        _promote_primitive(conversion, instance, definition.nodes[owner], wanted)
     for name, value in aside:
         index = next((number for number, slot in enumerate(instance.inputs) if slot.name == name), None)
         if value is not UNSET and index in instance.promoted:
@@ -160,7 +153,9 @@ def _linked_input(instance: Node, owner: str, name: str) -> int | None:
     return None
 
 
-def _promote_new(made: Build, instance: Node, node: Node, name: str, inner: str | None, value: Any) -> None:
+def _promote_new(
+    conversion: Conversion, instance: Node, node: Node, name: str, inner: str | None, value: object
+) -> None:
     """Add an input to the definition for an inner widget that has none yet."""
     linked = _linked_input(instance, node.id, name)
     if linked is not None:
@@ -170,14 +165,14 @@ def _promote_new(made: Build, instance: Node, node: Node, name: str, inner: str 
     slot = _widget_slot(node, name, inner)
     if slot is None:
         return
-    index = _new_input(made, made.graphs[instance.type], name, node.inputs[slot].type)
-    _connect(made, made.graphs[instance.type], index, [(node, slot)])
+    index = _new_input(conversion, conversion.graphs[instance.type], name, node.inputs[slot].type)
+    _connect(conversion, conversion.graphs[instance.type], index, [(node, slot)])
     if value is not UNSET and index in instance.promoted:
         instance.promoted[index].value = value
 
 
 def _widget_slot(node: Node, name: str, inner: str | None) -> int | None:
-    """The input slot of an inner widget; for an inner instance, of its promoted one."""
+    """The number of the input of an inner widget; for an inner instance, of its promoted one."""
     if node.role == "instance":
         for number, promoted in sorted(node.promoted.items()):
             if inner is not None:
@@ -191,9 +186,11 @@ def _widget_slot(node: Node, name: str, inner: str | None) -> int | None:
     )
 
 
-def _promote_primitive(made: Build, instance: Node, primitive: Node, wanted: list[tuple[str, Any]]) -> None:
-    """An entry of an inner PrimitiveNode: its targets are fed by a new definition input instead."""
-    definition = made.graphs[instance.type]
+def _promote_primitive(
+    conversion: Conversion, instance: Node, primitive: Node, wanted: list[tuple[str, object]]
+) -> None:
+    """Replace an inner PrimitiveNode by a new definition input that feeds its targets."""
+    definition = conversion.graphs[instance.type]
     done = primitive.saved.properties.get("proxyBypassedToSubgraphInput")
     if isinstance(done, str):
         index = next((number for number, (name, _) in enumerate(definition.inputs) if name == done), None)
@@ -211,8 +208,8 @@ def _promote_primitive(made: Build, instance: Node, primitive: Node, wanted: lis
     if any(node.inputs[number].type not in (kind, "*") and kind != "*" for node, number in targets):
         return
     title = primitive.title if primitive.title and primitive.title != "PrimitiveNode" else wanted[0][0]
-    index = _new_input(made, definition, title, kind)
-    _connect(made, definition, index, targets)
+    index = _new_input(conversion, definition, title, kind)
+    _connect(conversion, definition, index, targets)
     primitive.saved.properties["proxyBypassedToSubgraphInput"] = definition.inputs[index][0]
     if index not in instance.promoted:
         return
@@ -223,7 +220,8 @@ def _promote_primitive(made: Build, instance: Node, primitive: Node, wanted: lis
         instance.promoted[index].value = value
 
 
-def _new_input(made: Build, definition: Graph, name: str, kind: str) -> int:
+def _new_input(conversion: Conversion, definition: Graph, name: str, kind: str) -> int:
+    """The number of an input that is added to a definition and its instances, under a name that is free."""
     taken = {existing for existing, _ in definition.inputs}
     unique, number = name, 1
     while unique in taken:
@@ -231,13 +229,13 @@ def _new_input(made: Build, definition: Graph, name: str, kind: str) -> int:
         number += 1
     definition.inputs.append((unique, kind))
     definition.input_links.append([])
-    for instance in _instances_of(made, definition):
+    for instance in _instances_of(conversion, definition):
         while len(instance.inputs) < len(definition.inputs):
             instance.inputs.append(Input(*definition.inputs[len(instance.inputs)]))
     return len(definition.inputs) - 1
 
 
-def _connect(made: Build, definition: Graph, index: int, targets: list[tuple[Node, int]]) -> None:
+def _connect(conversion: Conversion, definition: Graph, index: int, targets: list[tuple[Node, int]]) -> None:
     for node, number in targets:
         link = Link(
             f"new:{index}:{node.id}:{number}", INPUT_NODE, index, node.id, number, definition.inputs[index][1]
@@ -245,41 +243,35 @@ def _connect(made: Build, definition: Graph, index: int, targets: list[tuple[Nod
         definition.links[link.id] = link
         definition.input_links[index].append(link.id)
         node.inputs[number].link = link
-    for instance in _instances_of(made, definition):
+    for instance in _instances_of(conversion, definition):
         _bind(definition, instance, index)
 
 
-def _instances_of(made: Build, definition: Graph) -> list[Node]:
-    graphs = [*made.graphs.values(), made.root]
-    return [node for graph in graphs for node in graph.instances if made.graphs[node.type] is definition]
+def _instances_of(conversion: Conversion, definition: Graph) -> list[Node]:
+    return [
+        node
+        for graph in conversion.all_graphs()
+        for node in graph.instances
+        if conversion.graphs[node.type] is definition
+    ]
 
 
-def repair_combos(made: Build) -> None:
+def repair_combos(conversion: Conversion) -> None:
     """Give each promoted choice without a value its first option, as the editor does."""
-    for graph in [*made.graphs.values(), made.root]:
+    for graph in conversion.all_graphs():
         for instance in graph.instances:
             for promoted in instance.promoted.values():
-                spec = promoted.widget.spec
-                if (
-                    spec is not None
-                    and spec.type == "COMBO"
-                    and spec.choices
-                    and (promoted.value is None or promoted.value is UNSET)
-                ):
-                    promoted.value = spec.choices[0]
+                if (spec := promoted.widget.spec) is not None:
+                    promoted.value = chosen(spec, promoted.value)
 
 
-def write_through(node: Node, number: int, value: Any) -> Any:
-    """Set the widget behind an input, on a node or promoted on an instance; gives what was set back, or UNSET."""
+def write_through(node: Node, number: int, value: object) -> None:
+    """Set the widget of an input, on a node or promoted on an instance."""
     if node.role == "instance":
-        promoted = node.promoted.get(number)
-        if promoted is None:
-            return UNSET
-        promoted.value = value
-        return value
+        if number in node.promoted:
+            node.promoted[number].value = value
+        return
     name = node.inputs[number].widget
     widget = node.widget(name) if name else None
-    if widget is None:
-        return UNSET
-    set_value(node.widgets, widget, value)
-    return value
+    if widget is not None:
+        set_value(node.widgets, widget, value)

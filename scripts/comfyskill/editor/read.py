@@ -1,6 +1,6 @@
 """The editor's saved JSON as values: graphs, nodes, slots and links, whatever version wrote them.
 
-Pure. Damaged parts are left out rather than guessed; anything that is not an editor file is refused.
+Pure. Damaged parts are left out, not guessed; anything that is not an editor file is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from comfyskill.base.cli import SkillError
 
 MUTED = 2
 BYPASSED = 4
+# Core node types that exist only in the editor.
+NOTES = frozenset({"Note", "MarkdownNote"})
+EDITOR_ONLY = NOTES | {"Reroute", "PrimitiveNode"}
 # The boundary nodes inside a subgraph definition.
 INPUT_NODE = "-10"
 OUTPUT_NODE = "-20"
@@ -22,7 +25,7 @@ MAX_NODES = 50_000
 
 @dataclass
 class Slot:
-    """One saved input slot: `link` is the id it names, `widget` the widget it stands for."""
+    """One saved input slot: `link` is the id of its link, `widget` the name of the widget that it belongs to."""
 
     name: str
     type: str
@@ -54,8 +57,7 @@ class SavedNode:
     output_types: list[str]
     values: Any
     named_values: dict[str, Any] | None
-    order: int = 0
-    # Values by widget name that go before the saved ones (from a group node).
+    # Values by widget name that replace the saved ones (from a group node).
     overrides: dict[str, Any] = field(default_factory=dict)
     # For a group node of an old file: the inner classes without a definition.
     inner_missing: list[str] = field(default_factory=list)
@@ -95,89 +97,81 @@ class Saved:
     group_nodes: dict[str, Mapping[str, Any]]
 
 
-def is_editor(document: Any) -> bool:
+def is_editor(document: object) -> bool:
     """Whether a JSON value is a workflow as the editor saves it (a list of nodes that have types)."""
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):
         return False
-    nodes = document["nodes"]
     if "links" in document or "last_node_id" in document or "definitions" in document or "state" in document:
         return True
-    return bool(nodes) and any(isinstance(node, Mapping) and "type" in node for node in nodes)
+    return any("type" in node for node in foreign.mappings(document["nodes"]))
 
 
-def read(document: Any) -> Saved:
+def read(document: object) -> Saved:
     """The file as values.
 
     Raises:
         SkillError: the document is not an editor workflow.
     """
-    if not is_editor(document):
+    if not isinstance(document, Mapping) or not is_editor(document):
         raise SkillError(
             "this is not a workflow as the ComfyUI editor saves it",
             code="not_editor_format",
             hint="an editor file has a list of nodes and a list of links; an API-format graph needs no conversion",
         )
     definitions: dict[str, SavedGraph] = {}
-    for saved in _definitions(document):
-        graph = _graph(saved)
+    for subgraph in subgraphs_of(document):
+        graph = _graph(subgraph)
         if graph.id:
             definitions.setdefault(graph.id, graph)
-    extra = document.get("extra")
-    groups = extra.get("groupNodes") if isinstance(extra, Mapping) else None
-    group_nodes = (
-        {str(name): body for name, body in (groups or {}).items() if isinstance(body, Mapping)}
-        if isinstance(groups, Mapping)
-        else {}
-    )
+    extra = foreign.mapping(document.get("extra"))
+    group_nodes = {
+        str(name): body
+        for name, body in foreign.mapping(extra.get("groupNodes")).items()
+        if isinstance(body, Mapping)
+    }
     root = _graph(document)
     for holder in (document, extra):
-        _note_earlier(root, holder.get("prompt") if isinstance(holder, Mapping) else None)
+        _keep_values_sent_before(root, holder.get("prompt"))
     return Saved(root, definitions, group_nodes)
 
 
-def _note_earlier(root: SavedGraph, graph: Any) -> None:
-    """Keep what an API-format graph in the same file says of the nodes that it shares with it."""
-    for number, entry in graph.items() if isinstance(graph, Mapping) else ():
+def _keep_values_sent_before(root: SavedGraph, graph: object) -> None:
+    """Give each node the values that an API-format graph in the same file has for it."""
+    for number, entry in foreign.mapping(graph).items():
         node = root.nodes.get(str(number))
         inputs = entry.get("inputs") if isinstance(entry, Mapping) else None
         if node is not None and isinstance(inputs, Mapping) and entry.get("class_type") == node.type:
             node.sent_before = {name: value for name, value in inputs.items() if not isinstance(value, list)}
 
 
-def _definitions(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def subgraphs_of(document: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """Every subgraph definition, also those nested in definitions (older files)."""
     waiting = [document]
     seen = 0
     while waiting and seen < MAX_NODES:
         holder = waiting.pop()
         seen += 1
-        outer = holder.get("definitions")
-        subgraphs = outer.get("subgraphs") if isinstance(outer, Mapping) else None
-        if not isinstance(subgraphs, list):
-            continue
-        for subgraph in subgraphs:
-            if isinstance(subgraph, Mapping):
-                yield subgraph
-                waiting.append(subgraph)
+        for subgraph in foreign.mappings(foreign.mapping(holder.get("definitions")).get("subgraphs")):
+            yield subgraph
+            waiting.append(subgraph)
 
 
-def _graph(saved: Mapping[str, Any]) -> SavedGraph:
+def _graph(saved: Mapping[str, object]) -> SavedGraph:
     graph = SavedGraph(id=_text(saved.get("id")), name=_text(saved.get("name")))
-    for raw in _list(saved.get("nodes")):
+    for raw in foreign.items(saved.get("nodes")):
         node = node_of(raw)
         if node is not None:
             graph.nodes.setdefault(node.id, node)
     if len(graph.nodes) > MAX_NODES:
         raise SkillError(f"a graph with more than {MAX_NODES} nodes", code="too_large")
     rows = saved.get("links")
-    for raw in rows.values() if isinstance(rows, Mapping) else _list(rows):
+    for raw in rows.values() if isinstance(rows, Mapping) else foreign.items(rows):
         link = _link(raw)
         if link is not None:
             graph.links.setdefault(link.id, link)
-    graph.inputs = [_boundary(raw) for raw in _list(saved.get("inputs")) if isinstance(raw, Mapping)]
-    graph.outputs = [_boundary(raw) for raw in _list(saved.get("outputs")) if isinstance(raw, Mapping)]
-    extra = saved.get("extra")
-    broadcast = extra.get("ue_links") if isinstance(extra, Mapping) else None
+    graph.inputs = [_boundary(raw) for raw in foreign.mappings(saved.get("inputs"))]
+    graph.outputs = [_boundary(raw) for raw in foreign.mappings(saved.get("outputs"))]
+    broadcast = foreign.mapping(saved.get("extra")).get("ue_links")
     graph.broadcast_links = broadcast if isinstance(broadcast, list) else None
     _settle_competing_links(graph)
     return graph
@@ -216,29 +210,25 @@ def _settle_competing_links(graph: SavedGraph) -> None:
                 slot.link = dropped.get(slot.link, slot.link)
 
 
-def node_of(raw: Any) -> SavedNode | None:
+def node_of(raw: object) -> SavedNode | None:
+    """A saved node; None when it has no id."""
     if not isinstance(raw, Mapping) or raw.get("id") is None:
         return None
-    inputs = [_slot(slot) for slot in _list(raw.get("inputs")) if isinstance(slot, Mapping)]
-    outputs = [slot for slot in _list(raw.get("outputs")) if isinstance(slot, Mapping)]
-    properties = raw.get("properties")
     named = raw.get("widgets_values_named")
-    kind = _text(raw.get("type"))
     return SavedNode(
         id=_text(raw["id"]),
-        type=kind,
+        type=_text(raw.get("type")),
         mode=raw["mode"] if isinstance(raw.get("mode"), int) else 0,
         title=_text(raw.get("title")),
-        properties=dict(properties) if isinstance(properties, Mapping) else {},
-        inputs=inputs,
-        output_types=[_type(slot.get("type")) for slot in outputs],
+        properties=dict(foreign.mapping(raw.get("properties"))),
+        inputs=[_slot(slot) for slot in foreign.mappings(raw.get("inputs"))],
+        output_types=[_type(slot.get("type")) for slot in foreign.mappings(raw.get("outputs"))],
         values=raw.get("widgets_values"),
         named_values=dict(named) if isinstance(named, Mapping) else None,
-        order=raw["order"] if isinstance(raw.get("order"), int) else 0,
     )
 
 
-def _slot(raw: Mapping[str, Any]) -> Slot:
+def _slot(raw: Mapping[str, object]) -> Slot:
     widget = raw.get("widget")
     return Slot(
         name=_text(raw.get("name")),
@@ -248,7 +238,7 @@ def _slot(raw: Mapping[str, Any]) -> Slot:
     )
 
 
-def _link(raw: Any) -> Link | None:
+def _link(raw: object) -> Link | None:
     """A link from its array (0.4) or object (1.0) form; None for a damaged row."""
     if isinstance(raw, list) and len(raw) >= 5:
         number, origin, origin_slot, target, target_slot = raw[:5]
@@ -265,43 +255,29 @@ def _link(raw: Any) -> Link | None:
     )
 
 
-def _boundary(raw: Mapping[str, Any]) -> Boundary:
-    return Boundary(
-        _text(raw.get("name")), _type(raw.get("type")), [_text(link) for link in _list(raw.get("linkIds"))]
-    )
+def _boundary(raw: Mapping[str, object]) -> Boundary:
+    links = [_text(link) for link in foreign.items(raw.get("linkIds"))]
+    return Boundary(_text(raw.get("name")), _type(raw.get("type")), links)
 
 
-def _list(value: Any) -> list[Any]:
-    return foreign.items(value)
-
-
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """An id, name or type as text: 5 and 5.0 and "5" are one id."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if isinstance(value, (int, float)) else ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _type(value: Any) -> str:
-    # Old files write -1 (LiteGraph's "event") or 0 for "any"; lists are old combo types.
+def _type(value: object) -> str:
+    """A slot's type; lists are the combo types of old files, which also write -1 or 0 for "any"."""
     if isinstance(value, list):
         return "COMBO"
-    return _text(value) if isinstance(value, str) else "*"
+    return value if isinstance(value, str) else "*"
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool):
+def _count(value: object) -> int:
+    """A slot number; 0 where the file has none."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return (
-        int(value)
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
-        else 0
-    )
+    return int(value) if isinstance(value, int) or value.is_integer() else 0

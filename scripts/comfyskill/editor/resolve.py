@@ -1,18 +1,20 @@
-"""Following a link to where its value comes from: through reroutes, bypassed nodes, subgraphs and Set/Get pairs.
+"""Where a link's value comes from: followed through reroutes, bypassed nodes, subgraphs and Set/Get pairs.
 
 Pure. A loop with state, not recursion: a chain may be as long as the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from comfyskill.base import safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.editor import pack_rules, packs
-from comfyskill.editor.live import Build, Graph, Node, Place
-from comfyskill.editor.read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link
+from comfyskill.base import foreign, safe_text
+from comfyskill.editor import pack_rules
+from comfyskill.editor.live import Conversion, Graph, Node, Place, cannot_convert
+from comfyskill.editor.read import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Link, SavedNode
+
+# A Set node keeps its input under a name; the Get nodes of its pack return it.
+_SETTER_OF = {rule.partner: name for name, rule in pack_rules.of_kind(pack_rules.SETTER)}
 
 
 class LinkTo(NamedTuple):
@@ -39,8 +41,8 @@ def connects(first: str, second: str) -> bool:
     )
 
 
-def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
-    """What feeds an input in the end; None when the link leads to nothing.
+def source_of(conversion: Conversion, place: Place, node: Node, slot: int) -> LinkTo | Constant | None:
+    """The node or value that feeds an input; None when the link leads to nothing.
 
     Raises:
         SkillError: the links form a cycle.
@@ -49,10 +51,14 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
     seen: set[tuple[int, str, int, bool]] = set()
     outward = True
     while True:
-        made.spend()
+        conversion.spend()
         key = (id(place.host), place.prefix + node.id, slot, outward)
         if key in seen:
-            raise _cycle(node)
+            raise cannot_convert(
+                f"the links that lead to node {node.label} form a cycle",
+                "open the workflow in the editor and remove one link of the cycle",
+                node,
+            )
         seen.add(key)
         if outward:
             if not 0 <= slot < len(node.inputs):
@@ -80,12 +86,12 @@ def source_of(made: Build, place: Place, node: Node, slot: int) -> LinkTo | Cons
                 return None
             slot, kind, outward = chosen, None, True
         elif node.role == "instance":
-            inside = _into_subgraph(made, place, node, slot)
+            inside = _into_subgraph(conversion, place, node, slot)
             if inside is None:
                 return None
             place, node, slot = inside
         elif node.role in ("reroute", "virtual"):
-            step_to = _through_virtual(made, place, node, slot)
+            step_to = _through_virtual(conversion, place, node, slot)
             if step_to is None:
                 return None
             place, node, slot, outward = step_to
@@ -106,8 +112,10 @@ def _out_of_subgraph(place: Place, index: int) -> Place | Constant | None:
     return Constant(promoted.value) if promoted is not None else None
 
 
-def _into_subgraph(made: Build, place: Place, instance: Node, slot: int) -> tuple[Place, Node, int] | None:
-    graph = made.graphs[instance.type]
+def _into_subgraph(
+    conversion: Conversion, place: Place, instance: Node, slot: int
+) -> tuple[Place, Node, int] | None:
+    graph = conversion.graphs[instance.type]
     if not 0 <= slot < len(graph.saved.outputs):
         return None
     link = _output_link(graph, slot)
@@ -153,17 +161,16 @@ def _bypass(node: Node, slot: int, kind: str) -> int | None:
 
 
 def _through_virtual(
-    made: Build, place: Place, node: Node, slot: int
+    conversion: Conversion, place: Place, node: Node, slot: int
 ) -> tuple[Place, Node, int, bool] | None:
     """The input to follow behind a reroute or a Get node; the last value says whether it is an input."""
-    if node.type in packs.GETTERS:
-        found = _setter(place, node)
-        if found is None:
-            made.warn(
-                f"node {node.label} gets {safe_text.quoted(packs.variable_name(node.saved))}, which no Set node sets"
-            )
+    if node.type in _SETTER_OF:
+        setter = _setter(place, node)
+        if setter is None:
+            name = safe_text.quoted(_variable_name(node.saved))
+            conversion.warn(f"node {node.label} gets {name}, which no Set node sets")
             return None
-        return (*found, 0, True)
+        return (*setter, 0, True)
     does = pack_rules.virtual_kind(node.type)
     if does == pack_rules.SETTER:
         return place, node, 0, True
@@ -173,14 +180,21 @@ def _through_virtual(
 
 
 def _setter(place: Place, getter: Node) -> tuple[Place, Node] | None:
-    """The Set node of a name, in the same graph or in one that holds it."""
-    wanted = packs.variable_name(getter.saved)
-    setter_type = packs.GETTERS[getter.type]
+    """The Set node of a Get node's name, in the same graph or in one that holds it."""
+    wanted = _variable_name(getter.saved)
     for here in _outwards(place):
         for node in here.graph.nodes.values():
-            if node.type == setter_type and packs.variable_name(node.saved) == wanted:
+            if node.type == _SETTER_OF[getter.type] and _variable_name(node.saved) == wanted:
                 return here, node
     return None
+
+
+def _variable_name(saved: SavedNode) -> str:
+    """The name under which a Set node keeps its value and a Get node finds it."""
+    values = saved.values
+    if isinstance(values, Mapping):
+        return next((value for value in values.values() if isinstance(value, str)), "")
+    return foreign.text(values[0]) if isinstance(values, list) and values else ""
 
 
 def _outwards(place: Place) -> Iterator[Place]:
@@ -188,12 +202,3 @@ def _outwards(place: Place) -> Iterator[Place]:
     while here is not None:
         yield here
         here = here.parent
-
-
-def _cycle(node: Node) -> SkillError:
-    return SkillError(
-        f"the links that lead to node {node.label} form a cycle",
-        code="cannot_convert",
-        hint="open the workflow in the editor and remove one link of the cycle",
-        node={"id": node.id, "title": node.title, "type": node.type},
-    )

@@ -1,6 +1,6 @@
-"""Node definitions → widgets and sockets, and how a file's `widgets_values` fall onto them.
+"""Node definitions → widgets and sockets, and how a file's `widgets_values` are assigned to them.
 
-Pure. "Widget" is what the editor builds for an input that a person can set; every other input is a socket.
+Pure. A widget is what the editor builds for an input that a person can set; every other input is a socket.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from comfyskill.base import foreign
 from comfyskill.editor import pack_rules as rules
+from comfyskill.graph.nodes import Definitions
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 AUTOGROW = "COMFY_AUTOGROW_V3"
@@ -24,8 +25,10 @@ _WIDGET_TYPES = frozenset(
 # Combos that bring an upload button with a place in widgets_values.
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
+# What a seed's extra widget can say: how the editor changes the seed after a run.
+CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 MAX_DYNAMIC_DEPTH = 8
-# What a pack's script puts before a widget; files of its older versions lack it.
+# The kind of a widget that a pack's script puts before another; files of its older versions lack it.
 EXTRA = "extra"
 # Core types that never have a widget, whatever the file shows.
 _CORE_SOCKETS = frozenset(
@@ -67,6 +70,7 @@ class Spec(NamedTuple):
 
     @property
     def widget_type(self) -> str:
+        """The type that decides on the widget."""
         kind = self.options.get("widgetType")
         return kind if isinstance(kind, str) else self.type
 
@@ -112,32 +116,36 @@ class NodeClass:
     flexible: bool = False
 
 
-def read_class(name: str, definition: Mapping[str, Any]) -> NodeClass:
+def read_class(name: str, definition: Mapping[str, object]) -> NodeClass:
     """A definition's inputs in the editor's order and its output types."""
-    declared = definition.get("input")
-    order = definition.get("input_order")
-    declared = foreign.mapping(declared)
-    order = foreign.mapping(order)
+    declared = foreign.mapping(definition.get("input"))
+    order = foreign.mapping(definition.get("input_order"))
     specs: list[Spec] = []
     for section in ("required", "optional"):
-        inputs = declared.get(section)
-        if not isinstance(inputs, Mapping):
-            continue
-        ordered = [key for key in _strings(order.get(section)) if key in inputs]
-        for key in [*ordered, *(key for key in inputs if key not in set(ordered))]:
+        inputs = foreign.mapping(declared.get(section))
+        listed = [key for key in foreign.items(order.get(section)) if isinstance(key, str) and key in inputs]
+        for key in dict.fromkeys([*listed, *inputs]):
             spec = read_spec(str(key), inputs[key], required=section == "required")
             if spec is not None:
                 specs.append(_by_rule(name, spec))
-    outputs = definition.get("output")
-    module = definition.get("python_module")
-    own_name = definition.get("name")
     return NodeClass(
-        own_name if isinstance(own_name, str) and own_name else name,
+        foreign.text(definition.get("name")) or name,
         specs,
-        [_output_type(kind) for kind in outputs] if isinstance(outputs, list) else [],
-        core=not (isinstance(module, str) and module.startswith("custom_nodes")),
+        [_output_type(kind) for kind in foreign.items(definition.get("output"))],
+        core=not foreign.text(definition.get("python_module")).startswith("custom_nodes"),
         flexible=not specs and declared.get("optional") == {},
     )
+
+
+def output_types(definitions: Definitions) -> set[str]:
+    """The types that some node of the definitions outputs."""
+    return {
+        kind
+        for definition in definitions.values()
+        if isinstance(definition, Mapping)
+        for kind in foreign.items(definition.get("output"))
+        if isinstance(kind, str)
+    }
 
 
 def _by_rule(kind: str, spec: Spec) -> Spec:
@@ -149,11 +157,11 @@ def _by_rule(kind: str, spec: Spec) -> Spec:
     return spec
 
 
-def read_spec(name: str, raw: Any, *, required: bool = True) -> Spec | None:
-    """One input of a definition: `[type, options]`, where a list of choices stands for the type of an old combo."""
+def read_spec(name: str, raw: object, *, required: bool = True) -> Spec | None:
+    """One input of a definition: `[type, options]`, where a list of choices is the type of an old combo."""
     if not isinstance(raw, (list, tuple)) or not raw:
         return None
-    options = raw[1] if len(raw) > 1 and isinstance(raw[1], Mapping) else {}
+    options = foreign.mapping(raw[1]) if len(raw) > 1 else {}
     kind = raw[0]
     if isinstance(kind, list):
         return Spec(name, "COMBO", options, required, kind)
@@ -197,17 +205,17 @@ def with_slots(node_class: NodeClass, slots: Mapping[str, bool]) -> NodeClass:
 
     A plain slot overrides a pack's rule: another pack may use the same type for a link.
     """
-    made = decided(node_class, lambda spec: slots.get(spec.name))
+    shown = decided(node_class, lambda spec: slots.get(spec.name))
     specs = [
         spec._replace(as_widget=False)
-        if rules.of_type(made.name, spec.widget_type) and slots.get(spec.name) is False
+        if rules.of_type(shown.name, spec.widget_type) and slots.get(spec.name) is False
         else spec
-        for spec in made.specs
+        for spec in shown.specs
     ]
-    return replace(made, specs=specs)
+    return replace(shown, specs=specs)
 
 
-def default_of(spec: Spec) -> Any:
+def default_of(spec: Spec) -> object:
     """The value of an untouched widget."""
     default = spec.options.get("default")
     kind = spec.widget_type
@@ -218,13 +226,19 @@ def default_of(spec: Spec) -> Any:
             return spec.choices[0]
         return "Loading..." if spec.options.get("remote") else UNSET
     if kind == DYNAMIC_COMBO:
-        keys = _option_keys(spec)
-        return keys[0] if keys else UNSET
+        return next((option["key"] for option in _options(spec) if "key" in option), UNSET)
     if default is not None:
         return default
     return {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": "", "MARKDOWN": "", "TEXTAREA": ""}.get(
         kind, UNSET
     )
+
+
+def chosen(spec: Spec, value: object) -> object:
+    """The value, or the first choice for a combo without one."""
+    if spec.widget_type == "COMBO" and spec.choices and (value is None or value is UNSET):
+        return spec.choices[0]
+    return value
 
 
 def default_widgets(node_class: NodeClass) -> list[Widget]:
@@ -262,23 +276,23 @@ def _widgets_of(spec: Spec, *, depth: int = 0, class_name: str = "") -> list[Wid
     )
     if kind == "IMAGECOMPARE":
         widget.saved, widget.value = False, ["", ""]
-    made = [widget]
+    widgets = [widget]
     if kind == "LOAD_3D" and class_name == "Load3D":
         # The 3D view's buttons are saved before the view itself; the other classes with a 3D view have none.
-        made = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
+        widgets = [_button("upload3dmodel"), _button("uploadExtraResources"), _button("clear"), widget]
     if rule is not None:
-        made = [*map(_extra, rule.before), widget]
+        widgets = [*map(_extra, rule.before), widget]
     if kind == "COMBO" and isinstance(spec.options.get("remote"), Mapping):
-        made.append(_button("auto_refresh"))
+        widgets.append(_button("auto_refresh"))
         if spec.options["remote"].get("refresh_button"):
-            made.append(_button("refresh"))
+            widgets.append(_button("refresh"))
     if _has_control(spec):
-        made.append(_button("control_after_generate"))
+        widgets.append(_button("control_after_generate"))
         if kind == "COMBO":
-            made.append(_button("control_filter_list"))
+            widgets.append(_button("control_filter_list"))
     if kind == DYNAMIC_COMBO:
-        made.extend(option_widgets(widget, depth=depth))
-    return made
+        widgets.extend(option_widgets(widget, depth=depth))
+    return widgets
 
 
 def _has_control(spec: Spec) -> bool:
@@ -290,35 +304,35 @@ def _has_control(spec: Spec) -> bool:
 
 def option_widgets(widget: Widget, *, depth: int = 0) -> list[Widget]:
     """The widgets that a dynamic combo's chosen option brings, named `combo.input`."""
-    made: list[Widget] = []
-    if depth < MAX_DYNAMIC_DEPTH:
-        for spec in option_specs(widget):
-            if has_widget(spec):
-                made.extend(_widgets_of(spec, depth=depth + 1))
-    return made
+    if depth >= MAX_DYNAMIC_DEPTH:
+        return []
+    return [
+        inner
+        for spec in option_specs(widget)
+        if has_widget(spec)
+        for inner in _widgets_of(spec, depth=depth + 1)
+    ]
 
 
 def option_specs(widget: Widget) -> list[Spec]:
     """The inputs of a dynamic combo's chosen option; none for an unknown option."""
-    if widget.spec is None:
-        return []
-    for option in _mappings(widget.spec.options.get("options")):
-        if option.get("key") != widget.value:
-            continue
-        inputs = option.get("inputs")
-        inputs = foreign.mapping(inputs)
-        specs = []
-        for section in ("required", "optional"):
-            group = inputs.get(section)
-            for key, raw in (foreign.mapping(group)).items():
-                spec = read_spec(f"{widget.name}.{key}", raw, required=section == "required")
-                if spec is not None:
-                    specs.append(spec)
-        return specs
-    return []
+    options = _options(widget.spec) if widget.spec is not None else []
+    option = next((option for option in options if option.get("key") == widget.value), {})
+    inputs = foreign.mapping(option.get("inputs"))
+    specs = [
+        read_spec(f"{widget.name}.{key}", raw, required=section == "required")
+        for section in ("required", "optional")
+        for key, raw in foreign.mapping(inputs.get(section)).items()
+    ]
+    return [spec for spec in specs if spec is not None]
 
 
-def restore(widgets: list[Widget], values: Sequence[Any]) -> list[Widget]:
+def _options(spec: Spec) -> list[Mapping[str, Any]]:
+    """The options of a dynamic combo."""
+    return foreign.mappings(spec.options.get("options"))
+
+
+def restore(widgets: list[Widget], values: Sequence[object]) -> list[Widget]:
     """The widgets with saved values put onto them by position; those beyond the values keep their defaults.
 
     A dynamic combo's own inputs follow it in the list and are built anew when its value is set.
@@ -336,7 +350,7 @@ def restore(widgets: list[Widget], values: Sequence[Any]) -> list[Widget]:
     return restored
 
 
-def restore_named(widgets: list[Widget], values: Mapping[str, Any]) -> list[Widget]:
+def restore_named(widgets: list[Widget], values: Mapping[str, object]) -> list[Widget]:
     """The widgets with values put onto them by name; the others keep their defaults."""
     restored = [replace(widget) for widget in widgets]
     index = 0
@@ -348,7 +362,7 @@ def restore_named(widgets: list[Widget], values: Mapping[str, Any]) -> list[Widg
     return restored
 
 
-def set_value(widgets: list[Widget], widget: Widget, value: Any) -> None:
+def set_value(widgets: list[Widget], widget: Widget, value: object) -> None:
     """Give one widget of the list a value; a dynamic combo's inputs are replaced."""
     widget.value = value
     if widget.kind != DYNAMIC_COMBO:
@@ -359,38 +373,39 @@ def set_value(widgets: list[Widget], widget: Widget, value: Any) -> None:
     widgets[place + 1 : place + 1] = option_widgets(widget, depth=widget.name.count("."))
 
 
-def saved_values(node_class: NodeClass, widgets: Sequence[Widget], values: Any) -> list[Any]:
+def saved_values(node_class: NodeClass, widgets: Sequence[Widget], values: object) -> list[Any]:
     """The values of a file as a list that fits the widgets.
 
     Old files also hold values of inputs that are sockets now; those are dropped when the count of values shows it.
     """
-    if values is None:
-        return []
+    places = sum(widget.saved for widget in widgets)
     extras = sum(widget.kind == EXTRA for widget in widgets)
-    if extras and isinstance(values, list) and len(values) == sum(w.saved for w in widgets) - extras:
+    if extras and isinstance(values, list) and len(values) == places - extras:
         rest = iter(values)
         return [UNSET if widget.kind == EXTRA else next(rest) for widget in widgets if widget.saved]
-    is_list = isinstance(values, list)
-    listed = list(values) if is_list else list(values.values()) if isinstance(values, Mapping) else []
-    names = {widget.name for widget in widgets}
-    mask: list[bool] = []
-    for spec in [
-        *node_class.specs,
-        *(Spec(w.name, w.kind, {}, True) for w in widgets if w.kind == "button" and w.name == "upload"),
-    ]:
-        if spec.name in names or spec.forced:
-            mask.append(spec.forced)
-            if spec.options.get("control_after_generate"):
-                mask.append(False)
-    saved = sum(widget.saved for widget in widgets)
-    if True not in mask and len(listed) == saved and is_list:
+    listed = list(values.values()) if isinstance(values, Mapping) else list(foreign.items(values))
+    forced = _forced_places(node_class, widgets)
+    if True not in forced and len(listed) == places and isinstance(values, list):
         return listed
     compact = [value for index, value in enumerate(listed) if index >= len(widgets) or widgets[index].saved]
-    if len(compact) == len(mask):
-        return [value for value, forced in zip(compact, mask, strict=True) if not forced]
-    if len(listed) == len(mask):
-        return [value for value, forced in zip(listed, mask, strict=True) if not forced]
-    return listed if is_list else []
+    for form in (compact, listed):
+        if len(form) == len(forced):
+            return [value for value, is_socket in zip(form, forced, strict=True) if not is_socket]
+    return listed if isinstance(values, list) else []
+
+
+def _forced_places(node_class: NodeClass, widgets: Sequence[Widget]) -> list[bool]:
+    """For each value that an old file holds, whether it belongs to an input that is a socket now."""
+    names = {widget.name for widget in widgets}
+    has_upload = any(widget.kind == "button" and widget.name == "upload" for widget in widgets)
+    buttons = [Spec("upload", "button", {}, True)] if has_upload else []
+    places: list[bool] = []
+    for spec in [*node_class.specs, *buttons]:
+        if spec.name in names or spec.forced:
+            places.append(spec.forced)
+            if spec.options.get("control_after_generate"):
+                places.append(False)
+    return places
 
 
 def sockets_of(node_class: NodeClass, widgets: Sequence[Widget]) -> list[Socket]:
@@ -413,22 +428,17 @@ def sockets_of(node_class: NodeClass, widgets: Sequence[Widget]) -> list[Socket]
 def _sockets_of_spec(spec: Spec) -> Iterator[Socket]:
     template = spec.options.get("template")
     if spec.type == MATCHTYPE and isinstance(template, Mapping):
-        kind = template.get("allowed_types")
-        yield Socket(spec.name, kind if isinstance(kind, str) else "*")
+        yield Socket(spec.name, foreign.text(template.get("allowed_types")) or "*")
     elif spec.type == AUTOGROW and isinstance(template, Mapping):
         yield from _autogrow_sockets(spec.name, template)
     else:
         yield Socket(spec.name, spec.type)
 
 
-def _autogrow_sockets(group: str, template: Mapping[str, Any]) -> Iterator[Socket]:
-    inputs = template.get("input")
-    declared: dict[str, Any] = {}
-    for section in ("required", "optional"):
-        part = inputs.get(section) if isinstance(inputs, Mapping) else None
-        declared.update(foreign.mapping(part))
+def _autogrow_sockets(group: str, template: Mapping[str, object]) -> Iterator[Socket]:
+    inputs = foreign.mapping(template.get("input"))
+    declared = {**foreign.mapping(inputs.get("required")), **foreign.mapping(inputs.get("optional"))}
     names = template.get("names")
-    prefix = template.get("prefix")
     least = template.get("min", 1)
     most = template.get("max", 100)
     count = min(
@@ -437,27 +447,12 @@ def _autogrow_sockets(group: str, template: Mapping[str, Any]) -> Iterator[Socke
     for number in range(len(names) if isinstance(names, list) else count):
         for key, raw in declared.items():
             spec = read_spec(str(key), raw)
-            kind = spec.type if spec else "*"
-            if isinstance(names, list):
-                name = str(names[number])
-            else:
-                name = f"{(prefix if len(declared) == 1 else key) or ''}{number}"
-            yield Socket(f"{group}.{name}", kind)
+            prefix = template.get("prefix") if len(declared) == 1 else key
+            name = names[number] if isinstance(names, list) else f"{prefix or ''}{number}"
+            yield Socket(f"{group}.{name}", spec.type if spec else "*")
 
 
-def _option_keys(spec: Spec) -> list[Any]:
-    return [option.get("key") for option in _mappings(spec.options.get("options")) if "key" in option]
-
-
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def _strings(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _output_type(kind: Any) -> str:
+def _output_type(kind: object) -> str:
     if isinstance(kind, list):
         return "COMBO"
-    return "*" if kind == MATCHTYPE or not isinstance(kind, str) else kind
+    return kind if isinstance(kind, str) and kind != MATCHTYPE else "*"

@@ -6,20 +6,19 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from comfyskill.base import file_names, paths, picture_files, safe_text
-from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base import file_names, foreign, paths, picture_files, safe_text
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
+from comfyskill.base.programs import command
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import read
 
 
 def workflow(
     server: Dialect, kind: str, name: str, save: Path | None, *, overwrite: bool = False
-) -> dict[str, Any]:
+) -> Document:
     """One template or saved workflow: what is in it, and where it was saved.
 
     Raises:
@@ -28,20 +27,21 @@ def workflow(
     if save is not None:
         _refuse_existing(save, overwrite)
     fetch = read.template if kind == "template" else read.saved
+    what = "workflow templates" if kind == "template" else "saved workflows"
     try:
-        document, notes = offered(server, "workflow templates", lambda: fetch(server, name))
+        document, notes = offered(server, what, lambda: fetch(server, name))
     except SkillError as error:
-        if error.code == "no_such_workflow":
-            # For a run a missing source is misuse (2); here it is a plain "no" (1).
-            error.exit = Exit.FAILED
-        raise
+        if error.code != "no_such_workflow":
+            raise
+        # For a run a missing source is misuse (2); here it is a plain "no" (1).
+        raise error.but(exit=Exit.FAILED) from error
     answer = about(server) | {kind: name, **_contents(document)}
     if notes:
         answer["notes"] = notes
     if save is None:
         return answer | {
             "hint": "add --save FILE to keep it, or run it: "
-            + command("run_workflow.py", _spec(kind, name), *server_words(server))
+            + command("run_workflow.py", _spec(kind, name), *server.flags)
         }
     data = (json.dumps(document, indent=2) + "\n").encode()
     file_names.write_whole(save, data)
@@ -65,19 +65,16 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         raise Misuse(f"there is no folder {target.absolute().parent}", hint="create it first")
 
 
-def _contents(document: Any) -> dict[str, Any]:
+def _contents(document: object) -> Document:
     """Format and size of a workflow, in either format."""
-    if isinstance(document, Mapping) and isinstance(document.get("nodes"), list):
-        kinds = [node.get("type") for node in document["nodes"] if isinstance(node, Mapping)]
-        return {
-            "format": "editor",
-            "nodes": len(kinds),
-            "classes": sorted({str(kind) for kind in kinds})[:40],
-        }
-    if isinstance(document, Mapping):
-        kinds = [node.get("class_type") for node in document.values() if isinstance(node, Mapping)]
-        return {"format": "api", "nodes": len(kinds), "classes": sorted({str(kind) for kind in kinds})[:40]}
-    return {"format": "unknown", "nodes": 0}
+    if not isinstance(document, Mapping):
+        return {"format": "unknown", "nodes": 0}
+    if isinstance(document.get("nodes"), list):
+        form, key, nodes = "editor", "type", foreign.mappings(document["nodes"])
+    else:
+        form, key, nodes = "api", "class_type", foreign.mappings(list(document.values()))
+    classes = sorted({str(node.get(key)) for node in nodes})
+    return {"format": form, "nodes": len(nodes), "classes": classes[:40]}
 
 
 def upload(
@@ -88,7 +85,7 @@ def upload(
     original: FileRef | None = None,
     subfolder: str = "",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Document:
     """Send files; each row has the value for a workflow. All files are checked before the first is sent.
 
     Raises:
@@ -105,10 +102,10 @@ def upload(
             hint="for example --mask --original 'photo.png [input]'; nothing was sent",
         )
     if mask and original is not None:
-        # The server answers 200 with a name even when it cannot find the original, and writes nothing.
+        # Without the original the server answers 200 with a name, and writes nothing.
         _require_on_server(server, original)
         _require_size(server, files[0], original)
-    rows: list[dict[str, Any]] = []
+    rows: list[Document] = []
     for file in files:
         try:
             ref = server.upload(
@@ -119,8 +116,7 @@ def upload(
                 original=original,
             )
         except SkillError as error:
-            error.details["uploaded"] = rows
-            raise
+            raise error.but(uploaded=rows) from error
         rows.append(
             {
                 "file": str(file),
@@ -149,7 +145,7 @@ def _require_on_server(server: Dialect, ref: FileRef) -> None:
 
 
 def _require_size(server: Dialect, mask: Path, original: FileRef) -> None:
-    """Raises SkillError (exit 2) for a mask of another size than its picture: the server would fail with HTTP 500."""
+    """Raises SkillError (exit 2) for a mask of another size than its picture, with which the server fails (HTTP 500)."""
     with tempfile.TemporaryDirectory() as folder:
         fetched = collect.Collector(server, Path(folder)).fetch(collect.OutputFile(original, "", "")).path
         with inputs.usable(mask) as alpha, inputs.usable(fetched) as picture:
@@ -158,7 +154,7 @@ def _require_size(server: Dialect, mask: Path, original: FileRef) -> None:
 
 def download(
     server: Dialect, ref: FileRef, folder: Path, *, overwrite: bool = False, digest: bool = False
-) -> dict[str, Any]:
+) -> Document:
     """Fetch one file by name into a folder.
 
     Raises:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from comfyskill.base import foreign, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.info import node_search
+from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 
+T = TypeVar("T")
 LIST_LIMIT = 50
 GIB = 1024**3
 # Folders that /models lists and that hold code and settings.
@@ -20,15 +22,13 @@ NO_MODELS = frozenset({"custom_nodes", "configs"})
 MANAGER_ROUTES = ("v2/manager/version", "manager/version")
 
 
-def about(server: Dialect) -> dict[str, Any]:
+def about(server: Facts) -> Document:
     """The keys at the start of every answer."""
-    told: dict[str, Any] = {"status": "ok", "host": server.url, "api": server.api}
-    if server.demo:
-        told["demo"] = True
-    return told
+    answer: Document = {"status": "ok", "host": server.url, "api": server.api}
+    return answer | ({"demo": True} if server.demo else {})
 
 
-def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict[str, Any]:
+def shortened(items: Sequence[object], full: bool, limit: int = LIST_LIMIT) -> Document:
     """The list with its true count: complete with --full, else its head and the number left out."""
     capped = safe_text.cap(items, len(items) if full else limit)
     if "more" in capped:
@@ -36,11 +36,11 @@ def shortened(items: Sequence[Any], full: bool, limit: int = LIST_LIMIT) -> dict
     return capped
 
 
-def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
+def offered(server: Facts, what: str, ask: Callable[[], T]) -> T:
     """The answer from a route that not every server has.
 
     Raises:
-        SkillError: `not_offered` in plain words when it has none; other failures as they are.
+        SkillError: `not_offered` when this server does not have it; other failures as they are.
     """
     try:
         return ask()
@@ -57,17 +57,17 @@ def offered(server: Dialect, what: str, ask: Callable[[], Any]) -> Any:
         ) from error
 
 
-def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
+def stats(server: Facts, *, full: bool = False) -> Document:
     """Version, device, memory and queue length."""
-    told = offered(server, "system statistics", server.stats)
-    system = told["system"]
+    facts = offered(server, "system statistics", server.stats)
+    system = foreign.mapping(facts.get("system"))
     answer = about(server) | {
         "comfyui_version": _text(system.get("comfyui_version")),
         "python_version": _text(system.get("python_version")),
         "pytorch_version": _text(system.get("pytorch_version")),
         "os": _text(system.get("os")),
         "memory": {"total_gb": _gb(system.get("ram_total")), "free_gb": _gb(system.get("ram_free"))},
-        "devices": [_device(device) for device in told.get("devices") or [] if isinstance(device, Mapping)],
+        "devices": [_device(device) for device in foreign.mappings(facts.get("devices"))],
         "queue": queue(server),
     }
     for key in (
@@ -79,7 +79,7 @@ def stats(server: Dialect, *, full: bool = False) -> dict[str, Any]:
         if system.get(key):
             answer[key] = _text(system[key])
     if full:
-        answer["server_said"] = told
+        answer["server_said"] = facts
     return answer
 
 
@@ -88,10 +88,11 @@ def _text(value: object) -> str | None:
 
 
 def _gb(value: object) -> float | None:
-    return round(value / GIB, 1) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    size = foreign.number(value)
+    return None if size is None else round(size / GIB, 1)
 
 
-def _device(device: Mapping[str, Any]) -> dict[str, Any]:
+def _device(device: Mapping[str, object]) -> Document:
     return {
         "name": _text(device.get("name")),
         "type": _text(device.get("type")),
@@ -100,10 +101,12 @@ def _device(device: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def queue(server: Dialect) -> dict[str, int] | None:
+def queue(server: Facts) -> dict[str, int] | None:
     """How many jobs run and wait; None if the server does not say."""
+    if server.live is None:
+        return None
     try:
-        jobs = server.list_jobs(0, finished=False)
+        jobs = server.live.list_jobs(0, finished=False)
     except SkillError as error:
         if error.code in ("not_found", "not_offered"):
             return None
@@ -112,10 +115,10 @@ def queue(server: Dialect) -> dict[str, int] | None:
     return {"running": phases.count("running"), "pending": phases.count("pending")}
 
 
-def features(server: Dialect) -> dict[str, Any]:
+def features(server: Dialect) -> Document:
     """What this server can do, found by asking it, and which routes the scripts use."""
     flags = server.features()
-    upload = flags.get("max_upload_size")
+    upload = foreign.number(flags.get("max_upload_size"))
     # Comfy Cloud's v1 has it; of v2's surfaces not all list jobs.
     listing = {"local": "api/jobs", "v2": "api/v2/jobs"}.get(server.api)
     jobs_api = listing is None or answers(server, listing, {"limit": 1})
@@ -133,14 +136,14 @@ def features(server: Dialect) -> dict[str, Any]:
         "templates": answers(server, "templates/index.json"),
         "saved_workflows": answers(server, "userdata", {"dir": "workflows/"}, absent_is_empty=True),
         "manager": manager(server, flags),
-        "max_upload_mb": round(upload / 2**20, 1) if isinstance(upload, (int, float)) else None,
+        "max_upload_mb": None if upload is None else round(upload / 2**20, 1),
         "jobs_at_once": server.most_at_once(),
-        "paths": paths(server),
+        "paths": _paths(server),
         "server_said": flags,
     }
 
 
-def paths(server: Dialect) -> dict[str, str]:
+def _paths(server: Dialect) -> dict[str, str]:
     """Which routes the scripts use on this server."""
     if server.api == "v2":
         return {
@@ -162,17 +165,17 @@ def paths(server: Dialect) -> dict[str, str]:
 
 
 def answers(
-    server: Dialect, path: str, params: Mapping[str, Any] | None = None, *, absent_is_empty: bool = False
+    server: Dialect, path: str, params: Mapping[str, object] | None = None, *, absent_is_empty: bool = False
 ) -> bool | str:
     """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
     try:
-        response = server.request("GET", path, params=params, attempts=1, timeout=20, stream=True)
+        response = server.open_stream(path, params, timeout=20)
         response.close()
     except SkillError as error:
         if error.code == "refused":
             return "refused"
         if error.code == "not_found":
-            # A missing folder is answered in words; a missing route with nothing.
+            # For a missing folder the server gives a reason, for a missing route none.
             return absent_is_empty and server.api != "v2" and bool(error.details.get("server_said"))
         if error.exit == Exit.UNREACHABLE:
             raise
@@ -191,33 +194,31 @@ def has_cancel_route(server: Dialect) -> bool:
     return True
 
 
-def manager(server: Dialect, flags: Mapping[str, Any]) -> dict[str, Any]:
+def manager(server: Dialect, flags: Mapping[str, object]) -> Document:
     """Whether ComfyUI-Manager answers, and its version. The feature flag alone does not mean that it is installed."""
     if server.api != "local":
         return {"present": False}
     for route in MANAGER_ROUTES:
         try:
-            said = server.request("GET", route, attempts=1, timeout=20).text
+            said = server.get(route, attempts=1, timeout=20).text
         except SkillError as error:
             if error.exit == Exit.UNREACHABLE:
                 raise
             continue
         if found := re.search(r"\d+\.\d+[\w.]*", said[:100]):
             return {"present": True, "version": found[0], "route": f"/{route}"}
-    extension = flags.get("extension")
-    extension = extension.get("manager") if isinstance(extension, Mapping) else None
-    ready = bool(extension.get("supports_v4")) if isinstance(extension, Mapping) else False
-    return {"present": False, "server_is_ready_for_v4": ready}
+    flag = foreign.mapping(foreign.mapping(flags.get("extension")).get("manager"))
+    return {"present": False, "server_is_ready_for_v4": bool(flag.get("supports_v4"))}
 
 
-def nodes(server: Dialect, *, full: bool = False, **wanted: str | None) -> dict[str, Any]:
+def nodes(server: Facts, *, full: bool = False, **wanted: str | None) -> Document:
     """The node classes that match; see `node_search.search`."""
     definitions = server.definitions()
     found = node_search.search(definitions, **wanted)
     return about(server) | {"classes": len(definitions), **shortened(found, full, 30)}
 
 
-def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
+def node(server: Facts, name: str, *, full: bool = False) -> Document:
     """One node class in detail.
 
     Raises:
@@ -234,14 +235,12 @@ def node(server: Dialect, name: str, *, full: bool = False) -> dict[str, Any]:
     return about(server) | {"node": node_search.describe(definitions, name, full=full)}
 
 
-def models(
-    server: Dialect, folder: str | None, *, text: str | None = None, full: bool = False
-) -> dict[str, Any]:
+def models(server: Facts, folder: str | None, *, text: str | None = None, full: bool = False) -> Document:
     """The names in one model folder, or the number in each folder (with a text: also the matches)."""
     if folder is not None:
         names = _matching(offered(server, "model lists", lambda: _folder(server, folder)), text)
         return about(server) | {"folder": folder, **shortened(names, full)}
-    counts: dict[str, Any] = {}
+    counts: Document = {}
     found: list[str] = []
     for name in offered(server, "model lists", server.model_folders):
         if name in NO_MODELS:
@@ -251,7 +250,7 @@ def models(
         except SkillError as error:
             if error.exit in (Exit.UNREACHABLE, Exit.REFUSED):
                 raise
-            # The cloud answers so for an empty folder.
+            # The cloud answers "no such folder" for an empty one.
             counts[name] = 0 if error.code == "folder_not_found" else None
             continue
         counts[name] = len(listed)
@@ -260,7 +259,7 @@ def models(
     return answer | {"found": shortened(found, full)} if text else answer
 
 
-def _folder(server: Dialect, folder: str) -> list[str]:
+def _folder(server: Facts, folder: str) -> list[str]:
     try:
         return server.models(folder)
     except SkillError as error:
@@ -281,13 +280,13 @@ def _matching(names: Sequence[str], text: str | None) -> list[str]:
     return sorted(name for name in names if all(word in name.lower() for word in words))
 
 
-def embeddings(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def embeddings(server: Facts, *, text: str | None = None, full: bool = False) -> Document:
     """The embeddings' names; in a prompt: embedding:NAME."""
     names = offered(server, "embeddings", server.embeddings)
     return about(server) | shortened(_matching(names, text), full)
 
 
-def extensions(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def extensions(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The node packs with scripts for the editor, and the number of files of each."""
     listed = offered(server, "its list of extensions", lambda: server.get_json("extensions"))
     packs: dict[str, int] = {}
@@ -301,63 +300,61 @@ def extensions(server: Dialect, *, text: str | None = None, full: bool = False) 
     )
 
 
-def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
     index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
     rows = []
-    for group in foreign.items(index):
-        members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in foreign.items(members):
-            if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+    for group in foreign.mappings(index):
+        for entry in foreign.mappings(group.get("templates")):
+            if isinstance(entry.get("name"), str):
                 rows.append(_template(entry, group))
-    packs = server.get_json("workflow_templates")
-    for pack, names in packs.items() if isinstance(packs, Mapping) else ():
+    for pack, names in foreign.mapping(server.get_json("workflow_templates")).items():
         rows += [
-            {"name": f"{pack}/{name}", "title": str(name), "category": str(pack)} for name in names or ()
+            {"name": f"{pack}/{name}", "title": str(name), "category": str(pack)}
+            for name in foreign.items(names)
         ]
     words = (text or "").lower().split()
     found = [row for row in rows if all(word in str(list(row.values())).lower() for word in words)]
     if not (full or words):
-        # Descriptions double the length of an unfiltered list.
+        # Descriptions would double the length of an unfiltered list.
         found = [{key: value for key, value in row.items() if key != "server_description"} for row in found]
     return about(server) | shortened(found, full, 25)
 
 
-def _template(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _template(entry: Mapping[str, object], group: Mapping[str, object]) -> Document:
+    row: Document = {
         "name": entry["name"],
         "title": safe_text.clean(entry.get("title") or entry["name"], 120),
     }
     row["category"] = safe_text.clean(group.get("title") or "", 80)
-    if isinstance(entry.get("models"), list) and entry["models"]:
-        row["models"] = safe_text.clean(", ".join(str(model) for model in entry["models"]), 120)
+    if models := foreign.items(entry.get("models")):
+        row["models"] = safe_text.clean(", ".join(map(str, models)), 120)
     if entry.get("description"):
         row["server_description"] = safe_text.clean(entry["description"], 160)
     if entry.get("openSource") is False:
-        # The index's word for templates that call paid services.
+        # The index marks templates that call paid services this way.
         row["paid_nodes"] = True
     return row
 
 
-def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The subgraph blueprints of the server's node packs."""
     listed = offered(server, "subgraph blueprints", lambda: server.get_json("global_subgraphs"))
     rows = []
-    for identity, entry in listed.items() if isinstance(listed, Mapping) else ():
-        if isinstance(entry, Mapping):
-            info = entry.get("info")
-            pack = info.get("node_pack") if isinstance(info, Mapping) else None
-            rows.append({"id": identity, "name": _text(entry.get("name")), "from": _text(pack)})
+    for identity, raw in foreign.mapping(listed).items():
+        entry = foreign.mapping(raw)
+        pack = foreign.mapping(entry.get("info")).get("node_pack")
+        rows.append({"id": identity, "name": _text(entry.get("name")), "from": _text(pack)})
     wanted = (text or "").lower()
     return about(server) | shortened([row for row in rows if wanted in str(row["name"]).lower()], full)
 
 
-def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> dict[str, Any]:
+def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflows saved on the server."""
     from comfyskill.source import read
 
     if server.api == "v2":
-        # Elsewhere a missing folder means that nothing was saved yet; here the route itself may be missing.
+        # On other servers a missing folder means that nothing was saved yet; here the route itself may be missing.
         offered(server, "saved workflows", lambda: server.get_json("userdata", {"dir": "workflows/"}))
     names = offered(server, "saved workflows", lambda: read.saved_names(server))
     return about(server) | shortened(_matching(names, text), full)

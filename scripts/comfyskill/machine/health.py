@@ -15,7 +15,7 @@ from comfyskill.base import cli, flags, foreign, paths, programs, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
-from comfyskill.server import commands, connect
+from comfyskill.server import connect, node_definitions
 from comfyskill.server.protocol import Dialect, JobSummary
 
 GIB = 1024**3
@@ -86,7 +86,7 @@ def socket_opens(server: Dialect) -> Check:
 def definitions_readable(server: Dialect) -> Check:
     """The node definitions can be read."""
     start = time.monotonic()
-    count = len(server.all_definitions())
+    count = len(server.definitions())
     if not count:
         return fail("definitions", "the server lists no nodes", "restart it and read its log")
     return ok("definitions", f"{count} node classes, read in {time.monotonic() - start:.1f} s", count=count)
@@ -262,7 +262,7 @@ def clocks_agree(server: Dialect) -> Check:
 
     path = "features" if server.api != "v2" else "api/v2/health"
     try:
-        date = server.request("GET", path, attempts=1, timeout=10).headers.get("Date")
+        date = server.get(path, attempts=1, timeout=10).headers.get("Date")
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise
@@ -286,8 +286,9 @@ def workflow_runs(server: Dialect, spec: str) -> Check:
     from comfyskill.graph import check as graph_check
     from comfyskill.source import read
 
-    source = read.read(spec, server=server, definitions=server.all_definitions)
-    found = graph_check.findings(source.graph, server.all_definitions())
+    known = node_definitions.Definitions("server", server.definitions())
+    source = read.read(spec, server=server, definitions=lambda: known)
+    found = graph_check.findings(source.graph, known.classes)
     errors = [finding for finding in found if finding.severity == "error"]
     fix = programs.command("check_deps.py", spec, *host_words(server))
     if errors:
@@ -377,7 +378,7 @@ def is_local(url: str) -> bool:
 
 def host_words(server: Dialect) -> list[str]:
     """The flags for this server in a command; none for the default server."""
-    words = commands.server_words(server)
+    words = server.flags
     return [] if words == ["--host", flags.DEFAULT_HOST] else words
 
 

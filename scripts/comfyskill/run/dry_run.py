@@ -6,19 +6,19 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfyskill.base import safe_text
+from comfyskill.base.programs import command
 from comfyskill.graph import check
 from comfyskill.graph.finding import ERROR
 from comfyskill.graph.nodes import upstream_of
-from comfyskill.server import commands, node_definitions
-from comfyskill.server.node_definitions import Inventory
-from comfyskill.server.protocol import Dialect
+from comfyskill.server import node_definitions
+from comfyskill.server.facts import Facts
 
 MOST = 50
 WANTS_FILES = frozenset({"unknown_class", "not_in_list", "file_missing"})
 
 
 def rejection(
-    server: Dialect | Inventory,
+    server: Facts,
     graph: Mapping[str, Any],
     *,
     workflow: str | None = None,
@@ -30,18 +30,13 @@ def rejection(
     workflow: as the user named it, for the commands. sent: addresses of files that a run sends or has found itself.
     only: the output nodes that a run is limited to. Empty when the server's own definitions cannot be fetched.
     """
-    known = (
-        node_definitions.Definitions("server", server.all_definitions())
-        if isinstance(server, Inventory)
-        else node_definitions.of_server(server)
-    )
-    definitions = known.all()
-    if known.origin != "server" or definitions is None:
+    known = node_definitions.fetch(server)
+    if known.origin not in ("server", "inventory") or known.classes is None:
         return {}
     looked_at = upstream_of(graph, only) if only else None
     wrong = [
         item
-        for item in check.findings(graph, definitions)
+        for item in check.findings(graph, known.classes)
         if item.severity == ERROR
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in sent)
         # For nodes that --only leaves out, the server checks only the class.
@@ -63,6 +58,5 @@ def rejection(
         script = (
             "check_deps.py" if any(item.code in WANTS_FILES for item in wrong) else "validate_workflow.py"
         )
-        words = server.words if isinstance(server, Inventory) else commands.server_words(server)
-        document["next"] = [commands.command(script, workflow, *words)]
+        document["next"] = [command(script, workflow, *server.flags)]
     return document

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import abc
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin
 
 import _common
-from comfyskill.base import cache, cli, safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.server import transport
+from comfyskill.base import cache, cli, foreign, safe_text
+from comfyskill.base.cli import Document, SkillError
+from comfyskill.base.programs import command
+from comfyskill.graph.nodes import Graph
+from comfyskill.server import multipart, transport
 
 if TYPE_CHECKING:
     import requests
 
-Graph = Mapping[str, Any]
+# Node definitions as /object_info gives them: class -> its definition.
+NodeDefinitions = dict[str, Any]
 # `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
 MARK = "comfyui_skill_mark"
 # Search for a lost submit at least this long, even past the deadline.
 LEAST_LOOK = 2.0
+# Definitions of more classes than this are fetched all at once.
+FEW_CLASSES = 12
 
 
 class FileRef(NamedTuple):
@@ -41,6 +47,16 @@ class FileRef(NamedTuple):
     def json(self) -> dict[str, str]:
         """The three keys that graphs and `original_ref` use."""
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
+
+    @classmethod
+    def named_by(cls, value: str) -> FileRef:
+        """The file that an input value names: `folder/name`, of `input` unless it ends in ` [output]` or ` [temp]`."""
+        name, kind = value, "input"
+        for marked in ("input", "output", "temp"):
+            if value.endswith(f" [{marked}]"):
+                name, kind = value[: -len(marked) - 3], marked
+        folder, _, filename = name.replace("\\", "/").rpartition("/")
+        return cls(filename, folder, kind)
 
 
 class Submission(NamedTuple):
@@ -133,6 +149,8 @@ class Dialect(transport.Server, abc.ABC):
     """A server and its protocol. Failures are SkillErrors; answers are the values above."""
 
     api = "local"
+    origin = "server"  # of the node definitions (see `facts.Facts`)
+    complete = True
     why = ""  # how this protocol was chosen
     named = True  # by the user; else only by a file, and then no key goes there
     own_ids = True  # the client chooses the prompt id
@@ -147,6 +165,7 @@ class Dialect(transport.Server, abc.ABC):
     cross_check = 10.0  # with a live socket, read a record after this many quiet seconds
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # number of "no such job" answers that settle it
+    one_class_route = True  # /object_info/CLASS gives the definition of one class
     keeps_records = (
         False  # a service: a job that it took and shows no record of may have run, and be paid for
     )
@@ -154,31 +173,35 @@ class Dialect(transport.Server, abc.ABC):
 
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
-        self._definitions: dict[str, Any] = {}
-        self._whole: dict[str, Any] | None = None
+        self._definitions: NodeDefinitions = {}
+        self._whole: NodeDefinitions | None = None
+        self._replacements: Mapping[str, object] | None = None
 
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        """As `Server.request`. After a request without an answer the next one uses a new connection.
+    @property
+    def live(self) -> Dialect:
+        """This server: it can be asked (see `facts.Facts`)."""
+        return self
 
-        Behind a network that has changed (VPN, Wi-Fi, NAT), kept-alive connections are dead without a sign.
-        """
-        try:
-            return super().request(method, path, **options)
-        except SkillError as error:
-            if error.code == "unreachable":
-                self.renew_connections()
-            raise
+    @property
+    def flags(self) -> list[str]:
+        """The flags by which a printed command names this server and how to trust it, without keys."""
+        if self.fleeting:
+            return ["--host", "demo"]
+        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
 
-    def renew_connections(self) -> None:
-        """Use new connections from now on. Requests under way in other threads keep theirs."""
-        if self._session is None:
-            return
-        renewed = self._new_session()
-        # What is known of the server's address must outlive its connections: a name may be pointed elsewhere.
-        renewed.home = self._session.home
-        self._session = renewed
-        if self._bare_session is not None:
-            self._bare_session = renewed.bare()
+    def explain_command(self, prompt_id: str) -> str:
+        """The command that shows what happened to a job."""
+        # An id that begins with a dash comes last, where it cannot be read as a flag.
+        last = ["--", prompt_id] if prompt_id.startswith("-") else []
+        return command("fetch_logs.py", *([] if last else [prompt_id]), *self.flags, *last)
+
+    def list_command(self) -> str:
+        """The command that shows which jobs the server has, ours marked."""
+        return command("manage_queue.py", "jobs", *self.flags)
+
+    def cancel_command(self, prompt_ids: Sequence[str]) -> str:
+        """The command that cancels these jobs, and reports the result for each."""
+        return command("manage_queue.py", "cancel", *prompt_ids, *self.flags)
 
     # --- jobs
     @abc.abstractmethod
@@ -202,12 +225,38 @@ class Dialect(transport.Server, abc.ABC):
         """Running and pending jobs in the order of execution, then finished ones, newest first."""
 
     # --- files
-    @abc.abstractmethod
     def upload(
-        self, path: Path, *, name: str | None = None, kind: str = "image", subfolder: str = "",
-        overwrite: bool = False, original: FileRef | None = None,
-    ) -> FileRef:  # fmt: skip
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        kind: str = "image",
+        subfolder: str = "",
+        overwrite: bool = False,
+        original: FileRef | None = None,
+    ) -> FileRef:
         """Send one file; the reference to put into the graph. `kind`: `image` (any file) or `mask` (needs `original`)."""
+        fields = {
+            "type": "input",
+            "subfolder": subfolder,
+            "overwrite": "true" if overwrite else "",
+            "original_ref": json.dumps(original.json()) if original is not None else "",
+        }
+        answer = self._send_file(f"upload/{kind}", fields, ("image", path, name or path.name), "name")
+        return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
+
+    def _send_file(
+        self, route: str, fields: Mapping[str, str], file: tuple[str, Path, str], key: str
+    ) -> Mapping[str, Any]:
+        """The server's answer to a form: `fields` that are not empty and the file (field, path, name), streamed.
+
+        Raises SkillError `upload_failed` when the answer lacks `key`.
+        """
+        with multipart.form({name: text for name, text in fields.items() if text}, *file) as form:
+            answer = foreign.mapping(self.post_form(route, form))
+        if not isinstance(answer.get(key), str):
+            raise SkillError(f"{self.url} did not accept {file[1].name}", code="upload_failed")
+        return answer
 
     @abc.abstractmethod
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
@@ -222,18 +271,14 @@ class Dialect(transport.Server, abc.ABC):
         if offset:
             headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
         self.check_redirect(self.url, url)
-        answer = self.request(
-            "GET", url, whole_url=True, stream=True, headers=headers, attempts=1, allow_redirects=False
-        )
+        answer = self.open_own(url, headers)
         location = answer.headers.get("Location")
         if answer.status_code not in (301, 302, 303, 307, 308) or not location:
             return answer
         answer.close()
         target = urljoin(url, location)
         self.check_redirect(url, target)
-        return self.request(
-            "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
-        )
+        return self.open_bare(target, headers)
 
     def has_file(self, ref: FileRef, size: int | None = None) -> bool:  # noqa: ARG002
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
@@ -245,15 +290,18 @@ class Dialect(transport.Server, abc.ABC):
         return name if ref.type == "input" else f"{name} [{ref.type}]"
 
     # --- what the server has
-    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    def definitions(self, classes: Sequence[str] | None = None) -> NodeDefinitions:
         """Node definitions (/object_info): of the named classes, or all. Classes the server lacks are absent."""
-        if classes is not None and len(set(classes)) <= 12:
-            found: dict[str, Any] = {}
-            for name in dict.fromkeys(classes):
-                answer = self._one_definition(name)
-                found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
-            return found
-        return self.all_definitions()
+        if classes is None:
+            return self._all_definitions()
+        if not self.one_class_route or len(set(classes)) > FEW_CLASSES:
+            whole = self._all_definitions()
+            return {name: whole[name] for name in classes if name in whole}
+        found: NodeDefinitions = {}
+        for name in dict.fromkeys(classes):
+            answer = self._one_definition(name)
+            found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
+        return found
 
     def with_options(self, answer: Any) -> Any:
         """A submit's answer with the values that each wrong input takes, also where the server leaves them out."""
@@ -282,7 +330,7 @@ class Dialect(transport.Server, abc.ABC):
         self._definitions.update(answer)
         return answer
 
-    def all_definitions(self) -> dict[str, Any]:
+    def _all_definitions(self) -> NodeDefinitions:
         """Every node definition, kept for the life of this object and in the user's cache for offline use."""
         if self._whole is None:
             whole = self.get_json("object_info", timeout=180)
@@ -292,6 +340,17 @@ class Dialect(transport.Server, abc.ABC):
             if not self.fleeting:
                 cache.keep_table(f"definitions/{cache.slug(self.url)}", whole)
         return self._whole
+
+    def replacements(self) -> Mapping[str, object]:
+        """The server's table of replaced node classes (/node_replacements), asked once; empty where it has none."""
+        if self._replacements is None:
+            try:
+                self._replacements = foreign.mapping(self.get_json("node_replacements"))
+            except SkillError as error:
+                if error.exit in (cli.Exit.UNREACHABLE, cli.Exit.REFUSED):
+                    raise
+                self._replacements = {}
+        return self._replacements
 
     def model_folders(self) -> list[str]:
         """The kinds of model folders the server has."""
@@ -313,12 +372,27 @@ class Dialect(transport.Server, abc.ABC):
         """Names of the textual-inversion embeddings, without suffix."""
         return _common.parse_model_list(self.get_json("embeddings"))
 
-    def features(self) -> dict[str, Any]:
+    def has_input(self, value: str) -> bool | None:
+        """Whether the file that an input value names is on the server; None when a web page answered instead."""
+        try:
+            response = self.open_file(FileRef.named_by(value))
+        except SkillError as error:
+            # ComfyUI answers 403 for a path outside its folders.
+            outside = self.api == "local" and error.details.get("http_status") == 403
+            if outside or error.code in ("not_found", "bad_request"):
+                return False
+            raise
+        response.close()
+        # A login page answers every address with 200; ComfyUI itself never serves a file as one.
+        kind = response.headers.get("Content-Type", "").lower()
+        return None if kind.startswith("text/html") else True
+
+    def features(self) -> Document:
         """The server's feature flags; empty where it has no such route."""
         try:
             answer = self.get_json("features")
         except SkillError as error:
-            if error.code == "not_found":
+            if error.code in ("not_found", "not_offered"):
                 return {}
             raise
         return answer if isinstance(answer, dict) else {}
@@ -438,6 +512,11 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
         else "check the job list once more before running again: if the job appears late, it would run twice",
         server_said=safe_text.clean(lost, 600),
     )
+
+
+def api_flags(api: str | None) -> list[str]:
+    """The flag that names a server's protocol; none for a plain ComfyUI."""
+    return [] if api in (None, "auto", "local") else ["--api", str(api)]
 
 
 def seconds(value: Any) -> float | None:

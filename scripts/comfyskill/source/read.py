@@ -15,9 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from comfyskill.base import foreign, safe_text, text_files
-from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
+from comfyskill.editor import outline
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.server import transport
+from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.transport import Server, stream
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
@@ -66,17 +69,15 @@ def read(
     *,
     stdin: BinaryIO | None = None,
     server: Server | None = None,
-    definitions: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    definitions: Callable[[], Definitions] = lambda: Definitions("none"),
     wildcard_seed: int | None = None,
-    complete: bool | Callable[[], bool] = True,
     allow_unsure: bool = False,
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
     `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
-    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it;
-    `complete` (asked after it, when it is a function) says that they hold all classes of a server, so that others are
-    missing there and not just unknown here. `allow_unsure` as in `convert.convert`.
+    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it.
+    `allow_unsure` as in `convert.convert`.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -95,14 +96,13 @@ def read(
     try:
         made = convert.convert(
             loaded.editor,
-            found,
+            found.classes,
             wildcard_seed=wildcard_seed,
-            without_server=not (complete() if callable(complete) else complete),
+            without_server=not found.complete,
             allow_unsure=allow_unsure,
         )
     except SkillError as error:
-        error.details.setdefault("origin", loaded.origin)
-        raise
+        raise error.but(origin=loaded.origin) from error
     return Source(
         made.graph, loaded.editor, loaded.origin, True, loaded.warnings + list(made.warnings), models,
         list(made.missing_types), extra_data=loaded.extra_data, choices=list(made.choices), kind=loaded.kind,
@@ -119,31 +119,18 @@ def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = No
     return _from_file(spec)
 
 
-def declared_models(editor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
     """The models that an editor workflow names with their sources (`properties.models` of its nodes), each once."""
-    groups = [editor]
-    definitions = editor.get("definitions")
-    if isinstance(definitions, Mapping) and isinstance(definitions.get("subgraphs"), list):
-        groups += [group for group in definitions["subgraphs"] if isinstance(group, Mapping)]
     seen = set()
-    for entry in (entry for group in groups for entry in _models_of(group)):
-        key = (str(entry.get("directory")), str(entry.get("name")))
-        if entry.get("name") and key not in seen:
-            seen.add(key)
-            yield dict(entry)
-
-
-def _models_of(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    holders = [group]
-    nodes = group.get("nodes")
-    for node in foreign.items(nodes):
-        if isinstance(node, Mapping) and isinstance(node.get("properties"), Mapping):
-            holders.append(node["properties"])
-    for holder in holders:
-        models = holder.get("models")
-        yield from (
-            (entry for entry in models if isinstance(entry, Mapping)) if isinstance(models, list) else ()
-        )
+    for graph in outline.graphs_of(editor):
+        holders = [graph, *(node.get("properties") for node in foreign.mappings(graph.get("nodes")))]
+        for entry in (
+            entry for holder in holders for entry in foreign.mappings(foreign.mapping(holder).get("models"))
+        ):
+            key = (str(entry.get("directory")), str(entry.get("name")))
+            if entry.get("name") and key not in seen:
+                seen.add(key)
+                yield dict(entry)
 
 
 def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
@@ -214,7 +201,7 @@ def _from_stream(stream: BinaryIO, size: int, origin: str, name: str) -> Loaded:
 
 
 def _starts_as_json(stream: BinaryIO) -> bool:
-    """The usual case, recognized without loading the readers of all media kinds."""
+    """Whether the stream begins as JSON does; spares the usual case the readers of media files."""
     start = stream.read(16).removeprefix(b"\xef\xbb\xbf").lstrip()
     stream.seek(0)
     return start[:1] in (b"{", b"[")
@@ -227,7 +214,7 @@ def _media_kind(stream: BinaryIO) -> str | None:
 
 
 def _wide(data: bytes) -> bool:
-    """UTF-16 or UTF-32, recognized by its mark or by nulls around the ASCII character with which a JSON text starts."""
+    """Whether a text is UTF-16 or UTF-32: it has a byte order mark, or nulls around the first character of JSON."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
         return True
     start = data[:4].replace(b"\0", b"")
@@ -252,16 +239,15 @@ def _from_media(stream: BinaryIO, kind: str, origin: str) -> Loaded:
             continue
         warnings += notes
     if not document:
-        raise _no_workflow_inside(kind, origin, warnings, foreign="parameters" in found.values)
+        raise _no_workflow_inside(kind, origin, warnings, from_elsewhere="parameters" in found.values)
     return _unwrapped(document, origin, kind, warnings)
 
 
-def _unwrapped(value: Any, origin: str, kind: str, notes: list[str]) -> Loaded:
+def _unwrapped(value: object, origin: str, kind: str, notes: list[str]) -> Loaded:
     try:
         inner = graph_nodes.unwrap(value)
     except SkillError as error:
-        error.details.setdefault("origin", origin)
-        raise
+        raise error.but(origin=origin) from error
     return Loaded(origin, kind, inner.graph, inner.editor, inner.extra_data, notes + list(inner.notes))
 
 
@@ -313,12 +299,14 @@ def _near_files(spec: str) -> str:
     return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
-def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign: bool = False) -> SkillError:
+def _no_workflow_inside(
+    kind: str, origin: str, problems: list[str], *, from_elsewhere: bool = False
+) -> SkillError:
     from comfyskill.source import media
 
     if problems:
         hint = f"{problems[0]}; save or download it again"
-    elif foreign:
+    elif from_elsewhere:
         hint = "its text comes from another program (a prompt and settings, no graph)"
     elif kind == "GIF picture":
         hint = "a GIF cannot hold one; Video Helper Suite saves a PNG with the same name that does"
@@ -331,7 +319,7 @@ def _no_workflow_inside(kind: str, origin: str, problems: list[str], *, foreign:
     return Misuse(f"{origin} contains no workflow", code="no_workflow_inside", hint=hint)
 
 
-def template(server: Server, name: str) -> tuple[Any, list[str]]:
+def template(server: Server, name: str) -> tuple[object, list[str]]:
     """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on repaired parts.
 
     Raises:
@@ -349,8 +337,8 @@ def template(server: Server, name: str) -> tuple[Any, list[str]]:
         raise _not_found(error, "template", name, lambda: template_names(server)) from error
 
 
-def saved(server: Server, name: str) -> tuple[Any, list[str]]:
-    """A workflow that a user saved on the server, by name with its folders: its JSON and notes on repaired parts.
+def saved(server: Server, name: str) -> tuple[object, list[str]]:
+    """A workflow that is saved on the server, by name with its folders: its JSON and notes on repaired parts.
 
     Raises:
         SkillError: (exit 2) no such workflow, with the nearest names.
@@ -369,21 +357,19 @@ def template_names(server: Server) -> list[str]:
     Raises:
         SkillError: the server cannot be reached, or has no templates.
     """
-    names: list[str] = []
-    index = server.get_json("templates/index.json")
-    for group in foreign.items(index):
-        members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in foreign.items(members):
-            if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
-                names.append(entry["name"])
-    packs = server.get_json("workflow_templates")
-    for pack, titles in packs.items() if isinstance(packs, Mapping) else ():
-        names += (
-            [f"{pack}/{title}" for title in titles if isinstance(title, str)]
-            if isinstance(titles, list)
-            else []
-        )
-    return names
+    names = [
+        foreign.text(entry.get("name"))
+        for group in foreign.mappings(server.get_json("templates/index.json"))
+        for entry in foreign.mappings(group.get("templates"))
+    ]
+    packs = foreign.mapping(server.get_json("workflow_templates"))
+    names += [
+        f"{pack}/{title}"
+        for pack, titles in packs.items()
+        for title in foreign.items(titles)
+        if isinstance(title, str)
+    ]
+    return [name for name in names if name]
 
 
 def saved_names(server: Server) -> list[str]:
@@ -415,8 +401,8 @@ def _clean(name: str, kind: str) -> str:
     return title
 
 
-def _fetch(server: Server, path: str, what: str) -> tuple[Any, list[str]]:
-    response = server.request("GET", path, stream=True)
+def _fetch(server: Server, path: str, what: str) -> tuple[object, list[str]]:
+    response = server.open_stream(path, attempts=transport.ATTEMPTS)
     data = bytearray()
     with response:
         for piece in stream(response):
@@ -427,7 +413,7 @@ def _fetch(server: Server, path: str, what: str) -> tuple[Any, list[str]]:
     return parse(text_of(bytes(data), origin), origin)
 
 
-def _not_found(error: SkillError, kind: str, name: str, names: Any) -> SkillError:
+def _not_found(error: SkillError, kind: str, name: str, names: Callable[[], list[str]]) -> SkillError:
     """The same failure, but a missing workflow becomes misuse (exit 2), with names that exist."""
     if error.code != "not_found":
         return error

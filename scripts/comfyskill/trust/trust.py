@@ -33,6 +33,7 @@ from comfyskill.graph.nodes import (
     with_missing_types,
 )
 from comfyskill.server import node_definitions
+from comfyskill.server.facts import Facts
 from comfyskill.source import read
 from comfyskill.trust import risks
 from comfyskill.trust import text as trust_text
@@ -253,7 +254,7 @@ _STANDINGS = {
 
 def _models(subject: Subject) -> Iterator[Worry]:
     seen = set()
-    for use in graph_facts.models_in(subject.graph, subject.definitions):
+    for use in graph_facts.models_in(subject.graph):
         if deps_report.is_pickle(use.name) and use.name not in seen:
             seen.add(use.name)
             yield Worry(
@@ -380,13 +381,13 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
                 yield f"node {_shown(node_id, 40)}, {safe_text.quoted(_shown(name, 60))}", text, False
     for where, text in outline.notes_of(subject.editor):
         yield _shown(where, 80), text, True
-    for group in outline.groups_of(subject.editor):
+    for group in outline.graphs_of(subject.editor):
         for key in ("name", "description", "title"):
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in outline.nodes_of(subject.editor):
-        if isinstance(node.get("title"), str):
-            yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
+        if title := foreign.text(node.get("title")):
+            yield f"the title of node {_shown(node.get('id'), 20)}", title, False
     extra = (subject.editor or {}).get("extra")
     for text in outline.texts_in(extra):
         yield "the editor file's extra data", text, True
@@ -457,9 +458,9 @@ def usual_name(pack: str) -> str:
     return _SAME.get(last, last).replace("_", "-")
 
 
-def report(spec: str, server: Any = None) -> dict[str, Any]:
+def report(spec: str, server: Facts | None = None) -> dict[str, Any]:
     """The report on one workflow; `server` (or an inventory) says which packs are installed. Raises SkillError."""
-    loaded = read.load(spec, server=None if isinstance(server, node_definitions.Inventory) else server)
+    loaded = read.load(spec, server=server.live if server is not None else None)
     definitions, cannot = _definitions(server)
     complete = server is not None and cannot is None
     graph, notes = _graph_of(loaded, definitions)
@@ -509,7 +510,7 @@ def _message(worst: str, counts: Mapping[str, int]) -> str:
     return "no high or medium findings; a node pack can still do whatever its code does"
 
 
-def _definitions(server: Any) -> tuple[Mapping[str, Any] | None, str | None]:
+def _definitions(server: Facts | None) -> tuple[Mapping[str, Any] | None, str | None]:
     """The definitions to judge with, and why they are not the server's when it has none to give (Comfy API v2)."""
     if server is None:
         return node_definitions.bundled(), None

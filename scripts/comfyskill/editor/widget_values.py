@@ -1,9 +1,9 @@
-"""Whether the saved values of a node fit the widgets that its definition gives, and what to do where they do not.
+"""Which of a node's saved values belongs to which widget, and how sure that is.
 
-Pure. The editor lays values out by position and never looks at them: when a pack has gained, lost or moved an
-input since the file was saved, every later value lands on the wrong widget. Here a layout counts as proven when each
-value is of the kind that its widget takes. Where it is not, names that the file holds are used, else the one layout
-that fits, else the node is in doubt.
+Pure. The editor assigns values by position and never checks them: when a pack has gained, lost or moved an input
+since the file was saved, every later value gets the wrong widget. Here a layout counts as proven when each value is
+of the kind that its widget takes. Where it is not, names that the file holds are used, else the one layout that fits,
+else the node is in doubt.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
 from comfyskill.editor.read import SavedNode
 from comfyskill.editor.widgets import (
+    CONTROLS,
     DYNAMIC_COMBO,
     EXTRA,
     UNSET,
@@ -38,30 +39,32 @@ MOST_UNDECIDED = 4
 # Limits per node: pairs of widget and value compared, and ways to place the values.
 MOST_PAIRS = 20_000
 MOST_PLACEMENTS = 200
-_CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _SWITCH_WORDS = frozenset("true false yes no on off enable disable enabled disabled".split())
 _FILE = re.compile(r"\.\w{2,12}$|[/\\]")
 _NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
+
+# Whether some node gives values of a type.
+IsLinked = Callable[[str], bool]
 
 
 class Misfit(NamedTuple):
     """One saved value that its widget does not take.
 
-    stale: it is of the right kind, as a choice that the pack no longer has. rejected: the server refuses it too, so
-    no wrong result can come of it.
+    stale: it is of the right kind, for example a choice that the pack no longer has. rejected: the server rejects it
+    too, so it cannot lead to a wrong result.
     """
 
     name: str
-    value: Any
+    value: object
     stale: bool
     rejected: bool
 
 
 @dataclass
 class Layout:
-    """Which widgets a node has, with their values, and how sure that is.
+    """A node's widgets with their values, and how sure that is.
 
-    reason: why the layout was in doubt; empty when it is proven. refused: no layout is better than the others.
+    reason: why the layout is in doubt; empty when it is proven. refused: no layout is better than the others.
     misfits: the inputs whose values do not fit.
     """
 
@@ -72,8 +75,8 @@ class Layout:
     misfits: tuple[str, ...] = ()
 
 
-def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool]) -> Layout:
-    """The node's widgets with its saved values. `is_linked` says whether some node gives values of a type."""
+def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: IsLinked) -> Layout:
+    """The node's widgets with its saved values."""
     layout = _declared(saved, kind, node_class, is_linked)
     if node_class.flexible and not any(rule.added or rule.own_values for rule in pack_rules.of_class(kind)):
         _add_undeclared(saved, layout)
@@ -81,7 +84,7 @@ def lay_out(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Calla
 
 
 def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
-    """What a script adds to a node whose server code takes any input: by name where the file has names."""
+    """Add the widgets of a script to a node whose server code takes any input; the file must have their names."""
     named = saved.values if isinstance(saved.values, Mapping) else saved.named_values
     known = {widget.name for widget in layout.widgets} | {spec.name for spec in layout.node_class.specs}
     if named is not None:
@@ -100,8 +103,8 @@ def _add_undeclared(saved: SavedNode, layout: Layout) -> None:
         )
 
 
-def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Callable[[str], bool]) -> Layout:
-    """The layout of the declared inputs, and of those that a row adds."""
+def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: IsLinked) -> Layout:
+    """The layout of the declared inputs and of those that a pack rule adds."""
     if any(rule.own_values for rule in pack_rules.of_class(kind)):
         return Layout(node_class, default_widgets(node_class))
     slots = {slot.name: slot.widget is not None for slot in saved.inputs}
@@ -113,7 +116,7 @@ def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Cal
     values = saved_values(shown, widgets, saved.values)
     usual = Layout(shown, restore(widgets, values))
     if any(widget.kind == EXTRA for widget in widgets) and len(values) < sum(w.saved for w in widgets):
-        # Only with all of them or none is each value's widget known.
+        # Each value's widget is known only when all of them or none have a value.
         usual.reason, usual.refused = "another version of its pack saved it, with fewer values", True
         return usual
     found = misfits(usual.widgets, values)
@@ -124,14 +127,14 @@ def _declared(saved: SavedNode, kind: str, node_class: NodeClass, is_linked: Cal
     return _better(saved, kind, usual, values, found, is_linked) or _in_doubt(usual, values, found, is_linked)
 
 
-def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, Any] | None:
+def _names(saved: SavedNode, kind: str, node_class: NodeClass) -> Mapping[str, object] | None:
     """The values by name where the pack saves them so, now or in an older list that its script can read."""
     if isinstance(saved.values, Mapping):
         return None if node_class.core else saved.values
     return pack_rules.named_list(kind, saved.values)
 
 
-def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, Any]) -> Layout:
+def _by_name(kind: str, node_class: NodeClass, named: Mapping[str, object]) -> Layout:
     renamed = pack_rules.renamed(kind)
     named = {renamed[name]: value for name, value in named.items() if name in renamed} | dict(named)
     node_class = decided(node_class, lambda spec: True if spec.name in named else None)
@@ -155,11 +158,11 @@ def _names_say_otherwise(saved: SavedNode, kind: str, usual: Layout) -> Layout |
     return layout
 
 
-def _sent(widgets: Sequence[Widget]) -> list[tuple[str, Any]]:
+def _sent(widgets: Sequence[Widget]) -> list[tuple[str, object]]:
     return [(widget.name, widget.value) for widget in widgets if widget.sent and widget.name]
 
 
-def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
+def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, object], ...]:
     """A key that is equal for equal layouts of the same saved values; lists and objects are the file's own."""
     return tuple(
         (name, id(value) if isinstance(value, (list, dict)) else repr(value))
@@ -167,7 +170,7 @@ def _mark(widgets: Sequence[Widget]) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
+def misfits(widgets: Sequence[Widget], values: Sequence[object]) -> list[Misfit]:
     """The values that their widgets do not take; `values` are those that `restore` was given."""
     places = (widget for widget in widgets if widget.saved)
     found = []
@@ -181,12 +184,12 @@ def misfits(widgets: Sequence[Widget], values: Sequence[Any]) -> list[Misfit]:
     return found
 
 
-def _verdict(widget: Widget, value: Any) -> bool | None:
-    """None when the widget takes the value; else whether it is of the right kind at least."""
+def _verdict(widget: Widget, value: object) -> bool | None:
+    """None when the widget takes the value; else whether the value is at least of the right kind."""
     if widget.name == "control_after_generate":
         # Some packs put a button in its place, which saves nothing.
         fits = (
-            value is None or isinstance(value, bool) or (isinstance(value, str) and value in _CONTROLS | {""})
+            value is None or isinstance(value, bool) or (isinstance(value, str) and value in CONTROLS | {""})
         )
         return None if fits else False
     spec = widget.spec
@@ -205,7 +208,7 @@ def _verdict(widget: Widget, value: Any) -> bool | None:
     return None
 
 
-def _number_verdict(kind: str, value: Any) -> bool | None:
+def _number_verdict(kind: str, value: object) -> bool | None:
     if isinstance(value, bool):
         return False
     if isinstance(value, str):
@@ -213,7 +216,7 @@ def _number_verdict(kind: str, value: Any) -> bool | None:
     return True if kind == "INT" and isinstance(value, float) and not value.is_integer() else None
 
 
-def _switch_verdict(spec: Spec, value: Any) -> bool | None:
+def _switch_verdict(spec: Spec, value: object) -> bool | None:
     if isinstance(value, bool) or value in (0, 1):
         return None
     if not isinstance(value, str):
@@ -222,15 +225,10 @@ def _switch_verdict(spec: Spec, value: Any) -> bool | None:
     return None if value.lower() in _SWITCH_WORDS | words else False
 
 
-def _choice_verdict(spec: Spec, value: Any) -> bool | None:
+def _choice_verdict(spec: Spec, value: object) -> bool | None:
     choices = spec.choices
     if spec.widget_type == DYNAMIC_COMBO:
-        options = spec.options.get("options")
-        choices = (
-            [item.get("key") for item in options if isinstance(item, Mapping)]
-            if isinstance(options, list)
-            else []
-        )
+        choices = [option.get("key") for option in foreign.mappings(spec.options.get("options"))]
     if not choices or value in choices or str(value) in {str(choice) for choice in choices}:
         return None
     texts = all(isinstance(choice, str) for choice in choices)
@@ -244,7 +242,7 @@ def _choice_verdict(spec: Spec, value: Any) -> bool | None:
     return True
 
 
-def _is_proven(usual: Layout, values: Sequence[Any], found: Sequence[Misfit]) -> bool:
+def _is_proven(usual: Layout, values: Sequence[object], found: Sequence[Misfit]) -> bool:
     count = sum(widget.saved for widget in usual.widgets)
     surplus = any(value not in (None, "") for value in values[count:])
     if any(not misfit.stale for misfit in found) or (found and len(values) != count):
@@ -256,9 +254,9 @@ def _better(
     saved: SavedNode,
     kind: str,
     usual: Layout,
-    values: list[Any],
+    values: list[object],
     found: Sequence[Misfit],
-    is_linked: Callable[[str], bool],
+    is_linked: IsLinked,
 ) -> Layout | None:
     """The one layout that fits all values; None where none does, or several do."""
     named = saved.named_values if saved.named_values is not None else saved.sent_before
@@ -290,11 +288,11 @@ def _better(
 
 def _in_doubt(
     usual: Layout,
-    values: Sequence[Any],
+    values: Sequence[object],
     found: Sequence[Misfit],
-    is_linked: Callable[[str], bool],
+    is_linked: IsLinked,
 ) -> Layout:
-    """The editor's own layout with its doubt: refused unless no wrong result can come of it."""
+    """The editor's own layout with the reason for doubt: refused unless it cannot lead to a wrong result."""
     usual.misfits = tuple(misfit.name for misfit in found)
     undecided = [
         spec.name for spec in usual.node_class.specs if is_undecided(spec) and not is_linked(spec.widget_type)
@@ -303,7 +301,7 @@ def _in_doubt(
         if undecided:
             usual.refused = True
             usual.reason = (
-                f"it has more saved values than inputs; nothing shows whether {undecided[0]} has one"
+                f"it has more saved values than inputs; the file does not show whether {undecided[0]} has one"
             )
         return usual
     usual.reason = f"its saved values do not fit its inputs: {_shown(found)}"
@@ -325,25 +323,25 @@ def _shown(found: Sequence[Misfit]) -> str:
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _fits(layout: Layout, values: Sequence[Any]) -> bool:
+def _fits(layout: Layout, values: Sequence[object]) -> bool:
     return len(values) <= sum(widget.saved for widget in layout.widgets) and not misfits(
         layout.widgets, values
     )
 
 
-def _other_kinds(saved: SavedNode, usual: Layout, is_linked: Callable[[str], bool]) -> Iterator[Layout]:
-    """Layouts in which inputs of types that no node gives have widgets, or forced inputs still do."""
+def _other_kinds(saved: SavedNode, usual: Layout, is_linked: IsLinked) -> Iterator[Layout]:
+    """Layouts in which inputs of a type that no node outputs, or forced inputs, have widgets."""
     open_types = list(
         dict.fromkeys(
             spec.type
             for spec in usual.node_class.specs
             if is_undecided(spec)
-            # A node that gives the type itself may well be the one that makes its values.
+            # A node that outputs the type itself may be the only one that makes its values.
             and (not is_linked(spec.widget_type) or spec.widget_type in usual.node_class.outputs)
         )
     )[:MOST_UNDECIDED]
@@ -365,8 +363,8 @@ def _with_types(node_class: NodeClass, types: Sequence[str]) -> NodeClass:
     return decided(node_class, lambda spec: True if spec.type in types else None)
 
 
-def _shifted(usual: Layout, values: list[Any]) -> Iterator[Layout]:
-    """Layouts in which the pack has gained or lost inputs; none unless a change in one place explains the values."""
+def _shifted(usual: Layout, values: list[object]) -> Iterator[Layout]:
+    """Layouts for a pack that has gained or lost inputs; none unless a change in one place explains the values."""
     widgets = default_widgets(usual.node_class)
     ways = list(_placements([widget for widget in widgets if widget.saved], values))
     if not any(_is_one_change(moved, values) for moved in ways):
@@ -377,7 +375,7 @@ def _shifted(usual: Layout, values: list[Any]) -> Iterator[Layout]:
             yield layout
 
 
-def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
+def _is_one_change(moved: Sequence[object], values: Sequence[object]) -> bool:
     """Whether the places without a value, or the values without a place, are adjacent."""
     few, many = sorted((moved, values), key=len)
     if len(moved) > len(values):
@@ -388,13 +386,13 @@ def _is_one_change(moved: Sequence[Any], values: Sequence[Any]) -> bool:
     )
 
 
-def _placements(places: Sequence[Widget], values: Sequence[Any]) -> Iterator[list[Any]]:
-    """Each way in which the values fit the widgets in order, when some widgets get none or some values go nowhere."""
+def _placements(places: Sequence[Widget], values: Sequence[object]) -> Iterator[list[object]]:
+    """Each way to assign the values to the widgets in order, leaving some widgets or some values out."""
     rows, columns = len(places), len(values)
     if rows == columns or rows * columns > MOST_PAIRS:
         return
     fits = [[_verdict(place, value) is None for value in values] for place in places]
-    # What may be left over: a widget when there are more of them, else a value.
+    # What is left out: widgets when there are more of them, else values.
     step = (1, 0) if rows > columns else (0, 1)
     ends = {(rows, columns)}
     for row in range(rows, -1, -1):

@@ -1,4 +1,4 @@
-"""What the browser does to text and numbers on their way into a prompt.
+"""What the browser does to text and numbers on their way into a graph.
 
 Pure: time and randomness come in as values.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 _COMMENTS = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
 _TOKEN = re.compile(r"%([^%]+)%")
@@ -21,9 +21,9 @@ MAX_NESTED_CHOICES = 60
 DEEPEST_LIST = 200
 
 
-def js_number(value: Any) -> Any:
-    """A number as it is after the browser has parsed and printed it: a double, whole ones without a fraction."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def js_number(value: float) -> float | None:
+    """A number as the browser prints it: a double, whole ones without a fraction; None for one that JSON cannot hold."""
+    if isinstance(value, bool):
         return value
     if isinstance(value, int):
         if abs(value) <= LARGEST_EXACT:
@@ -44,23 +44,23 @@ def js_number(value: Any) -> Any:
     return value
 
 
-def js_value(value: Any) -> Any:
-    """`js_number` of every number in a value; numbers that JSON cannot hold (infinite, not a number) become null."""
+def js_value(value: object) -> object:
+    """A JSON value with `js_number` applied to every number in it."""
     if isinstance(value, list):
         return [js_value(item) for item in value]
     if isinstance(value, dict):
         return {key: js_value(item) for key, item in value.items()}
-    return js_number(value)
+    return js_number(value) if isinstance(value, (int, float)) else value
 
 
-def keeps_its_numbers(value: Any) -> bool:
+def keeps_its_numbers(value: object) -> bool:
     """Whether every number in a value survives `js_value`."""
     if isinstance(value, list | dict):
         return all(keeps_its_numbers(item) for item in (value.values() if isinstance(value, dict) else value))
-    return value is None or js_number(value) is not None
+    return not isinstance(value, (int, float)) or js_number(value) is not None
 
 
-def js_string(value: Any, depth: int = 0) -> str:
+def js_string(value: object, depth: int = 0) -> str:
     """A value as a text field shows it: null is empty, lists are joined by commas."""
     if value is None or depth > DEEPEST_LIST:
         return ""
@@ -76,7 +76,7 @@ def js_string(value: Any, depth: int = 0) -> str:
     return "[object Object]"
 
 
-def js_json(value: Any) -> str:
+def js_json(value: object) -> str:
     """A value as JSON.stringify prints it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -94,8 +94,8 @@ def to_fixed(value: float, digits: int) -> float:
     return float(Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=500)))
 
 
-def text_field(value: Any) -> str:
-    """What a multi-line text field makes of a value: strings stay as they are."""
+def text_field(value: object) -> str:
+    """A value as a multi-line text field holds it: strings stay as they are."""
     if isinstance(value, str):
         return value
     return js_string(value).replace("\r\n", "\n").replace("\r", "\n")
@@ -157,17 +157,8 @@ def _options(text: str, place: int) -> tuple[list[str], int]:
 
 
 def seeded_chooser(seed: int | None) -> Callable[[list[str]], str]:
-    """Picks alternatives; the same seed always picks the same ones."""
-    source: list[Any] = []
-
-    def choose(options: list[str]) -> str:
-        if not source:
-            import random
-
-            source.append(random.Random(seed))
-        return str(source[0].choice(options))
-
-    return choose
+    """A function that picks one of several alternatives; the same seed always picks the same ones."""
+    return random.Random(seed).choice
 
 
 def replace_tokens(text: str, value_of: Callable[[str, str], str | None], now: datetime) -> str:

@@ -10,6 +10,7 @@ from test_editor_pack_rules import SHEETS, stripped
 
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import convert as editor_convert
+from comfyskill.editor import to_editor
 from editor_files import DEFINITIONS, File
 
 BOTH_WAYS = pytest.mark.parametrize("slots", [True, False])
@@ -326,7 +327,7 @@ def test_a_graph_laid_out_for_the_editor_comes_back_the_same(kind, known_pack):
     sheet = SHEETS[kind] if known_pack else foreign(kind)
     known = DEFINITIONS | {kind: sheet["definition"]}
     graph = {"5": {"class_type": kind, "inputs": sheet["inputs"], "_meta": {"title": kind}}}
-    back = editor_convert.convert(editor_convert.to_editor(graph, known), known).graph
+    back = editor_convert.convert(to_editor.to_editor(graph, known), known).graph
     assert back["5"]["inputs"] == sheet["inputs"]
 
 

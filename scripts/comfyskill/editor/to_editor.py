@@ -1,6 +1,6 @@
 """API graphs → editor files: every node with its slots and widgets, in columns from the loaders to the outputs.
 
-Pure. Converting the result back gives the same graph, as long as the graph has a value for each widget.
+Pure. Converting the result back gives the same graph if the graph has a value for each widget.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfyskill.base import foreign
+from comfyskill.base.cli import Document
 from comfyskill.editor import pack_rules
-from comfyskill.editor.text import resolve_choices
+from comfyskill.editor.browser_text import resolve_choices
 from comfyskill.editor.widgets import (
     DYNAMIC_COMBO,
     UNSET,
@@ -25,6 +26,7 @@ from comfyskill.editor.widgets import (
     set_value,
     sockets_of,
 )
+from comfyskill.graph.nodes import Definitions, Graph, class_of, inputs_of, link_of
 
 _WIDTH = 315
 _COLUMN_GAP = 90
@@ -34,6 +36,8 @@ _SLOT = 20
 _ROW = 24
 _TEXT = 110
 _MARGIN = 30
+# A link to an output with a higher number is damaged.
+MOST_OUTPUTS = 1000
 _SETTLED_BUTTONS = {
     "control_after_generate": "fixed",
     "control_filter_list": "",
@@ -64,14 +68,14 @@ class _Box:
     size: tuple[int, int] = (_WIDTH, 60)
 
 
-def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> dict[str, Any]:
+def to_editor(graph: Graph, definitions: Definitions | None) -> Document:
     """An editor file of an API-format graph, laid out in columns by depth, with a group around each stage."""
     boxes = {
         str(node_id): _box(str(node_id), node, definitions or {})
         for node_id, node in graph.items()
         if isinstance(node, Mapping)
     }
-    links = _wire(boxes)
+    links = _connect(boxes)
     _arrange(boxes)
     numbers = _file_ids(boxes)
     nodes = [
@@ -95,50 +99,28 @@ def to_editor(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -
     }
 
 
-def is_link(value: Any) -> bool:
-    """Whether an input value of an API graph names another node's output."""
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and isinstance(value[0], (str, int))
-        and not isinstance(value[0], bool)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
-
-
-def _box(node_id: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) -> _Box:
-    kind = node.get("class_type")
-    class_type = foreign.text(kind)
+def _box(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> _Box:
+    class_type = class_of(node)
     definition = definitions.get(class_type)
     node_class = read_class(class_type, definition) if isinstance(definition, Mapping) else None
-    inputs = node.get("inputs")
-    meta = node.get("_meta")
-    title = meta.get("title") if isinstance(meta, Mapping) else None
-    box = _Box(
-        node_id,
-        class_type,
-        dict(inputs) if isinstance(inputs, Mapping) else {},
-        foreign.text(title),
-        node_class,
-    )
-    if node_class is None:
+    title = foreign.text(foreign.mapping(node.get("_meta")).get("title"))
+    box = _Box(node_id, class_type, dict(inputs_of(node)), title, node_class)
+    if node_class is None or definition is None:
         _fill_unknown(box)
-    else:
-        _fill_known(box, _with_values(box, node_class))
-        names = definition.get("output_name") if isinstance(definition, Mapping) else None
-        names = foreign.items(names)
-        for index, output in enumerate(node_class.outputs):
-            name = names[index] if index < len(names) and isinstance(names[index], str) else output
-            box.outputs.append({"name": name, "type": output, "links": []})
+        return box
+    _fill_known(box, _with_values(box, node_class))
+    names = foreign.items(definition.get("output_name"))
+    for index, output in enumerate(node_class.outputs):
+        name = names[index] if index < len(names) and isinstance(names[index], str) else output
+        box.outputs.append({"name": name, "type": output, "links": []})
     return box
 
 
 def _with_values(box: _Box, node_class: NodeClass) -> NodeClass:
-    """The class with a widget for each input of a pack's own type that the graph has a value for."""
+    """The class with a widget for each input of a pack's own type for which the graph has a value."""
     return decided(
         node_class,
-        lambda spec: True if spec.name in box.inputs and not is_link(box.inputs[spec.name]) else None,
+        lambda spec: True if spec.name in box.inputs and not link_of(box.inputs[spec.name]) else None,
     )
 
 
@@ -151,7 +133,7 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
         if not widget.saved:
             continue
         value = box.inputs.get(widget.name, UNSET)
-        if widget.spec is not None and value is not UNSET and not is_link(value):
+        if widget.spec is not None and value is not UNSET and not link_of(value):
             value = _saved_form(widget, value)
             if widget.kind == DYNAMIC_COMBO:
                 set_value(widgets, widget, value)
@@ -167,7 +149,7 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
     declared = sockets_of(node_class, widgets)
     known = {socket.name for socket in declared}
     for socket in declared:
-        linked = is_link(box.inputs.get(socket.name))
+        linked = link_of(box.inputs.get(socket.name))
         if socket.widget is None and (linked or "." not in socket.name or socket.name in box.inputs):
             box.slots.append({"name": socket.name, "type": socket.type, "link": None})
         elif socket.widget is not None and linked:
@@ -175,11 +157,11 @@ def _fill_known(box: _Box, node_class: NodeClass) -> None:
                 {"name": socket.name, "type": socket.type, "widget": {"name": socket.widget}, "link": None}
             )
     for name, value in box.inputs.items():
-        if name not in known and is_link(value):
+        if name not in known and link_of(value):
             box.slots.append({"name": name, "type": "*", "link": None})
 
 
-def _saved_form(widget: Widget, value: Any) -> Any:
+def _saved_form(widget: Widget, value: object) -> object:
     """A value as the file has it: lists without their wrapper, text guarded against dynamic prompts."""
     if (
         isinstance(value, Mapping)
@@ -197,7 +179,7 @@ def _saved_form(widget: Widget, value: Any) -> Any:
 
 
 def guarded(text: str) -> str:
-    """A text that a dynamic prompt resolves to exactly this one: braces escaped, comment marks taken apart."""
+    """A text that a dynamic prompt resolves to exactly this one: braces escaped, comment marks split."""
     if resolve_choices(text, lambda options: options[0]) == text and not set("{}|") & set(text):
         return text
     out: list[str] = []
@@ -222,9 +204,9 @@ def guarded(text: str) -> str:
 
 
 def _fill_unknown(box: _Box) -> None:
-    """Without a definition the inputs' own order is all there is; the values are also saved by name."""
+    """Give a node without a definition slots and widgets in the order of its inputs; its values are also saved by name."""
     for name, value in box.inputs.items():
-        if is_link(value):
+        if link_of(value):
             box.slots.append({"name": name, "type": "*", "link": None})
             continue
         if isinstance(value, Mapping) and isinstance(value.get("__value__"), list):
@@ -235,30 +217,28 @@ def _fill_unknown(box: _Box) -> None:
         box.widgets.append(Widget(name, "any", value))
 
 
-def _wire(boxes: Mapping[str, _Box]) -> list[tuple[int, str, int, str, int, str]]:
+def _connect(boxes: Mapping[str, _Box]) -> list[tuple[int, str, int, str, int, str]]:
+    """The rows of the link table; each slot and output gets the numbers of its links."""
     links: list[tuple[int, str, int, str, int, str]] = []
     for box in boxes.values():
         for place, slot in enumerate(box.slots):
-            value = box.inputs.get(slot["name"])
-            if not is_link(value):
+            link = link_of(box.inputs.get(slot["name"]))
+            source = boxes.get(link.node_id) if link else None
+            if link is None or source is None or not 0 <= link.slot < MOST_OUTPUTS:
                 continue
-            assert value is not None
-            source = boxes.get(str(value[0]))
-            if source is None or not 0 <= value[1] < 1000:
-                continue
-            while len(source.outputs) <= value[1]:
+            while len(source.outputs) <= link.slot:
                 source.outputs.append({"name": f"output {len(source.outputs)}", "type": "*", "links": []})
-            output = source.outputs[value[1]]
+            output = source.outputs[link.slot]
             number = len(links) + 1
             slot["link"] = number
             output["links"].append(number)
             box.sources.append(source.id)
-            links.append((number, source.id, value[1], box.id, place, output["type"]))
+            links.append((number, source.id, link.slot, box.id, place, output["type"]))
     return links
 
 
 def _arrange(boxes: Mapping[str, _Box]) -> None:
-    """Columns by the longest way from a loader; within a column in the order of what feeds the nodes."""
+    """Put nodes into columns by the longest way from a loader, within a column in the order of what feeds them."""
     _set_depths(boxes)
     columns: dict[int, list[_Box]] = {}
     for box in boxes.values():
@@ -280,7 +260,7 @@ def _arrange(boxes: Mapping[str, _Box]) -> None:
 
 
 def _set_depths(boxes: Mapping[str, _Box]) -> None:
-    """Longest paths, by peeling off nodes whose sources are done; nodes in a cycle take the next column."""
+    """Give each node the length of the longest path to it; nodes in a cycle take the next column."""
     waiting = {name: {source for source in box.sources if source != name} for name, box in boxes.items()}
     consumers: dict[str, list[str]] = {}
     for name, sources in waiting.items():
@@ -317,8 +297,8 @@ def _file_ids(boxes: Mapping[str, _Box]) -> dict[str, int | str]:
     }
 
 
-def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> dict[str, Any]:
-    node: dict[str, Any] = {
+def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> Document:
+    node: Document = {
         "id": numbers[box.id],
         "type": box.class_type,
         "pos": list(box.place),
@@ -340,7 +320,7 @@ def _node(box: _Box, numbers: Mapping[str, int | str], order: int) -> dict[str, 
     return node
 
 
-def _groups(boxes: Mapping[str, _Box]) -> list[dict[str, Any]]:
+def _groups(boxes: Mapping[str, _Box]) -> list[Document]:
     deepest = max((box.depth for box in boxes.values()), default=0)
     if deepest < 2:
         return []
@@ -354,7 +334,7 @@ def _groups(boxes: Mapping[str, _Box]) -> list[dict[str, Any]]:
     ]
 
 
-def _group(number: int, title: str, boxes: Sequence[_Box]) -> dict[str, Any]:
+def _group(number: int, title: str, boxes: Sequence[_Box]) -> Document:
     left = min(box.place[0] for box in boxes) - _MARGIN
     top = min(box.place[1] for box in boxes) - _MARGIN - 50
     right = max(box.place[0] + box.size[0] for box in boxes) + _MARGIN
