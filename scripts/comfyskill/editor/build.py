@@ -23,7 +23,7 @@ from comfyskill.editor.read import (
 from comfyskill.editor.widgets import CONTROLS, Socket, Widget, chosen, set_value, sockets_of
 from comfyskill.graph.nodes import Definitions
 
-# Types that old files name differently. The server's own definitions decide whether the new name is needed.
+# Types that old files name differently. The server's definitions decide whether the new name is needed.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",
     "ConditioningAverage ": "ConditioningAverage",

@@ -1,4 +1,4 @@
-"""Subgraph instances: which inner widgets they show as their own, and which saved values those take.
+"""Subgraph instances: which inner widgets they show as their own, and with which saved values.
 
 Pure.
 """
