@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from comfyskill.base import cli
 from comfyskill.server import transport
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.source import read
+from comfyskill.source import on_server, read
 
 HERE = Path(__file__).parent.parent
 SCRIPTS = HERE.parent / "scripts"
@@ -393,8 +393,8 @@ def test_a_template_of_a_node_pack_and_a_saved_workflow_are_fetched():
     with pages(PAGES) as (server, _):
         assert read.read("template:pack/first", server=server).graph == GRAPH
         assert read.read("server:deep/er", server=server).graph == GRAPH
-        assert read.template_names(server) == ["fox one", "flux_dev", "pack/first"]
-        assert read.saved_names(server) == ["mine", "deep/er"]
+        assert on_server.template_names(server) == ["fox one", "flux_dev", "pack/first"]
+        assert on_server.saved_names(server) == ["mine", "deep/er"]
 
 
 @pytest.mark.parametrize(
