@@ -53,11 +53,18 @@ class _Additions:
     last_id: int
     nodes: list[Document] = field(default_factory=list)
     links: list[list[object]] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    unlinked: list[str] = field(default_factory=list)
 
     def next_id(self) -> int:
         """An id for a node or a link."""
         self.last_id += 1
         return self.last_id
+
+    def add(self, node: Document) -> None:
+        """Add a node, under its title."""
+        self.nodes.append(node)
+        self.added.append(f"{node['title']} ({node['type']})")
 
     def link(self, origin: object, slot: int, target: object, target_slot: int, kind: str) -> int:
         """The id of a new link."""
@@ -74,39 +81,16 @@ def complete(document: Mapping[str, object]) -> Completed:
     }
     nodes = [dict(node) for node in foreign.mappings(document.get("nodes"))]
     new = _Additions(_highest_id(document, nodes))
-    added: list[str] = []
-    unlinked: list[str] = []
     for node in nodes:
         graph = definitions.get(foreign.text(node.get("type")))
-        if graph is None:
-            continue
-        node["widgets_values"] = _without_null(node, graph)
-        node["inputs"] = slots = [dict(slot) for slot in foreign.mappings(node.get("inputs"))]
-        for boundary in _open_inputs(graph, slots):
-            name, kind = _label(boundary), foreign.text(boundary.get("type"))
-            loader = LOADERS.get(kind)
-            if loader is None:
-                unlinked.append(f"{name} ({kind})")
-                continue
-            _add_loader(new, node, slots, boundary, loader)
-            added.append(f"{name} ({loader[0]})")
-        outputs = {foreign.text(slot.get("name")): slot for slot in foreign.mappings(node.get("outputs"))}
-        for number, boundary in enumerate(foreign.mappings(graph.get("outputs"))):
-            name, kind = _label(boundary), foreign.text(boundary.get("type"))
-            if foreign.items(outputs.get(foreign.text(boundary.get("name")), {}).get("links")):
-                continue
-            saver, name_of_input = SAVERS.get(kind, SHOWN)
-            saver_id = new.next_id()
-            link = new.link(node.get("id"), number, saver_id, 0, kind)
-            slot = {"name": name_of_input, "type": kind, "link": link}
-            new.nodes.append(_node(saver_id, saver, name, inputs=[slot]))
-            added.append(f"{name} ({saver})")
+        if graph is not None:
+            node["widgets_values"] = _without_null(node, graph)
+            _add_loaders(new, node, graph)
+            _add_savers(new, node, graph)
     links = [*foreign.items(document.get("links")), *new.links]
-    return Completed(
-        {**document, "nodes": [*nodes, *new.nodes], "links": links, "last_node_id": new.last_id},
-        added,
-        unlinked,
-    )
+    added = {"nodes": [*nodes, *new.nodes], "links": links}
+    last = {"last_node_id": new.last_id, "last_link_id": new.last_id}
+    return Completed({**document, **added, **last}, new.added, new.unlinked)
 
 
 def _without_null(node: Mapping[str, object], graph: Mapping[str, object]) -> object:
@@ -162,25 +146,45 @@ def _open_inputs(graph: Mapping[str, object], slots: list[Document]) -> Iterator
             yield boundary
 
 
-def _add_loader(
-    new: _Additions,
-    node: Document,
-    slots: list[Document],
-    boundary: Mapping[str, object],
-    loader: tuple[str, str],
-) -> None:
-    class_type, suffix = loader
-    name, kind = foreign.text(boundary.get("name")), foreign.text(boundary.get("type"))
+def _add_loaders(new: _Additions, node: Document, graph: Mapping[str, object]) -> None:
+    node["inputs"] = slots = [dict(slot) for slot in foreign.mappings(node.get("inputs"))]
+    for boundary in _open_inputs(graph, slots):
+        label, kind = _label(boundary), foreign.text(boundary.get("type"))
+        if kind not in LOADERS:
+            new.unlinked.append(f"{label} ({kind})")
+            continue
+        class_type, suffix = LOADERS[kind]
+        place = _place_of(slots, boundary)
+        loader = new.next_id()
+        slots[place]["link"] = link = new.link(loader, 0, node.get("id"), place, kind)
+        # No server has a file of this name, so a run that sets no file is rejected and names the input.
+        file = re.sub(r"[^\w-]", "_", label) + suffix if suffix else ""
+        output = {"name": kind, "type": kind, "links": [link]}
+        new.add(_node(loader, class_type, label, outputs=[output], values=[file]))
+
+
+def _add_savers(new: _Additions, node: Document, graph: Mapping[str, object]) -> None:
+    node["outputs"] = slots = [dict(slot) for slot in foreign.mappings(node.get("outputs"))]
+    for number, boundary in enumerate(foreign.mappings(graph.get("outputs"))):
+        kind = foreign.text(boundary.get("type"))
+        place = _place_of(slots, boundary)
+        if foreign.items(slots[place].get("links")):
+            continue
+        class_type, input_name = SAVERS.get(kind, SHOWN)
+        saver = new.next_id()
+        link = new.link(node.get("id"), number, saver, 0, kind)
+        slots[place]["links"] = [link]
+        slot = {"name": input_name, "type": kind, "link": link}
+        new.add(_node(saver, class_type, _label(boundary), inputs=[slot]))
+
+
+def _place_of(slots: list[Document], boundary: Mapping[str, object]) -> int:
+    """The number of a node's slot for an input or output of its subgraph; the slot is added if the file lacks it."""
+    name = boundary.get("name")
     place = next((number for number, slot in enumerate(slots) if slot.get("name") == name), len(slots))
     if place == len(slots):
-        slots.append({"name": name, "type": kind})
-    loader_id = new.next_id()
-    link = new.link(loader_id, 0, node.get("id"), place, kind)
-    slots[place]["link"] = link
-    # No server has a file of this name, so a run that sets no file is rejected and names the input.
-    file = re.sub(r"[^\w-]", "_", _label(boundary)) + suffix if suffix else ""
-    output = {"name": kind, "type": kind, "links": [link]}
-    new.nodes.append(_node(loader_id, class_type, _label(boundary), outputs=[output], values=[file]))
+        slots.append({"name": name, "type": boundary.get("type")})
+    return place
 
 
 def _node(
