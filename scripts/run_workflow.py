@@ -6,7 +6,7 @@
 """Run a ComfyUI workflow and download its outputs.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
-template:NAME or server:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
+template:NAME, server:NAME or subgraph:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
 
 Examples:
     python3 scripts/run_workflow.py workflows/photo_touchup.json --host demo --input-image image=photo.jpg --output-dir out
@@ -286,7 +286,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     missing = prepared.source.missing_types
     if not missing:
         return
-    from comfyskill.server import commands
+    from comfyskill.base.programs import command
 
     classes = sorted({str(item.get("type") or item.get("class_type") or item) for item in missing})
     raise SkillError(
@@ -294,7 +294,7 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
         code="rejected",
         status="rejected",
         hint="install their packs (check_deps.py names them), then run it again",
-        next=[commands.command("check_deps.py", workflow, "--host", server.url)],
+        next=[command("check_deps.py", workflow, "--host", server.url)],
         missing_types=[safe_text.clean_tree(item, 200) for item in missing],
     )
 

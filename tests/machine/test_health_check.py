@@ -216,9 +216,8 @@ def job_server(*, created, ended=None, api="local"):
     def list_jobs(limit=100, *, finished=True):
         return [running, *(over[:limit] if finished else [])]
 
-    access = types.SimpleNamespace(ca_bundle=None, insecure=False)
     return types.SimpleNamespace(
-        api=api, url="http://127.0.0.1:8188", fleeting=False, access=access, list_jobs=list_jobs, now=lambda: 36_000.0,
+        api=api, url="http://127.0.0.1:8188", flags=["--host", "http://127.0.0.1:8188"], list_jobs=list_jobs, now=lambda: 36_000.0,
         state=lambda name: protocol.JobState(name, "running"),
     )  # fmt: skip
 
@@ -245,8 +244,8 @@ def test_no_run_is_proposed_behind_a_job_that_may_never_end():
     from comfyskill.machine import health
 
     server = types.SimpleNamespace(
-        api="local", url="http://127.0.0.1:9", fleeting=False, access=types.SimpleNamespace(ca_bundle=None, insecure=False)
-    )  # fmt: skip
+        api="local", url="http://127.0.0.1:9", flags=["--host", "http://127.0.0.1:9"]
+    )
     (command,) = health_check.next_commands(server, [health.warn("queue", "long")])
     assert "manage_queue.py list" in command
 

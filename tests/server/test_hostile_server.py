@@ -52,6 +52,16 @@ def refusal(call: Callable[[], Any]) -> SkillError:
     return raised.value
 
 
+def asked(url: str, route: str, *, streamed: bool, timeout: float = transport.READ_TIMEOUT) -> Any:
+    """The answer to one GET, its body unread or read whole."""
+    server = Local(url)
+    return (
+        server.open_stream(route, timeout=timeout)
+        if streamed
+        else server.get(route, attempts=1, timeout=timeout)
+    )
+
+
 # --- redirects
 def endless_redirect(talk: Talk) -> None:
     talk.head("302 Found", Location="/there", Transfer_Encoding="chunked")
@@ -112,7 +122,7 @@ def test_a_failure_without_end_is_not_read_to_its_end(
         talk.forever(CHUNK)
 
     server = raw(answer)
-    error = refusal(lambda: Local(server.url).request("GET", "view", stream=streamed, attempts=1))
+    error = refusal(lambda: asked(server.url, "view", streamed=streamed))
     assert error.code == "bad_answer"
     ended_by_us(server, UNREAD)
 
@@ -194,13 +204,13 @@ def test_the_time_that_is_left_to_a_command_holds_for_an_answer_of_any_kind(raw:
 @pytest.mark.parametrize("name", ["a dripping head", "100 without end"])
 def test_the_head_of_a_download_is_given_up(raw: Any, name: str) -> None:
     server = raw(SLOW[name])
-    refusal(lambda: Local(server.url).request("GET", "view", stream=True, timeout=1))
+    refusal(lambda: Local(server.url).open_stream("view", timeout=1))
     ended_by_us(server)
 
 
 def test_a_download_that_drips_is_given_up(raw: Any) -> None:
     server = raw(dripping_json)
-    response = Local(server.url).request("GET", "view", stream=True, timeout=1)
+    response = Local(server.url).open_stream("view", timeout=1)
     with response:
         error = refusal(lambda: b"".join(transport.stream(response)))
     assert error.code == "download_failed"
@@ -215,7 +225,7 @@ def endless_trailer(talk: Talk) -> None:
 
 def test_a_trailer_without_end_is_given_up(raw: Any) -> None:
     server = raw(endless_trailer)
-    response = Local(server.url).request("GET", "view", stream=True, timeout=5)
+    response = Local(server.url).open_stream("view", timeout=5)
     with response, pytest.raises((SkillError, urllib3.exceptions.HTTPError)):
         b"".join(transport.stream(response))
     ended_by_us(server, UNREAD)
@@ -231,7 +241,7 @@ def test_a_long_answer_may_take_longer_than_a_short_one(raw: Any, streamed: bool
             talk.send(body[start : start + 40_000])
             time.sleep(0.25)
 
-    response = Local(raw(answer).url).request("GET", "thing", timeout=1, stream=streamed)
+    response = asked(raw(answer).url, "thing", timeout=1, streamed=streamed)
     with response:
         got = b"".join(transport.stream(response)) if streamed else response.content
     assert got == body
@@ -249,7 +259,7 @@ def test_an_event_stream_may_stand_still(raw: Any) -> None:
         talk.send(b"0\r\n\r\n")
 
     server = V2(raw(answer).url)
-    response = server.request("GET", "events", stream=True, timeout=1, endless=True)
+    response = server.open_stream("events", timeout=1, endless=True)
 
     assert len(list(socket.parse(response.iter_content(socket.READ_SIZE)))) == 8
 

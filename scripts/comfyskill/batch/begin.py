@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import _common
 from comfyskill.base import file_names, paths
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch import hosts, setup
@@ -19,7 +20,6 @@ from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Recorded
 from comfyskill.run import flags, job, jobs
 from comfyskill.run.prepare import Wishes
-from comfyskill.server import commands
 
 if TYPE_CHECKING:
     from comfyskill.server.facts import Facts
@@ -233,7 +233,7 @@ def point_to_rest(document: dict[str, Any]) -> None:
 
 def _trust(args: argparse.Namespace) -> tuple[str, ...]:
     """The command line's flags for TLS, repeated by the commands that continue the batch. A hosts file holds its servers' own."""
-    return tuple(commands.trust_words(None, args.ca_bundle, insecure=args.insecure))
+    return tuple(_common.Access(ca_bundle=args.ca_bundle, insecure=args.insecure).trust_flags)
 
 
 def _refuse_used(args: argparse.Namespace, folder: Path) -> None:

@@ -413,7 +413,7 @@ class Fetchers:
             return
         if time.monotonic() - self._gone_at > PROBE_PAUSE:
             try:
-                self.server.request("GET", "queue", attempts=1, timeout=PROBE_PATIENCE)
+                self.server.get("queue", attempts=1, timeout=PROBE_PATIENCE)
             except SkillError as error:
                 self._gone_at = time.monotonic() if error.code == "unreachable" else None
             else:

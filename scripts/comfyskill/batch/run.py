@@ -9,6 +9,7 @@ from typing import Any
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Terminated
+from comfyskill.base.programs import command
 from comfyskill.batch import times
 from comfyskill.batch.ends import Fetchers
 from comfyskill.batch.fill import Filler, Recipe
@@ -18,7 +19,7 @@ from comfyskill.batch.lane import Lane, lanes_of
 from comfyskill.batch.progress import BatchProgress
 from comfyskill.batch.scheduler import Batch
 from comfyskill.run.jobs import CANCEL_PATIENCE
-from comfyskill.server import commands as server_commands
+from comfyskill.server import protocol
 
 MOST_SHOWN = 20
 FRAME = 0.25
@@ -131,8 +132,7 @@ def resume_command(batch: Batch) -> str:
 def resume_words(folder: Path, hosts: Sequence[str], api: str | None, trust: Sequence[str]) -> str:
     """The command for a folder; `hosts` as --host takes them, `api` where it is not a plain ComfyUI, `trust`: TLS flags."""
     named = [word for host in hosts for word in ("--host", host)]
-    api_words = server_commands.trust_words(api, None, insecure=False)
-    return server_commands.command("run_batch.py", "--resume", folder, *named, *api_words, *trust)
+    return command("run_batch.py", "--resume", folder, *named, *protocol.api_flags(api), *trust)
 
 
 def _terminated(batch: Batch) -> dict[str, Any]:
@@ -220,11 +220,11 @@ def _report_not_stopped(batch: Batch, document: dict[str, Any]) -> list[str]:
     warnings = []
     for lane, ids in _not_stopped(batch).items():
         document.setdefault("not_cancelled", {})[lane.url] = safe_text.cap(ids, MOST_SHOWN)
-        command = server_commands.cancel_command(lane.server, ids[:MOST_SHOWN])
-        document.setdefault("next", []).append(command)
+        cancel = lane.server.cancel_command(ids[:MOST_SHOWN])
+        document.setdefault("next", []).append(cancel)
         warnings.append(
             f"{safe_text.counted(len(ids), 'submitted run')} could not be cancelled on {lane.url} and may go on there; "
-            f"when it answers, this command cancels what is left: {command}"
+            f"when it answers, this command cancels what is left: {cancel}"
         )
     for lane in lanes_of(batch):
         if lane.supply.under_way is not None and not lane.server.own_ids:

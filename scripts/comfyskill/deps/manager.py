@@ -49,7 +49,7 @@ def find(facts: Facts) -> Manager | None:
 
 def _version(server: Dialect, path: str) -> str | None:
     try:
-        response = server.request("GET", path, attempts=1, timeout=10)
+        response = server.get(path, attempts=1, timeout=10)
     except SkillError as error:
         if error.code in ("unreachable", "refused"):
             raise
@@ -232,7 +232,7 @@ class Manager:
             self._post("queue/start", {})
             return
         try:
-            self.server.request("GET", "manager/queue/start", attempts=1, timeout=60)
+            self.server.get("manager/queue/start", attempts=1, timeout=60)
         except SkillError as error:
             if error.details.get("http_status") not in (404, 405):
                 raise
@@ -279,7 +279,7 @@ class Manager:
         """Ask it to restart the server. The connection usually breaks before an answer; that is not a failure."""
         try:
             if self.shape == V3:
-                self.server.request("GET", "manager/reboot", attempts=1, timeout=10)
+                self.server.get("manager/reboot", attempts=1, timeout=10)
             else:
                 self._post("reboot", {})
         except SkillError as error:
@@ -288,7 +288,7 @@ class Manager:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         try:
-            response = self.server.request("POST", f"{self._prefix}manager/{path}", json=body, timeout=120)
+            response = self.server.post(f"{self._prefix}manager/{path}", body, timeout=120)
         except SkillError as error:
             if error.details.get("http_status") == 403:
                 raise SkillError(

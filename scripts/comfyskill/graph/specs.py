@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from comfyskill.base import foreign
 from comfyskill.graph import catalog
-from comfyskill.graph.nodes import Definitions, class_of, inputs_of, is_literal
+from comfyskill.graph.nodes import Definitions, Node, class_of, inputs_of, is_literal
 
 AUTOGROW = "COMFY_AUTOGROW_V3"
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -78,7 +78,7 @@ class InputSpec(NamedTuple):
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def read_spec(name: str, raw: Any, required: bool) -> InputSpec | None:
+def read_spec(name: str, raw: object, required: bool) -> InputSpec | None:
     """One entry of a definition's `input`, or None when it cannot be read."""
     if isinstance(raw, str):
         raw = [raw]
@@ -187,7 +187,7 @@ class Book:
     def knows(self, class_type: str) -> bool:
         return self.definition(class_type) is not None
 
-    def specs(self, node: Mapping[str, Any]) -> dict[str, InputSpec]:
+    def specs(self, node: Node) -> dict[str, InputSpec]:
         """The inputs that the node's class declares, by full name; empty for a class that is not known."""
         class_type = class_of(node)
         if class_type not in self._static:

@@ -12,18 +12,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from comfyskill.base import file_names, safe_text
+from comfyskill.base import safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
-from comfyskill.graph.parameters import Parameter, nearest
+from comfyskill.graph.nearest import advice, choices_to_show, meant
+from comfyskill.graph.parameters import Parameter
 from comfyskill.graph.specs import InputSpec
 
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})
 _INTEGER = re.compile(r"[+-]?\d{1,400}")
-MOST_SHOWN = 12
-# A list is shown whole when nothing in it is like the value, and it is short enough to be read.
-MOST_WHOLE, MOST_LETTERS = 100, 2000
-GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW lists sources), or choose one of `allowed`"
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 
 
@@ -31,7 +28,7 @@ class _Misfit(Exception):
     """A value that the input cannot take; the text says what it takes."""
 
 
-def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
+def convert(value: object, parameter: Parameter, *, validate: bool = True) -> Any:
     """The value in the input's own type, within its range and list; lists come back wrapped in `__value__`.
 
     With `validate` off, what cannot be converted or lies outside is passed on as it is.
@@ -55,18 +52,18 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
     return wrapped(converted)
 
 
-def wrapped(value: Any) -> Any:
+def wrapped(value: object) -> Any:
     """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
     return {"__value__": list(value)} if isinstance(value, list | tuple) else value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, str):
         return safe_text.quoted(value)
     return safe_text.name(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _of_type(value: Any, parameter: Parameter) -> Any:
+def _of_type(value: object, parameter: Parameter) -> Any:
     kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
     if parameter.type == "COMBO":
         return _choice(value, parameter)
@@ -78,7 +75,7 @@ def _of_type(value: Any, parameter: Parameter) -> Any:
     return _like_now(value, parameter)
 
 
-def _integer(value: Any, _: Parameter) -> int:
+def _integer(value: object, _: Parameter) -> int:
     if isinstance(value, str):
         text = value.strip()
         if _INTEGER.fullmatch(text):
@@ -100,7 +97,7 @@ def _float_or_none(text: str) -> float | None:
         return None
 
 
-def _number(value: Any, _: Parameter) -> float:
+def _number(value: object, _: Parameter) -> float:
     if isinstance(value, str):
         value = _float_or_none(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -114,7 +111,7 @@ def _number(value: Any, _: Parameter) -> float:
     return number
 
 
-def _either_number(value: Any, parameter: Parameter) -> int | float:
+def _either_number(value: object, parameter: Parameter) -> int | float:
     """A number whose kind is not known: whole ones stay whole."""
     try:
         return _integer(value, parameter)
@@ -122,7 +119,7 @@ def _either_number(value: Any, parameter: Parameter) -> int | float:
         return _number(value, parameter)
 
 
-def _text(value: Any, _: Parameter) -> str:
+def _text(value: object, _: Parameter) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -130,7 +127,7 @@ def _text(value: Any, _: Parameter) -> str:
     raise _Misfit("a text")
 
 
-def _truth(value: Any, parameter: Parameter) -> bool:
+def _truth(value: object, parameter: Parameter) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
@@ -143,7 +140,7 @@ def _truth(value: Any, parameter: Parameter) -> bool:
     raise _Misfit("true or false")
 
 
-def _choice(value: Any, parameter: Parameter) -> Any:
+def _choice(value: object, parameter: Parameter) -> Any:
     """A member of the list, found by its text when the list holds numbers or other path separators."""
     choices = parameter.spec.choices if parameter.spec is not None else None
     if isinstance(value, str) and value.startswith("[") and _multiple(parameter):
@@ -169,7 +166,7 @@ def _choice(value: Any, parameter: Parameter) -> Any:
     return value
 
 
-def _member(value: Any, choices: Sequence[Any]) -> bool:
+def _member(value: object, choices: Sequence[Any]) -> bool:
     return any(choice is value or (type(choice) is type(value) and choice == value) for choice in choices)
 
 
@@ -184,7 +181,7 @@ def _json_or_none(text: str) -> Any:
         return None
 
 
-def _list(value: Any, _: Parameter) -> list[Any]:
+def _list(value: object, _: Parameter) -> list[Any]:
     if isinstance(value, str):
         read = _json_or_none(value)
         if read is None and re.fullmatch(r"\s*-?[\d.]+\s*(,\s*-?[\d.]+\s*)*", value):
@@ -196,7 +193,7 @@ def _list(value: Any, _: Parameter) -> list[Any]:
     raise _Misfit("a list, such as [1, 2]")
 
 
-def _object(value: Any, _: Parameter) -> dict[str, Any]:
+def _object(value: object, _: Parameter) -> dict[str, Any]:
     if isinstance(value, str):
         value = _json_or_none(value)
     if isinstance(value, dict):
@@ -204,7 +201,7 @@ def _object(value: Any, _: Parameter) -> dict[str, Any]:
     raise _Misfit("an object in JSON")
 
 
-def _like_now(value: Any, parameter: Parameter) -> Any:
+def _like_now(value: object, parameter: Parameter) -> Any:
     """A value for an input of an unknown type: read as JSON when the present value is a list or an object."""
     if isinstance(parameter.value, dict):
         return _object(value, parameter)
@@ -226,10 +223,7 @@ _READERS = {
 }
 
 
-# ---- limits ------------------------------------------------------------------------------------------
-
-
-def _within(value: Any, parameter: Parameter, spec: InputSpec) -> Any:
+def _within(value: object, parameter: Parameter, spec: InputSpec) -> Any:
     """The value, when the input's range and list allow it."""
     if isinstance(value, int | float) and not isinstance(value, bool) and spec.choices is None:
         low, high = spec.number("min"), spec.number("max")
@@ -242,7 +236,7 @@ def _within(value: Any, parameter: Parameter, spec: InputSpec) -> Any:
     return value
 
 
-def may_be_unlisted(value: Any, parameter: Parameter) -> bool:
+def may_be_unlisted(value: object, parameter: Parameter) -> bool:
     """Whether the server may know this file although its list does not: lists hold the top folder only."""
     if parameter.upload is None or not isinstance(value, str):
         return False
@@ -263,7 +257,7 @@ def _out_of_range(
     )
 
 
-def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
+def not_in_list(value: object, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
     """The refusal of a value that is not in an input's list, the nearest allowed values first."""
     listed = [str(choice) for choice in choices]
     twin = meant(str(value), listed)
@@ -278,73 +272,6 @@ def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> Ski
         allowed={"count": len(listed), "items": choices_to_show(str(value), listed)},
         **details,
     )
-
-
-def meant(value: str, listed: Sequence[str]) -> str | None:
-    """The one listed value that is `value` but for its folder, its model suffix or its case; None when unclear."""
-    for strip in (_spelled, _stem):
-        twins = {item for item in listed if strip(item) == strip(value)}
-        if len(twins) == 1:
-            return twins.pop()
-    return None
-
-
-def _spelled(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1].strip().casefold()
-
-
-def _stem(name: str) -> str:
-    """A name without folder and model suffix; other dots, as in `v1.5`, belong to the name."""
-    plain = _spelled(name)
-    return next(
-        (plain.removesuffix(suffix) for suffix in file_names.MODEL_SUFFIXES if plain.endswith(suffix)), plain
-    )
-
-
-def is_model_file(name: str) -> bool:
-    """Whether a value is named like a model file."""
-    return name.casefold().endswith(tuple(file_names.MODEL_SUFFIXES))
-
-
-def advice(value: str, listed: Sequence[str]) -> str:
-    """What to do about a value that is not in the list, without the list itself."""
-    if not listed:
-        return "the server's list is empty: it has no such files"
-    twin = meant(value, listed)
-    if twin is not None:
-        return f"did you mean {safe_text.quoted(twin)}?"
-    if is_model_file(value):
-        return GET_THE_FILE
-    near = nearest(value, listed, 3)
-    return (
-        f"the nearest: {safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
-    )
-
-
-def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
-    """At most `count` allowed values: the one that was meant, those most like `word`, then the list's own order."""
-    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
-    twin = meant(word, listed)
-    near = list(
-        dict.fromkeys(
-            [
-                *([twin] if twin is not None else []),
-                *nearest(word, listed, count),
-                *(nearest(stem, listed, count) if stem else []),
-            ]
-        )
-    )
-    rest = (choice for choice in listed if choice not in near)
-    while len(near) < count and (choice := next(rest, None)) is not None:
-        near.append(choice)
-    return near[:count]
-
-
-def choices_to_show(word: str, listed: Sequence[str]) -> list[str]:
-    """What a refusal shows of a list: the values nearest to `word`; the whole list when none is near and it is short."""
-    near = meant(word, listed) is not None or nearest(word, listed, 1)
-    whole = len(listed) <= MOST_WHOLE and sum(map(len, listed)) <= MOST_LETTERS and not near
-    return nearest_choices(word, listed, len(listed) if whole else MOST_SHOWN)
 
 
 def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
@@ -402,7 +329,7 @@ def _bad_args(why: str) -> SkillError:
     )
 
 
-def two_numbers(value: Any) -> tuple[Any, Any]:
+def two_numbers(value: object) -> tuple[Any, Any]:
     """Width and height of a size such as "640x480" or [640, 480]. Raises SkillError (exit 2, "wrong_type")."""
     if isinstance(value, list | tuple) and len(value) == 2:
         return value[0], value[1]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from comfyskill.base import file_names, foreign, paths, picture_files, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
+from comfyskill.base.programs import command
 from comfyskill.editor.read import subgraphs_of
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, FileRef
 from comfyskill.source import on_server
 
@@ -46,7 +46,7 @@ def workflow(
     if notes:
         answer["notes"] = notes
     if save is None:
-        run = command("run_workflow.py", f"{prefix}:{name}", *server_words(server))
+        run = command("run_workflow.py", f"{prefix}:{name}", *server.flags)
         return answer | {"hint": f"add --save FILE to keep it, or run it: {run}"}
     data = (json.dumps(document, indent=2) + "\n").encode()
     file_names.write_whole(save, data)

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
+from comfyskill.base.programs import command
 from comfyskill.info import node_search
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
@@ -172,7 +172,7 @@ def answers(
 ) -> bool | str:
     """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
     try:
-        response = server.request("GET", path, params=params, attempts=1, timeout=20, stream=True)
+        response = server.open_stream(path, params, timeout=20)
         response.close()
     except SkillError as error:
         if error.code == "refused":
@@ -203,7 +203,7 @@ def manager(server: Dialect, flags: Mapping[str, object]) -> Document:
         return {"present": False}
     for route in MANAGER_ROUTES:
         try:
-            said = server.request("GET", route, attempts=1, timeout=20).text
+            said = server.get(route, attempts=1, timeout=20).text
         except SkillError as error:
             if error.exit == Exit.UNREACHABLE:
                 raise
@@ -354,7 +354,7 @@ def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -
     answer = about(server) | shortened(rows, full)
     if rows:
         spec = f"subgraph:{rows[0]['name']}"
-        answer["next"] = [command("extract_schema.py", spec, *server_words(server))]
+        answer["next"] = [command("extract_schema.py", spec, *server.flags)]
     return answer
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
+from comfyskill.base.programs import command
 from comfyskill.deps import check
 from comfyskill.deps.check import MISSING, UNKNOWN, Item
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock
 from comfyskill.deps.survey import RENAMED
 from comfyskill.run.reports import head
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 
@@ -79,7 +79,7 @@ def _rank(row: Entry) -> tuple[int, bool, bool, float]:
 
 def _next(server: Dialect, rows: Sequence[Entry]) -> Document:
     """The command that runs the first ready workflow, else the one that shows what the best candidate lacks."""
-    flags = server_words(server)
+    flags = server.flags
     alone = [row for row in rows if not row["input_files"]]
     ready = [row for row in alone if row["ready"]]
     if ready:

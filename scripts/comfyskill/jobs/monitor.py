@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError, Terminated
+from comfyskill.base.programs import command
 from comfyskill.run import collect, reports, times
 from comfyskill.run.progress import WAITING, Progress
-from comfyskill.server import commands, events, transport
+from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
 from comfyskill.server.watch import Ended, Update, Watcher
 
@@ -178,7 +179,7 @@ class Monitor:
     def _again_command(self) -> str:
         """The command that waits for what is still going and fetches its files."""
         left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
-        return commands.command("manage_queue.py", "wait", *left, *commands.server_words(self.server))
+        return command("manage_queue.py", "wait", *left, *self.server.flags)
 
     def _tap(self, frame: events.Frame) -> None:
         if isinstance(frame, events.Event) and frame.type == "status":
@@ -330,7 +331,7 @@ class Monitor:
                 first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
             )
             document["hint"] = first.get("hint") or "run fetch_logs.py PROMPT_ID for details"
-            document["next"] = [commands.explain_command(self.server, first["prompt_id"])]
+            document["next"] = [self.server.explain_command(first["prompt_id"])]
         elif timed_out and self.ids:
             document |= {
                 "status": "timeout", "code": "still_running", "message": "not finished in time; the jobs are still running",

@@ -10,10 +10,10 @@ from typing import Any
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.base.programs import command
 from comfyskill.graph import nodes
 from comfyskill.run import collect, reports, submitted, times
 from comfyskill.run.reports import head, shown_value
-from comfyskill.server.commands import command, server_words
 from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
 MOST_NODES = 60
@@ -71,7 +71,7 @@ def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
         "message": f"the job has not ended: {words}",
         "hint": "wait for it by its id; do not submit it again",
         **head(server, state.prompt_id),
-        "next": [command("manage_queue.py", "wait", state.prompt_id, *server_words(server))],
+        "next": [command("manage_queue.py", "wait", state.prompt_id, *server.flags)],
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from comfyskill.base import cli, file_names, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.base.programs import command
 from comfyskill.batch import results as batch_results
-from comfyskill.server import commands
 
 MOST_ROWS = 20
 MOST_FILES = 4
@@ -70,7 +70,7 @@ def after_runs(folder: Path) -> dict[str, Any]:
         return {"report_problem": str(error)}
     except (KeyboardInterrupt, cli.Terminated):
         # The report of the runs matters more than its pages.
-        warning = f"interrupted; this command makes the pages: {commands.command('run_batch.py', '--report', folder)}"
+        warning = f"interrupted; this command makes the pages: {command('run_batch.py', '--report', folder)}"
         cli.warn(warning)
         return {"report_problem": warning}
 

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfyskill.base import safe_text
+from comfyskill.base.programs import command
 from comfyskill.graph import check
 from comfyskill.graph.finding import ERROR
 from comfyskill.graph.nodes import upstream_of
-from comfyskill.server import commands, node_definitions
+from comfyskill.server import node_definitions
 from comfyskill.server.facts import Facts
 
 MOST = 50
@@ -57,5 +58,5 @@ def rejection(
         script = (
             "check_deps.py" if any(item.code in WANTS_FILES for item in wrong) else "validate_workflow.py"
         )
-        document["next"] = [commands.command(script, workflow, *server.flags)]
+        document["next"] = [command(script, workflow, *server.flags)]
     return document

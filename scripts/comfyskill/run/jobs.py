@@ -16,6 +16,7 @@ from typing import Any
 import _common
 from comfyskill.base import cli, file_limits, file_names, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError, Terminated
+from comfyskill.base.programs import command
 from comfyskill.graph import facts
 from comfyskill.run import job as run_job
 from comfyskill.run import reports, times
@@ -23,7 +24,7 @@ from comfyskill.run import submitted as run_submitted
 from comfyskill.run.job import NOT_YET, Job, Options
 from comfyskill.run.prepare import Prepared
 from comfyskill.run.progress import Progress
-from comfyskill.server import commands, events, node_definitions, transport
+from comfyskill.server import events, node_definitions, transport
 from comfyskill.server.protocol import Accepted, Dialect, Graph, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
 
@@ -462,7 +463,7 @@ def _cancel(watcher: Watcher, job: Job, progress: Progress, options: Options) ->
             hint=error.message,
             next=[
                 reports.resume_command(job.server, job.prompt_id, options),
-                commands.cancel_command(job.server, [job.prompt_id]),
+                job.server.cancel_command([job.prompt_id]),
             ],
         ) from error
 
@@ -646,9 +647,9 @@ def _left(
         "--output-dir",
         output_dir,
         *file_limits.flag_words(),
-        *commands.server_words(server),
+        *server.flags,
     ]
-    return {"waiting": left, "next": [commands.command("manage_queue.py", *words)]}
+    return {"waiting": left, "next": [command("manage_queue.py", *words)]}
 
 
 def _stopped(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import file_limits, file_names, foreign, safe_text
 from comfyskill.base.cli import SkillError
+from comfyskill.base.programs import command
 from comfyskill.graph import diagnose, nodes
 from comfyskill.run import collect
-from comfyskill.server.commands import command, explain_command, list_command, server_words
 from comfyskill.server.protocol import Accepted, Dialect, JobState, Submission
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def resume_command(server: Dialect, prompt_id: str, options: Options) -> str:
     flags = [*(flag for flag, given in wanted.items() if given), *file_limits.flag_words()]
     where = ["--output-dir", options.output_dir]
     resume = [f"--resume={prompt_id}"] if prompt_id.startswith("-") else ["--resume", prompt_id]
-    return command("run_workflow.py", *resume, *where, *flags, *server_words(server))
+    return command("run_workflow.py", *resume, *where, *flags, *server.flags)
 
 
 def look_command(server: Dialect, submission: Submission, options: Options) -> str:
     """The command that shows what happened to a submit without an answer."""
     if server.own_ids:
         return resume_command(server, submission.prompt_id, options)
-    return list_command(server)
+    return server.list_command()
 
 
 def head(server: Facts, prompt_id: str | None = None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def strict_rejection(job: Job) -> SkillError:
         code="rejected",
         status="rejected",
         hint="correct the nodes under `dropped`, or run without --strict",
-        next=[explain_command(job.server, job.prompt_id)],
+        next=[job.server.explain_command(job.prompt_id)],
         **head(job.server, job.prompt_id),
         **_dropped(job.server, job.accepted.node_errors, job.graph),
     )
@@ -310,7 +310,7 @@ def _verdict(
     """status, and for all but a clean success also code, message, hint, retryable, next."""
     words = _ending(job, state, saved, failed, missed, options)
     if len(words) > 1:
-        words.setdefault("next", [explain_command(job.server, job.prompt_id)])
+        words.setdefault("next", [job.server.explain_command(job.prompt_id)])
     return words
 
 
@@ -416,7 +416,7 @@ def _lost(job: Job, options: Options) -> dict[str, Any]:
             "compare the id and --host with the server's job list; run it again only if the job is not there"
         )
     words = _words("lost", "lost", message, hint, retryable=job.ours)
-    return words | {"next": [list_command(job.server)]}
+    return words | {"next": [job.server.list_command()]}
 
 
 def _why_no_files(state: JobState, texts: list[dict[str, Any]], job: Job) -> str:
@@ -560,7 +560,7 @@ def _elsewhere(server: Dialect | None) -> list[dict[str, str]]:
     if server is not None and server.api != "local":
         return found
 
-    words = server_words(server) if server is not None else []
+    words = server.flags if server is not None else []
     return [
         {
             "use": command("manage_queue.py", "free", "--models", "--memory", *words),

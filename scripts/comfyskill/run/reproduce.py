@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from comfyskill.base import safe_files, safe_text, text_files
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
+from comfyskill.base.programs import command
 from comfyskill.graph import facts, nodes
 from comfyskill.run import prepare as run_prepare
 from comfyskill.run import receipt as run_receipt
-from comfyskill.server import commands
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import read
 
@@ -145,7 +145,7 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
         }
         if server.api == "local":
             document["note"] += "; empty the cache (see next), then reproduce once more"
-            document["next"] = [commands.command("manage_queue.py", "free", *commands.server_words(server))]
+            document["next"] = [command("manage_queue.py", "free", *server.flags)]
     if same:
         return document
     found = differences(receipt, server)

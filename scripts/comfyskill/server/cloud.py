@@ -10,16 +10,16 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import _common
 from comfyskill.base import cli, foreign, safe_text
-from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
-from comfyskill.server import local, refusals, transport
+from comfyskill.server import refusals, transport
 from comfyskill.server.local import state_from_history
 from comfyskill.server.protocol import (
     MARK,
@@ -28,7 +28,6 @@ from comfyskill.server.protocol import (
     FileRef,
     JobState,
     JobSummary,
-    NodeDefinitions,
     Submission,
     accepted_id,
     seconds,
@@ -103,6 +102,7 @@ class Cloud(Dialect):
     resends = False
     looks = 12
     keeps_records = True
+    one_class_route = False
     removal_leaves_no_trace = False  # it is listed as cancelled
     first_poll = 0.25
     slowest_poll = 4.0
@@ -120,11 +120,13 @@ class Cloud(Dialect):
         """With the `/api` prefix and the cloud's names."""
         return _common.resolve_url(self.url, path, is_cloud=True)
 
-    def post_json(self, path: str, body: Any, **options: Any) -> Any:
+    def post(self, route: str, body: object, *, timeout: float = transport.READ_TIMEOUT) -> requests.Response:
         """As everywhere; but history is read under its new name and deleted under its old one."""
-        if path.strip("/") == "history":
-            return super().post_json(f"{self.url}/api/history", body, whole_url=True, **options)
-        return super().post_json(path, body, **options)
+        if route == "history":
+            return self._ask(
+                transport.Request("POST", f"{self.url}/api/history", json=body, follow=False), timeout=timeout
+            )
+        return super().post(route, body, timeout=timeout)
 
     def credentials(self) -> dict[str, str]:
         """The key goes out as X-API-Key."""
@@ -335,17 +337,8 @@ class Cloud(Dialect):
     ) -> FileRef:
         """To /api/upload/*; the answer's name is the content hash, and exactly that goes into the graph."""
         self._check_limits(path)
-        fields = {"type": "input", **({"subfolder": subfolder} if subfolder else {})}
-        if original is not None:
-            fields["original_ref"] = json.dumps(original.json())
-        with local.body(fields, "image", path, name or path.name) as body:
-            response = self.request(
-                "POST", f"upload/{kind}", data=body, headers={"Content-Type": body.content_type}, timeout=600
-            )
-        answer = self.json_of(response)
-        if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
-            raise SkillError(f"{self.url} did not accept {path.name}", code="upload_failed")
-        return FileRef(answer["name"], "", "input")
+        sent = super().upload(path, name=name, kind=kind, subfolder=subfolder, original=original)
+        return FileRef(sent.filename, type="input")
 
     def input_value(self, ref: FileRef) -> str:
         """The hash name of an upload. An output goes up as an input first: no source says that loaders find it."""
@@ -391,11 +384,6 @@ class Cloud(Dialect):
         return self.open_signed(address, offset=offset, validator=validator)
 
     # --- what the server has
-    def definitions(self, classes: Sequence[str] | None = None) -> NodeDefinitions:
-        """The cloud has no route for one class; fetch all definitions once."""
-        whole = self._all_definitions()
-        return whole if classes is None else {name: whole[name] for name in classes if name in whole}
-
     def models(self, folder: str) -> list[str]:
         """The names in one model folder; the cloud says `folder_not_found` of an empty one as well."""
         try:
@@ -409,11 +397,10 @@ class Cloud(Dialect):
             ) from error
 
     def most_at_once(self) -> int | None:
-        """The plan's live limit, `max_concurrent_jobs` of /api/features."""
-        limit = self.features().get("max_concurrent_jobs")
-        return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else None
+        """The plan's live limit."""
+        return plan_limit(self)
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> Document:
         """Plan, credits and limits that the cloud reports; what it refuses is absent."""
         return report(self)
 
@@ -423,6 +410,12 @@ def _no_id(prompt_id: str) -> SkillError:
         f"{safe_text.clean(prompt_id, 80)!r} is not a job id of the cloud",
         hint="cloud job ids are lower-case UUIDs",
     )
+
+
+def plan_limit(server: Dialect) -> int | None:
+    """How many jobs the account's plan runs at once: `max_concurrent_jobs` of /api/features."""
+    limit = foreign.whole(server.features().get("max_concurrent_jobs"))
+    return limit if limit is not None and limit > 0 else None
 
 
 def report(server: Dialect) -> dict[str, Any]:

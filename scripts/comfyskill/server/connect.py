@@ -208,7 +208,7 @@ def _is_demo(flags: dict[str, Any]) -> bool:
 def _is_v2_error(server: Dialect) -> bool:
     """API v2 wraps its errors as {"error": {"code": …}}, also for a missing key and for a list it does not offer."""
     try:
-        server.request("GET", "api/v2/jobs/none", attempts=1, timeout=10)
+        server.get("api/v2/jobs/none", attempts=1, timeout=10)
     except SkillError as error:
         if error.code == "unreachable":
             raise

@@ -5,13 +5,9 @@ A job is found in the history once it has ended, else in the queue; a job in nei
 
 from __future__ import annotations
 
-import io
 import json
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import _common
 from comfyskill.base import foreign
@@ -163,43 +159,10 @@ class Local(Dialect):
             ]
         return rows
 
-    def upload(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        kind: str = "image",
-        subfolder: str = "",
-        overwrite: bool = False,
-        original: FileRef | None = None,
-    ) -> FileRef:
-        """Streamed multipart to /upload/image or /upload/mask."""
-
-        fields = {"type": "input"}
-        if subfolder:
-            fields["subfolder"] = subfolder
-        if overwrite:
-            fields["overwrite"] = "true"
-        if original is not None:
-            fields["original_ref"] = json.dumps(original.json())
-        with body(fields, "image", path, name or path.name) as form:
-            answer = self.json_of(
-                self.request(
-                    "POST",
-                    f"upload/{kind}",
-                    data=form,
-                    headers={"Content-Type": form.content_type},
-                    timeout=600,
-                )
-            )
-        if not isinstance(answer, Mapping) or not isinstance(answer.get("name"), str):
-            raise SkillError(f"{self.url} did not accept {path.name}", code="upload_failed")
-        return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
-
     def has_file(self, ref: FileRef, size: int | None = None) -> bool:
         """Whether the server has this file with this many bytes."""
         try:
-            answer = self.request("HEAD", "view", params=ref.json(), attempts=1)
+            answer = self.head("view", ref.json())
         except SkillError as error:
             if error.code == "unreachable":
                 raise
@@ -213,7 +176,7 @@ class Local(Dialect):
             headers["Range"] = f"bytes={offset}-"
             if validator:
                 headers["If-Range"] = validator
-        return self.request("GET", "view", params=ref.json(), stream=True, headers=headers, attempts=1)
+        return self.open_stream("view", ref.json(), headers=headers)
 
 
 def _json(response: requests.Response) -> Any:
@@ -303,63 +266,3 @@ def _prompt_parts(prompt: Any) -> tuple[Graph | None, Mapping[str, Any]]:
     else:
         graph, extra = None, None
     return graph if isinstance(graph, Mapping) else None, foreign.mapping(extra)
-
-
-class Body(io.RawIOBase):
-    """Head, file and tail as one readable whole of known length."""
-
-    def __init__(self, head: bytes, file: BinaryIO, size: int, tail: bytes, content_type: str) -> None:
-        super().__init__()
-        self.content_type = content_type
-        self._parts: list[BinaryIO] = [io.BytesIO(head), file, io.BytesIO(tail)]
-        self._length = len(head) + size + len(tail)
-        self._position = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def tell(self) -> int:
-        """How much has been read. Without an answer here requests would send the body in chunks, of unknown length."""
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; empty at the end."""
-        if size is None or size < 0:
-            piece = b"".join(part.read() for part in self._parts)
-            self._position += len(piece)
-            return piece
-        while self._parts:
-            piece = self._parts[0].read(size)
-            if piece:
-                self._position += len(piece)
-                return piece
-            self._parts.pop(0)
-        return b""
-
-
-@contextmanager
-def body(fields: Mapping[str, str], name: str, path: Path, filename: str) -> Iterator[Body]:
-    """The open body for some text fields and one file; closed at the end."""
-    boundary = secrets.token_hex(16)
-    head = "".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
-        for key, value in fields.items()
-    )
-    shown = "".join(char for char in filename if char not in '\r\n"\\')
-    head += (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{shown}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    )
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        yield Body(
-            head.encode("utf-8", "replace"),
-            file,
-            size,
-            f"\r\n--{boundary}--\r\n".encode(),
-            f"multipart/form-data; boundary={boundary}",
-        )

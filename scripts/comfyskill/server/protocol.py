@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import abc
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from urllib.parse import urljoin
 import _common
 from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
+from comfyskill.base.programs import command
 from comfyskill.graph.nodes import Graph
-from comfyskill.server import transport
+from comfyskill.server import multipart, transport
 
 if TYPE_CHECKING:
     import requests
@@ -163,6 +165,7 @@ class Dialect(transport.Server, abc.ABC):
     cross_check = 10.0  # with a live socket, read a record after this many quiet seconds
     resends = True  # a submit that the server surely lacks may be sent again
     looks = 4  # number of "no such job" answers that settle it
+    one_class_route = True  # /object_info/CLASS gives the definition of one class
     keeps_records = (
         False  # a service: a job that it took and shows no record of may have run, and be paid for
     )
@@ -186,28 +189,19 @@ class Dialect(transport.Server, abc.ABC):
             return ["--host", "demo"]
         return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
 
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        """As `Server.request`. After a request without an answer the next one uses a new connection.
+    def explain_command(self, prompt_id: str) -> str:
+        """The command that shows what happened to a job."""
+        # An id that begins with a dash comes last, where it cannot be read as a flag.
+        last = ["--", prompt_id] if prompt_id.startswith("-") else []
+        return command("fetch_logs.py", *([] if last else [prompt_id]), *self.flags, *last)
 
-        Behind a network that has changed (VPN, Wi-Fi, NAT), kept-alive connections are dead without a sign.
-        """
-        try:
-            return super().request(method, path, **options)
-        except SkillError as error:
-            if error.code == "unreachable":
-                self.renew_connections()
-            raise
+    def list_command(self) -> str:
+        """The command that shows which jobs the server has, ours marked."""
+        return command("manage_queue.py", "jobs", *self.flags)
 
-    def renew_connections(self) -> None:
-        """Use new connections from now on. Requests under way in other threads keep theirs."""
-        if self._session is None:
-            return
-        renewed = self._new_session()
-        # What is known of the server's address must outlive its connections: a name may be pointed elsewhere.
-        renewed.home = self._session.home
-        self._session = renewed
-        if self._bare_session is not None:
-            self._bare_session = renewed.bare()
+    def cancel_command(self, prompt_ids: Sequence[str]) -> str:
+        """The command that cancels these jobs, and reports the result for each."""
+        return command("manage_queue.py", "cancel", *prompt_ids, *self.flags)
 
     # --- jobs
     @abc.abstractmethod
@@ -231,12 +225,38 @@ class Dialect(transport.Server, abc.ABC):
         """Running and pending jobs in the order of execution, then finished ones, newest first."""
 
     # --- files
-    @abc.abstractmethod
     def upload(
-        self, path: Path, *, name: str | None = None, kind: str = "image", subfolder: str = "",
-        overwrite: bool = False, original: FileRef | None = None,
-    ) -> FileRef:  # fmt: skip
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        kind: str = "image",
+        subfolder: str = "",
+        overwrite: bool = False,
+        original: FileRef | None = None,
+    ) -> FileRef:
         """Send one file; the reference to put into the graph. `kind`: `image` (any file) or `mask` (needs `original`)."""
+        fields = {
+            "type": "input",
+            "subfolder": subfolder,
+            "overwrite": "true" if overwrite else "",
+            "original_ref": json.dumps(original.json()) if original is not None else "",
+        }
+        answer = self._send_file(f"upload/{kind}", fields, ("image", path, name or path.name), "name")
+        return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
+
+    def _send_file(
+        self, route: str, fields: Mapping[str, str], file: tuple[str, Path, str], key: str
+    ) -> Mapping[str, Any]:
+        """The server's answer to a form: `fields` that are not empty and the file (field, path, name), streamed.
+
+        Raises SkillError `upload_failed` when the answer lacks `key`.
+        """
+        with multipart.form({name: text for name, text in fields.items() if text}, *file) as form:
+            answer = foreign.mapping(self.post_form(route, form))
+        if not isinstance(answer.get(key), str):
+            raise SkillError(f"{self.url} did not accept {file[1].name}", code="upload_failed")
+        return answer
 
     @abc.abstractmethod
     def open_file(self, ref: FileRef, *, offset: int = 0, validator: str | None = None) -> requests.Response:
@@ -251,18 +271,14 @@ class Dialect(transport.Server, abc.ABC):
         if offset:
             headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
         self.check_redirect(self.url, url)
-        answer = self.request(
-            "GET", url, whole_url=True, stream=True, headers=headers, attempts=1, allow_redirects=False
-        )
+        answer = self.open_own(url, headers)
         location = answer.headers.get("Location")
         if answer.status_code not in (301, 302, 303, 307, 308) or not location:
             return answer
         answer.close()
         target = urljoin(url, location)
         self.check_redirect(url, target)
-        return self.request(
-            "GET", target, whole_url=True, bare=True, stream=True, headers=headers, attempts=1
-        )
+        return self.open_bare(target, headers)
 
     def has_file(self, ref: FileRef, size: int | None = None) -> bool:  # noqa: ARG002
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
@@ -276,8 +292,11 @@ class Dialect(transport.Server, abc.ABC):
     # --- what the server has
     def definitions(self, classes: Sequence[str] | None = None) -> NodeDefinitions:
         """Node definitions (/object_info): of the named classes, or all. Classes the server lacks are absent."""
-        if classes is None or len(set(classes)) > FEW_CLASSES:
+        if classes is None:
             return self._all_definitions()
+        if not self.one_class_route or len(set(classes)) > FEW_CLASSES:
+            whole = self._all_definitions()
+            return {name: whole[name] for name in classes if name in whole}
         found: NodeDefinitions = {}
         for name in dict.fromkeys(classes):
             answer = self._one_definition(name)
@@ -373,7 +392,7 @@ class Dialect(transport.Server, abc.ABC):
         try:
             answer = self.get_json("features")
         except SkillError as error:
-            if error.code == "not_found":
+            if error.code in ("not_found", "not_offered"):
                 return {}
             raise
         return answer if isinstance(answer, dict) else {}

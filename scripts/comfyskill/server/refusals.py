@@ -193,7 +193,7 @@ def _problem(node_id: str, error: Mapping[str, Any], entry: Any, graph: Mapping[
 def _explain(
     kind: str, where: str, name: str, extra: Mapping[str, Any], error: Mapping[str, Any], node_id: str
 ) -> tuple[str, str, dict[str, Any]]:
-    from comfyskill.graph.values import choices_to_show
+    from comfyskill.graph.nearest import choices_to_show
 
     got = _short(extra.get("received_value"))
     target = safe_text.name(f"{node_id}.{name}")
@@ -248,7 +248,7 @@ def _replacement(target: str, value: Any, allowed: list[str]) -> str:
     """A value to set instead only when it is nearly the same; a missing model is not replaced by just any other."""
     import difflib
 
-    from comfyskill.graph.values import GET_THE_FILE, is_model_file, meant
+    from comfyskill.graph.nearest import GET_THE_FILE, is_model_file, meant
 
     twin = meant(str(value), allowed)
     if twin is not None:

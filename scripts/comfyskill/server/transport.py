@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from _common import SAID_LIMIT, Access, is_cloud_host, normal_base, resolve_url
@@ -22,11 +22,15 @@ from comfyskill.base.cli import Misuse, SkillError
 if TYPE_CHECKING:
     import requests
 
+    from comfyskill.server.multipart import Form
     from comfyskill.server.session import SecureSession, Watch
 
+Params = Mapping[str, object] | None
+Headers = Mapping[str, str] | None
 KEY_HEADER = "X-API-Key"
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
+UPLOAD_TIMEOUT = 600.0
 ATTEMPTS = 4
 LONGEST_PAUSE = 30.0
 RETRIED_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
@@ -51,6 +55,21 @@ class AnswerLost(Exception):
         self.status = status
         self.retry_after = retry_after
         self.failure = failure  # what to say when it turns out that nothing was carried out
+
+
+class Request(NamedTuple):
+    """One request as it will be sent. `bare`: without credentials. `endless`: the body of its answer may pause."""
+
+    method: str
+    url: str
+    params: Params = None
+    headers: Headers = None
+    json: object = None
+    form: Form | None = None
+    stream: bool = False
+    follow: bool = True
+    bare: bool = False
+    endless: bool = False
 
 
 class Server:
@@ -115,74 +134,126 @@ class Server:
                 session.close()
         self._session = self._bare_session = None
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        attempts: int | None = None,
-        timeout: float = READ_TIMEOUT,
-        whole_url: bool = False,
-        bare: bool = False,
-        endless: bool = False,
-        **options: Any,
+    def renew_connections(self) -> None:
+        """Use new connections from now on. Requests under way in other threads keep theirs."""
+        if self._session is None:
+            return
+        renewed = self._new_session()
+        # What is known of the server's address must outlive its connections: a name may be pointed elsewhere.
+        renewed.home = self._session.home
+        self._session = renewed
+        if self._bare_session is not None:
+            self._bare_session = renewed.bare()
+
+    # Every method returns an answer below 400 or raises SkillError; reads are tried again with back-off. `timeout`:
+    # seconds for the whole answer (a long one earns more), or for the head of a stream, whose body must keep moving.
+    def get(
+        self, route: str, params: Params = None, *, attempts: int = ATTEMPTS, timeout: float = READ_TIMEOUT
     ) -> requests.Response:
-        """One answer below 400, GETs tried again with back-off. Raises SkillError for the rest.
+        """The answer of a route to a GET, read whole."""
+        return self._ask(Request("GET", self.route(route), params), attempts, timeout)
 
-        `timeout`: seconds for the whole answer (a long one earns more), or for the head of a streamed one, whose body
-        must then keep moving. `endless`: its body may pause, as an event stream does.
+    def get_json(
+        self, route: str, params: Params = None, *, attempts: int = ATTEMPTS, timeout: float = READ_TIMEOUT
+    ) -> Any:
+        """The JSON answer of a route to a GET. Raises SkillError (`bad_answer`) when it is not JSON."""
+        return self.json_of(self.get(route, params, attempts=attempts, timeout=timeout))
 
-        `whole_url`: `path` is an absolute address (a signed download), else a route of this server. `bare`: send no
-        credentials, wherever it goes.
-        POSTs get one attempt: use `post_once` where the caller can find out what became of it.
-        """
-        url = path if whole_url else self.route(path)
-        tries = attempts or (ATTEMPTS if method in ("GET", "HEAD") else 1)
+    def head(self, route: str, params: Params = None) -> requests.Response:
+        """The answer of a route to one HEAD."""
+        return self._ask(Request("HEAD", self.route(route), params, follow=False))
+
+    def open_stream(
+        self,
+        route: str,
+        params: Params = None,
+        *,
+        headers: Headers = None,
+        attempts: int = 1,
+        timeout: float = READ_TIMEOUT,
+        endless: bool = False,
+    ) -> requests.Response:
+        """The answer of a route with its body unread; the caller closes it. `endless`: the body may pause."""
+        url = self.route(route)
+        asked = Request("GET", url, params, headers=headers, stream=True, endless=endless)
+        return self._ask(asked, attempts, timeout)
+
+    def open_own(self, url: str, headers: Headers) -> requests.Response:
+        """The answer at a whole address, unread, with the credentials if it is this server's; no redirect is followed."""
+        return self._ask(Request("GET", url, headers=headers, stream=True, follow=False))
+
+    def open_bare(self, url: str, headers: Headers) -> requests.Response:
+        """The answer at a whole address (a signed download), unread; no credentials are sent, wherever it goes."""
+        return self._ask(Request("GET", url, headers=headers, stream=True, bare=True))
+
+    def post(self, route: str, body: object, *, timeout: float = READ_TIMEOUT) -> requests.Response:
+        """The answer of a route to JSON, posted once. `post_once` is for callers that can look up what became of it."""
+        return self._ask(Request("POST", self.route(route), json=body, follow=False), timeout=timeout)
+
+    def post_json(self, route: str, body: object, *, timeout: float = READ_TIMEOUT) -> Any:
+        """Post JSON once; the JSON of the answer, or None for the empty answers of /queue, /interrupt, /free."""
+        response = self.post(route, body, timeout=timeout)
+        return self.json_of(response) if response.content.strip() else None
+
+    def post_form(self, route: str, form: Form) -> Any:
+        """Post a form with a file once; the JSON of the answer."""
+        headers = {"Content-Type": form.content_type}
+        asked = Request("POST", self.route(route), form=form, headers=headers, follow=False)
+        return self.json_of(self._ask(asked, timeout=UPLOAD_TIMEOUT))
+
+    def _ask(self, asked: Request, attempts: int = 1, timeout: float = READ_TIMEOUT) -> requests.Response:
+        """One answer below 400, asked for up to `attempts` times."""
         enough = time.monotonic() + timeout
-        for attempt in range(1, tries + 1):
+        for attempt in range(1, attempts + 1):
             try:
-                response = self._send(method, url, time_left(timeout), options, bare, endless)
+                response = self._send(asked, time_left(timeout))
             except SkillError as error:
                 # Do not retry a refused connection, nor a request that used up its timeout.
                 if (
-                    attempt == tries
+                    attempt == attempts
                     or not error.retryable
                     or error.details.get("reason") == "connection_refused"
                     or time.monotonic() >= min(enough, _deadline.get())
                 ):
+                    if error.code == "unreachable":
+                        # Behind a network that has changed (VPN, Wi-Fi, NAT), kept-alive connections are dead without
+                        # a sign.
+                        self.renew_connections()
                     raise
                 _pause(attempt, None)
                 continue
             if response.status_code < 400:
                 return response
-            if attempt == tries or response.status_code not in RETRIED_STATUSES:
+            if attempt == attempts or response.status_code not in RETRIED_STATUSES:
                 raise self.failure(response)
             wait = response.headers.get("Retry-After")
             response.close()
             _pause(attempt, wait)
         raise AssertionError("unreachable")
 
-    def _send(
-        self, method: str, url: str, timeout: float, options: dict[str, Any], bare: bool, endless: bool
-    ) -> requests.Response:
+    def _send(self, asked: Request, timeout: float) -> requests.Response:
+        """One answer of any status. Raises SkillError where there is none, or a redirect that is not followed."""
         import requests
 
-        session = self.bare_session if bare else self.session
-        if method != "GET":
-            options = {"allow_redirects": False} | options
+        session = self.bare_session if asked.bare else self.session
         try:
             response = session.request(
-                method,
-                url,
+                asked.method,
+                asked.url,
+                params=asked.params,
+                json=asked.json,
+                data=asked.form,
+                headers=asked.headers,
+                allow_redirects=asked.follow,
+                stream=asked.stream,
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-                watch=_watch(timeout, bool(options.get("stream")), endless),
-                **options,
+                watch=_watch(timeout, asked.stream, asked.endless),
             )
         except requests.RequestException as error:
             raise self._network_failure(error) from error
-        if not bare:
+        if not asked.bare:
             self._note_date(response)
-        if method != "GET" and 300 <= response.status_code < 400:
+        if asked.method != "GET" and 300 <= response.status_code < 400:
             raise self._moved(response)
         return response
 
@@ -299,11 +370,6 @@ class Server:
             http_status=status,
         )
 
-    def get_json(self, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """The JSON answer of a GET. Raises SkillError (`bad_answer`) when it is not JSON."""
-        response = self.request("GET", path, params=params, **options)
-        return self.json_of(response)
-
     def json_of(self, response: requests.Response) -> Any:
         """The JSON in an answer; a web page where JSON belongs means that this is not ComfyUI."""
         try:
@@ -316,11 +382,6 @@ class Server:
                 hint="check --host: scheme, port and base path",
                 server_said=safe_text.clean(text_of(response), 200),
             ) from error
-
-    def post_json(self, path: str, body: Any, **options: Any) -> Any:
-        """Post JSON once; the JSON of the answer, or None for the empty answers of /queue, /interrupt, /free."""
-        response = self.request("POST", path, json=body, **options)
-        return self.json_of(response) if response.content.strip() else None
 
     def post_once(
         self, path: str, body: Any, *, timeout: float = READ_TIMEOUT, headers: Mapping[str, str] | None = None

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import _common
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 from comfyskill.graph import nodes
-from comfyskill.server import local, transport, v2_records
+from comfyskill.server import cloud, transport, v2_records
 from comfyskill.server.protocol import (
     MARK,
     Accepted,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     import requests
     from PIL.Image import Image
 
-    from comfyskill.server.cloud import Cloud
-
 JOBS = "api/v2/jobs"
 NO_JOB = "00000000-0000-4000-8000-000000000000"
 # The proxy says `expired` of a job between its end and its record, for a fraction of a second.
@@ -50,6 +48,16 @@ MOST_LISTED = 100
 MOST_SUBMITS = 3
 AWAY_PAUSE = 0.3
 ASSETS = "api/v2/assets"
+# First parts of routes that only v1 has, and what they answer with.
+V1_ROUTES = {
+    "object_info": "node definitions",
+    "node_replacements": "replaced node classes",
+    "models": "a list of models",
+    "embeddings": "a list of embeddings",
+    "system_stats": "system statistics",
+    "features": "feature flags",
+    "billing": "billing",
+}
 PIECE = 1 << 20
 # A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
 PATIENCE = 3.0
@@ -61,6 +69,7 @@ class V2(Dialect):
 
     api = "v2"
     own_ids = False
+    one_class_route = False
     has_socket = False
     client_frames = False
     chooses_front = False
@@ -74,7 +83,9 @@ class V2(Dialect):
         self.upstream: str | None = None  # the ComfyUI behind a proxy, by the proxy's own word
         self._graphs: dict[str, Graph | None] = {}  # of jobs that this object did not submit
         self._own_jobs: set[str] = set()
-        self._beside: Cloud | None = None
+        # Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks.
+        on_cloud = (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST
+        self.v1 = cloud.Cloud(self.url, access, demo=demo) if on_cloud else None
         # Official clients ask a remote service every 0.5 s, slowing down to 5 s; this machine can be asked sooner.
         near = _common.is_this_machine(urlsplit(self.url).hostname or "")
         self.first_poll, self.slowest_poll = (0.05, 2.0) if near else (0.5, 5.0)
@@ -331,10 +342,9 @@ class V2(Dialect):
 
     def open_events(self, prompt_id: str) -> requests.Response | None:
         """The event stream of one job, opened; SkillError where there is none (poll then)."""
-        return self.request(
-            "GET", f"{JOBS}/{_common.quoted(prompt_id)}/events", stream=True, attempts=1, timeout=EVENT_PATIENCE, endless=True,
-            headers={"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"},
-        )  # fmt: skip
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+        route = f"{JOBS}/{_common.quoted(prompt_id)}/events"
+        return self.open_stream(route, headers=headers, timeout=EVENT_PATIENCE, endless=True)
 
     # --- files
     def upload(
@@ -366,57 +376,38 @@ class V2(Dialect):
         return self.open_signed(url, offset=offset, validator=validator)
 
     # --- what the server has: v1's on Comfy Cloud, nothing elsewhere
-    @property
-    def beside(self) -> Cloud | None:
-        """Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks."""
-        if self._beside is None and (urlsplit(self.url).hostname or "") == _common.CLOUD_HOST:
-            from comfyskill.server.cloud import Cloud
-
-            self._beside = Cloud(self.url, self.access, demo=self.demo)
-        return self._beside
-
-    def _need_beside(self, what: str) -> Cloud:
-        beside = self.beside
-        if beside is None:
+    def get(
+        self,
+        route: str,
+        params: transport.Params = None,
+        *,
+        attempts: int = transport.ATTEMPTS,
+        timeout: float = transport.READ_TIMEOUT,
+    ) -> requests.Response:
+        """As everywhere; what v2 lacks comes from v1. Raises SkillError `not_offered` except on Comfy Cloud."""
+        what = V1_ROUTES.get(route.partition("/")[0])
+        if what is None:
+            return super().get(route, params, attempts=attempts, timeout=timeout)
+        if self.v1 is None:
             raise _not_offered(self.url, what)
-        return beside
-
-    def definitions(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("node definitions").definitions(classes)
-
-    def model_folders(self) -> list[str]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("a list of models").model_folders()
-
-    def models(self, folder: str) -> list[str]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("a list of models").models(folder)
-
-    def embeddings(self) -> list[str]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("a list of embeddings").embeddings()
-
-    def stats(self) -> dict[str, Any]:
-        """Raises SkillError `not_offered` except on Comfy Cloud."""
-        return self._need_beside("system statistics").stats()
-
-    def features(self) -> dict[str, Any]:
-        """Feature flags; empty except on Comfy Cloud."""
-        return self.beside.features() if self.beside is not None else {}
-
-    def account(self) -> dict[str, Any]:
-        """Plan and credits; empty except on Comfy Cloud."""
-        return self.beside.account() if self.beside is not None else {}
+        return self.v1.get(route, params, attempts=attempts, timeout=timeout)
 
     def most_at_once(self) -> int | None:
         """The plan's limit; None except on Comfy Cloud."""
-        return self.beside.most_at_once() if self.beside is not None else None
+        return cloud.plan_limit(self)
+
+    def list_command(self) -> str:
+        """The command that lists the server's jobs; on Comfy Cloud by v1, since v2 lists none there."""
+        return self.v1.list_command() if self.v1 is not None else super().list_command()
+
+    def account(self) -> Document:
+        """Plan and credits; empty except on Comfy Cloud."""
+        return cloud.report(self)
 
     def close(self) -> None:
         """Close the connections, v1's too."""
-        if self._beside is not None:
-            self._beside.close()
+        if self.v1 is not None:
+            self.v1.close()
         super().close()
 
 
@@ -468,7 +459,7 @@ def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
 def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
     """The asset with these bytes; None when the server has no such asset of ours, or offers no lookup."""
     try:
-        server.request("HEAD", f"{ASSETS}/by-hash/{digest}", attempts=1)
+        server.head(f"{ASSETS}/by-hash/{digest}")
         answer = server.post_json(f"{ASSETS}/from-hash", {"hash": digest, "file_path": name})
     except SkillError as error:
         if error.code in ("unreachable", "refused"):
@@ -482,14 +473,7 @@ def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping
     fields = {"content_type": kind, "file_path": file_path, "tags": "input"}
     if digest is not None:
         fields["expected_hash"] = digest
-    with local.body(fields, "file", path, path.name) as body:
-        response = server.request(
-            "POST", ASSETS, data=body, headers={"Content-Type": body.content_type}, timeout=600
-        )
-    answer = server.json_of(response)
-    if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
-        raise SkillError(f"{server.url} did not accept {path.name}", code="upload_failed")
-    return answer
+    return server._send_file(ASSETS, fields, ("file", path, path.name), "id")
 
 
 def _ref(server: V2, asset: Mapping[str, Any], name: str) -> FileRef:

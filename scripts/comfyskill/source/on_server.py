@@ -10,6 +10,7 @@ from urllib.parse import quote
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import parse, text_of
+from comfyskill.server import transport
 from comfyskill.server.transport import Server, stream
 
 MAX_ANSWER = 64 * 1024 * 1024
@@ -168,7 +169,7 @@ def _clean(name: str, kind: str) -> str:
 
 
 def _read(server: Server, path: str, what: str) -> Fetched:
-    response = server.request("GET", path, stream=True)
+    response = server.open_stream(path, attempts=transport.ATTEMPTS)
     data = bytearray()
     with response:
         for piece in stream(response):

@@ -109,12 +109,18 @@ def read(
 
 def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
     """The workflow that `spec` names, in the format in which it was found (see `read`)."""
-    kind, colon, name = spec.partition(":")
-    if colon and kind in on_server.KINDS:
+    if asks_server(spec):
+        kind, _, name = spec.partition(":")
         return _from_server(kind, name, server)
     if spec == "-":
         return _from_stdin(stdin)
     return _from_file(spec)
+
+
+def asks_server(spec: str) -> bool:
+    """Whether `spec` names a workflow on a server."""
+    kind, colon, _ = spec.partition(":")
+    return bool(colon) and kind in on_server.KINDS
 
 
 def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
