@@ -134,7 +134,7 @@ def _facts(
         ],
         "models": [
             {"name": use.name, "folder": use.folder, "set": f"{use.node_id}.{use.input}"}
-            for use in graph_facts.models_in(graph, definitions)
+            for use in graph_facts.models_in(graph)
         ],
         "embeddings": sorted({use.name for use in graph_facts.embeddings_in(graph)}),
         "is_video": graph_facts.is_video(graph, definitions),

@@ -257,7 +257,7 @@ def _problem(
 
 
 def _not_in_list(error: _NodeError) -> Explanation:
-    from comfyskill.graph.values import choices_to_show
+    from comfyskill.graph.nearest import choices_to_show
 
     allowed = nearest_first(error.received, _options(error.config))
     fix = _replacement(error.target, error.received, allowed)
@@ -358,7 +358,7 @@ def _replacement(target: str, value: object, allowed: list[str]) -> str:
     """A value to set instead only when it is nearly the same; a missing model is not replaced by just any other."""
     import difflib
 
-    from comfyskill.graph.values import GET_THE_FILE, is_model_file, meant
+    from comfyskill.graph.nearest import GET_THE_FILE, is_model_file, meant
 
     twin = meant(str(value), allowed)
     if twin is not None:
