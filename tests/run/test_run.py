@@ -842,7 +842,7 @@ def test_a_server_that_hangs_on_its_files_does_not_keep_who_is_told_to_stop(
 def test_only_fetches_no_other_output_from_an_older_servers_cache(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:
-    url = new_demo("--version", "0.3.64").url
+    url = new_demo("--version", "0.8", "--fault", "all-cached").url
     workflow = graph_file(graphs.two_pictures())
     assert len(flow(run, url, workflow).json["outputs"]) == 2
     again = flow(run, url, workflow, "--only", "4")
@@ -881,8 +881,12 @@ def test_a_taken_prompt_id_and_outputs_that_do_not_exist_are_misuse(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
     workflow = graph_file(graphs.picture())
-    assert run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice").code == 0
-    again = run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice", "--no-ws")
+    assert (
+        run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", graphs.job_id("twice")).code == 0
+    )
+    again = run(
+        "run_workflow.py", workflow, "--host", demo.url, "--prompt-id", graphs.job_id("twice"), "--no-ws"
+    )
     assert (again.code, again.json["code"]) == (2, "prompt_id_taken")
     for node in ("99", "1"):
         ran = run("run_workflow.py", workflow, "--host", demo.url, "--only", "2", "--only", node)

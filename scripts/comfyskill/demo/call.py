@@ -59,7 +59,7 @@ class Call:
         method = asked if asked in PREVIEW_METHODS else self.options.preview_method
         sockets = self.engine.hub.sockets
         watched = self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
-        return watched and method != "none"
+        return watched and (method != "none" or self.options.cloud)
 
     def check_interrupt(self) -> None:
         """Raises Interrupted when the run must stop."""
