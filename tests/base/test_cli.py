@@ -103,7 +103,7 @@ def test_nohup_is_respected(run: Runner, demo: Demo, graph_file: Any) -> None:
     def ignore_hangup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    ours = "nohup-job"
+    ours = graphs.job_id("nohup-job")
     process = run.start(
         "run_workflow.py", graph_file(graphs.sleeper(1)), "--host", demo.url, "--prompt-id", ours,
         "--output-dir", "out", preexec_fn=ignore_hangup,
