@@ -172,6 +172,10 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     failed = [check for check in checks if check.result == "fail"]
     runs = (safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
+    if any(check.name == "packages" for check in failed):
+        from comfyskill.machine import health
+
+        commands = health.install_packages()
     if commands or failed or server is None:
         return commands
     from comfyskill.base.programs import command
