@@ -6,8 +6,8 @@
 """Show what a ComfyUI workflow lets you change, by name, and what it needs.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
-template:NAME or server:NAME. Names, types, ranges and choices come from the server's node definitions, from
-definitions saved with --object-info, or, offline, from cached or built-in tables; `definitions` says which.
+template:NAME, server:NAME or subgraph:NAME. Names, types, ranges and choices come from the server's node definitions,
+from definitions saved with --object-info, or, offline, from cached or built-in tables; `definitions` says which.
 
 Examples:
     python3 scripts/extract_schema.py workflows/sdxl_txt2img.json --offline

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
 from comfyskill.demo.cloud_answers import refusal
 from comfyskill.demo.cloud_jobs import Jobs
@@ -85,7 +86,7 @@ class CloudFileRoutes:
         known = self.jobs.known_as(temporary)
         temporary.replace(base / known)
         self.jobs.files[known] = base / known
-        answer: dict[str, Any] = {"name": known, "subfolder": str(fields.get("subfolder", "")), "type": kind}
+        answer: Document = {"name": known, "subfolder": str(fields.get("subfolder", "")), "type": kind}
         if request.path.endswith("mask"):
             related = {"mask": known, "paint": None, "painted": None}
             answer["metadata"] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.cloud_answers import is_uuid, refusal
 from comfyskill.demo.cloud_jobs import Job, Jobs, rfc3339
 from comfyskill.demo.engine import Engine
@@ -57,7 +57,7 @@ class CloudJobRoutes:
             found.reverse()
         page = found[offset : offset + limit]
         more = offset + len(page) < len(found)
-        pagination: dict[str, Any] = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
+        pagination: Document = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
         if more:
             pagination["next_cursor"] = str(offset + len(page))
         return web.json_response({"jobs": [self.jobs.brief(job) for job in page], "pagination": pagination})
@@ -170,7 +170,7 @@ class CloudJobRoutes:
             if job.started is not None and self.jobs.visible(job.id) is not None
         ]
 
-    def _record(self, job: Job, brief: bool) -> dict[str, Any]:
+    def _record(self, job: Job, brief: bool) -> Document:
         prompt = {"priority": 0, "prompt_id": job.id, "extra_data": dict(job.item.extra_data)}
         if not brief:
             prompt |= {"prompt": job.item.prompt, "outputs_to_execute": job.item.outputs}

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.engine import Engine
 from comfyskill.demo.item import Item
 from comfyskill.demo.job_rows import summary
@@ -29,7 +30,7 @@ class Job:
     ended: float | None = None
     cancelled: bool = False
     capped: bool = False
-    entry: dict[str, Any] = field(default_factory=dict)
+    entry: Document = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -98,10 +99,10 @@ class Jobs:
         """A time as `create_time` and `update_time` show it."""
         return int(seconds * 1000)
 
-    def brief(self, job: Job) -> dict[str, Any]:
+    def brief(self, job: Job) -> Document:
         """The entry of a list."""
         state = self.state(job)
-        found: dict[str, Any] = {"id": job.id, "status": state, "create_time": self.clock(job.created)}
+        found: Document = {"id": job.id, "status": state, "create_time": self.clock(job.created)}
         if job.started is not None:
             found["execution_start_time"] = int(job.started * 1000)
         if state not in ENDED:
@@ -117,7 +118,7 @@ class Jobs:
             found["execution_error"] = error
         return found
 
-    def full(self, job: Job) -> dict[str, Any]:
+    def full(self, job: Job) -> Document:
         """One job in full."""
         found = self.brief(job)
         found["update_time"] = self.clock(job.ended or job.started or job.created)
@@ -131,7 +132,7 @@ class Jobs:
             found["execution_meta"] = job.entry.get("meta", {})
         return found
 
-    def error(self, job: Job) -> dict[str, Any] | None:
+    def error(self, job: Job) -> Document | None:
         """The job's error as the cloud shows it; None when the job did not fail."""
         if job.capped:
             text = "Workflow execution exceeded the time limit of the plan"
@@ -167,7 +168,7 @@ class Jobs:
         """The key under which the cloud lists a file."""
         return "video" if key == "images" and name.endswith(VIDEO) else key
 
-    def file(self, item: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def file(self, item: Document) -> tuple[Document, str]:
         """(an output with the name under which the cloud keeps its file, the file's own name)."""
         base = self.engine.folders.of(str(item.get("type", "output")))
         name = str(item["filename"])

@@ -6,10 +6,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.cloud_answers import refusal, typed
 from comfyskill.demo.cloud_file_routes import MAX_BYTES, CloudFileRoutes
 from comfyskill.demo.cloud_job_routes import CloudJobRoutes
@@ -195,7 +196,7 @@ class CloudRoutes:
         return web.json_response([{"name": name, "pathIndex": 0} for name in names])
 
     async def features(self, request: web.Request) -> web.Response:
-        found: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": MAX_BYTES}
+        found: Document = {"supports_preview_metadata": True, "max_upload_size": MAX_BYTES}
         found["extension"] = dict(DEMO_MARK)
         if self._has_key(request):
             found["max_concurrent_jobs"] = self.concurrency

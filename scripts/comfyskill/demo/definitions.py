@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import model_lists
 from comfyskill.demo.folders import Folders
 
@@ -99,7 +100,7 @@ class Definitions:
         self.modern = version == "0.8.0"
         self.models = dict(models)
         self.folders = folders
-        self.compact: dict[str, dict[str, Any]] = _read("definitions.json")
+        self.compact: dict[str, Document] = _read("definitions.json")
         if version == "0.3.64":
             older = _read("definitions_0.3.64.json")
             self.compact.update(older["changed"])
@@ -117,7 +118,7 @@ class Definitions:
         yield from self.compact
         yield from (name for name in self.given if name not in self.compact)
 
-    def entry(self, name: str) -> dict[str, Any] | None:
+    def entry(self, name: str) -> Document | None:
         """The class's entry in `/object_info`, or None."""
         if name in self.given:
             return dict(self.given[name])
@@ -174,7 +175,7 @@ class Definitions:
             module=str(entry.get("python_module", "")),
         )
 
-    def _group(self, class_name: str, specs: Mapping[str, Any]) -> dict[str, Any]:
+    def _group(self, class_name: str, specs: Mapping[str, Any]) -> Document:
         return {key: self._spec(class_name, key, spec) for key, spec in specs.items()}
 
     def _spec(self, class_name: str, key: str, spec: Any) -> Any:
@@ -207,14 +208,14 @@ def read_input(key: str, spec: Any, required: bool) -> Input:
     return Input(key, required, kind_name, choices, options, parts)
 
 
-def _read(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((DATA / name).read_text(encoding="utf-8"))
+def _read(name: str) -> Document:
+    loaded: Document = json.loads((DATA / name).read_text(encoding="utf-8"))
     return loaded
 
 
-def _expanded(name: str, compact: Mapping[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+def _expanded(name: str, compact: Mapping[str, Any], inputs: Document) -> Document:
     output = compact["output"]
-    entry: dict[str, Any] = {
+    entry: Document = {
         "input": inputs,
         "input_order": {group: list(specs) for group, specs in inputs.items()},
         "output": output,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.execution import Execution
 from comfyskill.demo.folders import Folders
@@ -38,7 +39,7 @@ class Engine:
         self.pending: list[Item] = []
         self.running: dict[int, Item] = {}
         self.executing: dict[int, Execution] = {}
-        self.history: dict[str, dict[str, Any]] = {}
+        self.history: dict[str, Document] = {}
         self.cache = Cache()
         self.number = 0
         self.more = asyncio.Event()

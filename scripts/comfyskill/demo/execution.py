@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import generic
 from comfyskill.demo.call import Call, as_result, invoke, printed, stack_lines
 from comfyskill.demo.definitions import NodeClass
@@ -58,13 +59,13 @@ class Execution:
 
     # frames
 
-    def message(self, event: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
+    def message(self, event: str, data: Document, *, broadcast: bool = False) -> None:
         data = {**data, "timestamp": now_ms()}
         self.outcome.messages.append((event, data))
         if self.client_id is not None or broadcast:
             self.engine.hub.send(event, data, self.client_id)
 
-    def send(self, event: str, data: dict[str, Any]) -> None:
+    def send(self, event: str, data: Document) -> None:
         if self.client_id is not None:
             self.engine.hub.send(event, data, self.client_id)
 

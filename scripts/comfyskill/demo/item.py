@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.graph import Graph
@@ -27,8 +28,8 @@ class Item:
 
     number: float
     prompt_id: str
-    prompt: dict[str, Any]
-    extra_data: dict[str, Any]
+    prompt: Document
+    extra_data: Document
     outputs: list[str]
     secrets: dict[str, str] = field(default_factory=dict)
     created: int = field(default_factory=now_ms)
@@ -96,7 +97,7 @@ class Kept:
 class Outcome:
     """How a run ended, in the words of the history."""
 
-    outputs: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    outputs: Document = field(default_factory=dict)
+    meta: Document = field(default_factory=dict)
+    messages: list[tuple[str, Document]] = field(default_factory=list)
     success: bool = True

@@ -8,9 +8,10 @@ import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from aiohttp import WSMsgType, web
+
+from comfyskill.base.cli import Document
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4
 JPEG, PNG = 1, 2
@@ -25,7 +26,7 @@ class Socket:
     sid: str
     ws: web.WebSocketResponse
     request: web.Request
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: Document = field(default_factory=dict)
 
     def cut(self) -> None:
         """End the connection without a close frame, as a dying server does (the client sees 1006)."""
@@ -49,7 +50,7 @@ class Hub:
     """All sockets, and one sender for all of them: a client that does not read holds up the others, as it does
     on the real server. Frames wait in memory and are not lost."""
 
-    def __init__(self, features: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, features: Callable[[], Document]) -> None:
         self.features = features
         self.sockets: dict[str, Socket] = {}
         self.everyone: set[Socket] = set()
@@ -60,7 +61,7 @@ class Hub:
         self.log_clients: set[str] = set()
 
     # Sending never waits: it queues the frame.
-    def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+    def send(self, event: str, data: Document, sid: str | None = None) -> None:
         self.frames.put_nowait((json.dumps({"type": event, "data": data}), sid))
 
     def send_bytes(self, kind: int, payload: bytes, sid: str | None = None) -> None:
@@ -69,7 +70,7 @@ class Hub:
     def send_status(self) -> None:
         self.send("status", {"status": self.status()})
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Document:
         return {"exec_info": {"queue_remaining": self.queue_length()}}
 
     def wants_metadata(self, sid: str | None) -> bool:
@@ -83,7 +84,7 @@ class Hub:
     def send_preview(self, image_format: int, picture: bytes, sid: str | None) -> None:
         self.send_bytes(PREVIEW, struct.pack(">I", image_format) + picture, sid)
 
-    def send_preview_with_metadata(self, metadata: dict[str, Any], picture: bytes, sid: str | None) -> None:
+    def send_preview_with_metadata(self, metadata: Document, picture: bytes, sid: str | None) -> None:
         text = json.dumps(metadata).encode()
         self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
 

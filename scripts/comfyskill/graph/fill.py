@@ -247,7 +247,7 @@ class _Filling:
         )
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
         hint = f"set {safe_text.quoted_list(better[:4])} instead, or " if better else ""
-        if member.spec is not None and not member.spec.is_widget:
+        if member.spec is not None and not member.spec.takes_value:
             hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value is not possible there"
         else:
             hint += f"pass --force-link {safe_text.name(member.address)} to cut the link"

@@ -59,6 +59,11 @@ def literal(value: object) -> Any:
     return value
 
 
+def wrapped(value: Any) -> Any:
+    """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
+    return {"__value__": list(value)} if isinstance(value, list | tuple) else value
+
+
 def with_missing_types(graph: Graph) -> Graph:
     """The graph with its class at each node that a conversion left without one (`_meta.missing_type`)."""
     named = {

@@ -573,7 +573,7 @@ class ParameterSet:
         if known is not None:
             return known
         inputs = inputs_of(node)
-        spec = self.book.specs(node).get(name)
+        spec = self.book.spec(node, name)
         if name not in inputs and spec is None:
             return None
         return read_parameter(node_id, node, name, inputs.get(name), spec)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.graph.nearest import advice, choices_to_show, meant
+from comfyskill.graph.nodes import literal, wrapped
 from comfyskill.graph.parameters import Parameter
 from comfyskill.graph.specs import InputSpec
 
@@ -37,7 +38,7 @@ def convert(value: object, parameter: Parameter, *, validate: bool = True) -> An
         SkillError: (exit 2) code "wrong_type", "out_of_range" or "not_in_list".
     """
     try:
-        converted = _of_type(value, parameter)
+        converted = _of_type(literal(value), parameter)
     except _Misfit as misfit:
         if not validate:
             return wrapped(value)
@@ -52,11 +53,6 @@ def convert(value: object, parameter: Parameter, *, validate: bool = True) -> An
     return wrapped(converted)
 
 
-def wrapped(value: object) -> Any:
-    """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
-    return {"__value__": list(value)} if isinstance(value, list | tuple) else value
-
-
 def _shown(value: object) -> str:
     if isinstance(value, str):
         return safe_text.quoted(value)
@@ -64,13 +60,19 @@ def _shown(value: object) -> str:
 
 
 def _of_type(value: object, parameter: Parameter) -> Any:
-    kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
     if parameter.type == "COMBO":
         return _choice(value, parameter)
+    kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
+    misfits = []
     for kind, read in _READERS.items():
         if kind in kinds:
-            return read(value, parameter)
-    if parameter.spec is not None and not parameter.spec.is_widget and not parameter.spec.takes_any:
+            try:
+                return read(value, parameter)
+            except _Misfit as misfit:
+                misfits.append(str(misfit))
+    if misfits:
+        raise _Misfit(" or ".join(dict.fromkeys(misfits)))
+    if parameter.spec is not None and not parameter.spec.takes_value:
         raise _Misfit(f"a link from a node that gives {safe_text.name(parameter.type)}")
     return _like_now(value, parameter)
 
@@ -132,6 +134,8 @@ def _truth(value: object, parameter: Parameter) -> bool:
         return value
     word = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
     options = parameter.spec.options if parameter.spec is not None else {}
+    if parameter.spec is not None and "STRING" in parameter.spec.types and word not in ("true", "false"):
+        raise _Misfit("true or false")
     on, off = (str(options.get(label, "")).casefold() for label in ("label_on", "label_off"))
     if word in _TRUE or (word and word == on):
         return True
@@ -201,6 +205,19 @@ def _object(value: object, _: Parameter) -> dict[str, Any]:
     raise _Misfit("an object in JSON")
 
 
+_BOX = ("x", "y", "width", "height")
+
+
+def _box(value: object, parameter: Parameter) -> dict[str, Any]:
+    try:
+        box = _object(value, parameter)
+    except _Misfit:
+        box = {}
+    if all(foreign.number(box.get(side)) is not None for side in _BOX):
+        return box
+    raise _Misfit('an object such as {"x": 0, "y": 0, "width": 512, "height": 512}')
+
+
 def _like_now(value: object, parameter: Parameter) -> Any:
     """A value for an input of an unknown type: read as JSON when the present value is a list or an object."""
     if isinstance(parameter.value, dict):
@@ -212,14 +229,27 @@ def _like_now(value: object, parameter: Parameter) -> Any:
     return value
 
 
-_READERS = {
-    "BOOLEAN": _truth,
+# Tried in this order for an input of several types: "5" is a number before it is a truth value, and text comes last.
+_READERS: Mapping[str, Callable[[Any, Parameter], object]] = {
     "INT": _integer,
     "FLOAT": _number,
     "NUMBER": _either_number,
-    "STRING": _text,
-    "LIST": _list,
+    "BOOLEAN": _truth,
+    "BOUNDING_BOX": _box,
+    "CURVE": _object,
+    "RANGE": _object,
+    "COMPOSITOR": _object,
+    "DICT": _object,
     "OBJECT": _object,
+    "LOAD3D_CAMERA": _object,
+    "LOAD3D_MODEL_INFO": _object,
+    "BOUNDING_BOXES": _list,
+    "COLORS": _list,
+    "ARRAY": _list,
+    "FLOATS": _list,
+    "LIST": _list,
+    "COLOR": _text,
+    "STRING": _text,
 }
 
 
