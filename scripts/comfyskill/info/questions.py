@@ -308,7 +308,7 @@ def extensions(server: Dialect, *, text: str | None = None, full: bool = False) 
 
 def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
-    index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
+    index = offered(server, "workflow templates", server.template_index)
     rows = []
     for group in foreign.mappings(index):
         for entry in foreign.mappings(group.get("templates")):

@@ -19,7 +19,7 @@ from comfyskill.editor import blueprint, outline
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.graph.nearest import nearest
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.server.transport import Server
+from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
@@ -66,7 +66,7 @@ def read(
     spec: str,
     *,
     stdin: BinaryIO | None = None,
-    server: Server | None = None,
+    server: Dialect | None = None,
     definitions: Callable[[], Definitions] = lambda: Definitions("none"),
     wildcard_seed: int | None = None,
     allow_unsure: bool = False,
@@ -107,7 +107,7 @@ def read(
     )  # fmt: skip
 
 
-def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
+def load(spec: str, *, stdin: BinaryIO | None = None, server: Dialect | None = None) -> Loaded:
     """The workflow that `spec` names, in the format in which it was found (see `read`)."""
     if asks_server(spec):
         kind, _, name = spec.partition(":")
@@ -137,7 +137,7 @@ def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
                 yield dict(entry)
 
 
-def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
+def _from_server(kind: str, name: str, server: Dialect | None) -> Loaded:
     if server is None:
         raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
     document, notes = on_server.fetch(server, kind, name)
