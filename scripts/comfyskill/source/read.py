@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import stat
 import sys
@@ -18,6 +17,7 @@ from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.editor import blueprint, outline
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.graph.nearest import nearest
 from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
@@ -305,9 +305,8 @@ def _near_files(spec: str) -> str:
         beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
-
-    near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
-    near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
+    near = [beside[name] for name in nearest(path.name, beside, 3)]
+    near = near or [bundled[name] for name in nearest(stem, bundled, 3)]
     return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
