@@ -33,7 +33,7 @@ def test_the_bundled_workflows_pass_without_any_package(tmp_path: Path) -> None:
 
 def test_each_error_is_a_line_that_begins_with_the_file(tmp_path: Path) -> None:
     wrong = graphs.picture()
-    wrong["99"] = {"class_type": "KSampler", "inputs": {"model": ["98", 0]}}
+    wrong["98"] = {"class_type": "SaveImage", "inputs": {}}
     (tmp_path / "wrong.json").write_text(json.dumps(wrong), encoding="utf-8")
     (tmp_path / "cut.json").write_text('{"1": ', encoding="utf-8")
     (tmp_path / "info.json").write_text("{}", encoding="utf-8")
