@@ -8,11 +8,13 @@ import io
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.batch import journal
+from comfyskill.batch import recipe as batch_recipe
 from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan, is_media
 
 # A backslash or a colon would make a name a share, a drive or an address.
@@ -57,10 +59,8 @@ class Results(NamedTuple):
 
 def read(folder: Path) -> Results:
     """The results in a folder. Raises SkillError (exit 2) when it holds no batch."""
-    from comfyskill.batch import setup
-
     recorded = journal.read(folder)
-    recipe = setup.recipe_from(recorded.plan)
+    recipe = batch_recipe.from_line(recorded.plan)
     plan = _for_people(recipe.plan)
     home = folder.resolve()
     outside = 0
@@ -91,7 +91,7 @@ def _is_inside(home: Path, name: Any) -> bool:
 def _for_people(plan: Plan) -> Plan:
     """The plan with input files named relative to their common folder, so that labels show what differs."""
     axes = tuple(_shorter(axis) for axis in plan.axes)
-    return plan if axes == plan.axes else Plan(axes, plan.key, plan.limit, plan.shuffled)
+    return plan if axes == plan.axes else replace(plan, axes=axes)
 
 
 def _shorter(axis: Axis) -> Axis:
@@ -105,8 +105,8 @@ def _shorter(axis: Axis) -> Axis:
             shared[name] = os.path.commonpath(folders)
     if not shared:
         return axis
-    return Axis(
-        axis.kind, axis.names, [[_below(shared, name, row.get(name)) for name in axis.names] for row in steps]
+    return axis.with_steps(
+        [{name: _below(shared, name, row.get(name)) for name in axis.names} for row in steps]
     )
 
 
