@@ -61,10 +61,9 @@ def start_server(options: list[str], folder: Path) -> dict[str, Any]:
     log = (folder / "server.log").open("w", encoding="utf-8")
     command = [
         sys.executable,
-        str(SKILL / "scripts" / "demo_server.py"),
+        str(SKILL / "tests" / "support" / "equipped_demo.py"),
         "--port",
         "0",
-        "--control",
         "--step-time",
         "0.005",
     ]

@@ -8,7 +8,8 @@
 Each item is present, missing or unknown (the server could not be asked). Missing items come with
 a substitute name if the server has the file under another name, and with download sources. For missing classes
 of unknown packs the script asks comfy-cli if it is on PATH; that takes some seconds and may use the network.
-A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME or server:NAME.
+A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME, server:NAME or
+subgraph:NAME.
 
 Examples:
     python3 scripts/check_deps.py workflows/sdxl_txt2img.json

@@ -5,9 +5,9 @@
 # ///
 """Install ComfyUI with comfy-cli, start it in the background and wait until it answers. Safe to repeat.
 
-Checks the hardware, gets comfy-cli (pipx, else uv, else pip --user, else a virtual environment of its own), turns
-its analytics off, installs ComfyUI for this machine's GPU, launches it and runs the health check. What is
-already installed or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
+Checks the hardware, installs comfy-cli into a virtual environment of its own unless it is there, turns its analytics
+off, runs `comfy install` for this machine's GPU and `comfy launch`, then the health check. What is already installed
+or running is left unchanged. comfyui_setup.sh and comfyui_setup.ps1 call this.
 
 Examples:
     bash scripts/comfyui_setup.sh --dry-run
@@ -25,7 +25,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, flags, paths
 from comfyskill.machine import setup, setup_plan, setup_run, system
@@ -104,7 +103,7 @@ def wish(args: argparse.Namespace) -> setup_plan.Wish:
     )
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
     asked = wish(args)
     if args.action == "status":

@@ -5,8 +5,9 @@
 # ///
 """Convert a workflow that the ComfyUI editor saved into the API-format graph that the server runs, and back.
 
-FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME or server:NAME.
-The graph itself is printed, exactly as the editor would queue it, so that it can be piped; warnings go to stderr.
+FILE is an editor file, a picture or video made by ComfyUI, '-' for standard input, template:NAME, server:NAME or
+subgraph:NAME (a blueprint, with loaders and savers at its open ends). The graph itself is printed, exactly as the
+editor would queue it, so that it can be piped; warnings go to stderr.
 With --output the graph goes to a file and a report is printed: warnings, missing node types with their pack, model
 files with their source, the choices of dynamic prompts, how certain the values of each node are.
 

@@ -12,9 +12,7 @@ Examples:
     python3 scripts/demo_server.py
     python3 scripts/demo_server.py --port 0 --step-time 0.2
     python3 scripts/demo_server.py --models checkpoints=my_model.safetensors
-    python3 scripts/demo_server.py --manager v4
-    python3 scripts/demo_server.py --cloud --tier creator --cloud-option outputs_late=1
-    python3 scripts/demo_server.py --fault drop-socket:frames=5 --fault oom:node=KSampler,times=1
+    python3 scripts/demo_server.py --cloud --tier creator
 
 One JSON line on stdout says when it listens and where. It runs until SIGTERM or Ctrl-C.
 
@@ -26,17 +24,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, flags, text_files
-from comfyskill.demo import cloud_switches, fault_list, manager, model_lists, options
+from comfyskill.demo import model_lists, options
+
+if TYPE_CHECKING:
+    from comfyskill.demo.application import Demo
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = flags.parser(__doc__)
-    parser.epilog = f"{fault_list.table()}\n\n{cloud_switches.table()}"
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
@@ -51,9 +51,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=0.02,
         metavar="SECONDS",
         help="time per sampler step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each HTTP answer"
     )
     parser.add_argument(
         "--models",
@@ -74,48 +71,28 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--history-size", type=int, default=10_001, help="finished runs to keep (default: %(default)s)"
     )
     parser.add_argument("--max-upload-mb", type=float, help="largest request body (default: 100)")
-    parser.add_argument(
-        "--control", action="store_true", help="serve /demo/log, /demo/faults, /demo/reset, /demo/executions"
-    )
-    parser.add_argument(
-        "--manager",
-        choices=manager.SHAPES,
-        help="simulate ComfyUI-Manager too, to rehearse installs: the node packs of this server are missing until "
-        "it installs them, and models that it fetches are only names",
-    )
     parser.add_argument("--cloud", action="store_true", help="simulate Comfy Cloud (v1 interface) instead")
     parser.add_argument(
         "--tier", choices=options.TIERS, default="standard", help="the cloud plan (default: %(default)s)"
     )
     parser.add_argument(
-        "--cloud-option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the simulated cloud, see below",
-    )
-    parser.add_argument(
         "--api-key", help="the key that the simulated cloud accepts (default: comfyui-demo-key)"
     )
-    parser.add_argument(
-        "--fault", action="append", default=[], metavar="SPEC", help="a fault, see below (repeatable)"
-    )
     parser.add_argument("--exit-with-parent", action="store_true", help="exit when standard input closes")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
 
 
 def read_options(args: argparse.Namespace) -> options.Options:
     """The options of the command line. Raises ValueError with a sentence."""
-    if args.cloud and args.manager:
-        raise ValueError("--cloud and --manager exclude each other: Comfy Cloud's nodes are fixed")
-    for fault in args.fault:
-        fault_list.read_fault(fault)
     return options.Options(
         host=args.host,
         port=args.port,
         version=args.version,
         step_time=args.step_time,
-        latency=args.latency,
         models=model_lists.read_models(args.models),
         definitions=read_definitions(args.definitions),
         output_dir=args.output_dir,
@@ -123,12 +100,8 @@ def read_options(args: argparse.Namespace) -> options.Options:
         history_size=args.history_size,
         max_upload_mb=args.max_upload_mb or 100,
         max_upload_given=args.max_upload_mb is not None,
-        control=args.control,
-        faults=tuple(args.fault),
         cloud=args.cloud,
-        manager=args.manager,
         tier=args.tier,
-        cloud_options=cloud_switches.read_switches(args.cloud_option),
         api_key=args.api_key,
         exit_with_parent=args.exit_with_parent,
     )
@@ -152,18 +125,25 @@ def read_definitions(path: Path | None) -> dict[str, Any]:
 
 def serve(args: argparse.Namespace) -> cli.Document:
     """Serve until SIGTERM or Ctrl-C."""
+    from comfyskill.demo import application
+
+    return run(args, application.Demo)
+
+
+def run(args: argparse.Namespace, make_demo: Callable[[options.Options], Demo]) -> cli.Document:
+    """Serve what `make_demo` makes of the options, until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    from comfyskill.demo import application
+
     try:
         chosen = read_options(args)
     except ValueError as error:
         raise cli.Misuse(
             str(error), hint="python3 scripts/demo_server.py --help lists all of them"
         ) from error
-    import asyncio
-
-    from comfyskill.demo import application
-
     try:
-        asyncio.run(application.serve(chosen))
+        asyncio.run(application.serve(make_demo, chosen))
     except OSError as error:
         raise cli.SkillError(
             f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}",

@@ -6,8 +6,8 @@
 """Show what a ComfyUI workflow lets you change, by name, and what it needs.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
-template:NAME or server:NAME. Names, types, ranges and choices come from the server's node definitions, from
-definitions saved with --object-info, or, offline, from cached or built-in tables; `definitions` says which.
+template:NAME, server:NAME or subgraph:NAME. Names, types, ranges and choices come from the server's node definitions,
+from definitions saved with --object-info, or, offline, from cached or built-in tables; `definitions` says which.
 
 Examples:
     python3 scripts/extract_schema.py workflows/sdxl_txt2img.json --offline
@@ -134,7 +134,7 @@ def _facts(
         ],
         "models": [
             {"name": use.name, "folder": use.folder, "set": f"{use.node_id}.{use.input}"}
-            for use in graph_facts.models_in(graph, definitions)
+            for use in graph_facts.models_in(graph)
         ],
         "embeddings": sorted({use.name for use in graph_facts.embeddings_in(graph)}),
         "is_video": graph_facts.is_video(graph, definitions),

@@ -23,9 +23,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, flags
+from comfyskill.base.cli import Document
 from comfyskill.machine import hardware, verdict
 
 
@@ -76,7 +76,7 @@ def _gigabytes(text: str) -> float:
     return size
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> Document:
     """The report this script prints, with a short summary on stderr unless --json is given."""
     families = _families(args.model) if args.model is not None else []
     if args.vram is None:
@@ -99,11 +99,11 @@ def _families(model: str) -> list[str]:
     return families
 
 
-def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
+def _one_family(found: Document, families: list[str]) -> Document:
     """Whether these families fit, without the rest of the report."""
     answer = verdict.about(found["families"], families)
     fits = answer["fits"] in ("yes", "tight") and not found["blockers"]
-    document: dict[str, Any] = {"status": "ok" if fits else "unsuitable"}
+    document: Document = {"status": "ok" if fits else "unsuitable"}
     if not fits:
         hint = "use Comfy Cloud, another machine's server, or a smaller model"
         document |= {"code": "does_not_fit", "hint": hint, "retryable": False}
@@ -114,7 +114,7 @@ def _one_family(found: dict[str, Any], families: list[str]) -> dict[str, Any]:
     return document | {key: found[key] for key in kept if key in found}
 
 
-def summary_lines(found: dict[str, Any]) -> list[str]:
+def summary_lines(found: Document) -> list[str]:
     """The report for people: a few lines and the table of families."""
     best = found["best_gpu"]
     lines = [

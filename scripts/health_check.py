@@ -25,10 +25,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from comfyskill.base import cli, flags, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, flags, foreign, safe_text
+from comfyskill.base.cli import Document, SkillError
 
 if TYPE_CHECKING:
     from comfyskill.machine.health import Check
@@ -53,14 +53,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> Document:
     """The report this script prints."""
     from comfyskill.machine import health
 
     cli.be_quiet(args.quiet or args.json)
     packages = health.packages()
     host, around, checks = health.choose(args.host, args.api)
-    if "requests" in packages.details.get("missing", ()):
+    if "requests" in foreign.items(packages.details.get("missing")):
         return document(
             host_url(host), None, [packages, *checks, *unasked("the package requests is missing")], around
         )
@@ -100,7 +100,7 @@ def host_url(host: str) -> str:
     return _common.normal_base(_common.split_user_info(host)[0]) if host != "demo" else host
 
 
-def _elsewhere(problem: Check, around: list[dict[str, Any]]) -> Check:
+def _elsewhere(problem: Check, around: list[Document]) -> Check:
     """The failure, with the servers that do answer on this machine."""
 
     running = [row["url"] for row in around if row["state"] == "comfyui"]
@@ -144,28 +144,26 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
     return checks
 
 
-def document(
-    url: str, server: Dialect | None, checks: list[Check], around: list[dict[str, Any]]
-) -> dict[str, Any]:
+def document(url: str, server: Dialect | None, checks: list[Check], around: list[Document]) -> Document:
     """The JSON document of a health check."""
     results = [check.result for check in checks]
     failed = [check for check in checks if check.result == "fail"]
-    told: dict[str, Any] = {"status": "ok" if not failed else "unhealthy"}
+    found: Document = {"status": "ok" if not failed else "unhealthy"}
     if failed:
         codes = [check.details.get("code") for check in failed]
         code = next((known for known in ("unreachable", "refused") if known in codes), "unhealthy")
-        told |= {"code": code, "message": failed[0].message, "retryable": code == "unreachable"}
+        found |= {"code": code, "message": failed[0].message, "retryable": code == "unreachable"}
         if failed[0].fix:
-            told["hint"] = failed[0].fix
-    told |= {"host": url, "api": server.api if server else None}
+            found["hint"] = failed[0].fix
+    found |= {"host": url, "api": server.api if server else None}
     if server is not None and server.demo:
-        told["demo"] = True
-    told["summary"] = {result: results.count(result) for result in ("ok", "warn", "fail", "skipped")}
-    told["checks"] = [check.json() for check in checks]
+        found["demo"] = True
+    found["summary"] = {result: results.count(result) for result in ("ok", "warn", "fail", "skipped")}
+    found["checks"] = [check.json() for check in checks]
     if around:
-        told["found"] = around
-    told["next"] = next_commands(server, checks)
-    return told
+        found["found"] = around
+    found["next"] = next_commands(server, checks)
+    return found
 
 
 def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:

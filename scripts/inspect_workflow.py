@@ -27,13 +27,14 @@ import sys
 from typing import Any
 
 from comfyskill.base import cli, flags
+from comfyskill.source import read
 from comfyskill.trust import trust
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     parser.add_argument(
-        "workflow", metavar="WORKFLOW", help="file, picture, - , template:NAME or server:NAME"
+        "workflow", metavar="WORKFLOW", help="file, picture, - , template:NAME, server:NAME or subgraph:NAME"
     )
     flags.add_server_flags(parser)
     parser.add_argument("--inventory", metavar="FILE", help="take the installed packs from this inventory")
@@ -46,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
     """The report this script prints."""
-    if not args.host and not args.inventory and not args.workflow.startswith(("template:", "server:")):
+    if not args.host and not args.inventory and not read.asks_server(args.workflow):
         return trust.report(args.workflow)
     from comfyskill.deps import survey
 

@@ -6,7 +6,7 @@
 """Run a ComfyUI workflow and download its outputs.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
-template:NAME or server:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
+template:NAME, server:NAME or subgraph:NAME. Values are set by name (see extract_schema.py) or by NODE.INPUT.
 
 Examples:
     python3 scripts/run_workflow.py workflows/photo_touchup.json --host demo --input-image image=photo.jpg --output-dir out

@@ -16,6 +16,7 @@ Examples:
     python3 scripts/server_info.py models checkpoints --search xl
     python3 scripts/server_info.py node KSampler --inventory server.json
     python3 scripts/server_info.py template flux_schnell --save flux.json
+    python3 scripts/server_info.py subgraphs --search upscale
     python3 scripts/server_info.py upload photo.png
     python3 scripts/server_info.py upload mask.png --mask --original 'photo.png [input]'
     python3 scripts/server_info.py download ComfyUI_00001_.png --output-dir out
@@ -43,7 +44,7 @@ SEARCHED = {
     "embeddings": "textual inversions",
     "extensions": "node packs with scripts for the editor",
     "templates": "workflow templates",
-    "subgraphs": "subgraph blueprints of node packs",
+    "subgraphs": "subgraph blueprints: ready-made parts of workflows",
     "workflows": "workflows saved on the server",
 }
 # What an inventory can answer.
@@ -83,7 +84,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         if name == "models":
             listed.add_argument("folder", nargs="?", metavar="FOLDER", help="such as checkpoints or loras")
         listed.add_argument("--search", metavar="TEXT", help="only names that contain these words")
-    for name in ("template", "workflow"):
+    for name in ("template", "workflow", "subgraph"):
         one = question(name, f"show one {name}, or save it", full=False)
         one.add_argument("name", metavar="NAME")
         one.add_argument("--save", type=Path, metavar="FILE", help="write it here")
@@ -155,7 +156,7 @@ def answer(args: argparse.Namespace) -> Document:
         return ask.features(server)
     if args.question == "workflows":
         return ask.saved_workflows(server, text=args.search, full=args.full)
-    if args.question in ("template", "workflow"):
+    if args.question in ("template", "workflow", "subgraph"):
         return files.workflow(server, args.question, args.name, args.save, overwrite=args.overwrite)
     if args.question == "upload":
         return _upload(args, server)

@@ -10,8 +10,8 @@ output) and what would run but be wrong (a LoRA that nothing uses, sizes off the
 prompts, deprecated nodes). Each finding has a severity, the node and what to do.
 
 WORKFLOW is a file (API or editor format, or a picture or video made by ComfyUI), '-' for standard input,
-template:NAME or server:NAME. Without a server the check uses --object-info, or cached or built-in definitions, and
-says what it could not check.
+template:NAME, server:NAME or subgraph:NAME. Without a server the check uses --object-info, or cached or built-in
+definitions, and says what it could not check.
 
 Examples:
     python3 scripts/validate_workflow.py my_workflow.json --host http://127.0.0.1:8188

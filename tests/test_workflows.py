@@ -151,7 +151,7 @@ def test_the_index_names_its_models_with_folder_and_source(path):
     entry = ENTRIES[path.name]
     named = {(model["folder"], model["name"]) for model in entry["models"]}
 
-    assert named == {(use.folder, use.name) for use in facts.models_in(graph_of(path), DEFINITIONS)}
+    assert named == {(use.folder, use.name) for use in facts.models_in(graph_of(path))}
     for model in entry["models"]:
         assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
         assert model["url"].endswith("/" + model["name"])
@@ -213,7 +213,7 @@ def test_the_kind_is_what_its_last_node_saves(path):
 
 def test_one_workflow_needs_no_model_at_all():
     assert ENTRIES["photo_touchup.json"]["models"] == []
-    assert not facts.models_in(graph_of(FOLDER / "photo_touchup.json"), DEFINITIONS)
+    assert not facts.models_in(graph_of(FOLDER / "photo_touchup.json"))
 
 
 @each_file

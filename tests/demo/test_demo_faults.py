@@ -1,14 +1,20 @@
-"""Each fault of the demo server does what its name says."""
+"""Each fault of the equipped demo server does what its name says."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 import requests
 import websocket
+
+from bundle import EQUIPPED_DEMO
+from equipment import cloud, fault_list
 
 PICTURE = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 7}},
@@ -354,3 +360,29 @@ def test_wrong_fault_changes_nothing(demo: Any) -> None:
     answer = requests.post(f"{demo.url}/demo/faults", json=["nonsense"], timeout=60)
     assert answer.status_code == 400 and "unknown fault 'nonsense'" in answer.json()["error"]
     assert demo.get("/demo/faults")["faults"][0]["name"] == "paused"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fault", "no-such"], "unknown fault 'no-such'"),
+        (["--fault", "oom:nodes=1"], "has no key 'nodes'"),
+        (["--fault", "delay:ms=soon"], "could not convert"),
+        (["--cloud-option", "zzz=1"], "there are: appear_ms"),
+        (["--cloud", "--manager", "v4"], "exclude each other"),
+    ],
+)
+def test_wrong_flags_of_the_equipment_are_misuse(options: list[str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EQUIPPED_DEMO), *options], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert words in json.loads(done.stdout)["message"]
+
+
+def test_help_names_every_fault_and_switch() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EQUIPPED_DEMO), "--help"], capture_output=True, text=True, timeout=60
+    )
+    for name in [*fault_list.FAULTS, *cloud.SWITCHES]:
+        assert re.search(rf"^  {re.escape(name)}[:=\n]", done.stdout, re.MULTILINE), name

@@ -339,10 +339,6 @@ def test_the_demos_manager_refuses_what_the_real_one_refuses(
     assert caught.value.code == wanted
 
 
-def test_cloud_and_manager_exclude_each_other(run: Any) -> None:
-    assert run("demo_server.py", "--cloud", "--manager", "v4").code == 2
-
-
 @pytest.mark.skipif(os.name == "nt", reason="no pipe of this kind")
 def test_a_reader_that_goes_away_is_no_traceback(run: Any, demo: Any) -> None:
     process = run.start("check_deps.py", SDXL, "--host", demo.url)

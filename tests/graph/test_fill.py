@@ -547,3 +547,75 @@ def test_a_graph_without_a_model_takes_no_lora():
             {"1": {"class_type": "OpenAIGPTImage1", "inputs": {"prompt": "x"}}}, ["detail"], DEFINITIONS
         )
     assert caught.value.code == "lora_unclear"
+
+
+RECENT = json.loads(
+    (Path(__file__).parent.parent / "data/graph/definitions_033.json").read_text(encoding="utf-8")
+)
+TYPED = {
+    "1": {"class_type": "ComfyMathExpression", "inputs": {"expression": "a", "values.a": 1}},
+    "2": {"class_type": "ComfyNumberConvert", "inputs": {"value": 1}},
+    "3": {"class_type": "ImageCropV2", "inputs": {"image": ["9", 0]}},
+    "4": {"class_type": "LTXVEmptyLatentAudio", "inputs": {"frame_rate": 25}},
+    "5": {"class_type": "CurveEditor", "inputs": {}},
+    "6": {"class_type": "CreateBoundingBoxes", "inputs": {}},
+    "7": {"class_type": "ColorToRGBInt", "inputs": {}},
+    "8": {"class_type": "BuildJsonPromptIdeogram", "inputs": {}},
+    "10": {"class_type": "ImageCompositor", "inputs": {}},
+    "11": {"class_type": "Preview3D", "inputs": {}},
+    "12": {"class_type": "ConvertArrayToString", "inputs": {}},
+}
+BOX = {"x": 1, "y": 2, "width": 8, "height": 9}
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "expected"),
+    [
+        ("1.values.a", "5", 5),
+        ("1.values.a", "1.5", 1.5),
+        ("1.values.a", "true", True),
+        ("1.values.a", 5, 5),
+        ("1.values.a", False, False),
+        ("1.values.b", "7", 7),
+        ("2.value", "5", 5),
+        ("2.value", "false", False),
+        ("2.value", "no", "no"),
+        ("2.value", "a word", "a word"),
+        ("4.frame_rate", "24", 24),
+        ("4.frame_rate", "23.976", 23.976),
+        ("3.crop_region", json.dumps(BOX), BOX),
+        ("3.crop_region", BOX, BOX),
+        ("5.curve", '{"points": [[0, 0], [1, 1]]}', {"points": [[0, 0], [1, 1]]}),
+        ("6.editor_state", json.dumps([BOX]), {"__value__": [BOX]}),
+        ("6.editor_state", {"__value__": [BOX]}, {"__value__": [BOX]}),
+        ("7.color", "#ff0000", "#ff0000"),
+        ("8.color_palette", '["#ffffff"]', {"__value__": ["#ffffff"]}),
+        ("10.compositor", "{}", {}),
+        ("11.model_file", "mesh.glb", "mesh.glb"),
+        ("12.array", "[1, 2]", {"__value__": [1, 2]}),
+    ],
+)
+def test_inputs_of_several_types_and_of_plain_json_take_values(address, value, expected):
+    filled = fill({address: value}, RECENT, TYPED)
+    node_id, _, name = address.partition(".")
+    found = filled.graph[node_id]["inputs"][name]
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "code"),
+    [
+        ("1.values.a", "a word", "wrong_type"),
+        ("1.values.a", "{}", "wrong_type"),
+        ("4.frame_rate", "true", "wrong_type"),
+        ("4.frame_rate", "0", "out_of_range"),
+        ("3.crop_region", "5", "wrong_type"),
+        ("3.crop_region", '{"x": 1}', "wrong_type"),
+        ("5.curve", "[1]", "wrong_type"),
+        ("6.editor_state", "{}", "wrong_type"),
+        ("8.element", "{}", "wrong_type"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(address, value, code):
+    assert refusal({address: value}, RECENT, TYPED).code == code

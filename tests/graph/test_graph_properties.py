@@ -113,7 +113,7 @@ def test_reading_and_checking_never_fail(graph, definitions):
         assert finding.message and finding.fix
     facts.outputs_of(graph, definitions)
     facts.partner_nodes(graph, definitions)
-    facts.models_in(graph, definitions)
+    facts.models_in(graph)
     facts.embeddings_in(graph)
     facts.is_video(graph, definitions)
     assert facts.sampling_steps(graph, definitions) >= 0

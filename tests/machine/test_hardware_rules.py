@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,12 @@ from comfyskill.machine import gpus, system
 from comfyskill.machine import verdict as machine_verdict
 
 GIB = 1024**3
-LINUX = system.Place("Linux", "x86_64", Path("/nonexistent"), simulated=True)
-GOOD = {
-    "memory": {"total": 64 * GIB, "limit": None, "usable": 64 * GIB},
-    "disk": {"workspace": "/w", "free": 500 * GIB},
-    "python": {"bits": 64},
-}
 CARD = gpus.Gpu("nvidia", "RTX", 24 * GIB, "nvidia-smi")
+GOOD = machine_verdict.Facts("Linux", CARD, system.Memory(64 * GIB, None, 64 * GIB), free_disk=500 * GIB)
 
 
 def judged(**changes):
-    values = GOOD | changes
-    return machine_verdict.judge(
-        LINUX, CARD, values["memory"], values["disk"], values["python"], False, values.get("installed", False)
-    )
+    return machine_verdict.judge(replace(GOOD, **changes))
 
 
 @given(st.text(max_size=400))
@@ -104,18 +97,17 @@ def test_sizes_as_tools_write_them(value, expected):
 
 
 def test_little_disk_blocks_an_installation_but_not_an_installed_server():
-    disk = {"workspace": "/w", "free": 9 * GIB}
-    assert "9.0 GB free" in judged(disk=disk).blockers[0]
-    assert judged(disk=disk, installed=True).blockers == []
+    assert "9.0 GB free" in judged(free_disk=9 * GIB).blockers[0]
+    assert judged(free_disk=9 * GIB, installed=True).blockers == []
 
 
 def test_a_32_bit_python_blocks():
-    assert "32-bit" in judged(python={"bits": 32}).blockers[0]
+    assert "32-bit" in judged(python_bits=32).blockers[0]
 
 
 def test_memory_lowers_the_verdict_step_by_step():
     def verdict(gb):
-        return judged(memory={"total": gb * GIB, "limit": None, "usable": gb * GIB}).verdict
+        return judged(memory=system.Memory(gb * GIB, None, gb * GIB)).verdict
 
     assert [verdict(gb) for gb in (6, 12, 16, 64)] == ["cloud", "marginal", "ok", "ok"]
 

@@ -1,4 +1,4 @@
-"""comfyui_setup, run as a command, with fake pipx, uv, pip, git and comfy; the server it starts is a real process."""
+"""comfyui_setup, run as a command, with fake pip, git and comfy; the server it starts is a real process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from v2_servers import free_port
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 DATA = Path(__file__).parent.parent / "data" / "hardware"
-# Outside any virtual environment, where pip --user is possible.
 # Outside of any virtual environment; what sys._base_executable says in Python 3.10 is still inside.
 BASE_PYTHON = str(Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info)))
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake programs are P
 
 # A comfy-cli in small: it keeps the real one's words, exit codes and files, and starts a server that answers.
 COMFY = r"""#!PYTHON
-import json, os, pathlib, signal, subprocess, sys, time
+import json, os, pathlib, shutil, signal, socket, subprocess, sys, time
 home = pathlib.Path(os.environ["HOME"])
 mode = (home / "mode").read_text() if (home / "mode").exists() else ""
 with open(home / "calls.jsonl", "a") as calls:
@@ -44,7 +43,9 @@ if action == "install":
         print("already exists. But it is an invalid ComfyUI repository. Remove it and retry."); sys.exit(1)
     (workspace / ".git").mkdir(parents=True, exist_ok=True)
     if mode == "hang in clone":
-        (home / "hanging").write_text(str(os.getpid())); time.sleep(60)
+        (home / "hanging").write_text(str(os.getpid()))
+        try: time.sleep(60)
+        finally: shutil.rmtree(workspace)  # as git does
     (workspace / "comfy").mkdir(exist_ok=True)
     (workspace / "main.py").write_text("")
     if mode == "hang in pip":
@@ -64,6 +65,9 @@ elif action == "launch":
         time.sleep(60)
     server = subprocess.Popen([sys.executable, str(home / "server.py"), str(port)], start_new_session=True)
     (home / "server.pid").write_text(str(server.pid))
+    while True:  # as the real one: it ends when the server answers
+        try: socket.create_connection(("127.0.0.1", port)).close(); break
+        except OSError: time.sleep(0.02)
     print("To see the GUI go to: http://127.0.0.1:%d" % port)
 elif action == "stop":
     if mode != "stop fails":
@@ -118,17 +122,6 @@ class Box:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(COMFY.replace("PYTHON", BASE_PYTHON))
         target.chmod(0o755)
-
-    def installer(self, name: str, place: str) -> None:
-        """A pipx or uv that puts `comfy` into `place` when asked to install."""
-        store = self.home / "store"
-        self.comfy(store)
-        self.program(
-            name,
-            f'#!/bin/sh\necho "$0 $*" >> {self.home}/installers\n'
-            f'case "$*" in *install*) mkdir -p {place}; cp {store}/comfy {place}/comfy;; '
-            f"*BIN_DIR*|*--bin*) echo {place};; esac\n",
-        )
 
     def mode(self, text: str) -> None:
         (self.home / "mode").write_text(text)
@@ -194,6 +187,27 @@ def wait_for(condition, limit_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+# A pip that puts `comfy` into its environment.
+FAKE_PIP = r"""
+import os, pathlib, sys
+place = pathlib.Path(sys.prefix, "bin")
+(place / "comfy").write_text(pathlib.Path(os.environ["HOME"], "store", "comfy").read_text())
+(place / "comfy").chmod(0o755)
+"""
+
+
+def pip(box: Box, text: str = FAKE_PIP) -> dict[str, str]:
+    """The environment in which pip is this one."""
+    # A quick venv: the real one unpacks pip, which takes seconds and is not what is tested.
+    for name, main in (("pip", text), ("ensurepip", "")):
+        folder = box.home / "modules" / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+        (folder / "__main__.py").write_text(main)
+    box.comfy(box.home / "store")
+    return {"PYTHONPATH": str(box.home / "modules")}
+
+
 @pytest.fixture
 def box(tmp_path: Path):
     made = Box(tmp_path)
@@ -202,12 +216,16 @@ def box(tmp_path: Path):
 
 
 def test_from_nothing_to_a_server_that_answers(box):
-    box.installer("pipx", str(box.home / ".local/bin"))
-    report = box.run()
+    report = box.run(**pip(box))
     assert report["status"] == "ok"
     assert report["comfyui_version"] == "0.8.0"
     assert (report["installed"], report["launched"], report["already_running"]) == (True, True, False)
-    assert report["attempts"] == [{"with": "pipx", "worked": True}]
+    venv = box.home / ".local/state/comfyui-setup/comfy-cli-venv/bin"
+    assert report["comfy_cli"] == {
+        "version": "1.23.0",
+        "how": "installed by setup",
+        "program": str(venv / "comfy"),
+    }
     assert [
         next(w for w in call["argv"] if w in ("tracking", "install", "launch")) for call in box.calls()
     ] == [
@@ -220,7 +238,7 @@ def test_from_nothing_to_a_server_that_answers(box):
     assert box.called("install") == [[*workspace, "install", "--nvidia", "--skip-manager"]]
     assert box.called("launch") == [[*workspace, "launch", "--background", "--", "--port", str(box.port)]]
     assert all(call["track"] == "1" and call["venv"] is None for call in box.calls())
-    assert all(call["path"].startswith(str(box.home / ".local/bin")) for call in box.calls())
+    assert all(call["path"].startswith(str(venv)) for call in box.calls())
     assert Path(report["log"]).read_text().count("$ ") >= 4
 
 
@@ -272,7 +290,6 @@ def test_another_persons_server_is_not_stopped(box):
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(box):
-    box.installer("pipx", str(box.home / ".local/bin"))
     before = sorted(str(path) for path in box.home.rglob("*"))
     report = box.run("--dry-run", "--manager", "--model", "sd15")
     assert report["status"] == "dry_run"
@@ -333,74 +350,16 @@ def test_a_model_needs_consent_before_anything_is_done(box):
     assert box.run("--model", "sd15")["model"]["downloaded"] is False
 
 
-def test_uv_comes_after_pipx(box):
-    box.installer("uv", str(box.home / ".local/bin"))
-    assert box.run()["attempts"] == [{"with": "uv tool", "worked": True}]
+def test_a_comfy_cli_of_pipx_or_uv_is_used_even_outside_path(box):
+    box.comfy(box.home / ".local/bin")
+    assert box.run()["comfy_cli"]["program"] == str(box.home / ".local/bin/comfy")
 
 
-def test_a_pipx_that_fails_gives_way_to_uv(box):
-    box.program("pipx", "#!/bin/sh\necho 'pipx is broken today'; exit 3\n")
-    box.installer("uv", str(box.home / ".local/bin"))
-    attempts = box.run()["attempts"]
-    assert attempts[0] == {"with": "pipx", "worked": False, "why": "pipx is broken today"}
-    assert attempts[1]["with"] == "uv tool"
-
-
-def test_uvx_alone_will_do(box):
-    box.comfy(box.home / "store")
-    box.program("uvx", f'#!/bin/sh\nshift 3\nexec {box.home}/store/comfy "$@"\n')
-    report = box.run()
-    assert report["attempts"] == [{"with": "uvx", "worked": True}]
-    assert report["comfy_cli"]["program"].endswith("uvx --from comfy-cli comfy")
-    assert box.run("stop")["stopped"] is True
-    assert not answers(box.port)
-
-
-FAKE_PIP = r"""
-import pathlib, sys
-home = pathlib.Path(__import__("os").environ["HOME"])
-words = sys.argv[1:]
-if "--user" in words and (home / "managed").exists():
-    print("error: externally-managed-environment"); sys.exit(1)
-if "install" in words:
-    place = home / ".local" / "bin" if "--user" in words else pathlib.Path(sys.prefix) / "bin"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "comfy").write_text((home / "store" / "comfy").read_text())
-    (place / "comfy").chmod(0o755)
-"""
-
-
-def pip(box: Box, text: str = FAKE_PIP) -> dict[str, str]:
-    folder = box.home / "modules" / "pip"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    if text:
-        (folder / "__main__.py").write_text(text)
-    # A quick venv: the real one unpacks pip, which takes seconds and is not what is tested.
-    (box.home / "modules" / "ensurepip").mkdir()
-    (box.home / "modules" / "ensurepip" / "__init__.py").write_text("")
-    (box.home / "modules" / "ensurepip" / "__main__.py").write_text("")
-    box.comfy(box.home / "store")
-    return {"PYTHONPATH": str(box.home / "modules")}
-
-
-def test_pip_user_where_neither_pipx_nor_uv_is_there(box):
-    assert box.run(**pip(box))["attempts"] == [{"with": "pip --user", "worked": True}]
-
-
-def test_an_externally_managed_python_gets_a_virtual_environment(box):
-    (box.home / "managed").write_text("")
-    report = box.run(**pip(box))
-    assert [attempt["with"] for attempt in report["attempts"]] == ["pip --user", "virtual environment"]
-    assert "PEP 668" in report["attempts"][0]["why"]
-    assert "comfyui-setup/comfy-cli-venv" in report["comfy_cli"]["program"]
-
-
-def test_no_pip_at_all_is_told_with_the_way_out(box):
-    report = box.run(exit_code=1, **pip(box, text=""))
+def test_without_an_installer_the_reason_and_the_way_out_are_reported(box):
+    report = box.run(exit_code=1, **pip(box, "print('no index is in reach'); raise SystemExit(1)"))
     assert report["code"] == "no_installer"
     assert "pipx" in report["hint"]
-    assert len(report["attempts"]) == 2
+    assert report["log_tail"][-1] == "no index is in reach"
 
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", '{"devices": []}', '{"system": {}}', "[]", "null"])
@@ -464,25 +423,10 @@ def test_ctrl_c_leaves_nothing_that_the_next_run_trips_over(box, number, moment)
     assert json.loads(out)["code"] == "interrupted"
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-    assert box.workspace.exists() is (moment == "hang in pip"), "half a clone is taken away at once"
+    assert box.workspace.exists() is (moment == "hang in pip")
     box.mode("")
     assert box.run()["status"] == "ok"
-
-
-def test_a_setup_that_was_killed_outright_is_taken_up_again(box):
-    box.comfy()
-    box.mode("hang in clone")
-    process = box.start()
-    hanging = box.home / "hanging"
-    wait_for(lambda: hanging.exists() and hanging.read_text())
-    process.kill()
-    process.communicate()
-    os.kill(int(hanging.read_text()), signal.SIGKILL)
-    (box.workspace / "README.md").write_text("half a checkout")
-    box.mode("")
-    assert box.run()["status"] == "ok"
-    aside = list(box.workspace.parent.glob("ComfyUI.incomplete-*"))
-    assert (aside[0] / "README.md").read_text() == "half a checkout"
+    assert ("--restore" in box.called("install")[1]) is (moment == "hang in pip")
 
 
 def test_a_folder_of_something_else_is_not_touched(box):

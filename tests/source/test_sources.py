@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from blueprint_files import IDENTITY, blueprint
 from comfyskill.base import cli
 from comfyskill.server import transport
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.source import read
+from comfyskill.source import on_server, read
+from editor_files import DEFINITIONS as CORE
 
 HERE = Path(__file__).parent.parent
 SCRIPTS = HERE.parent / "scripts"
@@ -349,6 +351,13 @@ PAGES = {
     "/api/workflow_templates/pack/first.json": GRAPH,
     "/userdata?dir=workflows&recurse=true": ["mine.json", "deep/er.json", "notes.txt"],
     "/userdata/workflows%2Fdeep%2Fer.json": GRAPH,
+    "/global_subgraphs": {
+        IDENTITY: {"source": "templates", "name": "Blend pictures", "info": {"node_pack": "comfyui"}},
+        "a1": {"source": "custom_node", "name": "Twice", "info": {"node_pack": "custom_nodes.one"}},
+        "b2": {"source": "custom_node", "name": "Twice", "info": {"node_pack": "custom_nodes.two"}},
+    },
+    f"/global_subgraphs/{IDENTITY}": {"name": "Blend pictures", "data": json.dumps(blueprint())},
+    "/global_subgraphs/b2": {"name": "Twice", "data": json.dumps(blueprint())},
 }
 
 
@@ -393,8 +402,29 @@ def test_a_template_of_a_node_pack_and_a_saved_workflow_are_fetched():
     with pages(PAGES) as (server, _):
         assert read.read("template:pack/first", server=server).graph == GRAPH
         assert read.read("server:deep/er", server=server).graph == GRAPH
-        assert read.template_names(server) == ["fox one", "flux_dev", "pack/first"]
-        assert read.saved_names(server) == ["mine", "deep/er"]
+        assert on_server.template_names(server) == ["fox one", "flux_dev", "pack/first"]
+        assert on_server.saved_names(server) == ["mine", "deep/er"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["subgraph:Blend pictures", "subgraph:blend Pictures", f"subgraph:{IDENTITY}", "subgraph:two/Twice"],
+)
+def test_a_blueprint_is_fetched_completed_and_converted(spec):
+    with pages(PAGES) as (server, asked):
+        source = read.read(spec, server=server, definitions=lambda: Definitions("server", CORE))
+
+    assert source.converted and any("SaveImage" in warning for warning in source.warnings)
+    assert {"LoadImage", "SaveImage"} <= {node["class_type"] for node in source.graph.values()}
+    assert asked[0] == "/global_subgraphs" and len(asked) == 2
+
+
+def test_a_name_that_two_packs_use_is_ambiguous():
+    with pages(PAGES) as (server, asked):
+        error = refusal("subgraph:Twice", server=server)
+
+    assert error.code == "ambiguous" and "subgraph:two/Twice" in error.hint
+    assert asked == ["/global_subgraphs"]
 
 
 @pytest.mark.parametrize(
@@ -403,6 +433,7 @@ def test_a_template_of_a_node_pack_and_a_saved_workflow_are_fetched():
         ("template:flux_dv", "template:flux_dev"),
         ("server:mime", "server:mine"),
         ("server:zzzz", "it offers 2"),
+        ("subgraph:Blend picture", "subgraph:Blend pictures"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_ones(spec, hint):
@@ -428,7 +459,7 @@ def test_an_answer_that_is_no_json_is_refused():
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(read, "MAX_ANSWER", 10_000)
+    monkeypatch.setattr(on_server, "MAX_ANSWER", 10_000)
     with pages({"/templates/a.json": b"[" + b" " * 3_000_000}) as (server, _):
         assert refusal("template:a", server=server).code == "too_large"
 

@@ -15,20 +15,22 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 SCRIPTS = ROOT / "scripts"
 
+# The demo server with faults, control routes and a played Manager.
+EQUIPPED_DEMO = ROOT / "tests" / "support" / "equipped_demo.py"
+
 
 sys.path.insert(0, str(SCRIPTS))
 
 
 class Demo:
-    """One demo server process; `url` is its address."""
+    """One demo server process with the tests' equipment; `url` is its address."""
 
     def __init__(self, *options: str, zygote: Any = None) -> None:
         command = [
             sys.executable,
-            str(SCRIPTS / "demo_server.py"),
+            str(EQUIPPED_DEMO),
             "--port",
             "0",
-            "--control",
             "--exit-with-parent",
             *options,
         ]

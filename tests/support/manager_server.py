@@ -1,6 +1,6 @@
 """A small ComfyUI with ComfyUI-Manager for tests, on a real socket, whose models are files in a real folder.
 
-The Manager is the demo server's; here its downloads write files, and its mapping says what a test wants it to say.
+The Manager is the one that the equipped demo server plays; here its downloads write files, and its mapping says what a test wants it to say.
 Node packs that it installs are loaded at a restart.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from comfyskill.demo.manager import Manager
+from equipment.manager import Manager
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import inspect_workflow
-from comfyskill.base import key_patterns, safe_text
+from comfyskill.base import safe_text, service_keys
 from comfyskill.trust import risks as trust_risks
 from comfyskill.trust import text as trust_text
 from comfyskill.trust import trust
@@ -72,7 +72,7 @@ def test_no_key_of_the_corpus_is_shown(tmp_path: Path, capsys: Any) -> None:
     for case in cases:
         flow = tmp_path / "flow.json"
         flow.write_text(json.dumps(case["workflow"]))
-        keys = {found.text for found in key_patterns.keys_in(flow.read_text())}
+        keys = {found.text for found in service_keys.keys_in(flow.read_text())}
         inspect_workflow.main([str(flow), "--quiet"])
         out = capsys.readouterr().out
         assert not [key for key in keys if key in out]
@@ -147,7 +147,7 @@ def test_no_core_class_is_let_off_whose_name_suggests_a_risk() -> None:
     ],
 )  # fmt: skip
 def test_ordinary_texts_hold_no_key(text: str) -> None:
-    assert not list(key_patterns.keys_in(text))
+    assert not list(service_keys.keys_in(text))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_ordinary_texts_hold_no_key(text: str) -> None:
     ],
 )
 def test_an_input_named_like_a_key(name: str, value: str, found: bool) -> None:
-    assert (key_patterns.named_key(name, value) is not None) is found
+    assert (service_keys.named_key(name, value) is not None) is found
 
 
 def test_a_run_says_that_a_key_would_be_saved(run: Any, tmp_path: Path) -> None:
@@ -274,8 +274,8 @@ def _work(text: str) -> float:
         trust_text.code_in(text)
         list(trust_text.addresses_in(text))
         trust_text.outside_path(text, saves=True)
-        list(key_patterns.keys_in(text))
-        key_patterns.named_key(text, text)
+        list(service_keys.keys_in(text))
+        service_keys.named_key(text, text)
         trust._by_its_name(text)
         tries.append(time.process_time() - started)
     return min(tries)

@@ -7,6 +7,7 @@ What is read is data: no program and no byte code. `COMFYUI_SKILL_CACHE` moves t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -20,7 +21,6 @@ from comfyskill.base.cli import SkillError
 MOST_FILES = 64
 MOST_CHARACTERS = 100_000_000
 _off = False
-_warned = False
 
 
 def turn_off() -> None:
@@ -55,11 +55,10 @@ def group(name: str, *, make: bool = False) -> Path | None:
     return None
 
 
+@functools.cache
 def _warn(root: Path) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        cli.warn(f"the cache folder {root} is not used: other users may write into it, or it is not yours")
+    """Once in a process."""
+    cli.warn(f"the cache folder {root} is not used: other users may write into it, or it is not yours")
 
 
 def slug(text: str) -> str:
@@ -82,7 +81,7 @@ def recall(name: str) -> Any:
         return None
 
 
-def keep(name: str, value: Any) -> None:
+def keep(name: str, value: object) -> None:
     """Keep a JSON value under a name (`group/slug`); the group's oldest files go when it grows beyond its bound."""
     try:
         text = json.dumps(value)
@@ -91,7 +90,7 @@ def keep(name: str, value: Any) -> None:
     _write(name, text)
 
 
-def keep_table(name: str, value: Mapping[str, Any]) -> None:
+def keep_table(name: str, value: Mapping[str, object]) -> None:
     """Keep a mapping so that `recall_table` can read single entries of it."""
     places: dict[str, tuple[int, int]] = {}
     parts: list[str] = []
@@ -145,14 +144,14 @@ def recall_table(name: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) and not line_end else None
 
 
-def _are_places(value: Mapping[str, Any], length: int) -> bool:
+def _are_places(value: Mapping[str, object], length: int) -> bool:
     """Whether an index is whole: a truncated file counts as absent."""
-    places = list(value.values())
-    whole = all(
-        isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place)
-        for place in places
-    )
-    return whole and sum(place[1] for place in places) == length
+    total = 0
+    for place in value.values():
+        if not (isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place)):
+            return False
+        total += place[1]
+    return total == length
 
 
 def _write(name: str, text: str) -> None:

@@ -37,12 +37,12 @@ INDENT = 2
 A_MOMENT = 0.01
 
 
-def compact(value: Any) -> str:
+def compact(value: object) -> str:
     """All on one line. Raises ValueError for numbers that JSON cannot carry."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
-def laid_out(value: Any, depth: int = 0) -> str:
+def laid_out(value: object, depth: int = 0) -> str:
     """The value on lines of about `LINE` characters; the outermost members always have a line each."""
     if not isinstance(value, dict | list) or not value:
         return compact(value)
@@ -210,9 +210,9 @@ class SkillError(Exception):
             **self.details | details,
         )
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Document:
         """The JSON document of this failure."""
-        document: dict[str, Any] = {
+        document: Document = {
             "status": self.status,
             "code": self.code,
             "message": self.message,
@@ -243,7 +243,7 @@ INTERRUPTED = {
 class Verbatim:
     """A value that is printed as it is (secrets still hidden): a graph that must stay exact."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
 
@@ -286,7 +286,7 @@ def _stderr(text: str) -> None:
         pass
 
 
-def _printable(value: Any, verbatim: bool = False) -> Any:
+def _printable(value: object, verbatim: bool = False) -> object:
     if isinstance(value, Verbatim):
         return _printable(value.value, verbatim=True)
     if isinstance(value, str):
@@ -302,17 +302,17 @@ def _printable(value: Any, verbatim: bool = False) -> Any:
     return redact(clean(value))
 
 
-def emit(document: Mapping[str, Any]) -> bool:
+def emit(document: Mapping[str, object]) -> bool:
     """Print the one JSON document: ASCII, cleaned, redacted. False when it could not be written (a full disk)."""
     return write_out(_written(document, spread=True))
 
 
-def emit_line(document: Mapping[str, Any]) -> bool:
+def emit_line(document: Mapping[str, object]) -> bool:
     """One JSON object on one line, for the commands that print JSON Lines."""
     return write_out(_written(document))
 
 
-def _written(document: Mapping[str, Any], *, spread: bool = False) -> str:
+def _written(document: Mapping[str, object], *, spread: bool = False) -> str:
     """The document as JSON; a server's answer can be nested more deeply than anything can print."""
     try:
         printable = _printable(document)
@@ -342,7 +342,7 @@ def _reader_has_gone(error: OSError) -> bool:
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
 
 
-def exit_code(document: Mapping[str, Any]) -> Exit:
+def exit_code(document: Mapping[str, object]) -> Exit:
     """The exit code of a report's `code`, else of its `status`."""
     by_code = EXIT_BY_CODE.get(str(document.get("code")))
     if by_code is not None:
@@ -352,10 +352,10 @@ def exit_code(document: Mapping[str, Any]) -> Exit:
 
 def main(
     parse_args: Callable[[list[str] | None], Args],
-    report: Callable[[Args], Mapping[str, Any]],
+    report: Callable[[Args], Mapping[str, object]],
     argv: list[str] | None = None,
     *,
-    show: Callable[[Args, Mapping[str, Any]], bool] | None = None,
+    show: Callable[[Args, Mapping[str, object]], bool] | None = None,
 ) -> int:
     """Parse, call the report function, print its document (or its failure's) and return the exit code.
 
@@ -367,7 +367,7 @@ def main(
     sys.unraisablehook = say_again
     printed = emit
 
-    def answer() -> Mapping[str, Any]:
+    def answer() -> Mapping[str, object]:
         nonlocal printed
         args = parse_args(argv)
         be_quiet(getattr(args, "quiet", False))
@@ -379,7 +379,7 @@ def main(
     return int(code) if printed(document) else int(code or Exit.FAILED)
 
 
-def outcome(report: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], Exit]:
+def outcome(report: Callable[[], Mapping[str, object]]) -> tuple[Mapping[str, object], Exit]:
     """A report function's document (or its failure's) and the exit code; whatever happens, it is one document."""
     try:
         document = report()
@@ -410,7 +410,7 @@ def outcome(report: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any],
     return document, code
 
 
-def missing_package(error: ModuleNotFoundError) -> dict[str, Any]:
+def missing_package(error: ModuleNotFoundError) -> Document:
     """A package that this command needs is not installed for this Python."""
     package = PACKAGES.get((error.name or "").partition(".")[0])
     if package is None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from comfyskill.base.cli import Exit, Misuse, emit
 from comfyskill.base.safe_text import HIDDEN
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 DEFAULT_HOST = "http://127.0.0.1:8188"
 # Names that people try as flags; in ComfyUI they are inputs of nodes.
@@ -31,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         emit(Misuse(message, hint=self._way_out(message)).document())
         self.exit(Exit.MISUSE)
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print the help even if the console's encoding lacks some of its characters (cp437, ASCII)."""
         stream = file or sys.stderr
         encoding = getattr(stream, "encoding", None) or "ascii"

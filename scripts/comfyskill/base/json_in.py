@@ -89,7 +89,7 @@ class _Reading:
             return None
         return value
 
-    def mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def mapping(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         value = dict(pairs)
         if len(value) < len(pairs) and len(self.repeated) < 5:
             counts = Counter(key for key, _ in pairs)
@@ -106,7 +106,7 @@ class _Reading:
         return notes
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
+def _deeper_than(value: object, limit: int) -> bool:
     """Level by level, so that the check itself cannot recurse too deeply."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):

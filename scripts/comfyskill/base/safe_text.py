@@ -161,7 +161,7 @@ def _readable(text: str) -> str:
         return text
 
 
-def clean_tree(value: Any, limit: int | None = None) -> Any:
+def clean_tree(value: object, limit: int | None = None) -> Any:
     """A JSON value with every string in it cleaned."""
     if isinstance(value, str):
         return clean(value, limit)
@@ -172,7 +172,7 @@ def clean_tree(value: Any, limit: int | None = None) -> Any:
     return value
 
 
-def cap(items: Sequence[Any], limit: int) -> dict[str, Any]:
+def cap(items: Sequence[object], limit: int) -> dict[str, Any]:
     """A long list for the JSON document: true count, the first `limit` items and how many are left out."""
     capped: dict[str, Any] = {"count": len(items), "items": list(items[:limit])}
     if len(items) > limit:

@@ -11,25 +11,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from comfyskill.demo import http_faults
 from comfyskill.demo.cloud_routes import CloudRoutes
-from comfyskill.demo.control import Control
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.engine import Engine
-from comfyskill.demo.faults import Faults
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.item import Cache
-from comfyskill.demo.manager_routes import ManagerRoutes
 from comfyskill.demo.options import Options
 from comfyskill.demo.parts import Parts
-from comfyskill.demo.routes import Handler, Route
+from comfyskill.demo.routes import Handler, Route, with_api
 from comfyskill.demo.routes_files import FileRoutes
 from comfyskill.demo.routes_info import InfoRoutes
 from comfyskill.demo.routes_jobs import JobRoutes
@@ -38,72 +34,55 @@ from comfyskill.demo.routes_user import UserRoutes
 from comfyskill.demo.sockets import Hub
 from comfyskill.demo.validation import Unhandled
 
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Middleware
+
 WEB = Path(__file__).parent / "data" / "web"
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
 
 class Demo(Parts):
-    """One server: its options, its state, its handlers."""
+    """One server: its options, its state, its handlers. A subclass may replace its parts (the `make_` methods)."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folders = Folders.make(options.output_dir, options.input_dir)
-        self.definitions = Definitions(options.version, options.models, self.folders, options.definitions)
-        self.faults = Faults(options.faults)
-        self.faults.restart = self.restart
-        self.faults.before_exit = self.folders.close
-        self.storage_url = ""
-        self.on_reset = []
+        self.definitions = self.make_definitions()
         self.info = InfoRoutes(self)
-        self.hub = Hub(self.faults, self.info.features)
-        self.engine = Engine(options, self.folders, self.definitions, self.hub, self.faults)
-        self.run_routes = RunRoutes(self)
-        self.file_routes = FileRoutes(self)
-        self.user_routes = UserRoutes(self)
-        self.control = Control(self)
-        self.manager = ManagerRoutes(self, options.manager) if options.manager else None
-        self.cloud = self._cloud() if options.cloud else None
+        self.hub = self.make_hub()
+        self.engine = self.make_engine()
+        self.cloud = self.make_cloud() if options.cloud else None
         self.hub.broadcast_all = options.cloud
         self.tasks: list[asyncio.Task[None]] = []
 
-    def _cloud(self) -> CloudRoutes:
-        own: list[Route] = [("GET", "/ws", self.socket)]
-        if self.options.control:
-            own += self.control.routes()
-        cloud = CloudRoutes(self, self.info, self.run_routes, self.file_routes, self.user_routes, own)
-        self.on_reset.append(cloud.jobs.forget)
-        return cloud
+    def make_definitions(self) -> Definitions:
+        options = self.options
+        return Definitions(options.version, options.models, self.folders, options.definitions)
+
+    def make_hub(self) -> Hub:
+        return Hub(self.info.features)
+
+    def make_engine(self) -> Engine:
+        return Engine(self.options, self.folders, self.definitions, self.hub)
+
+    def make_cloud(self) -> CloudRoutes:
+        return CloudRoutes(self)
 
     def routes(self) -> list[Route]:
+        """All routes of this server."""
         if self.cloud is not None:
-            return self.cloud.routes()
-        found = [
-            *self.run_routes.routes(),
-            *self.info.routes(),
-            *self.file_routes.routes(),
-            *self.user_routes.routes(),
-        ]
+            return [*self.cloud.routes(), ("GET", "/ws", self.hub.serve)]
+        found = [*RunRoutes(self).routes(), *FileRoutes(self).routes(), *UserRoutes(self).routes()]
         if self.options.modern:
             found += JobRoutes(self).routes()
-        if self.manager is not None:
-            found += self.manager.routes()
-        if self.options.control:
-            found += self.control.routes()
-        return [*found, ("GET", "/ws", self.socket), ("GET", "/api/ws", self.socket)]
+        return [*self.info.routes(), *found, *with_api([("GET", "/ws", self.hub.serve)])]
 
-    async def socket(self, request: web.Request) -> web.StreamResponse:
-        """A WebSocket, unless a fault refuses it."""
-        self.faults.moment("connect")
-        refused = self.faults.strike("no-socket")
-        if refused is not None:
-            return web.Response(status=int(refused.number("code", 404)))
-        if self.faults.strike("hang-socket") is not None:
-            await asyncio.sleep(3600)
-        return await self.hub.serve(request)
+    def middlewares(self) -> list[Middleware]:
+        """What each request passes through, outermost first."""
+        return [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]
 
     def application(self) -> web.Application:
-        own = [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]
-        app = web.Application(client_max_size=self.options.max_upload, middlewares=[self.meddle, *own])
+        app = web.Application(client_max_size=self.options.max_upload, middlewares=self.middlewares())
         for method, path, handler in self.routes():
             if method == "GET":
                 app.router.add_get(path, handler)
@@ -115,29 +94,12 @@ class Demo(Parts):
         app.on_cleanup.append(self.stop)
         return app
 
-    @web.middleware
-    async def meddle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Log the request, wait for --latency, and apply the faults. The control routes are exempt."""
-        if request.path.startswith("/demo/"):
-            return await handler(request)
-        entry = await self.control.note(request) if self.options.control else None
-        if self.options.latency:
-            await asyncio.sleep(self.options.latency)
-        if self.faults.active or self.faults.down_until:
-            answer = await http_faults.strike(self.faults, request, handler)
-        else:
-            answer = await handler(request)
-        if entry is not None:
-            entry["status"] = answer.status
-        return answer
-
     async def start(self, _app: web.Application) -> None:
         self.begin(self.hub.deliver())
         if self.cloud is None:
             self.begin(self.engine.work())
             return
         await self.cloud.storage.start()
-        self.storage_url = self.cloud.storage.url
         for _ in range(self.cloud.concurrency):
             # Each worker has its own cache: runs that overlap must not empty each other's.
             self.begin(self.engine.work(Cache()))
@@ -220,9 +182,9 @@ async def answer_crashes(request: web.Request, handler: Handler) -> web.StreamRe
         return response
 
 
-async def serve(options: Options) -> None:
+async def serve(make_demo: Callable[[Options], Demo], options: Options) -> None:
     """Serve until SIGTERM, SIGINT or (when asked) the end of standard input. Raises OSError when the port is taken."""
-    demo = Demo(options)
+    demo = make_demo(options)
     runner = web.AppRunner(
         demo.application(), access_log=None, shutdown_timeout=0.2, handler_cancellation=False
     )

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import NodeClass
 from comfyskill.demo.node_table import Implementation, Result, call_arguments
 from comfyskill.demo.values import Blocked, Images, Latent
@@ -32,7 +33,7 @@ class Call:
         self.extra_data = run.item.extra_data
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Document:
         """The metadata of saved pictures: the prompt, and the entries of `extra_pnginfo`."""
         extra = self.extra_data.get("extra_pnginfo")
         return {"prompt": self.run.item.prompt, **(extra if isinstance(extra, dict) else {})}
@@ -61,7 +62,7 @@ class Call:
         self.run.check_interrupt()
 
 
-async def invoke(player: Implementation | None, function: Any, call: Call, arguments: dict[str, Any]) -> Any:
+async def invoke(player: Implementation | None, function: Any, call: Call, arguments: Document) -> Any:
     words = call_arguments(arguments)
     if inspect.iscoroutinefunction(function):
         return await function(call, **words)
@@ -84,7 +85,7 @@ def _pixels(arguments: Mapping[str, Any]) -> int:
     return total
 
 
-def as_result(answer: Any, cls: NodeClass) -> Result | Blocked:
+def as_result(answer: object, cls: NodeClass) -> Result | Blocked:
     if isinstance(answer, (Result, Blocked)):
         return answer
     if answer is None:
@@ -94,7 +95,7 @@ def as_result(answer: Any, cls: NodeClass) -> Result | Blocked:
     return Result((answer,))
 
 
-def printed(value: Any) -> Any:
+def printed(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, dict)):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from aiohttp import web
 
 
-def is_uuid(text: Any) -> bool:
+def is_uuid(text: object) -> bool:
     try:
         uuid.UUID(str(text))
     except ValueError:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.base.picture_files import BadPicture, TooLarge, open_picture
 from comfyskill.demo.cloud_answers import refusal
 from comfyskill.demo.cloud_jobs import Jobs
@@ -28,14 +28,11 @@ MAX_BYTES, MAX_EDGE, MAX_PIXELS = 50 * 1024 * 1024, 16_384, 67_108_864
 class CloudFileRoutes:
     """Handlers over the folders and the storage behind the cloud."""
 
-    def __init__(
-        self, demo: Parts, files: FileRoutes, jobs: Jobs, storage: Storage, switches: Mapping[str, str]
-    ) -> None:
+    def __init__(self, demo: Parts, files: FileRoutes, jobs: Jobs, storage: Storage) -> None:
         self.demo = demo
         self.local = files
         self.jobs = jobs
         self.storage = storage
-        self.switches = switches
 
     def routes(self) -> list[Route]:
         return [
@@ -45,7 +42,6 @@ class CloudFileRoutes:
         ]
 
     async def view(self, request: web.Request) -> web.StreamResponse:
-        self.demo.faults.moment("view")
         query = request.rel_url.query
         name = query.get("filename", "")
         if not name:
@@ -62,9 +58,10 @@ class CloudFileRoutes:
             return web.Response(
                 body=await asyncio.to_thread(_thumbnail, path, query["res"]), content_type="image/jpeg"
             )
-        if self.switches["view"] == "direct":
-            return web.FileResponse(path)
-        known = name if name in self.jobs.files else self.jobs.known_as(path)
+        return self.send(path, name if name in self.jobs.files else self.jobs.known_as(path))
+
+    def send(self, path: Path, known: str) -> web.StreamResponse:
+        """A redirect to the storage, where the file has this name."""
         return web.Response(status=302, headers={"Location": self.storage.sign(path, known)})
 
     def _find(self, name: str, query: Any) -> Path | None:
@@ -74,7 +71,6 @@ class CloudFileRoutes:
         return path
 
     async def upload(self, request: web.Request) -> web.Response:
-        self.demo.faults.moment("upload")
         fields = await request.post()
         picture = fields.get("image")
         if picture is None or isinstance(picture, (str, bytes, bytearray)):
@@ -90,7 +86,7 @@ class CloudFileRoutes:
         known = self.jobs.known_as(temporary)
         temporary.replace(base / known)
         self.jobs.files[known] = base / known
-        answer: dict[str, Any] = {"name": known, "subfolder": str(fields.get("subfolder", "")), "type": kind}
+        answer: Document = {"name": known, "subfolder": str(fields.get("subfolder", "")), "type": kind}
         if request.path.endswith("mask"):
             related = {"mask": known, "paint": None, "painted": None}
             answer["metadata"] = {

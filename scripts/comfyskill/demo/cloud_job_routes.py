@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.cloud_answers import is_uuid, refusal
 from comfyskill.demo.cloud_jobs import Job, Jobs, rfc3339
 from comfyskill.demo.engine import Engine
@@ -20,10 +19,9 @@ STATES = ("pending", "in_progress", "completed", "failed", "cancelled")
 class CloudJobRoutes:
     """Handlers over the job records."""
 
-    def __init__(self, engine: Engine, jobs: Jobs, switches: Mapping[str, str]) -> None:
+    def __init__(self, engine: Engine, jobs: Jobs) -> None:
         self.engine = engine
         self.jobs = jobs
-        self.switches = switches
 
     def routes(self) -> list[Route]:
         return [
@@ -59,7 +57,7 @@ class CloudJobRoutes:
             found.reverse()
         page = found[offset : offset + limit]
         more = offset + len(page) < len(found)
-        pagination: dict[str, Any] = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
+        pagination: Document = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
         if more:
             pagination["next_cursor"] = str(offset + len(page))
         return web.json_response({"jobs": [self.jobs.brief(job) for job in page], "pagination": pagination})
@@ -159,8 +157,7 @@ class CloudJobRoutes:
         return web.json_response({"deleted": deleted, "cleared": bool(body.get("clear"))})
 
     async def interrupt(self, _request: web.Request) -> web.Response:
-        running = [job for job in self.jobs.active() if job.state == "in_progress"]
-        for job in running if self.switches["interrupt"] == "all" else running[:1]:
+        for job in [job for job in self.jobs.active() if job.state == "in_progress"][:1]:
             self.jobs.cancel(job)
         return empty()
 
@@ -173,7 +170,7 @@ class CloudJobRoutes:
             if job.started is not None and self.jobs.visible(job.id) is not None
         ]
 
-    def _record(self, job: Job, brief: bool) -> dict[str, Any]:
+    def _record(self, job: Job, brief: bool) -> Document:
         prompt = {"priority": 0, "prompt_id": job.id, "extra_data": dict(job.item.extra_data)}
         if not brief:
             prompt |= {"prompt": job.item.prompt, "outputs_to_execute": job.item.outputs}

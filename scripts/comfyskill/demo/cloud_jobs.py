@@ -10,17 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.engine import Engine
 from comfyskill.demo.item import Item
 from comfyskill.demo.job_rows import summary
 
-GROUPS = {
-    "submitted": "pending",
-    "queued_waiting": "pending",
-    "executing": "in_progress",
-    "success": "completed",
-}
-SCHEMA = {"pending": "pending", "in_progress": "in_progress", "completed": "completed", "failed": "error"}
 VIDEO = (".mp4", ".webm")
 ENDED = ("completed", "failed", "cancelled")
 
@@ -36,8 +30,7 @@ class Job:
     ended: float | None = None
     cancelled: bool = False
     capped: bool = False
-    asked_when_done: int = 0
-    entry: dict[str, Any] = field(default_factory=dict)
+    entry: Document = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -47,18 +40,14 @@ class Job:
 class Jobs:
     """All jobs of the account, oldest first; files by the names under which the cloud knows them."""
 
-    def __init__(self, engine: Engine, switches: Mapping[str, str]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.switches = switches
         self.jobs: dict[str, Job] = {}
         self.files: dict[str, Path] = {}
+        # A new job answers 404 for this many seconds.
+        self.appears_after = 0.05
         engine.on_change = self.changed
         engine.dress = self.dress
-
-    def forget(self) -> None:
-        """A new account."""
-        self.jobs.clear()
-        self.files.clear()
 
     def add(self, item: Item) -> Job:
         self.jobs[item.prompt_id] = Job(item)
@@ -76,20 +65,18 @@ class Jobs:
             job.ended = time.time()
             job.entry = self.engine.history.get(item.prompt_id, {})
             job.state = "completed" if status == "success" else "failed"
-            if job.cancelled or (job.capped and self.switches["cap_status"] == "cancelled"):
+            if job.cancelled or job.capped:
                 job.state = "cancelled"
 
     def visible(self, job_id: str) -> Job | None:
         """The record, unless it is too new to be visible."""
         job = self.jobs.get(job_id)
-        if job is None or time.time() - job.created < float(self.switches["appear_ms"]) / 1000:
+        if job is None or time.time() - job.created < self.appears_after:
             return None
         return job
 
     def state(self, job: Job) -> str:
-        late = float(self.switches["record_late_ms"]) / 1000
-        if job.state in ENDED and job.ended is not None and time.time() - job.ended < late:
-            return "in_progress"
+        """The job's state as answers show it."""
         return job.state
 
     def active(self) -> list[Job]:
@@ -109,12 +96,13 @@ class Jobs:
     # answers
 
     def clock(self, seconds: float) -> int:
-        return int(seconds * 1000) if self.switches["times"] == "ms" else int(seconds)
+        """A time as `create_time` and `update_time` show it."""
+        return int(seconds * 1000)
 
-    def brief(self, job: Job) -> dict[str, Any]:
+    def brief(self, job: Job) -> Document:
         """The entry of a list."""
         state = self.state(job)
-        found: dict[str, Any] = {"id": job.id, "status": state, "create_time": self.clock(job.created)}
+        found: Document = {"id": job.id, "status": state, "create_time": self.clock(job.created)}
         if job.started is not None:
             found["execution_start_time"] = int(job.started * 1000)
         if state not in ENDED:
@@ -130,8 +118,8 @@ class Jobs:
             found["execution_error"] = error
         return found
 
-    def full(self, job: Job) -> dict[str, Any]:
-        """One job in full; its outputs may be late."""
+    def full(self, job: Job) -> Document:
+        """One job in full."""
         found = self.brief(job)
         found["update_time"] = self.clock(job.ended or job.started or job.created)
         extra = {key: value for key, value in job.item.extra_data.items() if key != "create_time"}
@@ -139,14 +127,12 @@ class Jobs:
             extra["api_key_comfy_org"] = "[REDACTED]"
         found["workflow"] = {"prompt": job.item.prompt, "extra_data": extra}
         if found["status"] in ENDED:
-            job.asked_when_done += 1
-            if job.asked_when_done > int(self.switches["outputs_late"]):
-                found["outputs"] = job.entry.get("outputs", {})
+            found["outputs"] = job.entry.get("outputs", {})
             found["execution_status"] = job.entry.get("status", {})
             found["execution_meta"] = job.entry.get("meta", {})
         return found
 
-    def error(self, job: Job) -> dict[str, Any] | None:
+    def error(self, job: Job) -> Document | None:
         """The job's error as the cloud shows it; None when the job did not fail."""
         if job.capped:
             text = "Workflow execution exceeded the time limit of the plan"
@@ -159,10 +145,6 @@ class Jobs:
     def raw(self, job: Job) -> str:
         """The old status route's word for a job."""
         state = self.state(job)
-        if state in ENDED and self.switches["raw_status"]:
-            return self.switches["raw_status"]
-        if self.switches["status_words"] == "schema":
-            return SCHEMA.get(state, state)
         if state == "pending":
             return "submitted" if time.time() - job.created < 0.1 else "queued_waiting"
         return {"in_progress": "executing", "completed": "success", "failed": "error"}.get(state, state)
@@ -177,15 +159,17 @@ class Jobs:
         for key, items in ui.items():
             for item in items:
                 found, name = (
-                    self._file(item) if isinstance(item, dict) and "filename" in item else (item, key)
+                    self.file(item) if isinstance(item, dict) and "filename" in item else (item, key)
                 )
-                moved = (
-                    key == "images" and str(name).endswith(VIDEO) and self.switches["video_key"] == "video"
-                )
-                dressed.setdefault("video" if moved else key, []).append(found)
+                dressed.setdefault(self.key_of(key, name), []).append(found)
         return dressed
 
-    def _file(self, item: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def key_of(self, key: str, name: str) -> str:
+        """The key under which the cloud lists a file."""
+        return "video" if key == "images" and name.endswith(VIDEO) else key
+
+    def file(self, item: Document) -> tuple[Document, str]:
+        """(an output with the name under which the cloud keeps its file, the file's own name)."""
         base = self.engine.folders.of(str(item.get("type", "output")))
         name = str(item["filename"])
         if base is None:
@@ -194,9 +178,6 @@ class Jobs:
         if not path.is_file():
             return item, name
         known = self.known_as(path)
-        if self.switches["names"] == "plain":
-            self.files[name] = path
-            return item, name
         self.files[known] = path
         return {**item, "filename": known, "display_name": name}, name
 

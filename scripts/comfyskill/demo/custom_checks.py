@@ -50,7 +50,7 @@ def _demo(value: Any, _folders: Folders) -> bool | str:
     return bool(value != 4)
 
 
-def _fine(_value: Any, _folders: Folders) -> bool:
+def _fine(_value: object, _folders: Folders) -> bool:
     return True
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import model_lists
 from comfyskill.demo.folders import Folders
 
@@ -57,9 +58,6 @@ FILES_OF_CLASS_INPUT: Mapping[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("GeminiInputFiles", "file"): ("input", (".pdf", ".txt")),
 }
 
-# Modules under custom_nodes that are not installable packs: ComfyUI's own and the demo's.
-OUR_PACKS = frozenset({"websocket_image_save", "demo_nodes"})
-
 
 @dataclass(frozen=True)
 class Input:
@@ -102,7 +100,7 @@ class Definitions:
         self.modern = version == "0.8.0"
         self.models = dict(models)
         self.folders = folders
-        self.compact: dict[str, dict[str, Any]] = _read("definitions.json")
+        self.compact: dict[str, Document] = _read("definitions.json")
         if version == "0.3.64":
             older = _read("definitions_0.3.64.json")
             self.compact.update(older["changed"])
@@ -112,36 +110,16 @@ class Definitions:
         # Definitions given by the user: whole entries, as /object_info shows them.
         self.given = dict(extra)
         self.classes: dict[str, NodeClass] = {}
-        # Classes of node packs that `--manager` has not installed yet.
-        self.absent: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
-        return (name in self.compact or name in self.given) and name not in self.absent
+        return name in self.compact or name in self.given
 
     def names(self) -> Iterator[str]:
-        known = [*self.compact, *(name for name in self.given if name not in self.compact)]
-        yield from (name for name in known if name not in self.absent)
+        yield from self.compact
+        yield from (name for name in self.given if name not in self.compact)
 
-    def packs(self) -> dict[str, set[str]]:
-        """The node packs whose classes are known here: registry id -> class names."""
-        found: dict[str, set[str]] = {}
-        modules = {name: entry["module"] for name, entry in self.compact.items()}
-        modules |= {name: entry.get("python_module") for name, entry in self.given.items()}
-        for name, module in modules.items():
-            house, _, pack = str(module).partition(".")
-            if house == "custom_nodes" and pack not in OUR_PACKS:
-                found.setdefault(pack.lower(), set()).add(name)
-        return found
-
-    def add_model(self, folder: str, name: str) -> None:
-        """List one more model file."""
-        self.models[folder] = (*self.models.get(folder, ()), name)
-        self.classes.clear()
-
-    def entry(self, name: str) -> dict[str, Any] | None:
+    def entry(self, name: str) -> Document | None:
         """The class's entry in `/object_info`, or None."""
-        if name in self.absent:
-            return None
         if name in self.given:
             return dict(self.given[name])
         compact = self.compact.get(name)
@@ -197,7 +175,7 @@ class Definitions:
             module=str(entry.get("python_module", "")),
         )
 
-    def _group(self, class_name: str, specs: Mapping[str, Any]) -> dict[str, Any]:
+    def _group(self, class_name: str, specs: Mapping[str, Any]) -> Document:
         return {key: self._spec(class_name, key, spec) for key, spec in specs.items()}
 
     def _spec(self, class_name: str, key: str, spec: Any) -> Any:
@@ -230,14 +208,14 @@ def read_input(key: str, spec: Any, required: bool) -> Input:
     return Input(key, required, kind_name, choices, options, parts)
 
 
-def _read(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((DATA / name).read_text(encoding="utf-8"))
+def _read(name: str) -> Document:
+    loaded: Document = json.loads((DATA / name).read_text(encoding="utf-8"))
     return loaded
 
 
-def _expanded(name: str, compact: Mapping[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+def _expanded(name: str, compact: Mapping[str, Any], inputs: Document) -> Document:
     output = compact["output"]
-    entry: dict[str, Any] = {
+    entry: Document = {
         "input": inputs,
         "input_order": {group: list(specs) for group, specs in inputs.items()},
         "output": output,

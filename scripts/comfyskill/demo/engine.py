@@ -12,42 +12,40 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.execution import Execution
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.graph import Graph
-from comfyskill.demo.item import Cache, EngineFaults, Item, Outcome, now_ms
+from comfyskill.demo.item import Cache, Item, Outcome, now_ms
 from comfyskill.demo.node_table import implementation
 from comfyskill.demo.options import Options
 from comfyskill.demo.sockets import Hub
 from comfyskill.demo.validation import Unhandled
 
 LOG_LINES = 300
-EXECUTIONS_KEPT = 200_000
 
 
 class Engine:
     """Runs prompts one after the other (on the cloud: several at once)."""
 
-    def __init__(
-        self, options: Options, folders: Folders, definitions: Definitions, hub: Hub, faults: EngineFaults
-    ) -> None:
+    execution_class = Execution
+
+    def __init__(self, options: Options, folders: Folders, definitions: Definitions, hub: Hub) -> None:
         self.options = options
         self.folders = folders
         self.definitions = definitions
         self.hub = hub
-        self.faults = faults
         self.pending: list[Item] = []
         self.running: dict[int, Item] = {}
         self.executing: dict[int, Execution] = {}
-        self.history: dict[str, dict[str, Any]] = {}
+        self.history: dict[str, Document] = {}
         self.cache = Cache()
         self.number = 0
         self.more = asyncio.Event()
         self.free_memory = False
         self.letters: dict[tuple[str, str], str] = {}
         self.log: deque[dict[str, str]] = deque(maxlen=LOG_LINES)
-        self.executions: deque[dict[str, Any]] = deque(maxlen=EXECUTIONS_KEPT)
         self.on_change: Callable[[str, Item, str], None] = lambda _event, _item, _status: None
         self.dress: Callable[[Mapping[str, list[Any]] | None], Mapping[str, list[Any]] | None] = lambda ui: ui
         hub.queue_length = self.remaining
@@ -149,48 +147,40 @@ class Engine:
         """Run queued items for ever."""
         own_cache = cache or self.cache
         while True:
-            while not self.pending:
-                self.more.clear()
-                await self.more.wait()
-                self._free(own_cache)
-            await self.faults.while_paused()
-            if not self.pending:
-                continue
-            item = heapq.heappop(self.pending)
-            await self._run(item, own_cache)
+            await self.wait_for_work(own_cache)
+            await self.run_item(heapq.heappop(self.pending), own_cache)
             self._free(own_cache)
             await asyncio.sleep(0)
 
-    async def _run(self, item: Item, cache: Cache) -> None:
+    async def wait_for_work(self, cache: Cache) -> None:
+        """Wait until an item is queued; POST /free works in the meantime."""
+        while not self.pending:
+            self.more.clear()
+            await self.more.wait()
+            self._free(cache)
+
+    async def run_item(self, item: Item, cache: Cache) -> None:
+        """Run one item to its end and keep its result in the history."""
         key = id(item)
         self.running[key] = item
         item.started = now_ms()
         self.hub.send_status()
-        self.note("start", item, "")
-        await self.faults.before_run(item.prompt_id)
+        self.on_change("start", item, "")
         began = time.monotonic()
-        execution = Execution(self, item, cache)
+        execution = self.execution_class(self, item, cache)
         self.executing[key] = execution
         outcome = await execution.run()
         self.executing.pop(key, None)
-        kept = await self.faults.before_history(item.prompt_id)
-        if kept and not item.forgotten:
-            self._store(item, outcome)
+        self.store(item, outcome)
         self.running.pop(key, None)
-        self.note("end", item, "success" if outcome.success else "error")
+        self.on_change("end", item, "success" if outcome.success else "error")
         self.hub.send_status()
         if execution.client_id is not None:
             self.hub.send("executing", {"node": None, "prompt_id": item.prompt_id}, execution.client_id)
         self.write_log(f"Prompt executed in {time.monotonic() - began:.2f} seconds")
-        await self.faults.after_run(item.prompt_id)
 
-    def note(self, event: str, item: Item, status: str) -> None:
-        self.on_change(event, item, status)
-        if self.options.control:
-            entry = {"event": event, "prompt_id": item.prompt_id, "time": time.time()}
-            self.executions.append({**entry, "status": status} if status else entry)
-
-    def _store(self, item: Item, outcome: Outcome) -> None:
+    def store(self, item: Item, outcome: Outcome) -> None:
+        """Keep the result of a run; the oldest entry is dropped when the history is full."""
         if len(self.history) >= self.options.history_size:
             self.history.pop(next(iter(self.history)))
         self.history[item.prompt_id] = {
@@ -212,15 +202,3 @@ class Engine:
         if self.free_memory:
             self.free_memory = False
             cache.kept.clear()
-
-    def forget(self) -> None:
-        """Lose all state, as a restart does. Runs are stopped and leave no trace."""
-        for item in [*self.pending, *self.running.values()]:
-            self.on_change("removed", item, "")
-        for item in self.running.values():
-            item.stop = item.forgotten = True
-        self.pending.clear()
-        self.history.clear()
-        self.cache.kept.clear()
-        self.letters.clear()
-        self.number = 0

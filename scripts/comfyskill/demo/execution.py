@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import generic
 from comfyskill.demo.call import Call, as_result, invoke, printed, stack_lines
 from comfyskill.demo.definitions import NodeClass
@@ -58,13 +59,13 @@ class Execution:
 
     # frames
 
-    def message(self, event: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
+    def message(self, event: str, data: Document, *, broadcast: bool = False) -> None:
         data = {**data, "timestamp": now_ms()}
         self.outcome.messages.append((event, data))
         if self.client_id is not None or broadcast:
             self.engine.hub.send(event, data, self.client_id)
 
-    def send(self, event: str, data: dict[str, Any]) -> None:
+    def send(self, event: str, data: Document) -> None:
         if self.client_id is not None:
             self.engine.hub.send(event, data, self.client_id)
 
@@ -166,10 +167,9 @@ class Execution:
             return True
         values: dict[str, list[Any]] = {}
         try:
-            await self.engine.faults.before_node(node_id, cls.name, lambda: self.item.stop)
             values = self._inputs(node_id, cls)
             self.check_interrupt()
-            results = await self._play(node_id, cls, player, values)
+            results = await self.play(node_id, cls, player, values)
         except Interrupted:
             self._interrupted(node_id)
             return False
@@ -215,7 +215,7 @@ class Execution:
                 values[name] = kept.values[int(value[1])]
         return values
 
-    async def _play(
+    async def play(
         self, node_id: str, cls: NodeClass, player: Implementation | None, values: dict[str, list[Any]]
     ) -> list[Result | Blocked]:
         """One result for each element of the input lists (usually one)."""

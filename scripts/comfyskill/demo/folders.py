@@ -95,22 +95,6 @@ class Folders:
         """Record that the file with this counter exists."""
         self.counters[(folder, name)] = max(counter, self.counters.get((folder, name), 0))
 
-    def forget(self) -> None:
-        """Empty the folders that this process made, and start counting again."""
-        self.counters.clear()
-        for folder in (self.output, self.input, self.temp, self.user):
-            if self.made.resolve() in folder.parents:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True, exist_ok=True)
-        self.put_example()
-
-    def empty_temp(self) -> None:
-        self.counters = {
-            key: value for key, value in self.counters.items() if self.temp not in (key[0], *key[0].parents)
-        }
-        shutil.rmtree(self.temp, ignore_errors=True)
-        self.temp.mkdir(parents=True, exist_ok=True)
-
     def listing(self, kind: str, suffixes: tuple[str, ...]) -> list[str]:
         """Sorted names of the files directly in a folder whose suffix is one of those given."""
         folder = self.of(kind)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfyskill.base.cli import Document
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import NodeFailure, Result
 from comfyskill.demo.values import Clip, Images, Latent, Mesh, Sound, Thing, recipe
 
@@ -22,7 +24,7 @@ PROMPT_WORDS = ("prompt", "text", "prompt_text", "positive_prompt", "clip_l", "t
 STANDARD_FRAMES = 8
 
 
-async def play(call: Any, **inputs: Any) -> Result:
+async def play(call: Call, **inputs: Any) -> Result:
     """One value per output. What comes in with the type of an output goes through, marked in its recipe."""
     if call.cls.api_node:
         await spend(call)
@@ -30,7 +32,7 @@ async def play(call: Any, **inputs: Any) -> Result:
     return Result(values)
 
 
-async def spend(call: Any) -> None:
+async def spend(call: Call) -> None:
     """Simulate a partner node: require a key, then wait. Nothing is spent."""
     if not (call.secret("api_key_comfy_org") or call.secret("auth_token_comfy_org")):
         raise NodeFailure("Exception", UNAUTHORIZED)
@@ -39,7 +41,7 @@ async def spend(call: Any) -> None:
         await call.progress(step, 3)
 
 
-def prompt_of(inputs: dict[str, Any]) -> str:
+def prompt_of(inputs: Document) -> str:
     """The text that describes the result, from any input."""
     for word in PROMPT_WORDS:
         if isinstance(inputs.get(word), str) and inputs[word]:
@@ -52,19 +54,19 @@ def prompt_of(inputs: dict[str, Any]) -> str:
     return ""
 
 
-def seed_of(inputs: dict[str, Any]) -> int | None:
+def seed_of(inputs: Document) -> int | None:
     for word in ("seed", "noise_seed"):
         if isinstance(inputs.get(word), int):
             return int(inputs[word])
     return None
 
 
-def number(inputs: dict[str, Any], name: str, default: int) -> int:
+def number(inputs: Document, name: str, default: int) -> int:
     value = inputs.get(name, default)
     return int(value) if isinstance(value, (int, float)) and value > 0 else default
 
 
-def trace(call: Any, inputs: dict[str, Any]) -> str:
+def trace(call: Call, inputs: Document) -> str:
     """A recipe for what a class makes of its inputs."""
     return recipe(call.cls.name, {key: mark(value) for key, value in inputs.items()})
 
@@ -80,7 +82,7 @@ def mark(value: Any) -> Any:
     return value
 
 
-def _value(call: Any, kind: str, inputs: dict[str, Any]) -> Any:
+def _value(call: Call, kind: str, inputs: Document) -> Any:
     for value in inputs.values():
         if _is(kind, value):
             return _marked(value, trace(call, inputs))
@@ -113,7 +115,7 @@ def _marked(value: Any, text: str) -> Any:
     return value
 
 
-def make(kind: str, call: Any, inputs: dict[str, Any]) -> Any:
+def make(kind: str, call: Call, inputs: Document) -> Any:
     """A new value of a type, from nothing but the inputs' recipe."""
     text = trace(call, inputs)
     width, height = number(inputs, "width", 512), number(inputs, "height", 512)
@@ -139,7 +141,7 @@ def make(kind: str, call: Any, inputs: dict[str, Any]) -> Any:
     return Thing(kind, label, text, text=prompt_of(inputs))
 
 
-def _picture(kind: str, call: Any, inputs: dict[str, Any], text: str, width: int, height: int) -> Any:
+def _picture(kind: str, call: Call, inputs: Document, text: str, width: int, height: int) -> Any:
     from PIL import Image as pil
 
     from comfyskill.demo import pictures

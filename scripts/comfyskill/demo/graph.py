@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import Definitions, NodeClass
 
 
-def is_link(value: Any) -> bool:
+def is_link(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -32,10 +33,10 @@ class Graph:
     """Nodes by id. Nodes that an expansion adds have ids such as `7.0.0.1`."""
 
     def __init__(self, prompt: Mapping[str, Any], definitions: Definitions) -> None:
-        self.nodes: dict[str, Any] = dict(prompt)
+        self.nodes: Document = dict(prompt)
         self.definitions = definitions
         self.origins: dict[str, Origin] = {}
-        self.signatures: dict[str, Any] = {}
+        self.signatures: Document = {}
 
     def origin(self, node_id: str) -> Origin:
         return self.origins.get(node_id) or Origin(node_id, None, node_id)

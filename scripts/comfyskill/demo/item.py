@@ -10,21 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.graph import Graph
 from comfyskill.demo.options import Options
 from comfyskill.demo.sockets import Hub
-
-
-class EngineFaults(Protocol):
-    """The fault switches that the engine uses."""
-
-    async def before_run(self, prompt_id: str) -> None: ...
-    async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None: ...
-    async def while_paused(self) -> None: ...
-    async def before_history(self, prompt_id: str) -> bool: ...
-    async def after_run(self, prompt_id: str) -> None: ...
 
 
 def now_ms() -> int:
@@ -37,13 +28,12 @@ class Item:
 
     number: float
     prompt_id: str
-    prompt: dict[str, Any]
-    extra_data: dict[str, Any]
+    prompt: Document
+    extra_data: Document
     outputs: list[str]
     secrets: dict[str, str] = field(default_factory=dict)
     created: int = field(default_factory=now_ms)
     stop: bool = False
-    forgotten: bool = False
     started: int = 0
 
     def __lt__(self, other: Item) -> bool:
@@ -62,7 +52,6 @@ class Host(Protocol):
     folders: Folders
     definitions: Definitions
     hub: Hub
-    faults: EngineFaults
     dress: Callable[[Mapping[str, list[Any]] | None], Mapping[str, list[Any]] | None]
 
     def changed(self, graph: Graph) -> Callable[[str], Any]: ...
@@ -108,7 +97,7 @@ class Kept:
 class Outcome:
     """How a run ended, in the words of the history."""
 
-    outputs: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    outputs: Document = field(default_factory=dict)
+    meta: Document = field(default_factory=dict)
+    messages: list[tuple[str, Document]] = field(default_factory=list)
     success: bool = True

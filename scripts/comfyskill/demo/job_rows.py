@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.item import Item
 from comfyskill.demo.validation import Unhandled
 
@@ -24,15 +25,15 @@ MEDIA_SUFFIXES = (
 )
 
 
-def _created(job: dict[str, Any]) -> int:
+def _created(job: Document) -> int:
     return int(job.get("create_time") or 0)
 
 
-def _duration(job: dict[str, Any]) -> int:
+def _duration(job: Document) -> int:
     return int(job.get("execution_end_time") or 0) - int(job.get("execution_start_time") or 0)
 
 
-def workflow_id(extra_data: dict[str, Any]) -> Any:
+def workflow_id(extra_data: Document) -> Any:
     """The id of the workflow that a run carries. Raises Unhandled for `workflow: null`, as the real server crashes."""
     info = extra_data.get("extra_pnginfo")
     if not isinstance(info, dict) or "workflow" not in info:
@@ -42,7 +43,7 @@ def workflow_id(extra_data: dict[str, Any]) -> Any:
     return info["workflow"].get("id")
 
 
-def waiting_job(item: Item, status: str) -> dict[str, Any]:
+def waiting_job(item: Item, status: str) -> Document:
     job = {
         "id": item.prompt_id,
         "status": status,
@@ -54,7 +55,7 @@ def waiting_job(item: Item, status: str) -> dict[str, Any]:
     return {key: value for key, value in job.items() if value is not None}
 
 
-def finished_job(prompt_id: str, entry: dict[str, Any]) -> dict[str, Any]:
+def finished_job(prompt_id: str, entry: Document) -> Document:
     number, _, _, extra_data, _ = entry["prompt"]
     times = {name: data.get("timestamp") for name, data in entry["status"]["messages"]}
     ends = ("execution_success", "execution_error", "execution_interrupted")
@@ -75,10 +76,10 @@ def finished_job(prompt_id: str, entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in job.items() if value is not None}
 
 
-def summary(outputs: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+def summary(outputs: Document) -> tuple[int, Document | None]:
     """(number of outputs, the one to show): a stored file before a temporary one."""
     count = 0
-    best: dict[str, Any] | None = None
+    best: Document | None = None
     for node_id, output in outputs.items():
         for media, items in output.items():
             if media == "animated" or not isinstance(items, list):
@@ -92,5 +93,5 @@ def summary(outputs: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
     return count, best
 
 
-def _previewable(media: str, item: dict[str, Any]) -> bool:
+def _previewable(media: str, item: Document) -> bool:
     return media in PREVIEWABLE or str(item.get("filename", "")).lower().endswith(MEDIA_SUFFIXES)

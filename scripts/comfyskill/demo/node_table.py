@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfyskill.base.cli import Document
+
 OOM_TEXT = "Allocation on device 0 would exceed allowed memory. (out of memory)"
 
 Function = Callable[..., Any]
@@ -80,6 +82,6 @@ def implementation(name: str) -> Implementation | None:
     return NODES.get(name)
 
 
-def call_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def call_arguments(values: Mapping[str, Any]) -> Document:
     """Inputs as keyword arguments: `resize_type.width` becomes `resize_type_width`, names become identifiers."""
     return {key.replace(".", "_").replace(" ", "_").replace("-", "_"): value for key, value in values.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import wave
 from pathlib import Path
 from typing import Any
 
 from comfyskill.demo import generic, pictures
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
-from comfyskill.demo.nodes_save import entry, glb_box, place
+from comfyskill.demo.nodes_save import entry, place
 from comfyskill.demo.values import Blocked, Images, recipe
 
 COUNTER = itertools.count(1)
@@ -28,7 +30,7 @@ def picture(text: str, size: int = 64) -> Images:
 
 @node("DemoSleep")
 async def sleep(
-    call: Any, seconds: float, steps: int, seed: int, image: Images | None = None, quiet: bool = False
+    call: Call, seconds: float, steps: int, seed: int, image: Images | None = None, quiet: bool = False
 ) -> tuple[Images, int]:
     if quiet:
         await call.wait(seconds)
@@ -40,7 +42,7 @@ async def sleep(
 
 
 @node("DemoPreview")
-async def preview(call: Any, format: str, steps: int, max_size: int, seed: int, size: int = 64) -> Images:
+async def preview(call: Call, format: str, steps: int, max_size: int, seed: int, size: int = 64) -> Images:
     from PIL import Image as pil
 
     shown = pictures.background(recipe(seed), size, max(1, size // 2))
@@ -54,7 +56,7 @@ async def preview(call: Any, format: str, steps: int, max_size: int, seed: int, 
 
 
 @node("DemoFail")
-async def fail(call: Any, message: str, kind: str, image: Images | None = None, after: float = 0.0) -> None:
+async def fail(call: Call, message: str, kind: str, image: Images | None = None, after: float = 0.0) -> None:
     await call.wait(after)
     if kind == "Interrupt":
         raise Interrupted
@@ -64,7 +66,9 @@ async def fail(call: Any, message: str, kind: str, image: Images | None = None, 
 
 
 @node("DemoText")
-def text(call: Any, text: str, live: bool, broadcast: bool, trigger: Any = None, repeat: int = 1) -> Result:
+def text(
+    call: Call, text: str, live: bool, broadcast: bool, trigger: object = None, repeat: int = 1
+) -> Result:
     said = text * repeat
     if live:
         call.engine.hub.send_text(call.node_id, f"live: {said}", None if broadcast else call.run.client_id)
@@ -72,12 +76,12 @@ def text(call: Any, text: str, live: bool, broadcast: bool, trigger: Any = None,
 
 
 @node("DemoSink", "DemoDeprecated", "DemoValidate")
-def sink(call: Any, value: Any) -> Result:
+def sink(call: Call, value: object) -> Result:
     return Result()
 
 
 @node("DemoExpand")
-def expand(call: Any, seed: int, seconds: float) -> Result:
+def expand(call: Call, seed: int, seconds: float) -> Result:
     first, second = f"{call.node_id}.0.0.1", f"{call.node_id}.0.0.2"
     nodes = {
         first: {"class_type": "DemoSleep", "inputs": {"seconds": seconds, "steps": 2, "seed": seed}},
@@ -87,28 +91,28 @@ def expand(call: Any, seed: int, seconds: float) -> Result:
 
 
 @node("DemoBlock")
-def block(call: Any, image: Images, message: str) -> tuple[Blocked]:
+def block(call: Call, image: Images, message: str) -> tuple[Blocked]:
     return (Blocked(message or None),)
 
 
 @node("DemoList")
-def listed(call: Any, count: int) -> tuple[list[int]]:
+def listed(call: Call, count: int) -> tuple[list[int]]:
     return (list(range(count)),)
 
 
 @node("DemoCounter", changes=lambda _inputs, _folders: next(COUNTER))
-def counter(call: Any, start: int) -> tuple[int]:
+def counter(call: Call, start: int) -> tuple[int]:
     return (start + next(COUNTER),)
 
 
 @node("DemoLog")
-def log(call: Any, text: str, seed: int) -> Result:
+def log(call: Call, text: str, seed: int) -> Result:
     call.engine.write_log(text)
     return Result()
 
 
 @node("DemoPartner")
-async def partner(call: Any, prompt: str, seed: int) -> Images:
+async def partner(call: Call, prompt: str, seed: int) -> Images:
     await generic.spend(call)
     from comfyskill.demo.values import Latent
 
@@ -125,7 +129,7 @@ async def partner(call: Any, prompt: str, seed: int) -> Images:
 
 @node("DemoBigFile")
 def big_file(
-    call: Any, size_mb: float, filename: str, subfolder: str, sparse: bool, seed: int, key: str = "files"
+    call: Call, size_mb: float, filename: str, subfolder: str, sparse: bool, seed: int, key: str = "files"
 ) -> Result:
     """A file of any size; a sparse one takes no disk space."""
     folder = call.folders.inside(call.folders.output, subfolder)
@@ -143,7 +147,7 @@ def big_file(
 
 
 @node("DemoMedia")
-def media(call: Any, kind: str, prefix: str, subfolder: str, type: str, count: int, seed: int) -> Result:
+def media(call: Call, kind: str, prefix: str, subfolder: str, type: str, count: int, seed: int) -> Result:
     """Files under each of the keys that real nodes use."""
     keys = {"mixed": ["images", "gifs", "audio", "3d"], "animated": ["images"], "two_keys": ["images"]}.get(
         kind, [kind]
@@ -162,7 +166,7 @@ def media(call: Any, kind: str, prefix: str, subfolder: str, type: str, count: i
     return Result(ui=ui)
 
 
-def _medium(call: Any, key: str, prefix: str, subfolder: str, kind: str, text: str) -> dict[str, str]:
+def _medium(call: Call, key: str, prefix: str, subfolder: str, kind: str, text: str) -> dict[str, str]:
     folder, name, counter, under = place(call, kind, f"{subfolder}/{prefix}" if subfolder else prefix)
     file = f"{name}_{counter:05}_{SUFFIX.get(key, '.png')}"
     _write(folder / file, key, text)
@@ -170,15 +174,22 @@ def _medium(call: Any, key: str, prefix: str, subfolder: str, kind: str, text: s
     return entry(file, under, kind)
 
 
+def write_wav(path: Path) -> None:
+    """A fifth of a second of silence."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(3200))
+
+
 def _write(path: Path, key: str, text: str) -> None:
     from comfyskill.demo import containers
 
     if key == "audio":
-        containers.write_wav(path, 0.2, text)
+        write_wav(path)
     elif key == "3d":
-        path.write_bytes(glb_box(text))
+        path.write_bytes(containers.box_glb(text, {}))
     elif key in ("video", "videos"):
-        containers.write_mp4(path, [picture(text).frames[0]] * 2, 8.0)
+        containers.write_mp4(path, [picture(text).frames[0]] * 2, 8.0, {})
     elif key == "latents":
         path.write_bytes(text.encode())
     else:
@@ -202,7 +213,7 @@ HOSTILE = {
 
 
 @node("DemoHostileNames")
-def hostile(call: Any, kind: str, seed: int) -> Result:
+def hostile(call: Call, kind: str, seed: int) -> Result:
     """Names that a client must not trust. The harmless part of each names a real file."""
     folder = call.folders.output
     data = picture(recipe(seed)).frames[0]

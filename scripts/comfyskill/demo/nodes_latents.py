@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from comfyskill.demo import generic, pictures
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import node
 from comfyskill.demo.nodes_pictures import need_images, resized
 from comfyskill.demo.values import Images, Latent, Mesh, Sound, recipe
@@ -18,7 +19,7 @@ from comfyskill.demo.values import Images, Latent, Mesh, Sound, recipe
     "EmptyHunyuanImageLatent",
     "EmptyChromaRadianceLatentImage",
 )
-def empty(call: Any, width: int, height: int, batch_size: int = 1) -> Latent:
+def empty(call: Call, width: int, height: int, batch_size: int = 1) -> Latent:
     return Latent(width, height, batch_size, recipe=recipe("empty", width, height))
 
 
@@ -29,18 +30,18 @@ def empty(call: Any, width: int, height: int, batch_size: int = 1) -> Latent:
     "EmptyCosmosLatentVideo",
     "EmptyHunyuanVideo15Latent",
 )
-def empty_video(call: Any, width: int, height: int, length: int, batch_size: int = 1) -> Latent:
+def empty_video(call: Call, width: int, height: int, length: int, batch_size: int = 1) -> Latent:
     return Latent(width, height, batch_size, length, "video", recipe=recipe("empty", width, height, length))
 
 
 @node("Wan22ImageToVideoLatent")
 def empty_wan(
-    call: Any,
+    call: Call,
     width: int,
     height: int,
     length: int,
     batch_size: int = 1,
-    vae: Any = None,
+    vae: object = None,
     start_image: Images | None = None,
 ) -> Latent:
     return Latent(
@@ -56,17 +57,17 @@ def empty_wan(
 
 
 @node("EmptyAceStepLatentAudio", "EmptyLatentAudio")
-def empty_audio(call: Any, seconds: float, batch_size: int = 1) -> Latent:
+def empty_audio(call: Call, seconds: float, batch_size: int = 1) -> Latent:
     return Latent(1, 1, batch_size, 1, "audio", seconds=float(seconds), recipe=recipe("audio", seconds))
 
 
 @node("EmptyLatentHunyuan3Dv2")
-def empty_shape(call: Any, resolution: int, batch_size: int = 1) -> Latent:
+def empty_shape(call: Call, resolution: int, batch_size: int = 1) -> Latent:
     return Latent(1, 1, batch_size, 1, "3d", recipe=recipe("shape", resolution))
 
 
 @node("VAEEncode", "VAEEncodeTiled")
-def encode(call: Any, pixels: Images, vae: Any, **_rest: Any) -> Latent:
+def encode(call: Call, pixels: Images, vae: object, **_rest: object) -> Latent:
     pixels = need_images(pixels, "pixels")
     width, height = pixels.width // 8 * 8 or 8, pixels.height // 8 * 8 or 8
     return Latent(
@@ -75,19 +76,19 @@ def encode(call: Any, pixels: Images, vae: Any, **_rest: Any) -> Latent:
 
 
 @node("VAEEncodeForInpaint")
-def encode_inpaint(call: Any, pixels: Images, vae: Any, mask: Images, grow_mask_by: int = 6) -> Latent:
+def encode_inpaint(call: Call, pixels: Images, vae: object, mask: Images, grow_mask_by: int = 6) -> Latent:
     latent: Latent = encode(call, pixels, vae)
     return replace(latent, mask=mask, recipe=recipe(latent.recipe, generic.mark(mask)))
 
 
 @node("SetLatentNoiseMask")
-def set_mask(call: Any, samples: Latent, mask: Images) -> Latent:
+def set_mask(call: Call, samples: Latent, mask: Images) -> Latent:
     return replace(samples, mask=mask, recipe=recipe(samples.recipe, generic.mark(mask)))
 
 
 @node("LatentUpscale", "LatentUpscaleBy")
 def upscale(
-    call: Any,
+    call: Call,
     samples: Latent,
     upscale_method: str,
     width: int = 0,
@@ -101,7 +102,7 @@ def upscale(
 
 
 @node("LatentFromBatch")
-def from_batch(call: Any, samples: Latent, batch_index: int, length: int) -> Latent:
+def from_batch(call: Call, samples: Latent, batch_index: int, length: int) -> Latent:
     return replace(
         samples,
         batch=max(1, min(length, samples.batch - batch_index)),
@@ -110,12 +111,12 @@ def from_batch(call: Any, samples: Latent, batch_index: int, length: int) -> Lat
 
 
 @node("RepeatLatentBatch")
-def repeat(call: Any, samples: Latent, amount: int) -> Latent:
+def repeat(call: Call, samples: Latent, amount: int) -> Latent:
     return replace(samples, batch=samples.batch * amount)
 
 
 @node("VAEDecode", "VAEDecodeTiled", heavy=True)
-def decode(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Images:
+def decode(call: Call, samples: Latent, vae: object, **_rest: object) -> Images:
     if samples.seed is None and samples.source is not None:
         # Never sampled: what went in comes out.
         return resized(samples.source, samples.width, samples.height, "bicubic")
@@ -128,15 +129,15 @@ def decode(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Images:
 
 
 @node("VAEDecodeAudio")
-def decode_audio(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Sound:
+def decode_audio(call: Call, samples: Latent, vae: object, **_rest: object) -> Sound:
     return Sound(min(samples.seconds, 600.0) or 1.0, samples.recipe)
 
 
 @node("VAEDecodeHunyuan3D")
-def decode_shape(call: Any, samples: Latent, vae: Any, **_rest: Any) -> Any:
+def decode_shape(call: Call, samples: Latent, vae: object, **_rest: object) -> Any:
     return generic.make("VOXEL", call, {"samples": samples})
 
 
 @node("VoxelToMesh", "VoxelToMeshBasic")
-def to_mesh(call: Any, voxel: Any, **_rest: Any) -> Mesh:
+def to_mesh(call: Call, voxel: Any, **_rest: object) -> Mesh:
     return Mesh(voxel.recipe)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import node
 from comfyskill.demo.nodes_pictures import each, file_changed, need_images, open_picture, resized
 from comfyskill.demo.values import Images
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @node("LoadImageMask", changes=file_changed)
-def load_mask(call: Any, image: str, channel: str) -> Images:
+def load_mask(call: Call, image: str, channel: str) -> Images:
     from PIL import Image as pil
 
     picture = open_picture(call, image)
@@ -26,26 +27,26 @@ def load_mask(call: Any, image: str, channel: str) -> Images:
 
 
 @node("SolidMask")
-def solid(call: Any, value: float, width: int, height: int) -> Images:
+def solid(call: Call, value: float, width: int, height: int) -> Images:
     from PIL import Image as pil
 
     return Images((pil.new("L", (width, height), round(value * 255)),))
 
 
 @node("InvertMask")
-def inverted(call: Any, mask: Images) -> Images:
+def inverted(call: Call, mask: Images) -> Images:
     from PIL import ImageChops
 
     return each(need_images(mask, "mask"), ImageChops.invert)
 
 
 @node("MaskToImage")
-def to_image(call: Any, mask: Images) -> Images:
+def to_image(call: Call, mask: Images) -> Images:
     return each(need_images(mask, "mask"), lambda frame: frame.convert("RGB"))
 
 
 @node("ImageToMask")
-def to_mask(call: Any, image: Images, channel: str) -> Images:
+def to_mask(call: Call, image: Images, channel: str) -> Images:
     bands = {"red": "R", "green": "G", "blue": "B", "alpha": "A"}
 
     def band(frame: Image) -> Image:
@@ -55,7 +56,7 @@ def to_mask(call: Any, image: Images, channel: str) -> Images:
 
 
 @node("ImageColorToMask")
-def colour_to_mask(call: Any, image: Images, color: int) -> Images:
+def colour_to_mask(call: Call, image: Images, color: int) -> Images:
     from PIL import Image as pil
     from PIL import ImageChops
 
@@ -70,12 +71,12 @@ def colour_to_mask(call: Any, image: Images, color: int) -> Images:
 
 
 @node("CropMask")
-def crop_mask(call: Any, mask: Images, x: int, y: int, width: int, height: int) -> Images:
+def crop_mask(call: Call, mask: Images, x: int, y: int, width: int, height: int) -> Images:
     return each(need_images(mask, "mask"), lambda frame: frame.crop((x, y, x + width, y + height)))
 
 
 @node("GrowMask")
-def grow(call: Any, mask: Images, expand: int, tapered_corners: bool) -> Images:
+def grow(call: Call, mask: Images, expand: int, tapered_corners: bool) -> Images:
     from PIL import ImageFilter
 
     def grown(frame: Image) -> Image:
@@ -105,7 +106,7 @@ def _with_neighbours(frame: Image, lighter: bool) -> Image:
 
 
 @node("ThresholdMask")
-def threshold(call: Any, mask: Images, value: float) -> Images:
+def threshold(call: Call, mask: Images, value: float) -> Images:
     limit = value * 255
     return each(
         need_images(mask, "mask"), lambda frame: frame.point(lambda level: 255 if level > limit else 0)
@@ -113,7 +114,7 @@ def threshold(call: Any, mask: Images, value: float) -> Images:
 
 
 @node("FeatherMask")
-def feather(call: Any, mask: Images, left: int, top: int, right: int, bottom: int) -> Images:
+def feather(call: Call, mask: Images, left: int, top: int, right: int, bottom: int) -> Images:
     from PIL import Image as pil
     from PIL import ImageChops
 
@@ -142,7 +143,9 @@ def feather(call: Any, mask: Images, left: int, top: int, right: int, bottom: in
 
 
 @node("MaskComposite")
-def composite_masks(call: Any, destination: Images, source: Images, x: int, y: int, operation: str) -> Images:
+def composite_masks(
+    call: Call, destination: Images, source: Images, x: int, y: int, operation: str
+) -> Images:
     from PIL import ImageChops
 
     works = {
@@ -168,7 +171,7 @@ def composite_masks(call: Any, destination: Images, source: Images, x: int, y: i
 
 @node("ImageCompositeMasked", heavy=True)
 def composite(
-    call: Any,
+    call: Call,
     destination: Images,
     source: Images,
     x: int,
@@ -193,7 +196,7 @@ def composite(
 
 
 @node("JoinImageWithAlpha")
-def join_alpha(call: Any, image: Images, alpha: Images) -> Images:
+def join_alpha(call: Call, image: Images, alpha: Images) -> Images:
     from PIL import ImageChops
 
     frames = []
@@ -208,7 +211,7 @@ def join_alpha(call: Any, image: Images, alpha: Images) -> Images:
 
 
 @node("SplitImageWithAlpha")
-def split_alpha(call: Any, image: Images) -> tuple[Images, Images]:
+def split_alpha(call: Call, image: Images) -> tuple[Images, Images]:
     from PIL import ImageChops
 
     image = need_images(image, "image")

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import containers, generic, pictures
+from comfyskill.demo.call import Call
 from comfyskill.demo.custom_checks import annotated
 from comfyskill.demo.node_table import NodeFailure, Result, node
 from comfyskill.demo.nodes_pictures import file_changed, need_images
@@ -17,7 +19,7 @@ WEBP_METHOD = {"default": 4, "fastest": 0, "slowest": 6}
 
 
 def _new(
-    call: Any, kind: str, prefix: str, suffix: str, width: int = 0, height: int = 0
+    call: Call, kind: str, prefix: str, suffix: str, width: int = 0, height: int = 0
 ) -> tuple[Path, dict[str, str]]:
     """A path for one new file of a family, and its entry for the UI."""
     folder, name, counter, subfolder = place(call, kind, prefix, width, height)
@@ -28,7 +30,7 @@ def _new(
 
 @node("SaveAnimatedWEBP", heavy=True)
 def animated_webp(
-    call: Any, images: Images, filename_prefix: str, fps: float, lossless: bool, quality: int, method: str
+    call: Call, images: Images, filename_prefix: str, fps: float, lossless: bool, quality: int, method: str
 ) -> Result:
     images = need_images(images, "images")
     path, item = _new(call, "output", filename_prefix, ".webp", images.width, images.height)
@@ -37,7 +39,7 @@ def animated_webp(
     # The camera's model holds the prompt; the tags below it hold the rest: so the real node writes it.
     for tag, (key, value) in zip((0x0110, 0x010F, 0x010E, 0x010D), call.metadata.items(), strict=False):
         exif[tag] = f"{key}:{json.dumps(value)}"
-    how: dict[str, Any] = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}
+    how: Document = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}
     first.save(
         path,
         save_all=True,
@@ -51,7 +53,7 @@ def animated_webp(
 
 
 @node("SaveAnimatedPNG", heavy=True)
-def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, compress_level: int) -> Result:
+def animated_png(call: Call, images: Images, filename_prefix: str, fps: float, compress_level: int) -> Result:
     from PIL.PngImagePlugin import PngInfo
 
     images = need_images(images, "images")
@@ -73,7 +75,7 @@ def animated_png(call: Any, images: Images, filename_prefix: str, fps: float, co
 
 
 @node("SaveWEBM", heavy=True)
-def save_webm(call: Any, images: Images, filename_prefix: str, codec: str, fps: float, crf: float) -> Result:
+def save_webm(call: Call, images: Images, filename_prefix: str, codec: str, fps: float, crf: float) -> Result:
     images = need_images(images, "images")
     path, item = _new(call, "output", filename_prefix, ".webm", images.width, images.height)
     containers.write_webm(path, images.frames, fps, call.metadata)
@@ -81,17 +83,17 @@ def save_webm(call: Any, images: Images, filename_prefix: str, codec: str, fps: 
 
 
 @node("CreateVideo")
-def create_video(call: Any, images: Images, fps: float, audio: Sound | None = None) -> Clip:
+def create_video(call: Call, images: Images, fps: float, audio: Sound | None = None) -> Clip:
     return Clip(need_images(images, "images"), fps, audio)
 
 
 @node("GetVideoComponents")
-def components(call: Any, video: Clip) -> tuple[Any, ...]:
+def components(call: Call, video: Clip) -> tuple[Any, ...]:
     return video.images, video.sound or Sound(1.0, recipe("silence")), float(video.rate)
 
 
 @node("LoadVideo", changes=file_changed)
-def load_video(call: Any, file: str) -> Clip:
+def load_video(call: Call, file: str) -> Clip:
     path = annotated(file, call.folders)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"Invalid video file: {file}")
@@ -101,7 +103,7 @@ def load_video(call: Any, file: str) -> Clip:
 
 
 @node("VHS_LoadVideo", changes=file_changed)
-def vhs_load(call: Any, video: str, **_rest: Any) -> tuple[Any, ...]:
+def vhs_load(call: Call, video: str, **_rest: object) -> tuple[Any, ...]:
     clip = load_video(call, video)
     return (
         clip.images,
@@ -112,7 +114,7 @@ def vhs_load(call: Any, video: str, **_rest: Any) -> tuple[Any, ...]:
 
 
 @node("SaveVideo", heavy=True)
-def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec: str) -> Result:
+def save_video(call: Call, video: Clip, filename_prefix: str, format: str, codec: str) -> Result:
     if not isinstance(video, Clip):
         raise NodeFailure(
             "AttributeError", f"'{type(video).__name__}' object has no attribute 'get_dimensions'"
@@ -124,7 +126,7 @@ def save_video(call: Any, video: Clip, filename_prefix: str, format: str, codec:
 
 @node("VHS_VideoCombine", heavy=True)
 def combine(
-    call: Any,
+    call: Call,
     images: Images,
     frame_rate: float,
     loop_count: int,
@@ -132,7 +134,7 @@ def combine(
     format: str,
     pingpong: bool,
     save_output: bool,
-    **_rest: Any,
+    **_rest: object,
 ) -> Result:
     images = need_images(images, "images")
     frames = list(images.frames)
@@ -159,16 +161,16 @@ def combine(
     return Result((f"{folder / file}",), ui={"gifs": [item]})
 
 
-# sounds
+SOUNDS = {".flac": containers.silent_flac, ".mp3": containers.silent_mp3, ".opus": containers.silent_opus}
 
 
 @node("EmptyAudio")
-def empty_audio(call: Any, duration: float, sample_rate: int = 44_100, channels: int = 2) -> Sound:
+def empty_audio(call: Call, duration: float, sample_rate: int = 44_100, channels: int = 2) -> Sound:
     return Sound(float(duration), recipe("empty audio", duration))
 
 
 @node("LoadAudio", changes=file_changed)
-def load_audio(call: Any, audio: str) -> Sound:
+def load_audio(call: Call, audio: str) -> Sound:
     path = annotated(audio, call.folders)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"Invalid audio file: {audio}")
@@ -176,8 +178,8 @@ def load_audio(call: Any, audio: str) -> Sound:
 
 
 @node("SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "PreviewAudio", heavy=True)
-def save_audio(call: Any, audio: Sound, filename_prefix: str = "audio/ComfyUI", quality: str = "") -> Result:
-    """FLAC holds a tone; MP3 and Opus hold silence, which needs no encoder."""
+def save_audio(call: Call, audio: Sound, filename_prefix: str = "audio/ComfyUI", quality: str = "") -> Result:
+    """The sound is as long as it says and silent: that needs no encoder."""
     if not isinstance(audio, Sound):
         raise NodeFailure("TypeError", f"'{type(audio).__name__}' object is not subscriptable")
     name = call.cls.name
@@ -186,17 +188,12 @@ def save_audio(call: Any, audio: Sound, filename_prefix: str = "audio/ComfyUI", 
     if kind == "temp":
         filename_prefix = f"ComfyUI_temp_{call.engine.temp_letters(call.node_id, name)}"
     path, item = _new(call, kind, filename_prefix, suffix)
-    if suffix == ".mp3":
-        containers.write_mp3_silence(path, audio.seconds, call.metadata)
-    elif suffix == ".opus":
-        containers.write_opus_silence(path, audio.seconds, call.metadata)
-    else:
-        containers.write_flac(path, audio.seconds, audio.recipe, call.metadata)
+    path.write_bytes(SOUNDS[suffix](audio.seconds, call.metadata))
     return Result(ui={"audio": [item]})
 
 
 @node("SaveSVGNode", heavy=True)
-def save_svg(call: Any, svg: Any = None, filename_prefix: str = "svg/ComfyUI") -> Result:
+def save_svg(call: Call, svg: object = None, filename_prefix: str = "svg/ComfyUI") -> Result:
     path, item = _new(call, "output", filename_prefix, ".svg")
     text = f'<svg xmlns="http://www.w3.org/2000/svg" width="320" height="80"><text x="8" y="44">{pictures.NOTICE}</text></svg>'
     path.write_text(text, encoding="utf-8")

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from comfyskill.demo import generic, pictures
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import NodeFailure, node
 from comfyskill.demo.values import Images, Latent, Thing, recipe
 
 
-def thing(kind: str, label: str, *parts: Any, text: str = "") -> Thing:
+def thing(kind: str, label: str, *parts: object, text: str = "") -> Thing:
     return Thing(kind, label, recipe(kind, label, *parts), text)
 
 
 @node("CheckpointLoaderSimple", "CheckpointLoader", "unCLIPCheckpointLoader", "ImageOnlyCheckpointLoader")
-def checkpoint(call: Any, ckpt_name: str, **_rest: Any) -> tuple[Thing, ...]:
+def checkpoint(call: Call, ckpt_name: str, **_rest: object) -> tuple[Thing, ...]:
     return tuple(thing(kind, ckpt_name) for kind in call.cls.outputs)
 
 
 @node("UNETLoader")
-def unet(call: Any, unet_name: str, weight_dtype: str) -> Thing:
+def unet(call: Call, unet_name: str, weight_dtype: str) -> Thing:
     return thing("MODEL", unet_name)
 
 
 @node("VAELoader")
-def vae(call: Any, vae_name: str) -> Thing:
+def vae(call: Call, vae_name: str) -> Thing:
     return thing("VAE", vae_name)
 
 
 @node("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader")
-def clip(call: Any, **names: Any) -> Thing:
+def clip(call: Call, **names: object) -> Thing:
     files = [str(value) for key, value in names.items() if key.startswith("clip_name")]
     return thing("CLIP", ", ".join(files))
 
 
 @node("LoraLoader", "LoraLoaderModelOnly")
 def lora(
-    call: Any,
+    call: Call,
     model: Thing,
     lora_name: str,
     strength_model: float,
@@ -51,7 +52,7 @@ def lora(
 
 
 @node("CLIPTextEncode", "TextEncodeQwenImageEdit", "TextEncodeQwenImageEditPlus", "CLIPTextEncodePixArtAlpha")
-def encode(call: Any, clip: Thing | None = None, text: str = "", prompt: str = "", **rest: Any) -> Thing:
+def encode(call: Call, clip: Thing | None = None, text: str = "", prompt: str = "", **rest: object) -> Thing:
     if clip is None:
         raise NodeFailure("RuntimeError", "ERROR: clip input is invalid: None")
     words = text or prompt
@@ -66,7 +67,7 @@ def encode(call: Any, clip: Thing | None = None, text: str = "", prompt: str = "
     "CLIPTextEncodeHiDream",
     "CLIPTextEncodeSDXLRefiner",
 )
-def encode_parts(call: Any, clip: Thing, **texts: Any) -> Thing:
+def encode_parts(call: Call, clip: Thing, **texts: object) -> Thing:
     parts = [
         value
         for value in texts.values()
@@ -77,32 +78,26 @@ def encode_parts(call: Any, clip: Thing, **texts: Any) -> Thing:
 
 
 @node("ConditioningZeroOut")
-def zeroed(call: Any, conditioning: Thing) -> Thing:
+def zeroed(call: Call, conditioning: Thing) -> Thing:
     return replace(conditioning, recipe=recipe(conditioning.recipe, "zero"), text="")
 
 
-def _sampled(
-    model: Thing, positive: Thing | None, negative: Thing | None, latent: Latent, seed: int, *how: Any
-) -> Latent:
-    made = recipe(
-        model.recipe,
-        positive.recipe if positive else "",
-        negative.recipe if negative else "",
-        latent.recipe,
-        seed,
-        *how,
-    )
+def _sampled(latent: Latent, seed: int, inputs: Mapping[str, object]) -> Latent:
+    """The latent after sampling; its recipe names all that the sampler got."""
+    model, positive, negative = (inputs.get(name) for name in ("model", "positive", "negative"))
+    if not isinstance(latent, Latent):
+        raise NodeFailure("TypeError", f"'{type(latent).__name__}' object is not subscriptable")
     return replace(
         latent,
-        recipe=made,
-        prompt=positive.text if positive else latent.prompt,
-        negative=negative.text if negative else latent.negative,
+        recipe=recipe(latent.recipe, seed, {key: generic.mark(value) for key, value in inputs.items()}),
+        prompt=positive.text if isinstance(positive, Thing) else latent.prompt,
+        negative=negative.text if isinstance(negative, Thing) else latent.negative,
         seed=seed,
-        model=model.label,
+        model=model.label if isinstance(model, Thing) else latent.model,
     )
 
 
-async def sample(call: Any, latent: Latent, steps: int) -> None:
+async def sample(call: Call, latent: Latent, steps: int) -> None:
     """Take a sampler's time: one wait, one report and one preview per step."""
     for step in range(1, steps + 1):
         await call.wait(call.options.step_time)
@@ -114,23 +109,9 @@ async def sample(call: Any, latent: Latent, steps: int) -> None:
 
 @node("KSampler")
 async def ksampler(
-    call: Any,
-    model: Thing,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Thing,
-    negative: Thing,
-    latent_image: Latent,
-    denoise: float = 1.0,
+    call: Call, latent_image: Latent, seed: int, steps: int, denoise: float = 1.0, **inputs: object
 ) -> Latent:
-    if not isinstance(latent_image, Latent):
-        raise NodeFailure("TypeError", f"'{type(latent_image).__name__}' object is not subscriptable")
-    made = _sampled(
-        model, positive, negative, latent_image, seed, steps, cfg, sampler_name, scheduler, denoise
-    )
+    made = _sampled(latent_image, seed, {**inputs, "steps": steps, "denoise": denoise})
     made = replace(made, denoise=denoise if latent_image.source is not None else 1.0)
     await sample(call, made, max(1, steps))
     return made
@@ -138,36 +119,27 @@ async def ksampler(
 
 @node("KSamplerAdvanced")
 async def ksampler_advanced(
-    call: Any,
-    model: Thing,
-    add_noise: str,
+    call: Call,
+    latent_image: Latent,
     noise_seed: int,
     steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Thing,
-    negative: Thing,
-    latent_image: Latent,
     start_at_step: int,
     end_at_step: int,
-    return_with_leftover_noise: str,
+    **inputs: object,
 ) -> Latent:
     first, last = min(start_at_step, steps), min(end_at_step, steps)
-    made = _sampled(
-        model, positive, negative, latent_image, noise_seed, steps, cfg, sampler_name, scheduler, first, last
-    )
+    made = _sampled(latent_image, noise_seed, {**inputs, "first": first, "last": last})
     await sample(call, made, max(1, last - first))
     return made
 
 
 @node("BasicGuider")
-def guider(call: Any, model: Thing, conditioning: Thing) -> Thing:
+def guider(call: Call, model: Thing, conditioning: Thing) -> Thing:
     return thing("GUIDER", model.label, model.recipe, conditioning.recipe, text=conditioning.text)
 
 
 @node("CFGGuider")
-def cfg_guider(call: Any, model: Thing, positive: Thing, negative: Thing, cfg: float) -> Thing:
+def cfg_guider(call: Call, model: Thing, positive: Thing, negative: Thing, cfg: float) -> Thing:
     made = thing(
         "GUIDER", model.label, model.recipe, positive.recipe, negative.recipe, cfg, text=positive.text
     )
@@ -175,12 +147,12 @@ def cfg_guider(call: Any, model: Thing, positive: Thing, negative: Thing, cfg: f
 
 
 @node("RandomNoise")
-def noise(call: Any, noise_seed: int) -> Thing:
+def noise(call: Call, noise_seed: int) -> Thing:
     return replace(thing("NOISE", str(noise_seed), noise_seed), details={"seed": noise_seed})
 
 
 @node("DisableNoise")
-def no_noise(call: Any) -> Thing:
+def no_noise(call: Call) -> Thing:
     return replace(thing("NOISE", "none"), details={"seed": 0})
 
 
@@ -192,7 +164,7 @@ def no_noise(call: Any) -> Thing:
     "Flux2Scheduler",
     "SDTurboScheduler",
 )
-def sigmas(call: Any, steps: int, denoise: float = 1.0, **rest: Any) -> Thing:
+def sigmas(call: Call, steps: int, denoise: float = 1.0, **rest: object) -> Thing:
     marks = {key: generic.mark(value) for key, value in rest.items()}
     return replace(
         thing("SIGMAS", f"{steps} steps", steps, denoise, marks), details={"steps": steps, "denoise": denoise}
@@ -201,11 +173,10 @@ def sigmas(call: Any, steps: int, denoise: float = 1.0, **rest: Any) -> Thing:
 
 @node("SamplerCustomAdvanced")
 async def sample_advanced(
-    call: Any, noise: Thing, guider: Thing, sampler: Thing, sigmas: Thing, latent_image: Latent
+    call: Call, noise: Thing, guider: Thing, sigmas: Thing, latent_image: Latent, **inputs: object
 ) -> tuple[Latent, Latent]:
-    seed = int(noise.details.get("seed", 0))
-    positive = replace(guider, kind="CONDITIONING")
-    made = _sampled(guider, positive, None, latent_image, seed, sampler.recipe, sigmas.recipe)
+    given = {**inputs, "model": guider, "positive": guider, "sigmas": sigmas}
+    made = _sampled(latent_image, int(noise.details.get("seed", 0)), given)
     denoise = float(sigmas.details.get("denoise", 1.0)) if latent_image.source is not None else 1.0
     made = replace(made, denoise=denoise, negative=guider.negative)
     await sample(call, made, int(sigmas.details.get("steps", 20)))
@@ -214,32 +185,27 @@ async def sample_advanced(
 
 @node("SamplerCustom")
 async def sample_custom(
-    call: Any,
-    model: Thing,
-    add_noise: bool,
-    noise_seed: int,
-    cfg: float,
-    positive: Thing,
-    negative: Thing,
-    sampler: Thing,
-    sigmas: Thing,
-    latent_image: Latent,
+    call: Call, noise_seed: int, sigmas: Thing, latent_image: Latent, **inputs: object
 ) -> tuple[Latent, Latent]:
-    made = _sampled(model, positive, negative, latent_image, noise_seed, cfg, sampler.recipe, sigmas.recipe)
+    made = _sampled(latent_image, noise_seed, {**inputs, "sigmas": sigmas})
     await sample(call, made, int(sigmas.details.get("steps", 20)))
     return made, made
 
 
 @node("ControlNetApply", "ControlNetApplyAdvanced", "ControlNetApplySD3")
-def control(call: Any, control_net: Thing, image: Images, strength: float, **rest: Any) -> tuple[Thing, ...]:
-    given = [value for key, value in rest.items() if key in ("conditioning", "positive", "negative")]
+def control(
+    call: Call, control_net: Thing, image: Images, strength: float, **rest: object
+) -> tuple[Thing, ...]:
+    given = [rest.get(name) for name in ("conditioning", "positive", "negative")]
     mark = (control_net.recipe, generic.mark(image), strength)
-    return tuple(replace(value, recipe=recipe(value.recipe, *mark)) for value in given)
+    return tuple(
+        replace(value, recipe=recipe(value.recipe, *mark)) for value in given if isinstance(value, Thing)
+    )
 
 
 @node("InpaintModelConditioning")
 def inpaint(
-    call: Any,
+    call: Call,
     positive: Thing,
     negative: Thing,
     vae: Thing,
@@ -254,19 +220,17 @@ def inpaint(
 
 @node("WanImageToVideo", "WanFirstLastFrameToVideo", "LTXVImgToVideo", "HunyuanImageToVideo")
 def to_video(
-    call: Any,
+    call: Call,
     positive: Thing,
-    vae: Thing,
     width: int,
     height: int,
     length: int,
     batch_size: int,
     negative: Thing | None = None,
-    start_image: Images | None = None,
-    image: Images | None = None,
-    **_rest: Any,
-) -> tuple[Any, ...]:
-    source = start_image or image
+    **inputs: object,
+) -> tuple[Thing | Latent, ...]:
+    images = [inputs.get(name) for name in ("start_image", "image")]
+    source = next((image for image in images if isinstance(image, Images)), None)
     made = recipe("to video", width, height, length, generic.mark(source))
     latent = Latent(width, height, batch_size, length, "video", recipe=made, source=source, denoise=0.7)
     return (positive, negative, latent) if negative is not None else (positive, latent)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import picture_files
+from comfyskill.base.cli import Document
+from comfyskill.demo.call import Call
 from comfyskill.demo.custom_checks import annotated
 from comfyskill.demo.folders import Folders
 from comfyskill.demo.node_table import NodeFailure, node
@@ -20,7 +22,7 @@ def each(images: Images, work: Callable[[Image], Image]) -> Images:
     return Images(tuple(work(frame) for frame in images.frames))
 
 
-def need_images(value: Any, _name: str) -> Images:
+def need_images(value: object, _name: str) -> Images:
     """The value, if it is pictures. A literal passes validation and fails here, as on the real server."""
     if isinstance(value, Images):
         return value
@@ -71,7 +73,7 @@ def file_changed(inputs: Mapping[str, Any], folders: Folders) -> Any:
     return (found.st_size, found.st_mtime_ns)
 
 
-def open_picture(call: Any, name: str) -> Image:
+def open_picture(call: Call, name: str) -> Image:
     from PIL import ImageOps
 
     path = annotated(name, call.folders)
@@ -87,7 +89,7 @@ def open_picture(call: Any, name: str) -> Image:
 
 @node("EmptyImage")
 def empty_image(
-    call: Any, width: int = 512, height: int = 512, batch_size: int = 1, color: int = 0
+    call: Call, width: int = 512, height: int = 512, batch_size: int = 1, color: int = 0
 ) -> Images:
     from PIL import Image as pil
 
@@ -97,7 +99,7 @@ def empty_image(
 
 
 @node("LoadImage", "LoadImageOutput", changes=file_changed)
-def load_image(call: Any, image: str) -> tuple[Images, Images]:
+def load_image(call: Call, image: str) -> tuple[Images, Images]:
     from PIL import Image as pil
 
     picture = open_picture(call, image)
@@ -111,7 +113,7 @@ def load_image(call: Any, image: str) -> tuple[Images, Images]:
 
 
 @node("ImageScale", heavy=True)
-def scale(call: Any, image: Images, upscale_method: str, width: int, height: int, crop: str) -> Images:
+def scale(call: Call, image: Images, upscale_method: str, width: int, height: int, crop: str) -> Images:
     image = need_images(image, "image")
     if width == 0 and height == 0:
         return image
@@ -121,14 +123,14 @@ def scale(call: Any, image: Images, upscale_method: str, width: int, height: int
 
 
 @node("ImageScaleBy", heavy=True)
-def scale_by(call: Any, image: Images, upscale_method: str, scale_by: float) -> Images:
+def scale_by(call: Call, image: Images, upscale_method: str, scale_by: float) -> Images:
     image = need_images(image, "image")
     return resized(image, round(image.width * scale_by), round(image.height * scale_by), upscale_method)
 
 
 @node("ImageScaleToTotalPixels", heavy=True)
 def scale_to_pixels(
-    call: Any, image: Images, upscale_method: str, megapixels: float, resolution_steps: int = 1
+    call: Call, image: Images, upscale_method: str, megapixels: float, resolution_steps: int = 1
 ) -> Images:
     image = need_images(image, "image")
     ratio = math.sqrt(megapixels * 1024 * 1024 / (image.width * image.height))
@@ -136,14 +138,14 @@ def scale_to_pixels(
 
 
 @node("ImageScaleToMaxDimension", heavy=True)
-def scale_to_edge(call: Any, image: Images, upscale_method: str, largest_size: int) -> Images:
+def scale_to_edge(call: Call, image: Images, upscale_method: str, largest_size: int) -> Images:
     image = need_images(image, "image")
     ratio = largest_size / max(image.width, image.height)
     return resized(image, round(image.width * ratio), round(image.height * ratio), upscale_method)
 
 
 @node("FluxKontextImageScale", heavy=True)
-def scale_for_kontext(call: Any, image: Images) -> Images:
+def scale_for_kontext(call: Call, image: Images) -> Images:
     image = need_images(image, "image")
     ratio = math.sqrt(1024 * 1024 / (image.width * image.height))
     return resized(
@@ -156,14 +158,14 @@ def scale_for_kontext(call: Any, image: Images) -> Images:
 
 
 @node("ImageInvert", heavy=True)
-def invert(call: Any, image: Images) -> Images:
+def invert(call: Call, image: Images) -> Images:
     from PIL import ImageChops
 
     return each(need_images(image, "image"), lambda frame: ImageChops.invert(frame.convert("RGB")))
 
 
 @node("ImageBlend", heavy=True)
-def blend(call: Any, image1: Images, image2: Images, blend_factor: float, blend_mode: str) -> Images:
+def blend(call: Call, image1: Images, image2: Images, blend_factor: float, blend_mode: str) -> Images:
     from PIL import Image as pil
     from PIL import ImageChops
 
@@ -184,14 +186,14 @@ def blend(call: Any, image1: Images, image2: Images, blend_factor: float, blend_
 
 
 @node("ImageBlur", heavy=True)
-def blur(call: Any, image: Images, blur_radius: int, sigma: float) -> Images:
+def blur(call: Call, image: Images, blur_radius: int, sigma: float) -> Images:
     from PIL import ImageFilter
 
     return each(need_images(image, "image"), lambda frame: frame.filter(ImageFilter.GaussianBlur(sigma)))
 
 
 @node("ImageSharpen", heavy=True)
-def sharpen(call: Any, image: Images, sharpen_radius: int, sigma: float, alpha: float) -> Images:
+def sharpen(call: Call, image: Images, sharpen_radius: int, sigma: float, alpha: float) -> Images:
     from PIL import ImageFilter
 
     how = ImageFilter.UnsharpMask(sharpen_radius, round(alpha * 100), 0)
@@ -199,12 +201,12 @@ def sharpen(call: Any, image: Images, sharpen_radius: int, sigma: float, alpha: 
 
 
 @node("ImageQuantize", heavy=True)
-def quantize(call: Any, image: Images, colors: int, dither: str) -> Images:
+def quantize(call: Call, image: Images, colors: int, dither: str) -> Images:
     return each(need_images(image, "image"), lambda frame: frame.quantize(max(1, colors)).convert("RGB"))
 
 
 @node("ImageCrop")
-def crop(call: Any, image: Images, width: int, height: int, x: int, y: int) -> Images:
+def crop(call: Call, image: Images, width: int, height: int, x: int, y: int) -> Images:
     image = need_images(image, "image")
     x, y = min(x, image.width - 1), min(y, image.height - 1)
     box = (x, y, min(x + width, image.width), min(y + height, image.height))
@@ -212,7 +214,7 @@ def crop(call: Any, image: Images, width: int, height: int, x: int, y: int) -> I
 
 
 @node("ImageFlip")
-def flip(call: Any, image: Images, flip_method: str) -> Images:
+def flip(call: Call, image: Images, flip_method: str) -> Images:
     from PIL import ImageOps
 
     turn = ImageOps.flip if flip_method.startswith("x") else ImageOps.mirror
@@ -220,19 +222,19 @@ def flip(call: Any, image: Images, flip_method: str) -> Images:
 
 
 @node("ImageRotate")
-def rotate(call: Any, image: Images, rotation: str) -> Images:
+def rotate(call: Call, image: Images, rotation: str) -> Images:
     degrees = next((number for number in (90, 180, 270) if str(number) in rotation), 0)
     return each(need_images(image, "image"), lambda frame: frame.rotate(-degrees, expand=True))
 
 
 @node("ImageBatch")
-def batch(call: Any, image1: Images, image2: Images) -> Images:
+def batch(call: Call, image1: Images, image2: Images) -> Images:
     first, second = need_images(image1, "image1"), need_images(image2, "image2")
     return Images(first.frames + resized(second, first.width, first.height, "bilinear", "center").frames)
 
 
 @node("BatchImagesNode")
-def batch_many(call: Any, **images: Images) -> Images:
+def batch_many(call: Call, **images: Images) -> Images:
     if not images:
         raise NodeFailure(
             "TypeError", "BatchImagesNode.execute() missing 1 required positional argument: 'images'"
@@ -247,19 +249,19 @@ def batch_many(call: Any, **images: Images) -> Images:
 
 
 @node("ImageFromBatch")
-def from_batch(call: Any, image: Images, batch_index: int, length: int) -> Images:
+def from_batch(call: Call, image: Images, batch_index: int, length: int) -> Images:
     frames = need_images(image, "image").frames
     start = min(batch_index, len(frames) - 1)
     return Images(frames[start : start + max(1, length)])
 
 
 @node("RepeatImageBatch")
-def repeat(call: Any, image: Images, amount: int) -> Images:
+def repeat(call: Call, image: Images, amount: int) -> Images:
     return Images(need_images(image, "image").frames * amount)
 
 
 @node("RebatchImages", takes_lists=True)
-def rebatch(call: Any, images: list[Images], batch_size: list[int]) -> tuple[list[Images]]:
+def rebatch(call: Call, images: list[Images], batch_size: list[int]) -> tuple[list[Images]]:
     frames = [frame for value in images for frame in value.frames]
     size = max(1, batch_size[0])
     return ([Images(tuple(frames[start : start + size])) for start in range(0, len(frames), size)],)
@@ -267,7 +269,7 @@ def rebatch(call: Any, images: list[Images], batch_size: list[int]) -> tuple[lis
 
 @node("ImagePadForOutpaint")
 def pad(
-    call: Any, image: Images, left: int, top: int, right: int, bottom: int, feathering: int
+    call: Call, image: Images, left: int, top: int, right: int, bottom: int, feathering: int
 ) -> tuple[Images, Images]:
     from PIL import Image as pil
 
@@ -285,7 +287,7 @@ def pad(
 
 
 @node("GetImageSize")
-def size_of(call: Any, image: Images) -> tuple[int, int, int]:
+def size_of(call: Call, image: Images) -> tuple[int, int, int]:
     image = need_images(image, "image")
     text = f"width: {image.width}, height: {image.height}\n batch size: {len(image.frames)}"
     call.engine.hub.send_text(call.node_id, text, call.run.client_id)
@@ -294,7 +296,7 @@ def size_of(call: Any, image: Images) -> tuple[int, int, int]:
 
 @node("ResizeImageMaskNode", heavy=True)
 def resize_any(
-    call: Any, input: Images, scale_method: str, resize_type: str | None = None, **sub: Any
+    call: Call, input: Images, scale_method: str, resize_type: str | None = None, **sub: Any
 ) -> Images:
     if resize_type is None:
         raise NodeFailure(
@@ -308,7 +310,7 @@ def resize_any(
     return resized(image, *target, scale_method, str(sub.get("resize_type_crop", "disabled")))
 
 
-def _target(kind: str, width: int, height: int, sub: dict[str, Any]) -> tuple[int, int]:
+def _target(kind: str, width: int, height: int, sub: Document) -> tuple[int, int]:
     ratio = 1.0
     if kind == "scale dimensions":
         return int(sub["width"]) or width, int(sub["height"]) or height
@@ -330,7 +332,7 @@ def _target(kind: str, width: int, height: int, sub: dict[str, Any]) -> tuple[in
 
 
 @node("AdjustBrightness", "AdjustContrast", heavy=True)
-def adjust(call: Any, images: Images, factor: float) -> Images:
+def adjust(call: Call, images: Images, factor: float) -> Images:
     from PIL import ImageEnhance
 
     kind = ImageEnhance.Brightness if call.cls.name == "AdjustBrightness" else ImageEnhance.Contrast
@@ -338,7 +340,7 @@ def adjust(call: Any, images: Images, factor: float) -> Images:
 
 
 @node("ImageUpscaleWithModel", heavy=True)
-def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
+def upscale(call: Call, upscale_model: Any, image: Images) -> Images:
     """A plain enlargement by the factor in the model's name, marked as made without a model."""
     from comfyskill.demo import pictures
 
@@ -357,7 +359,7 @@ def upscale(call: Any, upscale_model: Any, image: Images) -> Images:
 
 
 @node("Canny", heavy=True)
-def edges(call: Any, image: Images, low_threshold: float, high_threshold: float) -> Images:
+def edges(call: Call, image: Images, low_threshold: float, high_threshold: float) -> Images:
     from PIL import ImageFilter
 
     return each(

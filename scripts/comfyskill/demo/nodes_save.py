@@ -7,8 +7,11 @@ import json
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from comfyskill.base.cli import Document
+from comfyskill.demo import containers
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import NodeFailure, Result, node
 from comfyskill.demo.nodes_pictures import need_images
 from comfyskill.demo.values import Images, Latent, Mesh, recipe
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 STOPPED = "Saving image outside the output folder is not allowed."
 
 
-def place(call: Any, kind: str, prefix: str, width: int = 0, height: int = 0) -> tuple[Path, str, int, str]:
+def place(call: Call, kind: str, prefix: str, width: int = 0, height: int = 0) -> tuple[Path, str, int, str]:
     """Folder, name, counter and subfolder for new files. Fails as the real nodes do when the prefix leaves the folder."""
     try:
         return call.folders.next_file(kind, prefix, width, height)
@@ -31,7 +34,7 @@ def entry(name: str, subfolder: str, kind: str) -> dict[str, str]:
     return {"filename": name, "subfolder": subfolder, "type": kind}
 
 
-def write_png(picture: Image, path: Path, metadata: dict[str, Any], level: int) -> None:
+def write_png(picture: Image, path: Path, metadata: Document, level: int) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -42,7 +45,7 @@ def write_png(picture: Image, path: Path, metadata: dict[str, Any], level: int) 
     path.write_bytes(buffer.getvalue())
 
 
-def save_pictures(call: Any, images: Any, kind: str, prefix: str, level: int) -> Result:
+def save_pictures(call: Call, images: object, kind: str, prefix: str, level: int) -> Result:
     images = need_images(images, "images")
     folder, name, counter, subfolder = place(call, kind, prefix, images.width, images.height)
     saved = []
@@ -56,12 +59,12 @@ def save_pictures(call: Any, images: Any, kind: str, prefix: str, level: int) ->
 
 
 @node("SaveImage", heavy=True)
-def save_image(call: Any, images: Any, filename_prefix: str = "ComfyUI") -> Result:
+def save_image(call: Call, images: object, filename_prefix: str = "ComfyUI") -> Result:
     return save_pictures(call, images, "output", filename_prefix, 4)
 
 
 @node("PreviewImage", "MaskPreview", heavy=True)
-def preview_image(call: Any, images: Any = None, mask: Any = None) -> Result:
+def preview_image(call: Call, images: object = None, mask: object = None) -> Result:
     letters = call.engine.temp_letters(call.node_id, call.cls.name)
     pictures = images if images is not None else mask
     return save_pictures(call, pictures, "temp", f"ComfyUI_temp_{letters}", 1)
@@ -69,7 +72,7 @@ def preview_image(call: Any, images: Any = None, mask: Any = None) -> Result:
 
 # Never cached: the server keeps no copy that a second run could be answered with.
 @node("SaveImageWebsocket", changes=lambda _inputs, _folders: time.time())
-async def over_socket(call: Any, images: Images) -> Result:
+async def over_socket(call: Call, images: Images) -> Result:
     total = len(need_images(images, "images").frames)
     for number, picture in enumerate(images.frames):
         await call.progress(number, total, picture, form="PNG", size=0)
@@ -77,7 +80,7 @@ async def over_socket(call: Any, images: Images) -> Result:
 
 
 @node("SaveLatent")
-def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
+def save_latent(call: Call, samples: Latent, filename_prefix: str) -> Result:
     """A valid safetensors file that holds one small tensor: enough to be downloaded and read."""
     folder, name, counter, subfolder = place(call, "output", filename_prefix)
     file = f"{name}_{counter:05}_.latent"
@@ -96,90 +99,12 @@ def save_latent(call: Any, samples: Latent, filename_prefix: str) -> Result:
 
 
 @node("SaveGLB", "Preview3D")
-def save_shape(call: Any, mesh: Any = None, filename_prefix: str = "mesh/ComfyUI", **_rest: Any) -> Result:
+def save_shape(
+    call: Call, mesh: object = None, filename_prefix: str = "mesh/ComfyUI", **_rest: object
+) -> Result:
     made = mesh if isinstance(mesh, Mesh) else Mesh(recipe(str(mesh)))
     folder, name, counter, subfolder = place(call, "output", filename_prefix)
     file = f"{name}_{counter:05}_.glb"
-    (folder / file).write_bytes(glb_box(made.recipe, call.metadata))
+    (folder / file).write_bytes(containers.box_glb(made.recipe, call.metadata))
     call.folders.took(folder, name, counter)
     return Result(ui={"3d": [entry(file, subfolder, "output")]})
-
-
-def glb_box(text: str, metadata: dict[str, Any] | None = None) -> bytes:
-    """A binary glTF 2.0 file with one box; its sides follow the recipe."""
-    sides = [0.5 + int(text[index : index + 2] or "0", 16) / 255 for index in (0, 2, 4)]
-    corners = [(x * sides[0], y * sides[1], z * sides[2]) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
-    faces = [
-        0,
-        1,
-        3,
-        0,
-        3,
-        2,
-        4,
-        6,
-        7,
-        4,
-        7,
-        5,
-        0,
-        4,
-        5,
-        0,
-        5,
-        1,
-        2,
-        3,
-        7,
-        2,
-        7,
-        6,
-        0,
-        2,
-        6,
-        0,
-        6,
-        4,
-        1,
-        5,
-        7,
-        1,
-        7,
-        3,
-    ]
-    points = b"".join(struct.pack("<3f", *corner) for corner in corners)
-    indices = struct.pack(f"<{len(faces)}H", *faces)
-    data = points + indices
-    document = {
-        "asset": {
-            "version": "2.0",
-            "generator": "demo server, not generated by a model",
-            "extras": metadata or {},
-        },
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
-        "buffers": [{"byteLength": len(data)}],
-        "bufferViews": [
-            {"buffer": 0, "byteOffset": 0, "byteLength": len(points), "target": 34962},
-            {"buffer": 0, "byteOffset": len(points), "byteLength": len(indices), "target": 34963},
-        ],
-        "accessors": [
-            {
-                "bufferView": 0,
-                "componentType": 5126,
-                "count": 8,
-                "type": "VEC3",
-                "min": [-side for side in sides],
-                "max": sides,
-            },
-            {"bufferView": 1, "componentType": 5123, "count": len(faces), "type": "SCALAR"},
-        ],
-    }
-    head = json.dumps(document).encode()
-    head += b" " * (-len(head) % 4)
-    data += b"\0" * (-len(data) % 4)
-    total = 12 + 8 + len(head) + 8 + len(data)
-    parts = (struct.pack("<4sII", b"glTF", 2, total), struct.pack("<I4s", len(head), b"JSON"), head)
-    return b"".join(parts) + struct.pack("<I4s", len(data), b"BIN\0") + data

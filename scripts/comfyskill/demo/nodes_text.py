@@ -6,42 +6,43 @@ import json
 import re
 from typing import Any
 
+from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import Result, node
 from comfyskill.demo.values import Images
 
 
 @node("PrimitiveString", "PrimitiveStringMultiline", "PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean")
-def primitive(call: Any, value: Any) -> tuple[Any]:
+def primitive(call: Call, value: Any) -> tuple[Any]:
     return (value,)
 
 
 @node("CustomCombo")
-def custom_combo(call: Any, choice: str = "", **_rest: Any) -> tuple[str]:
+def custom_combo(call: Call, choice: str = "", **_rest: object) -> tuple[str]:
     return (choice,)
 
 
 @node("ComfySwitchNode", needs=lambda known: ["on_true" if known.get("switch") else "on_false"])
-def switch(call: Any, switch: bool, on_false: Any = None, on_true: Any = None) -> tuple[Any]:
+def switch(call: Call, switch: bool, on_false: Any = None, on_true: Any = None) -> tuple[Any]:
     return (on_true if switch else on_false,)
 
 
 @node("StringConcatenate")
-def concatenate(call: Any, string_a: str, string_b: str, delimiter: str) -> tuple[str]:
+def concatenate(call: Call, string_a: str, string_b: str, delimiter: str) -> tuple[str]:
     return (delimiter.join((string_a, string_b)),)
 
 
 @node("StringSubstring")
-def substring(call: Any, string: str, start: int, end: int) -> tuple[str]:
+def substring(call: Call, string: str, start: int, end: int) -> tuple[str]:
     return (string[start:end],)
 
 
 @node("StringLength")
-def length(call: Any, string: str) -> tuple[int]:
+def length(call: Call, string: str) -> tuple[int]:
     return (len(string),)
 
 
 @node("CaseConverter")
-def case(call: Any, string: str, mode: str) -> tuple[str]:
+def case(call: Call, string: str, mode: str) -> tuple[str]:
     works = {
         "UPPERCASE": str.upper,
         "lowercase": str.lower,
@@ -52,25 +53,25 @@ def case(call: Any, string: str, mode: str) -> tuple[str]:
 
 
 @node("StringTrim")
-def trim(call: Any, string: str, mode: str) -> tuple[str]:
+def trim(call: Call, string: str, mode: str) -> tuple[str]:
     works = {"Both": str.strip, "Left": str.lstrip, "Right": str.rstrip}
     return (works[mode](string),)
 
 
 @node("StringReplace")
-def replace(call: Any, string: str, find: str, replace: str) -> tuple[str]:
+def replace(call: Call, string: str, find: str, replace: str) -> tuple[str]:
     return (string.replace(find, replace),)
 
 
 @node("StringContains")
-def contains(call: Any, string: str, substring: str, case_sensitive: bool) -> tuple[bool]:
+def contains(call: Call, string: str, substring: str, case_sensitive: bool) -> tuple[bool]:
     if not case_sensitive:
         string, substring = string.lower(), substring.lower()
     return (substring in string,)
 
 
 @node("StringCompare")
-def compare(call: Any, string_a: str, string_b: str, mode: str, case_sensitive: bool) -> tuple[bool]:
+def compare(call: Call, string_a: str, string_b: str, mode: str, case_sensitive: bool) -> tuple[bool]:
     if not case_sensitive:
         string_a, string_b = string_a.lower(), string_b.lower()
     answers = {
@@ -91,7 +92,7 @@ def _flags(case_insensitive: bool = False, multiline: bool = False, dotall: bool
 
 @node("RegexMatch")
 def regex_match(
-    call: Any, string: str, regex_pattern: str, case_insensitive: bool, multiline: bool, dotall: bool
+    call: Call, string: str, regex_pattern: str, case_insensitive: bool, multiline: bool, dotall: bool
 ) -> tuple[bool]:
     try:
         return (re.search(regex_pattern, string, _flags(case_insensitive, multiline, dotall)) is not None,)
@@ -101,7 +102,7 @@ def regex_match(
 
 @node("RegexReplace")
 def regex_replace(
-    call: Any,
+    call: Call,
     string: str,
     regex_pattern: str,
     replace: str,
@@ -118,7 +119,7 @@ def regex_replace(
 
 
 @node("PreviewAny")
-def preview_any(call: Any, source: Any = None) -> Result:
+def preview_any(call: Call, source: object = None) -> Result:
     if isinstance(source, str):
         text = source
     elif isinstance(source, (bool, int, float)):
@@ -130,7 +131,7 @@ def preview_any(call: Any, source: Any = None) -> Result:
     return Result(ui={"text": [text]})
 
 
-def _as_json(source: Any) -> str:
+def _as_json(source: object) -> str:
     try:
         return json.dumps(source)
     except TypeError:

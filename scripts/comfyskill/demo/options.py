@@ -19,12 +19,9 @@ class Options:
     port: int = 8188
     version: str = "0.8.0"
     cloud: bool = False
-    manager: str | None = None
     tier: str = "standard"
-    cloud_options: Mapping[str, str] = field(default_factory=dict)
     api_key: str | None = None
     step_time: float = 0.02
-    latency: float = 0.0
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     definitions: Mapping[str, Any] = field(default_factory=dict)
     output_dir: Path | None = None
@@ -32,8 +29,6 @@ class Options:
     history_size: int = 10_001
     max_upload_mb: float = 100
     max_upload_given: bool = False
-    control: bool = False
-    faults: tuple[str, ...] = ()
     exit_with_parent: bool = False
 
     @property

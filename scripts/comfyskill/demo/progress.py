@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from comfyskill.base.cli import Document
 
 
 class Progress:
@@ -10,7 +10,7 @@ class Progress:
 
     def __init__(self, prompt_id: str) -> None:
         self.prompt_id = prompt_id
-        self.nodes: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, Document] = {}
 
     def begin(self, node_id: str, display: str, parent: str | None, real: str) -> None:
         self.nodes.setdefault(node_id, self._entry(node_id, 0.0, 1.0, "running", display, parent, real))
@@ -37,7 +37,7 @@ class Progress:
         display: str,
         parent: str | None,
         real: str,
-    ) -> dict[str, Any]:
+    ) -> Document:
         return {
             "value": value,
             "max": maximum,
@@ -49,6 +49,6 @@ class Progress:
             "real_node_id": real,
         }
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> Document:
         """The data of a `progress_state` frame. Serialize at once: the entries change."""
         return {"prompt_id": self.prompt_id, "nodes": self.nodes}

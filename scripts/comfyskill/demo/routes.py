@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.validation import Unhandled
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -23,7 +24,7 @@ async def read_json(request: web.Request) -> Any:
         raise Unhandled("the body is not JSON") from error
 
 
-async def read_object(request: web.Request) -> dict[str, Any]:
+async def read_object(request: web.Request) -> Document:
     """The body as a JSON object. Raises Unhandled for anything else."""
     body = await read_json(request)
     if not isinstance(body, dict):

@@ -7,10 +7,11 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo import definitions as defs
 from comfyskill.demo.definitions import DATA
 from comfyskill.demo.routes import Route, empty, read_object, with_api
@@ -67,18 +68,18 @@ class InfoRoutes:
             ("GET", "/templates/{name:.+}", self.template),
         ]
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Document:
         options = self.demo.options
         size: float = options.max_upload
         if options.max_upload_given:
             size = float(size)
-        found: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": size}
+        found: Document = {"supports_preview_metadata": True, "max_upload_size": size}
         found["extension"] = dict(DEMO_MARK)
         if options.modern:
             found["extension"]["manager"] = {"supports_v4": True}
         return found
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Document:
         version = self.demo.options.version
         names = {"linux": "linux", "win32": "win32", "darwin": "darwin"}
         system = names.get(sys.platform, sys.platform) if self.demo.options.modern else os.name

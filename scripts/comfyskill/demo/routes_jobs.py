@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.job_rows import _created, _duration, finished_job, waiting_job
 from comfyskill.demo.routes import Route
 
@@ -30,7 +31,7 @@ class JobRoutes:
             found.append(("GET", f"{prefix}/jobs/{{job_id}}", self.get_job))
         return found
 
-    def all_jobs(self) -> list[dict[str, Any]]:
+    def all_jobs(self) -> list[Document]:
         waiting = [waiting_job(item, "in_progress") for item in self.engine.running.values()]
         waiting += [waiting_job(item, "pending") for item in self.engine.pending]
         return waiting + [finished_job(prompt_id, entry) for prompt_id, entry in self.engine.history.items()]
@@ -68,7 +69,7 @@ class JobRoutes:
             return web.json_response({"error": "Job not found"}, status=404)
         return web.json_response(job)
 
-    def job(self, job_id: str) -> dict[str, Any] | None:
+    def job(self, job_id: str) -> Document | None:
         """One job in full, or None."""
         for item in self.engine.running.values():
             if item.prompt_id == job_id:

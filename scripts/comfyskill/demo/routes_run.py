@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.item import Item, now_ms
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
 from comfyskill.demo.validation import Unhandled, check, no_prompt
@@ -45,16 +46,13 @@ class RunRoutes:
 
     async def post_prompt(self, request: web.Request) -> web.Response:
         body = await read_json(request)
-        self.demo.faults.moment("submit")
         self.engine.write_log("got prompt")
         answer, status, item = self.accept(body)
         if item is not None:
-            if self.demo.faults.strike("job-lost", at="accepted") is None:
-                self.engine.put(item)
-            self.demo.faults.moment("accepted")
+            self.engine.put(item)
         return web.json_response(answer, status=status)
 
-    def accept(self, body: Any) -> tuple[dict[str, Any], int, Item | None]:
+    def accept(self, body: Any) -> tuple[Document, int, Item | None]:
         """(answer, status, item to queue) for the body of a submit. Raises Unhandled."""
         if not isinstance(body, (dict, list, str)):
             raise Unhandled("the body is neither object nor list nor text")
@@ -82,7 +80,7 @@ class RunRoutes:
         number = self.engine.take_number()
         return -number if isinstance(body, dict) and body.get("front") else number
 
-    def _extra_data(self, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _extra_data(self, body: Document) -> tuple[Document, dict[str, str]]:
         extra = body.get("extra_data", {})
         if not isinstance(extra, dict):
             raise Unhandled("extra_data is not an object")

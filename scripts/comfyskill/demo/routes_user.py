@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.folders import OutsideFolder
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
 from comfyskill.demo.validation import Unhandled
@@ -22,7 +23,7 @@ class UserRoutes:
 
     def __init__(self, demo: Parts) -> None:
         self.demo = demo
-        self.settings: dict[str, Any] = {}
+        self.settings: Document = {}
 
     @property
     def base(self) -> Path:
@@ -165,12 +166,12 @@ class UserRoutes:
         return _info(path, name) if full else name
 
 
-def _info(path: Path, name: str) -> dict[str, Any]:
+def _info(path: Path, name: str) -> Document:
     found = path.stat()
     return {"path": name, "size": found.st_size, "modified": found.st_mtime, "created": found.st_ctime}
 
 
-def _entry(path: Path, base: Path) -> dict[str, Any]:
+def _entry(path: Path, base: Path) -> Document:
     name = path.relative_to(base).as_posix()
     if path.is_dir():
         return {"name": path.name, "path": name, "type": "directory"}

@@ -8,9 +8,10 @@ import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
+
+from comfyskill.base.cli import Document
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4
 JPEG, PNG = 1, 2
@@ -18,35 +19,20 @@ Frame = str | bytes
 HIGH_WATER = 65_536
 
 
-class SocketFaults(Protocol):
-    """The fault switches that the hub uses."""
-
-    socket_faults: bool
-    how_to_end: str
-
-    def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None: ...
-
-
 @dataclass(eq=False)
 class Socket:
-    """One connection. `seen` counts frames for the faults, `held` is what they delay."""
+    """One connection."""
 
     sid: str
     ws: web.WebSocketResponse
     request: web.Request
-    flags: dict[str, Any] = field(default_factory=dict)
-    seen: int = 0
-    held: list[Frame] = field(default_factory=list)
+    flags: Document = field(default_factory=dict)
 
-    def end(self, how: str) -> None:
-        """`abort`: without a close frame, as a dying server (the client sees 1006). `close`: with one (1011)."""
-        transport = self.request.transport
-        if transport is None:
-            return
-        if how == "close":
-            transport.write(b"\x88\x02" + struct.pack(">H", 1011))
-        # Send what was written before, without waiting.
-        transport.close()
+    def cut(self) -> None:
+        """End the connection without a close frame, as a dying server does (the client sees 1006)."""
+        if self.request.transport is not None:
+            # Sends what was written before, without waiting.
+            self.request.transport.close()
 
 
 def framed(frame: Frame) -> bytes:
@@ -64,8 +50,7 @@ class Hub:
     """All sockets, and one sender for all of them: a client that does not read holds up the others, as it does
     on the real server. Frames wait in memory and are not lost."""
 
-    def __init__(self, faults: SocketFaults, features: Callable[[], dict[str, Any]]) -> None:
-        self.faults = faults
+    def __init__(self, features: Callable[[], Document]) -> None:
         self.features = features
         self.sockets: dict[str, Socket] = {}
         self.everyone: set[Socket] = set()
@@ -76,7 +61,7 @@ class Hub:
         self.log_clients: set[str] = set()
 
     # Sending never waits: it queues the frame.
-    def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+    def send(self, event: str, data: Document, sid: str | None = None) -> None:
         self.frames.put_nowait((json.dumps({"type": event, "data": data}), sid))
 
     def send_bytes(self, kind: int, payload: bytes, sid: str | None = None) -> None:
@@ -85,7 +70,7 @@ class Hub:
     def send_status(self) -> None:
         self.send("status", {"status": self.status()})
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Document:
         return {"exec_info": {"queue_remaining": self.queue_length()}}
 
     def wants_metadata(self, sid: str | None) -> bool:
@@ -99,7 +84,7 @@ class Hub:
     def send_preview(self, image_format: int, picture: bytes, sid: str | None) -> None:
         self.send_bytes(PREVIEW, struct.pack(">I", image_format) + picture, sid)
 
-    def send_preview_with_metadata(self, metadata: dict[str, Any], picture: bytes, sid: str | None) -> None:
+    def send_preview_with_metadata(self, metadata: Document, picture: bytes, sid: str | None) -> None:
         text = json.dumps(metadata).encode()
         self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
 
@@ -126,19 +111,7 @@ class Hub:
         transport = socket.request.transport
         if socket.ws.closed or transport is None or transport.is_closing():
             return
-        ends = False
-        if self.faults.socket_faults:
-            changed: list[Frame] = []
-            for frame in frames:
-                answer = self.faults.outgoing(socket, frame)
-                if answer is None:
-                    ends = True
-                    break
-                changed += answer
-            frames = changed
         transport.write(b"".join(framed(frame) for frame in frames))
-        if ends:
-            socket.end(self.faults.how_to_end)
         while transport.get_write_buffer_size() > HIGH_WATER and not transport.is_closing():
             await asyncio.sleep(0.005)
 
@@ -188,5 +161,5 @@ class Hub:
     def drop_all(self) -> None:
         """End all connections without a close frame."""
         for socket in list(self.everyone):
-            socket.end("abort")
+            socket.cut()
         self.sockets.clear()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfyskill.base.cli import Document
 from comfyskill.demo.custom_checks import CHECKS, Check
 from comfyskill.demo.definitions import Definitions, Input, NodeClass, read_input
 from comfyskill.demo.folders import Folders
@@ -30,16 +31,16 @@ class Unhandled(Exception):
 class Verdict:
     """What the check found. `error` is None when at least one output may run."""
 
-    error: dict[str, Any] | None = None
+    error: Document | None = None
     outputs: list[str] = field(default_factory=list)
-    node_errors: dict[str, Any] = field(default_factory=dict)
+    node_errors: Document = field(default_factory=dict)
 
 
-def top_error(kind: str, message: str, details: str = "") -> dict[str, Any]:
+def top_error(kind: str, message: str, details: str = "") -> Document:
     return {"type": kind, "message": message, "details": details, "extra_info": {}}
 
 
-def no_prompt() -> dict[str, Any]:
+def no_prompt() -> Document:
     text = "No prompt provided"
     return {"error": top_error("no_prompt", text, text), "node_errors": {}}
 
@@ -50,7 +51,7 @@ def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list
         raise Unhandled("prompt is not an object")
     if isinstance(prompt, list) and prompt:
         raise Unhandled("prompt is a list")
-    nodes: dict[str, Any] = dict(prompt) if isinstance(prompt, dict) else {}
+    nodes: Document = dict(prompt) if isinstance(prompt, dict) else {}
     outputs: list[str] = []
     for node_id, node in nodes.items():
         if not isinstance(node, dict):
@@ -73,7 +74,7 @@ def _wanted(node_id: str, targets: Any) -> bool:
     return node_id in targets
 
 
-def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> dict[str, Any] | None:
+def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> Document | None:
     where = f"Node ID '#{node_id}'"
     if "class_type" not in node:
         message = "Cannot execute because a node is missing the class_type property."
@@ -100,16 +101,16 @@ class _Inner(Exception):
 class _Pass:
     """One walk over all outputs; `seen` keeps each node's result, as (valid, reasons)."""
 
-    def __init__(self, nodes: dict[str, Any], definitions: Definitions, folders: Folders) -> None:
+    def __init__(self, nodes: Document, definitions: Definitions, folders: Folders) -> None:
         self.nodes = nodes
         self.definitions = definitions
         self.folders = folders
-        self.seen: dict[Any, tuple[bool, list[dict[str, Any]]]] = {}
+        self.seen: dict[Any, tuple[bool, list[Document]]] = {}
         self.path: set[Any] = set()
 
     def outputs(self, outputs: list[str]) -> Verdict:
         verdict = Verdict()
-        failed: list[dict[str, Any]] = []
+        failed: list[Document] = []
         for node_id in outputs:
             valid, reasons = self._output(node_id)
             if valid:
@@ -123,7 +124,7 @@ class _Pass:
             verdict.error = top_error("prompt_outputs_failed_validation", message, details)
         return verdict
 
-    def _output(self, node_id: str) -> tuple[bool, list[dict[str, Any]]]:
+    def _output(self, node_id: str) -> tuple[bool, list[Document]]:
         try:
             return self.node(node_id)
         except _Cycle:
@@ -153,7 +154,7 @@ class _Pass:
             )
             entry["dependent_outputs"].append(output)
 
-    def node(self, node_id: Any) -> tuple[bool, list[dict[str, Any]]]:
+    def node(self, node_id: Any) -> tuple[bool, list[Document]]:
         """(valid, reasons) of one node and all that feeds it. Raises _Inner, _Cycle."""
         if node_id in self.seen:
             return self.seen[node_id]
@@ -166,8 +167,8 @@ class _Pass:
         cls = self.definitions.node(node["class_type"])
         inputs = node["inputs"]
         custom = CHECKS.get(cls.name)
-        errors: list[dict[str, Any]] = []
-        received: dict[str, Any] = {}
+        errors: list[Document] = []
+        received: Document = {}
         valid = True
         for spec in live_inputs(cls, inputs):
             if spec.name not in inputs:
@@ -188,7 +189,7 @@ class _Pass:
         self.seen[node_id] = (valid and not errors, errors)
         return self.seen[node_id]
 
-    def _link(self, spec: Input, link: list[Any], errors: list[dict[str, Any]]) -> bool:
+    def _link(self, spec: Input, link: list[Any], errors: list[Document]) -> bool:
         """Follow a link; False when what it leads to is not valid. Own errors are appended."""
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
@@ -297,7 +298,7 @@ def fits(received: str, spec: Input) -> bool:
     return have <= allowed
 
 
-def _missing(cls: NodeClass, name: str) -> dict[str, Any]:
+def _missing(cls: NodeClass, name: str) -> Document:
     details = name.rsplit(".", 1)[-1] if cls.v3 else name
     message = "Required input is missing"
     return {
@@ -308,10 +309,10 @@ def _missing(cls: NodeClass, name: str) -> dict[str, Any]:
     }
 
 
-def _value(spec: Input, inputs: dict[str, Any], custom: Check | None, modern: bool) -> dict[str, Any] | None:
+def _value(spec: Input, inputs: Document, custom: Check | None, modern: bool) -> Document | None:
     """Convert a literal in place; the error, or None."""
     value = inputs[spec.name]
-    extra: dict[str, Any] = {"input_name": spec.name, "input_config": spec.config, "received_value": value}
+    extra: Document = {"input_name": spec.name, "input_config": spec.config, "received_value": value}
     try:
         if isinstance(value, dict) and "__value__" in value:
             value = inputs[spec.name] = value["__value__"]
@@ -330,7 +331,7 @@ def _value(spec: Input, inputs: dict[str, Any], custom: Check | None, modern: bo
     return _range(spec, value, extra) or _choice(spec, value, extra, modern)
 
 
-def _range(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | None:
+def _range(spec: Input, value: Any, extra: Document) -> Document | None:
     if spec.type not in ("INT", "FLOAT"):
         return None
     extra = {**extra, "received_value": value}
@@ -350,7 +351,7 @@ def _range(spec: Input, value: Any, extra: dict[str, Any]) -> dict[str, Any] | N
     return None
 
 
-def _choice(spec: Input, value: Any, extra: dict[str, Any], modern: bool) -> dict[str, Any] | None:
+def _choice(spec: Input, value: Any, extra: Document, modern: bool) -> Document | None:
     # 0.3.64 does not look at choices in the new style.
     if spec.choices is None or value in spec.choices or (not modern and spec.spec[0] == "COMBO"):
         return None
@@ -366,7 +367,7 @@ def _choice(spec: Input, value: Any, extra: dict[str, Any], modern: bool) -> dic
     }
 
 
-def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> list[dict[str, Any]]:
+def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> list[Document]:
     errors = []
     for name in custom.inputs:
         if name not in received:

@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from comfyskill.base.cli import Document
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def recipe(*parts: Any) -> str:
+def recipe(*parts: object) -> str:
     """A short text that is the same for the same parts, in any process on any machine."""
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
@@ -56,7 +58,7 @@ class Thing:
     recipe: str
     text: str = ""
     negative: str = ""
-    details: dict[str, Any] = field(default_factory=dict, compare=False)
+    details: Document = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"<demo {self.kind} {self.label}>"

@@ -123,7 +123,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
     book = Book(definitions)
     classes = classes_of(graph)
     live = _looked_at(graph, definitions, book, classes)
-    reading = _Reading(book, {(use.node_id, use.input): use for use in facts.models_in(graph, definitions)})
+    reading = _Reading(book, {(use.node_id, use.input): use for use in facts.models_in(graph)})
     for node_id, node in each(graph):
         if node_id in live:
             reading.node(node_id, node)

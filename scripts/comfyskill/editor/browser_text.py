@@ -102,7 +102,7 @@ def text_field(value: object) -> str:
 
 
 def resolve_choices(text: str, choose: Callable[[list[str]], str]) -> str:
-    """A dynamic prompt with comments removed and each {a|b} replaced by what `choose` picks."""
+    """A dynamic prompt without comments, with each {a|b} replaced by the one that `choose` picks."""
     return _resolve(text, choose, 0)
 
 
@@ -162,7 +162,7 @@ def seeded_chooser(seed: int | None) -> Callable[[list[str]], str]:
 
 
 def replace_tokens(text: str, value_of: Callable[[str, str], str | None], now: datetime) -> str:
-    """%Node.widget% and %date:format% replaced; what is unknown stays as it is.
+    """The text with %Node.widget% and %date:format% replaced; unknown ones stay.
 
     `value_of(node name, widget name)` gives the value as text, or None.
     """

@@ -23,7 +23,7 @@ from comfyskill.editor.read import (
 from comfyskill.editor.widgets import CONTROLS, Socket, Widget, chosen, set_value, sockets_of
 from comfyskill.graph.nodes import Definitions
 
-# Types that old files name differently. The server's own definitions decide whether the new name is needed.
+# Types that old files name differently. The server's definitions decide whether the new name is needed.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",
     "ConditioningAverage ": "ConditioningAverage",
@@ -165,7 +165,7 @@ def _as_unknown(conversion: Conversion, node: Node) -> None:
     _as_saved(node)
     for slot in node.inputs:
         slot.widget = None
-    named = _named_values(node.saved)
+    named = named_values(node.saved)
     if named is not None and conversion.without_server:
         node.role = "node"
         node.widgets = [Widget(name, "any", value) for name, value in named.items()]
@@ -173,7 +173,7 @@ def _as_unknown(conversion: Conversion, node: Node) -> None:
     node.widgets = _widgets_of_unknown(node.saved)
 
 
-def _named_values(saved: SavedNode) -> Mapping[str, object] | None:
+def named_values(saved: SavedNode) -> Mapping[str, object] | None:
     """Widget values by name where the file alone shows them, else None."""
     if saved.named_values is not None:
         return {name: value for name, value in saved.named_values.items() if name not in _NOT_INPUTS}

@@ -39,7 +39,7 @@ class Converted(NamedTuple):
     `missing_types` are node types without definition: their entries have no class_type, as the editor sends them.
     `models` are the model files that nodes name with their source; `choices` what dynamic prompts chose;
     `explanation` (when asked for) what became of each node and link, as {kind, node_id, text, ...}.
-    `verdicts` say of each node that is sent how its values were found: {node_id, class_type, verdict} with the verdict
+    `verdicts` report for each node that is sent how its values were found: {node_id, class_type, verdict} with the verdict
     "exact" (as the editor reads the file), "by rule of PACK" or "unsure" (then with a `reason`).
     """
 
@@ -185,7 +185,7 @@ def _feeds_others(place: Place, node: Node) -> bool:
 
 
 def _class_sent(conversion: Conversion, node: Node) -> str:
-    """The class that the graph names: the definition's own name, where that is another class of the server."""
+    """The class that the graph names: the name inside the definition if the server has a class of that name."""
     node_class = conversion.node_class(node.type)
     return (
         node_class.name if node_class is not None and node_class.name in conversion.definitions else node.type

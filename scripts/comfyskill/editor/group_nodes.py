@@ -1,4 +1,4 @@
-"""Group nodes, which older editors had instead of subgraphs: unfolded into the nodes inside them.
+"""Group nodes, the subgraphs of older editors, unfolded into the nodes inside them.
 
 Pure. A group node's body (`extra.groupNodes` of the file) has its inner nodes and links; the group node itself has
 one list of values for all inner widgets.
@@ -239,6 +239,6 @@ def _outer_name(node: SavedNode, name: str, settings: Mapping[str, object], seen
 
 
 def _settings(body: Body, number: int) -> Mapping[str, object]:
-    """What the group's settings say of one inner node's inputs."""
+    """The group's settings for the inputs of one inner node."""
     entry = foreign.mapping(foreign.mapping(body.get("config")).get(str(number)))
     return foreign.mapping(entry.get("input"))

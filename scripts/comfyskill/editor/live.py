@@ -35,7 +35,7 @@ class Input:
 
 @dataclass
 class Promoted:
-    """A subgraph instance's own copy of an inner widget; `source` is the inner widget or the inner instance's copy."""
+    """A subgraph instance's own copy of an inner widget; `source` is that widget, or an inner instance's copy."""
 
     name: str
     value: Any

@@ -1,4 +1,4 @@
-"""What a node pack's browser code changes between the saved node and the graph: one row per fact, as data.
+"""What node packs' browser code changes between the saved node and the graph: one row per fact, as data.
 
 Pure. A row names the pack, the classes it is about and the public file that shows it. To add a pack, add a
 row and a test in tests/editor/test_editor_pack_rules.py; `convert_workflow.py --check-pack OBJECT_INFO` lists the classes
@@ -18,26 +18,26 @@ SENT, KEPT = "sent", "kept"
 
 
 class Rule(NamedTuple):
-    """One row. A class may end in "*", which stands for any ending; no class means all that declare `types`.
+    """One row. A class may end in "*", which matches any ending; no class means all that declare `types`.
 
     types: declared input types that have a widget, each SENT or KEPT; of these classes only where the row names some.
     before: what the script puts before a widget of these types; it has a place in the file and is not sent.
     without: inputs whose widget the script removes ("*" at the end as for classes); they are not sent.
     added: widgets that the script adds after the declared ones, by name; they are sent.
-    listed: names of the values of older files that saved a list where the pack now saves values by name; None for a
+    listed: names of the values in the lists of older files, from before the pack saved values by name; None for a
         place without a value.
     by_name: the pack saves its values as an object, by name.
     renamed: old input name to the name it has now.
     always: inputs that are sent with this value whatever was saved.
-    tokens: text inputs in which %date:...% and %Node.widget% are filled in.
+    tokens: text inputs in which %date:...% and %Node.widget% are replaced.
     loaded: functions of `pack_values` that change the widgets once the saved values are in place.
     queued: functions of `pack_values` that change what is sent, once values and links are known.
-    own_values: the saved values follow no declared widgets; the `loaded` functions read them.
+    own_values: the saved values are not those of declared widgets; the `loaded` functions read them.
     virtual: the class exists in the browser only, and what it does with links.
-    partner: for SETTER, the class that hands the value out.
+    partner: for SETTER, the class that returns the value.
     note: a warning that every conversion of such a node gives.
     refused: why a graph cannot be made from the file alone; the node is then refused, or named with --allow-unsure.
-        Where the row has `types` as well, only a node that declares one of them.
+        If the row also has `types`, this holds only for nodes that declare one of them.
     """
 
     pack: str
@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
          loaded=("impact_mode",), queued=("populated",)),
     Rule("ComfyUI-Impact-Pack", _IMPACT_IMAGE, ("PreviewBridge", "PreviewBridgeLatent"),
          queued=("preview_bridge",)),
-    # Seeds that stand for "another one at each run".
+    # Seeds that mean "another one at each run".
     Rule("efficiency-nodes-comfyui", "jags111/efficiency-nodes-comfyui: js/seedcontrol.js", (
         "KSampler (Efficient)", "KSampler Adv. (Efficient)", "KSampler SDXL (Eff.)", "Noise Control Script",
         "HighRes-Fix Script", "Tiled Upscaler Script"), queued=("random_seed",)),
@@ -305,7 +305,7 @@ def renamed(kind: str) -> dict[str, str]:
 
 
 def takes_tokens(kind: str, name: str) -> bool:
-    """Whether %date:...% and %Node.widget% are filled in in this input."""
+    """Whether %date:...% and %Node.widget% are replaced in this input."""
     return any(name in rule.tokens for rule in of_class(kind))
 
 

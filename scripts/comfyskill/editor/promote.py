@@ -1,4 +1,4 @@
-"""Subgraph instances: which inner widgets they show as their own, and which saved values those take.
+"""Subgraph instances: which inner widgets they show as their own, and with which saved values.
 
 Pure.
 """
@@ -77,11 +77,18 @@ def _restore(instance: Node) -> None:
     if not isinstance(values, list):
         return
     kept = _quarantined(instance)
-    for (_, promoted), value in zip(sorted(instance.promoted.items()), values, strict=False):
-        promoted.value = kept.get(promoted.name, value)
+    for (index, promoted), value in zip(sorted(instance.promoted.items()), values, strict=False):
+        _assign(instance, index, kept.get(promoted.name, value))
     for promoted in list(instance.promoted.values())[len(values) :]:
         if promoted.name in kept:
             promoted.value = kept[promoted.name]
+
+
+def _assign(instance: Node, index: int | None, value: object) -> None:
+    """Give a promoted widget its saved value, if there is one."""
+    promoted = instance.promoted.get(index) if index is not None else None
+    if promoted is not None and value is not UNSET:
+        promoted.value = value
 
 
 def _quarantined(instance: Node) -> Mapping[str, object]:
@@ -119,8 +126,7 @@ def _apply_entries(conversion: Conversion, instance: Node, entries: list[Entry])
     for owner, name, inner, value, linked in plans:
         node = definition.nodes.get(owner)
         if linked is not None:
-            if value is not UNSET:
-                instance.promoted[linked].value = value
+            _assign(instance, linked, value)
         elif node is None:
             aside.append((name, value))
         elif node.role == "primitive":
@@ -131,8 +137,7 @@ def _apply_entries(conversion: Conversion, instance: Node, entries: list[Entry])
         _promote_primitive(conversion, instance, definition.nodes[owner], wanted)
     for name, value in aside:
         index = next((number for number, slot in enumerate(instance.inputs) if slot.name == name), None)
-        if value is not UNSET and index in instance.promoted:
-            instance.promoted[index].value = value
+        _assign(instance, index, value)
 
 
 def _plain_name(definition: Graph, owner: str, name: str, inner: str | None) -> tuple[str, str | None]:
@@ -159,16 +164,14 @@ def _promote_new(
     """Add an input to the definition for an inner widget that has none yet."""
     linked = _linked_input(instance, node.id, name)
     if linked is not None:
-        if value is not UNSET:
-            instance.promoted[linked].value = value
+        _assign(instance, linked, value)
         return
     slot = _widget_slot(node, name, inner)
     if slot is None:
         return
     index = _new_input(conversion, conversion.graphs[instance.type], name, node.inputs[slot].type)
     _connect(conversion, conversion.graphs[instance.type], index, [(node, slot)])
-    if value is not UNSET and index in instance.promoted:
-        instance.promoted[index].value = value
+    _assign(instance, index, value)
 
 
 def _widget_slot(node: Node, name: str, inner: str | None) -> int | None:
@@ -194,8 +197,7 @@ def _promote_primitive(
     done = primitive.saved.properties.get("proxyBypassedToSubgraphInput")
     if isinstance(done, str):
         index = next((number for number, (name, _) in enumerate(definition.inputs) if name == done), None)
-        if index is not None and index in instance.promoted and wanted[0][1] is not UNSET:
-            instance.promoted[index].value = wanted[0][1]
+        _assign(instance, index, wanted[0][1])
         return
     targets = []
     for node in definition.nodes.values():
@@ -211,13 +213,12 @@ def _promote_primitive(
     index = _new_input(conversion, definition, title, kind)
     _connect(conversion, definition, index, targets)
     primitive.saved.properties["proxyBypassedToSubgraphInput"] = definition.inputs[index][0]
-    if index not in instance.promoted:
-        return
-    value = next((value for _, value in wanted if value is not UNSET), UNSET)
-    if value is UNSET and isinstance(primitive.saved.values, list) and primitive.saved.values:
-        value = primitive.saved.values[0]
-    if value is not UNSET:
-        instance.promoted[index].value = value
+    own = foreign.items(primitive.saved.values)[:1]
+    _assign(
+        instance,
+        index,
+        next((value for value in [*(value for _, value in wanted), *own] if value is not UNSET), UNSET),
+    )
 
 
 def _new_input(conversion: Conversion, definition: Graph, name: str, kind: str) -> int:

@@ -24,7 +24,7 @@ _HINT = (
 _FLEXIBLE = "its script adds inputs that the definition does not declare"
 _UNKNOWN = "no node gives values of this type, so it may be a widget of the pack's own"
 _BOTH = "this type is a colour, curve or similar: it may be a widget or a link"
-# Words in the names of types that packs give a widget of their own although other nodes give values of them.
+# Words in the names of types that packs give a widget of their own although other nodes output them.
 _WIDGET_WORDS = (
     "COLOR",
     "COLOUR",
@@ -75,7 +75,7 @@ class Verdicts:
             self._doubt(verdict, node, layout.reason, refused=layout.refused)
 
     def _unset(self, node: Node, inputs: Mapping[str, object]) -> str:
-        """A required input of a pack's own type without a value, which no link can give it; else an empty text."""
+        """The name of a required input of a pack's own type without a value or a possible link; else an empty text."""
         assert node.layout is not None
         for spec in node.layout.node_class.specs:
             if (

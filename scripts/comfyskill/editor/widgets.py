@@ -38,7 +38,7 @@ _CORE_SOCKETS = frozenset(
 
 
 class _Unset:
-    """JavaScript's undefined: a key with it does not reach the prompt."""
+    """JavaScript's undefined: a key with this value is not sent."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -149,7 +149,7 @@ def output_types(definitions: Definitions) -> set[str]:
 
 
 def _by_rule(kind: str, spec: Spec) -> Spec:
-    """The spec with what the pack rules say of its widget."""
+    """The spec with the pack rules' decision on its widget."""
     if rules.removed(kind, spec.name):
         return spec._replace(as_widget=False)
     if rules.of_type(kind, spec.widget_type):
@@ -181,7 +181,7 @@ def has_widget(spec: Spec) -> bool:
 
 
 def is_undecided(spec: Spec) -> bool:
-    """Whether only the file can show if this input of a pack's own type has a widget."""
+    """Whether only the file can show that this input, of a pack's own type, has a widget."""
     return (
         spec.as_widget is None
         and not spec.forced

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from comfyskill.base import safe_text
 from comfyskill.graph import catalog
@@ -12,7 +11,9 @@ from comfyskill.graph.facts import outputs_of
 from comfyskill.graph.finding import INFO, WARNING, Finding, about
 from comfyskill.graph.nodes import (
     Graph,
+    Inputs,
     Link,
+    Node,
     class_of,
     consumers_of,
     each,
@@ -42,15 +43,12 @@ def wisdom(graph: Graph, book: Book, live: set[str]) -> list[Finding]:
     return found
 
 
-def _number(inputs: Mapping[str, Any], name: str) -> int | float | None:
+def _number(inputs: Inputs, name: str) -> int | float | None:
     value = literal(inputs.get(name)) if is_literal(inputs.get(name)) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-# ---- size --------------------------------------------------------------------------------------------
-
-
-def _size(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _size(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """Sizes of new latents that the model's grid cuts down."""
     del graph
     class_type = class_of(node)
@@ -78,10 +76,7 @@ def _size(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> It
             )  # fmt: skip
 
 
-# ---- prompts -----------------------------------------------------------------------------------------
-
-
-def _same_prompts(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _same_prompts(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """A sampler whose positive and negative prompt come from the same output."""
     del graph
     inputs = inputs_of(node)
@@ -99,14 +94,11 @@ def _same_prompts(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any
     )  # fmt: skip
 
 
-# ---- LoRAs -------------------------------------------------------------------------------------------
-
-
-def _is_lora(node: Mapping[str, Any]) -> bool:
+def _is_lora(node: Node) -> bool:
     return "lora" in class_of(node).lower() and isinstance(literal(inputs_of(node).get("lora_name")), str)
 
 
-def _idle_lora(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _idle_lora(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """A LoRA whose strengths are all zero."""
     del graph, book
     if not _is_lora(node):
@@ -119,12 +111,10 @@ def _idle_lora(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) 
         )  # fmt: skip
 
 
-# ---- masks -------------------------------------------------------------------------------------------
-
 _MASK_USERS = frozenset({"VAEEncodeForInpaint", "SetLatentNoiseMask", "InpaintModelConditioning"})
 
 
-def _mask_turned(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _mask_turned(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """A picture's own mask, inverted before it is used to inpaint."""
     del book
     if class_of(node) not in _MASK_USERS:
@@ -147,9 +137,6 @@ def _mask_turned(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]
         "the picture's mask is inverted on its way here, so everything but the masked part is redrawn",
         "remove InvertMask if the masked (transparent) part should be redrawn", "mask",
     )  # fmt: skip
-
-
-# ---- branches ----------------------------------------------------------------------------------------
 
 
 def _dead(graph: Graph, book: Book, live: set[str]) -> Iterator[Finding]:
@@ -192,8 +179,6 @@ def _only_previews(graph: Graph) -> Iterator[Finding]:
             "use SaveImage to keep the result on the server",
         )  # fmt: skip
 
-
-# ---- families ----------------------------------------------------------------------------------------
 
 # Part of a model file's name -> family. The first match counts.
 _FAMILY_NAMES = (

@@ -6,8 +6,6 @@ Sources: the input names of ComfyUI's core nodes and of the packs' published nod
 
 from __future__ import annotations
 
-# ---- parameter names ---------------------------------------------------------------------------------
-
 # Input names that mean the same thing to a person: input name -> the plain parameter name.
 FRIENDLY_NAMES = {
     "noise_seed": "seed",
@@ -114,7 +112,6 @@ ALIASES = {
     "cfg_scale": "cfg",
 }
 
-# ---- roles of inputs ---------------------------------------------------------------------------------
 
 # Plain names that get a place in a summary, with what they are.
 ROLES = {
@@ -225,7 +222,6 @@ UPLOAD_OPTIONS = {
     "file_upload": "file",
 }
 
-# ---- kinds of nodes ----------------------------------------------------------------------------------
 
 OUTPUT_CLASSES = frozenset(
     {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from comfyskill.base import safe_text
@@ -13,9 +13,11 @@ from comfyskill.graph import catalog
 from comfyskill.graph.advice import wisdom
 from comfyskill.graph.facts import outputs_of
 from comfyskill.graph.finding import ERROR, INFO, WARNING, Finding, about, called
+from comfyskill.graph.nearest import choices_to_show, is_model_file, meant, nearest, nearest_choices
 from comfyskill.graph.nodes import (
     Definitions,
     Graph,
+    Node,
     class_of,
     each,
     inputs_of,
@@ -26,9 +28,8 @@ from comfyskill.graph.nodes import (
     upstream_of,
     with_missing_types,
 )
-from comfyskill.graph.parameters import nearest
+from comfyskill.graph.replacements import ReplacementTable, new_class
 from comfyskill.graph.specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
-from comfyskill.graph.values import choices_to_show, is_model_file, meant, nearest_choices
 
 _MOST_SUGGESTED = 3
 _MOST_KNOTS = 20
@@ -41,7 +42,7 @@ def findings(
     definitions: Definitions | None,
     *,
     complete: bool = True,
-    replacements: Mapping[str, Any] | None = None,
+    replacements: ReplacementTable | None = None,
 ) -> list[Finding]:
     """All findings about a graph, errors first, then in node order.
 
@@ -92,7 +93,7 @@ def _structure(graph: Graph) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str, Any]) -> Iterator[Finding]:
+def _classes(graph: Graph, book: Book, complete: bool, replacements: ReplacementTable) -> Iterator[Finding]:
     unchecked: dict[str, str] = {}
     known = sorted(book.class_types()) if complete else []
     for node_id, node in each(graph):
@@ -102,7 +103,7 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str
         elif complete:
             near = nearest(class_type, known, _MOST_SUGGESTED)
             fix = "install the node pack that brings it (check_deps.py names it)"
-            new = _replacement(class_type, replacements)
+            new = new_class(class_type, replacements)
             if new:
                 fix = f"replace it with {safe_text.quoted(new)}"
             elif near:
@@ -119,11 +120,9 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Mapping[str
         )  # fmt: skip
 
 
-def _deprecated(
-    book: Book, node_id: str, node: Mapping[str, Any], replacements: Mapping[str, Any]
-) -> Iterator[Finding]:
+def _deprecated(book: Book, node_id: str, node: Node, replacements: ReplacementTable) -> Iterator[Finding]:
     class_type = class_of(node)
-    new = _replacement(class_type, replacements)
+    new = new_class(class_type, replacements)
     if new or book.flag(class_type, "deprecated"):
         fix = (
             f"replace it with {safe_text.quoted(new)}"
@@ -140,19 +139,6 @@ def _deprecated(
         )
 
 
-def _replacement(class_type: str, replacements: Mapping[str, Any]) -> str | None:
-    """The new class that `/node_replacements` names for an old one; its value is a mapping or a list of them."""
-    entry = replacements.get(class_type)
-    for candidate in entry if isinstance(entry, list) else [entry]:
-        if isinstance(candidate, str):
-            return candidate
-        if isinstance(candidate, Mapping):
-            for key in ("new_node_id", "new_class", "replacement"):
-                if isinstance(candidate.get(key), str):
-                    return str(candidate[key])
-    return None
-
-
 def _no_output(graph: Graph, book: Book, complete: bool) -> Finding:
     unknown = not complete and any(not book.knows(class_of(node)) for _, node in each(graph))
     return Finding(
@@ -163,7 +149,7 @@ def _no_output(graph: Graph, book: Book, complete: bool) -> Finding:
     )
 
 
-def _loose_links(graph: Graph, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def _loose_links(graph: Graph, node_id: str, node: Node) -> Iterator[Finding]:
     """Links to missing nodes, in a node whose class cannot be checked."""
     for name, link in links_of(node):
         if node_of(graph, link.node_id) is None:
@@ -253,7 +239,7 @@ def _sources(graph: Graph, node_id: str, within: set[str]) -> Iterator[str]:
                 yield link.node_id
 
 
-def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any]) -> Iterator[Finding]:
+def node_findings(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """What is wrong with the inputs of one node of a known class."""
     if not isinstance(node.get("inputs"), Mapping):
         yield about(ERROR, "no_inputs", node_id, node, "it has no inputs object", 'give it "inputs": {}')
@@ -270,7 +256,7 @@ def node_findings(graph: Graph, book: Book, node_id: str, node: Mapping[str, Any
             yield from _value(node_id, node, name, spec, literal(inputs[name]))
 
 
-def _missing(node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec) -> Iterator[Finding]:
+def _missing(node_id: str, node: Node, name: str, spec: InputSpec) -> Iterator[Finding]:
     if not spec.required:
         return
     if spec.type == DYNAMIC_COMBO:
@@ -306,11 +292,8 @@ def _place(node_id: str, name: str) -> str:
     return short_name(f"{node_id}.{name}")
 
 
-# ---- links -------------------------------------------------------------------------------------------
-
-
 def _link(
-    graph: Graph, book: Book, node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec
+    graph: Graph, book: Book, node_id: str, node: Node, name: str, spec: InputSpec
 ) -> Iterator[Finding]:
     value = inputs_of(node)[name]
 
@@ -379,11 +362,11 @@ def _link(
         )
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: object) -> str:
     return short_name(kind) if isinstance(kind, str) else "a choice from a list"
 
 
-def fits(received: Any, spec: InputSpec) -> bool:
+def fits(received: object, spec: InputSpec) -> bool:
     """Whether the server lets an output of this type into this input."""
     wanted = spec.type
     old_style = spec.type == "COMBO" and "options" not in spec.options and spec.choices is not None
@@ -401,12 +384,7 @@ def fits(received: Any, spec: InputSpec) -> bool:
     return "*" in kinds or "*" in spec.types or bool(kinds & spec.types)
 
 
-# ---- values ------------------------------------------------------------------------------------------
-
-
-def _value(
-    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
-) -> Iterator[Finding]:
+def _value(node_id: str, node: Node, name: str, spec: InputSpec, value: object) -> Iterator[Finding]:
     def wrong(severity: str, code: str, message: str, fix: str) -> Finding:
         return about(severity, code, node_id, node, message, fix, name)
 
@@ -457,20 +435,16 @@ def _value(
         )  # fmt: skip
 
 
-def _as_server(value: Any, spec: InputSpec) -> Any:
+_CONVERT: Mapping[str, Callable[[Any], object]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+def _as_server(value: object, spec: InputSpec) -> object:
     """The value as the server converts it."""
-    if spec.type == "INT":
-        return int(value)
-    if spec.type == "FLOAT":
-        return float(value)
-    if spec.type == "STRING":
-        return str(value)
-    if spec.type == "BOOLEAN":
-        return bool(value)
-    return value
+    convert = _CONVERT.get(spec.type)
+    return value if convert is None else convert(value)
 
 
-def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
+def _surprise(value: object, converted: Any, spec: InputSpec) -> str | None:
     """What the server's conversion does unexpectedly, or None."""
     if spec.type == "INT" and isinstance(value, float) and value != converted:
         return f"the server truncates {value} to {converted}"
@@ -489,9 +463,7 @@ def _surprise(value: Any, converted: Any, spec: InputSpec) -> str | None:
     return None
 
 
-def _listed_value(
-    node_id: str, node: Mapping[str, Any], name: str, spec: InputSpec, value: Any
-) -> Iterator[Finding]:
+def _listed_value(node_id: str, node: Node, name: str, spec: InputSpec, value: object) -> Iterator[Finding]:
     choices = spec.choices or ()
     if spec.options.get("multiselect") and isinstance(value, list) and all(one in choices for one in value):
         return
@@ -538,7 +510,7 @@ def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
     return f"{get}set one of: {quoted_list(shown, len(shown))}{more}"
 
 
-def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: list[str]) -> Iterator[Finding]:
+def _file(node_id: str, node: Node, name: str, value: object, near: list[str]) -> Iterator[Finding]:
     """A file that is not listed: certainly missing when it is in the top folder and is of a listed type."""
     text = value if isinstance(value, str) else None
     # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
@@ -559,7 +531,7 @@ def _file(node_id: str, node: Mapping[str, Any], name: str, value: Any, near: li
     yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name, near)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value in a message: numbers as they are, all else as a name."""
     if value is None or isinstance(value, bool | int | float):
         return str(value)[:40]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from comfyskill.base import file_names
+from comfyskill.base import file_names, foreign
 from comfyskill.graph import catalog, nodes
 from comfyskill.graph.nodes import (
     Definitions,
@@ -112,7 +112,7 @@ def model_folder(class_type: str, name: str) -> str | None:
     return catalog.MODEL_FOLDERS.get(name)
 
 
-def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None] | None:
+def _model_named(class_type: str, name: str, raw: object) -> tuple[str, str | None] | None:
     """The (file, folder) that an input names, or None when it names no model."""
     value = literal(raw)
     folder = model_folder(class_type, name)
@@ -128,12 +128,8 @@ def _model_named(class_type: str, name: str, raw: Any) -> tuple[str, str | None]
     return (value, None) if value.lower().endswith(tuple(file_names.MODEL_SUFFIXES)) else None
 
 
-def models_in(graph: Graph, definitions: Definitions | None = None) -> list[ModelUse]:
-    """The model files that the graph names, in node order, each use once.
-
-    `definitions` is not needed yet: the file's suffix and the input's name say enough, also for unknown classes.
-    """
-    del definitions
+def models_in(graph: Graph) -> list[ModelUse]:
+    """The model files that the graph names, in node order, each use once."""
     found = []
     for node_id, node in each(graph):
         class_type = class_of(node)
@@ -212,13 +208,12 @@ def sampling_steps(graph: Graph, definitions: Definitions | None = None) -> int:
     return total
 
 
-def _number(graph: Graph, value: Any) -> int | float | None:
+def _number(graph: Graph, value: object) -> int | float | None:
     for _ in range(20):
         link = link_of(value)
         if link is None:
-            value = literal(value)
-            good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-            return value if good else None
+            number = foreign.number(literal(value))
+            return number if number is not None and abs(number) < 1e9 else None
         node = node_of(graph, link.node_id)
         if node is None:
             return None

@@ -144,7 +144,7 @@ class _Filling:
         self.set_by: dict[str, str] = {}
         self._own: set[str] = set()
 
-    def put(self, name: str, value: Any, *, fresh: bool) -> None:
+    def put(self, name: str, value: object, *, fresh: bool) -> None:
         """Set what `name` means to `value`."""
         mask = painted_mask(self.parameters, name)
         if mask is not None:
@@ -220,7 +220,7 @@ class _Filling:
                 f"{safe_text.quoted_list(twins)} also held {safe_text.name(changed.value)} and kept it"
             )
 
-    def _put_one(self, name: str, member: Parameter, value: Any, *, fresh: bool) -> None:
+    def _put_one(self, name: str, member: Parameter, value: object, *, fresh: bool) -> None:
         if member.linked:
             self._refuse_link(member)
         if fresh:
@@ -247,7 +247,7 @@ class _Filling:
         )
         better = [p.name for p in self.parameters if link is not None and p.node_id == link.node_id]
         hint = f"set {safe_text.quoted_list(better[:4])} instead, or " if better else ""
-        if member.spec is not None and not member.spec.is_widget:
+        if member.spec is not None and not member.spec.takes_value:
             hint += f"link another node that gives {safe_text.name(member.spec.type)}: a plain value is not possible there"
         else:
             hint += f"pass --force-link {safe_text.name(member.address)} to cut the link"
@@ -258,7 +258,7 @@ class _Filling:
             address=member.address,
         )
 
-    def _write(self, name: str, member: Parameter, value: Any) -> None:
+    def _write(self, name: str, member: Parameter, value: object) -> None:
         address = member.address
         if self.set_by.get(address, name) != name:
             raise Misuse(
@@ -341,7 +341,7 @@ class UploadTarget(NamedTuple):
     node_id: str
     input: str
     kind: str
-    value: Any
+    value: object
     original: str | None = None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from comfyskill.base import safe_text
-from comfyskill.graph.nodes import class_of, title_of
+from comfyskill.base.cli import Document
+from comfyskill.graph.nodes import Node, class_of, title_of
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 _RANK = {ERROR: 0, WARNING: 1, INFO: 2}
@@ -28,7 +29,7 @@ class Finding(NamedTuple):
     input: str | None = None
     nearest: Sequence[str] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The finding as JSON, without the keys that it does not fill."""
         return {key: value for key, value in self._asdict().items() if value is not None}
 
@@ -41,7 +42,7 @@ def about(
     severity: str,
     code: str,
     node_id: str,
-    node: Mapping[str, Any],
+    node: Node,
     message: str,
     fix: str,
     name: str | None = None,
@@ -62,6 +63,6 @@ def about(
     )
 
 
-def called(node_id: str, node: Mapping[str, Any]) -> str:
+def called(node_id: str, node: Node) -> str:
     """A node in a message: its id and its title, or its class."""
     return f"node {safe_text.name(node_id)} ({safe_text.name(title_of(node)) or '?'})"

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 
+# A graph by node id, and a server's definitions by class. Their values come from others, so they are read with care.
 Graph = Mapping[str, Any]
 Definitions = Mapping[str, Any]
+Node = Mapping[str, object]
+Inputs = Mapping[str, object]
 # Where a document keeps its graph, the API form before the editor form.
 _WRAPPERS = ("prompt", "output", "graph", "workflow", "workflow_api", "api", "data", "json", "content")
 _DEEPEST = 8
@@ -29,7 +32,7 @@ class Link(NamedTuple):
     slot: int
 
 
-def link_of(value: Any) -> Link | None:
+def link_of(value: object) -> Link | None:
     """The link that an input value is, or None for a literal (or for a list that cannot be a link)."""
     # Called for every input of every node: the common case, a plain value, must be fast.
     if type(value) is not list and not isinstance(value, tuple):
@@ -44,16 +47,21 @@ def link_of(value: Any) -> Link | None:
     return Link(str(node_id), slot)
 
 
-def is_literal(value: Any) -> bool:
+def is_literal(value: object) -> bool:
     """Whether an input value is something other than a link or a broken link."""
     return not isinstance(value, list | tuple)
 
 
-def literal(value: Any) -> Any:
+def literal(value: object) -> Any:
     """A literal without its `__value__` wrapping."""
     if isinstance(value, dict) and "__value__" in value:
         return value["__value__"]
     return value
+
+
+def wrapped(value: Any) -> Any:
+    """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
+    return {"__value__": list(value)} if isinstance(value, list | tuple) else value
 
 
 def with_missing_types(graph: Graph) -> Graph:
@@ -69,14 +77,14 @@ def with_missing_types(graph: Graph) -> Graph:
     return {**graph, **named} if named else graph
 
 
-def each(graph: Graph) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def each(graph: Graph) -> Iterator[tuple[str, Node]]:
     """The nodes that have a class, as (node id, node); anything else in the mapping is passed over."""
     for node_id, node in graph.items():
         if isinstance(node, Mapping) and isinstance(node.get("class_type"), str):
             yield str(node_id), node
 
 
-def node_of(graph: Graph, node_id: str) -> Mapping[str, Any] | None:
+def node_of(graph: Graph, node_id: str) -> Node | None:
     """The node with this id, or None when there is none with a class."""
     node = graph.get(node_id)
     if isinstance(node, Mapping) and isinstance(node.get("class_type"), str):
@@ -84,31 +92,31 @@ def node_of(graph: Graph, node_id: str) -> Mapping[str, Any] | None:
     return None
 
 
-def inputs_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+def inputs_of(node: Node) -> Mapping[str, Any]:
     """The node's inputs; empty when they are missing or not a mapping."""
     inputs = node.get("inputs")
     return foreign.mapping(inputs)
 
 
-def class_of(node: Mapping[str, Any]) -> str:
+def class_of(node: Node) -> str:
     """The node's class type."""
     class_type = node.get("class_type")
     return foreign.text(class_type)
 
 
-def given_title(node: Mapping[str, Any]) -> str | None:
+def given_title(node: Node) -> str | None:
     """The title saved with the node, or None."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     return title.strip() if isinstance(title, str) and title.strip() else None
 
 
-def title_of(node: Mapping[str, Any]) -> str:
+def title_of(node: Node) -> str:
     """The title a person sees: the saved one, else the class type."""
     return given_title(node) or class_of(node)
 
 
-def links_of(node: Mapping[str, Any]) -> Iterator[tuple[str, Link]]:
+def links_of(node: Node) -> Iterator[tuple[str, Link]]:
     """The node's linked inputs, as (input name, link)."""
     for name, value in inputs_of(node).items():
         link = link_of(value)
@@ -169,7 +177,7 @@ class Unwrapped(NamedTuple):
     notes: list[str]
 
 
-def is_editor(document: Any) -> bool:
+def is_editor(document: object) -> bool:
     """Whether a JSON value is an editor-format workflow (what the editor's Save writes)."""
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):
         return False
@@ -179,14 +187,14 @@ def is_editor(document: Any) -> bool:
     return bool(nodes) and all(isinstance(node, Mapping) and "type" in node for node in nodes)
 
 
-def is_api(document: Any) -> bool:
+def is_api(document: object) -> bool:
     """Whether a JSON value is an API-format graph: a mapping in which at least one value is a node."""
     if not isinstance(document, Mapping):
         return False
     return any(isinstance(node, Mapping) and "class_type" in node for node in document.values())
 
 
-def unwrap(document: Any) -> Unwrapped:
+def unwrap(document: object) -> Unwrapped:
     """The workflow that a JSON document holds: a bare graph, `{"prompt": ...}`, `{"workflow": ...}`, a history
     or queue entry, the text chunks of a picture, an editor file.
 
@@ -212,7 +220,7 @@ class _Search:
         self.extra_data: dict[str, Any] = {}
         self.notes: list[str] = []
 
-    def look(self, value: Any, depth: int) -> None:
+    def look(self, value: object, depth: int) -> None:
         if depth > _DEEPEST:
             return
         if isinstance(value, str):
@@ -311,7 +319,7 @@ def _text_ids(inputs: dict[str, Any], graph: Mapping[str, Any]) -> int:
     return changed
 
 
-def _not_a_workflow(document: Any) -> SkillError:
+def _not_a_workflow(document: object) -> SkillError:
     if isinstance(document, Mapping) and not document:
         what = "an empty object"
     elif isinstance(document, Mapping):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.graph import catalog
+from comfyskill.graph.nearest import nearest
 from comfyskill.graph.nodes import (
     Consumer,
     Definitions,
     Graph,
+    Node,
     class_of,
     consumers_of,
     each,
@@ -132,7 +134,7 @@ def uses_of(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]]) -
     return uses
 
 
-def _value_input(node: Mapping[str, Any], book: Book) -> str | None:
+def _value_input(node: Node, book: Book) -> str | None:
     """The one literal of a node that only holds a value, or None."""
     if class_of(node) in catalog.TWO_FORMS:
         switch, off, on = catalog.TWO_FORMS[class_of(node)]
@@ -223,7 +225,7 @@ def _example(spec: InputSpec | None) -> Any:
     return {"STRING": "", "FLOAT": 0.0, "BOOLEAN": False, "COMBO": ""}.get(spec.type, 0) if spec else 0
 
 
-def _agreed(meanings: list[Use], node: Mapping[str, Any]) -> Use | None:
+def _agreed(meanings: list[Use], node: Node) -> Use | None:
     """One meaning for all uses: the only one that has a role, or the node's own title."""
     if not meanings:
         return None
@@ -241,26 +243,6 @@ def _agreed(meanings: list[Use], node: Mapping[str, Any]) -> Use | None:
     return Use(
         own or "_".join(sorted(plains)[:3]), telling[0].role if len(roles) == 1 else None, secondary=False
     )
-
-
-def nearest(word: str, among: Iterable[str], count: int = 6) -> list[str]:
-    """The members of `among` that are most like `word`, likeliest first."""
-    import difflib
-
-    lowered = word.casefold()
-    # Comparing thousands of names takes seconds, so only names that contain the first letters are compared.
-    pool = list(dict.fromkeys(among))
-    if len(pool) > 2000:
-        pool = [name for name in pool if lowered[:3] in name.casefold()][:2000]
-    scored = []
-    for name in pool:
-        other = name.casefold()
-        ratio = difflib.SequenceMatcher(None, lowered, other).ratio()
-        if lowered in other or other in lowered:
-            ratio = max(ratio, 0.75)
-        if ratio >= 0.5:
-            scored.append((-ratio, name))
-    return [name for _, name in sorted(scored)[:count]]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -377,7 +359,7 @@ class Parameter(NamedTuple):
     title: str
     class_type: str
     type: str
-    value: Any
+    value: object
     role: str | None = None
     named_by: str = "input"
     typed_by: str = "value"
@@ -399,7 +381,7 @@ class Parameter(NamedTuple):
         """The parameter in a message: its name and its address."""
         return f"{safe_text.name(self.name)} ({safe_text.name(self.address)})"
 
-    def to_json(self, choices_of: str | None = None, *, every: bool = False) -> dict[str, Any]:
+    def to_json(self, choices_of: str | None = None, *, every: bool = False) -> Document:
         """The parameter as JSON; lists of choices are capped, and left out where `choices_of` has the same ones.
 
         every: no list is capped.
@@ -457,7 +439,7 @@ class Group(NamedTuple):
     sets_all: bool
     why: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         return {
             "members": [member.name for member in self.members],
             "sets_all": self.sets_all,
@@ -465,9 +447,7 @@ class Group(NamedTuple):
         }
 
 
-def read_parameter(
-    node_id: str, node: Mapping[str, Any], name: str, raw: Any, spec: InputSpec | None
-) -> Parameter:
+def read_parameter(node_id: str, node: Node, name: str, raw: object, spec: InputSpec | None) -> Parameter:
     value = literal(raw) if is_literal(raw) else raw
     kind, typed_by = _type(name, value, spec)
     class_type = class_of(node)
@@ -491,7 +471,7 @@ def read_parameter(
     )
 
 
-def _type(name: str, value: Any, spec: InputSpec | None) -> tuple[str, str]:
+def _type(name: str, value: object, spec: InputSpec | None) -> tuple[str, str]:
     if spec is not None:
         kind = "COMBO" if spec.type.startswith("COMFY_DYNAMICCOMBO") else spec.type
         return kind, "definition"
@@ -587,13 +567,13 @@ class ParameterSet:
                     return [found]
         return []
 
-    def _in_node(self, node_id: str, node: Mapping[str, Any], name: str) -> Parameter | None:
+    def _in_node(self, node_id: str, node: Node, name: str) -> Parameter | None:
         """The parameter for an input that the node has or declares."""
         known = self.at(node_id, name)
         if known is not None:
             return known
         inputs = inputs_of(node)
-        spec = self.book.specs(node).get(name)
+        spec = self.book.spec(node, name)
         if name not in inputs and spec is None:
             return None
         return read_parameter(node_id, node, name, inputs.get(name), spec)
@@ -671,7 +651,7 @@ class ParameterSet:
         addresses = [parameter.address for parameter in self.parameters] if "." in key else []
         return nearest(key, [*self.names(), *addresses], count)
 
-    def to_json(self, limit: int | None = None, *, every: bool = False) -> dict[str, Any]:
+    def to_json(self, limit: int | None = None, *, every: bool = False) -> Document:
         """`parameters`, at most `limit`, those with a known meaning first in node order, and `groups`.
 
         every: lists of choices are not capped.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from comfyskill.graph import catalog
 from comfyskill.graph.nodes import (
     Graph,
     Link,
+    Node,
     class_of,
     consumers_of,
     each,
@@ -137,7 +138,7 @@ class _Tracer:
         for place, roles in settled.items():
             self.prompts.roles[place] = roles
 
-    def _note_plain_texts(self, node: Mapping[str, Any]) -> None:
+    def _note_plain_texts(self, node: Node) -> None:
         """Nodes that take their prompt as text (partner nodes, LLMs): linked texts are followed to their source."""
         if is_metadata(node, self.book):
             return
@@ -154,7 +155,7 @@ class _Tracer:
             for place in self._behind(link):
                 self.prompts.roles.setdefault(place, set()).add(role)
 
-    def _conditioning_inputs(self, node: Mapping[str, Any]) -> list[tuple[str, Link]]:
+    def _conditioning_inputs(self, node: Node) -> list[tuple[str, Link]]:
         """The node's linked inputs that carry conditioning."""
         specs = self.book.specs(node)
         known = self.book.knows(class_of(node))
@@ -170,7 +171,7 @@ class _Tracer:
                 found.append((name, link))
         return found
 
-    def _ends(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def _ends(self) -> Iterator[tuple[str, Node]]:
         """The nodes where conditioning ends: samplers, guiders, pipes."""
         for node_id, node in each(self.graph):
             class_type = class_of(node)
@@ -180,7 +181,7 @@ class _Tracer:
             elif node_id not in self._feeds_conditioning:
                 yield node_id, node
 
-    def _entries(self, node: Mapping[str, Any], *, named: bool) -> Iterator[tuple[Link, str]]:
+    def _entries(self, node: Node, *, named: bool) -> Iterator[tuple[Link, str]]:
         for name, link in self._conditioning_inputs(node):
             side = polarity(name)
             # PerpNegGuider.empty_conditioning is neither prompt
@@ -212,9 +213,7 @@ class _Tracer:
             return []
         return [further for _, further in _open_links(node, self.book)]
 
-    def _through(
-        self, node: Mapping[str, Any], link: Link, entries: list[tuple[str, Link]], role: str
-    ) -> list[Link]:
+    def _through(self, node: Node, link: Link, entries: list[tuple[str, Link]], role: str) -> list[Link]:
         """The inputs behind one output of a node that passes conditioning on."""
         sides = {polarity(name) for name, _ in entries}
         if not {POSITIVE, NEGATIVE} <= sides:
@@ -226,7 +225,7 @@ class _Tracer:
         side = side or role  # a bundle of many outputs hands each side on as it came
         return [further for name, further in entries if polarity(name) in (side, None)]
 
-    def _texts(self, node: Mapping[str, Any], node_id: str) -> list[TextPlace]:
+    def _texts(self, node: Node, node_id: str) -> list[TextPlace]:
         """The literal texts behind an encoder's text inputs."""
         found: list[TextPlace] = []
         for name in encoder_texts(node, self.book):
@@ -247,12 +246,12 @@ class _Tracer:
         return self._sources[link]
 
 
-def _guides_away(node: Mapping[str, Any]) -> bool:
+def _guides_away(node: Node) -> bool:
     """Whether a node takes what must not appear as plain conditioning: normalized attention guidance."""
     return bool(_NAG.search(class_of(node)))
 
 
-def is_metadata(node: Mapping[str, Any], book: Book) -> bool:
+def is_metadata(node: Node, book: Book) -> bool:
     """Whether a node only writes prompts into a picture's metadata: it saves pictures or gathers such data."""
     names = {*inputs_of(node), *book.specs(node)}
     described = len(
@@ -261,12 +260,12 @@ def is_metadata(node: Mapping[str, Any], book: Book) -> bool:
     return described > 2 and not names & {"model", "latent_image", "latent", "samples", "clip", "pipe_line"}
 
 
-def _is_bundle(node: Mapping[str, Any]) -> bool:
+def _is_bundle(node: Node) -> bool:
     """Whether a node takes model and prompts together, as context and pipe nodes do: its slots do not show which is which."""
     return "model" in inputs_of(node) and "clip" in inputs_of(node)
 
 
-def chosen_branch(node: Mapping[str, Any]) -> Link | None:
+def chosen_branch(node: Node) -> Link | None:
     """The link that a switch with a literal choice lets through; None for other nodes or an open choice."""
     switch = catalog.SWITCHES.get(class_of(node))
     if switch is None:
@@ -279,7 +278,7 @@ def chosen_branch(node: Mapping[str, Any]) -> Link | None:
     return link_of(inputs.get(branches[choice]))
 
 
-def _open_links(node: Mapping[str, Any], book: Book) -> list[tuple[str, Link]]:
+def _open_links(node: Node, book: Book) -> list[tuple[str, Link]]:
     """The links to follow through a node that says nothing itself (reroutes, switches, unknown classes)."""
     specs = book.specs(node)
     known = book.knows(class_of(node))
@@ -294,7 +293,7 @@ def _open_links(node: Mapping[str, Any], book: Book) -> list[tuple[str, Link]]:
     return found
 
 
-def _is_text(name: str, value: Any, spec: InputSpec | None, known: bool) -> bool:
+def _is_text(name: str, value: object, spec: InputSpec | None, known: bool) -> bool:
     if name in catalog.NOT_A_PROMPT:
         return False
     if spec is not None:
@@ -304,7 +303,7 @@ def _is_text(name: str, value: Any, spec: InputSpec | None, known: bool) -> bool
     return name in catalog.ENCODER_TEXTS and (link_of(value) is not None or isinstance(literal(value), str))
 
 
-def encoder_texts(node: Mapping[str, Any], book: Book) -> list[str]:
+def encoder_texts(node: Node, book: Book) -> list[str]:
     """The names of an encoder's prompt fields: literal or linked, several for encoders such as SDXL's."""
     specs = book.specs(node)
     known = book.knows(class_of(node))
@@ -362,14 +361,14 @@ def string_sources(graph: Graph, book: Book, start: Link) -> list[TextPlace]:
     return filled_in or at_ends or on_the_way or empty[:1]
 
 
-def _template(node: Mapping[str, Any]) -> set[str]:
+def _template(node: Node) -> set[str]:
     """The id of the node whose text is a template, when another text is put into it through a link."""
     inputs = inputs_of(node)
     into, put = link_of(inputs.get("string")), link_of(inputs.get("replace"))
     return {into.node_id} if into is not None and put is not None else set()
 
 
-def _string_inputs(node: Mapping[str, Any], book: Book) -> tuple[list[str], list[Link]]:
+def _string_inputs(node: Node, book: Book) -> tuple[list[str], list[Link]]:
     """A string node's literal texts and the links that bring further text."""
     specs = book.specs(node)
     known = book.knows(class_of(node))

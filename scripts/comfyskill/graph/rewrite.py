@@ -16,10 +16,12 @@ from comfyskill.base import safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.graph import nodes
 from comfyskill.graph.finding import called
+from comfyskill.graph.nearest import nearest_choices
 from comfyskill.graph.nodes import (
     Definitions,
     Graph,
     Link,
+    Node,
     class_of,
     each,
     inputs_of,
@@ -29,7 +31,6 @@ from comfyskill.graph.nodes import (
     node_of,
 )
 from comfyskill.graph.specs import Book
-from comfyskill.graph.values import nearest_choices
 
 _MODEL_INPUT = re.compile(r"(model|unet)\d*(_positive|_negative)?|guider_model")
 
@@ -155,9 +156,6 @@ def _matches(listed: str, wanted: str) -> bool:
     return wanted in names
 
 
-# ---- where ------------------------------------------------------------------------------------------
-
-
 class _Root(NamedTuple):
     """A loader's model output, and the CLIP output that is used with it. together: one node gives both."""
 
@@ -167,7 +165,7 @@ class _Root(NamedTuple):
 
 
 def _root_for(spec: LoraSpec, graph: Graph, book: Book) -> _Root:
-    models = _roots(graph, book, _MODEL_INPUT)
+    models = _roots(graph, _MODEL_INPUT)
     if not models:
         raise _unclear(spec, "no sampler here uses a model that a LoRA could patch")
     chosen = _one_model(spec, models, graph)
@@ -182,14 +180,14 @@ def _root_for(spec: LoraSpec, graph: Graph, book: Book) -> _Root:
         )
     if class_type.startswith(("Nunchaku", "WanVideo", "HyVideo")):
         raise _unclear(spec, f"{safe_text.quoted(class_type)} takes LoRAs through its own pack's loader")
-    clips = _roots(graph, book, re.compile(r"clip\d*"))
+    clips = _roots(graph, re.compile(r"clip\d*"))
     own = [clip for clip in clips if clip.node_id == chosen.node_id]
     if own:
         return _Root(chosen, own[0], True)
     return _Root(chosen, clips[0] if len(clips) == 1 else None, False)
 
 
-def _roots(graph: Graph, book: Book, name: re.Pattern[str]) -> list[Link]:
+def _roots(graph: Graph, name: re.Pattern[str]) -> list[Link]:
     """The outputs where the chains behind inputs of this name begin."""
     found: set[Link] = set()
     seen: set[Link] = set()
@@ -209,11 +207,10 @@ def _roots(graph: Graph, book: Book, name: re.Pattern[str]) -> list[Link]:
             found.add(link)
         else:
             waiting.extend(filter(None, (link_of(value) for value in inputs_of(node).values())))
-    del book
     return sorted(found, key=lambda link: (natural_key(link.node_id), link.slot))
 
 
-def _named_links(node: Mapping[str, Any], name: re.Pattern[str]) -> list[Link]:
+def _named_links(node: Node, name: re.Pattern[str]) -> list[Link]:
     return [
         link
         for key, value in inputs_of(node).items()
@@ -255,9 +252,6 @@ def _unclear(spec: LoraSpec, why: str) -> SkillError:
         code="lora_unclear",
         hint="add a LoRA loader to the workflow in the editor and set its lora_name",
     )
-
-
-# ---- inserting --------------------------------------------------------------------------------------
 
 
 def _lora_node(spec: LoraSpec, model: Link, clip: Link | None) -> dict[str, Any]:

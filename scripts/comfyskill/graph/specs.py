@@ -7,20 +7,31 @@ are laid out for the inputs that the node has, as the server does it (comfy_api/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from comfyskill.base import foreign
 from comfyskill.graph import catalog
-from comfyskill.graph.nodes import Definitions, class_of, inputs_of, is_literal
+from comfyskill.graph.nodes import Definitions, Inputs, Node, class_of, inputs_of, wrapped
 
 AUTOGROW = "COMFY_AUTOGROW_V3"
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 DYNAMIC_SLOT = "COMFY_DYNAMICSLOT_V3"
 MATCH_TYPE = "COMFY_MATCHTYPE_V3"
+# The types for which the editor builds a widget. Every other input is a socket there.
 WIDGET_TYPES = frozenset(
-    {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO, "MARKDOWN", "COLOR", "TEXTAREA", "CURVE"}
-)
+    "INT FLOAT BOOLEAN STRING COMBO MARKDOWN COLOR TEXTAREA CHART GALLERIA IMAGECOMPARE IMAGEUPLOAD AUDIOUPLOAD"
+    " AUDIO_UI AUDIO_RECORD WEBCAM LOAD_3D LOAD_3D_ANIMATION PREVIEW_3D PREVIEW_3D_ANIMATION"
+    " BOUNDING_BOX PAINTER COMPOSITOR CURVE RANGE VIDEO_EDIT BOUNDING_BOXES COLORS".split()
+) | {DYNAMIC_COMBO}
+# Types without a widget whose values a graph can still hold, because they are plain JSON.
+_JSON_TYPES = frozenset({"ARRAY", "DICT", "FLOATS", "LOAD3D_CAMERA", "LOAD3D_MODEL_INFO"})
+# What the editor puts in where a definition has no default.
+_EMPTY: Mapping[str, object] = {
+    "INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "IMAGECOMPARE": {"__value__": ["", ""]},
+}  # fmt: skip
+_DEEPEST = 8
+_MOST_GROWN = 100
 
 # Lists up to this size are shown whole: the samplers of core and of a large node pack are about a hundred short words.
 MOST_CHOICES, MOST_LETTERS = 100, 2500
@@ -30,6 +41,17 @@ def choices_shown(choices: tuple[Any, ...], most: int) -> tuple[Any, ...]:
     """The choices that a report shows: all of a list of moderate size, else the first `most`."""
     letters = sum(len(str(choice)) for choice in choices[: MOST_CHOICES + 1])
     return choices if len(choices) <= MOST_CHOICES and letters <= MOST_LETTERS else choices[:most]
+
+
+def widget_type(kind: str, options: Mapping[str, Any]) -> str:
+    """The type of the widget that the editor builds for an input: `widgetType` where the definition names one."""
+    return foreign.text(options.get("widgetType")) or kind
+
+
+def has_widget(kind: str, options: Mapping[str, Any], *, required: bool) -> bool:
+    """Whether the editor builds a widget for an input of this type, by core's own rules."""
+    forced = options.get("forceInput") or (not required and options.get("defaultInput"))
+    return not forced and widget_type(kind, options) in WIDGET_TYPES
 
 
 class InputSpec(NamedTuple):
@@ -43,11 +65,21 @@ class InputSpec(NamedTuple):
 
     @property
     def is_widget(self) -> bool:
-        """Whether a person sets it to a value (it may also hold a link)."""
-        return self.type in WIDGET_TYPES and not self.options.get("forceInput")
+        """Whether a person sets it to a value in the editor (it may also hold a link)."""
+        return has_widget(self.type, self.options, required=self.required)
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a graph may hold a plain value there: a widget's, a number or text of a multi-type input, plain JSON."""
+        return (
+            self.takes_any
+            or widget_type(self.type, self.options) in WIDGET_TYPES
+            or bool(self.types & (WIDGET_TYPES | _JSON_TYPES))
+        )
 
     @property
     def takes_any(self) -> bool:
+        """Whether it takes every type."""
         return "*" in self.types or MATCH_TYPE in self.types
 
     @property
@@ -66,11 +98,12 @@ class InputSpec(NamedTuple):
     @property
     def usual(self) -> Any:
         """The value that the editor puts in: the default, the first choice, or what is empty; None for sockets."""
-        if is_literal(self.options.get("default")) and self.options.get("default") is not None:
-            return self.options["default"]
+        default = self.options.get("default")
+        if default is not None:
+            return wrapped(default)
         if self.choices:
             return self.choices[0]
-        return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(self.type)
+        return _EMPTY.get(self.type)
 
     def number(self, option: str) -> int | float | None:
         """A numeric option (min, max, step), or None."""
@@ -78,92 +111,109 @@ class InputSpec(NamedTuple):
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def read_spec(name: str, raw: Any, required: bool) -> InputSpec | None:
+def read_spec(name: str, raw: object, required: bool) -> InputSpec | None:
     """One entry of a definition's `input`, or None when it cannot be read."""
     if isinstance(raw, str):
         raw = [raw]
     if not isinstance(raw, list | tuple) or not raw:
         return None
-    options = raw[1] if len(raw) > 1 and isinstance(raw[1], Mapping) else {}
+    options = foreign.mapping(raw[1]) if len(raw) > 1 else {}
     if isinstance(raw[0], list | tuple):
         return InputSpec(name, "COMBO", required, options, tuple(raw[0]))
     if not isinstance(raw[0], str):
         return None
+    listed = options.get("options")
     choices = None
-    if raw[0] == "COMBO" and isinstance(options.get("options"), list | tuple) and "remote" not in options:
-        choices = tuple(options["options"])
-    elif raw[0] == DYNAMIC_COMBO and isinstance(options.get("options"), list | tuple):
-        choices = tuple(o.get("key") for o in options["options"] if isinstance(o, Mapping))
+    if raw[0] == "COMBO" and isinstance(listed, list | tuple) and "remote" not in options:
+        choices = tuple(listed)
+    elif raw[0] == DYNAMIC_COMBO and isinstance(listed, list | tuple):
+        choices = tuple(option.get("key") for option in listed if isinstance(option, Mapping))
     return InputSpec(name, raw[0], required, options, choices)
 
 
-def _sections(inputs: Any) -> list[tuple[str, str, Any]]:
-    """The visible entries of a definition's `input`, as (section, name, raw spec)."""
-    if not isinstance(inputs, Mapping):
-        return []
-    found = []
+def entries(inputs: object) -> Iterator[tuple[bool, str, object]]:
+    """The visible entries of a definition's `input`, as (whether it is required, name, raw spec)."""
     for section in ("required", "optional"):
-        entries = inputs.get(section)
-        if isinstance(entries, Mapping):
-            found += [(section, str(name), raw) for name, raw in entries.items()]
-    return found
+        for name, raw in foreign.mapping(foreign.mapping(inputs).get(section)).items():
+            yield section == "required", str(name), raw
 
 
-def lay_out(inputs: Any, live: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, InputSpec]:
-    """The declared inputs by full name, dynamic ones according to the node's inputs."""
-    specs: dict[str, InputSpec] = {}
-    for section, name, raw in _sections(inputs):
-        full = f"{prefix}{name}"
-        spec = read_spec(full, raw, section == "required")
-        if spec is None:
-            continue
-        if spec.type == AUTOGROW:
-            specs.update(_grown(spec, live, depth))
-        elif spec.type == DYNAMIC_COMBO:
-            specs[full] = spec
-            specs.update(_chosen(spec, live, depth))
-        elif spec.type == DYNAMIC_SLOT:
-            specs[full] = spec
-            if full in live and depth < 8:
-                specs.update(lay_out(spec.options.get("inputs"), live, f"{full}.", depth + 1))
-        else:
-            specs[full] = spec
-    return specs
+def lay_out(inputs: object, live: Inputs, *, counts_missing: bool = True) -> dict[str, InputSpec]:
+    """The declared inputs by full name, dynamic ones according to the node's own inputs, `live`.
+
+    counts_missing: the server requires the first inputs of an autogrow group even where the node has none of them, as 0.33
+    does; 0.8.0 looked at those only that are there.
+    """
+    return _Layout(live, counts_missing).of(inputs, "", 0)
 
 
-def _grown(spec: InputSpec, live: Mapping[str, Any], depth: int) -> dict[str, InputSpec]:
-    template = spec.options.get("template")
-    if not isinstance(template, Mapping) or depth >= 8:
-        return {}
+class _Layout(NamedTuple):
+    live: Inputs
+    counts_missing: bool
+
+    def of(self, inputs: object, prefix: str, depth: int) -> dict[str, InputSpec]:
+        """The specs of one level of a definition's inputs and of what is nested in it."""
+        specs: dict[str, InputSpec] = {}
+        for required, name, raw in entries(inputs) if depth <= _DEEPEST else ():
+            spec = read_spec(f"{prefix}{name}", raw, required)
+            if spec is None:
+                continue
+            if spec.type == AUTOGROW:
+                specs |= self._grown(spec)
+                continue
+            specs[spec.name] = spec
+            if spec.type == DYNAMIC_COMBO:
+                specs |= self.of(chosen_inputs(spec, self.live.get(spec.name)), f"{spec.name}.", depth + 1)
+            elif spec.type == DYNAMIC_SLOT and spec.name in self.live:
+                specs |= self.of(spec.options.get("inputs"), f"{spec.name}.", depth + 1)
+        return specs
+
+    def _grown(self, spec: InputSpec) -> dict[str, InputSpec]:
+        group = autogrow_of(spec)
+        if group is None:
+            return {}
+        grown = {}
+        for index, name in enumerate(group.names):
+            required = group.element.required and index < group.least
+            if name in self.live or (required and self.counts_missing):
+                grown[name] = group.element._replace(name=name, required=required)
+        return grown
+
+
+def chosen_inputs(spec: InputSpec, choice: object) -> object:
+    """The raw inputs that a choice of a dynamic combo brings; None for a choice that it does not have."""
+    for option in foreign.mappings(spec.options.get("options")):
+        if option.get("key") == choice:
+            return option.get("inputs")
+    return None
+
+
+class Autogrow(NamedTuple):
+    """A group of inputs that grows: the full names of its inputs, how many of them are required, and what each takes."""
+
+    names: tuple[str, ...]
+    least: int
+    element: InputSpec
+    prefix: str | None
+
+
+def autogrow_of(spec: InputSpec) -> Autogrow | None:
+    """The group that an input of the type AUTOGROW declares, or None when it cannot be read."""
+    template = foreign.mapping(spec.options.get("template"))
+    # The server takes the first input of the first section that is not empty.
+    first = next(entries(template.get("input")), None)
+    element = read_spec(first[1], first[2], first[0]) if first is not None else None
+    if element is None:
+        return None
+    least = foreign.whole(template.get("min")) or 0
     names = template.get("names")
+    prefix = None
     if not isinstance(names, list | tuple):
-        most = template.get("max")
-        count = min(most, 100) if isinstance(most, int) and not isinstance(most, bool) else 100
-        names = [f"{template.get('prefix', '')}{index}" for index in range(count)]
-    entries = _sections(template.get("input"))
-    if not entries:
-        return {}
-    least = template.get("min")
-    least = least if isinstance(least, int) else 0
-    raw = entries[-1][2]
-    grown: dict[str, InputSpec] = {}
-    for index, name in enumerate(names):
-        full = f"{spec.name}.{name}"
-        if full in live:
-            section = "required" if index < least else "optional"
-            grown.update(lay_out({section: {name: raw}}, live, f"{spec.name}.", depth + 1))
-    return grown
-
-
-def _chosen(spec: InputSpec, live: Mapping[str, Any], depth: int) -> dict[str, InputSpec]:
-    options = spec.options.get("options")
-    if not isinstance(options, list | tuple) or depth >= 8:
-        return {}
-    key = live.get(spec.name)
-    for option in options:
-        if isinstance(option, Mapping) and option.get("key") == key:
-            return lay_out(option.get("inputs"), live, f"{spec.name}.", depth + 1)
-    return {}
+        prefix = str(template.get("prefix") or "")
+        most = foreign.whole(template.get("max"))
+        names = [f"{prefix}{index}" for index in range(_MOST_GROWN if most is None else most)]
+    full = tuple(f"{spec.name}.{name}" for name in names[:_MOST_GROWN])
+    return Autogrow(full, least, element, prefix)
 
 
 class Book:
@@ -187,24 +237,35 @@ class Book:
     def knows(self, class_type: str) -> bool:
         return self.definition(class_type) is not None
 
-    def specs(self, node: Mapping[str, Any]) -> dict[str, InputSpec]:
+    def specs(self, node: Node) -> dict[str, InputSpec]:
         """The inputs that the node's class declares, by full name; empty for a class that is not known."""
         class_type = class_of(node)
         if class_type not in self._static:
             self._read(class_type)
         if self._dynamic[class_type]:
-            definition = self.definition(class_type) or {}
-            return lay_out(definition.get("input"), inputs_of(node))
+            raw = (self.definition(class_type) or {}).get("input")
+            return lay_out(raw, inputs_of(node), counts_missing=self.is_recent(class_type))
         return self._static[class_type]
 
+    def spec(self, node: Node, name: str) -> InputSpec | None:
+        """The declared input of this name; also one that the node could have, as the next one of a group that grows."""
+        declared = self.specs(node).get(name)
+        if declared is None and self._dynamic[class_of(node)] and name not in inputs_of(node):
+            grown = {**node, "inputs": {**inputs_of(node), name: None}}
+            declared = self.specs(grown).get(name)
+        return declared
+
     def _read(self, class_type: str) -> None:
-        definition = self.definition(class_type) or {}
-        raw = definition.get("input")
+        raw = (self.definition(class_type) or {}).get("input")
         kinds = {
-            r[0] for _, _, r in _sections(raw) if isinstance(r, list | tuple) and r and isinstance(r[0], str)
+            spec.type for required, name, one in entries(raw) if (spec := read_spec(name, one, required))
         }
         self._dynamic[class_type] = bool(kinds & {AUTOGROW, DYNAMIC_COMBO, DYNAMIC_SLOT})
         self._static[class_type] = {} if self._dynamic[class_type] else lay_out(raw, {})
+
+    def is_recent(self, class_type: str) -> bool:
+        """Whether the definition comes from a server that judges as 0.33 does, by a key that 0.8.0 did not send."""
+        return "is_input_list" in (self.definition(class_type) or {})
 
     def outputs(self, class_type: str) -> tuple[Any, ...]:
         """The output types of a class; empty when it has none or is not known."""

@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from comfyskill.base import file_names, safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
-from comfyskill.graph.parameters import Parameter, nearest
+from comfyskill.graph.nearest import advice, choices_to_show, meant
+from comfyskill.graph.nodes import literal, wrapped
+from comfyskill.graph.parameters import Parameter
 from comfyskill.graph.specs import InputSpec
 
 _TRUE = frozenset({"true", "yes", "on", "1", "y"})
 _FALSE = frozenset({"false", "no", "off", "0", "n"})
 _INTEGER = re.compile(r"[+-]?\d{1,400}")
-MOST_SHOWN = 12
-# A list is shown whole when nothing in it is like the value, and it is short enough to be read.
-MOST_WHOLE, MOST_LETTERS = 100, 2000
-GET_THE_FILE = "get the file (scripts/check_deps.py WORKFLOW lists sources), or choose one of `allowed`"
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×X*,; ]\s*(\d{1,6})\s*")
 
 
@@ -31,7 +29,7 @@ class _Misfit(Exception):
     """A value that the input cannot take; the text says what it takes."""
 
 
-def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
+def convert(value: object, parameter: Parameter, *, validate: bool = True) -> Any:
     """The value in the input's own type, within its range and list; lists come back wrapped in `__value__`.
 
     With `validate` off, what cannot be converted or lies outside is passed on as it is.
@@ -40,7 +38,7 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
         SkillError: (exit 2) code "wrong_type", "out_of_range" or "not_in_list".
     """
     try:
-        converted = _of_type(value, parameter)
+        converted = _of_type(literal(value), parameter)
     except _Misfit as misfit:
         if not validate:
             return wrapped(value)
@@ -55,30 +53,31 @@ def convert(value: Any, parameter: Parameter, *, validate: bool = True) -> Any:
     return wrapped(converted)
 
 
-def wrapped(value: Any) -> Any:
-    """A list in the wrapping that keeps the server from taking it for a link; other values as they are."""
-    return {"__value__": list(value)} if isinstance(value, list | tuple) else value
-
-
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, str):
         return safe_text.quoted(value)
     return safe_text.name(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _of_type(value: Any, parameter: Parameter) -> Any:
-    kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
+def _of_type(value: object, parameter: Parameter) -> Any:
     if parameter.type == "COMBO":
         return _choice(value, parameter)
+    kinds = parameter.spec.types if parameter.spec is not None else {parameter.type}
+    misfits = []
     for kind, read in _READERS.items():
         if kind in kinds:
-            return read(value, parameter)
-    if parameter.spec is not None and not parameter.spec.is_widget and not parameter.spec.takes_any:
+            try:
+                return read(value, parameter)
+            except _Misfit as misfit:
+                misfits.append(str(misfit))
+    if misfits:
+        raise _Misfit(" or ".join(dict.fromkeys(misfits)))
+    if parameter.spec is not None and not parameter.spec.takes_value:
         raise _Misfit(f"a link from a node that gives {safe_text.name(parameter.type)}")
     return _like_now(value, parameter)
 
 
-def _integer(value: Any, _: Parameter) -> int:
+def _integer(value: object, _: Parameter) -> int:
     if isinstance(value, str):
         text = value.strip()
         if _INTEGER.fullmatch(text):
@@ -100,7 +99,7 @@ def _float_or_none(text: str) -> float | None:
         return None
 
 
-def _number(value: Any, _: Parameter) -> float:
+def _number(value: object, _: Parameter) -> float:
     if isinstance(value, str):
         value = _float_or_none(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -114,7 +113,7 @@ def _number(value: Any, _: Parameter) -> float:
     return number
 
 
-def _either_number(value: Any, parameter: Parameter) -> int | float:
+def _either_number(value: object, parameter: Parameter) -> int | float:
     """A number whose kind is not known: whole ones stay whole."""
     try:
         return _integer(value, parameter)
@@ -122,7 +121,7 @@ def _either_number(value: Any, parameter: Parameter) -> int | float:
         return _number(value, parameter)
 
 
-def _text(value: Any, _: Parameter) -> str:
+def _text(value: object, _: Parameter) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -130,11 +129,13 @@ def _text(value: Any, _: Parameter) -> str:
     raise _Misfit("a text")
 
 
-def _truth(value: Any, parameter: Parameter) -> bool:
+def _truth(value: object, parameter: Parameter) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().casefold() if isinstance(value, str | int | float) else ""
     options = parameter.spec.options if parameter.spec is not None else {}
+    if parameter.spec is not None and "STRING" in parameter.spec.types and word not in ("true", "false"):
+        raise _Misfit("true or false")
     on, off = (str(options.get(label, "")).casefold() for label in ("label_on", "label_off"))
     if word in _TRUE or (word and word == on):
         return True
@@ -143,7 +144,7 @@ def _truth(value: Any, parameter: Parameter) -> bool:
     raise _Misfit("true or false")
 
 
-def _choice(value: Any, parameter: Parameter) -> Any:
+def _choice(value: object, parameter: Parameter) -> Any:
     """A member of the list, found by its text when the list holds numbers or other path separators."""
     choices = parameter.spec.choices if parameter.spec is not None else None
     if isinstance(value, str) and value.startswith("[") and _multiple(parameter):
@@ -169,7 +170,7 @@ def _choice(value: Any, parameter: Parameter) -> Any:
     return value
 
 
-def _member(value: Any, choices: Sequence[Any]) -> bool:
+def _member(value: object, choices: Sequence[Any]) -> bool:
     return any(choice is value or (type(choice) is type(value) and choice == value) for choice in choices)
 
 
@@ -184,7 +185,7 @@ def _json_or_none(text: str) -> Any:
         return None
 
 
-def _list(value: Any, _: Parameter) -> list[Any]:
+def _list(value: object, _: Parameter) -> list[Any]:
     if isinstance(value, str):
         read = _json_or_none(value)
         if read is None and re.fullmatch(r"\s*-?[\d.]+\s*(,\s*-?[\d.]+\s*)*", value):
@@ -196,7 +197,7 @@ def _list(value: Any, _: Parameter) -> list[Any]:
     raise _Misfit("a list, such as [1, 2]")
 
 
-def _object(value: Any, _: Parameter) -> dict[str, Any]:
+def _object(value: object, _: Parameter) -> dict[str, Any]:
     if isinstance(value, str):
         value = _json_or_none(value)
     if isinstance(value, dict):
@@ -204,7 +205,20 @@ def _object(value: Any, _: Parameter) -> dict[str, Any]:
     raise _Misfit("an object in JSON")
 
 
-def _like_now(value: Any, parameter: Parameter) -> Any:
+_BOX = ("x", "y", "width", "height")
+
+
+def _box(value: object, parameter: Parameter) -> dict[str, Any]:
+    try:
+        box = _object(value, parameter)
+    except _Misfit:
+        box = {}
+    if all(foreign.number(box.get(side)) is not None for side in _BOX):
+        return box
+    raise _Misfit('an object such as {"x": 0, "y": 0, "width": 512, "height": 512}')
+
+
+def _like_now(value: object, parameter: Parameter) -> Any:
     """A value for an input of an unknown type: read as JSON when the present value is a list or an object."""
     if isinstance(parameter.value, dict):
         return _object(value, parameter)
@@ -215,21 +229,31 @@ def _like_now(value: Any, parameter: Parameter) -> Any:
     return value
 
 
-_READERS = {
-    "BOOLEAN": _truth,
+# Tried in this order for an input of several types: "5" is a number before it is a truth value, and text comes last.
+_READERS: Mapping[str, Callable[[Any, Parameter], object]] = {
     "INT": _integer,
     "FLOAT": _number,
     "NUMBER": _either_number,
-    "STRING": _text,
-    "LIST": _list,
+    "BOOLEAN": _truth,
+    "BOUNDING_BOX": _box,
+    "CURVE": _object,
+    "RANGE": _object,
+    "COMPOSITOR": _object,
+    "DICT": _object,
     "OBJECT": _object,
+    "LOAD3D_CAMERA": _object,
+    "LOAD3D_MODEL_INFO": _object,
+    "BOUNDING_BOXES": _list,
+    "COLORS": _list,
+    "ARRAY": _list,
+    "FLOATS": _list,
+    "LIST": _list,
+    "COLOR": _text,
+    "STRING": _text,
 }
 
 
-# ---- limits ------------------------------------------------------------------------------------------
-
-
-def _within(value: Any, parameter: Parameter, spec: InputSpec) -> Any:
+def _within(value: object, parameter: Parameter, spec: InputSpec) -> Any:
     """The value, when the input's range and list allow it."""
     if isinstance(value, int | float) and not isinstance(value, bool) and spec.choices is None:
         low, high = spec.number("min"), spec.number("max")
@@ -242,7 +266,7 @@ def _within(value: Any, parameter: Parameter, spec: InputSpec) -> Any:
     return value
 
 
-def may_be_unlisted(value: Any, parameter: Parameter) -> bool:
+def may_be_unlisted(value: object, parameter: Parameter) -> bool:
     """Whether the server may know this file although its list does not: lists hold the top folder only."""
     if parameter.upload is None or not isinstance(value, str):
         return False
@@ -263,7 +287,7 @@ def _out_of_range(
     )
 
 
-def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
+def not_in_list(value: object, parameter: Parameter, choices: Sequence[Any]) -> SkillError:
     """The refusal of a value that is not in an input's list, the nearest allowed values first."""
     listed = [str(choice) for choice in choices]
     twin = meant(str(value), listed)
@@ -278,73 +302,6 @@ def not_in_list(value: Any, parameter: Parameter, choices: Sequence[Any]) -> Ski
         allowed={"count": len(listed), "items": choices_to_show(str(value), listed)},
         **details,
     )
-
-
-def meant(value: str, listed: Sequence[str]) -> str | None:
-    """The one listed value that is `value` but for its folder, its model suffix or its case; None when unclear."""
-    for strip in (_spelled, _stem):
-        twins = {item for item in listed if strip(item) == strip(value)}
-        if len(twins) == 1:
-            return twins.pop()
-    return None
-
-
-def _spelled(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1].strip().casefold()
-
-
-def _stem(name: str) -> str:
-    """A name without folder and model suffix; other dots, as in `v1.5`, belong to the name."""
-    plain = _spelled(name)
-    return next(
-        (plain.removesuffix(suffix) for suffix in file_names.MODEL_SUFFIXES if plain.endswith(suffix)), plain
-    )
-
-
-def is_model_file(name: str) -> bool:
-    """Whether a value is named like a model file."""
-    return name.casefold().endswith(tuple(file_names.MODEL_SUFFIXES))
-
-
-def advice(value: str, listed: Sequence[str]) -> str:
-    """What to do about a value that is not in the list, without the list itself."""
-    if not listed:
-        return "the server's list is empty: it has no such files"
-    twin = meant(value, listed)
-    if twin is not None:
-        return f"did you mean {safe_text.quoted(twin)}?"
-    if is_model_file(value):
-        return GET_THE_FILE
-    near = nearest(value, listed, 3)
-    return (
-        f"the nearest: {safe_text.quoted_list(near)} (see `allowed`)" if near else "choose one of `allowed`"
-    )
-
-
-def nearest_choices(word: str, listed: Sequence[str], count: int = MOST_SHOWN) -> list[str]:
-    """At most `count` allowed values: the one that was meant, those most like `word`, then the list's own order."""
-    stem = re.split(r"[\\/]", word)[-1].rsplit(".", 1)[0]
-    twin = meant(word, listed)
-    near = list(
-        dict.fromkeys(
-            [
-                *([twin] if twin is not None else []),
-                *nearest(word, listed, count),
-                *(nearest(stem, listed, count) if stem else []),
-            ]
-        )
-    )
-    rest = (choice for choice in listed if choice not in near)
-    while len(near) < count and (choice := next(rest, None)) is not None:
-        near.append(choice)
-    return near[:count]
-
-
-def choices_to_show(word: str, listed: Sequence[str]) -> list[str]:
-    """What a refusal shows of a list: the values nearest to `word`; the whole list when none is near and it is short."""
-    near = meant(word, listed) is not None or nearest(word, listed, 1)
-    whole = len(listed) <= MOST_WHOLE and sum(map(len, listed)) <= MOST_LETTERS and not near
-    return nearest_choices(word, listed, len(listed) if whole else MOST_SHOWN)
 
 
 def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
@@ -402,7 +359,7 @@ def _bad_args(why: str) -> SkillError:
     )
 
 
-def two_numbers(value: Any) -> tuple[Any, Any]:
+def two_numbers(value: object) -> tuple[Any, Any]:
     """Width and height of a size such as "640x480" or [640, 480]. Raises SkillError (exit 2, "wrong_type")."""
     if isinstance(value, list | tuple) and len(value) == 2:
         return value[0], value[1]

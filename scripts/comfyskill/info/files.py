@@ -10,26 +10,33 @@ from pathlib import Path
 from comfyskill.base import file_names, foreign, paths, picture_files, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.programs import command
+from comfyskill.editor.read import subgraphs_of
 from comfyskill.info.questions import about, offered
 from comfyskill.run import collect, inputs
 from comfyskill.server.protocol import Dialect, FileRef
-from comfyskill.source import read
+from comfyskill.source import on_server
+
+# The prefix with which a command names a workflow of each kind.
+PREFIXES = {"template": "template", "workflow": "server", "subgraph": "subgraph"}
 
 
 def workflow(
     server: Dialect, kind: str, name: str, save: Path | None, *, overwrite: bool = False
 ) -> Document:
-    """One template or saved workflow: what is in it, and where it was saved.
+    """One template, saved workflow or blueprint: what is in it, and where it was saved.
+
+    `kind`: a key of `PREFIXES`.
 
     Raises:
         SkillError: no such workflow; the file exists and `overwrite` is not set.
     """
     if save is not None:
         _refuse_existing(save, overwrite)
-    fetch = read.template if kind == "template" else read.saved
-    what = "workflow templates" if kind == "template" else "saved workflows"
+    prefix = PREFIXES[kind]
     try:
-        document, notes = offered(server, what, lambda: fetch(server, name))
+        document, notes = offered(
+            server, f"{on_server.KINDS[prefix].what}s", lambda: on_server.fetch(server, prefix, name)
+        )
     except SkillError as error:
         if error.code != "no_such_workflow":
             raise
@@ -39,17 +46,11 @@ def workflow(
     if notes:
         answer["notes"] = notes
     if save is None:
-        return answer | {
-            "hint": "add --save FILE to keep it, or run it: "
-            + command("run_workflow.py", _spec(kind, name), *server.flags)
-        }
+        run = command("run_workflow.py", f"{prefix}:{name}", *server.flags)
+        return answer | {"hint": f"add --save FILE to keep it, or run it: {run}"}
     data = (json.dumps(document, indent=2) + "\n").encode()
     file_names.write_whole(save, data)
     return answer | {"file": str(paths.absolute(save)), "bytes": len(data)}
-
-
-def _spec(kind: str, name: str) -> str:
-    return f"{'template' if kind == 'template' else 'server'}:{name}"
 
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:
@@ -66,15 +67,30 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 
 
 def _contents(document: object) -> Document:
-    """Format and size of a workflow, in either format."""
+    """Format and size of a workflow, in either format; of one subgraph also its inputs and outputs."""
     if not isinstance(document, Mapping):
         return {"format": "unknown", "nodes": 0}
-    if isinstance(document.get("nodes"), list):
-        form, key, nodes = "editor", "type", foreign.mappings(document["nodes"])
-    else:
-        form, key, nodes = "api", "class_type", foreign.mappings(list(document.values()))
-    classes = sorted({str(node.get(key)) for node in nodes})
-    return {"format": form, "nodes": len(nodes), "classes": classes[:40]}
+    if not isinstance(document.get("nodes"), list):
+        nodes = foreign.mappings(list(document.values()))
+        return {"format": "api", "nodes": len(nodes), "classes": _first_classes(nodes, "class_type")}
+    nodes = foreign.mappings(document["nodes"])
+    inside = {foreign.text(graph.get("id")): graph for graph in subgraphs_of(document)}
+    found: Document = {"format": "editor", "nodes": len(nodes)}
+    if len(nodes) != 1 or nodes[0].get("type") not in inside:
+        return found | {"classes": _first_classes(nodes, "type")}
+    graph = inside[nodes[0]["type"]]
+    inner = [node for graph in inside.values() for node in foreign.mappings(graph.get("nodes"))]
+    found["classes"] = _first_classes([node for node in inner if node.get("type") not in inside], "type")
+    for key in ("inputs", "outputs"):
+        found[key] = [
+            {"name": entry.get("label") or entry.get("name"), "type": entry.get("type")}
+            for entry in foreign.mappings(graph.get(key))
+        ]
+    return found
+
+
+def _first_classes(nodes: Sequence[Mapping[str, object]], key: str) -> list[str]:
+    return sorted({str(node.get(key)) for node in nodes})[:40]
 
 
 def upload(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
+from comfyskill.base.programs import command
 from comfyskill.info import node_search
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
+from comfyskill.source import on_server
 
 T = TypeVar("T")
 LIST_LIMIT = 50
@@ -338,23 +341,27 @@ def _template(entry: Mapping[str, object], group: Mapping[str, object]) -> Docum
 
 
 def subgraphs(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
-    """The subgraph blueprints of the server's node packs."""
-    listed = offered(server, "subgraph blueprints", lambda: server.get_json("global_subgraphs"))
-    rows = []
-    for identity, raw in foreign.mapping(listed).items():
-        entry = foreign.mapping(raw)
-        pack = foreign.mapping(entry.get("info")).get("node_pack")
-        rows.append({"id": identity, "name": _text(entry.get("name")), "from": _text(pack)})
-    wanted = (text or "").lower()
-    return about(server) | shortened([row for row in rows if wanted in str(row["name"]).lower()], full)
+    """The subgraph blueprints of the server; their ids only where two have one name, or with `full`."""
+    found = offered(server, "subgraph blueprints", lambda: on_server.blueprints(server))
+    often = Counter(blueprint.name for blueprint in found)
+    words = (text or "").lower().split()
+    rows = [
+        {"name": _text(blueprint.name), "from": _text(blueprint.pack) or None}
+        | ({"id": blueprint.id} if full or often[blueprint.name] > 1 else {})
+        for blueprint in found
+        if all(word in blueprint.name.lower() for word in words)
+    ]
+    answer = about(server) | shortened(rows, full)
+    if rows:
+        spec = f"subgraph:{rows[0]['name']}"
+        answer["next"] = [command("extract_schema.py", spec, *server.flags)]
+    return answer
 
 
 def saved_workflows(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflows saved on the server."""
-    from comfyskill.source import read
-
     if server.api == "v2":
         # On other servers a missing folder means that nothing was saved yet; here the route itself may be missing.
         offered(server, "saved workflows", lambda: server.get_json("userdata", {"dir": "workflows/"}))
-    names = offered(server, "saved workflows", lambda: read.saved_names(server))
+    names = offered(server, "saved workflows", lambda: on_server.saved_names(server))
     return about(server) | shortened(_matching(names, text), full)

@@ -7,7 +7,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from comfyskill.base import foreign
 
 MIB = 1024**2
 GIB = 1024**3
@@ -59,7 +60,7 @@ def size(value: object, unit: str = "b") -> int | None:
     return int(number * factor) if factor and number > 0 else None
 
 
-def json_in(text: str) -> Any:
+def json_in(text: str) -> object:
     """The JSON document in a tool's output, also after warnings that it printed first; None when there is none."""
     decoder = json.JSONDecoder()
     for match in re.finditer(r"^[ \t]*[\[{]", text, re.MULTILINE):
@@ -71,17 +72,15 @@ def json_in(text: str) -> Any:
     return None
 
 
-def dictionaries(value: object) -> list[dict[str, Any]]:
+def dictionaries(value: object) -> list[dict[str, object]]:
     """The objects in a JSON value that is one object or a list of them (PowerShell drops the list of one)."""
     if isinstance(value, dict):
         return [value]
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _lower(mapping: object) -> dict[str, Any]:
-    if not isinstance(mapping, Mapping):
-        return {}
-    return {str(key).strip().lower(): value for key, value in mapping.items()}
+def _lower(fields: object) -> dict[str, object]:
+    return {key.strip().lower(): value for key, value in foreign.mapping(fields).items()}
 
 
 def text_in(value: object) -> str:
@@ -251,7 +250,7 @@ def rocm_smi_text(text: str) -> list[Gpu]:
     return [gpu for key, card in cards.items() if (gpu := _rocm_card(key, card, "rocm-smi (text)"))]
 
 
-def _rocm_card(key: str, card: Mapping[str, Any], source: str) -> Gpu | None:
+def _rocm_card(key: str, card: Mapping[str, object], source: str) -> Gpu | None:
     fields = _lower(card)
     vram = _rocm_memory(fields, "vram")
     names = (text_in(fields.get(name)) for name in ("card series", "device name", "card model", "card sku"))
@@ -263,7 +262,7 @@ def _rocm_card(key: str, card: Mapping[str, Any], source: str) -> Gpu | None:
     return amd_gpu(name, vram, _rocm_memory(fields, "gtt"), gfx, int(digits[0]) if digits else 0, source)
 
 
-def _rocm_memory(fields: Mapping[str, Any], kind: str) -> int | None:
+def _rocm_memory(fields: Mapping[str, object], kind: str) -> int | None:
     for key, value in fields.items():
         words = re.split(r"[\s_]+", key)
         if words[0] == kind and "total" in words and "used" not in words:
@@ -305,7 +304,7 @@ def intel_gpu(name: str, memory: int | None, index: int, source: str) -> Gpu:
 
 def xpu_smi(texts: Iterable[str]) -> list[Gpu]:
     """GPUs of `xpu-smi discovery -j` and `xpu-smi discovery -d N -j` (only the latter reports memory in 1.x)."""
-    devices: dict[int, dict[str, Any]] = {}
+    devices: dict[int, dict[str, object]] = {}
     for text in texts:
         value = json_in(text)
         if isinstance(value, dict) and "device_list" in value:
@@ -368,7 +367,7 @@ def windows_cim(text: str) -> list[Gpu]:
 
 def wmic(text: str) -> list[Gpu]:
     """GPUs of `wmic path Win32_VideoController get ... /format:list`."""
-    entries: list[dict[str, Any]] = [{}]
+    entries: list[dict[str, str]] = [{}]
     for line in text.splitlines():
         key, equals, cell = line.strip().partition("=")
         if not equals:
@@ -385,7 +384,7 @@ def _registry_size(value: object) -> int | None:
     return size(value)
 
 
-def _windows(entries: Iterable[Mapping[str, Any]], registry: Mapping[str, int], source: str) -> list[Gpu]:
+def _windows(entries: Iterable[Mapping[str, object]], registry: Mapping[str, int], source: str) -> list[Gpu]:
     gpus: list[Gpu] = []
     for entry in entries:
         name = text_in(entry.get("Name"))
@@ -432,7 +431,7 @@ def apple(brand: str, profiler: str, memory: int | None) -> list[Gpu]:
     return gpus
 
 
-def apple_chip(name: str) -> dict[str, Any] | None:
+def apple_chip(name: str) -> dict[str, object] | None:
     """Generation and variant of an Apple chip: `Apple M3 Max` gives 3 and `Max`; None for another name."""
     match = re.search(r"\bApple M(\d+)(?:\s+(Pro|Max|Ultra))?", name)
     return {"generation": int(match[1]), "variant": match[2] or "base"} if match else None

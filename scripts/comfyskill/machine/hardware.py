@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import paths, programs, safe_text
+from comfyskill.base.cli import Document
 from comfyskill.machine import gpus as desktop
 from comfyskill.machine import system as system_of
 from comfyskill.machine import verdict as machine_verdict
 from comfyskill.machine.gpus import GIB, Gpu
+from comfyskill.machine.verdict import Facts, Verdict
 
 # Importing PyTorch from a cold disk takes several seconds; the whole check stays under ten.
 PYTORCH_LIMIT_S = 8.5
@@ -137,7 +138,7 @@ def pytorch_python(workspace: Path) -> str:
     return sys.executable
 
 
-def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
+def _pytorch(answer: programs.Answer, program: str) -> Document:
     report = desktop.json_in(answer.text)
     found = (
         report
@@ -147,8 +148,8 @@ def _pytorch(answer: programs.Answer, program: str) -> dict[str, Any]:
     return {"python": program, **found}
 
 
-def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, Any]:
-    """The whole hardware report as a JSON value. Never raises for a tool's answer; takes under ten seconds."""
+def check(workspace: Path | None = None, *, pytorch: bool = False) -> Document:
+    """The whole hardware report of this machine. Never raises for a tool's answer; takes under ten seconds."""
     start = time.monotonic()
     here = system_of.place()
     folder = paths.absolute(workspace or system_of.default_workspace(here))
@@ -161,94 +162,90 @@ def check(workspace: Path | None = None, *, pytorch: bool = False) -> dict[str, 
         asked, limits=limits, places=[str(here.root / place.lstrip("/")) for place in PLACES]
     )
     said = {name: answers[name].text for name in asked}
-    memory = system_of.memory(here, said)
-    gpus = find_gpus(here, said, memory["usable"])
+    memory, disk, python = system_of.memory(here, said), system_of.disk(folder), system_of.python()
+    gpus = find_gpus(here, said, memory.usable)
     seen = [gpu for gpu in gpus if not machine_verdict.is_hidden(gpu)]
-    best = max(seen, key=lambda gpu: machine_verdict.worth(gpu, memory["usable"]), default=None)
-    if best is not None and best.vendor == "other":
-        best = None
-    disk, python = system_of.disk(folder), system_of.python()
-    rosetta = here.system == "Darwin" and said["sysctl translated"].strip() == "1"
-    installed = (folder / "main.py").is_file()
-    verdict = machine_verdict.judge(
-        here, best, memory, disk, python, rosetta, installed, hidden=len(seen) < len(gpus)
+    best = max(seen, key=lambda gpu: machine_verdict.worth(gpu, memory.usable), default=None)
+    facts = Facts(
+        here.system,
+        None if best is None or best.vendor == "other" else best,
+        memory,
+        hidden=len(seen) < len(gpus),
+        workspace=folder,
+        free_disk=disk.free,
+        installed=(folder / "main.py").is_file(),
+        python_bits=python["bits"],
+        rosetta=here.system == "Darwin" and said["sysctl translated"].strip() == "1",
+        wsl=system_of.is_wsl(here),
     )
-    flags = machine_verdict.install_flags(here, best, verdict)
-    report = _report(here, verdict, best, gpus, memory, flags)
-    report["system"] |= {"rosetta": rosetta}
-    space = {"workspace": disk["workspace"], "free_gb": _gb(disk["free"]), "total_gb": _gb(disk["total"])}
-    report |= {"disk": space, "python": python, "installed": installed, "tools": _tools(answers)}
-    if pytorch:
-        report["pytorch"] = _pytorch(answers["pytorch"], asked["pytorch"][0])
-    if here.simulated:
-        report["simulated"] = True
-    return report | {"seconds": round(time.monotonic() - start, 2)}
-
-
-def suppose(vram_gb: float, ram_gb: float | None) -> dict[str, Any]:
-    """The verdict and the families for another machine with one graphics card of this memory (0: no card)."""
-    there = system_of.Place("Linux", "x86_64", Path("/nowhere"), simulated=False)
-    gpu = Gpu("nvidia", "a graphics card", int(vram_gb * GIB), "asked for") if vram_gb else None
-    ram = None if ram_gb is None else int(ram_gb * GIB)
-    memory = {"total": ram, "limit": None, "usable": ram}
-    verdict = machine_verdict.judge(there, gpu, memory, {"free": None}, {"bits": 64}, False, False)
-    notes = [
-        *verdict.notes,
-        "this machine was not examined; the card is assumed to compute in fp8",
-    ]
-    if ram is None:
-        notes.append("`tight` also needs the system memory in `ram_gb`: give it with --ram GB")
-    report = _report(there, verdict._replace(notes=notes), gpu, [gpu] if gpu else [], memory, [])
-    kept = ("status", "code", "message", "hint", "retryable", "verdict", "usable_locally", "reasons", "blockers", "notes",
-            "best_gpu", "memory", "families")  # fmt: skip
-    asked = {"asked_for": {"vram_gb": vram_gb, "ram_gb": ram_gb}}
-    return {key: report[key] for key in kept if key in report} | asked
-
-
-def _report(
-    here: system_of.Place,
-    verdict: machine_verdict.Verdict,
-    best: Gpu | None,
-    gpus: Sequence[Gpu],
-    memory: Mapping[str, Any],
-    flags: list[str],
-) -> dict[str, Any]:
-    usable = verdict.verdict != "cloud" and not verdict.blockers
-    report: dict[str, Any] = {"status": "ok" if usable else "unsuitable"}
-    if not usable:
-        report |= _unsuitable(verdict)
-    vram = machine_verdict.usable_memory(best, memory["usable"]) if best else 0
-    fp8 = here.system != "Darwin" and not (
-        here.system == "Windows" and best is not None and best.vendor == "amd"
-    )
-    budget = machine_verdict.Budget(
-        vram, memory["usable"], unified=best is not None and best.unified, fp8=fp8
-    )
-    return report | {
-        "verdict": verdict.verdict,
-        "usable_locally": usable,
-        "reasons": verdict.reasons,
-        "blockers": verdict.blockers,
-        "notes": verdict.notes,
+    verdict = machine_verdict.judge(facts)
+    flags = machine_verdict.install_flags(facts, verdict)
+    found = report(facts, verdict) | {
         "install": {
             "flags": flags,
             "command": safe_text.shell_words(["comfy", "--skip-prompt", "install", *flags]),
         },
-        "best_gpu": _gpu(best, memory["usable"]) if best else None,
-        "gpus": [_gpu(gpu, memory["usable"]) for gpu in gpus],
-        "memory": {f"{name}_gb": _gb(memory[name]) for name in ("total", "limit", "usable")},
+        "gpus": [_gpu(gpu, memory.usable) for gpu in gpus],
         "system": {
             "name": here.system,
             "machine": here.machine,
-            "wsl": system_of.is_wsl(here),
+            "wsl": facts.wsl,
             "container": system_of.in_container(here),
+            "rosetta": facts.rosetta,
         },
-        "families": machine_verdict.table(budget),
-        "next": _next(usable, verdict),
+        "disk": {
+            "workspace": str(disk.workspace),
+            "free_gb": _gb(disk.free),
+            "total_gb": _gb(disk.total),
+        },
+        "python": python,
+        "installed": facts.installed,
+        "tools": _tools(answers),
+        "next": _next(verdict),
+    }
+    if pytorch:
+        found["pytorch"] = _pytorch(answers["pytorch"], asked["pytorch"][0])
+    if here.simulated:
+        found["simulated"] = True
+    return found | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def suppose(vram_gb: float, ram_gb: float | None) -> Document:
+    """The verdict and the families for another machine with one graphics card of this memory (0: no card)."""
+    gpu = Gpu("nvidia", "a graphics card", int(vram_gb * GIB), "asked for") if vram_gb else None
+    ram = None if ram_gb is None else int(ram_gb * GIB)
+    facts = Facts("Linux", gpu, system_of.Memory(total=ram, usable=ram))
+    verdict = machine_verdict.judge(facts)
+    notes = [*verdict.notes, "this machine was not examined; the card is assumed to compute in fp8"]
+    if ram is None:
+        notes.append("`tight` also needs the system memory in `ram_gb`: give it with --ram GB")
+    asked = {"asked_for": {"vram_gb": vram_gb, "ram_gb": ram_gb}}
+    return report(facts, verdict._replace(notes=notes)) | asked
+
+
+def report(facts: Facts, verdict: Verdict) -> Document:
+    """What follows from the facts: the verdict, why, and which model families fit."""
+    found: Document = {"status": "ok" if verdict.usable else "unsuitable"}
+    if not verdict.usable:
+        found |= _unsuitable(verdict)
+    memory = facts.memory
+    return found | {
+        "verdict": verdict.verdict,
+        "usable_locally": verdict.usable,
+        "reasons": verdict.reasons,
+        "blockers": verdict.blockers,
+        "notes": verdict.notes,
+        "best_gpu": _gpu(facts.gpu, memory.usable) if facts.gpu else None,
+        "memory": {
+            "total_gb": _gb(memory.total),
+            "limit_gb": _gb(memory.limit),
+            "usable_gb": _gb(memory.usable),
+        },
+        "families": machine_verdict.table(machine_verdict.budget(facts)),
     }
 
 
-def _unsuitable(verdict: machine_verdict.Verdict) -> dict[str, Any]:
+def _unsuitable(verdict: Verdict) -> Document:
     if verdict.verdict == "cloud":
         return {
             "code": "use_cloud",
@@ -264,16 +261,16 @@ def _unsuitable(verdict: machine_verdict.Verdict) -> dict[str, Any]:
     }
 
 
-def _next(usable: bool, verdict: machine_verdict.Verdict) -> list[str]:
-    if usable:
+def _next(verdict: Verdict) -> list[str]:
+    if verdict.usable:
         return [programs.command("comfyui_setup.py", "--dry-run")]
     if verdict.verdict == "cloud":
         return [programs.command("health_check.py", "--host", "https://cloud.comfy.org")]
     return [programs.command("hardware_check.py")]
 
 
-def _gpu(gpu: Gpu, memory: int | None) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _gpu(gpu: Gpu, memory: int | None) -> Document:
+    described: Document = {
         "vendor": gpu.vendor,
         "name": gpu.name,
         "index": gpu.index,
@@ -299,9 +296,9 @@ def _gb(value: int | None) -> float | None:
     return None if value is None else round(value / GIB, 1)
 
 
-def _tools(answers: Mapping[str, programs.Answer]) -> dict[str, Any]:
+def _tools(answers: Mapping[str, programs.Answer]) -> Document:
     """How each installed tool answered, and the names of the absent ones."""
-    answered: dict[str, Any] = {}
+    answered: Document = {}
     for name, answer in answers.items():
         if not answer.found:
             continue

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
 from comfyskill.base import cli, flags, foreign, paths, programs, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
 from comfyskill.server import connect, node_definitions
@@ -94,7 +94,7 @@ def definitions_readable(server: Dialect) -> Check:
 
 def has_model(server: Dialect) -> Check:
     """The server has at least one checkpoint or diffusion model."""
-    counts: dict[str, Any] = {}
+    counts: Document = {}
     for folder in ("checkpoints", "diffusion_models"):
         try:
             counts[folder] = len(server.models(folder))
@@ -135,7 +135,7 @@ def disk_space(server: Dialect) -> Check:
     return warn("disk", message, "free up space, or move models") if free < 10 * GIB else ok("disk", message)
 
 
-def _written_folder(argv: Any) -> Path:
+def _written_folder(argv: object) -> Path:
     """Where the server writes outputs, from its command line, else comfy-cli's default."""
     words = [str(word) for word in argv] if isinstance(argv, list) else []
     for flag in ("--output-directory", "--base-directory"):
@@ -161,7 +161,7 @@ def queue_moves(server: Dialect) -> Check:
             break
     running = [job for job in jobs if job.phase == "running"]
     pending = len(jobs) - len(running)
-    counts: dict[str, Any] = {"running": len(running), "pending": pending}
+    counts: Document = {"running": len(running), "pending": pending}
     if server.api != "local" and _waits_only(jobs):
         # A service may have no machine free for a while.
         return ok("queue", f"{pending} waiting, none running yet", **counts)
@@ -189,7 +189,7 @@ def _begun(server: Dialect, job: JobSummary) -> float | None:
     return max([job.created, *(other.ended for other in server.list_jobs(1) if other.ended)])
 
 
-def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[str, Any]) -> Check:
+def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[str, object]) -> Check:
     span = f"{seconds / 3600:.1f} hours" if seconds >= LONG_RUN_S else f"{seconds / 60:.0f} minutes"
     message, fix = f"a job has been running for {span}", None
     if server.api == "local":
@@ -203,7 +203,7 @@ def _runs_long(server: Dialect, prompt_id: str, seconds: float, counts: Mapping[
     return warn("queue", message, fix, prompt_id=prompt_id, **counts)
 
 
-def _waits_only(jobs: Any) -> bool:
+def _waits_only(jobs: Sequence[JobSummary]) -> bool:
     return bool(jobs) and not any(job.phase == "running" for job in jobs)
 
 
@@ -323,9 +323,9 @@ class Check(NamedTuple):
     result: str
     message: str
     fix: str | None = None
-    details: Mapping[str, Any] = {}
+    details: Mapping[str, object] = {}
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """The row of the report."""
         row = {"name": self.name, "result": self.result, "message": self.message}
         if self.fix:
@@ -333,17 +333,17 @@ class Check(NamedTuple):
         return row | dict(self.details)
 
 
-def ok(name: str, message: str, **details: Any) -> Check:
+def ok(name: str, message: str, **details: object) -> Check:
     """A check that passed."""
     return Check(name, "ok", message, details=details)
 
 
-def warn(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+def warn(name: str, message: str, fix: str | None = None, **details: object) -> Check:
     """A check that passed in part."""
     return Check(name, "warn", message, fix, details)
 
 
-def fail(name: str, message: str, fix: str | None = None, **details: Any) -> Check:
+def fail(name: str, message: str, fix: str | None = None, **details: object) -> Check:
     """A check that failed."""
     return Check(name, "fail", message, fix, details)
 
@@ -406,15 +406,15 @@ def comfy_cli(url: str) -> Check:
             "comfy-cli is not installed; only installing and starting ComfyUI need it",
             setup_command(),
         )
-    return ok("comfy_cli", f"comfy-cli {found.version}", program=safe_text.shell_words(found.words))
+    return ok("comfy_cli", f"comfy-cli {found.version}", program=found.program)
 
 
-def look_around() -> list[dict[str, Any]]:
+def look_around() -> list[Document]:
     """What listens on ComfyUI's usual ports of this machine."""
     found = []
     for port, what in LOCAL_PORTS.items():
         seen = setup_run.look_at(port)
-        row: dict[str, Any] = {"url": f"http://127.0.0.1:{port}", "what": what, "state": seen.state}
+        row: Document = {"url": f"http://127.0.0.1:{port}", "what": what, "state": seen.state}
         if seen.version:
             row["comfyui_version"] = seen.version
         if seen.what:
@@ -423,7 +423,7 @@ def look_around() -> list[dict[str, Any]]:
     return found
 
 
-def choose(host: str | None, api: str = "auto") -> tuple[str, list[dict[str, Any]], list[Check]]:
+def choose(host: str | None, api: str = "auto") -> tuple[str, list[Document], list[Check]]:
     """The server to check, what was found on the usual ports, and checks about the choice.
 
     A given host or $COMFY_HOST is kept in any case: the scripts will use it. Else the first of

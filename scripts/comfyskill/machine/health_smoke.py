@@ -6,10 +6,9 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.machine.health import Check, fail, ok, skipped, warn
 from comfyskill.server.protocol import Dialect, JobState, Submission
 
@@ -103,7 +102,7 @@ def choose(checkpoints: Sequence[str]) -> str | None:
     return checkpoints[0] if checkpoints else None
 
 
-def sampling_graph(checkpoint: str) -> dict[str, dict[str, Any]]:
+def sampling_graph(checkpoint: str) -> dict[str, Document]:
     """Text to picture in one step at 64 x 64, shown in the temporary folder."""
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
@@ -122,7 +121,7 @@ def sampling_graph(checkpoint: str) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _run(server: Dialect, graph: Mapping[str, Any], *, stop_when_begun: bool) -> tuple[JobState, str]:
+def _run(server: Dialect, graph: Mapping[str, object], *, stop_when_begun: bool) -> tuple[JobState, str]:
     """Submit and poll; the job is cancelled whatever happens, Ctrl-C included."""
     submission = Submission(graph, str(uuid.uuid4()), uuid.uuid4().hex)
     prompt_id = server.submit(submission).prompt_id

@@ -9,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from comfyskill.base import cli, paths, programs, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, foreign, paths, programs, safe_text
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.machine import hardware as machine_hardware
 from comfyskill.machine import setup_run
-from comfyskill.machine.setup_run import Done, Log
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 # Our flag -> comfy install's. Intel's is not in its help, but it works (comfy-cli 1.23).
@@ -56,7 +55,10 @@ MODELS = {
         7.7,
     ),
 }
-PACKAGE = "comfy-cli"
+PACKAGE, PROGRAM = "comfy-cli", "comfy"
+# The folder of programs in a virtual environment.
+BIN = "Scripts" if os.name == "nt" else "bin"
+NOTES = "state.json"
 # comfy-cli's own switches against analytics (it honours both), besides `comfy tracking disable`.
 QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 # comfy-cli installs into an active environment; the agent's own must stay out of it.
@@ -85,58 +87,44 @@ class Found(NamedTuple):
     """What exists before setup does anything."""
 
     port: setup_run.Port
-    hardware: Mapping[str, Any]
+    hardware: Document
     comfy: Comfy | None
     installed: str
     model: Path | None
 
 
-def notes_file() -> Path:
-    """The file with what setup has begun and launched."""
-    return setup_run.state_folder() / "state.json"
-
-
-def remembered() -> dict[str, Any]:
-    """Setup's own notes; empty when they are missing or unreadable, or others may have written them."""
-    folder = notes_file().parent
+def remembered() -> Mapping[str, object]:
+    """Setup's own notes: `installing` (unfinished workspaces) and `launched`. Empty when others may have written them."""
+    folder = setup_run.state_folder()
     try:
         if not folder.is_dir() or not paths.make_private(folder):
             return {}
-        notes = json.loads(notes_file().read_text(encoding="utf-8"))
+        return foreign.mapping(json.loads((folder / NOTES).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
 
 
-def remember(**changes: Any) -> None:
+def remember(**changes: object) -> None:
     """Change the notes; the file is replaced as a whole."""
     notes = {**remembered(), **changes}
-    target = notes_file()
+    target = setup_run.state_folder() / NOTES
     paths.make_private(target.parent)
     part = target.with_name(f"state.{os.getpid()}.part")
     part.write_text(json.dumps(notes, indent=1), encoding="utf-8")
     part.replace(target)
 
 
-def was_begun(workspace: Path) -> bool:
-    """Whether a setup began to install there and did not finish."""
-    return str(workspace) in begun()
-
-
-def begun() -> list[str]:
+def unfinished() -> list[str]:
     """The workspaces with an unfinished installation."""
-    listed = remembered().get("installing")
-    return [item for item in listed if isinstance(item, str)] if isinstance(listed, list) else []
+    return [item for item in foreign.items(remembered().get("installing")) if isinstance(item, str)]
 
 
 def installation(workspace: Path) -> str:
-    """What is at the workspace: `whole`, `begun` (a setup was cut off), `none` or `foreign` (something else)."""
-    begun = was_begun(workspace)
+    """What is at the workspace: `whole`, `begun` (setup did not finish), `none` or `foreign` (something else)."""
     if (workspace / "main.py").is_file() and (workspace / "comfy").is_dir():
-        return "begun" if begun else "whole"
-    if not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir())):
-        return "none"
-    return "begun" if begun else "foreign"
+        return "begun" if str(workspace) in unfinished() else "whole"
+    empty = not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
+    return "none" if empty else "foreign"
 
 
 def look(wish: Wish) -> Found:
@@ -197,11 +185,10 @@ def _of_model(wish: Wish, found: Found) -> Iterator[SkillError]:
 
 def _of_port(wish: Wish, found: Found) -> Iterator[SkillError]:
     if found.port.state == "other":
-        other = setup_run.free_port(wish.port)
         yield SkillError(
             f"port {wish.port} is taken by something else: {found.port.what}",
             code="port_taken",
-            hint=f"use --port {other}" if other else "use another --port",
+            hint="use another --port",
         )
 
 
@@ -226,7 +213,7 @@ def _of_installation(wish: Wish, found: Found) -> Iterator[SkillError]:
         yield SkillError(
             f"{wish.workspace} exists and is not ComfyUI",
             code="workspace_taken",
-            hint="choose another --workspace",
+            hint="choose another --workspace; remove the folder if an interrupted installation left it",
         )
     if not programs.find("git"):
         yield SkillError(
@@ -246,7 +233,7 @@ def install_words(wish: Wish, found: Found) -> list[str]:
     words = ["--skip-prompt", "--workspace", str(wish.workspace), "install", *device_flags(wish, found)]
     if not wish.manager:
         words.append("--skip-manager")
-    if found.installed == "begun" and (wish.workspace / "main.py").is_file():
+    if found.installed == "begun":
         # comfy-cli refuses an existing ComfyUI otherwise.
         words.append("--restore")
     return words
@@ -274,7 +261,7 @@ def model_words(wish: Wish) -> list[str]:
     return ["--skip-prompt", "--workspace", str(wish.workspace), "model", "download", "--url", url, *where]
 
 
-def plan(wish: Wish) -> dict[str, Any]:
+def plan(wish: Wish) -> Document:
     """What would be done, as the JSON document of --dry-run; changes nothing."""
     found = look(wish)
     steps = _steps(wish, found)
@@ -295,9 +282,7 @@ def plan(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _in_words(
-    wish: Wish, found: Found, steps: Sequence[Mapping[str, Any]], stops: Sequence[SkillError]
-) -> str:
+def _in_words(wish: Wish, found: Found, steps: Sequence[Document], stops: Sequence[SkillError]) -> str:
     """The plan in a sentence: what would happen, or what prevents it."""
     if stops:
         return f"setup would stop before it changes anything: {stops[0].message}"
@@ -314,9 +299,9 @@ def _in_words(
     return f"setup would {doing}"
 
 
-def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
-    comfy = list(found.comfy.words) if found.comfy else ["comfy"]
-    steps: list[dict[str, Any]] = []
+def _steps(wish: Wish, found: Found) -> list[Document]:
+    comfy = [found.comfy.program if found.comfy else str(own_venv() / BIN / PROGRAM)]
+    steps: list[Document] = []
 
     def add(step: str, *commands: list[str], why: str) -> None:
         steps.append(
@@ -325,8 +310,7 @@ def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
 
     if needs_comfy(found):
         if found.comfy is None:
-            ways = methods()
-            add("comfy-cli", *ways[0][1], why=_why_this_way([name for name, _ in ways]))
+            add("comfy-cli", *comfy_cli_words(), why="comfy-cli is not installed")
         add("analytics", [*comfy, "--skip-prompt", "tracking", "disable"], why="no data is sent")
     if found.port.state != "comfyui" and found.installed in ("none", "begun"):
         add("install", [*comfy, *install_words(wish, found)], why="ComfyUI and PyTorch, several GB")
@@ -342,33 +326,31 @@ def _steps(wish: Wish, found: Found) -> list[dict[str, Any]]:
     return steps
 
 
-def _why_this_way(ways: Sequence[str]) -> str:
-    """Why comfy-cli is installed in the first of these ways, and what is tried if that fails."""
-    if len(ways) > 1:
-        return f"comfy-cli is not installed; if this fails: {', then '.join(ways[1:])}"
-    return "comfy-cli is not installed; pipx and uv are missing, and pip --user does not work in a virtual environment"
-
-
 def health_words(wish: Wish) -> list[str]:
     """The health check of the server that was set up."""
     return [sys.executable, str(SCRIPTS / "health_check.py"), "--host", wish.url, "--json"]
 
 
 class Comfy(NamedTuple):
-    """comfy-cli: the command before a sub-command, its version, how it was found."""
+    """comfy-cli: its program, its version, how it was found."""
 
-    words: tuple[str, ...]
+    program: str
     version: str
     how: str
 
 
 def own_venv() -> Path:
-    """The virtual environment for comfy-cli when no other way works."""
+    """The virtual environment for comfy-cli, used when it is not installed otherwise."""
     return setup_run.state_folder() / "comfy-cli-venv"
 
 
-def _bin(venv: Path) -> Path:
-    return venv / ("Scripts" if os.name == "nt" else "bin")
+def comfy_cli_words() -> list[list[str]]:
+    """The commands that install comfy-cli: apart from every other Python, so no system package manager objects."""
+    python = str(own_venv() / BIN / ("python.exe" if os.name == "nt" else "python"))
+    return [
+        [sys.executable, "-m", "venv", "--clear", str(own_venv())],
+        [python, "-m", "pip", "install", PACKAGE],
+    ]
 
 
 def environment(comfy: Comfy | None = None) -> dict[str, str]:
@@ -377,43 +359,27 @@ def environment(comfy: Comfy | None = None) -> dict[str, str]:
     values = {name: value for name, value in values.items() if name not in FOREIGN_ENVIRONMENTS} | QUIET
     if comfy is not None:
         # `comfy launch --background` starts a second `comfy` by its bare name.
-        values["PATH"] = os.pathsep.join([str(Path(comfy.words[0]).parent), values.get("PATH", "")])
+        values["PATH"] = os.pathsep.join([str(Path(comfy.program).parent), values.get("PATH", "")])
     return values
 
 
-def places() -> list[Path]:
-    """Folders outside PATH where `comfy` may be installed."""
-    found = [paths.home() / ".local" / "bin"]
-    if paths.is_private(setup_run.state_folder()):
-        found.append(_bin(own_venv()))
-    for variable in ("PIPX_BIN_DIR", "UV_TOOL_BIN_DIR", "XDG_BIN_HOME"):
-        if os.environ.get(variable):
-            found.insert(0, Path(os.environ[variable]))
-    if os.name == "nt":
-        import sysconfig
-
-        found.append(Path(sysconfig.get_path("scripts", "nt_user")))
-    elif sys.platform == "darwin":
-        import sysconfig
-
-        found.append(Path(sysconfig.get_path("scripts", "osx_framework_user")))
-    return found
-
-
 def find() -> Comfy | None:
-    """comfy-cli on PATH or in one of the usual folders, if its `--version` works; else None."""
-    candidates = [(programs.find("comfy"), "on PATH")]
-    candidates += [(programs.within(folder, "comfy"), f"in {folder}") for folder in places()]
-    for program, how in candidates:
-        if program and (version := _version([program])):
-            return Comfy((program,), version, how)
+    """comfy-cli on PATH, where pipx and uv put it, or in its own environment, if its `--version` works; else None."""
+    candidates = {"on PATH": programs.find(PROGRAM)}
+    for folder in (paths.home() / ".local" / "bin", own_venv() / BIN):
+        candidates[f"in {folder}"] = programs.within(folder, PROGRAM)
+    if not paths.is_private(setup_run.state_folder()):
+        del candidates[f"in {own_venv() / BIN}"]
+    for how, program in candidates.items():
+        if program and (version := _version(program)):
+            return Comfy(program, version, how)
     return None
 
 
-def _version(words: Sequence[str]) -> str | None:
+def _version(program: str) -> str | None:
     try:
         done = subprocess.run(
-            [*words, "--version"],
+            [program, "--version"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -425,119 +391,3 @@ def _version(words: Sequence[str]) -> str | None:
         return None
     match = re.search(r"\d+\.\d+[\w.]*", done.stdout.decode("utf-8", "replace"))
     return match[0] if done.returncode == 0 and match else None
-
-
-def methods() -> list[tuple[str, list[list[str]]]]:
-    """The ways to install comfy-cli here, best first: a name and the commands of each."""
-    ways: list[tuple[str, list[list[str]]]] = []
-    if pipx := programs.find("pipx"):
-        ways.append(("pipx", [[pipx, "install", PACKAGE]]))
-    if uv := programs.find("uv"):
-        ways.append(("uv tool", [[uv, "tool", "install", PACKAGE]]))
-    elif uvx := programs.find("uvx"):
-        ways.append(("uvx", [[uvx, "--from", PACKAGE, "comfy", "--version"]]))
-    if sys.prefix == sys.base_prefix:
-        # Inside a virtual environment pip refuses --user, and the environment belongs to someone else.
-        ways.append(("pip --user", [[sys.executable, "-m", "pip", "install", "--user", PACKAGE]]))
-    venv = own_venv()
-    python = str(_bin(venv) / ("python.exe" if os.name == "nt" else "python"))
-    ways.append(
-        (
-            "virtual environment",
-            [
-                [sys.executable, "-m", "venv", "--clear", str(venv)],
-                [python, "-m", "pip", "install", PACKAGE],
-            ],
-        )
-    )
-    return ways
-
-
-def install(log: Log) -> tuple[Comfy, list[dict[str, object]]]:
-    """Install comfy-cli by the first way that works; also the attempts and why they failed.
-
-    Raises:
-        SkillError: every way failed.
-    """
-    attempts: list[dict[str, object]] = []
-    for name, commands in methods():
-        cli.note(f"installing comfy-cli with {name}")
-        failed = _first_failure(commands, log)
-        comfy = None if failed else _installed(name, commands)
-        if comfy is not None:
-            return comfy, [*attempts, {"with": name, "worked": True}]
-        attempts.append({"with": name, "worked": False, "why": _why(failed)})
-    raise cli.SkillError(
-        "comfy-cli could not be installed",
-        code="no_installer",
-        hint=_advice(attempts),
-        attempts=attempts,
-        log=str(log.path),
-    )
-
-
-def _first_failure(commands: Sequence[Sequence[str]], log: Log) -> Done | None:
-    for words in commands:
-        done = setup_run.run(words, log, environment())
-        if not done.fine:
-            return done
-    return None
-
-
-def _installed(name: str, commands: Sequence[Sequence[str]]) -> Comfy | None:
-    if name == "uvx":
-        words = tuple(commands[0][:-1])
-        version = _version(words)
-        return Comfy(words, version, "through uvx") if version else None
-    folders = _tool_folders(name)
-    for folder in folders:
-        program = programs.within(folder, "comfy")
-        if program and (version := _version([program])):
-            return Comfy((program,), version, f"installed with {name}")
-    found = find()
-    return Comfy(found.words, found.version, f"installed with {name}") if found else None
-
-
-def _tool_folders(name: str) -> list[Path]:
-    """The program folders that pipx and uv report."""
-    asks = {
-        "pipx": ["pipx", "environment", "--value", "PIPX_BIN_DIR"],
-        "uv tool": ["uv", "tool", "dir", "--bin"],
-    }
-    words = asks.get(name, [])
-    program = programs.find(words[0]) if words else None
-    if program is None:
-        return []
-    try:
-        done = subprocess.run(
-            [program, *words[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=30,
-            env=environment(),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return [Path(line.strip()) for line in lines if line.strip()]
-
-
-def _why(failed: Done | None) -> str:
-    if failed is None:
-        return "it succeeded, but no working `comfy` was found afterwards"
-    if "externally-managed-environment" in failed.output:
-        return "this Python is managed by the system (PEP 668)"
-    if "No module named pip" in failed.output:
-        return "this Python has no pip"
-    if "ensurepip is not" in failed.output or "No module named venv" in failed.output:
-        return "this Python cannot make virtual environments"
-    last = failed.tail[-1] if failed.tail else f"exit code {failed.code}"
-    return safe_text.clean(last, 200)
-
-
-def _advice(attempts: Sequence[Mapping[str, object]]) -> str:
-    why = " ".join(str(attempt["why"]) for attempt in attempts)
-    if "virtual environments" in why or "no pip" in why:
-        return "install pipx (Debian and Ubuntu: sudo apt install pipx; macOS: brew install pipx), then run setup again"
-    return "read the log and check the network"

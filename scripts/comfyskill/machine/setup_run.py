@@ -1,4 +1,4 @@
-"""Run installers and launchers: argument lists only, output into a log that is kept, stopped cleanly on Ctrl-C."""
+"""Running installers and launchers for set-up: a log that is kept, one set-up at a time, what listens on a port."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from comfyskill.base import cli, paths, programs, safe_files, safe_text
+from comfyskill.base import cli, foreign, paths, programs, safe_files, safe_text
 
 TAIL_LINES = 30
 # Time for an installer to clean up when asked to stop, before it is killed.
@@ -42,7 +42,7 @@ CAUSES = (
 
 
 def state_folder() -> Path:
-    """Where setup keeps its log, its notes and, if needed, comfy-cli's own virtual environment."""
+    """Where setup keeps its log, its notes and, if it had to install comfy-cli, that virtual environment."""
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA") or str(paths.home() / "AppData" / "Local")
     elif platform.system() == "Darwin":
@@ -50,6 +50,18 @@ def state_folder() -> Path:
     else:
         base = os.environ.get("XDG_STATE_HOME") or str(paths.home() / ".local" / "state")
     return Path(base) / "comfyui-setup"
+
+
+class Done(NamedTuple):
+    """How a command ended: its exit code (None: it still runs) and what it printed."""
+
+    code: int | None
+    output: str
+
+    @property
+    def tail(self) -> list[str]:
+        """Its last lines."""
+        return last_lines(self.output)
 
 
 class Log:
@@ -66,31 +78,43 @@ class Log:
         with safe_files.open_file(self.path, "a", encoding="utf-8") as file:
             file.write(f"{stamp} {safe_text.redact(safe_text.clean(text))}\n")
 
-    def size(self) -> int:
-        """The log's size in bytes."""
-        return self.path.stat().st_size
+    def run(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        doing: str,
+        *,
+        limit_s: float = float("inf"),
+    ) -> Done:
+        """Run a command, with its output going into the log; Ctrl-C ends it with all its children.
 
-    def since(self, offset: int) -> str:
-        """The text written after `offset`, cleaned."""
+        A command that exceeds `limit_s` keeps running. Raises SkillError when it cannot be started.
+        """
+        offset = self.path.stat().st_size
+        code = _wait(self._start(words, environment), doing, limit_s)
         with self.path.open("rb") as file:
             file.seek(offset)
-            return safe_text.clean(file.read().decode("utf-8", "replace"))
+            return Done(code, safe_text.clean(file.read().decode("utf-8", "replace")))
 
-
-class Done(NamedTuple):
-    """How a command ended: its exit code and the last lines that it printed."""
-
-    words: Sequence[str]
-    code: int
-    output: str
-
-    @property
-    def fine(self) -> bool:
-        return self.code == 0
-
-    @property
-    def tail(self) -> list[str]:
-        return last_lines(self.output)
+    def _start(self, words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        self.line("$ " + safe_text.shell_words(words))
+        with safe_files.open_file(self.path, "ab") as output:
+            try:
+                return subprocess.Popen(
+                    list(words),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    start_new_session=os.name != "nt",
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
+            except OSError as error:
+                raise cli.SkillError(
+                    f"{words[0]} cannot be started: {error.strerror or error}",
+                    code="cannot_start",
+                    log=str(self.path),
+                ) from error
 
 
 def advice(output: str) -> str | None:
@@ -109,67 +133,23 @@ def last_lines(text: str, count: int = TAIL_LINES) -> list[str]:
     return [safe_text.clean(line, 300) for line in lines[-count:]]
 
 
-def start(words: Sequence[str], log: Log, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in its own session, with its output going into the log."""
-    log.line("$ " + safe_text.shell_words(words))
-    flags: dict[str, Any] = {"start_new_session": True}
-    if os.name == "nt":
-        flags = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-    with safe_files.open_file(log.path, "ab") as output:
-        try:
-            return subprocess.Popen(
-                list(words),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                **flags,
-            )
-        except OSError as error:
-            raise cli.SkillError(
-                f"{words[0]} cannot be started: {error.strerror or error}",
-                code="cannot_start",
-                log=str(log.path),
-            ) from error
-
-
-def finish(
-    process: subprocess.Popen[bytes],
-    what: str,
-    *,
-    limit_s: float | None = None,
-    check: Callable[[], bool] | None = None,
-) -> int | None:
-    """Wait for a started command; its exit code, or None when `check` was true or the time was up first."""
-    begun = noted = time.monotonic()
+def _wait(process: subprocess.Popen[bytes], doing: str, limit_s: float) -> int | None:
+    """The exit code; None when the time limit was reached first."""
+    began = time.monotonic()
     try:
-        while True:
+        while (left := began + limit_s - time.monotonic()) > 0:
             try:
-                return process.wait(0.5 if check else 1.0)
+                return process.wait(min(left, HEARTBEAT_S))
             except subprocess.TimeoutExpired:
-                pass
-            now = time.monotonic()
-            if check is not None and check():
-                return None
-            if limit_s is not None and now - begun > limit_s:
-                return None
-            if now - noted > HEARTBEAT_S:
-                noted = now
-                cli.note(f"{what}: still working after {int(now - begun)} s")
+                cli.note(f"{doing}: still working after {int(time.monotonic() - began)} s")
+        return process.poll()
     except KeyboardInterrupt:
-        end(process)
+        _end(process)
         raise
 
 
-def run(words: Sequence[str], log: Log, environment: Mapping[str, str], what: str = "") -> Done:
-    """Run a command to its end; Ctrl-C ends it with all its children."""
-    offset = log.size()
-    code = finish(start(words, log, environment), what or str(words[0]))
-    return Done(words, code if code is not None else -1, log.since(offset))
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a started command and its children to stop; kill them if they do not."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a command and its children to stop; kill them if they do not."""
     if os.name == "nt":
         programs.kill_tree(process)
         return
@@ -208,7 +188,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, SIGHUP and Ctrl-Break end the work as Ctrl-C does: children stopped, no half-made files left."""
+    """SIGTERM, SIGHUP and Ctrl-Break end the work as Ctrl-C does: with the children stopped."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -247,7 +227,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
     url = f"http://127.0.0.1:{port}/system_stats"
     try:
         with opener.open(url, timeout=limit_s) as response:
-            answer = json.loads(response.read(_STATS_LIMIT_BYTES))
+            answer = foreign.mapping(json.loads(response.read(_STATS_LIMIT_BYTES)))
     except urllib.error.HTTPError as error:
         return Port("other", what=f"a web server that answers {error.code}")
     except ValueError:
@@ -256,22 +236,7 @@ def look_at(port: int, limit_s: float = PROBE_LIMIT_S) -> Port:
         return Port("other", what="it does not speak HTTP", mute=True)
     except OSError as error:
         return Port("other", what=f"it does not answer like a web server ({error})", mute=True)
-    system = answer.get("system") if isinstance(answer, dict) else None
-    if not isinstance(system, dict) or not isinstance(answer.get("devices"), list):
+    system = answer.get("system")
+    if not isinstance(system, Mapping) or not isinstance(answer.get("devices"), list):
         return Port("other", what="a web server, but not ComfyUI")
     return Port("comfyui", version=safe_text.clean(system.get("comfyui_version") or "unknown", 40))
-
-
-def free_port(after: int) -> int | None:
-    """The next local port that nothing listens on."""
-    for port in range(after + 1, min(after + 50, 65536)):
-        with socket.socket() as probe:
-            if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-                # Otherwise Windows gives us a port that another process holds on all addresses.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    return None

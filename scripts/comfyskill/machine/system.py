@@ -7,11 +7,13 @@ import platform
 import shutil
 import struct
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from comfyskill.base import paths
+from comfyskill.base import foreign, paths
+from comfyskill.base.cli import Document
 from comfyskill.machine import gpus as machine_gpus
 
 # For tests and for replaying another machine's tools: the system to assume, and the folder of its /proc and /sys.
@@ -82,8 +84,24 @@ def memory_limit(here: Place) -> int | None:
     return min(known) if known else None
 
 
-def memory(here: Place, answers: dict[str, str]) -> dict[str, Any]:
-    """Total, limit and usable memory in bytes; `total` is None when it is unknown."""
+class Memory(NamedTuple):
+    """Memory in bytes: all of it, a container's limit, what programs can use. None: unknown, or no limit."""
+
+    total: int | None = None
+    limit: int | None = None
+    usable: int | None = None
+
+
+class Disk(NamedTuple):
+    """Bytes on the disk where the workspace is or would be; None when they are unknown."""
+
+    workspace: Path
+    free: int | None = None
+    total: int | None = None
+
+
+def memory(here: Place, answers: Mapping[str, str]) -> Memory:
+    """This machine's memory."""
     total: int | None = None
     if here.system == "Darwin":
         total = machine_gpus.size(answers.get("sysctl memsize", ""))
@@ -95,13 +113,12 @@ def memory(here: Place, answers: dict[str, str]) -> dict[str, Any]:
                 total = machine_gpus.size(line.split(":", 1)[1])
     limit = memory_limit(here) if here.system == "Linux" else None
     usable = min(total, limit) if total and limit else total or limit
-    return {"total": total, "limit": limit, "usable": usable}
+    return Memory(total, limit, usable)
 
 
-def _windows_memory(answers: dict[str, str]) -> int | None:
-    described = machine_gpus.json_in(answers.get("powershell", ""))
-    system = described.get("os") if isinstance(described, dict) else None
-    for entry in machine_gpus.dictionaries(system):
+def _windows_memory(answers: Mapping[str, str]) -> int | None:
+    described = foreign.mapping(machine_gpus.json_in(answers.get("powershell", "")))
+    for entry in machine_gpus.dictionaries(described.get("os")):
         if found := machine_gpus.size(entry.get("TotalVisibleMemorySize"), "kb"):
             return found
     for line in answers.get("wmic memory", "").splitlines():
@@ -134,24 +151,19 @@ def default_workspace(here: Place) -> Path:
     return home / "comfy" / "ComfyUI" if here.system == "Linux" else home / "Documents" / "comfy" / "ComfyUI"
 
 
-def disk(workspace: Path) -> dict[str, Any]:
-    """Free and total bytes where the workspace is or would be: its nearest folder that exists."""
+def disk(workspace: Path) -> Disk:
+    """The disk of the workspace's nearest folder that exists."""
     folder = paths.absolute(workspace)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         usage = shutil.disk_usage(folder)
-    except OSError as error:
-        return {
-            "workspace": str(workspace),
-            "free": None,
-            "total": None,
-            "problem": error.strerror or str(error),
-        }
-    return {"workspace": str(workspace), "free": usage.free, "total": usage.total}
+    except OSError:
+        return Disk(workspace)
+    return Disk(workspace, usage.free, usage.total)
 
 
-def python() -> dict[str, Any]:
+def python() -> Document:
     """The Python that runs this: version, bits, architecture, path."""
     return {
         "version": platform.python_version(),

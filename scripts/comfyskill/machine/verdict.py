@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-from comfyskill.machine import system as system_of
-from comfyskill.machine.gpus import GIB as gpus_GIB
-from comfyskill.machine.gpus import Gpu
+from comfyskill.base.cli import Document
+from comfyskill.machine.gpus import GIB, Gpu
+from comfyskill.machine.system import Memory
 
 # ComfyUI with PyTorch for CUDA takes 8 to 10 GB on disk, a first model 2 to 7 more.
-DISK_NEEDED = 15 * gpus_GIB
-DISK_COMFORTABLE = 40 * gpus_GIB
+DISK_NEEDED = 15 * GIB
+DISK_COMFORTABLE = 40 * GIB
 RANK = {"cloud": 0, "marginal": 1, "ok": 2}
-GIB = 1024**3
 # A "24 GB" card reports 22.5 to 24 GiB, by model and error correction.
 NOMINAL = 1.07
 # What macOS lets one process use as GPU memory by default, of the unified memory.
 APPLE_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a machine. The defaults are those of a machine about which only GPU and memory are known."""
+
+    system: str
+    gpu: Gpu | None  # the best one
+    memory: Memory
+    hidden: bool = False  # an environment variable hides a GPU
+    workspace: Path | None = None
+    free_disk: int | None = None
+    installed: bool = False
+    python_bits: int = 64
+    rosetta: bool = False
+    wsl: bool = False
 
 
 class Verdict(NamedTuple):
@@ -29,6 +46,11 @@ class Verdict(NamedTuple):
     reasons: list[str]
     blockers: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether this machine can run ComfyUI as it is."""
+        return self.verdict != "cloud" and not self.blockers
 
 
 def usable_memory(gpu: Gpu, memory: int | None) -> int | None:
@@ -66,8 +88,8 @@ def worth(gpu: Gpu, memory: int | None) -> tuple[bool, bool, int, int]:
 def _by_size(vram: int | None, what: str) -> Verdict:
     if vram is None:
         return Verdict("marginal", [f"{what}: no tool reported its memory, so it may not be enough"])
-    gb = vram / gpus_GIB * NOMINAL
-    described = f"{what} with {vram / gpus_GIB:.1f} GB"
+    gb = vram / GIB * NOMINAL
+    described = f"{what} with {vram / GIB:.1f} GB"
     if gb >= 8:
         return Verdict("ok", [described])
     if gb >= 4:
@@ -80,9 +102,10 @@ def _at_most(found: Verdict, ceiling: str, reason: str) -> Verdict:
     return found._replace(verdict=verdict, reasons=[*found.reasons, reason])
 
 
-def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None, hidden: bool = False) -> Verdict:
+def judge_gpu(facts: Facts) -> Verdict:
     """The verdict that follows from the best GPU alone."""
-    if gpu is None and hidden:
+    gpu, memory = facts.gpu, facts.memory.usable
+    if gpu is None and facts.hidden:
         return Verdict("cloud", ["CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES hides every GPU (unset it)"])
     if gpu is None or gpu.vendor == "other":
         return Verdict(
@@ -91,11 +114,11 @@ def judge_gpu(here: system_of.Place, gpu: Gpu | None, memory: int | None, hidden
             notes=["it runs with --cpu, to try out workflows"],
         )
     found = _by_size(usable_memory(gpu, memory), gpu.name)
-    if here.system == "Darwin":
+    if facts.system == "Darwin":
         return _judge_mac(gpu, memory, found)
     if gpu.vendor == "nvidia" and gpu.compute_capability is not None and gpu.compute_capability < 5:
         return _at_most(found, "cloud", "its compute capability is below 5.0: PyTorch no longer supports it")
-    if gpu.vendor == "amd" and here.system == "Windows":
+    if gpu.vendor == "amd" and facts.system == "Windows":
         return _at_most(
             found, "marginal", "comfy-cli installs DirectML for AMD on Windows: slower, fewer models"
         )
@@ -118,7 +141,7 @@ def _judge_mac(gpu: Gpu, memory: int | None, found: Verdict) -> Verdict:
         return _at_most(found, "cloud", "PyTorch no longer supports GPUs of Intel Macs")
     if memory is None:
         return found
-    gb = memory / gpus_GIB
+    gb = memory / GIB
     described = [f"{gpu.name} with {gb:.0f} GB of unified memory"]
     if gb >= 16:
         return Verdict("ok", described, notes=["fp8 models do not run on Apple GPUs; use fp16 or GGUF files"])
@@ -127,55 +150,42 @@ def _judge_mac(gpu: Gpu, memory: int | None, found: Verdict) -> Verdict:
     return Verdict("cloud", [f"{described[0]}: too little"])
 
 
-def judge(
-    here: system_of.Place,
-    best: Gpu | None,
-    memory: Mapping[str, Any],
-    disk: Mapping[str, Any],
-    python: Mapping[str, Any],
-    rosetta: bool,
-    installed: bool,
-    hidden: bool = False,
-) -> Verdict:
+def judge(facts: Facts) -> Verdict:
     """The whole verdict: GPU, system memory, disk and Python."""
-    usable = memory["usable"]
-    found = judge_gpu(here, best, usable, hidden)
+    found = judge_gpu(facts)
     blockers, notes = [], list(found.notes)
-    if usable is not None and here.system != "Darwin":
-        ram = usable / gpus_GIB * NOMINAL
-        limited = " (a container's limit)" if memory["limit"] and usable == memory["limit"] else ""
+    usable = facts.memory.usable
+    if usable is not None and facts.system != "Darwin":
+        ram = usable / GIB * NOMINAL
+        limited = " (a container's limit)" if usable == facts.memory.limit else ""
+        described = f"{usable / GIB:.1f} GB of system memory{limited}"
         if ram < 8:
-            found = _at_most(
-                found, "cloud", f"{usable / gpus_GIB:.1f} GB of system memory{limited}: the minimum is 8 GB"
-            )
+            found = _at_most(found, "cloud", f"{described}: the minimum is 8 GB")
         elif ram < 16:
-            found = _at_most(
-                found,
-                "marginal",
-                f"{usable / gpus_GIB:.1f} GB of system memory{limited}: 16 GB is comfortable",
-            )
-    free = disk["free"]
-    if free is not None and free < DISK_NEEDED and not installed:
-        gb = f"{free / gpus_GIB:.1f} GB free at {disk['workspace']}"
+            found = _at_most(found, "marginal", f"{described}: 16 GB is comfortable")
+    free = facts.free_disk
+    if free is not None and free < DISK_NEEDED and not facts.installed:
         blockers.append(
-            f"{gb}: an installation with one model takes about 15 GB (choose another --workspace)"
+            f"{free / GIB:.1f} GB free at {facts.workspace}: an installation with one model takes about 15 GB"
+            " (choose another --workspace)"
         )
     elif free is not None and free < DISK_COMFORTABLE:
-        notes.append(f"{free / gpus_GIB:.0f} GB of free disk is enough for a few models only")
-    if python["bits"] != 64:
+        notes.append(f"{free / GIB:.0f} GB of free disk is enough for a few models only")
+    if facts.python_bits != 64:
         blockers.append("this Python is 32-bit: PyTorch needs a 64-bit Python")
-    if rosetta:
+    if facts.rosetta:
         blockers.append(
             "this Python runs under Rosetta (x86_64): install an arm64 Python, or PyTorch sees no GPU"
         )
-    if system_of.is_wsl(here):
+    if facts.wsl:
         notes.append("WSL2: memory and disk are Windows' share for Linux (.wslconfig changes it)")
     return found._replace(blockers=blockers, notes=notes)
 
 
-def install_flags(here: system_of.Place, best: Gpu | None, verdict: Verdict) -> list[str]:
+def install_flags(facts: Facts, verdict: Verdict) -> list[str]:
     """The flags of `comfy install` for this machine."""
-    if best is None or best.vendor == "other" or (here.system == "Darwin" and best.vendor != "apple"):
+    best = facts.gpu
+    if best is None or best.vendor == "other" or (facts.system == "Darwin" and best.vendor != "apple"):
         return ["--cpu"]
     if best.vendor == "intel":
         return ["--cpu"] if verdict.verdict == "cloud" else ["--intel-arc"]
@@ -250,7 +260,19 @@ def fits(family: Family, budget: Budget) -> str:
     return "tight" if budget.ram is None or ram >= family.ram else "no"
 
 
-def table(budget: Budget) -> list[dict[str, Any]]:
+def budget(facts: Facts) -> Budget:
+    """What models may use on this machine."""
+    gpu = facts.gpu
+    amd_on_windows = facts.system == "Windows" and gpu is not None and gpu.vendor == "amd"
+    return Budget(
+        usable_memory(gpu, facts.memory.usable) if gpu else 0,
+        facts.memory.usable,
+        unified=gpu is not None and gpu.unified,
+        fp8=facts.system != "Darwin" and not amd_on_windows,
+    )
+
+
+def table(budget: Budget) -> list[Document]:
     """One row per family: whether it fits, and what it needs (GB)."""
     return [
         {
@@ -280,7 +302,7 @@ def _has(name: str, words: list[str]) -> bool:
     return all(word in parts if word[0].isdigit() else word in joined for word in words)
 
 
-def about(rows: list[dict[str, Any]], families: list[str]) -> dict[str, Any]:
+def about(rows: Sequence[Document], families: Sequence[str]) -> Document:
     """The table's rows of these families, and in words whether any of them fits."""
     rows = [row for row in rows if row["family"] in families]
     best = min((row["fits"] for row in rows), key=("yes", "tight", "unknown", "no").index)

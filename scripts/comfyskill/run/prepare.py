@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import foreign, key_patterns, safe_text
+from comfyskill.base import foreign, safe_text, service_keys
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.editor import outline
 from comfyskill.graph import facts
@@ -228,17 +228,17 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
     for node_id, node in graph_nodes.each(graph):
         for name, value in graph_nodes.inputs_of(node).items():
             for text in outline.texts_in(graph_nodes.literal(value)):
-                kinds = [key.kind for key in key_patterns.keys_in(text)]
-                if not kinds and (named := key_patterns.named_key(str(name), text)):
+                kinds = [key.kind for key in service_keys.keys_in(text)]
+                if not kinds and (named := service_keys.named_key(str(name), text)):
                     kinds = [named.kind]
                 found |= dict.fromkeys(
                     f"node {node_id}, input {safe_text.clean(name, 60)}: {kind}" for kind in kinds
                 )
-        for key in key_patterns.keys_in(graph_nodes.title_of(node)):
+        for key in service_keys.keys_in(graph_nodes.title_of(node)):
             found[f"the title of node {node_id}: {key.kind}"] = None
     for where, text in outline.notes_of(editor):
         found |= dict.fromkeys(
-            f"{safe_text.clean(where, 80)}: {key.kind}" for key in key_patterns.keys_in(text)
+            f"{safe_text.clean(where, 80)}: {key.kind}" for key in service_keys.keys_in(text)
         )
     return [
         f"what looks like a secret would be saved in the outputs and receipts: {item}; remove it before you share them"

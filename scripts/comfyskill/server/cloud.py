@@ -153,7 +153,7 @@ class Cloud(Dialect):
     def submit_once(self, submission: Submission) -> Accepted:
         """Post to /api/prompt; our own id rides along in `extra_data`, so that a lost job can be recognised."""
         extra = {**submission.extra_data, MARK: submission.prompt_id}
-        body: dict[str, Any] = {
+        body: Document = {
             "prompt": submission.graph,
             "client_id": submission.client_id,
             "extra_data": extra,
@@ -215,8 +215,7 @@ class Cloud(Dialect):
             if error.code != "not_found":
                 raise
             return ""
-        workflow = answer.get("workflow") if isinstance(answer, Mapping) else None
-        extra = workflow.get("extra_data") if isinstance(workflow, Mapping) else None
+        extra = foreign.mapping(foreign.mapping(answer).get("workflow")).get("extra_data")
         if not isinstance(extra, Mapping):
             return ""
         return self._marks.setdefault(prompt_id, str(extra.get(MARK) or ""))
@@ -236,7 +235,7 @@ class Cloud(Dialect):
             raise SkillError(f"{self.url} did not describe the job", code="bad_answer")
         return self._state_of(prompt_id, answer)
 
-    def _state_of(self, prompt_id: str, answer: Mapping[str, Any]) -> JobState:
+    def _state_of(self, prompt_id: str, answer: Mapping[str, object]) -> JobState:
         word = str(answer.get("status") or "").lower()
         phase, outcome = STATUSES.get(word, ("running", None))
         outputs = answer.get("outputs")
@@ -244,11 +243,8 @@ class Cloud(Dialect):
             outputs = self._outputs_from_history(prompt_id)
             if outputs is None and self._still_early(prompt_id, answer):
                 phase, outcome = "running", None
-        workflow = answer.get("workflow")
-        workflow = foreign.mapping(workflow)
-        graph, extra = workflow.get("prompt"), workflow.get("extra_data")
-        status = answer.get("execution_status")
-        messages = status.get("messages") if isinstance(status, Mapping) else None
+        workflow = foreign.mapping(answer.get("workflow"))
+        graph = workflow.get("prompt")
         return JobState(
             prompt_id,
             phase,
@@ -258,19 +254,19 @@ class Cloud(Dialect):
             started=seconds(answer.get("execution_start_time")),
             ended=seconds(answer.get("execution_end_time")),
             graph=graph if isinstance(graph, Mapping) else None,
-            extra_data=foreign.mapping(extra),
-            messages=messages if isinstance(messages, list) else (),
+            extra_data=foreign.mapping(workflow.get("extra_data")),
+            messages=foreign.items(foreign.mapping(answer.get("execution_status")).get("messages")),
             word=word,
         )
 
-    def _still_early(self, prompt_id: str, answer: Mapping[str, Any]) -> bool:
+    def _still_early(self, prompt_id: str, answer: Mapping[str, object]) -> bool:
         """Whether outputs may still appear: a `completed` without them is believed after a few seconds."""
         if answer.get("outputs_count") == 0:
             return False
         first = self._bare_ends.setdefault(prompt_id, time.monotonic())
         return time.monotonic() - first < OUTPUTS_PATIENCE
 
-    def _outputs_from_history(self, prompt_id: str) -> Mapping[str, Any] | None:
+    def _outputs_from_history(self, prompt_id: str) -> Mapping[str, object] | None:
         """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
             answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
@@ -278,7 +274,7 @@ class Cloud(Dialect):
             if error.code == "not_found":
                 return None
             raise
-        entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
+        entry = foreign.mapping(answer).get(prompt_id)
         return (state_from_history(prompt_id, entry).outputs or None) if isinstance(entry, Mapping) else None
 
     def cancel(self, prompt_id: str) -> bool:
@@ -293,7 +289,7 @@ class Cloud(Dialect):
             if error.code == "not_found":
                 return False
             raise
-        return bool(isinstance(answer, Mapping) and answer.get("cancelled"))
+        return bool(foreign.mapping(answer).get("cancelled"))
 
     def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
         """GET /api/jobs: running, then pending in the order of creation, then up to `limit` finished ones, newest first."""
@@ -319,10 +315,8 @@ class Cloud(Dialect):
         if statuses:
             params["status"] = statuses
         answer = self.get_json("jobs", params, timeout=self.look_timeout)
-        listed = answer.get("jobs") if isinstance(answer, Mapping) else None
-        return [
-            row(job) for job in listed or [] if isinstance(job, Mapping) and isinstance(job.get("id"), str)
-        ]
+        listed = foreign.mappings(foreign.mapping(answer).get("jobs"))
+        return [row(job) for job in listed if isinstance(job.get("id"), str)]
 
     # --- files
     def upload(
@@ -418,9 +412,9 @@ def plan_limit(server: Dialect) -> int | None:
     return limit if limit is not None and limit > 0 else None
 
 
-def report(server: Dialect) -> dict[str, Any]:
+def report(server: Dialect) -> Document:
     """`plan`, `credits`, `free_tier` and `most_at_once`, each only if the cloud reports it."""
-    found: dict[str, Any] = {}
+    found: Document = {}
     status = _ask(server, "billing/status")
     plan = {key: safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None}
     if plan:
@@ -436,23 +430,18 @@ def report(server: Dialect) -> dict[str, Any]:
             for key in ("allowance", "used", "remaining")
             if isinstance(free.get(key), (int, float))
         }
-    limit = features.get("max_concurrent_jobs")
-    if isinstance(limit, int) and not isinstance(limit, bool):
+    limit = foreign.whole(features.get("max_concurrent_jobs"))
+    if limit is not None:
         found["most_at_once"] = limit
     return found
 
 
-def credits_in(balance: Mapping[str, Any]) -> dict[str, Any] | None:
+def credits_in(balance: Mapping[str, object]) -> Document | None:
     """The balance as credits and dollars. The field names say millionths, the official client reads cents: cents here."""
-    amounts = [balance.get(key) for key in BALANCES]
-    known = [
-        float(amount)
-        for amount in amounts
-        if isinstance(amount, (int, float)) and not isinstance(amount, bool)
-    ]
-    if not known:
+    amounts = [foreign.number(balance.get(key)) for key in BALANCES]
+    if all(amount is None for amount in amounts):
         return None
-    cents = next((amount for amount in known if amount), 0.0)
+    cents = next((amount for amount in amounts if amount), 0.0)
     dollars = cents / CENTS_PER_DOLLAR
     return {
         "dollars": round(dollars, 2),
@@ -461,7 +450,7 @@ def credits_in(balance: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def spent(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any] | None:
+def spent(before: Document, after: Document) -> Document | None:
     """What a run cost by the two reports around it; None where either lacks a balance. Other runs count in."""
     first, last = before.get("credits"), after.get("credits")
     if not isinstance(first, Mapping) or not isinstance(last, Mapping):
@@ -472,7 +461,7 @@ def spent(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _ask(server: Dialect, path: str) -> Mapping[str, Any]:
+def _ask(server: Dialect, path: str) -> Mapping[str, object]:
     try:
         answer = server.get_json(path, attempts=1, timeout=15)
     except SkillError as error:
@@ -482,7 +471,7 @@ def _ask(server: Dialect, path: str) -> Mapping[str, Any]:
     return foreign.mapping(answer)
 
 
-def error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+def error_of(answer: Mapping[str, object]) -> dict[str, object]:
     """The failure, whether it comes as an object, as JSON in a string, or as plain words. No inputs: they may be secret."""
     error = answer.get("execution_error")
     if not isinstance(error, Mapping):
@@ -498,9 +487,9 @@ def error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in error.items() if key not in ("current_inputs", "current_outputs")}
 
 
-def row(job: Mapping[str, Any]) -> JobSummary:
+def row(job: Mapping[str, object]) -> JobSummary:
+    """One row of the account's job list."""
     phase, outcome = STATUSES.get(str(job.get("status")).lower(), ("running", None))
-    count = job.get("outputs_count")
     return JobSummary(
         str(job["id"]),
         phase,
@@ -508,7 +497,7 @@ def row(job: Mapping[str, Any]) -> JobSummary:
         created=seconds(job.get("create_time")),
         started=seconds(job.get("execution_start_time")),
         ended=seconds(job.get("execution_end_time")),
-        outputs_count=count if isinstance(count, int) else None,
+        outputs_count=foreign.whole(job.get("outputs_count")),
     )
 
 
@@ -543,15 +532,9 @@ def failure(url: str, response: requests.Response) -> SkillError | None:
     return None
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    from _common import origin_of
-
-    return origin_of(url)
-
-
 def storage_failure(url: str, response: requests.Response) -> SkillError | None:
     """A failure of the storage that downloads are redirected to; it says nothing about the account. None for our own server's."""
-    if _origin(response.url) == _origin(url):
+    if _common.origin_of(response.url) == _common.origin_of(url):
         return None
     status = response.status_code
     gone = status in (404, 410)
@@ -567,10 +550,9 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
     )  # fmt: skip
 
 
-def _policy_details(body: Any) -> dict[str, Any]:
+def _policy_details(body: object) -> Document:
     """Which node classes and providers a workspace's policy blocks, where the refusal names them."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    error = foreign.mapping(error)
+    error = foreign.mapping(foreign.mapping(body).get("error"))
     return {
         key: safe_text.clean_tree(error[key][:20], 120)
         for key in ("class_types", "providers")
@@ -578,16 +560,15 @@ def _policy_details(body: Any) -> dict[str, Any]:
     }
 
 
-def body_of(response: requests.Response) -> Any:
+def body_of(response: requests.Response) -> object:
+    """The JSON in an answer of any status, or None."""
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
         return None
 
 
-def type_of(body: Any) -> str:
+def type_of(body: object) -> str:
     """`error.type` of a refusal, or the `code` of the other error shape."""
-    if not isinstance(body, Mapping):
-        return ""
-    error = body.get("error")
-    return str((error.get("type") if isinstance(error, Mapping) else None) or body.get("code") or "")
+    known = foreign.mapping(body)
+    return str(foreign.mapping(known.get("error")).get("type") or known.get("code") or "")

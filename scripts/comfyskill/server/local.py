@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import _common
 from comfyskill.base import foreign
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.server import transport
 from comfyskill.server.protocol import (
     Accepted,
@@ -67,8 +67,8 @@ class Local(Dialect):
             foreign.mapping(errors),
         )
 
-    def _body(self, submission: Submission) -> dict[str, Any]:
-        body: dict[str, Any] = {
+    def _body(self, submission: Submission) -> Document:
+        body: Document = {
             "prompt": submission.graph,
             "prompt_id": submission.prompt_id,
         }
@@ -98,7 +98,7 @@ class Local(Dialect):
 
     def _from_history(self, prompt_id: str) -> JobState | None:
         answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
-        entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
+        entry = foreign.mapping(answer).get(prompt_id)
         return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
 
     def _from_jobs(self, prompt_id: str) -> JobState | None:
@@ -116,10 +116,9 @@ class Local(Dialect):
             self._no_jobs_route = not (error.code == "not_found" and error.details.get("server_said"))
             return None
         phases = {"pending": "pending", "in_progress": "running"}
-        phase = phases.get(str(answer.get("status"))) if isinstance(answer, Mapping) else None
-        return (
-            JobState(prompt_id, phase, started=seconds(answer.get("execution_start_time"))) if phase else None
-        )
+        job = foreign.mapping(answer)
+        phase = phases.get(str(job.get("status")))
+        return JobState(prompt_id, phase, started=seconds(job.get("execution_start_time"))) if phase else None
 
     def _from_queue(self, prompt_id: str) -> JobState | None:
         for job in self._queued():
@@ -131,7 +130,9 @@ class Local(Dialect):
         answer = self.get_json("queue", timeout=self.look_timeout)
         running = _items(answer, "queue_running")
         # The pending list is a raw heap: only its first element is in place.
-        pending = sorted(_items(answer, "queue_pending"), key=lambda item: (_number(item[0]), str(item[1])))
+        pending = sorted(
+            _items(answer, "queue_pending"), key=lambda item: (foreign.number(item[0]) or 0, str(item[1]))
+        )
         rows = [_summary(item, "running", 0) for item in running]
         return rows + [_summary(item, "pending", index) for index, item in enumerate(pending, 1)]
 
@@ -151,11 +152,9 @@ class Local(Dialect):
         rows = self._queued()
         if finished and limit > 0:
             history = self.get_json("history", {"max_items": limit})
-            entries = list(history.items()) if isinstance(history, Mapping) else []
+            entries = reversed(list(foreign.mapping(history).items()))
             rows += [
-                _history_summary(str(key), entry)
-                for key, entry in reversed(entries)
-                if isinstance(entry, Mapping)
+                _history_summary(str(key), entry) for key, entry in entries if isinstance(entry, Mapping)
             ]
         return rows
 
@@ -179,40 +178,37 @@ class Local(Dialect):
         return self.open_stream("view", ref.json(), headers=headers)
 
 
-def _json(response: requests.Response) -> Any:
+def _json(response: requests.Response) -> object:
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
         return {"error": {"type": "rejected", "message": transport.error_text(response)}}
 
 
-def _items(answer: Any, key: str) -> list[list[Any]]:
-    listed = answer.get(key) if isinstance(answer, Mapping) else None
-    items = foreign.items(listed)
-    return [item for item in items if isinstance(item, list) and len(item) >= 2]
+def _items(answer: object, key: str) -> list[list[object]]:
+    listed = foreign.items(foreign.mapping(answer).get(key))
+    return [item for item in listed if isinstance(item, list) and len(item) >= 2]
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _summary(item: list[Any], phase: str, position: int) -> JobSummary:
-    extra = item[3] if len(item) > 3 and isinstance(item[3], Mapping) else {}
-    graph = item[2] if len(item) > 2 and isinstance(item[2], Mapping) else {}
+def _summary(item: list[object], phase: str, position: int) -> JobSummary:
+    graph, extra = _prompt_parts(item)
     return JobSummary(
         str(item[1]),
         phase,
         position=position,
         created=seconds(extra.get("create_time")),
-        client_id=str(extra["client_id"]) if extra.get("client_id") is not None else None,
-        title=f"{len(graph)} nodes",
-        graph=graph,
+        client_id=_client_of(extra),
+        title=f"{len(graph or {})} nodes",
+        graph=graph or {},
     )
 
 
-def _history_summary(prompt_id: str, entry: Mapping[str, Any]) -> JobSummary:
+def _client_of(extra: Mapping[str, object]) -> str | None:
+    return str(extra["client_id"]) if extra.get("client_id") is not None else None
+
+
+def _history_summary(prompt_id: str, entry: Mapping[str, object]) -> JobSummary:
     state = state_from_history(prompt_id, entry)
-    client = state.extra_data.get("client_id")
     return JobSummary(
         prompt_id,
         "done",
@@ -221,16 +217,17 @@ def _history_summary(prompt_id: str, entry: Mapping[str, Any]) -> JobSummary:
         started=state.started,
         ended=state.ended,
         outputs_count=len(state.outputs),
-        client_id=str(client) if client is not None else None,
+        client_id=_client_of(state.extra_data),
         title=f"{len(state.graph or {})} nodes",
     )
 
 
-def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
+def state_from_history(prompt_id: str, entry: Mapping[str, object]) -> JobState:
     """The state in a history entry. The last message decides: an interrupted run's status_str is `error` too."""
-    status = entry.get("status")
-    status = foreign.mapping(status)
-    messages = [item for item in status.get("messages") or [] if isinstance(item, list) and len(item) == 2]
+    status = foreign.mapping(entry.get("status"))
+    messages = [
+        item for item in foreign.items(status.get("messages")) if isinstance(item, list) and len(item) == 2
+    ]
     outcome, error, times = None, None, {}
     for name, data in messages:
         data = foreign.mapping(data)
@@ -240,14 +237,12 @@ def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
             error = data if outcome != "success" else None
     if outcome is None:
         outcome = "error" if status.get("status_str") == "error" else "success"
-    prompt = entry.get("prompt")
-    graph, extra = _prompt_parts(prompt)
-    outputs = entry.get("outputs")
+    graph, extra = _prompt_parts(entry.get("prompt"))
     return JobState(
         prompt_id,
         "done",
         outcome,
-        outputs=foreign.mapping(outputs),
+        outputs=foreign.mapping(entry.get("outputs")),
         error=error,
         started=times.get("execution_start"),
         ended=next((times[name] for name in OUTCOMES if name in times), None),
@@ -257,12 +252,11 @@ def state_from_history(prompt_id: str, entry: Mapping[str, Any]) -> JobState:
     )
 
 
-def _prompt_parts(prompt: Any) -> tuple[Graph | None, Mapping[str, Any]]:
-    """Graph and extra_data of a stored prompt: a 5-element list locally, an object on the cloud."""
-    if isinstance(prompt, list) and len(prompt) > 3:
-        graph, extra = prompt[2], prompt[3]
-    elif isinstance(prompt, Mapping):
-        graph, extra = prompt.get("prompt"), prompt.get("extra_data")
+def _prompt_parts(prompt: object) -> tuple[Graph | None, Mapping[str, object]]:
+    """Graph and extra_data of a stored prompt: a list of 4 or 5 locally, an object on the cloud."""
+    if isinstance(prompt, list):
+        graph, extra = [*prompt, None, None, None, None][2:4]
     else:
-        graph, extra = None, None
+        stored = foreign.mapping(prompt)
+        graph, extra = stored.get("prompt"), stored.get("extra_data")
     return graph if isinstance(graph, Mapping) else None, foreign.mapping(extra)

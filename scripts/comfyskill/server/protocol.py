@@ -243,11 +243,13 @@ class Dialect(transport.Server, abc.ABC):
             "original_ref": json.dumps(original.json()) if original is not None else "",
         }
         answer = self._send_file(f"upload/{kind}", fields, ("image", path, name or path.name), "name")
-        return FileRef(answer["name"], str(answer.get("subfolder") or ""), str(answer.get("type") or "input"))
+        return FileRef(
+            str(answer["name"]), str(answer.get("subfolder") or ""), str(answer.get("type") or "input")
+        )
 
     def _send_file(
         self, route: str, fields: Mapping[str, str], file: tuple[str, Path, str], key: str
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         """The server's answer to a form: `fields` that are not empty and the file (field, path, name), streamed.
 
         Raises SkillError `upload_failed` when the answer lacks `key`.
@@ -284,7 +286,7 @@ class Dialect(transport.Server, abc.ABC):
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
         return False
 
-    def input_value(self, ref: FileRef) -> Any:
+    def input_value(self, ref: FileRef) -> object:
         """What a graph's input must hold to name this file."""
         name = f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
         return name if ref.type == "input" else f"{name} [{ref.type}]"
@@ -303,26 +305,26 @@ class Dialect(transport.Server, abc.ABC):
             found.update({key: value for key, value in answer.items() if isinstance(value, dict)})
         return found
 
-    def with_options(self, answer: Any) -> Any:
+    def with_options(self, answer: object) -> Mapping[str, object]:
         """A submit's answer with the values that each wrong input takes, also where the server leaves them out."""
         from comfyskill.server import refusals
 
-        def definition_of(name: str) -> Any:
+        def definition_of(name: str) -> object:
             try:
                 return self.definitions([name]).get(name)
             except SkillError:
                 return None
 
         if not isinstance(answer, Mapping):
-            return answer
+            return {"error": answer}
         return {**answer, "node_errors": refusals.with_options(answer.get("node_errors"), definition_of)}
 
-    def _one_definition(self, name: str) -> Mapping[str, Any]:
+    def _one_definition(self, name: str) -> NodeDefinitions:
         if name in self._definitions:
             return {name: self._definitions[name]}
         answer = self.get_json(f"object_info/{_common.quoted(name)}")
         # An unknown class is answered with {}; anything else that lacks the class says nothing about it.
-        if not isinstance(answer, Mapping) or (answer and name not in answer):
+        if not isinstance(answer, dict) or (answer and name not in answer):
             raise SkillError(
                 f"{self.url} returned no definition of {safe_text.quoted(name)}",
                 code="bad_answer",
@@ -397,7 +399,7 @@ class Dialect(transport.Server, abc.ABC):
             raise
         return answer if isinstance(answer, dict) else {}
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Document:
         """The server's /system_stats. Raises SkillError when this is not ComfyUI."""
         answer = self.get_json("system_stats")
         if not isinstance(answer, dict) or not isinstance(answer.get("system"), dict):
@@ -410,7 +412,7 @@ class Dialect(transport.Server, abc.ABC):
         """How many jobs the server runs at once for us, when it says so."""
         return None
 
-    def account(self) -> dict[str, Any]:
+    def account(self) -> Document:
         """Plan, credits and limits that the server reports; empty for servers without accounts."""
         return {}
 
@@ -519,8 +521,9 @@ def api_flags(api: str | None) -> list[str]:
     return [] if api in (None, "auto", "local") else ["--api", str(api)]
 
 
-def seconds(value: Any) -> float | None:
+def seconds(value: object) -> float | None:
     """A time in seconds since the epoch from seconds or milliseconds (the cloud's sources disagree; below 1e11 is s)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    time = foreign.number(value)
+    if time is None or time <= 0:
         return None
-    return float(value) if value < 1e11 else value / 1000.0
+    return float(time) if time < 1e11 else time / 1000.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 from comfyskill.graph import nodes
@@ -114,8 +114,7 @@ class V2(Dialect):
             if error.code == "unreachable":
                 raise
             return "other"
-        upstream = health.get("upstream") if isinstance(health, Mapping) else None
-        self.upstream = upstream if isinstance(upstream, str) else None
+        self.upstream = foreign.text(foreign.mapping(health).get("upstream")) or None
         return "proxy" if self.upstream is not None else "other"
 
     def failure(self, response: requests.Response) -> SkillError:
@@ -189,15 +188,15 @@ class V2(Dialect):
             return self.submit_once(submission)
         if response.status_code >= 400:
             raise v2_records.rejection(response, submission.graph) or self.failure(response)
-        answer = self.json_of(response)
-        if not isinstance(answer, Mapping) or not isinstance(answer.get("id"), str):
+        job_id = foreign.mapping(self.json_of(response)).get("id")
+        if not isinstance(job_id, str):
             raise SkillError(f"{self.url} accepted the submit but returned no job", code="bad_answer")
-        self._own_jobs.add(answer["id"])
-        return Accepted(accepted_id(answer["id"], submission.prompt_id, self.url))
+        self._own_jobs.add(job_id)
+        return Accepted(accepted_id(job_id, submission.prompt_id, self.url))
 
-    def _body(self, submission: Submission) -> dict[str, Any]:
+    def _body(self, submission: Submission) -> Document:
         """Closed at the top: `extra_data` may hold the partner key and nothing else."""
-        body: dict[str, Any] = {"workflow": _only(submission.graph, submission.targets)}
+        body: Document = {"workflow": _only(submission.graph, submission.targets)}
         key = submission.extra_data.get("api_key_comfy_org")
         if isinstance(key, str):
             body["extra_data"] = {"api_key_comfy_org": key}
@@ -218,7 +217,7 @@ class V2(Dialect):
         """The job with our label. Raises SkillError `submit_unknown` where jobs are not listed or not labelled."""
         if self._label(submission) is None:
             raise self._unknown(submission, f"{self.url} offers no job list")
-        params: dict[str, Any] = {"limit": MOST_LISTED}
+        params: dict[str, object] = {"limit": MOST_LISTED}
         if self.surface == "deployment":
             params[f"metadata[{MARK}]"] = submission.prompt_id
         for job in self._listed(params):
@@ -308,8 +307,9 @@ class V2(Dialect):
             if error.code == "not_found":
                 return None
             raise
-        graph = answer.get("workflow") if isinstance(answer, Mapping) else None
-        return graph if isinstance(graph, Mapping) and answer.get("format") != "save" else None
+        kept = foreign.mapping(answer)
+        graph = kept.get("workflow")
+        return graph if isinstance(graph, Mapping) and kept.get("format") != "save" else None
 
     def cancel(self, prompt_id: str) -> bool:
         """POST /jobs/{id}/cancel, then check that it took effect. Raises SkillError `cancel_not_confirmed` when it did not."""
@@ -324,7 +324,7 @@ class V2(Dialect):
 
     def list_jobs(self, limit: int = MOST_LISTED, *, finished: bool = True) -> list[JobSummary]:
         """Running, then waiting jobs in order, then finished ones. Raises SkillError `not_offered` on Comfy Cloud."""
-        params: dict[str, Any] = {"limit": max(1, min(limit, MOST_LISTED)) if finished else MOST_LISTED}
+        params: dict[str, object] = {"limit": max(1, min(limit, MOST_LISTED)) if finished else MOST_LISTED}
         if not finished and self.surface == "proxy":
             params["status"] = "queued,running,canceling"
         rows = [v2_records.row(job) for job in self._listed(params)]
@@ -333,12 +333,12 @@ class V2(Dialect):
         waiting.sort(key=lambda row: row.position if row.position is not None else 1 << 30)
         return running + waiting + ([row for row in rows if row.phase == "done"] if finished else [])
 
-    def _listed(self, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    def _listed(self, params: Mapping[str, object]) -> list[Mapping[str, object]]:
         answer = self.get_json(JOBS, params, timeout=self.look_timeout)
-        jobs = answer.get("jobs") if isinstance(answer, Mapping) else None
+        jobs = foreign.mapping(answer).get("jobs")
         if not isinstance(jobs, list):
             raise SkillError(f"{self.url} did not answer with a job list", code="bad_answer")
-        return [job for job in jobs if isinstance(job, Mapping) and isinstance(job.get("id"), str)]
+        return [job for job in foreign.mappings(jobs) if isinstance(job.get("id"), str)]
 
     def open_events(self, prompt_id: str) -> requests.Response | None:
         """The event stream of one job, opened; SkillError where there is none (poll then)."""
@@ -362,7 +362,7 @@ class V2(Dialect):
             return upload_masked(self, path, name or path.name, original)
         return upload(self, path, name or path.name, subfolder)
 
-    def input_value(self, ref: FileRef) -> Any:
+    def input_value(self, ref: FileRef) -> object:
         """An asset reference. The proxy resolves an output's to a bare name, which loaders then seek in `input`."""
         if ref.type != "input" and self.surface not in ("cloud", "deployment"):
             ref = upload_again(self, ref)
@@ -428,7 +428,7 @@ def _not_offered(url: str, what: str, code: str = "not_offered") -> SkillError:
     )
 
 
-def reference(ref: FileRef) -> Any:
+def reference(ref: FileRef) -> object:
     """What a graph's input holds to name an asset; the id wins over the name."""
     if ref.asset_id is None:
         return f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
@@ -456,7 +456,7 @@ def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
     )
 
 
-def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
+def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, object] | None:
     """The asset with these bytes; None when the server has no such asset of ours, or offers no lookup."""
     try:
         server.head(f"{ASSETS}/by-hash/{digest}")
@@ -465,10 +465,11 @@ def _by_digest(server: V2, digest: str, name: str) -> Mapping[str, Any] | None:
         if error.code in ("unreachable", "refused"):
             raise
         return None
-    return answer if isinstance(answer, Mapping) and answer.get("id") else None
+    asset = foreign.mapping(answer)
+    return asset if asset.get("id") else None
 
 
-def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping[str, Any]:
+def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping[str, object]:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     fields = {"content_type": kind, "file_path": file_path, "tags": "input"}
     if digest is not None:
@@ -476,14 +477,13 @@ def _send(server: V2, path: Path, file_path: str, digest: str | None) -> Mapping
     return server._send_file(ASSETS, fields, ("file", path, path.name), "id")
 
 
-def _ref(server: V2, asset: Mapping[str, Any], name: str) -> FileRef:
+def _ref(server: V2, asset: Mapping[str, object], name: str) -> FileRef:
     asset_id = str(asset["id"])
-    stored = asset.get("file_path")
     return FileRef(
-        stored if isinstance(stored, str) and stored else name,
+        foreign.text(asset.get("file_path")) or name,
         type="input",
         url=content_url(server, asset_id),
-        content_type=asset.get("content_type") if isinstance(asset.get("content_type"), str) else None,
+        content_type=foreign.text(asset.get("content_type")) or None,
         asset_id=asset_id,
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import Exit, SkillError
+from comfyskill.graph.nodes import Graph
 from comfyskill.server import cloud, refusals, transport
 from comfyskill.server.protocol import MARK, JobState, JobSummary, seconds
 
@@ -37,6 +38,9 @@ OUTPUT_KEYS = {"image": "images", "video": "videos", "audio": "audio", "text": "
 TEMPORARY = "ComfyUI_temp_"
 # Codes by which a graph is rejected (exit 6).
 REJECTIONS = frozenset({"invalid_workflow", "workflow_format_ui", "missing_asset"})
+File = dict[str, str]
+# Node id -> key -> files, as ComfyUI itself reports outputs.
+Outputs = dict[str, dict[str, list[File]]]
 # code -> (our code, message, hint, retryable)
 SENTENCES: dict[str, tuple[str, str, str, bool]] = {
     "queue_full": ("queue_full", "the server's queue is full", "wait until some jobs have finished", True),
@@ -62,7 +66,7 @@ SENTENCES: dict[str, tuple[str, str, str, bool]] = {
 
 
 def state_of(
-    prompt_id: str, job: Mapping[str, Any], content_url: Callable[[str], str], now: float | None = None
+    prompt_id: str, job: Mapping[str, object], content_url: Callable[[str], str], now: float | None = None
 ) -> JobState:
     """The state in a job object. `expired` before `expires_at` is not trusted: phase `unknown`, to be asked again.
 
@@ -87,11 +91,11 @@ def state_of(
         ended=when(job.get("completed_at")),
         progress=_progress(job.get("progress")) if phase == "running" else None,
         word=word,
-        logs=_log_text(job.get("logs")),
+        logs=foreign.text(foreign.mapping(job.get("logs")).get("text")),  # of a finished run on a deployment
     )
 
 
-def _expired(job: Mapping[str, Any], now: float) -> tuple[str, str | None, Mapping[str, Any] | None]:
+def _expired(job: Mapping[str, object], now: float) -> tuple[str, str | None, Mapping[str, object] | None]:
     """The proxy says `expired` of a job between its end and its record, and of one removed from the queue natively."""
     until = when(job.get("expires_at"))
     if until is not None and until > now:
@@ -102,7 +106,7 @@ def _expired(job: Mapping[str, Any], now: float) -> tuple[str, str | None, Mappi
     }  # fmt: skip
 
 
-def _error(error: Any) -> Mapping[str, Any] | None:
+def _error(error: object) -> Mapping[str, object] | None:
     """The failure under the names that ComfyUI itself uses (v2 says class_type where it says node_type)."""
     if not isinstance(error, Mapping):
         return None
@@ -116,25 +120,19 @@ def _error(error: Any) -> Mapping[str, Any] | None:
     }
 
 
-def _log_text(logs: Any) -> str:
-    """The log of a finished run on a deployment; elsewhere absent."""
-    text = logs.get("text") if isinstance(logs, Mapping) else None
-    return foreign.text(text)
-
-
-def _progress(progress: Any) -> Mapping[str, Any] | None:
+def _progress(progress: object) -> Mapping[str, object] | None:
     """A progress snapshot; None for the constant zeros that the proxy's polls give."""
     if not isinstance(progress, Mapping) or not (progress.get("value") or progress.get("nodes_total")):
         return None
     return progress
 
 
-def outputs_of(listed: Any, content_url: Callable[[str], str]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def outputs_of(listed: object, content_url: Callable[[str], str]) -> Outputs:
     """Flat outputs in ComfyUI's own shape: node id -> key -> files, each with the address of its bytes."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: Outputs = {}
     seen: set[str] = set()
-    for item in foreign.items(listed):
-        file = _file(item, content_url) if isinstance(item, Mapping) else None
+    for item in foreign.mappings(listed):
+        file = _file(item, content_url)
         if file is None or file["url"] in seen:
             continue
         seen.add(file["url"])
@@ -144,53 +142,48 @@ def outputs_of(listed: Any, content_url: Callable[[str], str]) -> dict[str, dict
     return found
 
 
-def _file(item: Mapping[str, Any], content_url: Callable[[str], str]) -> dict[str, Any] | None:
-    name, asset_id, url = item.get("name"), item.get("id"), item.get("url")
-    if not isinstance(name, str) or not name:
+def _file(item: Mapping[str, object], content_url: Callable[[str], str]) -> File | None:
+    name, asset_id = foreign.text(item.get("name")), foreign.text(item.get("id"))
+    url = content_url(asset_id) if asset_id else foreign.text(item.get("url"))
+    if not name or not url:
         return None
-    if isinstance(asset_id, str) and asset_id:
-        url = content_url(asset_id)
-    elif not isinstance(url, str) or not url:
-        return None
-    file = {
-        "filename": name,
-        "subfolder": "",
-        "type": "temp" if name.startswith(TEMPORARY) else "output",
-        "url": url,
-    }
-    kind = item.get("content_type")
-    return (
-        file
-        | ({"content_type": kind} if isinstance(kind, str) else {})
-        | ({"asset_id": asset_id} if isinstance(asset_id, str) and asset_id else {})
-    )
+    kind = "temp" if name.startswith(TEMPORARY) else "output"
+    file = {"filename": name, "subfolder": "", "type": kind, "url": url}
+    if content_type := foreign.text(item.get("content_type")):
+        file["content_type"] = content_type
+    if asset_id:
+        file["asset_id"] = asset_id
+    return file
 
 
-def _apart(file: dict[str, Any], node: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _apart(file: File, node: Mapping[str, list[File]]) -> File:
     """v2 drops subfolders: two files of one node with the same name are still different files."""
     same = sum(other["filename"] == file["filename"] for files in node.values() for other in files)
     return file | {"subfolder": f"{same + 1}"} if same else file
 
 
-def row(job: Mapping[str, Any]) -> JobSummary:
+def row(job: Mapping[str, object]) -> JobSummary:
     """One row of a list: the proxy lists whole job objects, deployments stored records with other time keys."""
     word = str(job.get("status") or "").lower()
     phase, outcome = ("unknown", None) if word == EXPIRED else STATUSES.get(word, ("running", None))
     outputs = job.get("outputs")
+    # Deployments have other names for two of the times.
+    created = job.get("created_at", job.get("create_time"))
+    ended = job.get("completed_at", job.get("update_time") if phase == "done" else None)
     return JobSummary(
         str(job["id"]),
         "done" if phase == "unknown" else phase,
         outcome,
-        created=when(job.get("created_at", job.get("create_time"))),
+        created=when(created),
         started=when(job.get("started_at")),
-        ended=when(job.get("completed_at", job.get("update_time") if phase == "done" else None)),
+        ended=when(ended),
         position=_count(job.get("queue_position")),
         outputs_count=len(outputs) if isinstance(outputs, list) else None,
         mark=mark_of(job),
     )
 
 
-def mark_of(job: Mapping[str, Any]) -> str | None:
+def mark_of(job: Mapping[str, object]) -> str | None:
     """Our own id in a job's label: a map on deployments, a text on the proxy."""
     label = job.get("metadata")
     if isinstance(label, Mapping):
@@ -200,7 +193,7 @@ def mark_of(job: Mapping[str, Any]) -> str | None:
     return None
 
 
-def when(value: Any) -> float | None:
+def when(value: object) -> float | None:
     """Seconds since the epoch from RFC 3339 text, or from a number as v1 writes times."""
     if not isinstance(value, str):
         return seconds(value)
@@ -219,18 +212,18 @@ def when(value: Any) -> float | None:
     return moment.timestamp()
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _count(value: object) -> int | None:
+    count = foreign.whole(value)
+    return count if count is not None and count >= 0 else None
 
 
-def envelope(response: requests.Response) -> Mapping[str, Any]:
+def envelope(response: requests.Response) -> Mapping[str, object]:
     """The `error` object of an answer; empty where a proxy in front answered instead."""
     try:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
         return {}
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return foreign.mapping(error)
+    return foreign.mapping(foreign.mapping(body).get("error"))
 
 
 def failure(url: str, response: requests.Response) -> SkillError | None:
@@ -289,12 +282,11 @@ def retry_after(response: requests.Response) -> float | None:
     return None if wait is None else min(wait, 60.0)
 
 
-def rejection(response: requests.Response, graph: Mapping[str, Any]) -> SkillError | None:
+def rejection(response: requests.Response, graph: Graph) -> SkillError | None:
     """A rejected graph (exit 6), node by node where the server says which; None for every other failure."""
     error = envelope(response)
     kind = str(error.get("code") or "")
-    details = error.get("details")
-    details = foreign.mapping(details)
+    details = foreign.mapping(error.get("details"))
     if kind not in REJECTIONS and not (
         response.status_code in (400, 422) and kind in ("invalid_request", "metadata_invalid")
     ):
@@ -315,7 +307,7 @@ def _v1_type(kind: str, message: str) -> str:
     return "prompt_outputs_failed_validation" if "failed validation" in message else kind
 
 
-def _missing_asset(error: Mapping[str, Any], details: Mapping[str, Any]) -> SkillError:
+def _missing_asset(error: Mapping[str, object], details: Mapping[str, object]) -> SkillError:
     missing = details.get("missing_ids")
     return SkillError(
         "the graph names an uploaded file that the server does not have (it may have expired)",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from comfyskill.base import cli, safe_text
+from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, JobState, seconds
@@ -72,10 +72,194 @@ class _Watched:
         self.end_event: events.Event | None = None
         self.end_seen = 0.0
         self.unknown_since: float | None = None
-        self.outputs: dict[str, Mapping[str, Any]] = {}
+        self.outputs: dict[str, Mapping[str, object]] = {}
         # With results of these nodes over an unbroken socket no record is needed.
         self.suffices: frozenset[str] = frozenset()
         self.started: float | None = None
+
+    def take(self, event: events.Event, now: float) -> None:
+        """Note what an event of its run says."""
+        self.seen, self.phase = now, "running"
+        if event.type == "execution_start":
+            self.started = seconds(event.data.get("timestamp"))
+        output = events.output_of(event) if event.type == "executed" else None
+        if output is not None and event.node is not None:
+            self.outputs[event.node] = output
+        if event.end is not None:
+            self.end_event, self.end_seen = event, now
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the events alone show that it succeeded, with the results of all nodes that matter."""
+        return (
+            bool(self.suffices)
+            and self.outputs.keys() >= self.suffices
+            and self.end_event is not None
+            and self.end_event.end == "success"
+        )
+
+    def last_state(self) -> JobState:
+        """The end as the events reported it, for a job whose record was deleted before it could be read."""
+        assert self.end_event is not None
+        outcome = self.end_event.end
+        return JobState(
+            self.prompt_id,
+            "done",
+            outcome,
+            outputs=self.outputs,
+            error=self.end_event.data if outcome != "success" else None,
+            started=self.started,
+            ended=seconds(self.end_event.data.get("timestamp")),
+        )
+
+
+class _Connection:
+    """The WebSocket of one watcher, opened again after it broke. `usable`: it is worth trying."""
+
+    def __init__(self, server: Dialect, client_id: str, *, wanted: bool) -> None:
+        self.usable = wanted and server.has_socket
+        self.wire: Wire | None = None
+        self.retry_at = 0.0
+        self._server = server
+        self._client_id = client_id
+        self._failures = 0
+        self._greeted = False  # the socket has worked at least once
+
+    def open(self) -> events.Event | None:
+        """Connect; the first `status` frame, which shows that this socket is the one the server sends to.
+
+        None where the server sends none and need not. Raises Disconnected.
+        """
+        try:
+            with transport.no_later_than(time.monotonic() + SOCKET_PATIENCE):
+                self.wire = Wire(self._server, self._client_id)
+            greeting = self._await_greeting(self.wire)
+        except Disconnected:
+            self.close()
+            raise
+        self._greeted = self._greeted or greeting is not None
+        self._failures = 0
+        return greeting
+
+    def _await_greeting(self, wire: Wire) -> events.Event | None:
+        give_up = time.monotonic() + transport.time_left(GREETING_PATIENCE)
+        while True:
+            frame = wire.receive(max(give_up - time.monotonic(), 0.001))
+            if isinstance(frame, events.Event):
+                return frame
+            if time.monotonic() >= give_up:
+                if self._server.client_frames:
+                    raise Disconnected("the socket opened but sends nothing", mute=True)
+                return None
+
+    def note_loss(self, error: Disconnected) -> None:
+        """It worked and broke: try again soon."""
+        self.close()
+        self.usable = not error.mute
+        self._failures = 0
+        self.retry_at = time.monotonic() + RECONNECT_PAUSES[0]
+
+    def note_failure(self, error: Disconnected) -> None:
+        """It did not open again: try later, or never where the server has no socket."""
+        pause = RECONNECT_PAUSES[min(self._failures, len(RECONNECT_PAUSES) - 1)]
+        self._failures += 1
+        self.retry_at = time.monotonic() + (MUTE_PAUSE if error.mute else pause)
+        if (error.mute and not self._greeted) or error.status in (400, 404, 405, 501):
+            self.usable = False
+
+    @property
+    def due(self) -> bool:
+        """Whether it is closed and should be opened now."""
+        return self.wire is None and self.usable and time.monotonic() >= self.retry_at
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self.wire is not None:
+            self.wire.close()
+            self.wire = None
+
+
+class _Outage:
+    """How long a server has been out of reach, and when to give up. `answered`: it has been heard before."""
+
+    def __init__(self, patience: float, *, answered: bool) -> None:
+        self.patience = patience
+        self.answered = answered
+        self._since: float | None = None
+
+    def end(self) -> None:
+        """The server has answered."""
+        self._since = None
+        self.answered = True
+
+    def limit(self, now: float) -> float | None:
+        """Until when a question may wait for an unreachable server; None while it answers."""
+        return None if self._since is None else max(self._since + self.patience, now + LEAST_LOOK)
+
+    def note(self, error: SkillError, prompt_id: str, began: float) -> None:
+        """A question about a job, asked at `began`, has failed. Raises SkillError when that ends the wait.
+
+        A refusal or an invalid id ends it at once; anything else may be temporary.
+        """
+        if error.exit in (cli.Exit.REFUSED, cli.Exit.MISUSE):
+            error.details.setdefault("prompt_id", prompt_id)
+            raise error
+        if error.exit == cli.Exit.UNREACHABLE and not self.answered:
+            raise error
+        if self._since is None:
+            self._since = began
+        away = time.monotonic() - self._since
+        if away > self.patience:
+            raise SkillError(
+                f"the server has been unreachable for {away:.0f} s; the job's outcome is not known",
+                code="server_gone",
+                status="lost",
+                hint="when the server is back, look up the job by its prompt id before running it again",
+                prompt_id=prompt_id,
+                away_seconds=round(away, 1),
+                server_said=safe_text.clean(error, 300),
+            ) from error
+
+
+class _JobStream:
+    """The event stream of one job, for servers without a socket, opened again at most as often as the server allows.
+
+    Streams cost a thread here and a scarce place there (comfy-api-proxy allows eight), so the jobs of a batch are
+    polled, and a job that ends before its record is first read needs no reading.
+    """
+
+    def __init__(self, server: Dialect, *, wanted: bool) -> None:
+        self.stream: EventStream | None = None
+        self._server = server
+        self._open_at: float | None = 0.0 if wanted else None
+        self._ends = 0
+
+    def tend(self, watched: Mapping[str, _Watched]) -> None:
+        """Open a stream when a single job is followed and its time has come; close one whose job is not followed."""
+        if self.stream is not None:
+            if self.stream.prompt_id not in watched:
+                self.close()
+            return
+        if self._open_at is None or len(watched) != 1 or time.monotonic() < self._open_at:
+            return
+        job = next(iter(watched.values()))
+        if job.phase in ("pending", "running"):
+            from comfyskill.server.socket import EventStream
+
+            self.stream = EventStream(job.prompt_id, lambda: self._server.open_events(job.prompt_id))
+
+    def note_end(self, again: float | None) -> None:
+        """The stream is over. A server that ends every stream at once is not asked ten times a second."""
+        self.stream = None
+        pause = None if again is None else min(again * 2**self._ends, SLOWEST_REOPENING)
+        self._open_at = None if pause is None else time.monotonic() + pause
+        self._ends = min(self._ends + 1, 10)
+
+    def close(self) -> None:
+        """Stop reading it."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
 
 
 class Watcher:
@@ -103,72 +287,45 @@ class Watcher:
         self.restarts_possible = False  # the connection was lost at least once
         self.queue_remaining: int | None = None
         self.missed_frames = not (use_socket and server.has_socket)
-        self._answered = answered
-        self._use_socket = use_socket and server.has_socket
-        self._wire: Wire | None = None
-        self._stream: EventStream | None = None
-        self._stream_at: float | None = 0.0 if use_socket else None
-        self._stream_ends = 0
-        self._reconnects = 0
-        self._reconnect_at = 0.0
-        self._greeted = False  # the socket has worked at least once
-        self._outage_since: float | None = None
-        self._watched: dict[str, _Watched] = {}
         self.tap: Callable[[events.Frame], None] | None = None  # sees every frame, also those of other jobs
+        self._connection = _Connection(server, client_id, wanted=use_socket)
+        self._job_stream = _JobStream(server, wanted=use_socket)
+        self._outage = _Outage(patience, answered=answered)
+        self._watched: dict[str, _Watched] = {}
         self._current: str | None = None
         self._current_node: str | None = None
 
     @property
     def live(self) -> bool:
         """Whether a socket is open now."""
-        return self._wire is not None
+        return self._connection.wire is not None
 
     def open(self) -> None:
         """Connect and wait for the greeting, so that nothing can be missed. Falls back to polling with a warning."""
-        if not self._use_socket:
+        if not self._connection.usable:
             return
         try:
-            self._connect()
-            self._await_greeting()
+            self._take_greeting(self._connection.open())
         except Disconnected as error:
-            self._drop_wire()
             self.missed_frames = True
             if error.mute or error.status in (400, 401, 403, 404, 405, 501):
-                self._use_socket = False
+                self._connection.usable = False
                 # A second watcher of this command need not detect it again.
                 self.server.has_socket = False
             cli.warn(f"no live progress: {error}; polling instead")
 
-    def _connect(self) -> None:
-        with transport.no_later_than(time.monotonic() + SOCKET_PATIENCE):
-            self._wire = Wire(self.server, self.client_id)
-
-    def _await_greeting(self) -> None:
-        """The first `status` frame shows that this socket is the one the server sends to."""
-        assert self._wire is not None
-        give_up = time.monotonic() + transport.time_left(GREETING_PATIENCE)
-        while True:
-            frame = self._wire.receive(max(give_up - time.monotonic(), 0.001))
-            if isinstance(frame, events.Event):
-                self._answered = self._greeted = True
-                self._note_queue(frame)
-                if self.tap is not None:
-                    self.tap(frame)
-                return
-            if time.monotonic() >= give_up:
-                if self.server.client_frames:
-                    raise Disconnected("the socket opened but sends nothing", mute=True)
-                return
+    def _take_greeting(self, greeting: events.Event | None) -> None:
+        if greeting is None:
+            return
+        self._outage.answered = True
+        self._note_queue(greeting)
+        if self.tap is not None:
+            self.tap(greeting)
 
     def close(self) -> None:
         """Close the socket; the jobs keep running."""
-        self._drop_wire()
-        self._drop_stream()
-
-    def _drop_wire(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        self._connection.close()
+        self._job_stream.close()
 
     def watch(self, prompt_id: str, *, ours: bool = True, output_nodes: frozenset[str] = frozenset()) -> None:
         """Follow a job from now on. `ours`: submitted under this watcher's client id, so that its frames come here.
@@ -207,11 +364,13 @@ class Watcher:
         deadline = time.monotonic() + timeout
         news: list[Update | Ended] = []
         while True:
-            self._tend_stream()
+            if not self.live and not self._connection.usable:
+                self._job_stream.tend(self._watched)
             frame = self._next_frame(min(deadline, self._next_due()) - time.monotonic())
             while frame is not None:
                 news += self._take(frame)
-                buffered = self._wire is not None and self._wire.has_more and len(news) < MOST_NEWS
+                wire = self._connection.wire
+                buffered = wire is not None and wire.has_more and len(news) < MOST_NEWS
                 frame = self._next_frame(0.0) if buffered else None
             news += self._check_due()
             if news or time.monotonic() >= deadline:
@@ -220,78 +379,43 @@ class Watcher:
     def _next_due(self) -> float:
         now = time.monotonic()
         due = min((watched.check_at for watched in self._watched.values()), default=now + TICK)
-        if self._use_socket and self._wire is None:
-            due = min(due, self._reconnect_at)
+        if self._connection.usable and not self.live:
+            due = min(due, self._connection.retry_at)
         return min(due, now + TICK)
 
     def _next_frame(self, wait: float) -> events.Frame | None:
-        if self._wire is None and self._use_socket and time.monotonic() >= self._reconnect_at:
+        if self._connection.due:
             self._reconnect()
-        if self._wire is None:
+        wire = self._connection.wire
+        if wire is None:
             return self._next_from_stream(wait)
         try:
-            frame = self._wire.receive(max(wait, 0.0))
-            self._wire.keep_alive(QUIET_BEFORE_PING, PING_PATIENCE)
+            frame = wire.receive(max(wait, 0.0))
+            wire.keep_alive(QUIET_BEFORE_PING, PING_PATIENCE)
             return frame
         except Disconnected as error:
             self._lost_connection(error)
             return None
 
-    def _tend_stream(self) -> None:
-        """Without a socket, one job at a time is followed by its event stream as well.
-
-        Streams cost a thread here and a scarce place there (comfy-api-proxy allows eight), so the jobs of a batch are
-        polled, and a job that ends before its record is first read needs no reading.
-        """
-        if self._wire is not None or self._use_socket or self._stream_at is None:
-            return
-        if self._stream is not None:
-            if self._stream.prompt_id not in self._watched:
-                self._drop_stream()
-            return
-        if len(self._watched) != 1 or time.monotonic() < self._stream_at:
-            return
-        watched = next(iter(self._watched.values()))
-        if watched.phase in ("pending", "running"):
-            from comfyskill.server.socket import EventStream
-
-            prompt_id = watched.prompt_id
-            self._stream = EventStream(prompt_id, lambda: self.server.open_events(prompt_id))
-
     def _next_from_stream(self, wait: float) -> events.Frame | None:
         """An event of the one streamed job, or None after `wait` seconds; at the stream's end its record is due."""
-        if self._stream is None:
+        if self._job_stream.stream is None:
             if wait > 0:
                 time.sleep(wait)
             return None
         from comfyskill.server.socket import StreamEnded
 
         try:
-            frame = self._stream.receive(wait)
+            return self._job_stream.stream.receive(wait)
         except StreamEnded as ended:
-            self._stream = None
-            # A server that ends every stream at once is not asked ten times a second.
-            pause = (
-                None if ended.again is None else min(ended.again * 2**self._stream_ends, SLOWEST_REOPENING)
-            )
-            self._stream_at = None if pause is None else time.monotonic() + pause
-            self._stream_ends = min(self._stream_ends + 1, 10)
+            self._job_stream.note_end(ended.again)
             self._check_all_now()
             return None
-        return frame
-
-    def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
     def _lost_connection(self, error: Disconnected) -> None:
-        self._drop_wire()
-        self._use_socket = not error.mute
+        self._connection.note_loss(error)
         self.server.renew_connections()
         self.restarts_possible = self.missed_frames = True
-        self._reconnects = 0
-        self._reconnect_at = time.monotonic() + RECONNECT_PAUSES[0]
         for watched in self._watched.values():
             watched.suffices = frozenset()
         cli.note(f"connection lost ({error}); {'polling instead' if error.mute else 'reconnecting'}")
@@ -300,18 +424,12 @@ class Watcher:
     def _reconnect(self) -> None:
         """Try once; the records are read right after, since missed frames are not repeated."""
         try:
-            self._connect()
-            self._await_greeting()
-            cli.note("connected again")
-            self._reconnects = 0
-            self._check_all_now()
+            self._take_greeting(self._connection.open())
         except Disconnected as error:
-            self._drop_wire()
-            pause = RECONNECT_PAUSES[min(self._reconnects, len(RECONNECT_PAUSES) - 1)]
-            self._reconnects += 1
-            self._reconnect_at = time.monotonic() + (MUTE_PAUSE if error.mute else pause)
-            if (error.mute and not self._greeted) or error.status in (400, 404, 405, 501):
-                self._use_socket = False
+            self._connection.note_failure(error)
+            return
+        cli.note("connected again")
+        self._check_all_now()
 
     def _check_all_now(self) -> None:
         for watched in self._watched.values():
@@ -334,48 +452,30 @@ class Watcher:
         return [Update(owner, frame)]
 
     def _take_event(self, event: events.Event) -> list[Update | Ended]:
-        if event.type == "status":
-            self._note_queue(event)
-            self._look_at_others()
-        if event.type in STREAM_EVENTS:
-            return self._take_stream_event(event)
-        if event.type in ("execution_start", "executing"):
-            # After a reconnect `executing` comes without a prompt id: it is the run that was current.
-            self._current = event.prompt_id or self._current
-            self._current_node = event.node
-        elif event.type == "progress":
-            # All that is broadcast of a run without a client id; the preview that follows belongs to it.
-            self._current, self._current_node = event.prompt_id or self._current, event.node
+        general = self._GENERAL.get(event.type)
+        if general is not None:
+            general(self, event)
         watched = self._watched.get(event.prompt_id or "")
         if watched is None:
             return []
+        if event.type in STREAM_EVENTS:
+            return self._take_stream_event(watched, event)
         now = time.monotonic()
-        watched.seen, watched.phase = now, "running"
+        watched.take(event, now)
         watched.check_at = now + self.server.cross_check
-        output = events.output_of(event) if event.type == "executed" else None
-        if output is not None and event.node is not None:
-            watched.outputs[event.node] = output
-        if event.type == "execution_start":
-            watched.started = seconds(event.data.get("timestamp"))
-        if event.end is not None:
-            watched.end_event, watched.end_seen = event, now
-        finished = event.type == "executing" and event.node is None
-        if finished and watched.end_event is None:
+        last = event.type == "executing" and event.node is None
+        if last and watched.succeeded:
+            return [Update(watched.prompt_id, event), self._end(watched, watched.last_state())]
+        if watched.end_event is not None:
+            watched.interval = 0.02
+            watched.check_at = now if last else now + HISTORY_LAG
+        elif last:
             # The end's own frame was lost on the way; the record knows how it ended.
             watched.check_at = now
-        if watched.end_event is not None:
-            told = bool(watched.suffices) and watched.outputs.keys() >= watched.suffices
-            if finished and told and watched.end_event.end == "success":
-                return [Update(watched.prompt_id, event), self._end(watched, _state_from_event(watched))]
-            watched.interval = 0.02
-            watched.check_at = now if finished else now + HISTORY_LAG
         return [Update(watched.prompt_id, event)]
 
-    def _take_stream_event(self, event: events.Event) -> list[Update | Ended]:
+    def _take_stream_event(self, watched: _Watched, event: events.Event) -> list[Update | Ended]:
         """An event of an event stream: it reports progress, and when to read the record."""
-        watched = self._watched.get(event.prompt_id or "")
-        if watched is None:
-            return []
         watched.seen = time.monotonic()
         if event.type == "job_progress":
             watched.phase = "running"
@@ -383,11 +483,30 @@ class Watcher:
             watched.check_at, watched.interval = watched.seen, self.server.first_poll
         return [Update(watched.prompt_id, event)]
 
+    def _queue_changed(self, event: events.Event) -> None:
+        self._note_queue(event)
+        self._look_at_others()
+
+    def _note_current(self, event: events.Event) -> None:
+        """Which run and node the frames without an id belong to.
+
+        After a reconnect `executing` comes without a prompt id: it is the run that was current. `progress` is all that
+        is broadcast of a run without a client id; the preview that follows belongs to it.
+        """
+        self._current, self._current_node = event.prompt_id or self._current, event.node
+
+    # What an event means whether or not its job is followed.
+    _GENERAL = {
+        "status": _queue_changed,
+        "execution_start": _note_current,
+        "executing": _note_current,
+        "progress": _note_current,
+    }
+
     def _note_queue(self, event: events.Event) -> None:
-        status = event.data.get("status")
-        info = status.get("exec_info") if isinstance(status, Mapping) else None
-        remaining = info.get("queue_remaining") if isinstance(info, Mapping) else None
-        if isinstance(remaining, int):
+        info = foreign.mapping(foreign.mapping(event.data.get("status")).get("exec_info"))
+        remaining = foreign.whole(info.get("queue_remaining"))
+        if remaining is not None:
             self.queue_remaining = remaining
 
     def _look_at_others(self) -> None:
@@ -413,47 +532,15 @@ class Watcher:
     def _ask(self, watched: _Watched) -> JobState | None:
         began = time.monotonic()
         try:
-            with transport.no_later_than(self._end_of_patience(began)):
+            with transport.no_later_than(self._outage.limit(began)):
                 state = self.server.state(watched.prompt_id)
         except SkillError as error:
             self._schedule(watched)
-            self._outage(error, watched, began)
+            self._outage.note(error, watched.prompt_id, began)
+            self.restarts_possible = True
             return None
-        self._outage_since = None
-        self._answered = True
+        self._outage.end()
         return state
-
-    def _end_of_patience(self, now: float) -> float | None:
-        """Until when to wait for an unreachable server; None while it answers."""
-        if self._outage_since is None:
-            return None
-        return max(self._outage_since + self.patience, now + LEAST_LOOK)
-
-    def _outage(self, error: SkillError, watched: _Watched, began: float) -> None:
-        """A refusal or an invalid id ends the wait at once; anything else may be temporary.
-
-        `began`: when the question was asked that got no answer.
-        """
-        if error.exit in (cli.Exit.REFUSED, cli.Exit.MISUSE):
-            error.details.setdefault("prompt_id", watched.prompt_id)
-            raise error
-        if error.exit == cli.Exit.UNREACHABLE and not self._answered:
-            raise error
-        if self._outage_since is None:
-            self._outage_since = began
-        self.restarts_possible = True
-        away = time.monotonic() - self._outage_since
-        if away > self.patience:
-            raise SkillError(
-                f"the server has been unreachable for {away:.0f} s; the job's outcome is not known",
-                code="server_gone",
-                status="lost",
-                retryable=False,
-                hint="when the server is back, look up the job by its prompt id before running it again",
-                prompt_id=watched.prompt_id,
-                away_seconds=round(away, 1),
-                server_said=safe_text.clean(error, 300),
-            ) from error
 
     def _schedule(self, watched: _Watched) -> None:
         """When to check again: soon while an end is due or there is no socket, else rarely."""
@@ -468,7 +555,7 @@ class Watcher:
         if state.done:
             return [self._end(watched, state)]
         if watched.end_event is not None and now - watched.end_seen > HISTORY_PATIENCE:
-            return [self._end(watched, _state_from_event(watched))]
+            return [self._end(watched, watched.last_state())]
         if state.assumed and watched.unknown_since is None:
             watched.unknown_since, watched.interval = now, self.server.first_poll
         if state.assumed:
@@ -480,7 +567,7 @@ class Watcher:
         if state.phase != watched.phase and state.phase in ("pending", "running"):
             watched.phase, watched.interval = state.phase, self.server.first_poll
         self._schedule(watched)
-        if state.progress and self._stream is None:
+        if state.progress and self._job_stream.stream is None:
             return [
                 Update(
                     watched.prompt_id, events.Event("job_progress", watched.prompt_id, data=state.progress)
@@ -510,20 +597,3 @@ class Watcher:
     def _end(self, watched: _Watched, state: JobState) -> Ended:
         self.forget(watched.prompt_id)
         return Ended(state._replace(outputs={**watched.outputs, **state.outputs}))
-
-
-def _state_from_event(watched: _Watched) -> JobState:
-    """The end as the events reported it, for a job whose record was deleted before we could read it."""
-    assert watched.end_event is not None
-    outcome = watched.end_event.end
-    error = watched.end_event.data if outcome != "success" else None
-    ended = seconds(watched.end_event.data.get("timestamp"))
-    return JobState(
-        watched.prompt_id,
-        "done",
-        outcome,
-        outputs=watched.outputs,
-        error=error,
-        started=watched.started,
-        ended=ended,
-    )

@@ -1,4 +1,4 @@
-"""What a media file says about the workflow that made it, and an image's facts before it is uploaded.
+"""The workflow that is embedded in a media file, and an image's facts before it is uploaded.
 
 Reads files, needs no server. The other modules of this package read the single formats; all read headers
 only, in bounded memory, and expect hostile input.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Decoding a larger picture only to see whether it is whole would take too long and too much memory.
 MAX_CHECKED_PIXELS = 120_000_000
-# The user's own file is only sent, so it may be larger than what is decoded here.
+# The user's own file is only sent, so it may be larger than pictures that are decoded here.
 MOST_INPUT_PIXELS = 178_000_000
 
 

@@ -12,22 +12,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import quote
 
-from comfyskill.base import foreign, safe_text, text_files
+from comfyskill.base import foreign, text_files
 from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
-from comfyskill.editor import outline
+from comfyskill.editor import blueprint, outline
 from comfyskill.graph import nodes as graph_nodes
-from comfyskill.server import node_definitions, transport
+from comfyskill.server import node_definitions
 from comfyskill.server.facts import Facts
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.server.transport import Server, stream
+from comfyskill.server.transport import Server
+from comfyskill.source import on_server
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
 BUNDLED = Path(__file__).resolve().parents[3] / "workflows"
-MAX_ANSWER = 64 * 1024 * 1024
 
 
 class Loaded(NamedTuple):
@@ -76,9 +75,9 @@ def read(
 ) -> Source:
     """The workflow that `spec` names, ready to run.
 
-    `spec`: a file, `-` (standard input), `template:NAME` or `server:NAME` (these need `server`). A picture gives the
-    graph that made it; its editor workflow is kept beside. `definitions` is only called when a conversion needs it.
-    `allow_unsure` as in `convert.convert`.
+    `spec`: a file, `-` (standard input), or `template:NAME`, `server:NAME`, `subgraph:NAME` (these need `server`). A
+    picture gives the graph that made it; its editor workflow is kept beside. `definitions` is only called when a
+    conversion needs it. `allow_unsure` as in `convert.convert`.
 
     Raises:
         SkillError: (exit 2) nothing there, not readable, no workflow in it, or it cannot be converted.
@@ -122,12 +121,18 @@ def read_for(spec: str, server: Facts, *, allow_unsure: bool = False) -> Source:
 
 def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
     """The workflow that `spec` names, in the format in which it was found (see `read`)."""
-    kind, colon, name = spec.partition(":")
-    if colon and kind in ("template", "server"):
+    if asks_server(spec):
+        kind, _, name = spec.partition(":")
         return _from_server(kind, name, server)
     if spec == "-":
         return _from_stdin(stdin)
     return _from_file(spec)
+
+
+def asks_server(spec: str) -> bool:
+    """Whether `spec` names a workflow on a server."""
+    kind, colon, _ = spec.partition(":")
+    return bool(colon) and kind in on_server.KINDS
 
 
 def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
@@ -147,11 +152,20 @@ def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
 def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
     if server is None:
         raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
+    document, notes = on_server.fetch(server, kind, name)
+    if kind == "subgraph":
+        document, added = _runnable(document)
+        notes += added
+    return _unwrapped(document, f"{on_server.KINDS[kind].what} {name} of {server.url}", "json", notes)
 
-    fetch = template if kind == "template" else saved
-    value, notes = fetch(server, name)
-    what = "template" if kind == "template" else "saved workflow"
-    return _unwrapped(value, f"{what} {name} of {server.url}", "json", notes)
+
+def _runnable(document: object) -> tuple[object, list[str]]:
+    """A blueprint with loaders and savers at its open ends, and notes that name them."""
+    made = blueprint.complete(foreign.mapping(document))
+    notes = [f"nodes were added for its inputs and outputs: {', '.join(made.added)}"] if made.added else []
+    if made.unlinked:
+        notes.append(f"these inputs need a link from another node: {', '.join(made.unlinked)}")
+    return made.document, notes
 
 
 def _from_stdin(stdin: BinaryIO | None, origin: str = "standard input") -> Loaded:
@@ -303,7 +317,6 @@ def _near_files(spec: str) -> str:
         beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
-    import difflib
 
     near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
     near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
@@ -328,122 +341,3 @@ def _no_workflow_inside(
             "pass a JSON workflow, or a PNG, WebP, MP4, WebM, FLAC, Opus, MP3 or GLB file as ComfyUI saved it"
         )
     return Misuse(f"{origin} contains no workflow", code="no_workflow_inside", hint=hint)
-
-
-def template(server: Server, name: str) -> tuple[object, list[str]]:
-    """A template by name (`PACK/NAME` for one of a node pack): its JSON and notes on repaired parts.
-
-    Raises:
-        SkillError: (exit 2) no such template, with the nearest names.
-    """
-    pack, _, title = _clean(name, "template").rpartition("/")
-    path = (
-        f"workflow_templates/{quote(pack, safe='')}/{quote(title)}.json"
-        if pack
-        else f"templates/{quote(title)}.json"
-    )
-    try:
-        return _fetch(server, path, f"template {name!r}")
-    except SkillError as error:
-        raise _not_found(error, "template", name, lambda: template_names(server)) from error
-
-
-def saved(server: Server, name: str) -> tuple[object, list[str]]:
-    """A workflow that is saved on the server, by name with its folders: its JSON and notes on repaired parts.
-
-    Raises:
-        SkillError: (exit 2) no such workflow, with the nearest names.
-    """
-    title = _clean(name, "server")
-    path = "userdata/" + quote(f"workflows/{title}.json", safe="")
-    try:
-        return _fetch(server, path, f"saved workflow {name!r}")
-    except SkillError as error:
-        raise _not_found(error, "server", name, lambda: saved_names(server)) from error
-
-
-def template_names(server: Server) -> list[str]:
-    """The templates a server offers: official ones by name, those of node packs as PACK/NAME.
-
-    Raises:
-        SkillError: the server cannot be reached, or has no templates.
-    """
-    names = [
-        foreign.text(entry.get("name"))
-        for group in foreign.mappings(server.get_json("templates/index.json"))
-        for entry in foreign.mappings(group.get("templates"))
-    ]
-    packs = foreign.mapping(server.get_json("workflow_templates"))
-    names += [
-        f"{pack}/{title}"
-        for pack, titles in packs.items()
-        for title in foreign.items(titles)
-        if isinstance(title, str)
-    ]
-    return [name for name in names if name]
-
-
-def saved_names(server: Server) -> list[str]:
-    """The names (folders with `/`, without `.json`) of the workflows saved on a server; [] when there are none.
-
-    Raises:
-        SkillError: the server cannot be reached.
-    """
-    try:
-        files = server.get_json("userdata", params={"dir": "workflows", "recurse": "true"})
-    except SkillError as error:
-        # The server creates the folder when the first workflow is saved.
-        if error.code == "not_found":
-            return []
-        raise
-    paths = [
-        str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry) for entry in files or []
-    ]
-    return [path.replace("\\", "/").removesuffix(".json") for path in paths if path.endswith(".json")]
-
-
-def _clean(name: str, kind: str) -> str:
-    title = name.strip().strip("/").removesuffix(".json")
-    if not title or any(part in ("", ".", "..") for part in title.split("/")) or "\\" in title:
-        raise Misuse(
-            f"{kind}:{name} is not a workflow name",
-            hint=f"write {kind}:NAME, as the server lists it",
-        )
-    return title
-
-
-def _fetch(server: Server, path: str, what: str) -> tuple[object, list[str]]:
-    response = server.open_stream(path, attempts=transport.ATTEMPTS)
-    data = bytearray()
-    with response:
-        for piece in stream(response):
-            data += piece
-            if len(data) > MAX_ANSWER:
-                raise Misuse(f"the {what} is larger than {MAX_ANSWER >> 20} MB", code="too_large")
-    origin = f"{what} of {server.url}"
-    return parse(text_of(bytes(data), origin), origin)
-
-
-def _not_found(error: SkillError, kind: str, name: str, names: Callable[[], list[str]]) -> SkillError:
-    """The same failure, but a missing workflow becomes misuse (exit 2), with names that exist."""
-    if error.code != "not_found":
-        return error
-    try:
-        known = names()
-    except SkillError:
-        known = []
-    near = difflib.get_close_matches(name, known, 5, 0.4) or [
-        item for item in known if name.lower() in item.lower()
-    ]
-    what = "template" if kind == "template" else "saved workflow"
-    if near:
-        hint = f"did you mean {safe_text.quoted_list([f'{kind}:{item}' for item in near], 5)}?"
-    elif known:
-        hint = f"it offers {len(known)}, such as {safe_text.quoted_list(known[:5])}"
-    else:
-        hint = "it offers none, or does not say which"
-    return Misuse(
-        f"the server has no {what} {safe_text.quoted(name)}",
-        code="no_such_workflow",
-        hint=hint,
-    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comfyskill.base import foreign, key_patterns, safe_text
+from comfyskill.base import foreign, safe_text, service_keys
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import pack as deps_pack
 from comfyskill.deps import packs as deps_packs
@@ -63,7 +63,7 @@ MOST_FINDINGS = 60
 
 def _shown(text: object, limit: int) -> str:
     """The workflow's words made safe to show: keys masked before anything is cut."""
-    return safe_text.clean(key_patterns.masked(str(text)), limit)
+    return safe_text.clean(service_keys.masked(str(text)), limit)
 
 
 class Worry(NamedTuple):
@@ -254,7 +254,7 @@ _STANDINGS = {
 
 def _models(subject: Subject) -> Iterator[Worry]:
     seen = set()
-    for use in graph_facts.models_in(subject.graph, subject.definitions):
+    for use in graph_facts.models_in(subject.graph):
         if deps_report.is_pickle(use.name) and use.name not in seen:
             seen.add(use.name)
             yield Worry(
@@ -295,8 +295,8 @@ def _values(subject: Subject) -> Iterator[Worry]:
             if link_of(raw) is not None:
                 continue
             for text in outline.texts_in(literal(raw)):
-                if text not in subject.shown and not key_patterns.named_key(str(name), text):
-                    yield from _value(node_id, class_type, str(name), key_patterns.masked(text))
+                if text not in subject.shown and not service_keys.named_key(str(name), text):
+                    yield from _value(node_id, class_type, str(name), service_keys.masked(text))
 
 
 def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worry]:
@@ -329,7 +329,7 @@ def _value(node_id: str, class_type: str, name: str, text: str) -> Iterator[Worr
 def _texts(subject: Subject) -> Iterator[Worry]:
     """Instructions to an agent and hidden characters in any text: notes, titles, prompts, names."""
     for where, raw, note in _every_text(subject):
-        text = key_patterns.masked(raw)
+        text = service_keys.masked(raw)
         hidden = trust_text.hidden_in(text)
         if hidden is not None:
             facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
@@ -386,8 +386,8 @@ def _known_texts(subject: Subject) -> Iterator[tuple[str, str, bool]]:
             if isinstance(group.get(key), str):
                 yield f"a subgraph's {key}", group[key], True
     for node in outline.nodes_of(subject.editor):
-        if isinstance(node.get("title"), str):
-            yield f"the title of node {_shown(node.get('id'), 20)}", node["title"], False
+        if title := foreign.text(node.get("title")):
+            yield f"the title of node {_shown(node.get('id'), 20)}", title, False
     extra = (subject.editor or {}).get("extra")
     for text in outline.texts_in(extra):
         yield "the editor file's extra data", text, True
@@ -411,18 +411,18 @@ def _keys(subject: Subject) -> Iterator[Worry]:
         yield Worry(MEDIUM, "credential", message)
 
 
-def _every_key(subject: Subject) -> Iterator[tuple[str, key_patterns.Found]]:
+def _every_key(subject: Subject) -> Iterator[tuple[str, service_keys.Found]]:
     for where, text, _ in _every_text(subject):
-        for found in key_patterns.keys_in(text):
+        for found in service_keys.keys_in(text):
             yield where, found
     for node_id, node in each(subject.graph):
         for name, raw in inputs_of(node).items():
             value = literal(raw)
-            found_by_name = key_patterns.named_key(str(name), value) if isinstance(value, str) else None
+            found_by_name = service_keys.named_key(str(name), value) if isinstance(value, str) else None
             if found_by_name:
                 yield f"node {_shown(node_id, 40)}, {_shown(name, 60)}", found_by_name
     for text in outline.texts_in(subject.extra):
-        for found in key_patterns.keys_in(text):
+        for found in service_keys.keys_in(text):
             yield "the data saved with the workflow", found
 
 

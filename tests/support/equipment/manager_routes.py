@@ -1,32 +1,64 @@
-"""The demo server's Manager: node packs that it simulates are absent until installed, models are only names."""
+"""The test server's Manager: node packs that it simulates are absent until installed, models are only names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
-from comfyskill.demo.manager import Manager
+from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.model_lists import canonical
 from comfyskill.demo.routes import Route, empty, with_api
-
-if TYPE_CHECKING:
-    from comfyskill.demo.parts import Parts
+from equipment.manager import Manager
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
+# Seconds for which the server is away when the Manager restarts it.
 AWAY = 0.3
+# Modules under custom_nodes that are not installable packs: ComfyUI's own and the demo's.
+OUR_PACKS = frozenset({"websocket_image_save", "demo_nodes"})
+
+
+class ManagedDefinitions(Definitions):
+    """Definitions without the classes of packs that the Manager has not installed (`absent`)."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.absent: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.absent and super().__contains__(name)
+
+    def names(self) -> Iterator[str]:
+        yield from (name for name in super().names() if name not in self.absent)
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        return None if name in self.absent else super().entry(name)
+
+    def packs(self) -> dict[str, set[str]]:
+        """The node packs whose classes are known here: registry id -> class names."""
+        found: dict[str, set[str]] = {}
+        for name in super().names():
+            house, _, pack = str((super().entry(name) or {}).get("python_module")).partition(".")
+            if house == "custom_nodes" and pack not in OUR_PACKS:
+                found.setdefault(pack.lower(), set()).add(name)
+        return found
+
+    def add_model(self, folder: str, name: str) -> None:
+        """List one more model file."""
+        self.models[folder] = (*self.models.get(folder, ()), name)
+        self.classes.clear()
 
 
 class ManagerRoutes:
     """The routes of `--manager`."""
 
-    def __init__(self, demo: Parts, shape: str) -> None:
-        self.demo = demo
-        self.packs = demo.definitions.packs()
-        demo.definitions.absent = {name for classes in self.packs.values() for name in classes}
+    def __init__(self, definitions: ManagedDefinitions, shape: str, restart: Callable[[float], None]) -> None:
+        self.definitions, self._restart = definitions, restart
+        self.packs = definitions.packs()
+        definitions.absent = {name for classes in self.packs.values() for name in classes}
         self.manager = Manager(shape, install=self.packs.__contains__, fetch=self.fetch, restart=self.restart)
         self.manager.mappings = {
             pack: [sorted(classes), {"title_aux": f"{pack} (demo)"}] for pack, classes in self.packs.items()
@@ -63,14 +95,14 @@ class ManagerRoutes:
         """Simulate a download: the name is listed from now on."""
         folder, _, inside = str(order.get("save_path")).partition("/")
         name = str(order.get("filename"))
-        self.demo.definitions.add_model(canonical(folder), f"{inside}/{name}" if inside else name)
+        self.definitions.add_model(canonical(folder), f"{inside}/{name}" if inside else name)
         return True
 
     def restart(self) -> None:
         """Simulate a restart: the classes of installed packs exist afterwards."""
         for pack in self.manager.installed:
-            self.demo.definitions.absent -= self.packs.get(pack, set())
-        self.demo.restart(AWAY)
+            self.definitions.absent -= self.packs.get(pack, set())
+        self._restart(AWAY)
 
 
 def known_models() -> list[dict[str, Any]]:

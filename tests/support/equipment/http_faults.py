@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from comfyskill.demo.fault_list import Fault
-from comfyskill.demo.faults import Faults
 from comfyskill.demo.routes import Handler
+from equipment.fault_list import Fault
+from equipment.faults import Faults
 
 BLOCK = 65536
 BODIES = {

@@ -1,4 +1,4 @@
-"""Faults on purpose: what the switches of `fault_list` do to frames, runs and the process."""
+"""What the faults of `fault_list` do to frames, runs and the process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ import json
 import os
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from comfyskill.demo.fault_list import ENGINE, SOCKET, Fault, read_fault
+from comfyskill.demo.engine import Engine
+from comfyskill.demo.execution import Execution
+from comfyskill.demo.item import Cache, Item, Outcome
 from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure
-from comfyskill.demo.sockets import Frame, Socket
+from comfyskill.demo.sockets import Frame, Hub, Socket
+from equipment.fault_list import ENGINE, SOCKET, Fault, read_fault
 
 FOREIGN = "00000000-0000-4000-8000-00000000f0e1"
+
+
+@dataclass
+class Sent:
+    """What has been sent on a socket: the number of frames, and those that a fault holds back."""
+
+    frames: int = 0
+    held: list[Frame] = field(default_factory=list)
 
 
 class Faults:
@@ -30,6 +43,7 @@ class Faults:
         self.restart: Callable[[float], None] = lambda _down: None
         self.before_exit: Callable[[], None] = lambda: None
         self.changed = asyncio.Event()
+        self.sent: weakref.WeakKeyDictionary[Socket, Sent] = weakref.WeakKeyDictionary()
         self.replace(given)
 
     def replace(self, given: Iterable[Any]) -> None:
@@ -85,7 +99,7 @@ class Faults:
 
     # runs
 
-    async def before_run(self, prompt_id: str) -> None:
+    async def before_run(self) -> None:
         self.starts += 1
         if not self.active:
             return
@@ -93,11 +107,6 @@ class Faults:
         slow = self.strike("slow-start")
         if slow is not None:
             await asyncio.sleep(slow.number("ms") / 1000)
-
-    async def while_paused(self) -> None:
-        """Wait until the queue may move."""
-        while self.named("paused"):
-            await self.changed.wait()
 
     async def before_node(self, node_id: str, class_name: str, stopped: Callable[[], bool]) -> None:
         if not self.active:
@@ -115,7 +124,7 @@ class Faults:
             if stopped():
                 raise Interrupted
 
-    async def before_history(self, prompt_id: str) -> bool:
+    async def before_history(self) -> bool:
         """Wait as the fault says; False when the run must leave no trace."""
         if not self.active:
             return True
@@ -125,25 +134,22 @@ class Faults:
             await asyncio.sleep(late.number("ms") / 1000)
         return self.strike("job-lost", at="end") is None
 
-    async def after_run(self, prompt_id: str) -> None:
-        if self.active:
-            self.moment("history")
-
     # frames
 
     def outgoing(self, socket: Socket, frame: Frame) -> list[Frame] | None:
         """The frames to send instead of one frame; None ends the connection."""
-        position = socket.seen
-        socket.seen += 1
+        sent = self.sent.setdefault(socket, Sent())
+        position = sent.frames
+        sent.frames += 1
         frames: list[Frame] = [frame]
         for fault in self.named(*SOCKET):
-            answer = self._change(fault, socket, position, frames)
+            answer = self._change(fault, sent, position, frames)
             if answer is None:
                 return None
             frames = answer
         return frames
 
-    def _change(self, fault: Fault, socket: Socket, position: int, frames: list[Frame]) -> list[Frame] | None:
+    def _change(self, fault: Fault, sent: Sent, position: int, frames: list[Frame]) -> list[Frame] | None:
         if fault.name == "drop-socket":
             if position < fault.number("frames") or not fault.take():
                 return frames
@@ -154,18 +160,102 @@ class Faults:
         if fault.name == "lose-frames":
             return [frame for frame in frames if not _is_type(frame, fault.values["type"])]
         if not _due(fault, position) or not fault.take():
-            if socket.held and fault.name == "reorder-frames":
-                held, socket.held = socket.held, []
+            if sent.held and fault.name == "reorder-frames":
+                held, sent.held = sent.held, []
                 return [*frames, *held]
             return frames
         if fault.name == "reorder-frames":
-            socket.held += frames
+            sent.held += frames
             return []
         if fault.name == "duplicate-frames":
             return [copy for frame in frames for copy in (frame, frame)]
         if fault.name == "truncate-frames":
             return [frame[: len(frame) // 2] for frame in frames]
         return [*frames, *_extra(fault)]
+
+
+class FaultyHub(Hub):
+    """A hub whose frames the faults change."""
+
+    def __init__(self, faults: Faults, features: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(features)
+        self.faults = faults
+
+    async def deliver_to(self, socket: Socket, frames: list[Frame]) -> None:
+        if not self.faults.socket_faults:
+            await super().deliver_to(socket, frames)
+            return
+        changed: list[Frame] = []
+        for frame in frames:
+            answer = self.faults.outgoing(socket, frame)
+            if answer is None:
+                await super().deliver_to(socket, changed)
+                if self.faults.how_to_end == "close" and socket.request.transport is not None:
+                    socket.request.transport.write(b"\x88\x02" + struct.pack(">H", 1011))
+                socket.cut()
+                return
+            changed += answer
+        await super().deliver_to(socket, changed)
+
+
+class FaultyExecution(Execution):
+    """A run that the faults delay, stop or break."""
+
+    engine: FaultyEngine
+
+    async def run(self) -> Outcome:
+        await self.engine.faults.before_run()
+        outcome = await super().run()
+        self.current = None
+        if not await self.engine.faults.before_history():
+            self.engine.traceless.add(self.item)
+        return outcome
+
+    async def play(self, node_id: str, cls: Any, player: Any, values: Any) -> Any:
+        await self.engine.faults.before_node(node_id, cls.name, lambda: self.item.stop)
+        return await super().play(node_id, cls, player, values)
+
+
+class FaultyEngine(Engine):
+    """An engine that the faults pause, and that can lose its jobs. `traceless`: runs that the history must not keep."""
+
+    execution_class = FaultyExecution
+
+    def __init__(self, faults: Faults, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.faults = faults
+        self.traceless: weakref.WeakSet[Item] = weakref.WeakSet()
+
+    def put(self, item: Item) -> None:
+        if self.faults.strike("job-lost", at="accepted") is None:
+            super().put(item)
+
+    async def wait_for_work(self, cache: Cache) -> None:
+        await super().wait_for_work(cache)
+        while self.faults.named("paused"):
+            await self.faults.changed.wait()
+            await super().wait_for_work(cache)
+
+    async def run_item(self, item: Item, cache: Cache) -> None:
+        await super().run_item(item, cache)
+        self.faults.moment("history")
+
+    def store(self, item: Item, outcome: Outcome) -> None:
+        if item not in self.traceless:
+            super().store(item, outcome)
+
+    def forget(self) -> None:
+        """Lose all state, as a restart does. Runs are stopped and leave no trace."""
+        for item in [*self.pending, *self.running.values()]:
+            self.on_change("removed", item, "")
+        for item in self.running.values():
+            item.stop = True
+            self.traceless.add(item)
+        self.pending.clear()
+        self.history.clear()
+        self.cache.kept.clear()
+        self.letters.clear()
+        self.number = 0
 
 
 def _due(fault: Fault, position: int) -> bool:

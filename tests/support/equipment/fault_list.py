@@ -1,4 +1,4 @@
-"""The names of all faults, their keys and what they do: the table that `--help` prints and parsing checks."""
+"""The names of all faults of the test server, their keys and what they do; `--help` prints this table."""
 
 from __future__ import annotations
 
