@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
@@ -10,6 +9,7 @@ from urllib.parse import quote
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import parse, text_of
+from comfyskill.graph.nearest import nearest
 from comfyskill.server import transport
 from comfyskill.server.protocol import Dialect
 from comfyskill.server.transport import stream
@@ -189,9 +189,7 @@ def _missing(server: Dialect, kind: str, name: str) -> SkillError:
         if error.code == "templates_broken":
             raise
         known = []
-    near = difflib.get_close_matches(name, known, 5, 0.4) or [
-        item for item in known if name.lower() in item.lower()
-    ]
+    near = nearest(name, known, 5)
     if near:
         hint = f"did you mean {safe_text.quoted_list([f'{kind}:{item}' for item in near], 5)}?"
     elif known:
