@@ -514,8 +514,13 @@ def _file(node_id: str, node: Node, name: str, value: object, near: list[str]) -
     """A file that is not listed: certainly missing when it is in the top folder and is of a listed type."""
     text = value if isinstance(value, str) else None
     # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
+    # A digest is looked up in the server's assets when the graph is sent.
     elsewhere = text is not None and (
-        not text or "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
+        not text
+        or text.startswith("blake3:")
+        or "/" in text
+        or "\\" in text
+        or text.endswith(("[output]", "[input]", "[temp]"))
     )
     severity = WARNING if elsewhere else ERROR
     said = (
