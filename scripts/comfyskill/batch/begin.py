@@ -18,7 +18,7 @@ from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler, Recipe
 from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.journal import Recorded
-from comfyskill.run import flags, job, jobs
+from comfyskill.run import flags, job, submit
 from comfyskill.run.prepare import Wishes
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
 
 def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     """A new batch: plan, servers, consent, folder, runs."""
-    wishes = flags.wishes(args)
+    wishes = flags.wishes(flags.ValueFlags.of(vars(args)))
     axes = _axes(args, wishes)
     servers, words = hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
     source = _read(args, servers[0], allow_unsure=args.allow_unsure)
@@ -260,7 +260,7 @@ def _options(
     """`words`: the --host values that the commands to continue repeat."""
     for filler in ready:
         if filler.server is not None:
-            jobs.partner_key(
+            submit.partner_key(
                 filler.server, filler.prepared, args.partner_key
             )  # refuse before anything is sent
     run = job.Options(

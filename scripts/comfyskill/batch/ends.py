@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfyskill.base import cli, file_names, safe_files, safe_text
+from comfyskill.base import cli, file_names, foreign, safe_files, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.batch.flights import MOST_LOST, Flight, Todo
 from comfyskill.batch.plan import OUTPUT_COLUMN, is_media
 from comfyskill.batch.times import Samples
-from comfyskill.run import collect, reports
+from comfyskill.run import collect, reports, verdict
 from comfyskill.server import events, refusals
 from comfyskill.server.protocol import Dialect, JobState
 
@@ -84,15 +84,15 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            failure = reports.failure(state, flight.graph)
-            said = failure["error"]["server_said"]
+            failure = verdict.failure(state, flight.graph)
+            said = foreign.mapping(failure.error).get("server_said")
             facts |= {
-                "code": failure["code"],
-                "message": failure["message"],
+                "code": failure.code,
+                "message": failure.message,
                 "server_said": said,
-                "hint": failure["hint"],
+                "hint": failure.hint,
             }
-            self.failed(flight, failure["code"], "error", facts, state)
+            self.failed(flight, failure.code, "error", facts, state)
         elif state.outcome == "cancelled":
             facts |= {"code": "cancelled", "message": "cancelled, but not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)

@@ -18,7 +18,7 @@ from comfyskill.batch.fill import Filler
 from comfyskill.batch.flights import Flight, Flights, Left, Todo
 from comfyskill.batch.times import Samples
 from comfyskill.graph import facts as graph_facts
-from comfyskill.run import jobs, reports, submitted
+from comfyskill.run import jobs, result, submit
 from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -61,7 +61,7 @@ class Lane(threading.Thread):
         run = batch.options.run
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
         self.flights = Flights(self.watcher)
-        self._sockets = bool(reports.socket_nodes(filler.prepared.graph))
+        self._sockets = bool(result.socket_nodes(filler.prepared.graph))
         self.samples = Samples(filler)
         self.ends = Ends(batch, server, fetchers, self.samples, sockets=self._sockets)
         self.supply = Supply(batch, server, filler, self.flights, self.ends, self.watcher)
@@ -185,7 +185,7 @@ class Lane(threading.Thread):
             return
         frame = update.frame
         if isinstance(frame, events.Preview):
-            if self._sockets and reports.sends_through_socket(flight.graph, frame.node):
+            if self._sockets and result.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
         elif isinstance(frame, events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):
@@ -484,7 +484,7 @@ class Supply:
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
-        return jobs.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
+        return submit.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""
@@ -548,7 +548,7 @@ class Supply:
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
         if not self.server.fleeting:
-            submitted.remember(self.url, accepted.prompt_id)
+            submit.remember(self.url, accepted.prompt_id)
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.flights[accepted.prompt_id] = flight

@@ -174,7 +174,7 @@ def preview(
 
 def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) -> dict[str, Any]:
     """The rejection of the first run by the first server that accepts its values; empty when it is accepted."""
-    from comfyskill.run import dry_run
+    from comfyskill.run import submit
 
     for filler in ready if recipe.wishes.validate else ():
         try:
@@ -183,7 +183,7 @@ def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str | None) ->
             continue  # a value that only another server accepts
         if filler.server is not None:
             sent = {*first.uploads, *(row["input"] for row in filler.prepared.uploads)}
-            return dry_run.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
+            return submit.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
     return {}
 
 
