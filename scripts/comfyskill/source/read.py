@@ -18,6 +18,8 @@ from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.editor import outline
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.graph.nearest import nearest
+from comfyskill.server import node_definitions
+from comfyskill.server.facts import Facts
 from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.protocol import Dialect
 
@@ -106,6 +108,16 @@ def read(
         made.graph, loaded.editor, loaded.origin, True, loaded.warnings + list(made.warnings), models,
         list(made.missing_types), extra_data=loaded.extra_data, choices=list(made.choices), kind=loaded.kind,
     )  # fmt: skip
+
+
+def read_for(spec: str, server: Facts, *, allow_unsure: bool = False) -> Source:
+    """The workflow that `spec` names, ready to run on a server. Raises as `read`."""
+    return read(
+        spec,
+        server=server.live,
+        definitions=lambda: node_definitions.fetch(server),
+        allow_unsure=allow_unsure,
+    )
 
 
 def load(spec: str, *, stdin: BinaryIO | None = None, server: Dialect | None = None) -> Loaded:
