@@ -189,7 +189,10 @@ def test_groups_that_grow_and_inputs_of_choices_are_shown(run, graph_file):
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "BatchImagesNode", "inputs": {"images.image0": ["1", 0]}},
-        "3": {"class_type": "ResizeImageMaskNode", "inputs": {"input": ["2", 0], "resize_type": "scale width"}},
+        "3": {
+            "class_type": "ResizeImageMaskNode",
+            "inputs": {"input": ["2", 0], "resize_type": "scale width"},
+        },
         "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
     }
     done = run("extract_schema.py", graph_file(graph), "--object-info", definitions)
