@@ -6,8 +6,7 @@
 """Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
 
 Without --yes it changes nothing and prints the plan: what, from where, how large, by whom, and any objections.
-A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes. With comfy-cli
-on PATH the plan says what the Comfy Registry has under each pack's id.
+A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes.
 Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
 the environment and sent only to their own host. An interrupted download continues where it stopped.
 

@@ -6,8 +6,7 @@
 """Report what workflows need and whether a server has it: nodes, models, embeddings, input files, listed values.
 
 Each item is present, missing or unknown (the server could not be asked). Missing items come with
-a substitute name if the server has the file under another name, and with download sources. For missing classes
-of unknown packs the script asks comfy-cli if it is on PATH; that takes some seconds and may use the network.
+a substitute name if the server has the file under another name, and with the node pack or a download source.
 A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME, server:NAME or
 subgraph:NAME.
 
@@ -44,9 +43,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--repair", metavar="OUT.json", help="write a copy with the sure names replaced (one workflow)"
     )
     parser.add_argument(
-        "--no-sources",
-        action="store_true",
-        help="do not look up download sources (or ask comfy-cli)",
+        "--no-sources", action="store_true", help="do not look up node packs and download sources"
     )
     flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)

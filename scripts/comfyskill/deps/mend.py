@@ -37,7 +37,6 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         ways = _ways(args, asked, allowed)
         steps = plan.plan(checks, ways, args.only)
         steps = plan.with_instead(steps, checks, args.workflows)
-        steps = plan.registered(steps, asked.find_registry())
         document["plan"] = [step.to_json() for step in steps]
         document["totals"] = plan.totals(steps, ways)
         document["by"] = _by(ways)

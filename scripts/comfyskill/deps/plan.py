@@ -10,18 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from comfyskill.base import cli, file_limits, programs, safe_text
+from comfyskill.base import file_limits, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import download, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import MISSING, Check, Item
 from comfyskill.deps.download import AllowedHosts
-
-if TYPE_CHECKING:
-    from comfyskill.deps.comfy_cli import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
 SERVERS_WORD = "only the server names this models folder: a person must check it first"
@@ -142,27 +139,6 @@ def _pack_step(item: Item, ways: Ways) -> Step:
         return Step("pack", pack.id or item.name, None, reason, facts=facts)
     how, blocked = _pack_way(ways)
     return Step("pack", pack.id, how, blocked, facts=facts)
-
-
-def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
-    """The steps with what the Comfy Registry says of each pack's id, as comfy-cli reports it; an unknown id is blocked."""
-    ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
-    if registry is None or not ids:
-        return list(steps)
-    cli.note(f"asking the Comfy Registry for {safe_text.quoted_list(ids)}")
-    found = registry.registered(ids)
-    return [_as_registered(step, found[step.name]) if step.name in found else step for step in steps]
-
-
-def _as_registered(step: Step, said: Registered) -> Step:
-    facts = dict(step.facts or {})
-    if said.there is None:
-        facts["registry"] = {"asked": False, "reason": said.why}
-        return step._replace(facts=facts)
-    if not said.there:
-        return step._replace(how=None, blocked="the Comfy Registry has no pack with this id")
-    facts["registry"] = {"asked": True, "version": said.version, "requires": list(said.requires)}
-    return step._replace(facts=facts)
 
 
 def _pack_way(ways: Ways) -> tuple[str | None, str | None]:

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.programs import command
-from comfyskill.deps import check, comfy_cli, origin, report
+from comfyskill.deps import check, origin, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.check import MISSING, UNKNOWN, Check
@@ -30,9 +30,6 @@ from comfyskill.editor import outline
 from comfyskill.server import facts
 from comfyskill.server.facts import Facts
 from comfyskill.source import read as source_read
-
-if TYPE_CHECKING:
-    from comfyskill.deps.comfy_cli import Registry
 
 # Codes for what this kind of server never offers.
 _FOR_GOOD = ("not_offered", "not_available")
@@ -49,20 +46,11 @@ class Asked:
     manager_known: bool = False
     workspace: Path | None = None
     words: tuple[str, ...] = ()
-    registry: Registry | None = None
 
     @property
     def live(self) -> bool:
         """Whether a server answers: not an inventory, and not unreachable."""
         return self.server.live is not None
-
-    def find_registry(self) -> Registry | None:
-        """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
-        if self.registry is None and self.live and comfy_cli.program() is not None:
-            from comfyskill.deps.comfy_cli import Registry
-
-            self.registry = Registry(self.workspace)
-        return self.registry
 
     def find_manager(self) -> deps_manager.Manager | None:
         """The server's Manager, looked up once; None also when the look-up failed (`stock` has the problem)."""
@@ -163,7 +151,7 @@ def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     library = asked.server if asked.live else None
     finder = origin.Finder(workflow.models, notes, library, manager)
     claims = deps_packs.claims_of(workflow.graph, workflow.editor)
-    packs = deps_packs.PackFinder(claims, manager, asked.find_registry())
+    packs = deps_packs.PackFinder(claims, manager)
     return check.locate(checked, finder, packs, _installed(manager, checked))
 
 
