@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import _common
-from bundle import SCRIPTS
+from bundle import ROOT, SCRIPTS
 from comfyskill.server import connect
 from comfyskill.server.protocol import Submission
 from graphs import picture as picture_graph
@@ -349,7 +349,9 @@ def test_missing_packages_are_told_with_the_command(run, demo):
     done = subprocess.run(words, cwd=run.folder, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert done.returncode == 1
-    assert by_name(report)["packages"]["fix"] == "python3 -m pip install -r requirements.txt"
+    assert report["next"] == [
+        shlex.join([sys.executable, *"-m pip install -r".split(), str(ROOT / "requirements.txt")])
+    ]
     assert by_name(report)["queue"]["result"] == "skipped"
 
 

@@ -43,17 +43,6 @@ def choices_shown(choices: tuple[Any, ...], most: int) -> tuple[Any, ...]:
     return choices if len(choices) <= MOST_CHOICES and letters <= MOST_LETTERS else choices[:most]
 
 
-def widget_type(kind: str, options: Mapping[str, Any]) -> str:
-    """The type of the widget that the editor builds for an input: `widgetType` where the definition names one."""
-    return foreign.text(options.get("widgetType")) or kind
-
-
-def has_widget(kind: str, options: Mapping[str, Any], *, required: bool) -> bool:
-    """Whether the editor builds a widget for an input of this type, by core's own rules."""
-    forced = options.get("forceInput") or (not required and options.get("defaultInput"))
-    return not forced and widget_type(kind, options) in WIDGET_TYPES
-
-
 class InputSpec(NamedTuple):
     """One declared input. `type` is the definition's word; "COMBO" for both styles of a list of choices."""
 
@@ -62,18 +51,34 @@ class InputSpec(NamedTuple):
     required: bool = True
     options: Mapping[str, Any] = {}
     choices: tuple[Any, ...] | None = None
+    # Set where the type alone does not decide: by the rule for a pack, or by what a saved file shows.
+    as_widget: bool | None = None
+
+    @property
+    def widget_type(self) -> str:
+        """The type of the widget that the editor builds: `widgetType` where the definition names one."""
+        return foreign.text(self.options.get("widgetType")) or self.type
+
+    @property
+    def is_forced_socket(self) -> bool:
+        """Whether it is declared as a socket although its type has a widget."""
+        return bool(
+            self.options.get("forceInput") or (not self.required and self.options.get("defaultInput"))
+        )
 
     @property
     def is_widget(self) -> bool:
         """Whether a person sets it to a value in the editor (it may also hold a link)."""
-        return has_widget(self.type, self.options, required=self.required)
+        if self.is_forced_socket:
+            return False
+        return self.widget_type in WIDGET_TYPES if self.as_widget is None else self.as_widget
 
     @property
     def takes_value(self) -> bool:
         """Whether a graph may hold a plain value there: a widget's, a number or text of a multi-type input, plain JSON."""
         return (
             self.takes_any
-            or widget_type(self.type, self.options) in WIDGET_TYPES
+            or self.widget_type in WIDGET_TYPES
             or bool(self.types & (WIDGET_TYPES | _JSON_TYPES))
         )
 

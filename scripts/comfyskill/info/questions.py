@@ -11,6 +11,7 @@ from typing import TypeVar
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.base.programs import command
+from comfyskill.graph.nearest import meant, nearest
 from comfyskill.info import node_search
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
@@ -229,7 +230,9 @@ def node(server: Facts, name: str, *, full: bool = False) -> Document:
     """
     definitions = server.definitions([name])
     if name not in definitions:
-        near = node_search.nearest(name, list(server.definitions()))
+        known = list(server.definitions())
+        only = meant(name, known)
+        near = [only] if only else nearest(name, known, 5)
         raise SkillError(
             f"the server has no node class {safe_text.quoted(name)}",
             code="no_such_node",
@@ -305,7 +308,7 @@ def extensions(server: Dialect, *, text: str | None = None, full: bool = False) 
 
 def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
-    index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
+    index = offered(server, "workflow templates", server.template_index)
     rows = []
     for group in foreign.mappings(index):
         for entry in foreign.mappings(group.get("templates")):

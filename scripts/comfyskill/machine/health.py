@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cli, flags, foreign, paths, programs, safe_text
+from comfyskill.base import flags, foreign, paths, programs, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
+from comfyskill.base.packages import PACKAGES, install_commands
 from comfyskill.info import questions
 from comfyskill.machine import setup_plan, setup_run
 from comfyskill.server import connect, node_definitions
@@ -33,7 +34,6 @@ LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
 ANSWER_LIMIT_S = 10.0
 # The modules that the scripts need without the demo server; tqdm only draws bars.
 MODULES = ("requests", "websocket", "PIL")
-INSTALL_PACKAGES = "python3 -m pip install -r requirements.txt"
 
 
 def server_answers(server: Dialect) -> Check:
@@ -382,16 +382,23 @@ def host_words(server: Dialect) -> list[str]:
     return [] if words == ["--host", flags.DEFAULT_HOST] else words
 
 
+def install_packages() -> list[str]:
+    """The commands that install the packages, as they can be run."""
+    return [safe_text.shell_words(words) for words in install_commands()]
+
+
 def packages() -> Check:
     """The Python packages that the scripts use."""
     from importlib.util import find_spec
 
-    missing = [cli.PACKAGES[module] for module in MODULES if find_spec(module) is None]
+    missing = [PACKAGES[module] for module in MODULES if find_spec(module) is None]
     if missing:
         # Without requests no check can be made; without the others some scripts do less.
         say = fail if "requests" in missing else warn
         message = f"this Python lacks {', '.join(missing)}"
-        return say("packages", message, INSTALL_PACKAGES, missing=missing, code="missing_package")
+        return say(
+            "packages", message, "; then ".join(install_packages()), missing=missing, code="missing_package"
+        )
     return ok("packages", "all installed")
 
 

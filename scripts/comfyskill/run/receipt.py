@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _common
+from comfyskill import __version__
 from comfyskill.base import file_names, foreign, safe_files, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.graph import facts
@@ -56,7 +57,7 @@ def write(
         "seconds": document["seconds"],
         "execution_seconds": document.get("execution_seconds"),
         "started": state.started,
-        "client": {"python": platform.python_version(), "system": platform.system()},
+        "client": {"skill": __version__, "python": platform.python_version(), "system": platform.system()},
     }
     text = safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
     file_names.write_whole(path, text.encode())

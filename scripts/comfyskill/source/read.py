@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import stat
 import sys
@@ -18,8 +17,9 @@ from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
 from comfyskill.editor import blueprint, outline
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.graph.nearest import nearest
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.server.transport import Server
+from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
@@ -66,7 +66,7 @@ def read(
     spec: str,
     *,
     stdin: BinaryIO | None = None,
-    server: Server | None = None,
+    server: Dialect | None = None,
     definitions: Callable[[], Definitions] = lambda: Definitions("none"),
     wildcard_seed: int | None = None,
     allow_unsure: bool = False,
@@ -107,7 +107,7 @@ def read(
     )  # fmt: skip
 
 
-def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
+def load(spec: str, *, stdin: BinaryIO | None = None, server: Dialect | None = None) -> Loaded:
     """The workflow that `spec` names, in the format in which it was found (see `read`)."""
     if asks_server(spec):
         kind, _, name = spec.partition(":")
@@ -137,7 +137,7 @@ def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
                 yield dict(entry)
 
 
-def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
+def _from_server(kind: str, name: str, server: Dialect | None) -> Loaded:
     if server is None:
         raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
     document, notes = on_server.fetch(server, kind, name)
@@ -305,9 +305,8 @@ def _near_files(spec: str) -> str:
         beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
-
-    near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
-    near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
+    near = [beside[name] for name in nearest(path.name, beside, 3)]
+    near = near or [bundled[name] for name in nearest(stem, bundled, 3)]
     return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
