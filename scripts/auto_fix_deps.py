@@ -25,7 +25,11 @@ import argparse
 import sys
 
 from comfyskill.base import cli, file_limits, flags
+from comfyskill.base.cli import Document
 from comfyskill.deps import mend
+from comfyskill.deps.plan import Options
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -77,10 +81,31 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def auto_fix_deps(args: argparse.Namespace) -> cli.Document:
+def server_of(args: argparse.Namespace) -> Facts:
+    """The inventory or server that the flags name."""
+    if args.inventory:
+        return facts.load(args.inventory)
+    from comfyskill.server import connect
+
+    return connect.connect_from(args)
+
+
+def auto_fix_deps(args: argparse.Namespace) -> Document:
     """The report this script prints."""
     file_limits.allow(args.max_file_size)
-    return mend.mend(args)
+    options = Options(
+        args.workflows,
+        only=args.only,
+        via=args.via,
+        models_dir=args.models_dir,
+        workspace=args.workspace,
+        allow_host=args.allow_host,
+        allow_pickle=args.allow_pickle,
+        restart=args.restart,
+        dry_run=args.dry_run,
+        yes=args.yes,
+    )
+    return mend.mend(lambda: server_of(args), options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,12 +23,15 @@ Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, flags
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import survey
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -58,14 +61,30 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def check_deps(args: argparse.Namespace) -> dict[str, Any]:
+def server_of(args: argparse.Namespace) -> Facts:
+    """The inventory or server that the flags name. A server out of reach answers each question with that failure."""
+    if args.inventory:
+        return facts.load(args.inventory)
+    from comfyskill.server import connect
+
+    try:
+        return connect.connect_from(args)
+    except SkillError as error:
+        if args.save_inventory or error.code not in ("unreachable", "refused"):
+            raise
+        return facts.Unreachable(error, args.host or "the default address")
+
+
+def check_deps(args: argparse.Namespace) -> Document:
     """The report this script prints."""
-    with survey.asked(args, inventory=args.inventory, needed=bool(args.save_inventory)) as asked:
-        document: dict[str, Any] = {"status": "ok"}
+    with contextlib.closing(server_of(args)) as server:
+        document: Document = {"status": "ok"}
         if args.save_inventory:
-            document |= survey.save_inventory(asked, Path(args.save_inventory))
+            document |= survey.save_inventory(server, Path(args.save_inventory))
         if args.workflows:
-            document |= survey.survey(asked, args.workflows, repair=args.repair, sources=not args.no_sources)
+            document |= survey.survey(
+                survey.Asked(server), args.workflows, repair=args.repair, sources=not args.no_sources
+            )
         return document
 
 

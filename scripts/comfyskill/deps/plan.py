@@ -5,7 +5,6 @@ Only registry ids are installed and only allowed hosts are used for downloads. T
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,21 @@ OTHER_WAYS = {
     "file": "give files with run_workflow.py --input-file",
     "value": "choose other values with --set",
 }
+
+
+class Options(NamedTuple):
+    """What the user asked for, as the flags of auto_fix_deps name it. only: `nodes` or `models`."""
+
+    workflows: Sequence[str]
+    only: str | None = None
+    via: str = "auto"
+    models_dir: str | None = None
+    workspace: str | None = None
+    allow_host: Sequence[str] = ()
+    allow_pickle: bool = False
+    restart: bool = False
+    dry_run: bool = False
+    yes: bool = False
 
 
 class Step(NamedTuple):
@@ -342,21 +356,21 @@ def told(
     return document | ({"next": following} if following else {})
 
 
-def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
+def again(options: Options, server_flags: Sequence[str]) -> list[str]:
     """The words that make the same plan of the same workflows; nothing for a workflow from standard input."""
-    if "-" in args.workflows:
+    if "-" in options.workflows:
         return []
-    words = [*args.workflows, *server_words]
+    words = [*options.workflows, *server_flags]
     for flag, value in (
-        ("--only", args.only),
-        ("--models-dir", args.models_dir),
-        ("--workspace", args.workspace),
+        ("--only", options.only),
+        ("--models-dir", options.models_dir),
+        ("--workspace", options.workspace),
     ):
         words += [flag, value] if value else []
-    words += ["--via", args.via] if args.via != "auto" else []
-    words += [word for host in args.allow_host for word in ("--allow-host", host)]
+    words += ["--via", options.via] if options.via != "auto" else []
+    words += [word for host in options.allow_host for word in ("--allow-host", host)]
     words += file_limits.flag_words()
-    return [*words, *(["--allow-pickle"] if args.allow_pickle else [])]
+    return [*words, *(["--allow-pickle"] if options.allow_pickle else [])]
 
 
 def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str]) -> list[str]:
