@@ -242,12 +242,7 @@ def _read(args: argparse.Namespace, server: Facts | None) -> Any:
     from comfyskill.source import read
 
     facts = server or node_definitions.without_server(args.host)
-    return read.read(
-        args.workflow,
-        server=facts.live,
-        definitions=lambda: node_definitions.fetch(facts),
-        allow_unsure=args.allow_unsure,
-    )
+    return read.read_for(args.workflow, facts, allow_unsure=args.allow_unsure)
 
 
 def _options(args: argparse.Namespace, output_dir: Path) -> Any:

@@ -18,7 +18,8 @@ from comfyskill.graph import facts
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.graph.facts import seeds_of
 from comfyskill.server import node_definitions
-from comfyskill.server.protocol import Dialect, FileRef
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import FileRef
 from comfyskill.source import read
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ class Prepared(NamedTuple):
     done: Sequence[str] = ()
 
 
-def prepare(
-    source: read.Source, wishes: Wishes, server: Dialect | None, *, dry_run: bool = False
-) -> Prepared:
+def prepare(source: read.Source, wishes: Wishes, server: Facts | None, *, dry_run: bool = False) -> Prepared:
     """The filled graph. `server` None: offline, by the built-in tables; then nothing can be uploaded.
 
     Raises SkillError (exit 2) for unknown names, bad values and unreadable files.
@@ -136,9 +135,7 @@ def prepare(
     )
 
 
-def _definitions(
-    graph: Mapping[str, Any], wishes: Wishes, server: Dialect | None
-) -> Mapping[str, Any] | None:
+def _definitions(graph: Mapping[str, Any], wishes: Wishes, server: Facts | None) -> Mapping[str, Any] | None:
     """Node definitions of the graph's classes, asked for only when a value is to be set."""
     if server is None or not (wishes.settings or wishes.files or wishes.loras or wishes.randomize_seed):
         return None
@@ -146,7 +143,7 @@ def _definitions(
 
 
 def partner_nodes(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, server: Dialect | None
+    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, server: Facts | None
 ) -> list[str]:
     """The ids of nodes that call a paid service; classes that are not well known are looked up on the server."""
     if definitions is None and server is not None:
@@ -156,7 +153,7 @@ def partner_nodes(
 
 
 def _add_loras(
-    graph: dict[str, Any], loras: Sequence[str], definitions: Mapping[str, Any] | None, server: Dialect | None
+    graph: dict[str, Any], loras: Sequence[str], definitions: Mapping[str, Any] | None, server: Facts | None
 ) -> tuple[dict[str, Any], list[str]]:
     known = dict(definitions or {})
     if server is not None:
