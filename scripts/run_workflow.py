@@ -287,12 +287,7 @@ def _read(args: argparse.Namespace, server: Facts | None) -> Source:
     from comfyskill.source import read
 
     facts = server or node_definitions.without_server(args.host)
-    return read.read(
-        args.workflow,
-        server=facts.live,
-        definitions=lambda: node_definitions.fetch(facts),
-        allow_unsure=args.allow_unsure,
-    )
+    return read.read_for(args.workflow, facts, allow_unsure=args.allow_unsure)
 
 
 def _need_known_nodes(prepared: Prepared, server: Dialect, workflow: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bundle import ROOT, Demo, Runner
+from bundle import ROOT, SCRIPTS, Demo, Runner
 
 # A shell ignores Ctrl-C in what it starts in the background, and so would every command that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -121,10 +121,16 @@ def fresh_run(tmp_path: Path) -> Iterator[Runner]:
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Any]:
-    """The process that starts scripts quickly (POSIX)."""
+    """The process that starts scripts quickly (POSIX). Importing the package changes nothing, so forks may share it, too."""
     from zygote import Zygote
 
-    made = Zygote(ENVIRONMENT, "requests", "urllib3", "websocket")
+    package = sorted((SCRIPTS / "comfyskill").rglob("*.py"))
+    names = [
+        ".".join(path.relative_to(SCRIPTS).with_suffix("").parts)
+        for path in package
+        if path.parent.name != "demo"
+    ]
+    made = Zygote(ENVIRONMENT, "requests", "urllib3", "websocket", "_common", *names)
     yield made
     made.stop()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import browser_text, convert, diff, read, to_editor, widgets
+from comfyskill.graph import specs
 from editor_files import CORE, DEFINITIONS, File, sampling_definition, with_subgraph
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,7 +70,7 @@ def graphs(draw):
         node_class = widgets.read_class(class_type, DEFINITIONS[class_type])
         inputs = {}
         for spec in node_class.specs:
-            if widgets.has_widget(spec):
+            if spec.is_widget:
                 put_widget(draw, inputs, spec, outputs)
             elif spec.type == "COMFY_AUTOGROW_V3":
                 for number in range(draw(st.integers(0, 3)) if outputs else 0):
@@ -88,12 +89,12 @@ def graphs(draw):
 
 
 def put_widget(draw, inputs, spec, outputs):
-    if spec.widget_type == widgets.DYNAMIC_COMBO:
+    if spec.widget_type == specs.DYNAMIC_COMBO:
         option = draw(st.sampled_from(spec.options["options"]))
         inputs[spec.name] = option["key"]
         widget = widgets.Widget(spec.name, spec.widget_type, option["key"], spec)
         for inner in widgets.option_specs(widget):
-            if widgets.has_widget(inner):
+            if inner.is_widget:
                 inputs[inner.name] = draw(value_of(inner))
     elif outputs and draw(st.integers(0, 4)) == 0:
         inputs[spec.name] = list(draw(st.sampled_from(outputs)))

@@ -103,6 +103,7 @@ def _tell(place: socket.socket, value: Any) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(1, str(Path(__file__).parents[2] / "scripts"))
     for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.collect()

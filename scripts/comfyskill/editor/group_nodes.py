@@ -23,7 +23,8 @@ from comfyskill.editor.read import (
     Slot,
     node_of,
 )
-from comfyskill.editor.widgets import NodeClass, Spec, default_widgets, has_widget
+from comfyskill.editor.widgets import NodeClass, default_widgets
+from comfyskill.graph.specs import InputSpec
 
 _PREFIXES = ("workflow>", "workflow/")
 MAX_ROUNDS = 200
@@ -201,7 +202,7 @@ def _outside(
                 group.overrides.setdefault(number, {})[spec.name] = values[0]
                 values = values[width:]
         for spec in node_class.specs:
-            if not has_widget(spec) and (number, _place_of(saved, spec.name)) not in linked:
+            if not spec.is_widget and (number, _place_of(saved, spec.name)) not in linked:
                 group.sockets.append((_outer_name(saved, spec.name, settings, seen), number, spec.name))
         for slot in range(len(node_class.outputs)):
             if (number, slot) not in hidden_outputs:
@@ -213,9 +214,9 @@ def _outside(
     return group
 
 
-def _widget_specs(node_class: NodeClass) -> list[tuple[Spec, int]]:
+def _widget_specs(node_class: NodeClass) -> list[tuple[InputSpec, int]]:
     """Each widget input with the number of places it takes in the group's values."""
-    found: list[tuple[Spec, int]] = []
+    found: list[tuple[InputSpec, int]] = []
     for widget in default_widgets(node_class):
         if widget.spec is not None:
             found.append((widget.spec, 1))

@@ -14,7 +14,8 @@ from comfyskill.base import foreign
 from comfyskill.editor import pack_rules
 from comfyskill.editor.browser_text import js_round, js_string
 from comfyskill.editor.read import SavedNode
-from comfyskill.editor.widgets import UNSET, Widget, default_of, read_spec
+from comfyskill.editor.widgets import UNSET, Widget, default_of
+from comfyskill.graph.specs import read_spec
 
 if TYPE_CHECKING:
     from comfyskill.editor.live import Emission, Node

@@ -16,7 +16,6 @@ from comfyskill.base.cli import Document
 from comfyskill.editor import pack_rules
 from comfyskill.editor.browser_text import resolve_choices
 from comfyskill.editor.widgets import (
-    DYNAMIC_COMBO,
     UNSET,
     NodeClass,
     Widget,
@@ -27,6 +26,7 @@ from comfyskill.editor.widgets import (
     sockets_of,
 )
 from comfyskill.graph.nodes import Definitions, Graph, class_of, inputs_of, link_of
+from comfyskill.graph.specs import DYNAMIC_COMBO
 
 _WIDTH = 315
 _COLUMN_GAP = 90

@@ -19,11 +19,9 @@ from comfyskill.editor import pack_rules
 from comfyskill.editor.read import SavedNode
 from comfyskill.editor.widgets import (
     CONTROLS,
-    DYNAMIC_COMBO,
     EXTRA,
     UNSET,
     NodeClass,
-    Spec,
     Widget,
     decided,
     default_widgets,
@@ -33,6 +31,7 @@ from comfyskill.editor.widgets import (
     saved_values,
     with_slots,
 )
+from comfyskill.graph.specs import DYNAMIC_COMBO, InputSpec
 
 # Number of kinds of undecided inputs per node that are tried both ways.
 MOST_UNDECIDED = 4
@@ -216,7 +215,7 @@ def _number_verdict(kind: str, value: object) -> bool | None:
     return True if kind == "INT" and isinstance(value, float) and not value.is_integer() else None
 
 
-def _switch_verdict(spec: Spec, value: object) -> bool | None:
+def _switch_verdict(spec: InputSpec, value: object) -> bool | None:
     if isinstance(value, bool) or value in (0, 1):
         return None
     if not isinstance(value, str):
@@ -225,10 +224,8 @@ def _switch_verdict(spec: Spec, value: object) -> bool | None:
     return None if value.lower() in _SWITCH_WORDS | words else False
 
 
-def _choice_verdict(spec: Spec, value: object) -> bool | None:
+def _choice_verdict(spec: InputSpec, value: object) -> bool | None:
     choices = spec.choices
-    if spec.widget_type == DYNAMIC_COMBO:
-        choices = [option.get("key") for option in foreign.mappings(spec.options.get("options"))]
     if not choices or value in choices or str(value) in {str(choice) for choice in choices}:
         return None
     texts = all(isinstance(choice, str) for choice in choices)

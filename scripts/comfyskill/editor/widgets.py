@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 from comfyskill.base import foreign
 from comfyskill.editor import pack_rules as rules
 from comfyskill.graph.nodes import Definitions
+from comfyskill.graph.specs import (
+    AUTOGROW,
+    DYNAMIC_COMBO,
+    MATCH_TYPE,
+    InputSpec,
+    autogrow_of,
+    chosen_inputs,
+    entries,
+    read_spec,
+)
 
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
-AUTOGROW = "COMFY_AUTOGROW_V3"
-MATCHTYPE = "COMFY_MATCHTYPE_V3"
-
-_WIDGET_TYPES = frozenset(
-    "INT FLOAT BOOLEAN STRING COMBO MARKDOWN COLOR TEXTAREA CHART GALLERIA IMAGECOMPARE IMAGEUPLOAD AUDIOUPLOAD"
-    " AUDIO_UI AUDIO_RECORD WEBCAM LOAD_3D LOAD_3D_ANIMATION PREVIEW_3D PREVIEW_3D_ANIMATION"
-    " BOUNDING_BOX PAINTER COMPOSITOR CURVE RANGE VIDEO_EDIT BOUNDING_BOXES COLORS".split()
-) | {DYNAMIC_COMBO}
 # Combos that bring an upload button with a place in widgets_values.
 _UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 _SEEDS = ("seed", "noise_seed")
@@ -50,31 +51,6 @@ class _Unset:
 UNSET = _Unset()
 
 
-class Spec(NamedTuple):
-    """One declared input."""
-
-    name: str
-    type: str
-    options: Mapping[str, Any]
-    required: bool
-    choices: Sequence[Any] | None = None
-    # Whether it has a widget where the type alone does not say so: a pack's own type, or what the file shows.
-    as_widget: bool | None = None
-
-    @property
-    def forced(self) -> bool:
-        """Declared as a socket although its type has a widget."""
-        return bool(
-            self.options.get("forceInput") or (not self.required and self.options.get("defaultInput"))
-        )
-
-    @property
-    def widget_type(self) -> str:
-        """The type that decides on the widget."""
-        kind = self.options.get("widgetType")
-        return kind if isinstance(kind, str) else self.type
-
-
 @dataclass
 class Widget:
     """One widget with its value now; `saved` is whether it has a place in widgets_values."""
@@ -82,7 +58,7 @@ class Widget:
     name: str
     kind: str
     value: Any
-    spec: Spec | None = None
+    spec: InputSpec | None = None
     sent: bool = True
     saved: bool = True
 
@@ -109,7 +85,7 @@ class NodeClass:
     """One node definition, read once. `name` is the class that is sent, which may differ from the definition's key."""
 
     name: str
-    specs: list[Spec]
+    specs: list[InputSpec]
     outputs: list[str]
     core: bool = True
     # Whether its server code takes inputs that the definition does not name.
@@ -120,12 +96,12 @@ def read_class(name: str, definition: Mapping[str, object]) -> NodeClass:
     """A definition's inputs in the editor's order and its output types."""
     declared = foreign.mapping(definition.get("input"))
     order = foreign.mapping(definition.get("input_order"))
-    specs: list[Spec] = []
+    specs: list[InputSpec] = []
     for section in ("required", "optional"):
         inputs = foreign.mapping(declared.get(section))
         listed = [key for key in foreign.items(order.get(section)) if isinstance(key, str) and key in inputs]
         for key in dict.fromkeys([*listed, *inputs]):
-            spec = read_spec(str(key), inputs[key], required=section == "required")
+            spec = read_spec(str(key), inputs[key], section == "required")
             if spec is not None:
                 specs.append(_by_rule(name, spec))
     return NodeClass(
@@ -148,7 +124,7 @@ def output_types(definitions: Definitions) -> set[str]:
     }
 
 
-def _by_rule(kind: str, spec: Spec) -> Spec:
+def _by_rule(kind: str, spec: InputSpec) -> InputSpec:
     """The spec with the pack rules' decision on its widget."""
     if rules.removed(kind, spec.name):
         return spec._replace(as_widget=False)
@@ -157,42 +133,19 @@ def _by_rule(kind: str, spec: Spec) -> Spec:
     return spec
 
 
-def read_spec(name: str, raw: object, *, required: bool = True) -> Spec | None:
-    """One input of a definition: `[type, options]`, where a list of choices is the type of an old combo."""
-    if not isinstance(raw, (list, tuple)) or not raw:
-        return None
-    options = foreign.mapping(raw[1]) if len(raw) > 1 else {}
-    kind = raw[0]
-    if isinstance(kind, list):
-        return Spec(name, "COMBO", options, required, kind)
-    if not isinstance(kind, str):
-        return None
-    choices = options.get("options") if kind == "COMBO" else None
-    return Spec(name, kind, options, required, choices if isinstance(choices, list) else None)
-
-
-def has_widget(spec: Spec) -> bool:
-    """Whether the editor builds a widget for this input."""
-    if spec.forced:
-        return False
-    if spec.as_widget is not None:
-        return spec.as_widget
-    return spec.widget_type in _WIDGET_TYPES
-
-
-def is_undecided(spec: Spec) -> bool:
+def is_undecided(spec: InputSpec) -> bool:
     """Whether only the file can show that this input, of a pack's own type, has a widget."""
     return (
         spec.as_widget is None
-        and not spec.forced
-        and not has_widget(spec)
+        and not spec.is_forced_socket
+        and not spec.is_widget
         and spec.widget_type not in _CORE_SOCKETS
         and not spec.widget_type.startswith("COMFY_")
         and "," not in spec.widget_type
     )
 
 
-def decided(node_class: NodeClass, choose: Callable[[Spec], bool | None]) -> NodeClass:
+def decided(node_class: NodeClass, choose: Callable[[InputSpec], bool | None]) -> NodeClass:
     """The class with `choose`'s decision on each undecided input; None leaves it undecided."""
     specs = [
         spec._replace(as_widget=choose(spec)) if is_undecided(spec) else spec for spec in node_class.specs
@@ -215,7 +168,7 @@ def with_slots(node_class: NodeClass, slots: Mapping[str, bool]) -> NodeClass:
     return replace(shown, specs=specs)
 
 
-def default_of(spec: Spec) -> object:
+def default_of(spec: InputSpec) -> object:
     """The value of an untouched widget."""
     default = spec.options.get("default")
     kind = spec.widget_type
@@ -226,7 +179,7 @@ def default_of(spec: Spec) -> object:
             return spec.choices[0]
         return "Loading..." if spec.options.get("remote") else UNSET
     if kind == DYNAMIC_COMBO:
-        return next((option["key"] for option in _options(spec) if "key" in option), UNSET)
+        return spec.choices[0] if spec.choices else UNSET
     if default is not None:
         return default
     return {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": "", "MARKDOWN": "", "TEXTAREA": ""}.get(
@@ -234,7 +187,7 @@ def default_of(spec: Spec) -> object:
     )
 
 
-def chosen(spec: Spec, value: object) -> object:
+def chosen(spec: InputSpec, value: object) -> object:
     """The value, or the first choice for a combo without one."""
     if spec.widget_type == "COMBO" and spec.choices and (value is None or value is UNSET):
         return spec.choices[0]
@@ -245,7 +198,7 @@ def default_widgets(node_class: NodeClass) -> list[Widget]:
     """A new node's widgets in order, with their defaults."""
     widgets: list[Widget] = []
     for spec in node_class.specs:
-        if has_widget(spec):
+        if spec.is_widget:
             widgets.extend(_widgets_of(spec, class_name=node_class.name))
     widgets.extend(
         Widget(name, "any", UNSET) for rule in rules.of_class(node_class.name) for name in rule.added
@@ -266,7 +219,7 @@ def _extra(name: str) -> Widget:
     return Widget(name, EXTRA, UNSET, sent=False)
 
 
-def _widgets_of(spec: Spec, *, depth: int = 0, class_name: str = "") -> list[Widget]:
+def _widgets_of(spec: InputSpec, *, depth: int = 0, class_name: str = "") -> list[Widget]:
     """A widget and those that come with it: seed control, refresh buttons, a dynamic combo's own inputs."""
     kind = spec.widget_type
     widget = Widget(spec.name, kind, default_of(spec), spec)
@@ -295,7 +248,7 @@ def _widgets_of(spec: Spec, *, depth: int = 0, class_name: str = "") -> list[Wid
     return widgets
 
 
-def _has_control(spec: Spec) -> bool:
+def _has_control(spec: InputSpec) -> bool:
     declared = spec.options.get("control_after_generate")
     if spec.widget_type == "INT":
         return bool(spec.name in _SEEDS if declared is None else declared)
@@ -309,27 +262,20 @@ def option_widgets(widget: Widget, *, depth: int = 0) -> list[Widget]:
     return [
         inner
         for spec in option_specs(widget)
-        if has_widget(spec)
+        if spec.is_widget
         for inner in _widgets_of(spec, depth=depth + 1)
     ]
 
 
-def option_specs(widget: Widget) -> list[Spec]:
+def option_specs(widget: Widget) -> list[InputSpec]:
     """The inputs of a dynamic combo's chosen option; none for an unknown option."""
-    options = _options(widget.spec) if widget.spec is not None else []
-    option = next((option for option in options if option.get("key") == widget.value), {})
-    inputs = foreign.mapping(option.get("inputs"))
+    if widget.spec is None or widget.kind != DYNAMIC_COMBO:
+        return []
     specs = [
-        read_spec(f"{widget.name}.{key}", raw, required=section == "required")
-        for section in ("required", "optional")
-        for key, raw in foreign.mapping(inputs.get(section)).items()
+        read_spec(f"{widget.name}.{key}", raw, required)
+        for required, key, raw in entries(chosen_inputs(widget.spec, widget.value))
     ]
     return [spec for spec in specs if spec is not None]
-
-
-def _options(spec: Spec) -> list[Mapping[str, Any]]:
-    """The options of a dynamic combo."""
-    return foreign.mappings(spec.options.get("options"))
 
 
 def restore(widgets: list[Widget], values: Sequence[object]) -> list[Widget]:
@@ -398,11 +344,11 @@ def _forced_places(node_class: NodeClass, widgets: Sequence[Widget]) -> list[boo
     """For each value that an old file holds, whether it belongs to an input that is a socket now."""
     names = {widget.name for widget in widgets}
     has_upload = any(widget.kind == "button" and widget.name == "upload" for widget in widgets)
-    buttons = [Spec("upload", "button", {}, True)] if has_upload else []
+    buttons = [InputSpec("upload", "button")] if has_upload else []
     places: list[bool] = []
     for spec in [*node_class.specs, *buttons]:
-        if spec.name in names or spec.forced:
-            places.append(spec.forced)
+        if spec.name in names or spec.is_forced_socket:
+            places.append(spec.is_forced_socket)
             if spec.options.get("control_after_generate"):
                 places.append(False)
     return places
@@ -412,7 +358,7 @@ def sockets_of(node_class: NodeClass, widgets: Sequence[Widget]) -> list[Socket]
     """A node's input slots in the editor's order: pure sockets first, then one for each declared widget."""
     sockets: list[Socket] = []
     for spec in node_class.specs:
-        if not has_widget(spec):
+        if not spec.is_widget:
             sockets.extend(_sockets_of_spec(spec))
     for widget in widgets:
         if widget.spec is None or widget.spec.options.get("socketless"):
@@ -420,39 +366,25 @@ def sockets_of(node_class: NodeClass, widgets: Sequence[Widget]) -> list[Socket]
         sockets.append(Socket(widget.name, widget.spec.type, widget.name))
         if widget.kind == DYNAMIC_COMBO:
             for spec in option_specs(widget):
-                if not has_widget(spec):
+                if not spec.is_widget:
                     sockets.extend(_sockets_of_spec(spec))
     return sockets
 
 
-def _sockets_of_spec(spec: Spec) -> Iterator[Socket]:
-    template = spec.options.get("template")
-    if spec.type == MATCHTYPE and isinstance(template, Mapping):
+def _sockets_of_spec(spec: InputSpec) -> Iterator[Socket]:
+    if spec.type == MATCH_TYPE:
+        template = foreign.mapping(spec.options.get("template"))
         yield Socket(spec.name, foreign.text(template.get("allowed_types")) or "*")
-    elif spec.type == AUTOGROW and isinstance(template, Mapping):
-        yield from _autogrow_sockets(spec.name, template)
+    elif spec.type == AUTOGROW and (group := autogrow_of(spec)):
+        # The editor shows one more than is required; of a list of names, all.
+        shown = len(group.names) if group.prefix is None else group.least + 1
+        for name in group.names[:shown]:
+            yield Socket(name, group.element.type)
     else:
         yield Socket(spec.name, spec.type)
-
-
-def _autogrow_sockets(group: str, template: Mapping[str, object]) -> Iterator[Socket]:
-    inputs = foreign.mapping(template.get("input"))
-    declared = {**foreign.mapping(inputs.get("required")), **foreign.mapping(inputs.get("optional"))}
-    names = template.get("names")
-    least = template.get("min", 1)
-    most = template.get("max", 100)
-    count = min(
-        int(least) + 1 if isinstance(least, int) else 2, int(most) if isinstance(most, int) else 100, 100
-    )
-    for number in range(len(names) if isinstance(names, list) else count):
-        for key, raw in declared.items():
-            spec = read_spec(str(key), raw)
-            prefix = template.get("prefix") if len(declared) == 1 else key
-            name = names[number] if isinstance(names, list) else f"{prefix or ''}{number}"
-            yield Socket(f"{group}.{name}", spec.type if spec else "*")
 
 
 def _output_type(kind: object) -> str:
     if isinstance(kind, list):
         return "COMBO"
-    return kind if isinstance(kind, str) and kind != MATCHTYPE else "*"
+    return kind if isinstance(kind, str) and kind != MATCH_TYPE else "*"

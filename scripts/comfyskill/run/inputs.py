@@ -16,7 +16,8 @@ from comfyskill.base import cli, file_names, paths, safe_files, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 from comfyskill.run import collect
-from comfyskill.server.protocol import Dialect, FileRef
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import FileRef
 from comfyskill.source import media
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Uploader:
 
     def __init__(
         self,
-        server: Dialect | None,
+        server: Facts | None,
         *,
         dry_run: bool = False,
         invert_mask: bool = False,
@@ -43,7 +44,7 @@ class Uploader:
     ) -> None:
         """`known`: see `Wishes.known_files`."""
         # An inventory, which replaces a server in a dry run, accepts no files.
-        self.server = server if isinstance(server, Dialect) else None
+        self.server = server.live if server is not None else None
         self.dry_run = dry_run
         self.invert_mask = invert_mask
         self.known = known
@@ -112,7 +113,7 @@ class Uploader:
             self._local[ref] = path
             return ref
         if not (self.server.own_ids and self.server.has_file(ref, path.stat().st_size)):
-            ref = self.server.upload(path, name=name)
+            ref = self.server.known_input(path) or self.server.upload(path, name=name)
         self._sent[digest] = ref
         self._local[ref] = path
         return ref

@@ -100,10 +100,7 @@ def prepare(source: read.Source, wishes: Wishes, server: Facts | None, *, dry_ru
         from comfyskill.run import inputs
 
         uploader = inputs.Uploader(
-            server.live if server is not None else None,
-            dry_run=dry_run,
-            invert_mask=wishes.invert_mask,
-            known=wishes.known_files,
+            server, dry_run=dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
         )
         placed = upload_inputs(graph, wishes, definitions, uploader)
     changes: Sequence[Document] = ()

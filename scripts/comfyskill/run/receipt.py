@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 import _common
+from comfyskill import __version__
 from comfyskill.base import file_names, foreign, safe_files, safe_text
 from comfyskill.base.cli import Document, SkillError
 from comfyskill.graph import facts
@@ -43,7 +44,7 @@ def write(result: Result, document: Document) -> Path:
         "seconds": document["seconds"],
         "execution_seconds": document.get("execution_seconds"),
         "started": result.state.started,
-        "client": {"python": platform.python_version(), "system": platform.system()},
+        "client": {"skill": __version__, "python": platform.python_version(), "system": platform.system()},
     }
     text = safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
     file_names.write_whole(path, text.encode())
