@@ -12,6 +12,7 @@ import pytest
 
 import check_deps
 from bundle import SCRIPTS
+from comfyskill.deps import packs
 from manager_server import Comfy, node
 from model_host import safetensors
 
@@ -193,12 +194,35 @@ def test_a_file_name_in_a_free_text_input_is_named_and_not_judged(check: Checker
 # --- nodes
 
 
+@pytest.mark.parametrize(
+    ("class_type", "pack", "command"),
+    [
+        ("ImageResizeKJ", "comfyui-kjnodes", True),
+        ("LTXVApplySTG", "comfyui-ltxvideo", False),
+        ("KSampler", "comfy-core", False),
+        ("NoSuchNodeAnywhere", None, False),
+    ],
+)
+def test_the_tables_name_a_pack_and_install_only_known_ids(
+    class_type: str, pack: str | None, command: bool
+) -> None:
+    found = packs.in_tables(class_type)
+    assert (found.id if found else None) == pack
+    assert bool(found and found.installable) == command
+
+
+def test_an_unknown_class_gets_advice_and_no_command(check: Checker) -> None:
+    flow = graph(**{"9": {"class_type": "NoSuchNodeAnywhere", "inputs": {"images": ["3", 0]}}})
+    entry = one(check(flow, code=1), "nodes", "missing")
+    assert entry["fix"] and "fix_command" not in entry and "pack" not in entry
+
+
 def test_a_missing_class_is_missing_with_the_tables_pack(check: Checker) -> None:
     flow = graph(**{"9": {"class_type": "VHS_VideoCombine", "inputs": {"images": ["3", 0]}}})
     entry = one(check(flow, code=1), "nodes", "missing")
     assert entry["pack"] == "comfyui-videohelpersuite"
     assert entry["fix_command"] == "comfy node install comfyui-videohelpersuite"
-    assert entry["source"] == "the bundle's table of common packs"
+    assert entry["source"] == "the bundle's tables of common packs"
 
 
 def test_an_editor_file_names_its_packs_itself(check: Checker) -> None:

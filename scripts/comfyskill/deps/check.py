@@ -27,7 +27,6 @@ from comfyskill.deps.need import (
     tags_in,
 )
 from comfyskill.deps.origin import Origin
-from comfyskill.deps.pack import Pack
 from comfyskill.deps.stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
@@ -50,7 +49,7 @@ class Item(NamedTuple):
     match: Match | None = None
     similar: tuple[str, ...] = ()
     origin: Origin | None = None
-    pack: Pack | None = None
+    pack: deps_packs.Pack | None = None
     installed_but_absent: bool = False
 
     @property
@@ -279,7 +278,6 @@ def locate(
 ) -> Check:
     """The check with sources for what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
     have = {name.lower() for name in installed}
-    packs.look_up(item.name for item in checked.of(MISSING) if item.kind == "node")
     items = []
     for item in checked.items:
         if item.status == PRESENT:

@@ -138,7 +138,8 @@ def _fix(item: Item) -> dict[str, Any]:
         return _fix_node(item)
     if item.kind == "node" and item.status == MISSING:
         return {
-            "fix": "no source names the pack; look the class up in the Comfy Registry, or ask the workflow's author"
+            "fix": "no source names its pack: open the workflow in ComfyUI, where the Manager lists missing packs, "
+            "search the Comfy Registry for the class, or ask the workflow's author"
         }
     command = download_command(item)
     if command and not item.fixed_by_name:
