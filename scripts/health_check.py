@@ -27,6 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from comfyskill import __version__
 from comfyskill.base import cli, flags, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
 
@@ -89,7 +90,7 @@ def unasked(why: str) -> list[Check]:
     """The checks that need a server, skipped."""
     from comfyskill.machine import health
 
-    names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
+    names = ("version", "websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
     return [health.skipped(name, why) for name in names]
 
 
@@ -117,6 +118,7 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
 
     asked: list[tuple[str, Callable[[], Check]]] = [
         ("server", lambda: health.server_answers(server)),
+        ("version", lambda: health.version_tried(server)),
         ("account", lambda: health.account_allows(server)),
         ("websocket", lambda: health.socket_opens(server)),
         ("definitions", lambda: health.definitions_readable(server)),
@@ -155,7 +157,7 @@ def document(url: str, server: Dialect | None, checks: list[Check], around: list
         found |= {"code": code, "message": failed[0].message, "retryable": code == "unreachable"}
         if failed[0].fix:
             found["hint"] = failed[0].fix
-    found |= {"host": url, "api": server.api if server else None}
+    found |= {"host": url, "api": server.api if server else None, "skill_version": __version__}
     if server is not None and server.demo:
         found["demo"] = True
     found["summary"] = {result: results.count(result) for result in ("ok", "warn", "fail", "skipped")}
@@ -171,6 +173,10 @@ def next_commands(server: Dialect | None, checks: list[Check]) -> list[str]:
     failed = [check for check in checks if check.result == "fail"]
     runs = (safe_text.shell_words([sys.executable or "python3"]), "bash ", "python3 ")
     commands = [check.fix for check in failed if check.fix and check.fix.startswith(runs)]
+    if any(check.name == "packages" for check in failed):
+        from comfyskill.machine import health
+
+        commands = health.install_packages()
     if commands or failed or server is None:
         return commands
     from comfyskill.base.programs import command

@@ -27,36 +27,25 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from typing import Any
 
 from comfyskill.base import cli
 from comfyskill.batch import flags
 
 
-def run_batch(args: argparse.Namespace) -> dict[str, Any]:
+def run_batch(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
     from comfyskill.base import file_limits, paths
     from comfyskill.batch import begin
     from comfyskill.pages import make
 
     cli.listen()
-    cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
-    try:
-        if args.report:
-            return make.alone(paths.absolute(args.report))
-        document, folder = begin.report(args)
-        if folder is not None:
-            document |= make.after_runs(folder)
-        begin.point_to_rest(document)
-        return document
-    except cli.Terminated:
-        return {
-            "status": "cancelled",
-            "code": "terminated",
-            "message": "terminated by a signal",
-            "retryable": True,
-        }
+    if args.report:
+        return make.alone(paths.absolute(args.report))
+    document, folder = begin.report(flags.request(args))
+    if folder is not None:
+        document |= make.after_runs(folder)
+    return begin.naming_the_rest(document)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ for extra in (ROOT / "install.py", ROOT / "tests" / "bench.py", ROOT / "evals" /
 SUBCOMMANDS = {"manage_queue.py", "server_info.py", "run_eval.py"}
 # Flags that belong to other programs that the pages speak of.
 OTHERS = {
-    "--lowvram", "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
+    "--lowvram", "--vram-headroom", "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
     "--listen", "--comfyui", "--port", "--background", "--write",
 }  # fmt: skip
 OTHER_PROGRAMS = (
@@ -141,7 +141,7 @@ def test_every_script_and_flag_is_one_that_is_there(path: Path) -> None:
         for script, words in calls(line):
             name = script.rsplit("/", 1)[-1]
             if name not in COMMANDS:
-                known = [ROOT / folder / name for folder in ("", "evals", "scripts")]
+                known = [ROOT / folder / name for folder in ("", "evals", "scripts", ".ci")]
                 if not any(
                     map(Path.exists, [*known, *SCRIPTS.rglob(name), *(ROOT / "tests").rglob(name)])
                 ) and f"`{name}`" not in path.read_text(encoding="utf-8"):
@@ -220,6 +220,7 @@ def test_variables_and_exit_codes_are_real(path: Path) -> None:
 # Left to people: what installs, asks the network, or never ends. The dry runs of these are run.
 NOT_RUN = re.compile(
     r"^export |pip install|pytest|comfyui_setup\.sh(?! --dry-run| status)|demo_server\.py|^comfy|^printf|^curl|8189|run_eval"
+    r"|^python3 -m venv \S+$|/ruff |^python3 \.ci/"
 )
 # Their answer depends on the machine.
 MACHINE = re.compile(r"hardware_check|comfyui_setup")

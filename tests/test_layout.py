@@ -218,4 +218,6 @@ def test_the_top_level_holds_what_is_agreed() -> None:
     assert top <= {
         "SKILL.md", "README.md", "SECURITY.md", "LICENSE", "scripts", "references", "workflows", "tests", "evals",
         "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore", "install.py", "CONTRIBUTING.md",
+        "CHANGELOG.md", "AGENTS.md", "CLAUDE.md", "GEMINI.md", ".claude-plugin", ".github", ".editorconfig",
+        ".pre-commit-config.yaml", ".pre-commit-hooks.yaml", "action.yml",
     }  # fmt: skip

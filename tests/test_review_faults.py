@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shlex
@@ -18,6 +17,7 @@ import pytest
 import graphs
 from bundle import Demo, Runner
 from comfyskill.batch import begin
+from comfyskill.batch.flags import PlanFlags
 from comfyskill.editor import convert
 from comfyskill.run import prepare
 from comfyskill.server import local
@@ -288,9 +288,7 @@ def test_a_socket_whose_first_message_fails_is_closed(monkeypatch: pytest.Monkey
 def test_counting_seeds_leaves_the_settings_as_they_were() -> None:
     settings = MappingProxyType({"seed": "7", "steps": "3"})
     wishes = prepare.Wishes(settings=settings)
-    args = argparse.Namespace(count=2, seed_start=None, randomize_seed=False)
-    source = argparse.Namespace(graph=graphs.sleeper(0.1, seed=1))
-    axes, left = begin._count_axis(args, source, [], wishes)
+    axes, left = begin.count_axis(PlanFlags(runs=2), graphs.sleeper(0.1, seed=1), [], wishes)
     assert dict(settings) == {"seed": "7", "steps": "3"}
     assert dict(left.settings) == {"steps": "3"}
     assert [axes[0].at(step)["seed"] for step in range(2)] == [7, 8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 import graphs
+from batches import journal, rows_of
 from bundle import ROOT, Demo, Runner
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
@@ -23,15 +23,6 @@ def posts(demo: Demo) -> list[dict[str, Any]]:
     """The graphs that were submitted."""
     found = [entry for entry in demo.log() if entry["method"] == "POST" and entry["path"] == "/prompt"]
     return [entry["json"] for entry in found]
-
-
-def journal(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "batch.jsonl").read_text().splitlines()]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_sweep_becomes_files_pages_and_one_document(run: Runner, any_server: str, graph_file: Any) -> None:
@@ -642,16 +633,12 @@ def test_a_name_that_does_not_fit_every_run_is_refused_before_anything_is_sent(
     assert len(posts(demo)) == sent
 
 
-def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from comfyskill.batch import ends as batch_ends
+def test_a_name_found_not_to_fit_when_a_run_is_done_costs_no_file() -> None:
+    from comfyskill.batch import fetch
     from comfyskill.batch import plan as batch_plan
 
     plan = batch_plan.Plan((batch_plan.Axis("sweep", ("x",), ["12", "cat"]),), str(uuid.uuid4()))
-    options = SimpleNamespace(folder=tmp_path, name="{x:04d}")
-    names = batch_ends.Names(SimpleNamespace(recipe=SimpleNamespace(plan=plan), options=options))  # type: ignore[arg-type]
-    assert [names.base(run, {}) for run in range(2)] == ["0012", None]
+    assert [fetch.flat_name(plan, "{x:04d}", run, {}) for run in range(2)] == ["0012", None]
 
 
 def test_a_row_without_a_value_of_the_name_keeps_its_file(run: Runner, demo: Demo, graph_file: Any) -> None:
@@ -699,8 +686,8 @@ def test_a_batchs_jobs_are_ours(run: Runner, demo: Demo, graph_file: Any) -> Non
 
 
 def test_the_plan_line_keeps_every_wish() -> None:
-    from comfyskill.batch import fill, setup
     from comfyskill.batch import plan as batch_plan
+    from comfyskill.batch import recipe as batch_recipe
     from comfyskill.run import prepare
     from comfyskill.source import read
 
@@ -709,10 +696,10 @@ def test_the_plan_line_keeps_every_wish() -> None:
         validate=False, randomize_seed=True, invert_mask=True, tiled_vae=True,
     )  # fmt: skip
     source = read.Source({"1": {"class_type": "X", "inputs": {}}}, None, "here", False, [], [], [])
-    recipe = fill.Recipe(source, wishes, batch_plan.Plan((), str(uuid.uuid4())))
-    line = json.loads(json.dumps(setup.plan_line(recipe, None)))
+    recipe = batch_recipe.Recipe(source, wishes, batch_plan.Plan((), str(uuid.uuid4())))
+    line = json.loads(json.dumps(recipe.plan_line(None)))
     # What a journal names is sent only when its content is known.
-    assert setup.recipe_from(line).wishes == wishes._replace(known_files=frozenset())
+    assert batch_recipe.from_line(line).wishes == wishes._replace(known_files=frozenset())
 
 
 def test_a_graph_that_is_always_rejected_is_not_sent_a_thousand_times(

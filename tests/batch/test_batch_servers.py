@@ -6,8 +6,8 @@ import csv
 import json
 import signal
 import sys
-import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 
 import graphs
+from batches import journal
 from bundle import Demo, Runner
+from comfyskill.batch.fill import Filler
+from comfyskill.batch.flights import BatchOptions, Flight, Todo
+from comfyskill.batch.journal import NAME, Journal, Recorded
+from comfyskill.batch.lane import Lane
+from comfyskill.batch.plan import Axis, Plan
+from comfyskill.batch.recipe import Recipe
+from comfyskill.batch.scheduler import Batch
+from comfyskill.run.job import Options
+from comfyskill.run.prepare import Wishes
+from comfyskill.server.local import Local
+from comfyskill.source import read
+from queues import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
 
@@ -34,15 +47,6 @@ def finished(*servers: Demo) -> Counter[int]:
         if entry["status"]["status_str"] == "success"
     ]
     return Counter(entry["prompt"][2]["1"]["inputs"]["seed"] for entry in good)
-
-
-def wait_for(condition: Any, seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come true in time")
 
 
 def downloaded(run: Runner, count: int) -> Any:
@@ -325,25 +329,22 @@ def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_ther
     assert moved_away(run.folder / "out", one) == queued(one) == queued(two) == set()
 
 
-def test_what_a_server_finished_before_its_cancel_came_is_counted() -> None:
-    from types import SimpleNamespace
-    from unittest import mock
+def test_what_a_server_finished_before_its_cancel_came_is_counted(tmp_path: Path, new_demo: Any) -> None:
+    from comfyskill.server.protocol import Submission
 
-    from comfyskill.batch import flights, lane
+    batch, [lane] = batch_on(tmp_path, new_demo())
+    lane.server.submit(Submission(graphs.picture(), "late", "client"))
+    wait_for(lambda: lane.server.state("late").done)
+    batch.note_move(Todo(0), "late", lane.url, left=True)
+    batch.note_move(Todo(1), "never_there", lane.url, left=True)
 
-    batch = mock.Mock(tally=flights.Tally(), left_on=lambda _: ["late", "stopped"])
-    ends = {"late": "success", "stopped": "cancelled"}
-    server = SimpleNamespace(
-        url="http://x",
-        cancel=lambda _: False,
-        state=lambda id_: SimpleNamespace(done=True, outcome=ends[id_]),
-    )
-    lane.Moves(batch, server, mock.Mock(), mock.Mock()).clear()  # type: ignore[arg-type]
-    assert batch.tally.twice == 1
-    assert [call.args for call in batch.cleared.call_args_list] == [
-        ("http://x", "late"),
-        ("http://x", "stopped"),
-    ]
+    lane.clear()
+    assert batch.tally.events["ran_twice"] == 1
+    assert batch.left_on(lane.url) == ["never_there"], "a run that was just sent may not be listed yet"
+    wait_for(lambda: lane.clear() or not batch.left_on(lane.url))
+    assert batch.tally.events["ran_twice"] == 1
+    cleared = [row["prompt_id"] for row in journal(tmp_path) if row["event"] == "cleared"]
+    assert cleared == ["late", "never_there"]
 
 
 def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, graph_file: Any) -> None:
@@ -438,58 +439,79 @@ def test_ctrl_c_does_not_wait_for_files_of_a_silent_server(
     assert resumed.code == 0 and len(one.get("/history?max_items=99")) == 8, resumed.out
 
 
-@pytest.mark.parametrize("by_event", [True, False], ids=["by-an-event", "by-polling"])
-def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(by_event: bool, new_demo: Any) -> None:
-    """Both were asked for while they waited; one has started since. A batch that polls hears of no start."""
-    from types import SimpleNamespace
-    from unittest import mock
+def batch_on(folder: Path, *demos: Any) -> tuple[Batch, list[Lane]]:
+    """A batch of a hundred runs in a folder, with a lane (not started) for each server."""
+    source = read.Source(graphs.picture(), None, "test", False, [], [], [])
+    plan = Plan((Axis("sweep", ("1.color",), list(range(100))),), str(uuid.uuid4()))
+    recipe = Recipe(source, Wishes(), plan)
+    options = BatchOptions(folder, Options(folder))
+    lines = Journal(folder / NAME, fresh=True)
+    lines.write("plan")
+    batch = Batch(recipe, options, lines, Recorded({}, 0))
+    servers = [Local(demo.url) for demo in demos]
+    lanes = [Lane(batch, server, Filler(recipe, server)) for server in servers]
+    batch.servers = [lane.here for lane in lanes]
+    return batch, lanes
 
-    from comfyskill.batch import flights, lane
-    from comfyskill.server import local
+
+@pytest.mark.parametrize("by_event", [True, False], ids=["by-an-event", "by-polling"])
+def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(
+    tmp_path: Path, by_event: bool, new_demo: Any
+) -> None:
+    """Both were asked for while they waited; one has started since. A batch that polls hears of no start."""
     from comfyskill.server.protocol import Submission
 
-    demo = new_demo()
-    server = local.Local(demo.url)
+    batch, [lane, other] = batch_on(tmp_path, new_demo(), new_demo())
+    server, here = lane.server, lane.here
     ids = ["running", "waiting"]
-    on_server = flights.Flights(mock.Mock())
     for number, prompt_id in enumerate(ids):
         graph = graphs.sleeper(60.0, 600, seed=number)
         server.submit(Submission(graph, prompt_id, "client"))
-        on_server[prompt_id] = flights.Flight(flights.Todo(number, prompt_id=prompt_id), graph, {}, 0.0)
+        here.add(prompt_id, Flight(Todo(number, prompt_id=prompt_id), graph, {}, 0.0))
+        here.ask_for(prompt_id)
     wait_for(lambda: server.state("running").phase == "running")
-    on_server.wanted.update(ids)
+    running = here.get("running")
+    assert running is not None
     if by_event:
-        on_server["running"].started = time.monotonic()
-    batch = mock.Mock(options=SimpleNamespace(partner=False))
-    lane.Moves(batch, server, on_server, mock.Mock()).release_wanted()
+        running.started = time.monotonic()
+    lane.release_asked_for()
 
     assert server.state("running").phase == "running" and server.state("waiting").phase == "unknown"
-    assert list(on_server) == ["running"] and not on_server.wanted
-    assert [call.args[0].run for call in batch.put_back.call_args_list] == [1]
-    assert on_server.waiting() == [], "it is not asked for again"
+    assert here.ids == ["running"] and not here.asked_for
+    assert here.waiting() == [], "it is not asked for again"
+    moved = batch.take(other.url)
+    assert moved is not None and (moved.run, moved.attempt) == (1, 2)
+    server.cancel("running")
 
 
-def test_an_idle_server_asks_for_no_run_that_executes() -> None:
-    from collections import deque
-    from types import SimpleNamespace
-    from unittest import mock
-
-    from comfyskill.batch import flights, scheduler
-
-    on_server = flights.Flights(mock.Mock())
+def test_an_idle_server_asks_for_no_run_that_executes(tmp_path: Path, new_demo: Any) -> None:
+    batch, [slow, idle] = batch_on(tmp_path, new_demo(), new_demo())
     for number, prompt_id in enumerate(["running", "waiting"]):
-        on_server[prompt_id] = flights.Flight(flights.Todo(number), {}, {}, 0.0)
-    on_server["running"].started = time.monotonic() - 3600
-    slow = mock.Mock(flights=on_server, backlog=lambda: 3600.0, silent_for=lambda: 0.0)
-    idle = mock.Mock(flights={}, seconds_each=0.1)
-    batch = scheduler.Batch.__new__(scheduler.Batch)
-    batch.options = SimpleNamespace(partner=False, run=SimpleNamespace(patience=60.0))  # type: ignore[assignment]
-    batch.lanes, batch.stopping = [slow, idle], None
-    batch._changed, batch._waiting, batch.seconds = threading.Condition(), deque(), deque([0.1])
+        slow.here.add(prompt_id, Flight(Todo(number), {}, {}, 0.0))
+    running = slow.here.get("running")
+    assert running is not None
+    running.started = time.monotonic() - 3600
+    slow.here.seconds_each, idle.here.seconds_each = 3600.0, 0.1
 
-    batch.ask_for_work(idle)
-    assert on_server.wanted == {"waiting"}
-    on_server.drop("waiting")
-    batch.ask_for_work(idle)
-    assert on_server.wanted == set()
-    slow.seize.assert_not_called()
+    batch.ask_for_work(idle.here)
+    assert slow.here.asked_for == ["waiting"]
+    slow.here.remove("waiting")
+    batch.ask_for_work(idle.here)
+    assert slow.here.asked_for == []
+    assert slow.here.ids == ["running"]
+
+
+def test_runs_of_a_silent_server_are_taken_once_and_remembered(tmp_path: Path, new_demo: Any) -> None:
+    batch, [silent, idle] = batch_on(tmp_path, new_demo(), new_demo())
+    batch.options = batch.options._replace(run=batch.options.run._replace(patience=0.0))
+    for number, prompt_id in enumerate(["first", "last"]):
+        silent.here.add(prompt_id, Flight(Todo(number, prompt_id=prompt_id), {}, {}, 0.0))
+
+    batch.ask_for_work(idle.here)
+    assert not len(silent.here) and silent.here.remove("first") is None
+    assert batch.left == {silent.url: ["last", "first"]} and batch.was_silent(silent.url)
+    taken = [batch.take(idle.url) for _ in range(2)]
+    assert [todo and (todo.run, todo.left and todo.left.prompt_id) for todo in taken] == [
+        (1, "last"),
+        (0, "first"),
+    ]

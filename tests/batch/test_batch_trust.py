@@ -235,27 +235,25 @@ def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: D
 
 
 FULL_DISK = """
-import os, pathlib, resource, sys, threading, types
+import pathlib, resource, sys
 sys.path.insert(0, sys.argv[1])
-from comfyskill.base import cli; from comfyskill.batch import ends, flights, journal, plan, scheduler
+from comfyskill.batch import fetch, flights, journal, plan, recipe, scheduler
+from comfyskill.run import job
 from comfyskill.server import local
 
 folder = pathlib.Path(sys.argv[2])
-journal = journal.Journal(folder / "batch.jsonl", fresh=True)
-batch = scheduler.Batch.__new__(scheduler.Batch)
-batch.journal, batch.lost, batch.stopping, batch.failure = journal, None, None, None
-batch.tally, batch._changed, batch.all_given = flights.Tally(), threading.Condition(), True
-run = types.SimpleNamespace(patience=0.0, include_previews=False, flat=False)
-batch.options = types.SimpleNamespace(folder=folder, run=run, name=None)
-batch.recipe = types.SimpleNamespace(plan=plan.Plan((plan.Axis("count", ["seed"], [[1], [2]]),), "key", None, False))
+lines = journal.Journal(folder / "batch.jsonl", fresh=True)
+seeds = plan.Plan((plan.Axis("seeds", ("seed",), [1, 2]),), "key")
+options = flights.BatchOptions(folder, job.Options(folder, patience=0.0))
+batch = scheduler.Batch(recipe.Recipe(None, None, seeds), options, lines, journal.Recorded({}, 0))
 server = local.Local("http://127.0.0.1:1")  # nothing answers there
-fetchers = ends.Fetchers(batch, server)
-fetchers._gone_at = float("inf")  # out of reach: its files are given up at once, which is written down
+fetchers = fetch.Fetchers(batch, server)
+fetchers._unreachable_at = float("inf")  # its files are given up at once, which is written down
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 for number in range(2):
-    fetchers.add(ends.Haul(number, server, "success", {}, {}, {}))
+    fetchers.add(fetch.Haul(number, "success", {}, {}, {}))
 fetchers.close()
-print(batch.stopping, batch.failure.code, batch._changed is not None)
+print(batch.stopping, batch.failure.code)
 """
 
 
@@ -267,7 +265,7 @@ def test_a_full_disk_met_while_a_loss_is_written_down_ends_as_a_report(tmp_path:
         timeout=60,
     )
     assert "Traceback" not in ran.stderr, ran.stderr
-    assert ran.stdout.split() == ["disk", "system_error", "True"], ran.stderr
+    assert ran.stdout.split() == ["disk", "system_error"], ran.stderr
 
 
 def plan_of(run: Runner) -> dict[str, Any]:
@@ -619,11 +617,11 @@ def test_the_command_that_clears_a_server_names_it_only_when_the_journal_does_no
 ) -> None:
     import types
 
-    from comfyskill.batch import run as batch_run
+    from comfyskill.batch import report
 
     options = types.SimpleNamespace(folder=tmp_path, hosts=named, trust=())
     batch: Any = types.SimpleNamespace(options=options, listed=listed)
-    command = batch_run._left_command(batch, host).split()
+    command = report.clearing_command(batch, host).split()
     assert [command[at + 1] for at, word in enumerate(command) if word == "--host"] == words
 
 

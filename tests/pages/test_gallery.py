@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from comfyskill.batch.results import Results, read, table
-from comfyskill.pages import contact_sheet, gallery
+from comfyskill.pages import contact_sheet, gallery, thumbnails
 from result_rows import results
 
 BROWSER = next(
@@ -264,7 +264,7 @@ def test_a_video_shows_the_frame_that_ffmpeg_gives(tmp_path: Path, monkeypatch: 
 def test_a_video_without_a_frame_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str | None
 ) -> None:
-    monkeypatch.setattr(contact_sheet, "FRAME_SECONDS", 0.5)
+    monkeypatch.setattr(thumbnails, "FRAME_SECONDS", 0.5)
     if body is None:
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
@@ -283,7 +283,7 @@ def test_an_ffmpeg_of_the_current_folder_is_not_run(tmp_path: Path, monkeypatch:
     path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ".")
-    assert contact_sheet.find_ffmpeg() is None
+    assert thumbnails.find_ffmpeg() is None
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "text", "outside"])

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tes
 # The same code with shorter times. A request that is left to its own limit takes five minutes, so the bound below tells.
 BRISK = """
 from comfyskill.batch import lane; from comfyskill.run import jobs; from comfyskill.server import protocol, transport, watch
-for one in (transport.Server.request, transport.Server.post_once):
-    one.__kwdefaults__["timeout"] = 300.0
+for one in vars(transport.Server).values():
+    if "timeout" in (getattr(one, "__kwdefaults__", None) or {}):
+        one.__kwdefaults__["timeout"] = 300.0
 protocol.Dialect.look_timeout = 300.0
 watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 1.0
 watch.LOOK_TIME = 3.0

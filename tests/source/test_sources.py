@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from blueprint_files import IDENTITY, blueprint
 from comfyskill.base import cli
-from comfyskill.server import transport
+from comfyskill.server.local import Local
 from comfyskill.server.node_definitions import Definitions
 from comfyskill.source import on_server, read
 from editor_files import DEFINITIONS as CORE
@@ -382,10 +382,14 @@ def pages(content):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield transport.Server(f"http://127.0.0.1:{server.server_port}"), asked
+        yield Local(f"http://127.0.0.1:{server.server_port}"), asked
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_every_prefix_has_its_kind():
+    assert set(read.ON_SERVER) == set(on_server.KINDS)
 
 
 @pytest.mark.parametrize("spec", ["template:fox one", "template:fox one.json"])
@@ -466,7 +470,7 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch):
 
 def test_an_unreachable_server_stays_an_unreachable_server():
     with pytest.raises(cli.SkillError) as caught:
-        read.read("template:a", server=transport.Server("http://127.0.0.1:9"))
+        read.read("template:a", server=Local("http://127.0.0.1:9"))
 
     assert caught.value.exit == cli.Exit.UNREACHABLE
 

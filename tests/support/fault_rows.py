@@ -24,8 +24,9 @@ for one in (protocol.Dialect, v2.V2):
     one.submit.__kwdefaults__["look_for"] = 1.0
 """
 UNANSWERED = """
-for one in (transport.Server.request, transport.Server.post_once):
-    one.__kwdefaults__["timeout"] = 2.0
+for one in vars(transport.Server).values():
+    if "timeout" in (getattr(one, "__kwdefaults__", None) or {}):
+        one.__kwdefaults__["timeout"] = 2.0
 """
 
 

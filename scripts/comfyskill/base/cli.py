@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from comfyskill.base import packages
 from comfyskill.base.safe_text import clean, redact, shell_words
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ Document = dict[str, Any]
 # What a command's `parse_args` returns.
 Args = TypeVar("Args")
 
-# What `import NAME` of a missing package means to pip; the last three come with requests.
-PACKAGES = {
-    "requests": "requests", "websocket": "websocket-client", "tqdm": "tqdm", "PIL": "pillow", "aiohttp": "aiohttp",
-    "urllib3": "requests", "certifi": "requests", "idna": "requests",
-}  # fmt: skip
 LINE = 110
 INDENT = 2
 A_MOMENT = 0.01
@@ -193,6 +189,7 @@ class SkillError(Exception):
     def but(
         self,
         *,
+        message: str | None = None,
         exit: Exit | None = None,
         hint: str | None = None,
         next: Sequence[str] = (),
@@ -200,7 +197,7 @@ class SkillError(Exception):
     ) -> SkillError:
         """A new error for the same failure with these parts replaced; raise it `from` this one."""
         return SkillError(
-            self.message,
+            message or self.message,
             code=self.code,
             exit=self.exit if exit is None else exit,
             hint=hint or self.hint,
@@ -412,16 +409,14 @@ def outcome(report: Callable[[], Mapping[str, object]]) -> tuple[Mapping[str, ob
 
 def missing_package(error: ModuleNotFoundError) -> Document:
     """A package that this command needs is not installed for this Python."""
-    package = PACKAGES.get((error.name or "").partition(".")[0])
+    package = packages.PACKAGES.get((error.name or "").partition(".")[0])
     if package is None:
         return fault(error).document()
-    listed = os.path.abspath(os.path.join(__file__, "../../../../requirements.txt"))  # noqa: PTH100, PTH118
-    wanted = ["-r", listed] if os.path.exists(listed) else [package]  # noqa: PTH110
     return SkillError(
         f"this needs the Python package {package}, which is not installed for {sys.executable or 'this Python'}",
         code="missing_package",
-        hint="python3 -m pip install -r requirements.txt (or run the script with `uv run`, which installs them)",
-        next=[shell_words([sys.executable or "python3", "-m", "pip", "install", *wanted])],
+        hint=f"run `next`, then use {packages.interpreter()}; or run the script with `uv run`, which needs no installation",
+        next=[shell_words(words) for words in packages.install_commands()],
         package=package,
     ).document()
 

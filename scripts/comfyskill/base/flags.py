@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from comfyskill import __version__
 from comfyskill.base.cli import Exit, Misuse, emit
 from comfyskill.base.safe_text import HIDDEN
 
@@ -55,9 +56,15 @@ class _Parser(argparse.ArgumentParser):
         return f"{usage}  (see --help)" if len(usage) < 160 else f"run {self.prog} --help for all flags"
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring and whose errors are JSON."""
-    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def parser(doc: str | None, *, own_version: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring and whose errors are JSON.
+
+    `own_version`: --version prints this skill's version.
+    """
+    made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    if own_version:
+        made.add_argument("--version", action="version", version=f"comfyui-skill {__version__}")
+    return made
 
 
 def seconds(text: str) -> float:

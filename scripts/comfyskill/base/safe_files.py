@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import stat
@@ -54,7 +55,13 @@ def _target(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, read in pieces."""
+    """The SHA-256 of a file in hexadecimal. A file that has not changed since is read once."""
+    found = path.stat()
+    return _digest(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest(path: Path, _version: tuple[int, ...]) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

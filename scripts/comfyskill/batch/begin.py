@@ -1,128 +1,169 @@
-"""A batch from parsed flags to its report: new and resumed ones, with their folder and pages."""
+"""A batch from its flags to its report: plan, servers, consent, folder, runs.
+
+All refusals happen here, before anything is sent.
+"""
 
 from __future__ import annotations
 
-import argparse
-import time
+import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import _common
-from comfyskill.base import file_names, paths
-from comfyskill.base.cli import Misuse, SkillError
-from comfyskill.batch import hosts, setup
-from comfyskill.batch import journal as batch_journal
+from comfyskill.base import cli, file_names, paths, safe_text
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
+from comfyskill.batch import fetch, hosts, journal, recipe
 from comfyskill.batch import plan as batch_plan
-from comfyskill.batch.fill import Filler, Recipe
+from comfyskill.batch.fill import Filler
+from comfyskill.batch.flags import PlanFlags, Request
 from comfyskill.batch.flights import BatchOptions
-from comfyskill.batch.journal import Recorded
-from comfyskill.run import flags, job, jobs
+from comfyskill.batch.recipe import Recipe
+from comfyskill.graph import facts as graph_facts
+from comfyskill.run import submit
 from comfyskill.run.prepare import Wishes
+from comfyskill.server import facts as server_facts
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import Dialect, Graph
+from comfyskill.source import read
 
-if TYPE_CHECKING:
-    from comfyskill.server.facts import Facts
-    from comfyskill.server.protocol import Dialect
-
+# Paid runs allowed without consent.
+FEW_PAID_RUNS = 5
 # Runs that a server may have got within the second whose journal lines a power cut can take.
 LOST_LINES = 200
 
 
 class _Work(NamedTuple):
-    """Everything that is decided before the first run."""
+    """All that is decided before the first run."""
 
-    folder: Path
     recipe: Recipe
     ready: list[Filler]
     notes: list[str]
     options: BatchOptions
 
 
-def report(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+def report(request: Request) -> tuple[Document, Path | None]:
     """What run_batch.py prints, and the folder to make pages for (None: no pages).
 
     Raises SkillError for what must be corrected first; then nothing was sent."""
-    return _resume(args) if args.resume else _begin(args)
+    document, work = _resume(request) if request.resume else _begin(request)
+    if work is None:
+        return document, None
+    if work.notes:
+        document |= {"warnings": [*work.notes, *document.get("warnings", ())]}
+    shown = request.pages and document.get("code") not in ("still_running", "output_gone")
+    return document, work.options.folder if shown else None
 
 
-def _begin(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
-    """A new batch: plan, servers, consent, folder, runs."""
-    wishes = flags.wishes(args)
-    axes = _axes(args, wishes)
-    servers, words = hosts.connect(args) if not args.inventory else _stand_in(args.inventory)
-    source = _read(args, servers[0], allow_unsure=args.allow_unsure)
-    counted, wishes = _count_axis(args, source, axes, wishes)
-    axes += counted
-    plan = batch_plan.Plan(tuple(axes), str(uuid.uuid4()), args.limit, args.shuffle)
-    recipe = Recipe(source, wishes, plan)
-    ready, notes = setup.fillers(recipe, servers, dry_run=args.dry_run)
+def naming_the_rest(document: Document) -> Document:
+    """The document, with the file that lists the failures which it leaves out."""
+    failures = document.get("failures")
+    if not failures or not failures.get("more"):
+        return document
+    elsewhere = {"all_in": document.get("results_csv") or document["journal"]}
+    return document | {"failures": failures | elsewhere}
+
+
+def _begin(request: Request) -> tuple[Document, _Work | None]:
+    """A new batch. Without work: a dry run."""
+    axes = _axes(request)
+    if request.inventory:
+        connected = hosts.Connected([server_facts.load(paths.expanded(request.inventory))], [])
+    else:
+        connected = hosts.connect(request.servers, partner_key=request.options.run.partner_key)
+    workflow = str(request.workflow)
+    source = read.read_for(workflow, connected.servers[0], allow_unsure=request.allow_unsure)
+    counted, wishes = count_axis(request.plan, source.graph, axes, request.wishes)
+    plan = batch_plan.Plan((*axes, *counted), str(uuid.uuid4()), request.plan.limit, request.plan.shuffled)
+    made = Recipe(source, wishes, plan)
+    ready, notes = fillers(made, connected.servers, dry_run=request.dry_run)
     notes = [*source.warnings, *notes]
-    _check_name(args.name, ready[0])
-    if args.dry_run:
-        from comfyskill.batch import times
+    _check_name(request.options.name, ready[0])
+    if request.dry_run:
+        from comfyskill.batch import preview
 
-        return times.preview(recipe, ready, notes, args.workflow), None
-    setup.need_consent(plan, ready, yes_spend=args.yes_spend, max_runs=args.max_runs)
-    default = Path("batches") / time.strftime("%Y%m%d-%H%M%S")
-    folder = paths.absolute(args.output_dir or default)
-    work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
-    return _in_folder(args, work, None)
-
-
-def _stand_in(path: str) -> tuple[list[Any], list[str]]:
-    """An inventory instead of a server, for a dry run; same shape as `hosts.connect`."""
-    from comfyskill.server import facts
-
-    return [facts.load(paths.expanded(path))], []
+        return preview.preview(made, ready, notes, workflow), None
+    need_consent(plan, ready, yes_spend=request.yes_spend, max_runs=request.max_runs)
+    work = _Work(made, ready, notes, _options(request, ready, connected.hosts))
+    folder = work.options.folder
+    with _locked(folder):
+        _refuse_used(request, folder)
+        line = _plan_line(work, workflow)
+        with contextlib.closing(journal.Journal(folder / journal.NAME, fresh=True)) as lines:
+            lines.write("plan", **line)
+            return _run(work, lines, journal.Recorded(line, 0), look=0), work
 
 
-def _resume(args: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+def _resume(request: Request) -> tuple[Document, _Work]:
     """Continue the batch in a folder; the journal gives its plan, and its servers unless --host does."""
-    folder = paths.absolute(args.resume)
-    batch_journal.refuse_links(folder)
-    recorded = batch_journal.read(folder)
-    recipe = setup.recipe_from(recorded.plan)
-    servers, words = hosts.connect(args, recorded.plan)
-    _refuse_changed(args, recorded, servers[0])
-    ready, notes = setup.fillers(recipe, servers)
-    _check_name(args.name, ready[0])
-    args.name = args.name or recorded.plan.get("name")
-    work = _Work(folder, recipe, ready, notes, _options(args, folder, ready, words))
-    setup.need_consent(
-        recipe.plan, ready, yes_spend=args.yes_spend, max_runs=max(args.max_runs, recipe.plan.count)
-    )
-    return _in_folder(args, work, recorded)
+    folder = request.options.folder
+    journal.refuse_links(folder)
+    recorded = journal.read(folder)
+    made = recipe.from_line(recorded.plan)
+    connected = hosts.connect(request.servers, recorded.plan, partner_key=request.options.run.partner_key)
+    _refuse_changed(request, recorded, made, connected.servers[0])
+    ready, notes = fillers(made, connected.servers)
+    _check_name(request.options.name, ready[0])
+    options = _options(request, ready, connected.hosts)
+    options = options._replace(name=options.name or recorded.plan.get("name"))
+    most = max(request.max_runs, made.plan.count)
+    need_consent(made.plan, ready, yes_spend=request.yes_spend, max_runs=most)
+    work = _Work(made, ready, notes, options)
+    with _locked(folder):
+        recorded = journal.read(folder)  # again, now that no other process writes
+        hosts.recognise(recorded, [filler.server for filler in ready])
+        file_names.remove_parts(folder, "run_*")
+        look = 0 if recorded.clean else LOST_LINES * len(ready)
+        with contextlib.closing(journal.Journal(folder / journal.NAME, keep=recorded.whole)) as lines:
+            return _run(work, lines, recorded, look=look), work
 
 
-def _refuse_changed(args: argparse.Namespace, recorded: Recorded, server: Dialect) -> None:
+def _run(work: _Work, lines: journal.Journal, recorded: journal.Recorded, *, look: int) -> Document:
+    from comfyskill.batch import run
+
+    return run.run(work.recipe, work.ready, work.options, lines, recorded, look=look)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it."""
+    journal.refuse_links(folder)
+    file_names.make_folder(folder)
+    lock = journal.Lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_changed(request: Request, recorded: journal.Recorded, made: Recipe, server: Facts) -> None:
     """The workflow that was named, or the file that the batch was made from, must still be the same."""
     origin = str(recorded.plan["workflow"].get("spec") or "")
-    if not args.workflow and not (origin and Path(origin).is_file()):
+    if not request.workflow and not (origin and Path(origin).is_file()):
         return
-    args.workflow = args.workflow or origin
     try:
         # The journal holds the graph that the batch began with; the file is only compared with it.
-        source = _read(args, server, allow_unsure=True)
+        now = read.read_for(request.workflow or origin, server, allow_unsure=True)
     except SkillError as error:
         raise Misuse(
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
             hint=f"restore it, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
-    setup.refuse_changed(recorded.plan, source)
+    made.refuse_changed(now)
 
 
-def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
-    axes = [batch_plan.table(args.table)] if args.table else []
-    if args.input_dir:
-        axes.append(batch_plan.files(args.input_dir, args.into, recursive=args.recursive))
-    if args.prompts:
-        axes.append(batch_plan.prompts(args.prompts, args.prompts_into))
-    axes += batch_plan.zipped(args.zip)
-    axes += batch_plan.sweeps(args.sweep)
-    constants = {**wishes.settings, **{name: path for name, path, _ in wishes.files}}
-    batch_plan.check_names(axes, constants)
-    if not axes and not args.count:
+def _axes(request: Request) -> list[batch_plan.Axis]:
+    """The axes that the flags name, without --count."""
+    flags = request.plan
+    axes = [batch_plan.table(flags.table)] if flags.table else []
+    if flags.input_dir:
+        axes.append(batch_plan.files(flags.input_dir, flags.into, recursive=flags.recursive))
+    if flags.prompts:
+        axes.append(batch_plan.prompts(flags.prompts, flags.prompts_into))
+    axes += [*batch_plan.zipped(flags.zips), *batch_plan.sweeps(flags.sweeps)]
+    given = {**request.wishes.settings, **{name: path for name, path, _ in request.wishes.files}}
+    batch_plan.check_names(axes, given)
+    if not axes and not flags.runs:
         raise Misuse(
             "nothing to vary",
             hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
@@ -130,144 +171,167 @@ def _axes(args: argparse.Namespace, wishes: Any) -> list[Any]:
     return axes
 
 
-def _count_axis(
-    args: argparse.Namespace, source: Any, axes: Sequence[Any], wishes: Wishes
-) -> tuple[list[Any], Wishes]:
+def count_axis(
+    flags: PlanFlags, graph: Graph, axes: Sequence[batch_plan.Axis], wishes: Wishes
+) -> tuple[list[batch_plan.Axis], Wishes]:
     """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none.
 
     Also the wishes, without the seed at which the counting starts.
     """
-    from comfyskill.graph import facts
-
-    if not args.count:
+    if not flags.runs:
         return [], wishes
-    seeds = facts.seeds_of(source.graph)
+    seeds = graph_facts.seeds_of(graph)
     taken = any("seed" in name for axis in axes for name in axis.names)
-    if args.seed_start is None and "seed" in wishes.settings:
-        start = str(wishes.settings["seed"])
-        if not start.isdigit():
-            return [batch_plan.seeds(args.count, None)], wishes
+    start = flags.seed_start
+    if start is None and "seed" in wishes.settings:
+        given = str(wishes.settings["seed"])
+        if not given.isdigit():
+            return [batch_plan.seeds(flags.runs, None)], wishes
         others = {name: value for name, value in wishes.settings.items() if name != "seed"}
-        return [batch_plan.seeds(args.count, int(start))], wishes._replace(settings=others)
-    if args.randomize_seed or taken or (not seeds and args.seed_start is None):
-        return [batch_plan.seeds(args.count, None)], wishes
-    start_at = args.seed_start if args.seed_start is not None else next(iter(seeds.values()))
-    return [batch_plan.seeds(args.count, start_at)], wishes
-
-
-def _read(args: argparse.Namespace, server: Facts, *, allow_unsure: bool) -> Any:
-    from comfyskill.server import node_definitions
-    from comfyskill.source import read
-
-    return read.read(
-        args.workflow,
-        server=server.live,
-        definitions=lambda: node_definitions.fetch(server),
-        allow_unsure=allow_unsure,
-    )
+        return [batch_plan.seeds(flags.runs, int(given))], wishes._replace(settings=others)
+    if wishes.randomize_seed or taken:
+        start = None
+    elif start is None and seeds:
+        start = next(iter(seeds.values()))
+    return [batch_plan.seeds(flags.runs, start)], wishes
 
 
 def _check_name(template: str | None, filler: Filler) -> None:
     """--name must fit the values of all runs (of the first thousands of each axis), before anything is sent."""
     if template is None:
         return
-    from comfyskill.batch import ends
-
     plan = filler.recipe.plan
     first = dict.fromkeys(plan.names) | plan.values(0)
     for number, axis in enumerate(plan.axes):
         for step in filler.steps_to_check(number):
-            ends.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
+            fetch.made_name(template, 0, first | axis.at(step), filler.prepared.seeds)
 
 
-def _in_folder(
-    args: argparse.Namespace, work: _Work, recorded: Recorded | None
-) -> tuple[dict[str, Any], Path | None]:
-    """Lock the folder, open the journal, run, report."""
-    from comfyskill.batch import run as batch_run
+def fillers(
+    made: Recipe, servers: Sequence[Facts], *, dry_run: bool = False
+) -> tuple[list[Filler], list[str]]:
+    """A filler for each server that can run this graph, and notes about those that cannot.
 
-    folder = work.folder
-    batch_journal.refuse_links(folder)
-    file_names.make_folder(folder)
-    lock = batch_journal.Lock(folder)
-    journal = None
-    try:
-        if recorded is None:
-            _refuse_used(args, folder)
-            recorded, look = batch_journal.Recorded(_plan_line(args, work), 0), 0
-            journal = batch_journal.Journal(folder / batch_journal.NAME, fresh=True)
-            journal.write("plan", **recorded.plan)
-        else:
-            recorded = batch_journal.read(folder)  # again, now that no other process writes
-            hosts.recognise(recorded, [filler.server for filler in work.ready if filler.server is not None])
-            file_names.remove_parts(folder, "run_*")
-            journal = batch_journal.Journal(folder / batch_journal.NAME, keep=recorded.whole)
-            look = 0 if recorded.clean else LOST_LINES * len(work.ready)
-        document = batch_run.run(work.recipe, work.ready, work.options, journal, recorded, look=look)
-    finally:
-        if journal is not None:
-            journal.close()
-        lock.release()
-    if work.notes:
-        document["warnings"] = [*work.notes, *document.get("warnings", ())]
-    shown = not args.no_report and document.get("code") not in ("still_running", "output_gone")
-    return document, folder if shown else None
+    A value that only some servers take (a model that one of them has) is left to those. Raises SkillError when no
+    server takes a value, or when no server can run the graph (`rejected`, with what is missing).
+    """
+    able: list[Filler] = []
+    notes: list[str] = []
+    first_error: SkillError | None = None
+    for server in servers:
+        try:
+            able.append(_able(Filler(made, server, dry_run=dry_run), alone=len(servers) == 1))
+        except SkillError as error:
+            if len(servers) == 1:
+                raise
+            first_error = first_error or error
+            notes.append(f"{server.url} is not used: {error.message}")
+            cli.warn(notes[-1])
+    if not able:
+        assert first_error is not None
+        raise first_error
+    bad = [filler.bad_values() for filler in able]
+    nowhere = set(bad[0]).intersection(*bad[1:])
+    if nowhere:
+        raise bad[0][min(nowhere)]
+    return able, notes + _first_notes(able)
 
 
-def _plan_line(args: argparse.Namespace, work: _Work) -> dict[str, Any]:
-    first = work.ready[0]
-    line = setup.plan_line(setup.rooted(first), args.name, first.input_files())
-    servers = [filler.server for filler in work.ready if filler.server is not None]
-    line["workflow"]["spec"] = _spec_of(args.workflow)
-    line["hosts"] = [hosts.word_of(server) for server in servers]
-    line["demo"] = any(server.demo for server in servers)
-    return line
+def _able(filler: Filler, *, alone: bool) -> Filler:
+    """The filler, if its server can run the graph. Raises SkillError `rejected`."""
+    url = filler.server.url
+    if missing := filler.missing_classes():
+        raise SkillError(
+            f"{url} lacks node classes of this workflow: {safe_text.quoted_list(missing)}", code="rejected",
+            exit=Exit.REJECTED, status="rejected", hint="run scripts/check_deps.py to see which node packs they belong to",
+            missing_nodes=missing[:50],
+        )  # fmt: skip
+    if not alone and (problem := filler.missing_choice()):
+        raise SkillError(problem, code="rejected", exit=Exit.REJECTED, status="rejected")
+    return filler
 
 
-def point_to_rest(document: dict[str, Any]) -> None:
-    """Name the file with the failures that the document leaves out."""
-    failures = document.get("failures")
-    if failures and failures.get("more"):
-        failures["all_in"] = document.get("results_csv") or document["journal"]
+def _first_notes(able: Sequence[Filler]) -> list[str]:
+    """Notes of the first run from a server that takes its values."""
+    last: SkillError | None = None
+    for filler in able:
+        try:
+            return filler.check()
+        except SkillError as error:
+            last = error
+    assert last is not None
+    raise last
 
 
-def _trust(args: argparse.Namespace) -> tuple[str, ...]:
-    """The command line's flags for TLS, repeated by the commands that continue the batch. A hosts file holds its servers' own."""
-    return tuple(_common.Access(ca_bundle=args.ca_bundle, insecure=args.insecure).trust_flags)
+def need_consent(plan: batch_plan.Plan, ready: Sequence[Filler], *, yes_spend: bool, max_runs: int) -> None:
+    """Raises SkillError (exit 7) for paid nodes, for many runs on a paid service, and for more runs than allowed."""
+    if plan.count > max_runs:
+        raise SkillError(
+            f"this plan has {plan.count} runs, more than --max-runs {max_runs}", code="consent_needed",
+            hint=f"take a part with --limit, or agree with --max-runs {plan.count}", flag=f"--max-runs {plan.count}",
+            runs=plan.count,
+        )  # fmt: skip
+    if yes_spend:
+        return
+    paying = [filler for filler in ready if filler.prepared.partner]
+    if paying:
+        from comfyskill.run import spending
+
+        nodes = {node for filler in paying for node in filler.prepared.partner}
+        prepared = paying[0].prepared._replace(partner=sorted(nodes))
+        what = f"{plan.count} runs would each call"
+        raise spending.consent_needed(prepared, live_servers(paying), what, runs=plan.count)
+    paid = [server.url for server in live_servers(ready) if _is_paid(server)]
+    if paid and plan.count > FEW_PAID_RUNS:
+        raise SkillError(
+            f"{plan.count} runs on {paid[0]} cost credits", code="consent_needed",
+            hint="ask the user, then add --yes-spend", flag="--yes-spend", runs=plan.count,
+        )  # fmt: skip
 
 
-def _refuse_used(args: argparse.Namespace, folder: Path) -> None:
+def live_servers(ready: Sequence[Filler]) -> list[Dialect]:
+    """The servers that can be asked; an inventory cannot."""
+    return [live for filler in ready if (live := filler.server.live) is not None]
+
+
+def _is_paid(server: Dialect) -> bool:
+    """Whether runs on this server cost credits by themselves: the cloud and deployments, not a proxy at home."""
+    if server.api == "cloud":
+        return True
+    return server.api == "v2" and getattr(server, "surface", "") in ("cloud", "deployment")
+
+
+def _plan_line(work: _Work, workflow: str) -> Document:
+    """The first line of a new journal."""
+    first, servers = work.ready[0], live_servers(work.ready)
+    line = first.rooted_recipe().plan_line(work.options.name, first.input_files())
+    # The workflow's whole path, so that --resume can see whether it has changed; empty for other origins.
+    is_file = workflow != "-" and Path(workflow).is_file()
+    spec = str(Path(workflow).absolute()) if is_file else ""
+    return line | {
+        "workflow": line["workflow"] | {"spec": spec},
+        "hosts": [hosts.host_value(server) for server in servers],
+        "demo": any(server.demo for server in servers),
+    }
+
+
+def _refuse_used(request: Request, folder: Path) -> None:
     """Raises SkillError `folder_in_use`: a second batch would mix its files with the first one's."""
-    from comfyskill.batch import run as batch_run
+    if journal.begun(folder):
+        from comfyskill.batch.report import resume_command
 
-    if batch_journal.begun(folder):
         raise Misuse(
             f"{folder} already holds a batch",
             code="folder_in_use",
             hint="continue it with --resume, or give another --output-dir",
-            next=[batch_run.resume_words(folder, (), None, _trust(args))],
+            next=[resume_command(folder, (), None, request.options.trust)],
         )
 
 
-def _spec_of(spec: str) -> str:
-    """The workflow's absolute path, so that --resume can see whether it has changed; empty for other origins."""
-    return str(Path(spec).absolute()) if spec != "-" and Path(spec).is_file() else ""
-
-
-def _options(
-    args: argparse.Namespace, folder: Path, ready: Sequence[Filler], words: Sequence[str]
-) -> BatchOptions:
-    """`words`: the --host values that the commands to continue repeat."""
+def _options(request: Request, ready: Sequence[Filler], named: Sequence[str]) -> BatchOptions:
+    """The options of the runs. Raises SkillError for a partner key that must not go to one of the servers."""
     for filler in ready:
-        if filler.server is not None:
-            jobs.partner_key(
-                filler.server, filler.prepared, args.partner_key
-            )  # refuse before anything is sent
-    run = job.Options(
-        folder, use_socket=args.ws, include_previews=args.include_previews, quiet=args.quiet,
-        partner_key=args.partner_key, patience=args.reconnect_time,
-    )  # fmt: skip
-    return BatchOptions(
-        folder, run, args.retries, args.stop_on_error, args.run_timeout, args.parallel, args.name, args.retry_failed,
-        tuple(words), _trust(args), partner=any(filler.prepared.partner for filler in ready),
-    )  # fmt: skip
+        if (server := filler.server.live) is not None:
+            submit.partner_key(server, filler.prepared, request.options.run.partner_key)
+    partner = any(filler.prepared.partner for filler in ready)
+    return request.options._replace(hosts=tuple(named), partner=partner)

@@ -9,19 +9,21 @@ import contextlib
 import math
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from comfyskill.base import paths, safe_text
-from comfyskill.base.cli import Misuse, SkillError
-from comfyskill.batch.plan import OUTPUT_COLUMN, CommaList, Plan
+from comfyskill.base.cli import Document, Misuse, SkillError
+from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, CommaList
+from comfyskill.batch.recipe import Recipe
 from comfyskill.graph import fill as graph_fill
 from comfyskill.graph import nodes, parameters
 from comfyskill.run import prepare
 from comfyskill.server import node_definitions
-from comfyskill.server.protocol import Dialect
-from comfyskill.source import read
+from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import NodeDefinitions
 
 if TYPE_CHECKING:
     from comfyskill.run.inputs import Uploader
@@ -30,29 +32,12 @@ if TYPE_CHECKING:
 MOST_CHECKED = 2000
 
 
-class Recipe(NamedTuple):
-    """What all runs of a batch share: the workflow, the constant wishes, and the plan."""
-
-    source: read.Source
-    wishes: prepare.Wishes
-    plan: Plan
-
-    def constant(self) -> prepare.Wishes:
-        """The wishes that do not vary; fresh seeds are drawn for each run instead."""
-        return self.wishes._replace(randomize_seed=False)
-
-
-def _is_local_file(value: Any) -> bool:
-    return isinstance(value, str) and not value.startswith("output:") and prepare.may_be_file(value)
-
-
 class Filler:
     """Fills the graph for one server. Raises SkillError (exit 2) at once when a constant does not fit."""
 
-    def __init__(self, recipe: Recipe, server: Dialect | None, *, dry_run: bool = False) -> None:
+    def __init__(self, recipe: Recipe, server: Facts, *, dry_run: bool = False) -> None:
         self.recipe = recipe
         self.server = server
-        self.dry_run = dry_run
         self.prepared = prepare.prepare(recipe.source, recipe.constant(), server, dry_run=dry_run)
         self.definitions = self._definitions()
         self.parameters = parameters.find(self.prepared.graph, self.definitions)
@@ -62,21 +47,25 @@ class Filler:
 
     @cached_property
     def _uploader(self) -> Uploader:
+        return self._new_uploader(self.server)
+
+    @cached_property
+    def _trial_uploader(self) -> Uploader:
+        return self._new_uploader(None)
+
+    def _new_uploader(self, server: Facts | None) -> Uploader:
+        """Uploads files to a server; with None it only checks them."""
         from comfyskill.run import inputs
 
         wishes = self.recipe.wishes
         return inputs.Uploader(
-            self.server, dry_run=self.dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
+            server, dry_run=server is None, invert_mask=wishes.invert_mask, known=wishes.known_files
         )
 
-    def _definitions(self) -> Mapping[str, Any] | None:
-        if self.server is None:
-            return None
+    def _definitions(self) -> NodeDefinitions | None:
         classes = node_definitions.classes_of(self.prepared.graph)
         found = node_definitions.of_classes(self.server, classes)
-        if found is None:
-            return None
-        return {name: found[name] for name in classes if name in found}
+        return None if found is None else {name: found[name] for name in classes if name in found}
 
     def _names_that_take_files(self) -> frozenset[str]:
         names = [name for name in self.recipe.plan.names if name != OUTPUT_COLUMN]
@@ -90,21 +79,34 @@ class Filler:
             return False
         return any(parameter.upload for parameter in self.parameters.resolve(name))
 
-    def takes_files(self, names: Iterable[str]) -> bool:
-        """Whether one of these names of the plan sets an input that takes files."""
-        return not self._file_names.isdisjoint(names)
+    def rooted_recipe(self) -> Recipe:
+        """The recipe with the whole paths of its input files: a batch may be resumed from another folder."""
+        source, wishes, plan = self.recipe
+        files = [
+            (name, path if path.startswith("output:") else str(paths.absolute(path)), kind)
+            for name, path, kind in wishes.files
+        ]
+        wishes = wishes._replace(settings=self._rooted(wishes.settings), files=files)
+        return Recipe(source, wishes, replace(plan, axes=tuple(map(self._rooted_axis, plan.axes))))
 
-    def rooted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _rooted_axis(self, axis: Axis) -> Axis:
+        if self._file_names.isdisjoint(axis.names):
+            return axis
+        return axis.with_steps([self._rooted(axis.at(step)) for step in range(len(axis))])
+
+    def _rooted(self, values: Mapping[str, object]) -> Document:
         """The values, local files by their absolute path."""
         return {
-            name: str(paths.absolute(value)) if _is_local_file(value) and self._takes_files(name) else value
+            name: str(paths.absolute(str(value)))
+            if _is_local_file(value) and self._takes_files(name)
+            else value
             for name, value in values.items()
         }
 
     def input_files(self) -> list[Path]:
         """The local files that the runs of this plan name, each once."""
         wishes, plan = self.recipe.wishes, self.recipe.plan
-        values: list[Any] = [str(paths.expanded(path)) for _, path, _ in wishes.files]
+        values: list[object] = [str(paths.expanded(path)) for _, path, _ in wishes.files]
         values += [
             value
             for name, value in wishes.settings.items()
@@ -113,7 +115,7 @@ class Filler:
         for axis in plan.axes:
             taking = [name for name in axis.names if name in self._file_names]
             values += [axis.at(step).get(name) for step in range(len(axis)) for name in taking]
-        return list(dict.fromkeys(paths.absolute(value) for value in values if _is_local_file(value)))
+        return list(dict.fromkeys(paths.absolute(str(value)) for value in values if _is_local_file(value)))
 
     def missing_classes(self) -> list[str]:
         """Node classes of the graph that this server lacks; empty when it cannot be asked."""
@@ -124,18 +126,22 @@ class Filler:
         return sorted(classes - self.definitions.keys())
 
     def fill(self, run: int) -> graph_fill.Filled:
-        """The graph of one run. Raises SkillError for values that this server does not take."""
-        return self.fill_values(self.recipe.plan.values(run), run)
+        """The graph of one run, its files uploaded. Raises SkillError for values that this server does not take."""
+        return self._filled(self.recipe.plan.values(run), run, self._uploader)
 
-    def fill_values(self, values: Mapping[str, Any], run: int) -> graph_fill.Filled:
-        """The graph with these values; `run` decides its fresh seeds, the same on every resume."""
+    def try_values(self, values: Mapping[str, object], run: int = 0) -> graph_fill.Filled:
+        """The graph with these values; nothing is uploaded. Raises as `fill`."""
+        return self._filled(values, run, self._trial_uploader)
+
+    def _filled(self, values: Mapping[str, object], run: int, uploader: Uploader) -> graph_fill.Filled:
+        """`run` decides the fresh seeds, the same on every resume."""
         settings = {name: value for name, value in values.items() if name != OUTPUT_COLUMN}
         uploaded: set[str] = set()
-        sent: list[dict[str, Any]] = []
+        sent: list[Document] = []
         if self._file_names & settings.keys():
             wishes = self.recipe.constant()._replace(settings=settings, files=())
             settings, sent, uploaded = prepare.upload_inputs(
-                self.prepared.graph, wishes, self.definitions, self._uploader
+                self.prepared.graph, wishes, self.definitions, uploader
             )
         filled = graph_fill.fill_found(
             self.parameters,
@@ -149,10 +155,10 @@ class Filler:
         self._refuse_overlap(filled, sent)
         return filled
 
-    def _refuse_overlap(self, filled: graph_fill.Filled, sent: Iterable[Mapping[str, Any]]) -> None:
+    def _refuse_overlap(self, filled: graph_fill.Filled, sent: Iterable[Mapping[str, object]]) -> None:
         # An uploaded file is set by its address; a mask is painted into the picture that stays the same.
         varied = {*self.recipe.plan.names} | {
-            row["input"] for row in sent if graph_fill.painted_mask(self.parameters, row["name"]) is None
+            row["input"] for row in sent if graph_fill.painted_mask(self.parameters, str(row["name"])) is None
         }
         for change in filled.changes:
             if (change["node_id"], change["input"]) in self._fixed and change["name"] in varied:
@@ -161,11 +167,8 @@ class Filler:
                     hint="omit one of them",
                 )  # fmt: skip
 
-    def lacks(self) -> str | None:
-        """Why this server cannot run the graph: a missing node class or listed file; None when it can."""
-        missing = self.missing_classes()
-        if missing:
-            return f"it lacks node classes: {safe_text.quoted_list(missing)}"
+    def missing_choice(self) -> str | None:
+        """A listed value of the graph (a model) that this server lacks, in a sentence; None when it has them all."""
         if self.definitions is None:
             return None
         from comfyskill.graph import check as graph_check
@@ -184,14 +187,14 @@ class Filler:
 
     def check(self) -> list[str]:
         """Notes about the plan and the first run."""
-        first = self.trial().fill_values(self.recipe.plan.values(0), 0)
+        first = self.try_values(self.recipe.plan.values(0))
         return [*self._torn_texts(), *self._repeats(first.graph), *first.notes]
 
-    def _repeats(self, graph: Mapping[str, Any]) -> list[str]:
+    def _repeats(self, graph: Mapping[str, object]) -> list[str]:
         """A note when no seed varies among the runs of --count, so that all give the same result."""
         plan = self.recipe.plan
         times = max((len(axis) for axis in plan.axes if axis.kind == "count"), default=1)
-        if times < 2 or plan.count < 2 or self.trial().fill_values(plan.values(0), 1).graph != graph:
+        if times < 2 or plan.count < 2 or self.try_values(plan.values(0), 1).graph != graph:
             return []
         return [f"--count {times}: no seed varies, so these runs are identical and give the same pictures"]
 
@@ -212,7 +215,7 @@ class Filler:
             return None
         return self.parameters.resolve(name)[0].type
 
-    def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def typed(self, values: Mapping[str, object]) -> Document:
         """The values of one run for showing: numbers as numbers where their input takes numbers."""
         shown = dict(values)
         for name, value in values.items():
@@ -224,18 +227,16 @@ class Filler:
     def bad_values(self) -> dict[tuple[int, int], SkillError]:
         """The values (axis, step) that this server does not take, among the first thousands of each axis."""
         plan = self.recipe.plan
-        trial, first = self.trial(), plan.values(0)
+        first = plan.values(0)
         bad = {}
         for number, axis in enumerate(plan.axes):
             for step in self.steps_to_check(number) if axis.names else []:
                 try:
-                    trial.fill_values(first | axis.at(step), 0)
+                    self.try_values(first | axis.at(step))
                 except SkillError as error:
-                    place = (
-                        f"{axis.kind} value {step + 1}" if axis.kind != "table" else f"table row {step + 1}"
-                    )
-                    error.details.setdefault("at", place)
-                    bad[number, step] = error
+                    kind = "table row" if axis.kind == "table" else f"{axis.kind} value"
+                    placed = "at" in error.details
+                    bad[number, step] = error if placed else error.but(at=f"{kind} {step + 1}")
         return bad
 
     def steps_to_check(self, number: int) -> list[int]:
@@ -246,13 +247,6 @@ class Filler:
         reached = len(axis) if plan.shuffled else min(len(axis), (plan.count - 1) // below + 1)
         return [*range(min(reached, MOST_CHECKED)), *([reached - 1] if reached > MOST_CHECKED else [])]
 
-    def trial(self) -> Filler:
-        """A copy that uploads nothing, to try values."""
-        trial = Filler.__new__(Filler)
-        trial.__dict__ = self.__dict__ | {"server": None, "dry_run": True}
-        trial.__dict__.pop("_uploader", None)
-        return trial
-
     def _refuse_lost_files(self) -> None:
         """A folder of files must go into an input that takes files."""
         for axis in self.recipe.plan.axes:
@@ -262,3 +256,7 @@ class Filler:
                     code="not_an_upload",
                     hint="--into names the input; scripts/extract_schema.py shows which inputs take files",
                 )
+
+
+def _is_local_file(value: object) -> bool:
+    return isinstance(value, str) and not value.startswith("output:") and prepare.may_be_file(value)

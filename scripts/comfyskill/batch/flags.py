@@ -1,4 +1,4 @@
-"""The command line of a batch.
+"""The flags of a batch, and the values that the rest of this package takes instead of parsed flags.
 
 In a module because Python compiles the script itself again at every start.
 """
@@ -6,9 +6,17 @@ In a module because Python compiles the script itself again at every start.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from comfyskill.base import flags
 from comfyskill.run import flags as run_flags
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from comfyskill.batch.flights import BatchOptions
+    from comfyskill.run.prepare import Wishes
 
 MOST_RUNS = 10_000
 # The journal's plan line holds these, so a resumed batch refuses them.
@@ -21,6 +29,110 @@ PLAN_FLAGS = (
 NEED = {
     "--seed-start": "--count", "--prompts-into": "--prompts", "--into": "--input-dir", "--recursive": "--input-dir",
 }  # fmt: skip
+
+
+class PlanFlags(NamedTuple):
+    """What varies from run to run, as the flags give it."""
+
+    runs: int | None = None
+    seed_start: int | None = None
+    sweeps: Sequence[str] = ()
+    zips: Sequence[str] = ()
+    table: str | None = None
+    prompts: str | None = None
+    prompts_into: str = "prompt"
+    input_dir: str | None = None
+    into: str = "image"
+    recursive: bool = False
+    limit: int | None = None
+    shuffled: bool = False
+
+
+class ServerFlags(NamedTuple):
+    """The servers, as the flags give them. The keys and headers belong to one origin."""
+
+    hosts: Sequence[str] = ()
+    api: str = "auto"
+    api_key: str | None = None
+    api_key_file: str | None = None
+    headers: Sequence[str] = ()
+    ca_bundle: str | None = None
+    insecure: bool = False
+
+
+class Request(NamedTuple):
+    """What the command line asks for: a new batch of a workflow, or the rest of one (`resume`).
+
+    options: without the hosts that answer and the partner nodes, which are not known yet. pages: write them at the end.
+    """
+
+    workflow: str | None
+    resume: bool
+    plan: PlanFlags
+    wishes: Wishes
+    servers: ServerFlags
+    options: BatchOptions
+    inventory: str | None = None
+    dry_run: bool = False
+    allow_unsure: bool = False
+    yes_spend: bool = False
+    max_runs: int = MOST_RUNS
+    pages: bool = True
+
+
+def request(args: argparse.Namespace) -> Request:
+    """The values of a parsed command line. Raises SkillError (exit 2) for values that cannot be read."""
+    plan = PlanFlags(
+        args.count, args.seed_start, args.sweep, args.zip, args.table, args.prompts, args.prompts_into, args.input_dir,
+        args.into, args.recursive, args.limit, args.shuffle,
+    )  # fmt: skip
+    servers = ServerFlags(
+        args.host or (), args.api, args.api_key, args.api_key_file, args.header, args.ca_bundle, args.insecure
+    )
+    values = run_flags.ValueFlags.of(vars(args))
+    return Request(
+        args.workflow, bool(args.resume), plan, run_flags.wishes(values), servers, _options(args), args.inventory,
+        args.dry_run, args.allow_unsure, args.yes_spend, args.max_runs, not args.no_report,
+    )  # fmt: skip
+
+
+def _options(args: argparse.Namespace) -> BatchOptions:
+    import _common
+    from comfyskill.batch.flights import BatchOptions
+    from comfyskill.run.job import Options
+
+    folder = _folder(args)
+    run = Options(
+        folder,
+        use_socket=args.ws,
+        include_previews=args.include_previews,
+        quiet=args.quiet,
+        partner_key=args.partner_key,
+        patience=args.reconnect_time,
+    )
+    access = _common.Access(ca_bundle=args.ca_bundle, insecure=args.insecure)
+    return BatchOptions(
+        folder,
+        run,
+        retries=args.retries,
+        stop_on_error=args.stop_on_error,
+        run_timeout=args.run_timeout,
+        parallel=args.parallel,
+        name=args.name,
+        retry_failed=args.retry_failed,
+        # A hosts file holds its servers' own flags for TLS.
+        trust=tuple(access.trust_flags),
+    )
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The folder to continue, the one for a new batch, or one named after the time."""
+    import time
+
+    from comfyskill.base import paths
+
+    named = args.resume or args.output_dir
+    return paths.absolute(named or f"batches/{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def parse(doc: str | None, argv: list[str] | None) -> argparse.Namespace:

@@ -1,76 +1,30 @@
-"""The runs of a batch that are on one server now: waiting there, or executing.
-
-The server's own lane changes them. Other lanes only read them, or take them all from a lane that is stuck.
-"""
+"""The values of a running batch: runs that wait, runs on a server, what is known of each server, and the counts."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
+from comfyskill.base.cli import Document, SkillError
+from comfyskill.run.job import Options
 from comfyskill.server import events
-from comfyskill.server.watch import Watcher
-
-if TYPE_CHECKING:
-    from comfyskill.run.job import Options
+from comfyskill.server.protocol import Dialect, Graph
 
 MOST_LOST = 3
-MOST_FAILURES_KEPT = 200
-MOST_REPEATED = 3
-
-
-class Flight:
-    """A run on the server."""
-
-    def __init__(self, todo: Todo, graph: dict[str, Any], seeds: dict[str, int], submitted: float) -> None:
-        self.todo = todo
-        self.graph = graph
-        self.seeds = seeds
-        self.submitted = submitted
-        self.node_errors: dict[str, Any] = {}
-        self.started: float | None = None  # when an event said so; a batch that polls gets no events
-        self.seen_running = False  # the server's record said so
-        self.pictures: list[tuple[str, events.Preview]] = []
-        self.ours = True
-
-
-class Flights(dict[str, Flight]):
-    """Flights by prompt id, in the order of their submits."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        super().__init__()
-        self._watcher = watcher
-        self.wanted: set[str] = set()  # prompt ids of waiting runs that an idle lane asks for
-
-    def drop(self, prompt_id: str) -> None:
-        """Forget a run that has left this server."""
-        self.pop(prompt_id, None)
-        self.wanted.discard(prompt_id)
-        self._watcher.forget(prompt_id)
-
-    def waiting(self) -> list[str]:
-        """The prompt ids of the runs that have not started, as far as is known."""
-        return [
-            prompt_id
-            for prompt_id, flight in list(self.items())
-            if flight.started is None and not flight.seen_running
-        ]
-
-    def running_longer_than(self, seconds: float) -> list[str]:
-        """The prompt ids of runs that execute for longer than this."""
-        started_before = time.monotonic() - seconds
-        return [
-            prompt_id
-            for prompt_id, flight in list(self.items())
-            if flight.started is not None and flight.started < started_before
-        ]
+# A short run takes less than this (s). Also the guess for a server on which no run has ended yet.
+SHORT = 0.4
 
 
 class BatchOptions(NamedTuple):
-    """How to run a batch. `parallel`: concurrent runs per server; None: what suits the server. `hosts`: the --host
-    values that the commands to continue it repeat."""
+    """How to run a batch.
+
+    parallel: concurrent runs per server; None: what suits the server. hosts: the --host values that the commands to
+    continue it repeat; trust: the command line's --ca-bundle and --insecure, which they repeat too. partner: its runs
+    call partner nodes, which are paid each time, so none is submitted twice.
+    """
 
     folder: Path
     run: Options
@@ -81,14 +35,12 @@ class BatchOptions(NamedTuple):
     name: str | None = None
     retry_failed: bool = False
     hosts: tuple[str, ...] = ()
-    trust: tuple[
-        str, ...
-    ] = ()  # the command line's --ca-bundle and --insecure, which these commands repeat too
-    partner: bool = False  # its runs call partner nodes, which are paid each time: none is submitted twice
+    trust: tuple[str, ...] = ()
+    partner: bool = False
 
 
 class Left(NamedTuple):
-    """Where a run may still be: the server that was out of reach when the run was moved."""
+    """Where a run may still be: the server that did not answer when the run was moved."""
 
     host: str
     prompt_id: str
@@ -96,7 +48,11 @@ class Left(NamedTuple):
 
 
 class Todo(NamedTuple):
-    """A run that waits for a server. With `prompt_id`: it was submitted before and is looked up first, on `host`."""
+    """A run that waits for a server.
+
+    prompt_id: it was submitted before, and is looked up first, on `host`. look: it may have been submitted although the
+    journal lacks it. tried: failed attempts that were repeated. end: how it ended, when only its files are missing.
+    """
 
     run: int
     attempt: int = 1
@@ -104,12 +60,142 @@ class Todo(NamedTuple):
     accepted: bool = False
     host: str | None = None
     lost: int = 0
-    tried: int = 0  # failed attempts that were repeated
+    tried: int = 0
     freed: bool = False
     look: bool = False
-    end: dict[str, Any] | None = None  # how it ended, when only its files are missing
+    end: Document | None = None
     barred: frozenset[str] = frozenset()
     left: Left | None = None
+
+    def again(self) -> Todo:
+        """The next attempt of this run, on any server."""
+        return self._replace(attempt=self.attempt + 1, prompt_id=None, host=None, accepted=False)
+
+
+class Flight:
+    """A run on a server."""
+
+    def __init__(self, todo: Todo, graph: Graph, seeds: dict[str, int], submitted: float) -> None:
+        self.todo = todo
+        self.graph = graph
+        self.seeds = seeds
+        self.submitted = submitted
+        self.node_errors: Document = {}
+        self.started: float | None = None  # when an event reported it; a batch that polls gets no events
+        self.seen_running = False  # the server's record reported it
+        self.pictures: list[tuple[str, events.Preview]] = []
+        self.ours = True
+
+
+class ServerRuns:
+    """The runs of a batch that are on one server, in the order of their submits, and how that server is doing.
+
+    Its lane changes it. The scheduler, in the threads of other lanes, reads it, asks for runs and takes them away.
+    """
+
+    def __init__(self, server: Dialect) -> None:
+        self.server = server
+        self.url = server.url
+        self.takes_runs = True  # it may (again) take runs
+        self.away = False  # it does not answer
+        self.ended = False  # its lane has ended
+        self.failure: SkillError | None = None  # why its lane ended early
+        self.doing = ""
+        self.count = 0  # runs that ended here
+        self.seconds_each: float | None = None  # execution time of a run, smoothed
+        self.submitting: str | None = None  # the prompt id of a submit without an answer
+        self.heard = 0.0  # when the server last answered while its runs were being stopped
+        self._round = time.monotonic()
+        self._lock = threading.Lock()
+        self._flights: dict[str, Flight] = {}
+        self._asked_for: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @property
+    def ids(self) -> list[str]:
+        """The prompt ids of the runs here."""
+        with self._lock:
+            return list(self._flights)
+
+    def add(self, prompt_id: str, flight: Flight) -> None:
+        """A run was submitted here, or found here."""
+        with self._lock:
+            self._flights[prompt_id] = flight
+
+    def get(self, prompt_id: str) -> Flight | None:
+        """A run, or None when it is not here any more."""
+        return self._flights.get(prompt_id)
+
+    def remove(self, prompt_id: str) -> Flight | None:
+        """Take a run from this list: only one thread gets it, the others get None."""
+        with self._lock:
+            self._asked_for.discard(prompt_id)
+            return self._flights.pop(prompt_id, None)
+
+    def remove_all(self) -> list[tuple[str, Flight]]:
+        """Take all runs, the last one first: the executing one is the most likely to be done when the server is back."""
+        with self._lock:
+            taken = list(self._flights.items())[::-1]
+            self._flights.clear()
+            self._asked_for.clear()
+            return taken
+
+    def executing_last(self) -> list[tuple[str, Flight]]:
+        """The runs here, those that have started at the end."""
+        with self._lock:
+            last_first = list(self._flights.items())[::-1]
+        return sorted(last_first, key=lambda item: item[1].started is not None)
+
+    def longer_than(self, seconds: float) -> list[str]:
+        """The prompt ids of runs that execute for longer than this."""
+        before = time.monotonic() - seconds
+        with self._lock:
+            return [
+                prompt_id
+                for prompt_id, flight in self._flights.items()
+                if flight.started is not None and flight.started < before
+            ]
+
+    def waiting(self) -> list[str]:
+        """The prompt ids of the runs that have not started, as far as is known."""
+        with self._lock:
+            return [
+                prompt_id
+                for prompt_id, flight in self._flights.items()
+                if flight.started is None and not flight.seen_running
+            ]
+
+    def ask_for(self, prompt_id: str) -> None:
+        """Another server is idle: its lane asks for this waiting run."""
+        with self._lock:
+            if prompt_id in self._flights:
+                self._asked_for.add(prompt_id)
+
+    @property
+    def asked_for(self) -> list[str]:
+        """The waiting runs that other lanes ask for."""
+        with self._lock:
+            return list(self._asked_for)
+
+    def keep(self, prompt_id: str) -> None:
+        """A run that was asked for stays here."""
+        with self._lock:
+            self._asked_for.discard(prompt_id)
+
+    def backlog(self, usual: float | None) -> float:
+        """Estimated seconds until the last run here starts. `usual`: the time of a run on any server."""
+        waiting = len(self.waiting())
+        return waiting * (self.seconds_each or usual or (SHORT if not waiting else 60.0))
+
+    def lane_works(self) -> None:
+        """The lane has completed a round: its server answers."""
+        self._round = time.monotonic()
+
+    def silent_for(self) -> float:
+        """Seconds since the lane completed a round: a server that does not answer blocks it."""
+        return time.monotonic() - self._round
 
 
 class Tally:
@@ -121,13 +207,11 @@ class Tally:
         self.earlier_failed = 0
         self.files = 0
         self.size = 0
-        self.moved = 0
-        self.retried = 0
+        self.events: Counter[str] = Counter()  # moved, retried, ran_twice
         self.resubmitted: set[int] = set()  # runs sent again: the server no longer had a record of them
-        self.twice = 0  # moved runs that their first server finished too
-        self.failed = 0  # how many failures there were, earlier sessions' included
-        self.failures: list[dict[str, Any]] = []  # the first ones
-        self.said: Counter[str] = Counter()
+        self.failed = 0  # earlier sessions' failures included
+        self.failures: list[Document] = []  # the first ones
+        self.messages: Counter[str] = Counter()
 
     @property
     def succeeded(self) -> int:
@@ -136,5 +220,5 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """How many runs have come to an end in this session."""
+        """Runs that ended in this session."""
         return sum(self.ends.values())

@@ -10,13 +10,15 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import _common
-from comfyskill.base import cli, paths, safe_text, text_files
+from comfyskill.base import cli, foreign, paths, safe_text, text_files
 from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.batch.flags import ServerFlags
 from comfyskill.batch.journal import Recorded
 from comfyskill.server import connect as server_connect
+from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 
 LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", re.I)
@@ -24,7 +26,7 @@ LINE_FLAGS = "--api-key-file FILE, --header 'NAME: VALUE', --api, --ca-bundle FI
 
 
 class Host(NamedTuple):
-    """One server as it was named. `file`: the absolute path of the hosts file that names it. `named`: by the user, not
+    """One server as it was named. file: the absolute path of the hosts file that names it. named: by the user, not
     by a journal alone."""
 
     address: str | None
@@ -40,17 +42,17 @@ class Host(NamedTuple):
 class Connected(NamedTuple):
     """The servers that answer, and the --host values of those that the user named (without keys)."""
 
-    servers: list[Dialect]
-    words: list[str]
+    servers: Sequence[Facts]
+    hosts: Sequence[str]
 
 
-def named(given: Sequence[str] | None) -> list[Host]:
+def named(given: Sequence[str]) -> list[Host]:
     """What --host names, each address once; `@FILE` holds one per line. One Host without address: the default server.
 
     Raises SkillError (exit 2) with the line of a hosts file that cannot be read.
     """
     hosts: dict[str | None, Host] = {}
-    for text in given or []:
+    for text in given:
         for host in _of_file(text[1:]) if text.startswith("@") else [Host(text)]:
             hosts.setdefault(host.address, host)
     return list(hosts.values()) or [Host(None)]
@@ -95,10 +97,10 @@ def _of_file(name: str) -> list[Host]:
 
 
 def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str) -> Host:
-    words = shlex.shlex(line, posix=True)
-    words.whitespace_split, words.commenters, words.escape = True, "", ""  # C:\keys stays as it is
+    parts = shlex.shlex(line, posix=True)
+    parts.whitespace_split, parts.commenters, parts.escape = True, "", ""  # C:\keys stays as it is
     try:
-        read = parser.parse_args(list(words))
+        read = parser.parse_args(list(parts))
     except ValueError as error:
         raise Misuse(
             f"line {number} of {safe_text.clean(path, 200)} cannot be read",
@@ -112,19 +114,24 @@ def _of_line(parser: argparse.ArgumentParser, path: Path, number: int, line: str
     return Host(read.address, path, read.api, key_file, read.header, bundle, read.insecure)
 
 
-def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> Connected:
+def connect(
+    flags: ServerFlags, plan: Mapping[str, object] | None = None, *, partner_key: str | None = None
+) -> Connected:
     """The servers that answer: those of --host, else those of a journal's plan line.
 
     Raises the last error when no server answers or the only one refuses. Raises misuse at once: a key that would
     go to several origins, or to one that only the journal names.
     """
-    hosts = _recorded(args, plan) if plan is not None and not args.host else named(args.host)
-    _refuse_shared_key(args, hosts)
+    if plan is not None and not flags.hosts:
+        hosts = _recorded(flags, plan, partner_key)
+    else:
+        hosts = named(flags.hosts)
+    _refuse_shared_key(flags, hosts)
     found: dict[str, tuple[Host, Dialect]] = {}  # by place
     error: SkillError | None = None
     for host in hosts:
         try:
-            server = _reached(args, host, alone=len(hosts) == 1)
+            server = _reached(flags, host, alone=len(hosts) == 1)
         except SkillError as failure:
             if len(hosts) == 1 or failure.exit == cli.Exit.MISUSE:
                 raise
@@ -136,10 +143,10 @@ def connect(args: argparse.Namespace, plan: Mapping[str, Any] | None = None) -> 
         assert error is not None
         raise error
     # A printed command names no server that only the journal knows: keys may go to the servers it names.
-    words = [
-        f"@{host.file}" if host.file else word_of(server) for host, server in found.values() if host.named
+    values = [
+        f"@{host.file}" if host.file else host_value(server) for host, server in found.values() if host.named
     ]
-    return Connected([server for _, server in found.values()], list(dict.fromkeys(words)))
+    return Connected([server for _, server in found.values()], list(dict.fromkeys(values)))
 
 
 def place_of(url: str) -> str:
@@ -147,7 +154,7 @@ def place_of(url: str) -> str:
     return LOOPBACK.sub(r"\1localhost", url)
 
 
-def recognise(recorded: Recorded, servers: Sequence[Dialect]) -> None:
+def recognise(recorded: Recorded, servers: Sequence[Facts]) -> None:
     """Write the journal's servers as this session names them, so that no run is taken for another server's."""
     urls = {place_of(server.url): server.url for server in servers}
     for record in recorded.runs.values():
@@ -159,21 +166,21 @@ def recognise(recorded: Recorded, servers: Sequence[Dialect]) -> None:
     recorded.left = left
 
 
-def word_of(server: Dialect) -> str:
+def host_value(server: Facts) -> str:
     """The --host value for this server, without a login."""
     return "demo" if server.fleeting else server.url
 
 
-def _reached(args: argparse.Namespace, host: Host, *, alone: bool) -> Dialect:
+def _reached(flags: ServerFlags, host: Host, *, alone: bool) -> Dialect:
     own_key = host.key_file is not None
     server = server_connect.connect(
         host.address,
-        api=host.api or args.api,
-        api_key=None if own_key else args.api_key,
-        api_key_file=host.key_file or args.api_key_file,
-        headers=[*args.header, *host.headers],
-        ca_bundle=host.ca_bundle or args.ca_bundle,
-        insecure=host.insecure or args.insecure,
+        api=host.api or flags.api,
+        api_key=None if own_key else flags.api_key,
+        api_key_file=host.key_file or flags.api_key_file,
+        headers=[*flags.headers, *host.headers],
+        ca_bundle=host.ca_bundle or flags.ca_bundle,
+        insecure=host.insecure or flags.insecure,
         need_key=True,
         named=host.named,
     )
@@ -182,9 +189,9 @@ def _reached(args: argparse.Namespace, host: Host, *, alone: bool) -> Dialect:
     return server
 
 
-def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
-    flags = (("--api-key", args.api_key), ("--api-key-file", args.api_key_file), ("--header", args.header))
-    given = [flag for flag, value in flags if value]
+def _refuse_shared_key(flags: ServerFlags, hosts: Sequence[Host]) -> None:
+    keys = (("--api-key", flags.api_key), ("--api-key-file", flags.api_key_file), ("--header", flags.headers))
+    given = [flag for flag, value in keys if value]
     if not given or len(hosts) < 2 or len({_origin(host.address) for host in hosts}) < 2:
         return
     raise Misuse(
@@ -195,19 +202,16 @@ def _refuse_shared_key(args: argparse.Namespace, hosts: Sequence[Host]) -> None:
 
 
 def _origin(address: str | None) -> tuple[str, str, int]:
-    from _common import origin_of
-
     if address in (None, "demo"):
         return "demo", "", 0
     bare, _ = _common.split_user_info(_common.CLOUD_URL if address == "cloud" else str(address))
-    return origin_of(_common.normal_base(bare))
+    return _common.origin_of(_common.normal_base(bare))
 
 
-def _recorded(args: argparse.Namespace, plan: Mapping[str, Any]) -> list[Host]:
+def _recorded(flags: ServerFlags, plan: Mapping[str, object], partner_key: str | None) -> list[Host]:
     """The journal's servers. A folder can come from anyone, so keys go only to servers that the command names."""
-    listed = plan.get("hosts")
-    hosts = [host for host in listed if isinstance(host, str)] if isinstance(listed, list) else []
-    keys = args.api_key or args.api_key_file or args.header or args.partner_key
+    hosts = [host for host in foreign.items(plan.get("hosts")) if isinstance(host, str)]
+    keys = flags.api_key or flags.api_key_file or flags.headers or partner_key
     if keys or any(_is_cloud(host) for host in hosts):
         raise _common.not_named(hosts)
     return [Host(host, named=False) for host in dict.fromkeys(hosts)] or [Host(None)]
@@ -218,4 +222,4 @@ def _is_cloud(host: str) -> bool:
     return host == "cloud" or _common.is_cloud_host(_common.normal_base(_common.split_user_info(host)[0]))
 
 
-__all__ = ["Connected", "Host", "connect", "named", "place_of", "recognise", "word_of"]
+__all__ = ["Connected", "Host", "connect", "host_value", "named", "place_of", "recognise"]

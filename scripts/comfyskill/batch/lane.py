@@ -1,4 +1,4 @@
-"""One server of a batch: keeps it supplied with runs, follows them through one socket, passes on how they end.
+"""One server of a batch: keeps it supplied with runs, follows them through one socket, moves them when it must.
 
 One thread per server; no thread and no poll per run.
 """
@@ -9,22 +9,20 @@ import contextlib
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
-from comfyskill.batch.ends import Ends, Fetchers, facts_of
+from comfyskill.batch.ends import Ends, failure_facts
+from comfyskill.batch.fetch import Fetchers
 from comfyskill.batch.fill import Filler
-from comfyskill.batch.flights import Flight, Flights, Left, Todo
+from comfyskill.batch.flights import SHORT, Flight, ServerRuns, Todo
+from comfyskill.batch.scheduler import Batch
 from comfyskill.batch.times import Samples
 from comfyskill.graph import facts as graph_facts
-from comfyskill.run import jobs, reports, submitted
+from comfyskill.run import jobs, result, submit
 from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
-
-if TYPE_CHECKING:
-    from comfyskill.batch.scheduler import Batch
 
 TICK = 0.25
 PROBE_PAUSE = 3.0
@@ -32,7 +30,6 @@ DEFAULT_PARALLEL = 3
 # Waiting runs kept on a server besides the running one, so that it never idles between two.
 AHEAD = 3
 AHEAD_OF_SHORT = 12
-SHORT = 0.4
 BUSY_PAUSE = 2.0
 # A server that was stopped during a submit may list the run a moment after it answers again.
 SECOND_LOOK = 1.0
@@ -44,49 +41,50 @@ OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
 
 
 class Lane(threading.Thread):
-    """The runs of a batch on one server."""
+    """Runs a batch's runs on one server."""
 
-    def __init__(self, batch: Batch, server: Dialect, filler: Filler, fetchers: Fetchers) -> None:
+    def __init__(self, batch: Batch, server: Dialect, filler: Filler) -> None:
         super().__init__(name=f"lane {server.url}", daemon=True)
         self.batch = batch
         self.server = server
         self.url = server.url
-        self.filler = filler
-        self.takes_runs = True  # it may (again) take runs
-        self.away = False
-        self.failure: SkillError | None = None
-        self.doing = ""
-        self._heartbeat = time.monotonic()
+        self.here = ServerRuns(server)
+        self.samples = Samples(filler)
+        self.fetchers = Fetchers(batch, server)
+        self.ends = Ends(batch, self.here, self.fetchers, self.samples, filler.prepared.graph)
         client_id = uuid.uuid5(uuid.UUID(batch.recipe.plan.key), f"client {self.url}").hex
         run = batch.options.run
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
-        self.flights = Flights(self.watcher)
-        self._sockets = bool(reports.socket_nodes(filler.prepared.graph))
-        self.samples = Samples(filler)
-        self.ends = Ends(batch, server, fetchers, self.samples, sockets=self._sockets)
-        self.supply = Supply(batch, server, filler, self.flights, self.ends, self.watcher)
-        self.moves = Moves(batch, server, self.flights, self.ends)
+        self._filler = filler
+        outputs = graph_facts.outputs_of(filler.prepared.graph, filler.definitions)
+        self._output_nodes = frozenset(node.node_id for node in outputs)
+        self._parallel: int | None = None  # runs on the server at once; None: its queue is kept filled
+        self._pause_until = 0.0  # no submit before this moment
+        self._unanswered: set[str] = set()  # prompt ids whose submit got no answer
+        self._outage_since: float | None = None
+        self._refusing_since: float | None = None
+        self._check_at: dict[str, float] = {}  # moved from here while it was silent -> when to check it again
 
-    # --- the thread
     def run(self) -> None:
         """Work until nothing is left. Any failure ends the lane, so that the others do not wait for it."""
         try:
-            self.supply.at_once = self._limit()
+            self._parallel = self._most_at_once()
             self.watcher.open()
             self._work()
         except SkillError as error:
             self._end_with(error)
         except OSError as error:
             self.batch.disk_failed(error)
-            self.failure = self.batch.failure
+            self.here.failure = self.batch.failure
         except Exception as error:  # noqa: BLE001  (it ends as a report)
             self._end_with(cli.fault(error))
         finally:
-            self.takes_runs = False
+            self.here.takes_runs = False
             self.watcher.close()
+            self.here.ended = True
             self.batch.wake()
 
-    def _limit(self) -> int | None:
+    def _most_at_once(self) -> int | None:
         """Runs at once: the user's number, the plan's live limit, or None to keep a local server's queue filled."""
         if self.batch.options.parallel is not None:
             return self.batch.options.parallel
@@ -104,16 +102,16 @@ class Lane(threading.Thread):
             try:
                 if self.batch.stopping:
                     if self.batch.stopping != "abandoned":
-                        self.moves.wind_down()
+                        self.wind_down()
                     break
-                self._heartbeat = time.monotonic()
-                self.moves.clear()
-                self.supply.top_up()
+                self.here.lane_works()
+                self.clear()
+                self._top_up()
                 self._listen()
             except SkillError as error:
-                if error.code not in OUTAGES or not self._others():
+                if error.code not in OUTAGES or not self.batch.others_work(self.url):
                     raise
-                self.moves.give_away(error)
+                self._give_away(error)
                 self._await_return()
             except OSError:
                 if not self.batch.folder_lost():
@@ -121,24 +119,13 @@ class Lane(threading.Thread):
                 # These runs cannot be resumed: the next round cancels them.
         self._clear_the_last()
 
-    def _clear_the_last(self) -> None:
-        """Cancel what was moved from here before the batch ends; what cannot be cancelled stays in the journal."""
-        with contextlib.suppress(SkillError):
-            while self.batch.stopping != "abandoned" and self.batch.left_on(self.url):
-                self._heartbeat = time.monotonic()
-                self.moves.clear()
-                self.batch.wait(TICK)
-
-    def _others(self) -> bool:
-        return any(lane is not self and lane.takes_runs and not lane.away for lane in self.batch.lanes)
-
     def _end_with(self, error: SkillError) -> None:
         """End this lane. Its runs go to other lanes, or stay in the journal for --resume."""
-        self.failure = error
-        self.takes_runs = False
-        if self._others():
+        self.here.failure = error
+        self.here.takes_runs = False
+        if self.batch.others_work(self.url):
             cli.warn(f"{self.url} is no longer used: {error.message}")
-            self.moves.give_away(error)
+            self._give_away(error)
         elif error.exit == Exit.REFUSED:
             self.batch.stop("refused", error)
         else:
@@ -146,304 +133,94 @@ class Lane(threading.Thread):
 
     def _await_return(self) -> None:
         """Wait until the server answers again, cancel there what was moved elsewhere, and continue with it."""
-        self.away = True
+        self.here.away = True
         while not self.batch.complete and not self.batch.stopping:
-            self._heartbeat = time.monotonic()
+            self.here.lane_works()
             try:
                 self.server.list_jobs(0, finished=False)
-                self.moves.clear()
+                self.clear()
             except SkillError as error:
                 if error.exit == Exit.REFUSED:
                     raise
                 self.batch.wait(PROBE_PAUSE)
                 continue
             cli.note(f"{self.url} is back")
-            self.away = False
+            self.here.away = False
             return
 
-    # --- listening
     def _listen(self) -> None:
-        if not self.flights:
-            self.batch.ask_for_work(self)
+        """Take what the server reports within a moment; without runs here, ask for some of another server's."""
+        if not len(self.here):
+            self.batch.ask_for_work(self.here)
             self.batch.wait(TICK)
             return
         for item in self.watcher.updates(TICK):
-            if isinstance(item, Ended):
-                flight = self.flights.get(item.state.prompt_id)
-                if flight is not None:
-                    self.flights.drop(item.state.prompt_id)
-                    self.ends.ended(flight, item.state)
-            else:
+            if isinstance(item, Update):
                 self._update(item)
-        self._heartbeat = time.monotonic()
+            elif isinstance(item, Ended) and (flight := self._remove(item.state.prompt_id)) is not None:
+                self.ends.ended(flight, item.state)
+        self.here.lane_works()
         self._check_times()
-        self.moves.release_wanted()
+        self.release_asked_for()
 
     def _update(self, update: Update) -> None:
-        flight = self.flights.get(update.prompt_id)
+        flight = self.here.get(update.prompt_id)
         if flight is None:
             return
         frame = update.frame
         if isinstance(frame, events.Preview):
-            if self._sockets and reports.sends_through_socket(flight.graph, frame.node):
+            if self.ends.through_socket and result.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
         elif isinstance(frame, events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):
                 flight.started = time.monotonic()
             if frame.type == "progress":
                 value, most = events.number(frame.data.get("value")), events.number(frame.data.get("max"))
-                self.doing = (
-                    f"run {flight.todo.run}: step {value:g} of {most:g}"
-                    if most > 1
-                    else f"run {flight.todo.run}"
-                )
+                step = f": step {value:g} of {most:g}" if most > 1 else ""
+                self.here.doing = f"run {flight.todo.run}{step}"
+
+    def _remove(self, prompt_id: str) -> Flight | None:
+        """Stop following a run; None when another lane has taken it."""
+        self.watcher.forget(prompt_id)
+        return self.here.remove(prompt_id)
 
     def _check_times(self) -> None:
         """Cancel what has executed longer than --run-timeout allows."""
         limit = self.batch.options.run_timeout
         if limit is None:
             return
-        for prompt_id in self.flights.running_longer_than(limit):
-            self.moves.cancel(prompt_id)
-            facts = {"code": "timed_out", "message": f"stopped after {limit:g} s (--run-timeout)"}
-            flight = self.flights[prompt_id]
-            self.flights.drop(prompt_id)
-            self.ends.failed(flight, "timed_out", "timed_out", facts, None)
+        for prompt_id in self.here.longer_than(limit):
+            self._cancel(prompt_id)
+            if (flight := self._remove(prompt_id)) is not None:
+                facts = {"code": "timed_out", "message": f"stopped after {limit:g} s (--run-timeout)"}
+                self.ends.failed(flight, "timed_out", "timed_out", facts, None)
 
-    # --- for other lanes
-    @property
-    def seconds_each(self) -> float | None:
-        """Execution time of a run here in seconds, smoothed; None while unknown."""
-        return self.ends.seconds_each
-
-    def backlog(self) -> float:
-        """Estimated seconds until this lane's last run starts."""
-        waiting = len(self.flights.waiting())
-        each = self.seconds_each or self.batch.usual or (SHORT if not waiting else 60.0)
-        return waiting * each
-
-    def seize(self) -> None:
-        """Give the runs of this lane to others: its server does not answer."""
-        self.moves.seize()
-
-    def silent_for(self) -> float:
-        """Seconds since this lane last completed a round: a server that does not answer blocks it."""
-        return time.monotonic() - self._heartbeat
-
-
-def lanes_of(batch: Batch) -> list[Lane]:
-    """The lanes of a batch with their full type: the batch itself declares them as `ServerLane`."""
-    return [lane for lane in batch.lanes if isinstance(lane, Lane)]
-
-
-class Moves:
-    """Takes runs off one server."""
-
-    def __init__(self, batch: Batch, server: Dialect, flights: Flights, ends: Ends) -> None:
-        self.batch = batch
-        self.server = server
-        self.url = server.url
-        self.flights = flights
-        self.ends = ends
-        self.heard = 0.0  # when the server last answered while this lane was winding down
-        self._was_silent = False
-        self._look_at: dict[str, float] = {}  # left behind, to be looked for (again) at this moment
-
-    def release_wanted(self) -> None:
-        """Move waiting runs to an idle server: cancelled here first, so that none runs on both.
-
-        A run that has started since it was asked for stays here.
-        """
-        for prompt_id in list(self.flights.wanted):
-            flight = self.flights.get(prompt_id)
-            self.flights.wanted.discard(prompt_id)
-            if flight is None or flight.started is not None:
-                continue
-            if self.server.state(prompt_id).phase != "pending":
-                flight.seen_running = True
-                continue
-            if not self.cancel(prompt_id):
-                continue
-            state = self._after_cancel(prompt_id)
-            self.flights.drop(prompt_id)
-            if state.done and state.outcome != "cancelled":
-                self.ends.ended(flight, state)
-            else:
-                self._move(prompt_id, flight, left=state.phase in ("running", "pending"))
-
-    def seize(self) -> None:
-        """Called by another lane while this one is stuck in a request: its runs are taken from it."""
-        self._was_silent = True
-        for prompt_id, flight in self._last_first():
-            if self.flights.pop(prompt_id, None) is not None:
-                self._move(prompt_id, flight, left=True)
-
-    def give_away(self, error: SkillError) -> None:
-        """The server is out of reach: its runs go to others and are cancelled here when it comes back."""
-        self._was_silent = True
-        if self.flights:
-            moving = safe_text.counted(len(self.flights), "unfinished run")
-            cli.warn(f"{self.url}: {error.message}; {moving} will move to other servers")
-        for prompt_id, flight in self._last_first():
-            self.flights.drop(prompt_id)
-            self._move(prompt_id, flight, left=True)
-
-    def _last_first(self) -> list[tuple[str, Flight]]:
-        """The runs here, the executing one at the end: it is the most likely to be done when the server is back."""
-        return list(self.flights.items())[::-1]
-
-    def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
-        todo = flight.todo
-        if left and self.batch.options.partner:
-            self.ends.leave(todo, prompt_id, f"{self.url} has this run and is out of reach")
-            return
-        self.batch.moved(todo, prompt_id, self.url, left=left)
-        barred = todo.barred | {self.url}
-        place = Left(self.url, prompt_id, todo.attempt) if left else None
-        again = todo._replace(
-            attempt=todo.attempt + 1, prompt_id=None, host=None, accepted=False, barred=barred, left=place
-        )
-        self.batch.put_back(again)
-
-    def clear(self) -> None:
-        """Cancel here what was moved elsewhere while this server was out of reach. Raises SkillError when it still is."""
-        now = time.monotonic()
-        if self._was_silent and self.batch.left_on(self.url):
-            self.server.list_jobs(
-                0, finished=False
-            )  # raises while it is still away, and others may go on with its runs
-            self.batch.reclaim(self.url)
-            self._was_silent = False
-        for prompt_id in self.batch.left_on(self.url):
-            if now < self._look_at.get(prompt_id, 0.0):
-                continue
-            if self.server.cancel(prompt_id):
-                # A server forgets an interrupt that comes just as the run starts: it is looked for again.
-                self._look_at[prompt_id] = now + jobs.SAY_AGAIN
-                continue
-            state = self.server.state(prompt_id)
-            if prompt_id not in self._look_at and not state.done:
-                self._look_at[prompt_id] = now + SECOND_LOOK
-                continue
-            if state.done and state.outcome == "success":
-                self.batch.tally.twice += 1
-                cli.warn(f"{self.url} finished {prompt_id} before it could be cancelled: it ran twice")
-            self._look_at.pop(prompt_id, None)
-            self.batch.cleared(self.url, prompt_id)
-
-    def cancel(self, prompt_id: str) -> bool:
-        """Stop one run here. False when there was nothing to stop or the server refused."""
-        try:
-            return self.server.cancel(prompt_id)
-        except SkillError as error:
-            cli.warn(f"could not cancel {prompt_id} on {self.url}: {error.message}")
-            return False
-
-    def wind_down(self) -> None:
-        """Stop this batch's runs here, the waiting ones first so that none of them starts; keep what has ended.
-
-        What could not be stopped stays in `flights`, and in the journal it stays submitted: --resume follows it
-        instead of running it again. A server that does not answer is not asked about each run.
-        """
-        flights = sorted(self._last_first(), key=lambda item: item[1].started is not None)
-        try:
-            if not flights:
-                # Files may be under way; only a server that answers is worth waiting for.
-                self.server.list_jobs(0, finished=False)
-            for prompt_id, flight in flights:
-                self._stop_one(prompt_id, flight)
-            self.heard = time.monotonic()
-        except SkillError as error:
-            if flights:
-                cli.warn(
-                    f"{safe_text.counted(len(self.flights), 'submitted run')} may still be on {self.url}: {error.message}"
-                )
-
-    def _stop_one(self, prompt_id: str, flight: Flight) -> None:
-        """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""
-        try:
-            state = self.server.state(prompt_id)
-            self.heard = time.monotonic()
-            if not (state.done or state.phase == "unknown"):
-                self.server.cancel(prompt_id)
-                state = self._after_cancel(prompt_id)
-        except SkillError as error:
-            if error.exit == Exit.UNREACHABLE:
-                raise
-            cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
-            return
-        if state.phase in ("running", "pending"):
-            cli.warn(f"{prompt_id} still executes on {self.url}: the server did not stop it")
-            return
-        self.flights.drop(prompt_id)
-        if state.done and state.outcome != "cancelled":
-            self.ends.ended(flight, state)
-        else:
-            self.batch.journal.write("released", run=flight.todo.run, attempt=flight.todo.attempt)
-
-    def _after_cancel(self, prompt_id: str) -> JobState:
-        give_up = time.monotonic() + jobs.CANCEL_PATIENCE
-        say_again = time.monotonic() + jobs.SAY_AGAIN
-        while True:
-            state = self.server.state(prompt_id)
-            self.heard = time.monotonic()
-            if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
-                return state
-            if time.monotonic() >= say_again:
-                # A server forgets an interrupt that comes just before a run's first node.
-                self.server.cancel(prompt_id)
-                say_again += jobs.SAY_AGAIN
-            time.sleep(0.1)
-
-
-class Supply:
-    """Keeps one server supplied with the runs of a batch."""
-
-    def __init__(
-        self, batch: Batch, server: Dialect, filler: Filler, flights: Flights, ends: Ends, watcher: Watcher
-    ) -> None:
-        self.batch = batch
-        self.server = server
-        self.url = server.url
-        self.filler = filler
-        self.flights = flights
-        self.ends = ends
-        self.watcher = watcher
-        self.at_once: int | None = None  # runs on the server at once; None: its queue is kept filled
-        self._pause_until = 0.0
-        self._unanswered: set[str] = set()  # prompt ids whose submit got no answer
-        self.under_way: str | None = None  # the prompt id of a submit that has no answer yet
-        self._outage_since: float | None = None
-        self._turned_away_since: float | None = None
-        outputs = graph_facts.outputs_of(filler.prepared.graph, filler.definitions)
-        self._output_nodes = frozenset(node.node_id for node in outputs)
-
-    def top_up(self) -> None:
+    def _top_up(self) -> None:
         """Submit until enough runs are on the server, or none is left. Raises SkillError when the server is gone or refuses."""
-        while len(self.flights) < self._depth() and time.monotonic() >= self._pause_until:
+        while len(self.here) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:
                 return
             self._start(todo)
 
     def _depth(self) -> int:
-        if self.at_once is not None:
-            return self.at_once
-        each = self.ends.seconds_each
+        if self._parallel is not None:
+            return self._parallel
+        each = self.here.seconds_each
         return 1 + (AHEAD_OF_SHORT if each is not None and each < SHORT else AHEAD)
 
     def _start(self, todo: Todo) -> None:
         """Submit one run, or find it on the server."""
         if todo.end is not None:
             if todo.host in (None, self.url):
-                self.ends.hand_over_recorded(todo, todo.end)
+                self.ends.ended_before(todo, todo.end)
                 return
             if todo.end.get("end", "success") != "success":
-                self.ends.hand_over_recorded(todo, {**todo.end, "outputs": {}})
+                self.ends.ended_before(todo, {**todo.end, "outputs": {}})
                 return
             # Its files are on a server that is not used, and a file of that name here is another run's: run it again.
         try:
-            filled = self.filler.fill(todo.run)
+            filled = self._filler.fill(todo.run)
         except SkillError as error:
             if error.exit in (Exit.REFUSED, Exit.UNREACHABLE):
                 self.batch.put_back(todo)
@@ -457,12 +234,12 @@ class Supply:
                     self._outage_since = None
                     return
             except SkillError as error:
-                self._not_looked_up(todo, flight, error)
+                self._not_found_out(todo, flight, error)
                 return
             try:
                 self._submit(todo, flight)
             except SkillError as error:
-                self._not_submitted(todo, flight, error)
+                self._not_submitted(flight, error)
 
     def _longest_silence(self) -> float | None:
         """When a silent server counts as gone; None if a submit that is cut off cannot be found again."""
@@ -472,10 +249,10 @@ class Supply:
         since = now if self._outage_since is None else self._outage_since
         return max(since + self.batch.options.run.patience, now + jobs.SUBMIT_TIME)
 
-    def _not_looked_up(self, todo: Todo, flight: Flight, error: SkillError) -> None:
+    def _not_found_out(self, todo: Todo, flight: Flight, error: SkillError) -> None:
         """The run may be on a server that cannot answer now: it keeps its id, or it would run twice."""
         if error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
-            self.ends.fail(todo, "unknown", facts_of(error))
+            self.ends.fail(todo, "unknown", failure_facts(error))
             return
         self.batch.put_back(todo)
         if error.exit == Exit.REFUSED:
@@ -484,7 +261,7 @@ class Supply:
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
-        return jobs.new_submission(self.server, self.filler.prepared._replace(graph=flight.graph), options)
+        return submit.new_submission(self.server, self._filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""
@@ -495,7 +272,7 @@ class Supply:
             prompt_id = self.batch.prompt_id(todo.run, todo.attempt)
         elif todo.host is not None and todo.host != self.url:
             known = todo.accepted or self.server.own_ids
-            self.batch.moved(todo, prompt_id, todo.host, left=known and todo.end is None)
+            self.batch.note_move(todo, prompt_id, todo.host, left=known and todo.end is None)
             return False
         if not self.server.own_ids and not todo.accepted:
             found = self.server.find_submitted(self._submission(flight, prompt_id))
@@ -515,11 +292,10 @@ class Supply:
                 self.batch.tally.resubmitted.add(todo.run)
             return False
         flight.ours = False
-        self.flights[prompt_id] = flight
         if state.done:
-            self.flights.drop(prompt_id)
             self.ends.ended(flight, state)
         else:
+            self.here.add(prompt_id, flight)
             self.watcher.watch(prompt_id, ours=False)
         return True
 
@@ -541,60 +317,64 @@ class Supply:
         self.batch.journal.write(
             "submit", run=todo.run, attempt=attempt, prompt_id=prompt_id, host=self.url, seeds=flight.seeds
         )
-        self.under_way = prompt_id
+        self.here.submitting = prompt_id
         with transport.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
             accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
-        self._outage_since = self._turned_away_since = None
+        self._outage_since = self._refusing_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
         if not self.server.fleeting:
-            submitted.remember(self.url, accepted.prompt_id)
+            submit.remember(self.url, accepted.prompt_id)
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
-        self.flights[accepted.prompt_id] = flight
-        self.under_way = None
+        self.here.add(accepted.prompt_id, flight)
+        self.here.submitting = None
         self.watcher.watch(
             accepted.prompt_id, output_nodes=frozenset() if flight.node_errors else self._output_nodes
         )
 
-    def _not_submitted(self, todo: Todo, flight: Flight, error: SkillError) -> None:
+    def _not_submitted(self, flight: Flight, error: SkillError) -> None:
         """What a failed submit means: for the run alone, for the server, or only for now."""
-        todo, self.under_way = flight.todo, None
+        todo, self.here.submitting = flight.todo, None
         if error.code in ("queue_full", "busy"):
-            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+            self._release(todo)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
-            self._turned_away(error)
+            self._refused_for_now(error)
         elif error.code == "submit_unknown" and not self.server.own_ids and not out_of_reach(error):
-            self.ends.fail(todo, "unknown", facts_of(error))
+            self.ends.fail(todo, "unknown", failure_facts(error))
         elif error.code in OUTAGES or error.exit == Exit.UNREACHABLE:
             if error.code == "unreachable" and todo.prompt_id and not todo.accepted and flight.ours:
                 # Nothing was sent: the id is still free.
-                self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+                self._release(todo)
                 todo = todo._replace(prompt_id=None, host=None, attempt=todo.attempt + 1)
             elif todo.prompt_id:
                 self._unanswered.add(todo.prompt_id)
             self.batch.put_back(todo)
             self._outage(error, flight)
         elif error.exit == Exit.REFUSED:
-            self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+            self._release(todo)
             self.batch.put_back(todo._replace(prompt_id=None, attempt=todo.attempt + 1))
             raise error
         elif error.code == "rejected":
             self.ends.reject(todo, error)
         else:
-            self.ends.failed(flight, error.code, "error", facts_of(error), None)
+            self.ends.failed(flight, error.code, "error", failure_facts(error), None)
 
-    def _turned_away(self, error: SkillError) -> None:
+    def _release(self, todo: Todo) -> None:
+        """Record that this run is on no server: --resume submits it without a look."""
+        self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
+
+    def _refused_for_now(self, error: SkillError) -> None:
         """The server accepts no run now. Our own runs there will drain its queue; without any, wait up to a limit."""
         now = time.monotonic()
         self._pause_until = now + BUSY_PAUSE
         limit = BUSY_FACTOR * self.batch.options.run.patience
-        if self.flights:
-            self._turned_away_since = None
-        elif self._turned_away_since is None:
-            self._turned_away_since = now
+        if len(self.here):
+            self._refusing_since = None
+        elif self._refusing_since is None:
+            self._refusing_since = now
             cli.note(f"{self.url} accepts no run now ({error.message}); trying again for {limit:.0f} s")
-        elif now - self._turned_away_since > limit:
+        elif now - self._refusing_since > limit:
             raise SkillError(
                 f"{self.url} has accepted no run for {limit:.0f} s: {error.message}", code=error.code, exit=Exit.FAILED,
                 retryable=True, hint="continue with --resume when it is less busy", **error.details,
@@ -615,6 +395,144 @@ class Supply:
         if first:
             cli.note(f"{self.url} does not answer; trying again for {patience - (now - since):.0f} s")
         self._pause_until = now + 0.5
+
+    def release_asked_for(self) -> None:
+        """Move waiting runs to an idle server: cancelled here first, so that none runs on both.
+
+        A run that has started since it was asked for stays here.
+        """
+        for prompt_id in self.here.asked_for:
+            flight = self.here.get(prompt_id)
+            self.here.keep(prompt_id)
+            if flight is None or flight.started is not None:
+                continue
+            if self.server.state(prompt_id).phase != "pending":
+                flight.seen_running = True
+                continue
+            if not self._cancel(prompt_id):
+                continue
+            state = self._after_cancel(prompt_id)
+            if self._remove(prompt_id) is None:
+                continue
+            if state.done and state.outcome != "cancelled":
+                self.ends.ended(flight, state)
+            else:
+                self._move(prompt_id, flight, left=state.phase in ("running", "pending"))
+
+    def _give_away(self, error: SkillError) -> None:
+        """The server does not answer: its runs go to others and are cancelled here when it comes back."""
+        taken = self.here.remove_all()
+        if taken:
+            moving = safe_text.counted(len(taken), "unfinished run")
+            cli.warn(f"{self.url}: {error.message}; {moving} will move to other servers")
+        self.batch.became_silent(self.url)
+        for prompt_id, flight in taken:
+            self.watcher.forget(prompt_id)
+            self._move(prompt_id, flight, left=True)
+
+    def _move(self, prompt_id: str, flight: Flight, *, left: bool) -> None:
+        if left and self.batch.options.partner:
+            self.ends.leave(flight.todo, prompt_id, f"{self.url} has this run and is out of reach")
+        else:
+            self.batch.move(flight.todo, prompt_id, self.url, left=left)
+
+    def clear(self) -> None:
+        """Cancel here what was moved elsewhere while this server did not answer. Raises SkillError when it still does not."""
+        now = time.monotonic()
+        if self.batch.was_silent(self.url):
+            # Raises while it is still away: then others may continue with its runs.
+            self.server.list_jobs(0, finished=False)
+            self.batch.reclaim(self.url)
+        for prompt_id in self.batch.left_on(self.url):
+            self.watcher.forget(prompt_id)
+            if now < self._check_at.get(prompt_id, 0.0):
+                continue
+            if self.server.cancel(prompt_id):
+                # A server forgets an interrupt that comes just as the run starts: check again.
+                self._check_at[prompt_id] = now + jobs.SAY_AGAIN
+                continue
+            state = self.server.state(prompt_id)
+            if prompt_id not in self._check_at and not state.done:
+                self._check_at[prompt_id] = now + SECOND_LOOK
+                continue
+            if state.done and state.outcome == "success":
+                self.batch.count("ran_twice")
+                cli.warn(f"{self.url} finished {prompt_id} before it could be cancelled: it ran twice")
+            self._check_at.pop(prompt_id, None)
+            self.batch.cleared(self.url, prompt_id)
+
+    def _clear_the_last(self) -> None:
+        """Cancel what was moved from here before the batch ends; what cannot be cancelled stays in the journal."""
+        with contextlib.suppress(SkillError):
+            while self.batch.stopping != "abandoned" and self.batch.left_on(self.url):
+                self.here.lane_works()
+                self.clear()
+                self.batch.wait(TICK)
+
+    def wind_down(self) -> None:
+        """Stop this batch's runs here, the waiting ones first so that none of them starts; keep what has ended.
+
+        What could not be stopped stays in `here`, and in the journal it stays submitted: --resume follows it instead of
+        running it again. A server that does not answer is not asked about each run.
+        """
+        flights = self.here.executing_last()
+        try:
+            if not flights:
+                # Files may be under way; only a server that answers is worth waiting for.
+                self.server.list_jobs(0, finished=False)
+            for prompt_id, flight in flights:
+                self._stop_one(prompt_id, flight)
+            self.here.heard = time.monotonic()
+        except SkillError as error:
+            if flights:
+                cli.warn(
+                    f"{safe_text.counted(len(self.here), 'submitted run')} may still be on {self.url}: {error.message}"
+                )
+
+    def _stop_one(self, prompt_id: str, flight: Flight) -> None:
+        """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""
+        try:
+            state = self.server.state(prompt_id)
+            self.here.heard = time.monotonic()
+            if not (state.done or state.phase == "unknown"):
+                self.server.cancel(prompt_id)
+                state = self._after_cancel(prompt_id)
+        except SkillError as error:
+            if error.exit == Exit.UNREACHABLE:
+                raise
+            cli.warn(f"{prompt_id} may still be on {self.url}: {error.message}")
+            return
+        if state.phase in ("running", "pending"):
+            cli.warn(f"{prompt_id} still executes on {self.url}: the server did not stop it")
+        elif self._remove(prompt_id) is None:
+            return
+        elif state.done and state.outcome != "cancelled":
+            self.ends.ended(flight, state)
+        else:
+            self._release(flight.todo)
+
+    def _cancel(self, prompt_id: str) -> bool:
+        """Stop one run here. False when there was nothing to stop or the server refused."""
+        try:
+            return self.server.cancel(prompt_id)
+        except SkillError as error:
+            cli.warn(f"could not cancel {prompt_id} on {self.url}: {error.message}")
+            return False
+
+    def _after_cancel(self, prompt_id: str) -> JobState:
+        """The state of a cancelled run once it has ended, or after a while."""
+        give_up = time.monotonic() + jobs.CANCEL_PATIENCE
+        say_again = time.monotonic() + jobs.SAY_AGAIN
+        while True:
+            state = self.server.state(prompt_id)
+            self.here.heard = time.monotonic()
+            if state.done or state.phase in ("unknown", "pending") or time.monotonic() > give_up:
+                return state
+            if time.monotonic() >= say_again:
+                # A server forgets an interrupt that comes just before a run's first node.
+                self.server.cancel(prompt_id)
+                say_again += jobs.SAY_AGAIN
+            time.sleep(0.1)
 
 
 def out_of_reach(error: SkillError) -> bool:

@@ -12,13 +12,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePath
-from typing import Any, overload
+from typing import overload
 
+from comfyskill.base import foreign, safe_text, text_files
 from comfyskill.base import paths as base_paths
-from comfyskill.base import safe_text, text_files
-from comfyskill.base.cli import Misuse
+from comfyskill.base.cli import Document, Misuse
 
 # The table column with this name gives the names of the run's files; it is not a parameter.
 OUTPUT_COLUMN = "output"
@@ -31,7 +32,7 @@ _RANGE = re.compile(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*(?::\s*({_NUMBER})\s*)
 MOST_STEPS = 10**15
 
 
-class Steps(Sequence[Any]):
+class Steps(Sequence[float]):
     """The numbers from `start` to `stop` (included when a step reaches it), computed one by one, without drift."""
 
     def __init__(self, start: str, stop: str, step: str) -> None:
@@ -44,10 +45,10 @@ class Steps(Sequence[Any]):
         return self._length
 
     @overload
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int) -> float: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Any]: ...
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: slice) -> Sequence[float]: ...
+    def __getitem__(self, index: int | slice) -> float | Sequence[float]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(self._length))]
         if not 0 <= index < self._length:
@@ -56,6 +57,7 @@ class Steps(Sequence[Any]):
         return int(value) if self._whole else float(value)
 
 
+@dataclass(frozen=True)
 class Axis:
     """One thing that varies. `names` are set together; `rows` holds one value (or one per name) per step.
 
@@ -63,26 +65,28 @@ class Axis:
     parameter as it is.
     """
 
-    def __init__(self, kind: str, names: tuple[str, ...], rows: Sequence[Any]) -> None:
-        self.kind = kind
-        self.names = names
-        self.rows = rows
+    kind: str
+    names: tuple[str, ...]
+    rows: Sequence[object]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, position: int) -> dict[str, Any]:
+    def at(self, position: int) -> Document:
         """What this axis sets at one step."""
         if not self.names:
             return {}
         row = self.rows[position]
-        if len(self.names) == 1 and not isinstance(row, list):
-            row = [row]
-        return {name: value for name, value in zip(self.names, row, strict=True) if value is not None}
+        values = row if isinstance(row, list) else [row]
+        return {name: value for name, value in zip(self.names, values, strict=True) if value is not None}
 
-    def to_json(self) -> dict[str, Any]:
+    def with_steps(self, steps: Sequence[Mapping[str, object]]) -> Axis:
+        """The same axis with other values, one mapping per step as `at` returns them."""
+        return replace(self, rows=[[step.get(name) for name in self.names] for step in steps])
+
+    def to_json(self) -> Document:
         """The JSON for the journal; ranges stay ranges."""
-        head: dict[str, Any] = {"kind": self.kind, "names": list(self.names)}
+        head: Document = {"kind": self.kind, "names": list(self.names)}
         if isinstance(self.rows, Steps):
             return head | {"range": list(self.rows.written)}
         if isinstance(self.rows, range):
@@ -90,7 +94,7 @@ class Axis:
         return head | {"rows": list(self.rows)}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Axis:
+    def from_json(value: Document) -> Axis:
         """The axis that `to_json` wrote. Raises as `Plan.from_json`."""
         names = tuple(str(name) for name in value["names"])
         if "range" in value:
@@ -104,16 +108,14 @@ class Axis:
         return axis
 
 
+@dataclass(frozen=True)
 class Plan:
     """The runs of a batch, by index. The first axis changes slowest. `key` decides shuffling and fresh seeds."""
 
-    def __init__(
-        self, axes: tuple[Axis, ...], key: str, limit: int | None = None, shuffled: bool = False
-    ) -> None:
-        self.axes = axes
-        self.key = key
-        self.limit = limit
-        self.shuffled = shuffled
+    axes: tuple[Axis, ...]
+    key: str
+    limit: int | None = None
+    shuffled: bool = False
 
     @property
     def total(self) -> int:
@@ -141,19 +143,19 @@ class Plan:
             steps.append(step)
         return tuple(reversed(steps))
 
-    def values(self, run: int) -> dict[str, Any]:
+    def values(self, run: int) -> Document:
         """What run number `run` sets, output names included."""
-        values: dict[str, Any] = {}
+        values: Document = {}
         for axis, step in zip(self.axes, self.steps(run), strict=True):
             values |= axis.at(step)
         return values
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Document]:
         return (self.values(run) for run in range(self.count))
 
-    def number(self, *words: object) -> int:
-        """A 64-bit number made from this plan and these words: the same on every resume."""
-        text = "\0".join([self.key, *map(str, words)])
+    def number(self, *labels: object) -> int:
+        """A 64-bit number made from this plan and these labels: the same on every resume."""
+        text = "\0".join([self.key, *map(str, labels)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
     def _mixed(self, run: int) -> int:
@@ -169,7 +171,7 @@ class Plan:
             if value < self.total:
                 return value
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The JSON for the journal."""
         return {
             "axes": [axis.to_json() for axis in self.axes],
@@ -179,7 +181,7 @@ class Plan:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Plan:
+    def from_json(value: Document) -> Plan:
         """The plan that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         axes = tuple(Axis.from_json(axis) for axis in value["axes"])
         limit = value["limit"]
@@ -187,10 +189,10 @@ class Plan:
 
 
 class CommaList(list[str]):
-    """The values of NAME=a,b,c. `torn`: a blank follows a comma, so this was perhaps one sentence."""
+    """The values of NAME=a,b,c. torn: a blank follows a comma, so this was perhaps one sentence."""
 
-    def __init__(self, words: str) -> None:
-        parts = words.split(",")
+    def __init__(self, text: str) -> None:
+        parts = text.split(",")
         super().__init__(part.strip() for part in parts)
         self.torn = any(part.startswith(" ") for part in parts[1:])
 
@@ -219,35 +221,35 @@ def zipped(texts: Sequence[str]) -> list[Axis]:
     return [Axis("zip", names, [[rows[at] for _, rows in lists] for at in range(length)])]
 
 
-def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[Any]]]:
+def _named_lists(text: str, flag: str) -> list[tuple[str, Sequence[object]]]:
     stripped = text.strip()
     if stripped.startswith("@"):
         stripped = _text_of(Path(stripped[1:]), flag).strip()
     if stripped.startswith("{"):
         value = _json(stripped, flag)
-        return [(str(name), _listed(str(name), item, flag)) for name, item in value.items()]
-    name, equals, words = text.partition("=")
+        return [(str(name), _listed(str(name), item, flag)) for name, item in foreign.mapping(value).items()]
+    name, equals, values = text.partition("=")
     if not equals or not name.strip():
         raise Misuse(
             f"{flag} requires NAME=a,b,c or a JSON object, not {safe_text.clean(text, 60)!r}",
             hint=f"for example {flag} cfg=5,7.5 or {flag} steps=10:50:10 or {flag} '{{\"seed\": [1, 2]}}'",
         )
-    return [(name.strip(), _values_of(name.strip(), words, flag))]
+    return [(name.strip(), _values_of(name.strip(), values, flag))]
 
 
-def _values_of(name: str, words: str, flag: str) -> Sequence[Any]:
-    if words.lstrip().startswith("["):
-        return _listed(name, _json(words, flag), flag)
-    steps = _steps(name, words, flag)
+def _values_of(name: str, text: str, flag: str) -> Sequence[object]:
+    if text.lstrip().startswith("["):
+        return _listed(name, _json(text, flag), flag)
+    steps = _steps(name, text, flag)
     if steps is not None:
         return steps
-    values = CommaList(words)
-    if not words.strip() or not all(values):
+    values = CommaList(text)
+    if not text.strip() or not all(values):
         raise Misuse(f"{flag} {name}= has an empty value", hint='write it as JSON: \'{"NAME": ["", "x"]}\'')
     return values
 
 
-def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
+def _listed(name: str, value: object, flag: str) -> Sequence[object]:
     if isinstance(value, str) and (steps := _steps(name, value, flag)) is not None:
         return steps
     if not isinstance(value, list) or not value:
@@ -259,9 +261,9 @@ def _listed(name: str, value: Any, flag: str) -> Sequence[Any]:
     return [[item] if isinstance(item, list) else item for item in value] if flag == "--sweep" else value
 
 
-def _steps(name: str, words: str, flag: str) -> Steps | None:
+def _steps(name: str, text: str, flag: str) -> Steps | None:
     """The range that START:STOP:STEP means. START:STOP is one only when it counts up, so that `16:9` stays a text."""
-    match = _RANGE.fullmatch(words)
+    match = _RANGE.fullmatch(text)
     if match is None:
         return None
     try:
@@ -270,13 +272,13 @@ def _steps(name: str, words: str, flag: str) -> Steps | None:
             return None
         if step == 0 or (stop - start) * step < 0:
             raise Misuse(
-                f"{flag} {name}={words.strip()} never reaches STOP",
+                f"{flag} {name}={text.strip()} never reaches STOP",
                 hint="START:STOP:STEP, for example 10:50:10",
             )
         if (stop - start) / step >= MOST_STEPS:
-            raise Misuse(f"{flag} {name}={words.strip()} has too many steps", hint="use a larger step")
+            raise Misuse(f"{flag} {name}={text.strip()} has too many steps", hint="use a larger step")
     except InvalidOperation as error:
-        raise Misuse(f"{flag} {name}={words.strip()} is not a range of numbers") from error
+        raise Misuse(f"{flag} {name}={text.strip()} is not a range of numbers") from error
     return Steps(match[1], match[2], match[3] or "1")
 
 
@@ -308,7 +310,7 @@ def _lines(text: str) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)
 
 
-def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
+def _csv_rows(text: str, path: str, separator: str) -> list[Document]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
@@ -329,16 +331,18 @@ def _csv_rows(text: str, path: str, separator: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _json_rows(text: str, path: str, *, lines: bool) -> list[dict[str, Any]]:
+def _json_rows(text: str, path: str, *, lines: bool) -> list[Document]:
     if lines:
         pieces = [(number, line) for number, line in enumerate(_lines(text), 1) if line.strip()]
-        rows = [_json(line, f"{path} line {number}") for number, line in pieces]
+        found = [_json(line, f"{path} line {number}") for number, line in pieces]
     else:
         whole = _json(text, path)
-        rows = whole if isinstance(whole, list) else [whole]
-    for number, row in enumerate(rows, 1):
+        found = whole if isinstance(whole, list) else [whole]
+    rows = []
+    for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
             raise Misuse(f"{path}: row {number} is not an object", hint='write one {"name": value} per run')
+        rows.append(row)
     return rows
 
 
@@ -373,7 +377,7 @@ def _visible(path: Path, root: Path) -> bool:
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _natural(text: str) -> list[tuple[bool, Any]]:
+def _natural(text: str) -> list[tuple[bool, int | str]]:
     return [
         (not part.isdigit(), int(part) if part.isdigit() else part)
         for part in re.split(r"(\d+)", text.casefold())
@@ -388,7 +392,7 @@ def seeds(count: int, start: int | None) -> Axis:
     return Axis("seeds", ("seed",), Steps(str(start), str(start + count - 1), "1"))
 
 
-def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
+def check_names(axes: Iterable[Axis], constants: Mapping[str, object]) -> None:
     """Raises SkillError when two flags would set one name."""
     seen = dict.fromkeys(constants, "--set or --args")
     for axis in axes:
@@ -400,7 +404,7 @@ def check_names(axes: Iterable[Axis], constants: Mapping[str, Any]) -> None:
             seen[name] = f"--{axis.kind}"
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from comfyskill.base import cli, safe_text
+from comfyskill.batch.scheduler import Batch
 from comfyskill.batch.times import spoken
 
 if TYPE_CHECKING:
-    from comfyskill.batch.scheduler import Batch
+    from tqdm import tqdm
 
 LINE_PAUSE = 5.0
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -26,7 +27,7 @@ class BatchProgress:
         self._batch = batch
         self._quiet = quiet
         self._terminal = not quiet and sys.stderr.isatty()
-        self._bar: Any = None
+        self._bar: tqdm[NoReturn] | None = None
         self._last_line = time.monotonic()
         self._shown = 0
 
@@ -52,26 +53,27 @@ class BatchProgress:
         return "unknown time" if left is None else spoken(left)
 
     def _draw(self) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=self._batch.to_do,
-                bar_format=BAR,
-                leave=False,
-                file=sys.stderr,
-                dynamic_ncols=True,
-                desc="batch",
-            )
+        bar = self._bar = self._bar or self._new_bar()
         rate = speed(self._batch)
-        doing = next((lane.doing for lane in self._batch.lanes if lane.doing), "")
-        self._bar.n = self._batch.tally.settled
-        self._bar.set_description_str(f"batch{self._failed()}", refresh=False)
+        doing = next((here.doing for here in self._batch.servers if here.doing), "")
         pace = f", {rate:.2f}/s" if rate >= 1 else f", {1 / rate:.1f} s per run" if rate else ""
-        self._bar.set_postfix_str(
-            safe_text.redact(safe_text.clean(f"{self._left()} left{pace}  {doing}", 80)), refresh=False
+        text = safe_text.redact(safe_text.clean(f"{self._left()} left{pace}  {doing}", 80))
+        bar.n = self._batch.tally.settled
+        bar.set_description_str(f"batch{self._failed()}", refresh=False)
+        bar.set_postfix_str(text, refresh=False)
+        bar.refresh()
+
+    def _new_bar(self) -> tqdm[NoReturn]:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self._batch.to_do,
+            bar_format=BAR,
+            leave=False,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            desc="batch",
         )
-        self._bar.refresh()
 
     def close(self) -> None:
         """Leave the terminal clean."""

@@ -8,16 +8,21 @@ import io
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from comfyskill.base import safe_text
+from comfyskill.base import foreign, safe_text
+from comfyskill.base.cli import Document
 from comfyskill.batch import journal
+from comfyskill.batch import recipe as batch_recipe
 from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan, is_media
 
 # A backslash or a colon would make a name a share, a drive or an address.
 NEVER_IN_NAMES = "\\:\0"
 FORMULA_SIGNS = frozenset("=+-@")
+# What the journal calls differently than people do.
+STATUS_SHOWN = {"planned": "not_run", "submitted": "not_run", "finished": "not_fetched"}
 
 
 class Row(NamedTuple):
@@ -25,18 +30,24 @@ class Row(NamedTuple):
 
     run: int
     steps: tuple[int, ...]
-    values: dict[str, Any]
+    values: Document
     status: str
     seeds: Mapping[str, int] = {}
     seconds: float | None = None
     host: str | None = None
     prompt_id: str | None = None
     attempt: int = 0
-    files: Sequence[Mapping[str, Any]] = ()
-    texts: Sequence[Mapping[str, Any]] = ()
+    files: Sequence[Mapping[str, object]] = ()
+    texts: Sequence[Mapping[str, object]] = ()
     code: str | None = None
     message: str | None = None
-    paths: Mapping[str, Any] = {}  # the full paths of input files, which `values` shortens
+    paths: Mapping[str, object] = {}  # the full paths of input files, which `values` shortens
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed, when all its seeds are one number."""
+        seeds = set(self.seeds.values())
+        return seeds.pop() if len(seeds) == 1 else None
 
 
 class Results(NamedTuple):
@@ -57,10 +68,8 @@ class Results(NamedTuple):
 
 def read(folder: Path) -> Results:
     """The results in a folder. Raises SkillError (exit 2) when it holds no batch."""
-    from comfyskill.batch import setup
-
     recorded = journal.read(folder)
-    recipe = setup.recipe_from(recorded.plan)
+    recipe = batch_recipe.from_line(recorded.plan)
     plan = _for_people(recipe.plan)
     home = folder.resolve()
     outside = 0
@@ -71,14 +80,13 @@ def read(folder: Path) -> Results:
     rows = [_row(plan, run, recorded.runs.get(run)) for run in range(plan.count)]
     if plan is not recipe.plan:
         rows = [row._replace(paths=recipe.plan.values(row.run)) for row in rows]
-    hosts = recorded.plan.get("hosts")
-    demo = recorded.plan.get("demo") is True or (isinstance(hosts, list) and "demo" in hosts)
+    demo = recorded.plan.get("demo") is True or "demo" in foreign.items(recorded.plan.get("hosts"))
     return Results(
         folder, plan, recipe.source.origin, float(recorded.plan.get("made") or 0), demo, rows, outside
     )
 
 
-def _is_inside(home: Path, name: Any) -> bool:
+def _is_inside(home: Path, name: object) -> bool:
     """Whether a file of the journal is inside the folder, links followed, and has a name that a batch would write."""
     if not isinstance(name, str) or not name or set(name) & set(NEVER_IN_NAMES) or name.startswith("/"):
         return False
@@ -91,7 +99,7 @@ def _is_inside(home: Path, name: Any) -> bool:
 def _for_people(plan: Plan) -> Plan:
     """The plan with input files named relative to their common folder, so that labels show what differs."""
     axes = tuple(_shorter(axis) for axis in plan.axes)
-    return plan if axes == plan.axes else Plan(axes, plan.key, plan.limit, plan.shuffled)
+    return plan if axes == plan.axes else replace(plan, axes=axes)
 
 
 def _shorter(axis: Axis) -> Axis:
@@ -105,17 +113,17 @@ def _shorter(axis: Axis) -> Axis:
             shared[name] = os.path.commonpath(folders)
     if not shared:
         return axis
-    return Axis(
-        axis.kind, axis.names, [[_below(shared, name, row.get(name)) for name in axis.names] for row in steps]
+    return axis.with_steps(
+        [{name: _below(shared, name, row.get(name)) for name in axis.names} for row in steps]
     )
 
 
-def _below(shared: Mapping[str, str], name: str, value: Any) -> Any:
+def _below(shared: Mapping[str, str], name: str, value: object) -> object:
     path = _input_path(value)
     return value if path is None or name not in shared else path.relative_to(shared[name]).as_posix()
 
 
-def _input_path(value: Any) -> Path | None:
+def _input_path(value: object) -> Path | None:
     path = Path(value) if isinstance(value, str) else None
     return path if path is not None and path.is_absolute() and is_media(path) else None
 
@@ -125,42 +133,26 @@ def _row(plan: Plan, run: int, record: journal.RunRecord | None) -> Row:
     if record is None:
         return Row(run, plan.steps(run), values, "not_run")
     facts = record.facts
-    status = "not_run" if record.status in ("planned", "submitted") else record.status
-    failed = status not in ("success", "not_run", "finished")
-    seeds = facts.get("seeds")
-    seconds = facts.get("seconds")
-    texts = facts.get("texts")
+    status = STATUS_SHOWN.get(record.status, record.status)
+    failed = status not in ("success", "not_run", "not_fetched")
     return Row(
         run,
         plan.steps(run),
         values,
-        "not_fetched" if status == "finished" else status,
-        seeds if isinstance(seeds, dict) else {},
-        float(seconds) if isinstance(seconds, (int, float)) else None,
-        record.host,
-        record.prompt_id,
-        record.attempt,
-        record.files,
-        texts if isinstance(texts, list) else (),
-        str(facts.get("code")) if failed and facts.get("code") else None,
-        _reason(facts) if failed and facts.get("message") else None,
+        status,
+        seeds=foreign.mapping(facts.get("seeds")),
+        seconds=foreign.number(facts.get("seconds")),
+        host=record.host,
+        prompt_id=record.prompt_id,
+        attempt=record.attempt,
+        files=record.files,
+        texts=foreign.mappings(facts.get("texts")),
+        code=str(facts["code"]) if failed and facts.get("code") else None,
+        message=_reason(facts) if failed and facts.get("message") else None,
     )
 
 
-def seed_of(row: Row) -> int | None:
-    """The run's seed, when all its seeds are one number."""
-    seeds = set(row.seeds.values())
-    return seeds.pop() if len(seeds) == 1 else None
-
-
-def short(value: Any, limit: int = 200) -> str:
-    """A value for people, on one line."""
-    if isinstance(value, float):
-        value = f"{value:g}"
-    return " ".join(safe_text.clean(value, limit).split())
-
-
-def _reason(facts: Mapping[str, Any]) -> str:
+def _reason(facts: Mapping[str, object]) -> str:
     """Why a run failed, for people: our message and the server's."""
     said = facts.get("server_said")
     return f"{facts['message']}: {said}" if said else str(facts["message"])
@@ -170,14 +162,14 @@ def table(results: Results) -> bytes:
     """results.csv: one row per run; texts that a spreadsheet would read as a formula are quoted."""
     names = list(dict.fromkeys(name for name in results.plan.names if name != OUTPUT_COLUMN))
     addresses = list(dict.fromkeys(address for row in results.rows for address in row.seeds))
-    single = len({seed_of(row) is None for row in results.rows if row.seeds} - {False}) == 0
+    single = all(row.seed is not None for row in results.rows if row.seeds)
     seed_columns = (["seed"] if addresses and "seed" not in names else []) if single else addresses
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     rest = ["status", "seconds", "files", "host", "prompt_id", "attempts", "code", "message"]
     writer.writerow([_cell(name) for name in ["run", *names, *seed_columns, *rest]])
     for row in results.rows:
-        seeds = [seed_of(row) if column == "seed" else row.seeds.get(column) for column in seed_columns]
+        seeds = [row.seed if column == "seed" else row.seeds.get(column) for column in seed_columns]
         files = ";".join(str(item.get("file")) for item in row.files)
         cells = [
             row.run, *(row.paths.get(name, row.values.get(name)) for name in names), *seeds, row.status, row.seconds,
@@ -187,7 +179,7 @@ def table(results: Results) -> bytes:
     return safe_text.redact(out.getvalue()).encode("utf-8", "replace")
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if value is None:
         return ""
     if not isinstance(value, str):

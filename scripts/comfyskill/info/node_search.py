@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Mapping
 
 from comfyskill.base import foreign, safe_text
-from comfyskill.base.cli import SkillError
-from comfyskill.graph.specs import InputSpec, choices_shown, read_spec
+from comfyskill.base.cli import Document, SkillError
+from comfyskill.graph.describe import TEXT_LIMIT, described
+from comfyskill.graph.nodes import Definitions
+from comfyskill.graph.specs import InputSpec, entries, read_spec
 
-CHOICES_SHOWN = 20
-TEXT_LIMIT = 300
-# What a person needs to know of an input besides its type; the rest is for the editor's drawing.
-OPTIONS_SHOWN = ("default", "min", "max", "step", "multiline", "tooltip", "forceInput", "lazy", "advanced")
+Definition = Mapping[str, object]
+FLAGS = ("output_node", "deprecated", "experimental", "api_node", "has_intermediate_output")
+PRICE_RULE_LIMIT = 600
 
 
 def search(
-    definitions: Mapping[str, Any],
+    definitions: Definitions,
     *,
     text: str | None = None,
     category: str | None = None,
     output: str | None = None,
     takes: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Document]:
     """The classes that match every criterion, best match first: class, title, category, outputs."""
     found = []
     for name, definition in definitions.items():
@@ -34,77 +34,64 @@ def search(
             continue
         if output and output.upper() not in _outputs(definition):
             continue
-        if takes and not any(_accepts(spec, takes.upper()) for _, spec in _specs(definition)):
+        if takes and not any(takes.upper() in spec.types for spec in _specs(definition)):
             continue
         found.append((rank, name, definition))
     return [_row(name, definition) for _, name, definition in sorted(found, key=lambda item: item[:2])]
 
 
-def _rank(name: str, definition: Mapping[str, Any], text: str | None) -> int | None:
-    """0 for the exact name, else 1 or 2 by where all words of the text occur; None when they do not."""
+def _rank(name: str, definition: Definition, text: str | None) -> int | None:
+    """How well a class fits a text, 0 the best; None when some word of it occurs nowhere.
+
+    0: the class or its title is that text; 1: another name of it is; 2: its names have all the words; 3: its names,
+    category, description and pack do.
+    """
     if not text:
         return 0
     wanted = text.lower()
     title = str(definition.get("display_name") or "").lower()
+    aliases = [str(alias).lower() for alias in foreign.items(definition.get("search_aliases"))]
     if wanted in (name.lower(), title):
         return 0
-    words = wanted.split()
-    rest = " ".join(
-        str(definition.get(key) or "")
-        for key in ("category", "description", "search_aliases", "python_module")
-    )
-    for rank, place in enumerate((f"{name} {title}", f"{name} {title} {rest}"), 1):
-        if all(word in place.lower() for word in words):
+    if wanted in aliases:
+        return 1
+    names = " ".join([name.lower(), title, *aliases])
+    rest = [str(definition.get(key) or "").lower() for key in ("category", "description", "python_module")]
+    for rank, place in enumerate((names, " ".join([names, *rest])), 2):
+        if all(word in place for word in wanted.split()):
             return rank
     return None
 
 
-def _in_category(definition: Mapping[str, Any], category: str | None) -> bool:
+def _in_category(definition: Definition, category: str | None) -> bool:
     if not category:
         return True
     own, wanted = str(definition.get("category") or "").lower(), category.lower().strip("/")
     return own == wanted or own.startswith(wanted + "/") or wanted in own.split("/")
 
 
-def _outputs(definition: Mapping[str, Any]) -> list[str]:
-    kinds = definition.get("output")
+def _outputs(definition: Definition) -> list[str]:
     # A list of choices as output type means COMBO.
-    return [kind if isinstance(kind, str) else "COMBO" for kind in kinds] if isinstance(kinds, list) else []
+    return [kind if isinstance(kind, str) else "COMBO" for kind in foreign.items(definition.get("output"))]
 
 
-def _accepts(spec: InputSpec, kind: str) -> bool:
-    return kind in spec.types
+def _specs(definition: Definition) -> list[InputSpec]:
+    specs = [read_spec(name, raw, required) for required, name, raw in entries(definition.get("input"))]
+    return [spec for spec in specs if spec is not None]
 
 
-def _specs(definition: Mapping[str, Any]) -> list[tuple[str, InputSpec]]:
-    sections = definition.get("input")
-    if not isinstance(sections, Mapping):
-        return []
-    found = []
-    for section in ("required", "optional"):
-        entries = sections.get(section)
-        for name, raw in entries.items() if isinstance(entries, Mapping) else ():
-            spec = read_spec(str(name), raw, section == "required")
-            if spec is not None:
-                found.append((section, spec))
-    return found
-
-
-def _row(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _row(name: str, definition: Definition) -> Document:
+    row: Document = {
         "class": name,
         "title": safe_text.clean(definition.get("display_name") or name, 120),
         "category": safe_text.clean(definition.get("category") or "", 120),
         # One line of JSON instead of one for each type: rows are read by the dozen.
         "outputs": safe_text.clean(", ".join(_outputs(definition)), 120),
     }
-    for flag in ("output_node", "deprecated", "experimental", "api_node"):
-        if definition.get(flag):
-            row[flag] = True
-    return row
+    return row | {flag: True for flag in FLAGS if definition.get(flag)}
 
 
-def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -> dict[str, Any]:
+def describe(definitions: Definitions, name: str, *, full: bool = False) -> Document:
     """One class: every input with type, range and allowed values (of long lists the first 20, unless `full`), every output.
 
     Raises:
@@ -113,51 +100,47 @@ def describe(definitions: Mapping[str, Any], name: str, *, full: bool = False) -
     definition = definitions.get(name)
     if not isinstance(definition, Mapping):
         raise SkillError(f"the server has no node class {safe_text.quoted(name)}", code="no_such_node")
-    sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
-    for section, spec in _specs(definition):
-        sections[section][spec.name] = _input(spec, full)
-    names = definition.get("output_name")
-    names = foreign.items(names)
-    outputs = [
+    sections: dict[str, Document] = {"required": {}, "optional": {}}
+    for spec in _specs(definition):
+        sections["required" if spec.required else "optional"][spec.name] = described(spec, full=full)
+    names = foreign.items(definition.get("output_name"))
+    document = _row(name, definition)
+    document["outputs"] = [
         {"slot": slot, "type": kind, "name": safe_text.clean(names[slot], 80) if slot < len(names) else kind}
         for slot, kind in enumerate(_outputs(definition))
     ]
-    described = _row(name, definition)
-    described["outputs"] = outputs
-    described["inputs"] = {section: inputs for section, inputs in sections.items() if inputs}
+    document["inputs"] = {section: inputs for section, inputs in sections.items() if inputs}
+    if price := _price(definition.get("price_badge"), full=full):
+        document["price_badge"] = price
+    if aliases := foreign.items(definition.get("search_aliases")):
+        document["also_called"] = safe_text.clean(", ".join(map(str, aliases)), TEXT_LIMIT)
     if definition.get("description"):
-        described["server_description"] = safe_text.clean(
+        document["server_description"] = safe_text.clean(
             definition["description"], 2000 if full else TEXT_LIMIT
         )
     if definition.get("python_module"):
-        described["from"] = safe_text.clean(definition["python_module"], 120)
-    return described
+        document["from"] = safe_text.clean(definition["python_module"], 120)
+    return document
 
 
-def _input(spec: InputSpec, full: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": spec.type}
-    if spec.choices is not None:
-        shown = spec.choices if full else choices_shown(spec.choices, CHOICES_SHOWN)
-        told["choices"] = list(shown)
-        told["choices_count"] = len(spec.choices)
-        if len(shown) < len(spec.choices):
-            told["choices_hint"] = "--full shows the rest"
-    elif spec.options.get("remote"):
-        told["choices"] = "fetched from the server by the editor"
-    for option in OPTIONS_SHOWN:
-        value = spec.options.get(option)
-        if value is None or value is False or value == "":
-            continue
-        told[option] = safe_text.clean(value, TEXT_LIMIT) if isinstance(value, str) else value
-    if spec.upload:
-        told["takes_upload"] = spec.upload
-    return told
-
-
-def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """Class names close to a misspelt one."""
-    by_case = {other.lower(): other for other in known}
-    if name.lower() in by_case:
-        return [by_case[name.lower()]]
-    close = difflib.get_close_matches(name, known, 5, 0.6)
-    return close or [other for other in known if name.lower() in other.lower()][:5]
+def _price(badge: object, *, full: bool) -> Document:
+    """What the node costs, as its badge in the editor: a fixed price, else the inputs that decide and the rule."""
+    rule = " ".join(foreign.text(foreign.mapping(badge).get("expr")).split())
+    if not rule:
+        return {}
+    depends = foreign.mapping(foreign.mapping(badge).get("depends_on"))
+    inputs = [
+        safe_text.clean(entry.get("name") if isinstance(entry, Mapping) else entry, 80)
+        for key in ("widgets", "inputs", "input_groups")
+        for entry in foreign.items(depends.get(key))
+    ]
+    try:
+        fixed = json.loads(rule)
+    except ValueError:
+        fixed = None
+    if isinstance(fixed, dict) and not inputs:
+        return {key: value for key, value in fixed.items() if key != "type"}
+    return {
+        "depends_on": inputs,
+        "rule": safe_text.clean(rule, None if full else PRICE_RULE_LIMIT),
+    }

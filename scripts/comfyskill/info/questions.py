@@ -11,7 +11,9 @@ from typing import TypeVar
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.base.programs import command
+from comfyskill.graph.nearest import meant, nearest
 from comfyskill.info import node_search
+from comfyskill.server import connect
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
@@ -126,8 +128,10 @@ def features(server: Dialect) -> Document:
     listing = {"local": "api/jobs", "v2": "api/v2/jobs"}.get(server.api)
     jobs_api = listing is None or answers(server, listing, {"limit": 1})
     native_cancel = server.api != "local" or has_cancel_route(server)
+    also_v2 = server.api == "local" and connect.speaks_v2(server) is not None
     return about(server) | {
-        "chosen_because": server.why,
+        "chosen_because": f"{server.why}; it speaks API v2 too (--api v2)" if also_v2 else server.why,
+        "api_v2": also_v2 or server.api == "v2",
         "jobs_api": jobs_api,
         "own_prompt_ids": server.own_ids,
         "websocket": server.has_socket,
@@ -170,7 +174,7 @@ def _paths(server: Dialect) -> dict[str, str]:
 def answers(
     server: Dialect, path: str, params: Mapping[str, object] | None = None, *, absent_is_empty: bool = False
 ) -> bool | str:
-    """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
+    """Whether a GET route exists: True, False, `refused` when the key does not allow it, `unknown` when it failed."""
     try:
         response = server.open_stream(path, params, timeout=20)
         response.close()
@@ -182,7 +186,7 @@ def answers(
             return absent_is_empty and server.api != "v2" and bool(error.details.get("server_said"))
         if error.exit == Exit.UNREACHABLE:
             raise
-        return False
+        return "unknown" if error.code in ("server_error", "busy") else False
     return True
 
 
@@ -229,7 +233,9 @@ def node(server: Facts, name: str, *, full: bool = False) -> Document:
     """
     definitions = server.definitions([name])
     if name not in definitions:
-        near = node_search.nearest(name, list(server.definitions()))
+        known = list(server.definitions())
+        only = meant(name, known)
+        near = [only] if only else nearest(name, known, 5)
         raise SkillError(
             f"the server has no node class {safe_text.quoted(name)}",
             code="no_such_node",
@@ -305,7 +311,7 @@ def extensions(server: Dialect, *, text: str | None = None, full: bool = False) 
 
 def templates(server: Dialect, *, text: str | None = None, full: bool = False) -> Document:
     """The workflow templates: official ones with title, kind and models, then those of node packs as PACK/NAME."""
-    index = offered(server, "workflow templates", lambda: server.get_json("templates/index.json"))
+    index = offered(server, "workflow templates", server.template_index)
     rows = []
     for group in foreign.mappings(index):
         for entry in foreign.mappings(group.get("templates")):

@@ -9,20 +9,17 @@ import base64
 import hashlib
 import html
 import json
-import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from comfyskill.base import safe_text
-from comfyskill.batch.plan import OUTPUT_COLUMN
-from comfyskill.batch.results import Results, Row, seed_of, short
+from comfyskill.base.cli import Document
+from comfyskill.batch.results import Results, Row
+from comfyskill.pages.layout import Edge, layout, one_line, values_of
 
 MOST_VALUE = 2000
-# Larger grids are hard to read; only the list is shown.
-MOST_CELLS = 4000
-MOST_STEPS = 200
 # Files that a browser shows or saves. Others (SVG, HTML, XML) may hold a script, which would run with the page's rights.
 LINKED = (
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".exr", ".hdr", ".mp4", ".webm", ".mov",
@@ -248,7 +245,7 @@ def page(results: Results) -> bytes:
     data = json.dumps(_data(results), ensure_ascii=True, separators=(",", ":"))
     # Inside <script> only `<` could end the element.
     data = safe_text.redact(data).replace("<", "\\u003c")
-    title = f"{short(_bare(results.origin), 80)}: {results.plan.count} runs"
+    title = f"{one_line(_bare(results.origin), 80)}: {results.plan.count} runs"
     policy = (
         f"default-src 'none'; script-src {_digest(SCRIPT)}; style-src {_digest(STYLE)};"
         " img-src 'self' file: data:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
@@ -286,59 +283,36 @@ def _demo_note(results: Results) -> str:
 
 
 def _summary(results: Results) -> str:
-    counts: dict[str, int] = {}
-    for row in results.rows:
-        counts[row.status] = counts.get(row.status, 0) + 1
-    words = [
-        f"{count} {status.replace('_', ' ')}"
-        for status, count in sorted(counts.items(), key=lambda item: -item[1])
-    ]
+    counts = Counter(row.status for row in results.rows).most_common()
+    parts = [f"{count} {status.replace('_', ' ')}" for status, count in counts]
     if results.made:
-        words.append(time.strftime("started %Y-%m-%d %H:%M", time.localtime(results.made)))
-    return " · ".join(words)
+        parts.append(time.strftime("started %Y-%m-%d %H:%M", time.localtime(results.made)))
+    return " · ".join(parts)
 
 
-def _data(results: Results) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for name in results.plan.names if name != OUTPUT_COLUMN))
-    seeded = "seed" not in names and any(seed_of(row) is not None for row in results.rows)
+def _data(results: Results) -> Document:
+    """What the page's script reads."""
+    shown = layout(results, results.rows)
     return {
-        "names": [_text(name) for name in names] + (["seed"] if seeded else []),
-        "axes": _axes(results),
-        "runs": [_run(row, names, seeded) for row in results.rows],
+        "names": [_text(name) for name in shown.names],
+        "axes": [_axis(edge) for edge in shown.edges] if shown.is_grid else [],
+        "runs": [_run(row, shown.names) for row in shown.rows],
     }
 
 
-def _axes(results: Results) -> list[dict[str, Any]]:
-    """The axes that vary, with a label per step that occurs; empty when a grid would not help."""
-    used: list[dict[int, str]] = [{} for _ in results.plan.axes]
-    for row in results.rows:
-        for at, step in enumerate(row.steps):
-            used[at].setdefault(step, "")
-    found: list[dict[str, Any]] = []
-    sizes: list[int] = []
-    for at, axis in enumerate(results.plan.axes):
-        if len(used[at]) < 2:
-            continue
-        labels = {}
-        for step in sorted(used[at]):
-            values = {name: value for name, value in axis.at(step).items() if name != OUTPUT_COLUMN}
-            labels[step] = _text(", ".join(_label(value) for value in values.values()) or f"#{step}")
-        name = _text(", ".join(name for name in axis.names if name != OUTPUT_COLUMN)) or "run"
-        found.append({"at": at, "name": name, "steps": [[step, label] for step, label in labels.items()]})
-        sizes.append(len(labels))
-    return found if len(found) >= 2 and math.prod(sizes) <= MOST_CELLS and max(sizes) <= MOST_STEPS else []
+def _axis(edge: Edge) -> Document:
+    steps = [[step, _text(edge.label(step))] for step in edge.steps]
+    return {"at": edge.axis, "name": _text(edge.name), "steps": steps}
 
 
-def _label(value: Any) -> str:
-    text = short(value, 500)
-    return text if len(text) <= 90 else f"{text[:89]}…"
-
-
-def _run(row: Row, names: list[str], seeded: bool) -> dict[str, Any]:
-    values = [_shown(row.values.get(name)) for name in names]
-    if seeded:
-        values.append(seed_of(row))
-    document: dict[str, Any] = {"r": row.run, "p": list(row.steps), "s": row.status, "v": values}
+def _run(row: Row, names: Sequence[str]) -> Document:
+    values = values_of(row)
+    document: Document = {
+        "r": row.run,
+        "p": list(row.steps),
+        "s": row.status,
+        "v": [_value(values.get(name)) for name in names],
+    }
     if row.seconds is not None:
         document["t"] = round(row.seconds, 2)
     if row.files:
@@ -350,18 +324,18 @@ def _run(row: Row, names: list[str], seeded: bool) -> dict[str, Any]:
     return document
 
 
-def _file(item: Mapping[str, Any]) -> list[Any]:
+def _file(item: Mapping[str, object]) -> list[str | int]:
     """A file for the page: address, kind, name, and whether it is linked."""
     path = str(item.get("file") or "")
     linked = int(path.lower().endswith(LINKED))
     return [quote(path, safe="/"), _text(item.get("type")), _text(item.get("filename")), linked]
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, bool) or value is None:
-        return value if value is None else str(value).lower()
-    return value if isinstance(value, (int, float)) else _text(value, MOST_VALUE)
+def _value(value: object) -> str | float | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if value is None or isinstance(value, (int, float)) else _text(value, MOST_VALUE)
 
 
-def _text(value: Any, limit: int = 300) -> str:
+def _text(value: object, limit: int = 300) -> str:
     return safe_text.clean("" if value is None else value, limit)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, file_names, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.base.programs import command
 from comfyskill.batch import results as batch_results
 
@@ -15,13 +14,13 @@ MOST_FILES = 4
 MOST_TEXT = 200
 
 
-def write(folder: Path) -> dict[str, Any]:
+def write(folder: Path) -> Document:
     """Write all three into the folder; their paths for the JSON document. Raises SkillError or OSError."""
     from comfyskill.pages import contact_sheet, gallery
 
     results = batch_results.read(folder)
     counts = {status: results.count(status) for status in sorted({row.status for row in results.rows})}
-    document: dict[str, Any] = {"run_states": counts}
+    document: Document = {"run_states": counts}
     if results.outside:
         cli.warn(
             f"left out {safe_text.counted(results.outside, 'file')} that the journal names outside {folder}"
@@ -42,7 +41,7 @@ def write(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _first_rows(results: batch_results.Results) -> dict[str, Any]:
+def _first_rows(results: batch_results.Results) -> Document:
     """Values and files of the first runs: enough to find the best one of a small sweep."""
     rows = [
         {
@@ -60,7 +59,7 @@ def _first_rows(results: batch_results.Results) -> dict[str, Any]:
     return {"count": len(results.rows), "items": rows}
 
 
-def after_runs(folder: Path) -> dict[str, Any]:
+def after_runs(folder: Path) -> Document:
     """Make the pages; a failure or an interruption here does not change the report of the runs."""
 
     try:
@@ -75,6 +74,6 @@ def after_runs(folder: Path) -> dict[str, Any]:
         return {"report_problem": warning}
 
 
-def alone(folder: Path) -> dict[str, Any]:
+def alone(folder: Path) -> Document:
     """The report of --report: only the pages, made again."""
     return {"status": "ok", "output_dir": str(folder), **write(folder)}

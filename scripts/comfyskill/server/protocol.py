@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ import _common
 from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
 from comfyskill.base.programs import command
+from comfyskill.graph import nodes, replacements
 from comfyskill.graph.nodes import Graph
+from comfyskill.graph.replacements import Renamed, Replaced
 from comfyskill.server import multipart, transport
 
 if TYPE_CHECKING:
@@ -84,11 +87,15 @@ def accepted_id(prompt_id: object, ours: str, server: str) -> str:
 
 
 class Accepted(NamedTuple):
-    """The server's answer to a submit: the id it runs under, and which outputs it dropped (node id -> errors)."""
+    """The server's answer to a submit: the id it runs under, and which outputs it dropped (node id -> errors).
+
+    `renamed`: the nodes whose class the server has replaced by another, under which they run.
+    """
 
     prompt_id: str
     node_errors: Mapping[str, Any] = {}
     found_again: bool = False
+    renamed: Sequence[Renamed] = ()
 
 
 class JobState(NamedTuple):
@@ -174,6 +181,8 @@ class Dialect(transport.Server, abc.ABC):
     def __init__(self, url: str, access: _common.Access | None = None, *, demo: bool = False) -> None:
         super().__init__(url, access, demo=demo)
         self._definitions: NodeDefinitions = {}
+        self._lacking: set[str] = set()  # classes that it was asked for and has not
+        self._said_renamed: set[str] = set()
         self._whole: NodeDefinitions | None = None
         self._replacements: Mapping[str, object] | None = None
 
@@ -187,7 +196,8 @@ class Dialect(transport.Server, abc.ABC):
         """The flags by which a printed command names this server and how to trust it, without keys."""
         if self.fleeting:
             return ["--host", "demo"]
-        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
+        user = ["--header", f"{_common.USER_HEADER}: {self.access.user}"] if self.access.user else []
+        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags, *user]
 
     def explain_command(self, prompt_id: str) -> str:
         """The command that shows what happened to a job."""
@@ -219,6 +229,18 @@ class Dialect(transport.Server, abc.ABC):
     @abc.abstractmethod
     def cancel(self, prompt_id: str) -> bool:
         """Stop one job, running or waiting, and no other. False when there was nothing to stop."""
+
+    def cancel_all(self, prompt_ids: Sequence[str]) -> dict[str, SkillError]:
+        """Stop these jobs and no others, in this order; why, for each one of which that could not be confirmed."""
+        failed = {}
+        for prompt_id in prompt_ids:
+            try:
+                self.cancel(prompt_id)
+            except SkillError as error:
+                if error.code != "cancel_not_confirmed":
+                    raise
+                failed[prompt_id] = error
+        return failed
 
     @abc.abstractmethod
     def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
@@ -286,6 +308,10 @@ class Dialect(transport.Server, abc.ABC):
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
         return False
 
+    def known_input(self, path: Path) -> FileRef | None:  # noqa: ARG002
+        """An input file of the server that is known to have the bytes of this one, so that it need not be sent."""
+        return None
+
     def input_value(self, ref: FileRef) -> object:
         """What a graph's input must hold to name this file."""
         name = f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
@@ -329,6 +355,8 @@ class Dialect(transport.Server, abc.ABC):
                 f"{self.url} returned no definition of {safe_text.quoted(name)}",
                 code="bad_answer",
             )
+        if not answer:
+            self._lacking.add(name)
         self._definitions.update(answer)
         return answer
 
@@ -353,6 +381,41 @@ class Dialect(transport.Server, abc.ABC):
                     raise
                 self._replacements = {}
         return self._replacements
+
+    def replaced(self, graph: Graph) -> Replaced:
+        """The graph with the classes that this server has replaced by others, of those that it is known to lack.
+
+        Classes are not looked up for this: what a run needs to know of them was asked before it is submitted.
+        """
+        classes = {nodes.class_of(node) for _, node in nodes.each(graph)}
+        lacking = classes - self._whole.keys() if self._whole is not None else classes & self._lacking
+        table = self.replacements() if lacking else {}
+        new = {replacements.new_class(name, table) for name in lacking} - {None}
+        if not new:
+            return Replaced(graph, [])
+        known = self.definitions(sorted({*(classes & table.keys()), *(str(name) for name in new)}))
+        return replacements.replaced(graph, table, known)
+
+    def template_index(self) -> object:
+        """The index of the server's workflow templates. Raises SkillError `templates_broken`, or `not_found`."""
+        try:
+            return self.get_json("templates/index.json")
+        except SkillError as error:
+            if error.code != "not_found":
+                raise
+            system = self.stats()["system"]
+            installed = safe_text.clean(system.get("installed_templates_version") or "", 40)
+            if not installed:
+                raise
+            required = safe_text.clean(system.get("required_templates_version") or installed, 40)
+            raise SkillError(
+                f"the server has its templates package ({installed}) but serves no templates: it is broken",
+                code="templates_broken",
+                hint="in the server's Python: pip install --force-reinstall "
+                f"comfyui-workflow-templates=={required}; then restart ComfyUI",
+                installed=installed,
+                required=required,
+            ) from error
 
     def model_folders(self) -> list[str]:
         """The kinds of model folders the server has."""
@@ -421,11 +484,33 @@ class Dialect(transport.Server, abc.ABC):
         return None
 
     def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
-        """Submit exactly once: when the answer is lost, look for the job before sending it again.
+        """Submit exactly once, with the classes that the server has replaced under their new names.
+
+        Raises SkillError: `rejected` (exit 6), `refused` (4), `unreachable` (3), or `submit_unknown` (5) when the
+        server does not say what became of it.
+        """
+        try:
+            graph, renamed = self.replaced(submission.graph)
+        except SkillError:
+            graph, renamed = submission.graph, []  # the submit itself shows what is wrong
+        self._say_renamed(renamed)
+        accepted = self._submit(submission._replace(graph=graph), look_for, patience)
+        return accepted._replace(renamed=renamed)
+
+    def _say_renamed(self, renamed: Sequence[Renamed]) -> None:
+        for node in renamed:
+            if node.old in self._said_renamed:
+                continue
+            self._said_renamed.add(node.old)
+            lost = f", without its inputs {safe_text.quoted_list(node.lost, 10)}" if node.lost else ""
+            cli.warn(
+                f"{safe_text.quoted(node.old)} runs as {safe_text.quoted(node.new)}, which has replaced it on this server{lost}"
+            )
+
+    def _submit(self, submission: Submission, look_for: float, patience: float) -> Accepted:
+        """When the answer is lost, look for the job before sending it again.
 
         A throttled submit (429) is looked for as well and sent again for up to `patience` seconds.
-        Raises SkillError: `rejected` (exit 6), `refused` (4), `unreachable` (3), or `submit_unknown` when the
-        server can no longer be asked what became of it.
         """
         give_up = time.monotonic() + patience
         attempt = 0
@@ -514,6 +599,11 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
         else "check the job list once more before running again: if the job appears late, it would run twice",
         server_said=safe_text.clean(lost, 600),
     )
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID as 0.33 takes it for a prompt id: lower case, with hyphens."""
+    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) is not None
 
 
 def api_flags(api: str | None) -> list[str]:

@@ -7,13 +7,12 @@ of v2: on Comfy Cloud itself they come from v1, elsewhere they are not available
 
 from __future__ import annotations
 
-import importlib.util
 import mimetypes
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import _common
@@ -21,7 +20,7 @@ from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture, refuse_other_size
 from comfyskill.graph import nodes
-from comfyskill.server import cloud, transport, v2_records
+from comfyskill.server import cloud, local, transport, v2_records
 from comfyskill.server.protocol import (
     MARK,
     Accepted,
@@ -58,7 +57,6 @@ V1_ROUTES = {
     "features": "feature flags",
     "billing": "billing",
 }
-PIECE = 1 << 20
 # A cancelled job says `canceling` until the running node notices; behind the proxy it may say nothing at all.
 PATIENCE = 3.0
 PROXY_PATIENCE = 0.3
@@ -128,11 +126,10 @@ class V2(Dialect):
         return super().failure(response)
 
     # --- submit
-    def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
-        """Submit exactly once: the id of the submission is the Idempotency-Key, so a repeat cannot run twice.
+    def _submit(self, submission: Submission, look_for: float, patience: float) -> Accepted:
+        """The id of the submission is the Idempotency-Key, so a repeat cannot run twice.
 
-        Raises SkillError: `rejected` (6), `refused` (4), `unreachable` (3), `queue_full` or `busy` after `patience`
-        seconds of refusals, `submit_unknown` (5) when the server does not say what happened to it.
+        Raises SkillError also `queue_full` or `busy` after `patience` seconds of refusals.
         """
         self._check_upstream()
         give_up = time.monotonic() + patience
@@ -435,21 +432,10 @@ def reference(ref: FileRef) -> object:
     return {"__type": "core/ASSET", "info": {"id": ref.asset_id, "file_path": ref.filename}}
 
 
-def content_digest(path: Path) -> str | None:
-    """`blake3:<hex>` of a file, or None where Python has no blake3: the server hashes what it gets anyway."""
-    if importlib.util.find_spec("blake3") is None:
-        return None
-    blake3: Any = importlib.import_module("blake3")
-    digest = blake3.blake3()
-    with path.open("rb") as file:
-        for piece in iter(lambda: file.read(PIECE), b""):
-            digest.update(piece)
-    return f"blake3:{digest.hexdigest()}"
-
-
 def upload(server: V2, path: Path, name: str, subfolder: str = "") -> FileRef:
     """Send a file unless the server has its bytes already; the reference to put into the graph."""
-    digest = content_digest(path)
+    # Without the digest the server hashes what it gets.
+    digest = local.content_digest(path) if local.blake3_installed() else None
     known = _by_digest(server, digest, name) if digest else None
     return _ref(
         server, known or _send(server, path, f"{subfolder}/{name}" if subfolder else name, digest), name
@@ -526,7 +512,7 @@ def upload_again(server: V2, ref: FileRef) -> FileRef:
 def fetch(server: V2, ref: FileRef, target: Path) -> Path:
     """The file's bytes on disk."""
     with server.open_file(ref) as response, target.open("wb") as file:
-        for piece in transport.stream(response, PIECE):
+        for piece in transport.stream(response, local.PIECE):
             file.write(piece)
     return target
 
@@ -565,9 +551,7 @@ def _cancel_behind(url: str, upstream: str, prompt_id: str) -> bool:
     """
     if not all(_common.is_this_machine(urlsplit(address).hostname or "") for address in (url, upstream)):
         return False
-    from comfyskill.server.local import Local
-
-    behind = Local(upstream)
+    behind = local.Local(upstream)
     try:
         return behind.cancel(prompt_id)
     except SkillError:

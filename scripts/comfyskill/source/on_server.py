@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
@@ -10,8 +9,10 @@ from urllib.parse import quote
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.json_in import parse, text_of
+from comfyskill.graph.nearest import nearest
 from comfyskill.server import transport
-from comfyskill.server.transport import Server, stream
+from comfyskill.server.protocol import Dialect
+from comfyskill.server.transport import stream
 
 MAX_ANSWER = 64 * 1024 * 1024
 
@@ -23,8 +24,8 @@ class Kind(NamedTuple):
     """One kind of workflow on a server: what messages call it, how one is fetched, which names there are."""
 
     what: str
-    fetch: Callable[[Server, str], Fetched]
-    names: Callable[[Server], list[str]]
+    fetch: Callable[[Dialect, str], Fetched]
+    names: Callable[[Dialect], list[str]]
 
 
 class Blueprint(NamedTuple):
@@ -35,7 +36,7 @@ class Blueprint(NamedTuple):
     pack: str
 
 
-def fetch(server: Server, kind: str, name: str) -> Fetched:
+def fetch(server: Dialect, kind: str, name: str) -> Fetched:
     """The workflow of a name; `kind` is a key of `KINDS`.
 
     Raises:
@@ -49,7 +50,7 @@ def fetch(server: Server, kind: str, name: str) -> Fetched:
         raise _missing(server, kind, name) from error
 
 
-def template_names(server: Server) -> list[str]:
+def template_names(server: Dialect) -> list[str]:
     """The templates a server offers: official ones by name, those of node packs as PACK/NAME.
 
     Raises:
@@ -57,7 +58,7 @@ def template_names(server: Server) -> list[str]:
     """
     names = [
         foreign.text(entry.get("name"))
-        for group in foreign.mappings(server.get_json("templates/index.json"))
+        for group in foreign.mappings(server.template_index())
         for entry in foreign.mappings(group.get("templates"))
     ]
     packs = foreign.mapping(server.get_json("workflow_templates"))
@@ -70,7 +71,7 @@ def template_names(server: Server) -> list[str]:
     return [name for name in names if name]
 
 
-def saved_names(server: Server) -> list[str]:
+def saved_names(server: Dialect) -> list[str]:
     """The names (folders with `/`, without `.json`) of the workflows saved on a server; [] when there are none.
 
     Raises:
@@ -90,7 +91,7 @@ def saved_names(server: Server) -> list[str]:
     return [path.replace("\\", "/").removesuffix(".json") for path in paths if path.endswith(".json")]
 
 
-def blueprints(server: Server) -> list[Blueprint]:
+def blueprints(server: Dialect) -> list[Blueprint]:
     """The subgraph blueprints that a server offers, by name.
 
     Raises:
@@ -109,25 +110,25 @@ def blueprints(server: Server) -> list[Blueprint]:
     return sorted(found, key=lambda blueprint: (blueprint.name.lower(), blueprint.pack))
 
 
-def blueprint_names(server: Server) -> list[str]:
+def blueprint_names(server: Dialect) -> list[str]:
     """The names of the blueprints that a server offers."""
     return [blueprint.name for blueprint in blueprints(server)]
 
 
-def _template(server: Server, name: str) -> Fetched:
+def _template(server: Dialect, name: str) -> Fetched:
     """A template by name, or `PACK/NAME` for one of a node pack."""
     pack, _, title = _clean(name, "template").rpartition("/")
     folder = f"workflow_templates/{quote(pack, safe='')}" if pack else "templates"
     return _read(server, f"{folder}/{quote(title)}.json", f"template {name!r}")
 
 
-def _saved(server: Server, name: str) -> Fetched:
+def _saved(server: Dialect, name: str) -> Fetched:
     """A workflow that is saved on the server, by name with its folders."""
     path = "userdata/" + quote(f"workflows/{_clean(name, 'server')}.json", safe="")
     return _read(server, path, f"saved workflow {name!r}")
 
 
-def _blueprint(server: Server, name: str) -> Fetched:
+def _blueprint(server: Dialect, name: str) -> Fetched:
     """A blueprint by name, `PACK/NAME` or id."""
     known = blueprints(server)
     found = [entry for entry in known if name in (entry.id, entry.name, f"{entry.pack}/{entry.name}")]
@@ -168,7 +169,7 @@ def _clean(name: str, kind: str) -> str:
     return title
 
 
-def _read(server: Server, path: str, what: str) -> Fetched:
+def _read(server: Dialect, path: str, what: str) -> Fetched:
     response = server.open_stream(path, attempts=transport.ATTEMPTS)
     data = bytearray()
     with response:
@@ -180,15 +181,15 @@ def _read(server: Server, path: str, what: str) -> Fetched:
     return parse(text_of(bytes(data), origin), origin)
 
 
-def _missing(server: Server, kind: str, name: str) -> SkillError:
+def _missing(server: Dialect, kind: str, name: str) -> SkillError:
     """The failure (exit 2) for a workflow that the server does not have, with names that it has."""
     try:
         known = KINDS[kind].names(server)
-    except SkillError:
+    except SkillError as error:
+        if error.code == "templates_broken":
+            raise
         known = []
-    near = difflib.get_close_matches(name, known, 5, 0.4) or [
-        item for item in known if name.lower() in item.lower()
-    ]
+    near = nearest(name, known, 5)
     if near:
         hint = f"did you mean {safe_text.quoted_list([f'{kind}:{item}' for item in near], 5)}?"
     elif known:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import stat
 import sys
@@ -16,14 +15,18 @@ from typing import Any, BinaryIO, NamedTuple
 from comfyskill.base import foreign, text_files
 from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
-from comfyskill.editor import blueprint, outline
+from comfyskill.editor import outline
 from comfyskill.graph import nodes as graph_nodes
+from comfyskill.graph.nearest import nearest
+from comfyskill.server import node_definitions
+from comfyskill.server.facts import Facts
 from comfyskill.server.node_definitions import Definitions
-from comfyskill.server.transport import Server
-from comfyskill.source import on_server
+from comfyskill.server.protocol import Dialect
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
+# The prefixes of workflows on a server; `on_server.KINDS` has what each means.
+ON_SERVER = ("template", "server", "subgraph")
 BUNDLED = Path(__file__).resolve().parents[3] / "workflows"
 
 
@@ -66,7 +69,7 @@ def read(
     spec: str,
     *,
     stdin: BinaryIO | None = None,
-    server: Server | None = None,
+    server: Dialect | None = None,
     definitions: Callable[[], Definitions] = lambda: Definitions("none"),
     wildcard_seed: int | None = None,
     allow_unsure: bool = False,
@@ -107,7 +110,17 @@ def read(
     )  # fmt: skip
 
 
-def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = None) -> Loaded:
+def read_for(spec: str, server: Facts, *, allow_unsure: bool = False) -> Source:
+    """The workflow that `spec` names, ready to run on a server. Raises as `read`."""
+    return read(
+        spec,
+        server=server.live,
+        definitions=lambda: node_definitions.fetch(server),
+        allow_unsure=allow_unsure,
+    )
+
+
+def load(spec: str, *, stdin: BinaryIO | None = None, server: Dialect | None = None) -> Loaded:
     """The workflow that `spec` names, in the format in which it was found (see `read`)."""
     if asks_server(spec):
         kind, _, name = spec.partition(":")
@@ -120,7 +133,7 @@ def load(spec: str, *, stdin: BinaryIO | None = None, server: Server | None = No
 def asks_server(spec: str) -> bool:
     """Whether `spec` names a workflow on a server."""
     kind, colon, _ = spec.partition(":")
-    return bool(colon) and kind in on_server.KINDS
+    return bool(colon) and kind in ON_SERVER
 
 
 def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
@@ -137,9 +150,11 @@ def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
                 yield dict(entry)
 
 
-def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
+def _from_server(kind: str, name: str, server: Dialect | None) -> Loaded:
     if server is None:
         raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
+    from comfyskill.source import on_server
+
     document, notes = on_server.fetch(server, kind, name)
     if kind == "subgraph":
         document, added = _runnable(document)
@@ -149,6 +164,8 @@ def _from_server(kind: str, name: str, server: Server | None) -> Loaded:
 
 def _runnable(document: object) -> tuple[object, list[str]]:
     """A blueprint with loaders and savers at its open ends, and notes that name them."""
+    from comfyskill.editor import blueprint
+
     made = blueprint.complete(foreign.mapping(document))
     notes = [f"nodes were added for its inputs and outputs: {', '.join(made.added)}"] if made.added else []
     if made.unlinked:
@@ -305,9 +322,8 @@ def _near_files(spec: str) -> str:
         beside = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except (OSError, ValueError):
         return f"there is no folder {path.parent} either"
-
-    near = [beside[name] for name in difflib.get_close_matches(path.name, beside, 3, 0.6)]
-    near = near or [bundled[name] for name in difflib.get_close_matches(stem, bundled, 3, 0.7)]
+    near = [beside[name] for name in nearest(path.name, beside, 3)]
+    near = near or [bundled[name] for name in nearest(stem, bundled, 3)]
     return f"did you mean {', '.join(map(str, near))}?" if near else ""
 
 
