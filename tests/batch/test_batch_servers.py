@@ -228,7 +228,7 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
 ) -> None:
     """The first session ends while one server says nothing; that one wakes up with our runs in its queue."""
     one, two = new_demo(), new_demo()
-    workflow = graph_file(graphs.sleeper(2.0, 2, seed=100))
+    workflow = graph_file(graphs.sleeper(1.0, 2, seed=100))
     process = run.start(
         "run_batch.py", workflow, "--host", one.url, "--host", two.url, "--output-dir", "out", "--count", 7,
         "--reconnect-time", 1, "--no-report",
@@ -288,7 +288,7 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
     """Runs that were moved but not yet submitted elsewhere are taken up again on the server that has them."""
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(1.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "run_batch.py", graph_file(graphs.sleeper(0.6, 2, seed=100)), "--host", one.url, "--host", two.url,
         "--output-dir", "out", "--count", 14, "--reconnect-time", 1, "--no-report",
     )  # fmt: skip
     wait_for(lambda: len(queued(one)) >= 4)
@@ -313,12 +313,12 @@ def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_ther
     """The executing run is the last one that others take over; a run that both executed is counted."""
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(2.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "run_batch.py", graph_file(graphs.sleeper(1.0, 2, seed=100)), "--host", one.url, "--host", two.url,
         "--output-dir", "out", "--count", 10, "--reconnect-time", 0.5, "--no-report",
     )  # fmt: skip
     wait_for(lambda: len(queued(one)) >= 4)
     (executing,) = one.get("/queue")["queue_running"]
-    one.fault("drop-socket:frames=1", "down:ms=4000")
+    one.fault("drop-socket:frames=1", "down:ms=2000")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out
     ended = finished(one, two)

@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_batch_survival import begin, done, submitted, wait_for
+from test_batch_survival import begin, done, submitted
 
 import graphs
 from bundle import SCRIPTS, Demo, Ran, Runner
+from queues import wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and signals are tested on POSIX")
 PRECIOUS = b"precious data of the user"

@@ -196,7 +196,7 @@ class Lane(threading.Thread):
                 self.ends.failed(flight, "timed_out", "timed_out", facts, None)
 
     def _top_up(self) -> None:
-        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server is gone or refuses."""
+        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server does not answer or refuses."""
         while len(self.here) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:
@@ -269,7 +269,7 @@ class Lane(threading.Thread):
         """Whether the server has this run from an earlier session; then it is followed from here on."""
         prompt_id = todo.prompt_id
         if prompt_id is None:
-            if not (todo.look and self.server.own_ids):
+            if not (todo.perhaps_sent and self.server.own_ids):
                 return False
             prompt_id = self.batch.prompt_id(todo.run, todo.attempt)
         elif todo.host is not None and todo.host != self.url:
@@ -312,7 +312,7 @@ class Lane(threading.Thread):
             prompt_id=prompt_id,
             accepted=False,
             host=self.url,
-            look=False,
+            perhaps_sent=False,
             end=None,
             left=None,
         )
@@ -363,7 +363,7 @@ class Lane(threading.Thread):
             self.ends.failed(flight, error.code, "error", failure_facts(error), None)
 
     def _release(self, todo: Todo) -> None:
-        """Record that this run is on no server: --resume submits it without a look."""
+        """Record that this run is on no server: --resume submits it at once."""
         self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
 
     def _refused_for_now(self, error: SkillError) -> None:
