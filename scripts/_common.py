@@ -29,6 +29,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]  # scheme, host, port
 _named: set[Origin] = set()
+# Names a user of a multi-user ComfyUI; it is not a credential, so commands repeat it.
+USER_HEADER = "comfy-user"
 SECRET_HEADERS = ("authorization", "cookie", "key", "token", "secret")
 
 
@@ -230,6 +232,11 @@ class Access:
         return bool(self.key) or any(is_secret_header(name) for name in self.headers)
 
     @property
+    def user(self) -> str | None:
+        """The user of a multi-user ComfyUI that the headers name."""
+        return next((value for name, value in self.headers.items() if name.lower() == USER_HEADER), None)
+
+    @property
     def trust_flags(self) -> list[str]:
         """The flags that say which certificates to trust."""
         named = ["--ca-bundle", str(paths.absolute(self.ca_bundle))] if self.ca_bundle else []
@@ -285,13 +292,15 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
                 f"the value of --header {name.strip()} contains characters that a header cannot carry",
                 hint="copy it again without the quotation marks, dashes or dots that a text editor inserted",
             )
+        headers[name.strip()] = value
+        if name.strip().lower() == USER_HEADER:
+            continue
         secret = is_secret_header(name)
         safe_text.hide(value, pieces=secret)
         # A server may echo the token without its scheme, or the cookie without its name.
         for word in {*value.split(), *re.split(r"[\s;,=\"]+", value)}:
             if len(word) >= 8:
                 safe_text.hide(word, pieces=secret)
-        headers[name.strip()] = value
     return headers
 
 

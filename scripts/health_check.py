@@ -90,7 +90,7 @@ def unasked(why: str) -> list[Check]:
     """The checks that need a server, skipped."""
     from comfyskill.machine import health
 
-    names = ("websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
+    names = ("version", "websocket", "definitions", "models", "disk", "queue", "manager", "account", "clock")
     return [health.skipped(name, why) for name in names]
 
 
@@ -118,6 +118,7 @@ def server_checks(server: Dialect, workflow: str | None, *, smoke: bool) -> list
 
     asked: list[tuple[str, Callable[[], Check]]] = [
         ("server", lambda: health.server_answers(server)),
+        ("version", lambda: health.version_tried(server)),
         ("account", lambda: health.account_allows(server)),
         ("websocket", lambda: health.socket_opens(server)),
         ("definitions", lambda: health.definitions_readable(server)),

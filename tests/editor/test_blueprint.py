@@ -50,6 +50,17 @@ def test_each_output_is_kept(completed, graph):
     assert one(graph, "PreviewAny")[1]["inputs"]["source"] == ["5:3", 0]
 
 
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_an_output_that_is_saved_inside_gets_no_second_saver(as_objects):
+    document = blueprint()
+    graph = document["definitions"]["subgraphs"][0]
+    slot = {"name": "images", "type": "IMAGE", "link": 9}
+    graph["nodes"].append({"id": 4, "type": "SaveImage", "inputs": [slot], "widgets_values": ["x"]})
+    graph["links"].append([9, 1, 0, 4, 0, "IMAGE"] if not as_objects else {
+        "id": 9, "origin_id": 1, "origin_slot": 0, "target_id": 4, "target_slot": 0, "type": "IMAGE"})  # fmt: skip
+    assert "IMAGE (SaveImage)" not in blueprints.complete(document).added
+
+
 def test_a_value_that_the_file_lacks_is_the_inner_widgets(graph):
     assert graph["5:2"]["inputs"]["blur_radius"] == 9
     assert graph["5:3"]["inputs"]["seed"] == 7

@@ -82,6 +82,54 @@ def test_a_healthy_server(check, any_server):
     assert "run_workflow.py" in report["next"][0]
 
 
+OLD_PACKAGE = {"name": "comfyui-workflow-templates", "installed": "0.9.2", "required": "0.11.44"}
+
+
+@pytest.mark.parametrize(
+    ("system", "result", "untried", "outdated"),
+    [
+        ({"comfyui_version": "0.33.0"}, "ok", None, []),
+        ({"comfyui_version": "0.34.1"}, "ok", "newer", []),
+        ({"comfyui_version": "0.3.64"}, "ok", "older", []),
+        ({"comfyui_version": "my branch"}, "ok", None, []),
+        ({"comfyui_version": "0.33.0", "comfy_package_versions": [OLD_PACKAGE, {}, None]}, "warn", None, [OLD_PACKAGE]),
+        (
+            {"comfyui_version": "0.8.0", "installed_templates_version": "0.9.2", "required_templates_version": "0.11.44"},
+            "warn", None, [OLD_PACKAGE],
+        ),
+        (
+            {"comfyui_version": "0.8.0", "installed_templates_version": "0.11.44", "required_templates_version": "0.7.67"},
+            "ok", None, [],
+        ),
+    ],
+)  # fmt: skip
+def test_the_version_and_the_packages_of_a_server_are_judged(check, system, result, untried, outdated):
+    class Stats(Web):
+        def do_GET(self):
+            self.status = 200 if self.path.endswith("/system_stats") else 404
+            super().do_GET()
+
+        page = json.dumps({"system": system, "devices": []}).encode()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stats)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        rows = by_name(check("--host", f"http://127.0.0.1:{server.server_address[1]}", exit_code=1))
+    finally:
+        server.shutdown()
+        server.server_close()
+    row = rows["version"]
+    assert (row["result"], row.get("untried"), row.get("outdated", [])) == (result, untried, outdated)
+    assert row["tried"] == "0.8.0 to 0.33.0"
+
+
+def test_the_readme_names_the_versions_that_were_tried():
+    from comfyskill.machine import health
+
+    for number in (health.OLDEST_TRIED, health.NEWEST_TRIED):
+        assert ".".join(map(str, number)) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_next_command_runs_as_it_stands(check, run, new_demo):
     server = new_demo("--step-time", "0.005", "--models", "checkpoints=v1-5-pruned-emaonly.safetensors")
     command = shlex.split(check("--host", server.url)["next"][0])

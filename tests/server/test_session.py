@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import socket
 import ssl
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +16,10 @@ import _common
 import graphs
 from bundle import Demo, Runner
 from comfyskill.server import session as server_session
+from web_server import Web
 
 KEY = "comfyui-canary-0123456789abcdef"
 BEARER = "canary-bearer-9876543210fedcba"
-
-
-class Web:
-    """A small HTTP server that keeps what it received and answers as it is told: path -> (status, headers, body)."""
-
-    def __init__(self, host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
-        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
-        web = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                path = self.path.split("?")[0]
-                web.seen.append(
-                    (self.command, path, {key.lower(): value for key, value in self.headers.items()})
-                )
-                status, headers, body = web.answers.get(path, (404, {}, b""))
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_HEAD = _answer
-
-            def log_message(self, *_args: Any) -> None:
-                return
-
-        self.server = http.server.ThreadingHTTPServer((host, 0), Handler)
-        if context is not None:
-            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        scheme = "https" if context else "http"
-        self.url = f"{scheme}://{host}:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def json(self, path: str, value: Any, status: int = 200) -> None:
-        self.answers[path] = (status, {"Content-Type": "application/json"}, json.dumps(value).encode())
-
-    def redirect(self, path: str, target: str, status: int = 302) -> None:
-        self.answers[path] = (status, {"Location": target, "Set-Cookie": "session=canary-cookie-42"}, b"")
-
-    def headers(self, path: str) -> dict[str, str]:
-        return next(headers for _, seen, headers in self.seen if seen == path)
-
-
-@pytest.fixture
-def web() -> Iterator[Callable[..., Web]]:
-    started: list[Web] = []
-
-    def start(*args: Any, **options: Any) -> Web:
-        started.append(Web(*args, **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.server.shutdown()
-        server.server.server_close()
 
 
 def server_with_key(url: str) -> Any:

@@ -388,6 +388,10 @@ def pages(content):
         server.server_close()
 
 
+def test_every_prefix_has_its_kind():
+    assert set(read.ON_SERVER) == set(on_server.KINDS)
+
+
 @pytest.mark.parametrize("spec", ["template:fox one", "template:fox one.json"])
 def test_a_template_is_fetched_and_converted(spec):
     with pages(PAGES) as (server, asked):

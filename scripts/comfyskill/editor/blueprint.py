@@ -14,7 +14,7 @@ from typing import NamedTuple
 from comfyskill.base import foreign
 from comfyskill.base.cli import Document
 from comfyskill.editor.build import named_values
-from comfyskill.editor.read import node_of
+from comfyskill.editor.read import link_of, node_of
 
 # The class that gives a type, and the suffix of the file that it loads (empty: it takes a text).
 LOADERS = {
@@ -168,7 +168,7 @@ def _add_savers(new: _Additions, node: Document, graph: Mapping[str, object]) ->
     for number, boundary in enumerate(foreign.mappings(graph.get("outputs"))):
         kind = foreign.text(boundary.get("type"))
         place = _place_of(slots, boundary)
-        if foreign.items(slots[place].get("links")):
+        if foreign.items(slots[place].get("links")) or _is_kept_inside(graph, boundary):
             continue
         class_type, input_name = SAVERS.get(kind, SHOWN)
         saver = new.next_id()
@@ -176,6 +176,17 @@ def _add_savers(new: _Additions, node: Document, graph: Mapping[str, object]) ->
         slots[place]["links"] = [link]
         slot = {"name": input_name, "type": kind, "link": link}
         new.add(_node(saver, class_type, _label(boundary), inputs=[slot]))
+
+
+def _is_kept_inside(graph: Mapping[str, object], boundary: Mapping[str, object]) -> bool:
+    """Whether a node inside the subgraph already saves or shows what this output gives."""
+    links = [link for row in foreign.items(graph.get("links")) if (link := link_of(row))]
+    ends = {str(link) for link in foreign.items(boundary.get("linkIds"))}
+    given = {(link.origin, link.origin_slot) for link in links if link.id in ends}
+    targets = {link.target for link in links if (link.origin, link.origin_slot) in given}
+    keepers = {class_type for class_type, _ in (*SAVERS.values(), SHOWN)} | {"PreviewImage"}
+    nodes = foreign.mappings(graph.get("nodes"))
+    return any(node.get("type") in keepers and str(node.get("id")) in targets for node in nodes)
 
 
 def _place_of(slots: list[Document], boundary: Mapping[str, object]) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfyskill.base import file_names, foreign
-from comfyskill.editor import pack_rules
 from comfyskill.editor.read import BYPASSED, EDITOR_ONLY, MUTED, subgraphs_of
 
 NOTE_TYPES = re.compile(r"(?i)note|label|markdown|comment|readme")
@@ -114,6 +113,8 @@ def _is_off(node: Mapping[str, object]) -> bool:
 
 def _runs_on_server(node: Mapping[str, object]) -> bool:
     """Whether a saved node has a class of the server; subgraph instances have the definition's UUID as type."""
+    from comfyskill.editor import pack_rules
+
     kind = node.get("type")
     return (
         isinstance(kind, str)

@@ -166,7 +166,7 @@ def _graph(saved: Mapping[str, object]) -> SavedGraph:
         raise SkillError(f"a graph with more than {MAX_NODES} nodes", code="too_large")
     rows = saved.get("links")
     for raw in rows.values() if isinstance(rows, Mapping) else foreign.items(rows):
-        link = _link(raw)
+        link = link_of(raw)
         if link is not None:
             graph.links.setdefault(link.id, link)
     graph.inputs = [_boundary(raw) for raw in foreign.mappings(saved.get("inputs"))]
@@ -238,7 +238,7 @@ def _slot(raw: Mapping[str, object]) -> Slot:
     )
 
 
-def _link(raw: object) -> Link | None:
+def link_of(raw: object) -> Link | None:
     """A link from its array (0.4) or object (1.0) form; None for a damaged row."""
     if isinstance(raw, list) and len(raw) >= 5:
         number, origin, origin_slot, target, target_slot = raw[:5]

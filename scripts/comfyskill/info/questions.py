@@ -13,6 +13,7 @@ from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.base.programs import command
 from comfyskill.graph.nearest import meant, nearest
 from comfyskill.info import node_search
+from comfyskill.server import connect
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
 from comfyskill.source import on_server
@@ -127,8 +128,10 @@ def features(server: Dialect) -> Document:
     listing = {"local": "api/jobs", "v2": "api/v2/jobs"}.get(server.api)
     jobs_api = listing is None or answers(server, listing, {"limit": 1})
     native_cancel = server.api != "local" or has_cancel_route(server)
+    also_v2 = server.api == "local" and connect.speaks_v2(server) is not None
     return about(server) | {
-        "chosen_because": server.why,
+        "chosen_because": f"{server.why}; it speaks API v2 too (--api v2)" if also_v2 else server.why,
+        "api_v2": also_v2 or server.api == "v2",
         "jobs_api": jobs_api,
         "own_prompt_ids": server.own_ids,
         "websocket": server.has_socket,
@@ -171,7 +174,7 @@ def _paths(server: Dialect) -> dict[str, str]:
 def answers(
     server: Dialect, path: str, params: Mapping[str, object] | None = None, *, absent_is_empty: bool = False
 ) -> bool | str:
-    """Whether a GET route exists: True, False, or `refused` when the key does not allow it."""
+    """Whether a GET route exists: True, False, `refused` when the key does not allow it, `unknown` when it failed."""
     try:
         response = server.open_stream(path, params, timeout=20)
         response.close()
@@ -183,7 +186,7 @@ def answers(
             return absent_is_empty and server.api != "v2" and bool(error.details.get("server_said"))
         if error.exit == Exit.UNREACHABLE:
             raise
-        return False
+        return "unknown" if error.code in ("server_error", "busy") else False
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ CLOCK_SKEW_S = 60
 LOCAL_PORTS = {8188: "ComfyUI's own port", 8000: "the Desktop app's port"}
 # A server that computes may take seconds to answer.
 ANSWER_LIMIT_S = 10.0
+# The versions of ComfyUI that this skill was tried with. README.md names them too.
+OLDEST_TRIED, NEWEST_TRIED = (0, 8, 0), (0, 33, 0)
 # The modules that the scripts need without the demo server; tqdm only draws bars.
 MODULES = ("requests", "websocket", "PIL")
 
@@ -53,6 +56,55 @@ def server_answers(server: Dialect) -> Check:
     device = devices[0]
     vram = f"{device['vram_free_gb']} of {device['vram_total_gb']} GB free"
     return ok("server", f"{version} on {safe_text.quoted(device['name'])}, {vram}", **kept)
+
+
+def version_tried(server: Dialect) -> Check:
+    """Whether this skill was tried with the server's version, and its installed packages are the ones that it requires."""
+    if server.api != "local":
+        return skipped("version", "a service chooses its own version")
+    system = foreign.mapping(server.stats().get("system"))
+    version = safe_text.name(foreign.text(system.get("comfyui_version")) or "of unknown version")
+    tried = " to ".join(".".join(map(str, number)) for number in (OLDEST_TRIED, NEWEST_TRIED))
+    if outdated := _outdated(system):
+        rows = [f"{row['name']} {row['installed']} (requires {row['required']})" for row in outdated[:4]]
+        return warn(
+            "version",
+            f"ComfyUI {version} has older packages than it requires: {', '.join(rows)}",
+            "in ComfyUI's folder, with its own Python: python -m pip install -r requirements.txt; then restart it",
+            outdated=outdated,
+            tried=tried,
+        )
+    number = _number(version)
+    if number is None or OLDEST_TRIED <= number <= NEWEST_TRIED:
+        return ok("version", f"ComfyUI {version}; this skill was tried with {tried}", tried=tried)
+    age = "newer" if number > NEWEST_TRIED else "older"
+    return ok(
+        "version",
+        f"ComfyUI {version} is {age} than the versions that this skill was tried with ({tried}); most things work",
+        tried=tried,
+        untried=age,
+    )
+
+
+def _outdated(system: Mapping[str, object]) -> list[Document]:
+    """The packages of the server that are older than it requires; 0.8 reports only two of them."""
+    rows = [dict(row) for row in foreign.mappings(system.get("comfy_package_versions"))]
+    for name, key in (("comfyui-frontend-package", "frontend"), ("comfyui-workflow-templates", "templates")):
+        installed = system.get(f"installed_{key}_version", system.get(f"comfyui_{key}_version"))
+        rows.append({"name": name, "installed": installed, "required": system.get(f"required_{key}_version")})
+    found: dict[str, Document] = {}
+    for row in rows:
+        installed, required = _number(row.get("installed")), _number(row.get("required"))
+        if installed is not None and required is not None and installed < required:
+            named = {key: safe_text.name(row[key]) for key in ("name", "installed", "required")}
+            found[named["name"]] = named
+    return list(found.values())
+
+
+def _number(version: object) -> tuple[int, ...] | None:
+    """A version as numbers that can be compared; None for another text, such as a branch."""
+    match = re.match(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?![\d.])", foreign.text(version))
+    return tuple(int(part or 0) for part in match.groups()) if match else None
 
 
 def socket_opens(server: Dialect) -> Check:

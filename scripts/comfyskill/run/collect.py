@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from comfyskill.base import file_limits, file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.server import transport
-from comfyskill.server.protocol import Dialect, FileRef
+from comfyskill.server.protocol import Dialect, FileRef, is_uuid
 
 if TYPE_CHECKING:
     import requests
@@ -75,6 +75,8 @@ class Saved(NamedTuple):
         }
         if self.sha256:
             row["sha256"] = self.sha256
+        if self.output.ref.asset_id and is_uuid(self.output.ref.asset_id):
+            row["asset_id"] = self.output.ref.asset_id
         if self.reused:
             row["reused"] = True
         if self.renamed:
@@ -150,7 +152,7 @@ def _ref(item: Mapping[str, Any]) -> FileRef:
         word("display_name"),
         word("url"),
         word("content_type") or word("format"),
-        word("asset_id"),
+        word("asset_id") or word("id"),
     )
 
 

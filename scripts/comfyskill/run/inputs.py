@@ -113,7 +113,7 @@ class Uploader:
             self._local[ref] = path
             return ref
         if not (self.server.own_ids and self.server.has_file(ref, path.stat().st_size)):
-            ref = self.server.upload(path, name=name)
+            ref = self.server.known_input(path) or self.server.upload(path, name=name)
         self._sent[digest] = ref
         self._local[ref] = path
         return ref

@@ -13,12 +13,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import cache, programs
+from comfyskill.base import cache, foreign, programs
 from comfyskill.base import flags as base_flags
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.server.protocol import Dialect
@@ -174,12 +175,10 @@ def probe(url: str, access: _common.Access) -> Found:
         flags = _asked(server, "features")
         if "supports_preview_metadata" in flags:
             return Found("local", "/features answers as a ComfyUI server does", _is_demo(flags))
-        if "status" in _asked(server, "api/v2/health"):
-            return Found("v2", "/api/v2/health answers")
-        if _is_v2_error(server):
-            return Found("v2", "/api/v2/jobs answers in API v2's error shape")
-        system = _asked(server, "api/system_stats").get("system")
-        if isinstance(system, dict) and "cloud_version" in system:
+        if found := speaks_v2(server):
+            return Found("v2", found)
+        system = foreign.mapping(_asked(server, "api/system_stats").get("system"))
+        if "cloud_version" in system:
             demo = _is_demo(_asked(server, "api/features"))
             return Found("cloud", "/api/system_stats names a cloud version", demo)
         server.stats()
@@ -188,33 +187,37 @@ def probe(url: str, access: _common.Access) -> Found:
         server.close()
 
 
-def _asked(server: Dialect, path: str) -> dict[str, Any]:
+def _asked(server: Dialect, path: str) -> Mapping[str, object]:
     """The object that a route answers with; empty when it has none to give."""
     try:
-        answer = server.get_json(path, timeout=10)
+        return foreign.mapping(server.get_json(path, timeout=10))
     except SkillError as error:
         if error.code in ("not_found", "bad_answer", "refused", "bad_request", "server_error"):
             return {}
         raise
-    return answer if isinstance(answer, dict) else {}
 
 
-def _is_demo(flags: dict[str, Any]) -> bool:
-    """Our own demo server, at whatever address, marks itself among its feature flags."""
-    extension = flags.get("extension")
-    return isinstance(extension, dict) and extension.get("comfyui_skill_demo") is True
+def _is_demo(flags: Mapping[str, object]) -> bool:
+    """Whether these are the feature flags of our own demo server, which marks itself at whatever address it has."""
+    return foreign.mapping(flags.get("extension")).get("comfyui_skill_demo") is True
 
 
-def _is_v2_error(server: Dialect) -> bool:
-    """API v2 wraps its errors as {"error": {"code": …}}, also for a missing key and for a list it does not offer."""
+def speaks_v2(server: Dialect) -> str | None:
+    """By what a server was recognised to speak API v2, or None.
+
+    API v2 wraps its errors as {"error": {"code": …}}, also for a missing key and for a list it does not offer.
+    """
+    if "status" in _asked(server, "api/v2/health"):
+        return "/api/v2/health answers"
     try:
         server.get("api/v2/jobs/none", attempts=1, timeout=10)
     except SkillError as error:
         if error.code == "unreachable":
             raise
-        said = str(error.details.get("server_said") or "")
-        return said.partition(":")[0] in ("unauthorized", "forbidden", "not_found", "not_implemented")
-    return False
+        said = str(error.details.get("server_said") or "").partition(":")[0]
+        if said in ("unauthorized", "forbidden", "not_found", "not_implemented"):
+            return "/api/v2/jobs answers in API v2's error shape"
+    return None
 
 
 def start(options: list[str] | None = None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from comfyskill.server.protocol import (
     JobSummary,
     Submission,
     accepted_id,
+    is_uuid,
     seconds,
 )
 
@@ -202,25 +202,8 @@ class Local(Dialect):
             ]
         return rows
 
-    def upload(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        kind: str = "image",
-        subfolder: str = "",
-        overwrite: bool = False,
-        original: FileRef | None = None,
-    ) -> FileRef:
-        """As everywhere; nothing is sent when the server's assets show that one of its input files has the same bytes."""
-        plain = kind == "image" and not subfolder and not overwrite
-        known = self._input_asset(path) if plain else None
-        return known or super().upload(
-            path, name=name, kind=kind, subfolder=subfolder, overwrite=overwrite, original=original
-        )
-
-    def _input_asset(self, path: Path) -> FileRef | None:
-        """The input file with these bytes; None where assets are off or the package blake3 is not installed."""
+    def known_input(self, path: Path) -> FileRef | None:
+        """As everywhere, by the server's assets; None where they are off or the package blake3 is not installed."""
         if not blake3_installed() or not self._has_assets():
             return None
         digest = content_digest(path)
@@ -284,18 +267,11 @@ class Local(Dialect):
             users = foreign.mapping(self.get_json("users", attempts=1, timeout=10)).get("users")
         except SkillError:
             return None
-        return users if isinstance(users, Mapping) and _user(self) not in users else None
-
-
-def _user(server: Dialect) -> str | None:
-    """The user that --header names."""
-    return next(
-        (value for name, value in server.access.headers.items() if name.lower() == "comfy-user"), None
-    )
+        return users if isinstance(users, Mapping) and self.access.user not in users else None
 
 
 def _user_needed(server: Dialect, users: Mapping[str, object], status: int, said: str) -> SkillError:
-    named = "an unknown user" if _user(server) else "no user"
+    named = "an unknown user" if server.access.user else "no user"
     hint = "add --header 'comfy-user: ID' with an id of `users`"
     if not users:
         hint = "create a user on the server's web page, then add --header 'comfy-user: ID'"
@@ -311,11 +287,6 @@ def _user_needed(server: Dialect, users: Mapping[str, object], status: int, said
         http_status=status,
         server_said=said,
     )
-
-
-def is_uuid(text: str) -> bool:
-    """Whether a text is a UUID as 0.33 takes it for a prompt id: lower case, with hyphens."""
-    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) is not None
 
 
 def _with_meta(graph: Graph) -> Graph:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -195,7 +196,8 @@ class Dialect(transport.Server, abc.ABC):
         """The flags by which a printed command names this server and how to trust it, without keys."""
         if self.fleeting:
             return ["--host", "demo"]
-        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags]
+        user = ["--header", f"{_common.USER_HEADER}: {self.access.user}"] if self.access.user else []
+        return ["--host", self.url, *api_flags(self.api), *self.access.trust_flags, *user]
 
     def explain_command(self, prompt_id: str) -> str:
         """The command that shows what happened to a job."""
@@ -305,6 +307,10 @@ class Dialect(transport.Server, abc.ABC):
     def has_file(self, ref: FileRef, size: int | None = None) -> bool:  # noqa: ARG002
         """Whether the server is known to have this file with this many bytes, so that it need not be sent."""
         return False
+
+    def known_input(self, path: Path) -> FileRef | None:  # noqa: ARG002
+        """An input file of the server that is known to have the bytes of this one, so that it need not be sent."""
+        return None
 
     def input_value(self, ref: FileRef) -> object:
         """What a graph's input must hold to name this file."""
@@ -593,6 +599,11 @@ def submit_failed(lost: transport.AnswerLost, *, sure: bool) -> SkillError:
         else "check the job list once more before running again: if the job appears late, it would run twice",
         server_said=safe_text.clean(lost, 600),
     )
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID as 0.33 takes it for a prompt id: lower case, with hyphens."""
+    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) is not None
 
 
 def api_flags(api: str | None) -> list[str]:

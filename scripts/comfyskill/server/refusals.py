@@ -304,7 +304,7 @@ def _wrong_type(error: _NodeError) -> Explanation:
 def _cycle(error: _NodeError) -> Explanation:
     ids = [safe_text.clean(item, 80) for item in foreign.items(error.extra.get("cycle_nodes"))]
     return (
-        f"the links of the graph form a cycle: {safe_text.name(error.said)}",
+        f"the links of the graph form a cycle: '{error.said}'",
         "remove one link of the cycle",
         {"cycle": safe_text.cap(ids, 20)} if ids else {},
     )

@@ -15,17 +15,18 @@ from typing import Any, BinaryIO, NamedTuple
 from comfyskill.base import foreign, text_files
 from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.json_in import not_json, parse, text_of
-from comfyskill.editor import blueprint, outline
+from comfyskill.editor import outline
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.graph.nearest import nearest
 from comfyskill.server import node_definitions
 from comfyskill.server.facts import Facts
 from comfyskill.server.node_definitions import Definitions
 from comfyskill.server.protocol import Dialect
-from comfyskill.source import on_server
 
 # A graph of 100,000 nodes has about 50 MB; anything larger is not a workflow, or is meant to exhaust memory.
 MAX_JSON = 256 * 1024 * 1024
+# The prefixes of workflows on a server; `on_server.KINDS` has what each means.
+ON_SERVER = ("template", "server", "subgraph")
 BUNDLED = Path(__file__).resolve().parents[3] / "workflows"
 
 
@@ -132,7 +133,7 @@ def load(spec: str, *, stdin: BinaryIO | None = None, server: Dialect | None = N
 def asks_server(spec: str) -> bool:
     """Whether `spec` names a workflow on a server."""
     kind, colon, _ = spec.partition(":")
-    return bool(colon) and kind in on_server.KINDS
+    return bool(colon) and kind in ON_SERVER
 
 
 def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
@@ -152,6 +153,8 @@ def declared_models(editor: Mapping[str, object]) -> Iterator[Document]:
 def _from_server(kind: str, name: str, server: Dialect | None) -> Loaded:
     if server is None:
         raise Misuse(f"{kind}:{name} needs a server", hint="add --host, or pass a file instead")
+    from comfyskill.source import on_server
+
     document, notes = on_server.fetch(server, kind, name)
     if kind == "subgraph":
         document, added = _runnable(document)
@@ -161,6 +164,8 @@ def _from_server(kind: str, name: str, server: Dialect | None) -> Loaded:
 
 def _runnable(document: object) -> tuple[object, list[str]]:
     """A blueprint with loaders and savers at its open ends, and notes that name them."""
+    from comfyskill.editor import blueprint
+
     made = blueprint.complete(foreign.mapping(document))
     notes = [f"nodes were added for its inputs and outputs: {', '.join(made.added)}"] if made.added else []
     if made.unlinked:
