@@ -8,8 +8,10 @@ from bundle import Runner
 
 BRISK = """
 from comfyskill.batch import fetch, lane, run
-lane.PROBE_PAUSE = fetch.PROBE_PAUSE = lane.BUSY_PAUSE = lane.SECOND_LOOK = 0.3
+from comfyskill.server import watch
+lane.PROBE_PAUSE = fetch.PROBE_PAUSE = lane.BUSY_PAUSE = lane.SECOND_LOOK = lane.SUBMIT_PATIENCE = 0.3
 run.CLEAR_PATIENCE = 3.0
+watch.LEAST_LOOK = watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 2.0
 """
 
 

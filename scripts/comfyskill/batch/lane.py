@@ -35,6 +35,8 @@ BUSY_PAUSE = 2.0
 SECOND_LOOK = 1.0
 # Time limit of a submit that can be found again: its connection may be dead.
 SUBMIT_LIMIT = 20.0
+# How long one submit is repeated while the server is busy, before other work of this lane goes on.
+SUBMIT_PATIENCE = 5.0
 # How much longer to wait for a server that refuses (full queue, too many requests) than for one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
@@ -196,7 +198,7 @@ class Lane(threading.Thread):
                 self.ends.failed(flight, "timed_out", "timed_out", facts, None)
 
     def _top_up(self) -> None:
-        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server does not answer or refuses."""
+        """Submit until enough runs are on the server, or none is left. Raises SkillError when it is gone or refuses."""
         while len(self.here) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:
@@ -321,7 +323,7 @@ class Lane(threading.Thread):
         )
         self.here.submitting = prompt_id
         with transport.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
-            accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
+            accepted = self.server.submit(self._submission(flight, prompt_id), patience=SUBMIT_PATIENCE)
         self._outage_since = self._refusing_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
