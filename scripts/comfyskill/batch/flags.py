@@ -72,7 +72,7 @@ class Request(NamedTuple):
 
 def request(args: argparse.Namespace) -> Request:
     """The values of a parsed command line. Raises SkillError (exit 2) for values that cannot be used."""
-    wishes = run_flags.wishes(args)
+    wishes = run_flags.wishes(run_flags.ValueFlags.of(vars(args)))
     servers = ServerFlags(
         args.host or (), args.api, args.api_key, args.api_key_file, args.header, args.ca_bundle, args.insecure
     )

@@ -65,7 +65,7 @@ def run(
     except OSError as error:
         batch.disk_failed(error)
     for lane in lanes:
-        lane.samples.remember()
+        lane.ends.remember_times()
     return report.report(batch, seconds)
 
 
