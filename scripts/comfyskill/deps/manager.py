@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import cli, foreign, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.server import transport
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
@@ -322,7 +322,7 @@ def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:
     return False
 
 
-def _pack_order(pack: str, ui_id: str) -> dict[str, Any]:
+def _pack_order(pack: str, ui_id: str) -> Document:
     return {
         "id": pack, "version": "latest", "selected_version": "latest", "channel": "default", "mode": "cache",
         "ui_id": ui_id, "skip_post_install": False,

@@ -86,7 +86,7 @@ def _ways(options: Options, asked: Asked, allowed: AllowedHosts) -> Ways:
     )  # fmt: skip
 
 
-def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, Any]]:
+def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[Document]:
     """What needs another name, not an install."""
     found = []
     for checked, spec in zip(checks, specs, strict=True):
@@ -94,9 +94,7 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
     return found
 
 
-def _require_consent(
-    yes: bool, steps: Sequence[Step], document: dict[str, Any], told: dict[str, Any]
-) -> None:
+def _require_consent(yes: bool, steps: Sequence[Step], document: Document, told: Document) -> None:
     """Raises SkillError with the plan unless there is something to do and the user has consented."""
     doable = [step for step in steps if step.how]
     consents = any(step.consent for step in steps)
@@ -112,7 +110,7 @@ def _require_consent(
         )  # fmt: skip
 
 
-def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: Sequence[str]) -> SkillError:
+def _interrupted(document: Document, outcomes: Sequence[Outcome], again: Sequence[str]) -> SkillError:
     """The failure after Ctrl-C: finished steps are listed, partial downloads are kept."""
     document["outcomes"] = [outcome.to_json() for outcome in outcomes]
     return SkillError(
@@ -123,7 +121,7 @@ def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: S
     )  # fmt: skip
 
 
-def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> Document:
     """Restart the server, which loads new packs, if the user asked for it and no job runs; the facts for the report."""
     if not any(outcome.done and outcome.step.kind == "pack" for outcome in outcomes):
         return {}
@@ -173,7 +171,7 @@ def _second_look(
     raise _incomplete(document, steps, outcomes)
 
 
-def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
+def _incomplete(document: Document, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
     failed = [outcome for outcome in outcomes if not outcome.done]
     left = len(document["still_missing"])
     message = f"{safe_text.counted(left, 'thing')} {'is' if left == 1 else 'are'} still missing"
@@ -209,9 +207,9 @@ class Outcome(NamedTuple):
     error: SkillError | None = None
     facts: Mapping[str, Any] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The outcome for a report."""
-        document: dict[str, Any] = {
+        document: Document = {
             "kind": self.step.kind, "name": safe_text.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
             "message": safe_text.clean(self.message, 500),
         }  # fmt: skip
@@ -298,7 +296,7 @@ def _download(step: Step, ways: Ways) -> Outcome:
     target = ways.models_folder.joinpath(*step.relative.split("/"))
     wanted = download.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
     fetched = download.fetch(wanted, ways.allowed)
-    facts: dict[str, Any] = {
+    facts: Document = {
         "file": str(fetched.path), "bytes": fetched.bytes, "sha256": fetched.sha256, "checked": list(fetched.checked),
     }  # fmt: skip
     if fetched.resumed_at:
@@ -312,7 +310,7 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     folder, _, filename = step.relative.rpartition("/")
     words = comfy_cli.download_command(str(step.url), f"models/{folder}", filename, ways.workspace)
     done = comfy_cli.run(words, token_host=urlsplit(str(step.url)).hostname, limit=comfy_cli.DOWNLOAD_LIMIT)
-    facts: dict[str, Any] = {"command": safe_text.shell_words(words), "exit_code": done.code}
+    facts: Document = {"command": safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
         return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
     if ways.models_folder is None:

@@ -15,6 +15,9 @@ from comfyskill.deps import catalog as deps_catalog
 from comfyskill.graph import catalog, facts
 from comfyskill.graph.nodes import (
     Consumer,
+    Definitions,
+    Graph,
+    Node,
     class_of,
     consumers_of,
     each,
@@ -100,7 +103,7 @@ class Needs(NamedTuple):
     loose: tuple[tuple[str, Use], ...] = ()
 
 
-def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def classes_of(graph: Graph) -> dict[str, tuple[str, ...]]:
     """The node classes of a graph with the ids of their nodes, also of nodes that a conversion could not make."""
     found: dict[str, list[str]] = {}
     for node_id, node in each(with_missing_types(graph)):
@@ -118,7 +121,7 @@ def _strings(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:
+def needs_of(graph: Graph, definitions: Definitions | None) -> Needs:
     """What the graph needs, read with the available definitions (None: only the tables)."""
     book = Book(definitions)
     classes = classes_of(graph)
@@ -150,9 +153,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
     )  # fmt: skip
 
 
-def _looked_at(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, book: Book, classes: Iterable[str]
-) -> set[str]:
+def _looked_at(graph: Graph, definitions: Definitions | None, book: Book, classes: Iterable[str]) -> set[str]:
     """The nodes that an output draws from; all of them when an unknown class might be the output."""
     everything = {node_id for node_id, _ in each(graph)}
     if any(not book.knows(name) for name in classes):
@@ -160,9 +161,7 @@ def _looked_at(
     return facts.live_ids(graph, definitions) or everything
 
 
-def _is_encoded(
-    graph: Mapping[str, Any], book: Book, consumers: Mapping[str, list[Consumer]], start: str
-) -> bool:
+def _is_encoded(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]], start: str) -> bool:
     """Whether a node's text reaches a text encoder, which alone reads embeddings; unknown classes may be one."""
     waiting, seen = [start], {start}
     for _ in range(_FARTHEST):
@@ -178,14 +177,14 @@ def _is_encoded(
     return False
 
 
-def _encodes(node: Mapping[str, Any], book: Book) -> bool:
+def _encodes(node: Node, book: Book) -> bool:
     class_type = class_of(node)
     if not book.knows(class_type) or book.gives(class_type, "CONDITIONING") or "Encode" in class_type:
         return True
     return any("CLIP" in spec.types for spec in book.specs(node).values())
 
 
-def _use(node_id: str, node: Mapping[str, Any], name: str) -> Use:
+def _use(node_id: str, node: Node, name: str) -> Use:
     return Use(node_id, name, class_of(node), title_of(node))
 
 
@@ -207,7 +206,7 @@ class _Reading:
         self.values: list[ValueNeed] = []
         self.loose: list[tuple[str, Use]] = []
 
-    def node(self, node_id: str, node: Mapping[str, Any]) -> None:
+    def node(self, node_id: str, node: Node) -> None:
         class_type = class_of(node)
         specs = self.book.specs(node)
         for name, raw in inputs_of(node).items():
@@ -281,7 +280,7 @@ class Tag(NamedTuple):
     reader: str | None
 
 
-def tags_in(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> list[Tag]:
+def tags_in(graph: Graph, definitions: Definitions | None) -> list[Tag]:
     """The tags of a graph's texts, each once for a place."""
     found: dict[tuple[str, str], Tag] = {}
     for node_id, node in each(graph):
@@ -297,7 +296,7 @@ def tags_in(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> 
     return [tag for tag in found.values() if tag.name]
 
 
-def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any] | None) -> str | None:
+def _reader(graph: Graph, start: str, definitions: Definitions | None) -> str | None:
     """Which class reads the tags of a node's text: the node itself, or one that its text is handed on to."""
     consumers = consumers_of(graph)
     waiting, seen, unclear = [start], {start}, False
@@ -318,7 +317,7 @@ def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any]
     return None if unclear else CORE_ONLY
 
 
-def _hands_text_on(class_type: str, definitions: Mapping[str, Any] | None) -> bool | None:
+def _hands_text_on(class_type: str, definitions: Definitions | None) -> bool | None:
     """Whether a core class gives its text to others as text; None for a class of which only its pack knows."""
     definition = (definitions or {}).get(class_type)
     if not isinstance(definition, Mapping):

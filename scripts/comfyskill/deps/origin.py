@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import _common
 from comfyskill.base import cache, file_names, foreign, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import catalog as deps_catalog
 from comfyskill.deps import names as deps_names
 
@@ -43,7 +43,7 @@ class Origin(NamedTuple):
     suggestion: bool = False
     inside: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The known facts for a report."""
         return {key: value for key, value in self._asdict().items() if value not in (None, False, "")}
 
@@ -129,7 +129,7 @@ def in_templates(server: Any) -> list[Origin]:
     return [origin for entry in kept if (origin := read(entry, f"template {entry.get('template', '?')}"))]
 
 
-def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
+def _gather(server: Any, names: list[str]) -> list[Document]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     with ThreadPoolExecutor(8) as pool:
         for name, entries in zip(
@@ -142,7 +142,7 @@ def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
+def _of_template(server: Any, name: str) -> list[Document]:
     from urllib.parse import quote
 
     from comfyskill.source.read import declared_models

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfyskill.base import file_limits, programs, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import download, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
@@ -68,7 +68,7 @@ class Step(NamedTuple):
     facts: Mapping[str, Any] | None = None
     instead: Mapping[str, Any] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The step for a report."""
         shown = {
             "kind": self.kind, "name": safe_text.clean(self.name, 200), **self._instead(),
@@ -79,7 +79,7 @@ class Step(NamedTuple):
         }  # fmt: skip
         return {key: value for key, value in shown.items() if value is not None} | dict(self.facts or {})
 
-    def _instead(self) -> dict[str, Any]:
+    def _instead(self) -> Document:
         # `how` is the way of the installation in a step.
         return {"match" if key == "how" else key: value for key, value in (self.instead or {}).items()}
 
@@ -186,7 +186,7 @@ def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
 
 def _model_step(item: Item, ways: Ways) -> Step:
     origin = item.origin
-    facts: dict[str, Any] = {"folder": item.folder} if item.folder else {}
+    facts: Document = {"folder": item.folder} if item.folder else {}
     if origin is None:
         return Step("model", item.name, None, "no source has a URL for it", facts=facts)
     facts |= {"source": origin.source} | ({"licence": origin.licence} if origin.licence else {})
@@ -304,10 +304,10 @@ def _with_facts(step: Step, facts: download.Facts) -> Step:
     return step._replace(bytes=facts.bytes or step.bytes, sha256=step.sha256 or facts.sha256, facts=more)
 
 
-def totals(steps: Sequence[Step], ways: Ways) -> dict[str, Any]:
+def totals(steps: Sequence[Step], ways: Ways) -> Document:
     """The sums of the known sizes (of what would be done, and of what is blocked) and the free space at the target."""
     downloads = [step for step in steps if step.kind == "model" and step.how is not None]
-    document: dict[str, Any] = {"bytes": sum(step.bytes or 0 for step in downloads)}
+    document: Document = {"bytes": sum(step.bytes or 0 for step in downloads)}
     blocked = sum(step.bytes or 0 for step in steps if step.kind == "model" and step.how is None)
     if blocked:
         document["bytes_blocked"] = blocked
@@ -329,7 +329,7 @@ def told(
     again: Sequence[str],
     *,
     live: bool = True,
-) -> dict[str, Any]:
+) -> Document:
     """Message, hint and next for a plan that was not carried out.
 
     left: kind -> number of missing things without a step ("name": they only need another name, and `renaming` has the
@@ -345,7 +345,7 @@ def told(
     if not steps:
         parts.append("nothing has to be installed")
     parts += [_left_alone(left)] if left else []
-    document: dict[str, Any] = {"message": f"{'; '.join(parts)}; nothing was changed"}
+    document: Document = {"message": f"{'; '.join(parts)}; nothing was changed"}
     lacking = _flags(step.lacks for step in blocked)
     consents = _flags(step.consent for step in blocked)
     hints = [f"give {flag}{FLAG_MEANS.get(flag, '')}" for flag in lacking] + [

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from comfyskill.base import file_names, safe_files, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.server import download
 from comfyskill.server.protocol import Dialect, FileRef, is_uuid
 
@@ -62,9 +62,9 @@ class Saved(NamedTuple):
     reused: bool = False
     renamed: bool = False
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """As the JSON document reports a file."""
-        row: dict[str, Any] = {
+        row: Document = {
             "file": str(self.path),
             "node_id": self.output.node_id,
             "type": self.output.kind,
@@ -91,7 +91,7 @@ class Failed(NamedTuple):
     url: str
     error: SkillError
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """As the JSON document reports it."""
         return {
             "filename": safe_text.clean(self.output.ref.filename, 200),
@@ -111,7 +111,7 @@ def kind_of(name: str, content_type: str | None = None) -> str:
     return head if head in ("image", "video", "audio", "text") else "3d" if head == "model" else "file"
 
 
-def files_of(outputs: Mapping[str, Any], *, previews: bool = False) -> list[OutputFile]:
+def files_of(outputs: Mapping[str, object], *, previews: bool = False) -> list[OutputFile]:
     """Every file in a job's outputs, each once; temporary previews only when asked for."""
     found: dict[tuple[str, str, str, str], OutputFile] = {}
     for node_id, output in outputs.items():
@@ -124,7 +124,7 @@ def files_of(outputs: Mapping[str, Any], *, previews: bool = False) -> list[Outp
     return list(found.values())
 
 
-def temporary_count(outputs: Mapping[str, Any]) -> int:
+def temporary_count(outputs: Mapping[str, object]) -> int:
     """How many files are only temporary previews."""
     return len(files_of(outputs, previews=True)) - len(files_of(outputs))
 
@@ -154,7 +154,7 @@ def _ref(item: Mapping[str, Any]) -> FileRef:
     )
 
 
-def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
+def texts_of(outputs: Mapping[str, object]) -> list[dict[str, str]]:
     """The text outputs of nodes (lists of strings): node id, key and the text, cleaned and capped."""
     texts = []
     for node_id, output in outputs.items():
