@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from comfyskill.base import cli, foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
@@ -80,7 +80,7 @@ class Manager:
         self._prefix = "" if shape == V3 else "v2/"
         self._mappings: dict[str, list[PackClaim]] | None = None
         self._endings: list[tuple[re.Pattern[str], PackClaim]] = []
-        self._models: list[Mapping[str, Any]] | None = None
+        self._models: list[Mapping[str, object]] | None = None
         self._client = f"comfyui-skill-{secrets.token_hex(8)}"
 
     @property
@@ -102,20 +102,18 @@ class Manager:
             f"{self._prefix}customnode/getmappings", params={"mode": "local"}, timeout=120
         )
         found: dict[str, list[PackClaim]] = {}
-        for key, value in answer.items() if isinstance(answer, Mapping) else ():
-            if not (isinstance(value, list) and value and isinstance(value[0], list)):
-                continue
-            about = value[1] if len(value) > 1 and isinstance(value[1], Mapping) else {}
-            claim = _claim(str(key), about)
-            for class_type in value[0]:
+        for key, value in foreign.mapping(answer).items():
+            classes, about = (*foreign.items(value), None, None)[:2]
+            claim = _claim(str(key), foreign.mapping(about))
+            for class_type in foreign.items(classes):
                 if isinstance(class_type, str):
                     found.setdefault(class_type, []).append(claim)
-            pattern = _ending(about.get("nodename_pattern"))
+            pattern = _ending(foreign.mapping(about).get("nodename_pattern"))
             if pattern is not None:
                 self._endings.append((pattern, claim))
         return found
 
-    def model_list(self) -> list[Mapping[str, Any]]:
+    def model_list(self) -> list[Mapping[str, object]]:
         """Its list of known models; empty for the shape that has none. Raises SkillError."""
         if self._models is None:
             self._models = []
@@ -123,18 +121,14 @@ class Manager:
                 answer = self.server.get_json(
                     f"{self._prefix}externalmodel/getlist", params={"mode": "local"}, timeout=60
                 )
-                models = answer.get("models") if isinstance(answer, Mapping) else None
-                self._models = [entry for entry in models or [] if isinstance(entry, Mapping)]
+                self._models = foreign.mappings(foreign.mapping(answer).get("models"))
         return self._models
 
-    def installed(self) -> dict[str, Mapping[str, Any]]:
+    def installed(self) -> dict[str, Mapping[str, object]]:
         """Installed packs by folder name: {ver, cnr_id, aux_id, enabled}. Raises SkillError."""
         answer = self.server.get_json(f"{self._prefix}customnode/installed", timeout=60)
-        return (
-            {str(key): value for key, value in answer.items() if isinstance(value, Mapping)}
-            if isinstance(answer, Mapping)
-            else {}
-        )
+        packs = foreign.mapping(answer).items()
+        return {str(key): value for key, value in packs if isinstance(value, Mapping)}
 
     def install_packs(self, ids: Sequence[str], *, patience: float = 900.0) -> dict[str, str]:
         """Install registry packs; pack -> `installed`, or why not. Raises SkillError when it cannot be asked."""
@@ -146,7 +140,9 @@ class Manager:
             return fates
         self._start()
         self._wait(before, len(accepted), patience)
-        installed = {_key(entry.get("cnr_id") or name) for name, entry in self.installed().items()}
+        installed = {
+            _key(foreign.text(entry.get("cnr_id")) or name) for name, entry in self.installed().items()
+        }
         for pack in accepted:
             said = self._task_result(tasks[pack])
             if said in (None, "success", "skip") and _key(pack) in installed:
@@ -159,7 +155,7 @@ class Manager:
         if self.shape == V4_LEGACY:
             items = [_pack_order(pack, ui_id) for pack, ui_id in tasks.items()]
             answer = self._post("queue/batch", {"install": items})
-            failed = set(answer.get("failed") or []) if isinstance(answer, Mapping) else set()
+            failed = {name for name in foreign.items(answer.get("failed")) if isinstance(name, str)}
             for pack in failed & tasks.keys():
                 fates[pack] = "the Manager refused it (its security level, or an unknown pack)"
             return [pack for pack in tasks if pack not in failed]
@@ -182,7 +178,7 @@ class Manager:
             accepted.append(pack)
         return accepted
 
-    def install_model(self, entry: Mapping[str, Any], *, patience: float = 3600.0) -> str:
+    def install_model(self, entry: Mapping[str, object], *, patience: float = 3600.0) -> str:
         """Have the server download one model: `installed`, `unconfirmed` (no record is kept), or why not.
 
         `entry`: name, type, base, save_path, filename, url, as its model list has them.
@@ -192,7 +188,7 @@ class Manager:
         order = {**entry, "ui_id": ui_id, "client_id": self._client}
         if self.shape == V4_LEGACY:
             answer = self._post("queue/batch", {"install_model": [{**order, "id": ui_id}]})
-            if isinstance(answer, Mapping) and answer.get("failed"):
+            if answer.get("failed"):
                 return "the Manager refused it (its security level, or not in its list)"
         else:
             self._post("queue/install_model", order)
@@ -217,10 +213,9 @@ class Manager:
                 "the Manager is working on other installs", code="busy", retryable=True,
                 hint="wait until it has finished, then run this again",
             )  # fmt: skip
-        done = status.get("done_count")
-        return done if isinstance(done, int) else 0
+        return foreign.whole(status.get("done_count")) or 0
 
-    def status(self) -> Mapping[str, Any]:
+    def status(self) -> Mapping[str, object]:
         """Its queue: total_count, done_count, in_progress_count, is_processing."""
         answer = self.server.get_json(f"{self._prefix}manager/queue/status", timeout=30)
         return foreign.mapping(answer)
@@ -243,15 +238,13 @@ class Manager:
         idle = 0
         while time.monotonic() < give_up:
             status = self.status()
-            done = status.get("done_count")
-            finished = isinstance(done, int) and done - before >= ordered
+            done = foreign.whole(status.get("done_count"))
+            finished = done is not None and done - before >= ordered
             # The worker may not have started yet, and the legacy queue resets its counts when it ends.
             idle = 0 if _working(status) else idle + 1
             if idle and (finished or idle >= 3):
                 return
-            cli.note(
-                f"Manager: {done if isinstance(done, int) else '?'} of {status.get('total_count', '?')} done"
-            )
+            cli.note(f"Manager: {done or 0} of {foreign.whole(status.get('total_count')) or '?'} done")
             time.sleep(POLL)
         raise SkillError(
             "the Manager has not finished in time", code="still_running", exit=Exit.RUNNING, retryable=True,
@@ -268,11 +261,10 @@ class Manager:
             if error.code == "unreachable":
                 raise
             return None
-        history = answer.get("history") if isinstance(answer, Mapping) else None
-        if not isinstance(history, Mapping):
+        history = foreign.mapping(foreign.mapping(answer).get("history"))
+        if not history:
             return "no record of the task"
-        status = history.get("status")
-        word = status.get("status_str") if isinstance(status, Mapping) else None
+        word = foreign.mapping(history.get("status")).get("status_str")
         return "success" if word in ("success", "skip") else str(history.get("result") or word or "failed")
 
     def restart(self) -> None:
@@ -286,7 +278,7 @@ class Manager:
             if error.code != "unreachable":
                 raise
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, object]:
         try:
             response = self.server.post(f"{self._prefix}manager/{path}", body, timeout=120)
         except SkillError as error:
@@ -298,17 +290,19 @@ class Manager:
                     server_said=error.details.get("server_said"), http_status=403,
                 ) from error  # fmt: skip
             raise
-        return self.server.json_of(response) if response.content.strip().startswith((b"{", b"[")) else None
+        # Most answers are empty, or a word.
+        answer = self.server.json_of(response) if response.content.strip().startswith(b"{") else None
+        return foreign.mapping(answer)
 
 
-def _working(status: Mapping[str, Any]) -> bool:
+def _working(status: Mapping[str, object]) -> bool:
     """Whether tasks wait or run. Version 4's worker counts as processing for seconds after its last task."""
     if isinstance(status.get("pending_count"), int):
         return bool(status["pending_count"] or status.get("in_progress_count"))
     return bool(status.get("is_processing"))
 
 
-def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:
+def wait_until_back(ask: Callable[[], object], patience: float = 180.0) -> bool:
     """Whether a restarted server answers again within the time; the first try waits until it has stopped."""
     give_up = time.monotonic() + patience
     time.sleep(2.0)
@@ -329,9 +323,8 @@ def _pack_order(pack: str, ui_id: str) -> Document:
     }  # fmt: skip
 
 
-def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
-    title = about.get("title_aux") or about.get("title")
-    title = safe_text.clean(title, 80) if isinstance(title, str) else None
+def _claim(key: str, about: Mapping[str, object]) -> PackClaim:
+    title = safe_text.clean(foreign.text(about.get("title_aux") or about.get("title")), 80) or None
     if "/" not in key:
         return PackClaim(key, None, title)
     bare = re.sub(r"^https?://github\.com/|\.git$|/$", "", key).lower()
@@ -340,7 +333,7 @@ def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
     return PackClaim(None, safe_text.clean(key, 200), title)
 
 
-def _ending(pattern: Any) -> re.Pattern[str] | None:
+def _ending(pattern: object) -> re.Pattern[str] | None:
     """The Manager's name pattern when it is plain text at the start or end of a name; others may be slow, so not used."""
     if not isinstance(pattern, str) or len(pattern) > 60:
         return None
