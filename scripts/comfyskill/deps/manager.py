@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from comfyskill.base import cli, foreign, safe_text
@@ -21,7 +21,12 @@ from comfyskill.server.protocol import Dialect
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
 _VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
 CORE_PACKS = ("comfy-core", "comfyanonymous/comfyui", "comfy-org/comfyui")
-POLL = 1.0
+# Seconds: between questions about the queue, and how long it is idle before it counts as finished.
+FIRST_POLL, POLL = 0.1, 1.0
+IDLE = 2.0
+# Seconds: between questions to a restarting server, and how long it may still answer before it stops.
+AWAY_POLL = 0.2
+STOPPING = 5.0
 
 
 class PackClaim(NamedTuple):
@@ -235,17 +240,18 @@ class Manager:
 
     def _wait(self, before: int, ordered: int, patience: float) -> None:
         give_up = time.monotonic() + patience
-        idle = 0
-        while time.monotonic() < give_up:
+        idle_since, pause = None, FIRST_POLL
+        while (now := time.monotonic()) < give_up:
             status = self.status()
             done = foreign.whole(status.get("done_count"))
             finished = done is not None and done - before >= ordered
+            idle_since = None if _working(status) else idle_since or now
             # The worker may not have started yet, and the legacy queue resets its counts when it ends.
-            idle = 0 if _working(status) else idle + 1
-            if idle and (finished or idle >= 3):
+            if idle_since is not None and (finished or now - idle_since >= IDLE):
                 return
             cli.note(f"Manager: {done or 0} of {foreign.whole(status.get('total_count')) or '?'} done")
-            time.sleep(POLL)
+            time.sleep(pause)
+            pause = min(2 * pause, POLL)
         raise SkillError(
             "the Manager has not finished in time", code="still_running", exit=Exit.RUNNING, retryable=True,
             hint="it continues by itself; run check_deps.py later",
@@ -278,6 +284,23 @@ class Manager:
             if error.code != "unreachable":
                 raise
 
+    def is_back(self, patience: float = 180.0) -> bool:
+        """Whether the server answers again after `restart`; it is asked until then.
+
+        An answer counts once it was seen to be away, or after the time in which it would have stopped.
+        """
+        begun, was_away = time.monotonic(), False
+        while (waited := time.monotonic() - begun) < patience:
+            try:
+                self.server.get("system_stats", attempts=1, timeout=10)
+            except SkillError:
+                was_away = True
+            else:
+                if was_away or waited > STOPPING:
+                    return True
+            time.sleep(AWAY_POLL)
+        return False
+
     def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, object]:
         try:
             response = self.server.post(f"{self._prefix}manager/{path}", body, timeout=120)
@@ -300,20 +323,6 @@ def _working(status: Mapping[str, object]) -> bool:
     if isinstance(status.get("pending_count"), int):
         return bool(status["pending_count"] or status.get("in_progress_count"))
     return bool(status.get("is_processing"))
-
-
-def wait_until_back(ask: Callable[[], object], patience: float = 180.0) -> bool:
-    """Whether a restarted server answers again within the time; the first try waits until it has stopped."""
-    give_up = time.monotonic() + patience
-    time.sleep(2.0)
-    while time.monotonic() < give_up:
-        try:
-            ask()
-        except SkillError:
-            time.sleep(2.0)
-            continue
-        return True
-    return False
 
 
 def _pack_order(pack: str, ui_id: str) -> Document:

@@ -99,7 +99,8 @@ def _require_consent(yes: bool, steps: Sequence[Step], document: Document, summa
     doable = any(step.how for step in steps)
     if doable and yes:
         return
-    code, hint = "consent_needed", "show the plan to the user, then run again with --yes"
+    code = "consent_needed"
+    hint: str | None = "show the plan to the user, then run again with --yes"
     if not doable:
         code = "consent_needed" if any(step.way.consent for step in steps) else "blocked"
         hint = summary.get("hint")
@@ -134,7 +135,7 @@ def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> Document:
             "restart": "the server has jobs, so it was not restarted: restart it when they are finished"
         }
     ways.manager.restart()
-    if deps_manager.wait_until_back(ways.server.stats):
+    if ways.manager.is_back():
         return {"restarted": True}
     return needed | {"restart": "the server was asked to restart and does not answer yet"}
 
