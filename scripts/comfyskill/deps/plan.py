@@ -128,6 +128,11 @@ def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence
 def _pack_step(item: Item, ways: Ways) -> Step:
     pack = item.pack
     facts = {"for_class": safe_text.clean(item.name, 120)} | (pack.to_json() if pack else {})
+    if item.replaced_by:
+        reason = (
+            f"the server has {safe_text.quoted(item.replaced_by)} in its place: use that node in the workflow"
+        )
+        return Step("pack", item.name, None, reason, facts=facts)
     if pack is None:
         return Step("pack", item.name, None, "no source names the pack of this class", facts=facts)
     if pack.core:
@@ -157,7 +162,10 @@ def _pack_step(item: Item, ways: Ways) -> Step:
 
 def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's node packs are fixed: only your own server can be extended"
+        return (
+            None,
+            "packs cannot be installed on the service from here: choose other nodes, or make a custom build of it",
+        )
     # The Manager always installs into this server; comfy-cli into its workspace.
     if ways.via in ("auto", MANAGER) and ways.manager is not None:
         return MANAGER, None
@@ -218,7 +226,10 @@ def _model_step(item: Item, ways: Ways) -> Step:
 
 def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's models are fixed: only your own server can be extended"
+        return (
+            None,
+            "models are imported on the service's own web page (Comfy Cloud: Creator plan and up), not from here",
+        )
     if ways.via == "auto" and ways.models_folder is not None:
         if os.path.lexists(_place_of(ways.models_folder, step)):
             return (

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.programs import command
-from comfyskill.deps import check, origin, report
+from comfyskill.deps import check, origin, packs, report
 from comfyskill.deps import manager as deps_manager
-from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.check import MISSING, UNKNOWN, Check
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock, server_facts
@@ -108,18 +107,15 @@ def _standard_input() -> bytes:
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     """The check of one workflow, with sources for what is missing."""
     checked = check.check(workflow.graph, asked.stock)
-    # A service's nodes and models are fixed: sources are of no use there.
-    sources = sources and asked.server.api == "local"
     if not sources or not (checked.of(check.MISSING) or checked.of(check.UNKNOWN)):
         return checked
-    manager = asked.manager if checked.of(check.MISSING) else None
     notes = [text for _, text in outline.notes_of(workflow.editor)]
-    # An unreachable server and an inventory have no templates.
-    library = asked.server if asked.live else None
-    finder = origin.Finder(workflow.models, notes, library, manager)
-    claims = deps_packs.claims_of(workflow.graph, workflow.editor)
-    packs = deps_packs.PackFinder(claims, manager)
-    return check.locate(checked, finder, packs, _installed(manager, checked))
+    # A service has no Manager. Neither it nor saved facts serve templates.
+    own = asked.server.api == "local"
+    manager = asked.manager if own and checked.of(check.MISSING) else None
+    finder = origin.Finder(workflow.models, notes, asked.server.live if own else None, manager)
+    claims = packs.claims_of(workflow.graph, workflow.editor)
+    return check.locate(checked, finder, packs.PackFinder(claims, manager), _installed(manager, checked))
 
 
 def _installed(manager: deps_manager.Manager | None, checked: Check) -> list[str]:
@@ -202,7 +198,10 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
         hint = "auto_fix_deps.py plans what can be installed; use_instead lists names to replace"
         if asked.server.api != "local":
-            hint = "the service's nodes and models are fixed: choose others (use_instead, similar)"
+            hint = (
+                "choose names that the service has (use_instead, similar); Comfy Cloud imports models from `get` on its "
+                "web page, on the Creator plan and up"
+            )
         return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
     raise unknown(document, asked.stock.problems)
 
