@@ -37,6 +37,8 @@ _MOST_SUGGESTED = 3
 _MOST_CYCLES = 20
 # 0.8.0 accepted a chain of 600 nodes and failed on one of 990 (Python's recursion limit).
 _DEEPEST_CHAIN = 900
+# A digest is looked up in the server's assets when the graph is sent.
+_DIGEST = "blake3:"
 _ANNOTATED = ("[output]", "[input]", "[temp]")
 
 
@@ -519,7 +521,9 @@ def _file_value(place: _Place, value: object) -> Iterator[Finding]:
     if value == "":
         # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
         yield place.warning("file_missing", f"{named} is not a file: the run fails", fix, near)
-    elif isinstance(value, str) and (set(value) & set("/\\") or value.endswith(_ANNOTATED)):
+    elif isinstance(value, str) and (
+        set(value) & set("/\\") or value.endswith(_ANNOTATED) or value.startswith(_DIGEST)
+    ):
         yield place.warning("file_missing", f"{named} cannot be checked here", fix, near)
     else:
         yield place.error("file_missing", f"{named} is not on the server", fix, near)
