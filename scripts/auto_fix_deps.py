@@ -6,8 +6,7 @@
 """Install what workflows lack: node packs with comfy-cli or the server's Manager, models by a checked download.
 
 Without --yes it changes nothing and prints the plan: what, from where, how large, by whom, and any objections.
-A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes. With comfy-cli
-on PATH the plan says what the Comfy Registry has under each pack's id.
+A node pack is foreign code that runs on the server's machine: show the plan to the user before --yes.
 Downloads come from huggingface.co, civitai.com and github.com releases; HF_TOKEN and CIVITAI_API_TOKEN are read from
 the environment and sent only to their own host. An interrupted download continues where it stopped.
 
@@ -26,7 +25,11 @@ import argparse
 import sys
 
 from comfyskill.base import cli, file_limits, flags
+from comfyskill.base.cli import Document
 from comfyskill.deps import mend
+from comfyskill.deps.plan import Options
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -78,10 +81,31 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def auto_fix_deps(args: argparse.Namespace) -> cli.Document:
+def server_of(args: argparse.Namespace) -> Facts:
+    """The inventory or server that the flags name."""
+    if args.inventory:
+        return facts.load(args.inventory)
+    from comfyskill.server import connect
+
+    return connect.connect_from(args)
+
+
+def auto_fix_deps(args: argparse.Namespace) -> Document:
     """The report this script prints."""
     file_limits.allow(args.max_file_size)
-    return mend.mend(args)
+    options = Options(
+        args.workflows,
+        only=args.only,
+        via=args.via,
+        models_dir=args.models_dir,
+        workspace=args.workspace,
+        allow_host=args.allow_host,
+        allow_pickle=args.allow_pickle,
+        restart=args.restart,
+        dry_run=args.dry_run,
+        yes=args.yes,
+    )
+    return mend.mend(lambda: server_of(args), options)
 
 
 def main(argv: list[str] | None = None) -> int:

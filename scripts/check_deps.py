@@ -6,8 +6,7 @@
 """Report what workflows need and whether a server has it: nodes, models, embeddings, input files, listed values.
 
 Each item is present, missing or unknown (the server could not be asked). Missing items come with
-a substitute name if the server has the file under another name, and with download sources. For missing classes
-of unknown packs the script asks comfy-cli if it is on PATH; that takes some seconds and may use the network.
+a substitute name if the server has the file under another name, and with the node pack or a download source.
 A WORKFLOW is a file (API format, editor format, or a picture that ComfyUI made), - , template:NAME, server:NAME or
 subgraph:NAME.
 
@@ -24,12 +23,15 @@ Exit codes: 0 all present, 1 something is missing, 2 unusable input, 3 something
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from comfyskill.base import cli, flags
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import survey
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -44,9 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--repair", metavar="OUT.json", help="write a copy with the sure names replaced (one workflow)"
     )
     parser.add_argument(
-        "--no-sources",
-        action="store_true",
-        help="do not look up download sources (or ask comfy-cli)",
+        "--no-sources", action="store_true", help="do not look up node packs and download sources"
     )
     flags.add_quiet_flag(parser)
     args = parser.parse_args(argv)
@@ -61,14 +61,30 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def check_deps(args: argparse.Namespace) -> dict[str, Any]:
+def server_of(args: argparse.Namespace) -> Facts:
+    """The inventory or server that the flags name. A server out of reach answers each question with that failure."""
+    if args.inventory:
+        return facts.load(args.inventory)
+    from comfyskill.server import connect
+
+    try:
+        return connect.connect_from(args)
+    except SkillError as error:
+        if args.save_inventory or error.code not in ("unreachable", "refused"):
+            raise
+        return facts.Unreachable(error, args.host or "the default address")
+
+
+def check_deps(args: argparse.Namespace) -> Document:
     """The report this script prints."""
-    with survey.asked(args, inventory=args.inventory, needed=bool(args.save_inventory)) as asked:
-        document: dict[str, Any] = {"status": "ok"}
+    with contextlib.closing(server_of(args)) as server:
+        document: Document = {"status": "ok"}
         if args.save_inventory:
-            document |= survey.save_inventory(asked, Path(args.save_inventory))
+            document |= survey.save_inventory(server, Path(args.save_inventory))
         if args.workflows:
-            document |= survey.survey(asked, args.workflows, repair=args.repair, sources=not args.no_sources)
+            document |= survey.survey(
+                survey.Asked(server), args.workflows, repair=args.repair, sources=not args.no_sources
+            )
         return document
 
 

@@ -18,6 +18,8 @@ Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an addres
 always valid). Redundant keys are omitted: `title` (it is the class type), `named_by` (the input's own name),
 `typed_by` (a node definition); `choices` shared with another parameter are shown only there (`same_as`).
 `groups` describes names that several inputs share. A linked input is not a parameter; its source is.
+`inputs_by_choice` lists the inputs that each choice of a dynamic input brings; `autogrow` the groups of inputs that grow
+(`images.image0`, `images.image1`, ...): the address of the next one, how many are required and possible, what each takes.
 
 Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.
 """
@@ -26,10 +28,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, flags, safe_text
+from comfyskill.base.cli import Document
+from comfyskill.graph.nodes import Definitions, Graph
+
+if TYPE_CHECKING:
+    from comfyskill.graph.parameters import ParameterSet
+    from comfyskill.graph.specs import Book
 
 MOST_PARAMETERS = 400
 
@@ -54,7 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> Document:
     """The document this script prints."""
     from comfyskill.graph import nodes
     from comfyskill.server import node_definitions
@@ -69,7 +77,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     )
     classes = sorted({nodes.class_of(node) for _, node in nodes.each(source.graph)})
     known = node_definitions.fetch(facts, classes) if classes else node_definitions.Definitions("none")
-    document: dict[str, Any] = {
+    document: Document = {
         "status": "ok",
         "workflow": source.origin,
         "format": "editor" if source.converted else "api",
@@ -82,12 +90,12 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def schema(
-    graph: Mapping[str, Any],
-    definitions: Mapping[str, Any] | None,
+    graph: Graph,
+    definitions: Definitions | None,
     *,
     summary: bool = False,
     every: bool = False,
-) -> dict[str, Any]:
+) -> Document:
     """What a graph lets a person change and what it needs; `summary` leaves types, ranges and the rest out."""
     from comfyskill.graph import parameters as graph_parameters
     from comfyskill.graph import specs
@@ -108,21 +116,23 @@ def schema(
     if total > len(document["parameters"]):
         document["parameters_total"] = total
         document["hint"] = "--all lists the rest"
-    unset = _unset(graph, specs.Book(definitions))
+    book = specs.Book(definitions)
+    unset = _unset(graph, book)
     if unset:
         document["also_settable"] = safe_text.cap(unset, len(unset) if every else 40)
+    growing = list(_growing(graph, book, every=every))
+    if growing:
+        document["autogrow"] = safe_text.cap(growing, len(growing) if every else 20)
     return document
 
 
-def _facts(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, parameters: Any
-) -> dict[str, Any]:
+def _facts(graph: Graph, definitions: Definitions | None, parameters: ParameterSet) -> Document:
     from comfyskill.graph import facts as graph_facts
     from comfyskill.graph import nodes, specs
 
     book = specs.Book(definitions)
     unknown = sorted({nodes.class_of(node) for _, node in nodes.each(graph)} - set(book.class_types()))
-    document: dict[str, Any] = {
+    document: Document = {
         "nodes": sum(1 for _ in nodes.each(graph)),
         "names_from": parameters.source,
         "outputs": [output._asdict() for output in graph_facts.outputs_of(graph, definitions)],
@@ -146,7 +156,21 @@ def _facts(
     return document
 
 
-def _unset(graph: Mapping[str, Any], book: Any) -> list[str]:
+def _growing(graph: Graph, book: Book, *, every: bool) -> Iterator[Document]:
+    """The groups of inputs that grow: the address of the next input, how many are required and possible, what each takes."""
+    from comfyskill.graph import describe, nodes, specs
+
+    for node_id, node in nodes.each(graph):
+        for spec in book.groups(node):
+            group = specs.autogrow_of(spec)
+            if group is None:
+                continue
+            free = next((name for name in group.names if name not in nodes.inputs_of(node)), None)
+            following = {} if free is None else {"set": f"{node_id}.{free}"}
+            yield following | {"class_type": nodes.class_of(node)} | describe.autogrow(spec, full=every)
+
+
+def _unset(graph: Graph, book: Book) -> list[str]:
     """Addresses of inputs that the definitions declare and the graph leaves out."""
     from comfyskill.graph import nodes
 

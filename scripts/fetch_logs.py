@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from comfyskill.base import cli, flags
 
@@ -47,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def fetch_logs(args: argparse.Namespace) -> dict[str, Any]:
+def fetch_logs(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
     from comfyskill.jobs import report
     from comfyskill.server import connect

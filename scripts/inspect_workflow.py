@@ -23,10 +23,13 @@ Exit codes: 0 nothing of medium or high severity found, 1 read the findings firs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from typing import Any
 
 from comfyskill.base import cli, flags
+from comfyskill.base.cli import Document
+from comfyskill.server import facts
+from comfyskill.server.facts import Facts
 from comfyskill.source import read
 from comfyskill.trust import trust
 
@@ -45,14 +48,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def inspect_workflow(args: argparse.Namespace) -> dict[str, Any]:
-    """The report this script prints."""
-    if not args.host and not args.inventory and not read.asks_server(args.workflow):
-        return trust.report(args.workflow)
-    from comfyskill.deps import survey
+def server_of(args: argparse.Namespace) -> Facts | None:
+    """The inventory or server that the flags or the workflow name; None when no server is asked."""
+    if args.inventory:
+        return facts.load(args.inventory)
+    if not args.host and not read.asks_server(args.workflow):
+        return None
+    from comfyskill.server import connect
 
-    with survey.asked(args, inventory=args.inventory, needed=True) as asked:
-        return trust.report(args.workflow, asked.server)
+    return connect.connect_from(args)
+
+
+def inspect_workflow(args: argparse.Namespace) -> Document:
+    """The report this script prints."""
+    server = server_of(args)
+    with contextlib.closing(server) if server is not None else contextlib.nullcontext():
+        return trust.report(args.workflow, server)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,9 +19,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, flags, paths
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -79,16 +82,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _command(commands: Any, name: str, words: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=words, description=words, allow_abbrev=False
-    )
+def _command(commands: Commands, name: str, description: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
     flags.add_server_flags(parser)
     flags.add_quiet_flag(parser)
     return parser
 
 
-def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
+def manage_queue(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
     from comfyskill.jobs import queue
     from comfyskill.server import connect
@@ -97,12 +98,12 @@ def manage_queue(args: argparse.Namespace) -> dict[str, Any]:
     server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
         from comfyskill.base import file_limits, file_names
-        from comfyskill.run import jobs as run_jobs
+        from comfyskill.jobs import wait
 
         cli.listen()
         file_limits.allow(args.max_file_size)
         folder = file_names.make_folder(paths.absolute(args.output_dir))
-        return run_jobs.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
+        return wait.wait(server, args.ids, folder, timeout=args.timeout, quiet=args.quiet)
     actions = {
         "list": lambda: queue.show(server, args.max),
         "cancel": lambda: queue.cancel(server, args.ids, yes=args.yes, all_ours=args.ours),

@@ -26,7 +26,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, paths, safe_text
 from comfyskill.base import flags as base_flags
@@ -34,11 +34,24 @@ from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.run import flags as run_flags
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from comfyskill.run.job import Options
+    from comfyskill.run.prepare import Prepared, Wishes
     from comfyskill.server.facts import Facts
+    from comfyskill.server.protocol import Dialect
+    from comfyskill.source.read import Source
 
 # --resume takes an existing job: its values cannot change and a dry run makes no sense.
-VALUES = ("set", "args", "input_image", "input_mask", "input_file", "lora", "tiled_vae", "randomize_seed")
-NOT_WITH_RESUME = (*VALUES, "dry_run", "no_wait", "save_workflow", "only", "prompt_id", "allow_unsure")
+NOT_WITH_RESUME = (
+    *sorted(run_flags.CHANGING),
+    "dry_run",
+    "no_wait",
+    "save_workflow",
+    "only",
+    "prompt_id",
+    "allow_unsure",
+)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -154,9 +167,9 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
+def run_workflow(args: argparse.Namespace) -> cli.Document:
     """The report this script prints."""
-    from comfyskill.base import file_limits, file_names
+    from comfyskill.base import file_limits
     from comfyskill.run import jobs
     from comfyskill.server import connect
 
@@ -167,95 +180,23 @@ def run_workflow(args: argparse.Namespace) -> dict[str, Any]:
         from comfyskill.base import cache
 
         cache.turn_off()
-    output_dir = paths.absolute(args.output_dir)
+    options = _options(args)
+    if args.reproduce:
+        return _reproduce_receipt(args, options)
     if args.resume:
-        file_names.make_folder(output_dir)
-        return jobs.resume(connect.connect_from(args, need_key=True), args.resume, _options(args, output_dir))
-    return _reproduce_receipt(args, output_dir) if args.reproduce else _run(args, output_dir)
+        _make_folders(options)
+        return jobs.resume(connect.connect_from(args, need_key=True), args.resume, options)
+    return _run(args, options)
 
 
-def _run(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
-    from comfyskill.base import file_names
-    from comfyskill.run import jobs, prepare
-    from comfyskill.server import connect
-
-    wishes = run_flags.wishes(args)
-    if args.inventory:
-        return _rehearse(args, wishes)
-    if not args.dry_run:
-        file_names.make_folder(output_dir)
-    try:
-        server = connect.connect_from(args, need_key=True)
-    except SkillError as error:
-        if error.code == "unreachable" and args.save_workflow:
-            return _offline(args, wishes, error)
-        raise
-    source = _read(args, server)
-    prepared = prepare.prepare(source, wishes, server, dry_run=args.dry_run)
-    if args.save_workflow:
-        _save_graph(Path(args.save_workflow), prepared.graph)
-    if args.dry_run:
-        return _dry_run(server, prepared, args, _options(args, output_dir))
-    _need_known_nodes(prepared, server, args.workflow)
-    _need_consent(prepared, server, args)
-    options = _options(args, output_dir)
-    return (
-        jobs.submit_only(server, prepared, options) if args.no_wait else jobs.run(server, prepared, options)
-    )
-
-
-def _reproduce_receipt(args: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
-    """--reproduce: run the graph of a receipt again and compare the outputs with the recorded ones."""
-    from comfyskill.base import file_names
-    from comfyskill.run import jobs, reproduce
-    from comfyskill.server import connect
-
-    if any(getattr(args, flag) for flag in VALUES):
-        raise Misuse(
-            "--reproduce runs the receipt unchanged: omit the values",
-            hint="to change values, run the picture itself",
-        )
-    if args.no_wait or args.save_workflow:
-        raise Misuse(
-            "--reproduce runs and compares: omit --no-wait and --save-workflow",
-            hint="--dry-run prints the graph",
-        )
-    receipt = reproduce.load(paths.expanded(args.reproduce))
-    server = connect.connect_from(args, need_key=True)
-    prepared = reproduce.prepare(receipt, server, dry_run=args.dry_run)
-    options = _options(args, output_dir)
-    options = options._replace(
-        receipt=True,
-        targets=options.targets or receipt.targets,
-        include_previews=options.include_previews or receipt.include_previews,
-    )
-    if args.dry_run:
-        document = _dry_run(server, prepared, args, options)
-        return document | {"differences": reproduce.differences(receipt, server)}
-    _need_consent(prepared, server, args)
-    file_names.make_folder(output_dir)
-    return reproduce.again(receipt, server, lambda: jobs.run(server, prepared, options))
-
-
-def _read(args: argparse.Namespace, server: Facts | None) -> Any:
-    from comfyskill.server import node_definitions
-    from comfyskill.source import read
-
-    facts = server or node_definitions.without_server(args.host)
-    return read.read_for(args.workflow, facts, allow_unsure=args.allow_unsure)
-
-
-def _options(args: argparse.Namespace, output_dir: Path) -> Any:
-    from comfyskill.base import file_names
+def _options(args: argparse.Namespace) -> Options:
     from comfyskill.run import job
 
     safe_text.hide(args.partner_key)
     safe_text.hide(os.environ.get("COMFY_PARTNER_KEY"))
-    previews = None
-    if args.save_previews and not args.dry_run:
-        previews = file_names.make_folder(paths.absolute(args.save_previews), "--save-previews")
+    previews = None if args.save_previews is None else paths.absolute(args.save_previews)
     return job.Options(
-        output_dir,
+        paths.absolute(args.output_dir),
         timeout=args.timeout,
         use_socket=args.ws,
         include_previews=args.include_previews,
@@ -276,7 +217,80 @@ def _options(args: argparse.Namespace, output_dir: Path) -> Any:
     )
 
 
-def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
+def _make_folders(options: Options) -> None:
+    from comfyskill.base import file_names
+
+    file_names.make_folder(options.output_dir)
+    if options.save_previews is not None:
+        file_names.make_folder(options.save_previews, "--save-previews")
+
+
+def _run(args: argparse.Namespace, options: Options) -> cli.Document:
+    from comfyskill.run import jobs, prepare
+    from comfyskill.server import connect
+
+    wishes = run_flags.wishes(run_flags.ValueFlags.of(vars(args)))
+    if args.inventory:
+        return _rehearse(args, wishes)
+    if not args.dry_run:
+        _make_folders(options)
+    try:
+        server = connect.connect_from(args, need_key=True)
+    except SkillError as error:
+        if error.code == "unreachable" and args.save_workflow:
+            return _offline(args, wishes, error)
+        raise
+    prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=args.dry_run)
+    if args.save_workflow:
+        _save_graph(args.save_workflow, prepared)
+    if args.dry_run:
+        return _dry_run(args, server, prepared, options)
+    _need_known_nodes(prepared, server, args.workflow)
+    _need_consent(prepared, server, yes=args.yes_spend)
+    submit = jobs.submit_only if args.no_wait else jobs.run
+    return submit(server, prepared, options)
+
+
+def _reproduce_receipt(args: argparse.Namespace, options: Options) -> cli.Document:
+    """--reproduce: run the graph of a receipt again and compare the outputs with the recorded ones."""
+    from comfyskill.run import jobs, reproduce
+    from comfyskill.server import connect
+
+    if any(getattr(args, flag) for flag in run_flags.CHANGING):
+        raise Misuse(
+            "--reproduce runs the receipt unchanged: omit the values",
+            hint="to change values, run the picture itself",
+        )
+    if args.no_wait or args.save_workflow:
+        raise Misuse(
+            "--reproduce runs and compares: omit --no-wait and --save-workflow",
+            hint="--dry-run prints the graph",
+        )
+    receipt = reproduce.load(paths.expanded(args.reproduce))
+    server = connect.connect_from(args, need_key=True)
+    prepared = reproduce.prepare(receipt, server, dry_run=args.dry_run)
+    options = options._replace(
+        receipt=True,
+        targets=options.targets or receipt.targets,
+        include_previews=options.include_previews or receipt.include_previews,
+    )
+    if args.dry_run:
+        differences = reproduce.differences(receipt, server)
+        return _dry_run(args, server, prepared, options) | {"differences": differences}
+    _need_consent(prepared, server, yes=args.yes_spend)
+    _make_folders(options)
+    return reproduce.again(receipt, server, lambda: jobs.run(server, prepared, options))
+
+
+def _read(args: argparse.Namespace, server: Facts | None) -> Source:
+    from comfyskill.server import node_definitions
+    from comfyskill.source import read
+
+    facts = server or node_definitions.without_server(args.host)
+    return read.read_for(args.workflow, facts, allow_unsure=args.allow_unsure)
+
+
+def _need_known_nodes(prepared: Prepared, server: Dialect, workflow: str) -> None:
     """Nodes that the server lacks could not be converted: the result is not a complete graph."""
     missing = prepared.source.missing_types
     if not missing:
@@ -294,61 +308,59 @@ def _need_known_nodes(prepared: Any, server: Any, workflow: str) -> None:
     )
 
 
-def _need_consent(prepared: Any, server: Any, args: argparse.Namespace) -> None:
-    if prepared.partner and not args.yes_spend:
+def _need_consent(prepared: Prepared, server: Dialect, *, yes: bool) -> None:
+    if prepared.partner and not yes:
         from comfyskill.run import spending
 
         raise spending.consent_needed(prepared, [server])
 
 
-def _save_graph(path: Path, graph: dict[str, Any]) -> None:
+def _save_graph(file: str, prepared: Prepared) -> None:
     import json
 
     from comfyskill.base import file_names
 
-    file_names.write_whole(
-        path, (json.dumps(graph, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-    )
+    text = json.dumps(prepared.graph, indent=2, ensure_ascii=False) + "\n"
+    file_names.write_whole(Path(file), text.encode("utf-8", "replace"))
 
 
-def _dry_run(server: Any, prepared: Any, args: argparse.Namespace, options: Any) -> dict[str, Any]:
-    from comfyskill.run import jobs
+def _dry_run(args: argparse.Namespace, server: Dialect, prepared: Prepared, options: Options) -> cli.Document:
+    from comfyskill.run import submit
 
-    jobs.checked_submission(server, prepared, options)
-    return _rehearsed(server, prepared, args, options.targets)
+    submit.checked_submission(server, prepared, options)
+    return _rehearsed(args, server, prepared, options.targets)
+
+
+def _rehearse(args: argparse.Namespace, wishes: Wishes) -> cli.Document:
+    """--dry-run with --inventory: the inventory replaces the server; nothing is sent."""
+    from comfyskill.run import prepare, submit
+    from comfyskill.server import facts
+
+    inventory = facts.load(paths.expanded(args.inventory))
+    prepared = prepare.prepare(_read(args, inventory), wishes, inventory, dry_run=True)
+    if args.only is not None:
+        submit.check_targets(inventory, prepared.graph, args.only)
+    if args.save_workflow:
+        _save_graph(args.save_workflow, prepared)
+    return _rehearsed(args, inventory, prepared, args.only)
 
 
 def _rehearsed(
-    server: Any, prepared: Any, args: argparse.Namespace, only: list[str] | None
-) -> dict[str, Any]:
-    from comfyskill.run import reports
+    args: argparse.Namespace, server: Facts, prepared: Prepared, targets: Sequence[str] | None
+) -> cli.Document:
+    """The report of --dry-run: what would be sent, and whether the server would reject it."""
+    from comfyskill.run import reports, submit
 
     document = {"status": "dry_run", **reports.head(server), **reports.about(prepared)}
     if not args.no_validate:
-        from comfyskill.run import dry_run
-
         sent = {row["input"] for row in prepared.uploads}
-        document |= dry_run.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=only)
+        document |= submit.rejection(server, prepared.graph, workflow=args.workflow, sent=sent, only=targets)
     if args.save_workflow:
         document["saved_workflow"] = str(paths.absolute(args.save_workflow))
     return document | {"graph": cli.Verbatim(prepared.graph)}
 
 
-def _rehearse(args: argparse.Namespace, wishes: Any) -> dict[str, Any]:
-    """--dry-run with --inventory: the inventory replaces the server; nothing is sent."""
-    from comfyskill.run import jobs, prepare
-    from comfyskill.server import facts
-
-    server: Any = facts.load(paths.expanded(args.inventory))
-    prepared = prepare.prepare(_read(args, server), wishes, server, dry_run=True)
-    if args.only is not None:
-        jobs.check_targets(server, prepared.graph, args.only)
-    if args.save_workflow:
-        _save_graph(Path(args.save_workflow), prepared.graph)
-    return _rehearsed(server, prepared, args, args.only)
-
-
-def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[str, Any]:
+def _offline(args: argparse.Namespace, wishes: Wishes, error: SkillError) -> cli.Document:
     """No server: the prepared graph is still written, and the report says how to load it by hand."""
     from comfyskill.run import prepare, reports
 
@@ -359,7 +371,7 @@ def _offline(args: argparse.Namespace, wishes: Any, error: SkillError) -> dict[s
         else ""
     )
     path = paths.absolute(args.save_workflow)
-    _save_graph(path, prepared.graph)
+    _save_graph(args.save_workflow, prepared)
     return error.document() | {
         "saved_workflow": str(path),
         **reports.about(prepared),

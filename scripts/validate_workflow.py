@@ -26,9 +26,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, flags, safe_text
+from comfyskill.base.cli import Document
+
+if TYPE_CHECKING:
+    from comfyskill.graph.finding import Finding
 
 MOST_FINDINGS = 100
 
@@ -44,7 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def report(args: argparse.Namespace) -> dict[str, Any]:
+def report(args: argparse.Namespace) -> Document:
     """The document this script prints."""
     from comfyskill.graph import check
     from comfyskill.server import node_definitions
@@ -72,14 +76,14 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
-def verdict(found: list[Any], *, every: bool = False) -> dict[str, Any]:
+def verdict(found: list[Finding], *, every: bool = False) -> Document:
     """Findings as a document: `status` "ok" or "invalid", counts by severity, and the findings, errors first."""
     from comfyskill.graph import check
 
     counts = dict.fromkeys(("error", "warning", "info"), 0)
     for finding in found:
         counts[finding.severity] += 1
-    document: dict[str, Any] = {"status": "ok", "counts": counts}
+    document: Document = {"status": "ok", "counts": counts}
     if check.rejected(found):
         first = found[0]
         document = {

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from comfyskill.base import cli, flags, paths
 
@@ -63,7 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def watch(args: argparse.Namespace) -> dict[str, Any]:
+def watch(args: argparse.Namespace) -> cli.Document:
     """The report this script ends with."""
     from comfyskill.base import file_names
     from comfyskill.jobs import monitor as jobs_monitor
@@ -83,7 +82,7 @@ def watch(args: argparse.Namespace) -> dict[str, Any]:
     return monitor.run(follow=args.follow, timeout=args.timeout)
 
 
-def show(args: argparse.Namespace, document: Mapping[str, Any]) -> bool:
+def show(args: argparse.Namespace, document: Mapping[str, object]) -> bool:
     """Print the document; with --json as the last of the JSON Lines."""
     return cli.emit_line({"type": "result", **document}) if args.json else cli.emit(document)
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Check the scripts with every Python from 3.10 to 3.13 that is at hand.
+"""Check the scripts with every Python from 3.10 to 3.14 that this machine has.
 
 Examples:
     python3 tests/every_python.py
-    python3 tests/every_python.py 3.10 3.13
+    python3 tests/every_python.py 3.10 3.14
     python3 tests/every_python.py --quick
     python3 tests/every_python.py --oldest 3.10
     python3 tests/every_python.py --suite 3.10
 
 Each is looked for as pythonX.Y on PATH and below pyenv's folder. --quick, without any package: all files are compiled
-and all rooms that need none are imported. Otherwise a virtual environment is made for each in a temporary folder
-(packages come through pip) and there all rooms are imported, every command prints its help, and a workflow runs on the
+and all modules that need none are imported. Otherwise a virtual environment is made for each in a temporary folder
+(packages come through pip) and there all modules are imported, every command prints its help, and a workflow runs on the
 demo server. --oldest takes the oldest packages that requirements.txt allows; --suite runs the fast tests there.
 
 Exit codes: 0 all fine, 1 something failed, 2 misuse, or none of these Pythons is here.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 COMMANDS = [path.name for path in sorted(SCRIPTS.glob("*.py")) if not path.name.startswith("_")]
 COMPILE_ALL = """
 import pathlib, sys

@@ -165,13 +165,13 @@ def test_an_id_that_cannot_be_one_is_refused(run: Runner, prompt_id: Any) -> Non
 def test_a_command_for_an_id_is_read_as_that_id(demo: Demo, prompt_id: str) -> None:
     import fetch_logs
     import run_workflow
-    from comfyskill.run import job, reports
+    from comfyskill.run import job
     from comfyskill.server import connect
 
     server = connect.connect(demo.url)
     words = shlex.split(server.explain_command(prompt_id))
     assert fetch_logs.parse_args(words[2:]).prompt_id == prompt_id
-    words = shlex.split(reports.resume_command(server, prompt_id, job.Options(Path())))
+    words = shlex.split(job.resume_command(server, prompt_id, job.Options(Path())))
     assert run_workflow.parse_args(words[2:]).resume == prompt_id
 
 

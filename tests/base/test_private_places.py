@@ -53,7 +53,7 @@ def test_the_cache_is_for_this_user_alone_whatever_the_umask(
     finally:
         os.umask(before)
     cache = run.folder / "cache"
-    assert {"ours", "runs", "timings"} <= {path.name for path in cache.iterdir()}
+    assert {"ours", "runs", "times"} <= {path.name for path in cache.iterdir()}
     assert rights(cache) == {0o700}
     assert not [path for path in cache.rglob("*") if path.suffix == ".pyc"]
 
@@ -122,7 +122,7 @@ def test_whatever_the_cache_holds_is_data_that_may_be_wrong(run: Runner, demo: D
     run("server_info.py", "nodes", "--host", demo.url)
     run("run_batch.py", graph_file(graphs.picture()), "--count", 2, "--host", demo.url, "--output-dir", "b")
     files = list((run.folder / "cache").rglob("*.json"))
-    assert {"definitions", "runs", "timings", "times"} <= {file.parent.name for file in files}
+    assert {"definitions", "runs", "times"} <= {file.parent.name for file in files}
     for wrong in [*(json.dumps(value).encode() for value in WRONG), b"{", b"\xff\xfe", b"[" * 100_000]:
         for file in files:
             file.write_bytes(wrong)

@@ -12,6 +12,7 @@ import pytest
 
 import check_deps
 from bundle import SCRIPTS
+from comfyskill.deps import packs
 from manager_server import Comfy, node
 from model_host import safetensors
 
@@ -193,12 +194,35 @@ def test_a_file_name_in_a_free_text_input_is_named_and_not_judged(check: Checker
 # --- nodes
 
 
+@pytest.mark.parametrize(
+    ("class_type", "pack", "command"),
+    [
+        ("ImageResizeKJ", "comfyui-kjnodes", True),
+        ("LTXVApplySTG", "comfyui-ltxvideo", False),
+        ("KSampler", "comfy-core", False),
+        ("NoSuchNodeAnywhere", None, False),
+    ],
+)
+def test_the_tables_name_a_pack_and_install_only_known_ids(
+    class_type: str, pack: str | None, command: bool
+) -> None:
+    found = packs.in_tables(class_type)
+    assert (found.id if found else None) == pack
+    assert bool(found and found.installable) == command
+
+
+def test_an_unknown_class_gets_advice_and_no_command(check: Checker) -> None:
+    flow = graph(**{"9": {"class_type": "NoSuchNodeAnywhere", "inputs": {"images": ["3", 0]}}})
+    entry = one(check(flow, code=1), "nodes", "missing")
+    assert entry["fix"] and "fix_command" not in entry and "pack" not in entry
+
+
 def test_a_missing_class_is_missing_with_the_tables_pack(check: Checker) -> None:
     flow = graph(**{"9": {"class_type": "VHS_VideoCombine", "inputs": {"images": ["3", 0]}}})
     entry = one(check(flow, code=1), "nodes", "missing")
     assert entry["pack"] == "comfyui-videohelpersuite"
     assert entry["fix_command"] == "comfy node install comfyui-videohelpersuite"
-    assert entry["source"] == "the bundle's table of common packs"
+    assert entry["source"] == "the bundle's tables of common packs"
 
 
 def test_an_editor_file_names_its_packs_itself(check: Checker) -> None:
@@ -600,7 +624,7 @@ def test_a_service_is_not_told_how_to_install_anything(run: Any, new_demo: Any, 
     ran = run("check_deps.py", "f.json", *words)
     assert ran.code == 1
     assert "next" not in ran.json
-    assert "fixed" in ran.json["hint"]
+    assert "auto_fix_deps" not in ran.json["hint"]
     assert run("auto_fix_deps.py", "f.json", *words, "--yes").json["code"] == "blocked"
 
 
@@ -624,3 +648,112 @@ def test_a_name_among_several_in_one_input_is_not_set_in_the_place_of_all(
     assert entry["use_instead"] == "SDXL/base.safetensors"
     assert "set" not in entry
     assert document["workflows"][0]["repaired"]["changes"] == []
+
+
+# --- classes that the server has replaced, and files that are named by their content
+
+OLD_LOADER = [
+    {
+        "new_node_id": "LoraLoader",
+        "old_node_id": "OldLoader",
+        "input_mapping": [{"new_id": "lora_name", "old_id": "old_name"}],
+        "output_mapping": None,
+    }
+]
+
+
+def with_old_loader(name: str) -> dict[str, Any]:
+    inputs = {"old_name": name, "model": ["1", 0], "clip": ["1", 1], "gone": 5}
+    return graph(
+        **{
+            "5": {"class_type": "OldLoader", "inputs": inputs},
+            "3": {
+                "class_type": "KSampler",
+                "inputs": {"sampler_name": "euler", "seed": 1, "model": ["5", 0], "positive": ["2", 0]},
+            },
+        }
+    )
+
+
+def test_a_replaced_class_is_checked_as_the_class_that_the_server_runs(check: Checker) -> None:
+    check.comfy.says["node_replacements"] = (
+        json.dumps({"OldLoader": OLD_LOADER}).encode(),
+        "application/json",
+    )
+    put(check.comfy, "loras/style/a.safetensors")
+    document = check(with_old_loader("style/a.safetensors"), code=0)
+    (report,) = document["workflows"]
+    assert "LoraLoader" in report["nodes"]["present"]
+    assert report["replaced"] == [
+        {"node_id": "5", "class_type": "OldLoader", "runs_as": "LoraLoader", "lost_inputs": ["gone"]}
+    ]
+
+
+def test_a_name_in_a_replaced_class_is_set_under_the_input_that_the_workflow_has(
+    check: Checker, tmp_path: Path
+) -> None:
+    check.comfy.says["node_replacements"] = (
+        json.dumps({"OldLoader": OLD_LOADER}).encode(),
+        "application/json",
+    )
+    put(check.comfy, "loras/style/a.safetensors")
+    copy = tmp_path / "copy.json"
+    document = check(with_old_loader("a.safetensors"), "--repair", copy, code=1)
+    entry = one(document, "models", "missing")
+    assert entry["used_by"][0] == {"at": "5.old_name", "class_type": "LoraLoader", "title": "LoraLoader"}
+    assert "5.old_name=style/a.safetensors" in shlex.split(entry["set"])
+    assert json.loads(copy.read_text())["5"]["inputs"]["old_name"] == "style/a.safetensors"
+
+
+def test_a_replacement_that_the_server_lacks_leaves_the_class_missing(check: Checker) -> None:
+    table = {"OldLoader": [{**OLD_LOADER[0], "new_node_id": "NotHereEither"}]}
+    check.comfy.says["node_replacements"] = (json.dumps(table).encode(), "application/json")
+    entry = one(check(with_old_loader("a.safetensors"), code=1), "nodes", "missing")
+    assert (entry["name"], entry["replaced_by"]) == ("OldLoader", "NotHereEither")
+    assert "fix_command" not in entry
+
+
+def test_present_classes_ask_for_no_replacements(check: Checker) -> None:
+    check(graph(), code=0)
+    assert not [path for _, path, _ in check.comfy.seen if path == "node_replacements"]
+
+
+ASSET = f"blake3:{'0a' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("says", "status"),
+    [
+        ({}, "unknown"),
+        ({"features": b'{"assets": false}'}, "unknown"),
+        ({"features": b'{"assets": true}'}, "missing"),
+        ({"features": b'{"assets": true}', "view": b"picture"}, "present"),
+    ],
+)
+def test_a_blake3_value_is_a_file_and_missing_only_where_assets_are_known(
+    check: Checker, says: dict[str, bytes], status: str
+) -> None:
+    for path, body in says.items():
+        check.comfy.says[path] = (body, "image/png" if path == "view" else "application/json")
+    flow = graph(**{"7": {"class_type": "LoadImage", "inputs": {"image": ASSET}}})
+    flow["4"]["inputs"]["images"] = ["7", 0]
+    document = check(flow)
+    files = document["workflows"][0]["files"]
+    assert [key for key in ("present", "missing", "unknown") if files[key]] == [status]
+
+
+def test_an_upload_is_never_missing_on_the_cloud(run: Any, new_demo: Any, tmp_path: Path) -> None:
+    cloud = new_demo("--cloud")
+    flow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": f"{'0a' * 32}.png"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "holiday.png"}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+    (tmp_path / "f.json").write_text(json.dumps(flow))
+    ran = run(
+        "check_deps.py", "f.json", "--host", cloud.url, "--api", "cloud", "--api-key", "comfyui-demo-key"
+    )
+    files = ran.json["workflows"][0]["files"]
+    assert [entry["name"] for entry in files["unknown"]] == [f"{'0a' * 32}.png"]
+    assert [entry["name"] for entry in files["missing"]] == ["holiday.png"]

@@ -13,6 +13,7 @@ from comfyskill.base.cli import SkillError
 from comfyskill.deps import download, place
 from comfyskill.deps.download import AllowedHosts, Wanted, fetch
 from comfyskill.server import transport
+from comfyskill.server.download import ATTEMPTS
 from model_host import ModelHost, safetensors
 
 
@@ -66,7 +67,7 @@ def test_a_cut_connection_is_resumed_with_if_range(host: ModelHost, tmp_path: Pa
 
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(host: ModelHost, tmp_path: Path) -> None:
     body = host.files["/m.safetensors"] = safetensors(3_000_000)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * ATTEMPTS]
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.exit == cli.Exit.UNREACHABLE
@@ -79,7 +80,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(host: ModelHost, tmp_
 
 def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Path) -> None:
     host.files["/m.safetensors"] = safetensors(3_000_000, seed=1)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * ATTEMPTS]
     with pytest.raises(SkillError):
         fetch(wanted(host, tmp_path), allow(host))
     host.cut.clear()
@@ -92,7 +93,7 @@ def test_a_file_that_changed_meanwhile_starts_anew(host: ModelHost, tmp_path: Pa
 def test_halves_of_two_files_are_never_put_together(host: ModelHost, tmp_path: Path, size: int) -> None:
     host.heeds_if_range = False
     host.files["/m.safetensors"] = safetensors(3_000_000, seed=1)
-    host.cut["/m.safetensors"] = [2_500_000, *[0] * download.ATTEMPTS]
+    host.cut["/m.safetensors"] = [2_500_000, *[0] * ATTEMPTS]
     with pytest.raises(SkillError):
         fetch(wanted(host, tmp_path), allow(host))
     host.cut.clear()
@@ -110,7 +111,7 @@ def test_without_a_validator_a_cut_download_starts_anew_and_gives_up_in_the_end(
     with pytest.raises(SkillError) as caught:
         fetch(wanted(host, tmp_path), allow(host))
     assert caught.value.code == "unreachable"
-    assert len(host.seen) <= download.ATTEMPTS + 1
+    assert len(host.seen) <= ATTEMPTS + 1
     assert all("range" not in headers for _, _, headers in host.seen)
 
 

@@ -289,3 +289,130 @@ def test_many_cycles_are_found_in_linear_time():
 
     assert time.process_time() - started < 1.5
     assert any(code == "cycle" for _, code, _ in found)
+
+
+RECENT = json.loads(
+    (Path(__file__).parent.parent / "data/graph/definitions_033.json").read_text(encoding="utf-8")
+)
+
+
+def recent(*, earlier: bool = False, **nodes):
+    """What is found in a graph of these nodes, by (severity, code, input), with definitions of 0.33 or as 0.8.0 sent them."""
+    graph = {
+        "picture": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+        **{name.lstrip("n"): {"class_type": class_type, "inputs": inputs} for name, (class_type, inputs) in nodes.items()},
+    }  # fmt: skip
+    definitions = {
+        name: {key: value for key, value in definition.items() if key != "is_input_list" or not earlier}
+        for name, definition in RECENT.items()
+    }
+    found = check.findings(graph, definitions)
+    return {(f.severity, f.code, f.input) for f in found if f.code not in ("dead_branch", "only_previews")}
+
+
+SHOW = ("PreviewAny", {"source": ["1", 0]})
+IMAGE = ["picture", 0]
+
+
+def test_the_first_inputs_of_a_group_are_required_where_the_server_requires_them():
+    batch = ("BatchImagesNode", {"images.image1": IMAGE})
+    missing = ("error", "required_input_missing", "images.image0")
+    assert missing in recent(n1=batch, n2=SHOW)
+    assert recent(n1=batch, n2=SHOW, earlier=True) == set()
+    assert recent(n1=("BatchImagesNode", {"images.image0": IMAGE}), n2=SHOW) == set()
+
+
+def test_a_group_given_as_one_input_is_named():
+    found = recent(n1=("BatchImagesNode", {"images.image0": IMAGE, "images": "x"}), n2=SHOW)
+    assert ("warning", "ignored_input", "images") in found
+    found = recent(n1=("BatchImagesNode", {"images.image0": IMAGE, "images.image99": IMAGE}), n2=SHOW)
+    assert ("warning", "undeclared_link", "images.image99") in found
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ("ImageCropV2", {"image": IMAGE, "crop_region": {"x": 0, "y": 0, "width": 8, "height": 8}}),
+        ("ComfyMathExpression", {"expression": "a", "values.a": 3}),
+        ("ComfyNumberConvert", {"value": "3"}),
+        (
+            "LTXVEmptyLatentAudio",
+            {"frames_number": 97, "frame_rate": 25, "batch_size": 1, "audio_vae": ["9", 0]},
+        ),
+        ("ColorToRGBInt", {"color": "#ffffff"}),
+        ("CurveEditor", {"curve": {"points": [[0, 0], [1, 1]]}}),
+        ("ConvertArrayToString", {"array": {"__value__": [1]}}),
+    ],
+)
+def test_values_of_several_types_and_of_plain_json_are_no_missing_links(node):
+    assert not {code for _, code, _ in recent(n1=node, n2=SHOW)} & {"value_for_link", "wrong_type"}
+
+
+def test_a_text_cannot_be_compared_with_a_minimum():
+    node = ("LTXVEmptyLatentAudio", {"frames_number": 97, "frame_rate": "25", "batch_size": 1})
+    assert ("error", "wrong_type", "frame_rate") in recent(n1=node, n2=SHOW)
+
+
+def test_a_list_for_a_choice_is_not_looked_at_by_the_server():
+    for value in (["picture", 0], ["nowhere", 0], []):
+        node = ("ResizeImageMaskNode", {"input": IMAGE, "resize_type": value, "scale_method": "area"})
+        found = recent(n1=node, n2=SHOW)
+        assert ("warning", "bad_link", "resize_type") in found
+        assert not [one for one in found if one[0] == "error"]
+
+
+def test_choices_nested_three_deep_are_checked():
+    video = {"video": ["7", 0], "filename_prefix": "x", "format": "mp4", "format.codec": "h264",
+             "format.codec.encoding": "re-encode", "format.codec.encoding.crf": 99.0,
+             "format.codec.encoding.color_space": "auto"}  # fmt: skip
+    found = recent(n1=("SaveVideo", video))
+    assert ("error", "too_big", "format.codec.encoding.crf") in found
+    old = {"video": ["7", 0], "filename_prefix": "x", "format": "mp4", "codec": "h264"}
+    assert {code for _, code, _ in recent(n1=("SaveVideo", old))} <= {"link_to_nowhere"}
+
+
+def test_inputs_that_the_server_ignores_are_named():
+    resize = {
+        "input": IMAGE,
+        "resize_type": "scale by multiplier",
+        "resize_type.multiplier": 2.0,
+        "scale_method": "area",
+    }
+    assert recent(n1=("ResizeImageMaskNode", resize), n2=SHOW) == set()
+    for extra, severity in (
+        ("multiplier", "info"),
+        ("width", "warning"),
+        ("resize_type.width", "warning"),
+        ("nothing", "info"),
+    ):
+        found = recent(n1=("ResizeImageMaskNode", {**resize, extra: 5}), n2=SHOW)
+        assert found == {(severity, "ignored_input", extra)}
+    assert recent(n1=("ResizeImageMaskNode", {**resize, "control_after_generate": "fixed"}), n2=SHOW) == set()
+
+
+def test_what_only_an_undeclared_link_leads_to_is_not_checked_by_the_server():
+    extra = {"input": IMAGE, "resize_type": "scale by multiplier", "resize_type.multiplier": 2.0,
+             "scale_method": "area", "more": ["3", 0]}  # fmt: skip
+    found = recent(n1=("ResizeImageMaskNode", extra), n2=SHOW, n3=("ImageInvert", {}))
+    assert found == {("warning", "undeclared_link", "more"), ("warning", "required_input_missing", "image")}
+    found = recent(n1=("ImageInvert", {"image": ["3", 0]}), n2=SHOW, n3=("ImageInvert", {}))
+    assert ("error", "required_input_missing", "image") in found
+
+
+def test_the_own_check_of_a_class_stands_in_for_its_list():
+    assert ("error", "not_in_list", "device") not in recent(
+        n1=("SelectModelDevice", {"device": "gpu:7"}), n2=SHOW
+    )
+
+
+def test_a_replaced_class_is_a_warning_and_its_new_inputs_are_checked():
+    table = {"OldLoader": [{"new_node_id": "ControlNetLoader", "old_node_id": "OldLoader",
+                            "input_mapping": [{"new_id": "control_net_name", "old_id": "name"}]}]}  # fmt: skip
+    graph = {"1": {"class_type": "OldLoader", "inputs": {"name": "a.safetensors"}},
+             "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}  # fmt: skip
+    (found,) = [f for f in check.findings(graph, RECENT, replacements=table) if f.code != "only_previews"]
+    assert (found.severity, found.code, found.nearest) == ("warning", "replaced_class", ["ControlNetLoader"])
+    graph["1"]["inputs"]["name"] = "b.safetensors"
+    codes = {(f.severity, f.code, f.input) for f in check.findings(graph, RECENT, replacements=table)}
+    assert ("error", "not_in_list", "control_net_name") in codes
+    assert {f.code for f in check.findings(graph, RECENT)} >= {"unknown_class"}

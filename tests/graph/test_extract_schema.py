@@ -182,3 +182,25 @@ def test_optional_inputs_that_are_not_set_are_named(run, graph_file):
     done = run("extract_schema.py", graph_file(graph), "--object-info", DEFINITIONS)
 
     assert done.json["also_settable"]["items"] == ["1.device"]
+
+
+def test_groups_that_grow_and_inputs_of_choices_are_shown(run, graph_file):
+    definitions = Path(__file__).parent.parent / "data/graph/definitions_033.json"
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "BatchImagesNode", "inputs": {"images.image0": ["1", 0]}},
+        "3": {
+            "class_type": "ResizeImageMaskNode",
+            "inputs": {"input": ["2", 0], "resize_type": "scale width"},
+        },
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+    }
+    done = run("extract_schema.py", graph_file(graph), "--object-info", definitions)
+    assert done.code == 0, done.stderr
+    (group,) = done.json["autogrow"]["items"]
+    assert group["set"] == "2.images.image1"
+    assert (group["prefix"], group["min"], group["max"]) == ("images.image", 1, 50)
+    assert group["element"]["type"] == "IMAGE"
+    (choice,) = [one for one in done.json["parameters"] if one["set"] == "3.resize_type"]
+    assert choice["inputs_by_choice"]["scale by multiplier"]["resize_type.multiplier"]["type"] == "FLOAT"
+    assert "3.resize_type.width" in done.json["also_settable"]["items"]

@@ -424,7 +424,7 @@ def test_without_the_flag_nothing_is_repeated(run: Runner, demo: Demo, graph_fil
 
 
 def test_proposals_are_made_for_this_graph() -> None:
-    from comfyskill.run import reports
+    from comfyskill.run import memory
 
     graph = {
         "1": {
@@ -438,7 +438,7 @@ def test_proposals_are_made_for_this_graph() -> None:
             "inputs": {"width": 256, "height": 256, "length": 81, "batch_size": 1},
         },
     }
-    said = [item["use"] for item in reports.proposals(graph)]
+    said = [item["use"] for item in memory.proposals(graph)]
     assert said[0] == "--tiled-vae"
     assert {
         "--set 1.weight_dtype=fp8_e4m3fn", "--set 2.batch_size=1", "--set 2.width=768 --set 2.height=576",
@@ -493,7 +493,7 @@ def test_run_workflow_and_fetch_logs_tell_one_failure_alike(run: Runner, demo: D
 
 
 def test_the_innermost_frame_of_a_traceback_comes_first() -> None:
-    from comfyskill.run import reports
+    from comfyskill.run import verdict
     from comfyskill.server.protocol import JobState
 
     trace = [
@@ -501,7 +501,8 @@ def test_the_innermost_frame_of_a_traceback_comes_first() -> None:
         '  File "b.py", line 2, in inner\n    raise X\n',
     ]
     state = JobState("id", "done", outcome="error", error={"node_id": "1", "traceback": trace})
-    lines = reports.failure(state, {"1": {"class_type": "A", "inputs": {"api_key": "s3cret"}}})["error"]
+    lines = verdict.failure(state, {"1": {"class_type": "A", "inputs": {"api_key": "s3cret"}}}).error
+    assert lines is not None
     assert [line.strip() for line in lines["traceback"]][:2] == ['File "b.py", line 2, in inner', "raise X"]
     assert "s3cret" not in str(lines)
 
@@ -518,8 +519,8 @@ def test_a_second_run_knows_how_long_the_first_took(run: Runner, demo: Demo, gra
 def test_estimates_in_words() -> None:
     from comfyskill.run.times import Estimate
 
-    assert Estimate(360, 300, 420, 4).words() == "about 6 min (5 to 7)"
-    assert Estimate(12.4, 12.4, 12.4, 1).words() == "about 12 s"
+    assert Estimate(360, 300, 420, 4).as_text() == "about 6 min (5 to 7)"
+    assert Estimate(12.4, 12.4, 12.4, 1).as_text() == "about 12 s"
 
 
 @pytest.mark.parametrize(

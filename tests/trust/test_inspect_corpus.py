@@ -11,6 +11,7 @@ import pytest
 
 import inspect_workflow
 from comfyskill.base import safe_text, service_keys
+from comfyskill.deps.packs import CORE, packs_by_class, usual_name
 from comfyskill.trust import risks as trust_risks
 from comfyskill.trust import text as trust_text
 from comfyskill.trust import trust
@@ -105,14 +106,14 @@ def test_a_servers_word_clears_no_class(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_held_against_the_table() -> None:
-    assert "comfyui-impact-pack" in trust.packs_by_class()["FaceDetailer"]
-    assert "FL_CodeNode" not in trust.packs_by_class()
+    assert "comfyui-impact-pack" in packs_by_class()["FaceDetailer"]
+    assert "FL_CodeNode" not in packs_by_class()
     for repository in (
         "https://github.com/ltdrdata/ComfyUI-Impact-Pack",
         "comfyui_impact_pack",
         "ComfyUI-Impact-Pack.git",
     ):
-        assert trust.usual_name(repository) == "comfyui-impact-pack"
+        assert usual_name(repository) == "comfyui-impact-pack"
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def test_every_risky_class_has_one_row_and_a_source() -> None:
 
 def test_no_core_class_is_let_off_whose_name_suggests_a_risk() -> None:
     """Names are not looked at for core classes, so those that would be suspected are listed here, one by one."""
-    core = {name for name, packs in trust.packs_by_class().items() if trust.CORE in packs}
+    core = {name for name, packs in packs_by_class().items() if CORE in packs}
     suspected = {name for name in core - trust_risks.RISKS.keys() if trust._by_its_name(name)}
     # Texts go to the output folder, and the camera is that of the user's own browser.
     assert suspected == {"SaveText", "WebcamCapture"}

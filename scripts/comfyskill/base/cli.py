@@ -189,6 +189,7 @@ class SkillError(Exception):
     def but(
         self,
         *,
+        message: str | None = None,
         exit: Exit | None = None,
         hint: str | None = None,
         next: Sequence[str] = (),
@@ -196,7 +197,7 @@ class SkillError(Exception):
     ) -> SkillError:
         """A new error for the same failure with these parts replaced; raise it `from` this one."""
         return SkillError(
-            self.message,
+            message or self.message,
             code=self.code,
             exit=self.exit if exit is None else exit,
             hint=hint or self.hint,

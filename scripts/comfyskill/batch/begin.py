@@ -20,7 +20,7 @@ from comfyskill.batch.flags import PlanFlags, Request
 from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.recipe import Recipe
 from comfyskill.graph import facts as graph_facts
-from comfyskill.run import jobs
+from comfyskill.run import submit
 from comfyskill.run.prepare import Wishes
 from comfyskill.server import facts as server_facts
 from comfyskill.server.facts import Facts
@@ -332,6 +332,6 @@ def _options(request: Request, ready: Sequence[Filler], named: Sequence[str]) ->
     """The options of the runs. Raises SkillError for a partner key that must not go to one of the servers."""
     for filler in ready:
         if (server := filler.server.live) is not None:
-            jobs.partner_key(server, filler.prepared, request.options.run.partner_key)
+            submit.partner_key(server, filler.prepared, request.options.run.partner_key)
     partner = any(filler.prepared.partner for filler in ready)
     return request.options._replace(hosts=tuple(named), partner=partner)

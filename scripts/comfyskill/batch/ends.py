@@ -12,7 +12,7 @@ from comfyskill.batch.fetch import Fetchers, Haul
 from comfyskill.batch.flights import MOST_LOST, Flight, ServerRuns, Todo
 from comfyskill.batch.scheduler import Batch
 from comfyskill.batch.times import Samples
-from comfyskill.run import collect, reports
+from comfyskill.run import collect, reports, result, verdict
 from comfyskill.server import refusals
 from comfyskill.server.protocol import Graph, JobState
 
@@ -35,9 +35,7 @@ class Ends:
         self.url = here.url
         self.fetchers = fetchers
         self.samples = samples
-        self.through_socket = bool(
-            reports.socket_nodes(graph)
-        )  # this graph sends pictures through the socket
+        self.through_socket = bool(result.socket_nodes(graph))  # this graph sends pictures through the socket
 
     def unfit(self, todo: Todo, error: SkillError) -> None:
         """This server does not accept the values: another one may have the model."""
@@ -66,14 +64,14 @@ class Ends:
         if seconds is not None:
             facts["seconds"] = round(seconds, 3)
         if state.outcome == "error":
-            failure = reports.failure(state, flight.graph)
+            failure = verdict.failure(state, flight.graph)
             facts |= {
-                "code": failure["code"],
-                "message": failure["message"],
-                "server_said": failure["error"]["server_said"],
-                "hint": failure["hint"],
+                "code": failure.code,
+                "message": failure.message,
+                "server_said": foreign.mapping(failure.error).get("server_said"),
+                "hint": failure.hint,
             }
-            self.failed(flight, failure["code"], "error", facts, state)
+            self.failed(flight, failure.code, "error", facts, state)
         elif state.outcome == "cancelled":
             facts |= {"code": "cancelled", "message": "cancelled, but not by this batch"}
             self._hand_over(flight, "cancelled", facts, state)

@@ -89,8 +89,9 @@ def request(args: argparse.Namespace) -> Request:
     servers = ServerFlags(
         args.host or (), args.api, args.api_key, args.api_key_file, args.header, args.ca_bundle, args.insecure
     )
+    values = run_flags.ValueFlags.of(vars(args))
     return Request(
-        args.workflow, bool(args.resume), plan, run_flags.wishes(args), servers, _options(args), args.inventory,
+        args.workflow, bool(args.resume), plan, run_flags.wishes(values), servers, _options(args), args.inventory,
         args.dry_run, args.allow_unsure, args.yes_spend, args.max_runs, not args.no_report,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from comfyskill.batch.flights import SHORT, Flight, ServerRuns, Todo
 from comfyskill.batch.scheduler import Batch
 from comfyskill.batch.times import Samples
 from comfyskill.graph import facts as graph_facts
-from comfyskill.run import jobs, reports, submitted
+from comfyskill.run import jobs, result, submit
 from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, JobState, Submission
 from comfyskill.server.watch import Ended, Update, Watcher
@@ -169,7 +169,7 @@ class Lane(threading.Thread):
             return
         frame = update.frame
         if isinstance(frame, events.Preview):
-            if self.ends.through_socket and reports.sends_through_socket(flight.graph, frame.node):
+            if self.ends.through_socket and result.sends_through_socket(flight.graph, frame.node):
                 flight.pictures.append((frame.node or "", frame))
         elif isinstance(frame, events.Event):
             if flight.started is None and frame.type in ("execution_start", "executing", "progress"):
@@ -261,9 +261,7 @@ class Lane(threading.Thread):
 
     def _submission(self, flight: Flight, prompt_id: str) -> Submission:
         options = self.batch.options.run._replace(prompt_id=prompt_id, client_id=self.watcher.client_id)
-        return jobs.new_submission(
-            self.server, self._filler.prepared._replace(graph=dict(flight.graph)), options
-        )
+        return submit.new_submission(self.server, self._filler.prepared._replace(graph=flight.graph), options)
 
     def _find_again(self, todo: Todo, flight: Flight) -> bool:
         """Whether the server has this run from an earlier session; then it is followed from here on."""
@@ -326,7 +324,7 @@ class Lane(threading.Thread):
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
         if not self.server.fleeting:
-            submitted.remember(self.url, accepted.prompt_id)
+            submit.remember(self.url, accepted.prompt_id)
         flight.node_errors = dict(accepted.node_errors)
         flight.submitted = time.monotonic()
         self.here.add(accepted.prompt_id, flight)

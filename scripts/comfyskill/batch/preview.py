@@ -42,7 +42,7 @@ def preview(recipe: Recipe, ready: Sequence[Filler], notes: Sequence[str], workf
 
 def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str) -> Document:
     """The rejection of the first run by the first server that accepts its values; empty when it is accepted."""
-    from comfyskill.run import dry_run
+    from comfyskill.run import submit
 
     for filler in ready if recipe.wishes.validate else ():
         try:
@@ -50,7 +50,7 @@ def _rejection(recipe: Recipe, ready: Sequence[Filler], workflow: str) -> Docume
         except SkillError:
             continue  # a value that only another server accepts
         sent = {*first.uploads, *(row["input"] for row in filler.prepared.uploads)}
-        return dry_run.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
+        return submit.rejection(filler.server, first.graph, workflow=workflow, sent=sent)
     return {}
 
 

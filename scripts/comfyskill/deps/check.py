@@ -19,16 +19,17 @@ from comfyskill.deps.need import (
     SERVER_PATH,
     FileNeed,
     ModelNeed,
-    Needs,
     Tag,
     Use,
     ValueNeed,
+    classes_of,
     needs_of,
     tags_in,
 )
 from comfyskill.deps.origin import Origin
-from comfyskill.deps.pack import Pack
-from comfyskill.deps.stock import EMPTY, LISTED, NO_FOLDER, Listing, Stock
+from comfyskill.deps.stock import ASSET, EMPTY, LISTED, NO_FOLDER, Listing, Stock
+from comfyskill.graph.nodes import Definitions, Graph, inputs_of
+from comfyskill.graph.replacements import Renamed, new_class
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
@@ -37,7 +38,8 @@ KINDS = ("node", "model", "embedding", "file", "value")
 class Item(NamedTuple):
     """One thing that a workflow needs, and whether the server has it.
 
-    match: the listed name that is meant, if it is written differently. origin, pack: where to get it.
+    match: the listed name that is meant, if it is written differently. origin, pack: where to get it. replaced_by: the
+    class that the server has in the place of a missing one.
     """
 
     kind: str
@@ -50,8 +52,9 @@ class Item(NamedTuple):
     match: Match | None = None
     similar: tuple[str, ...] = ()
     origin: Origin | None = None
-    pack: Pack | None = None
+    pack: deps_packs.Pack | None = None
     installed_but_absent: bool = False
+    replaced_by: str | None = None
 
     @property
     def fixed_by_name(self) -> bool:
@@ -77,51 +80,64 @@ class Unread(NamedTuple):
 
 
 class Check(NamedTuple):
-    """The answer for one workflow."""
+    """The answer for one workflow. renamed: nodes whose class the server has replaced by another."""
 
     items: tuple[Item, ...]
     idle: tuple[str, ...] = ()
     loose: tuple[tuple[str, Use], ...] = ()
     not_asked: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
+    renamed: tuple[Renamed, ...] = ()
 
     def of(self, status: str) -> list[Item]:
         """The items with this status."""
         return [item for item in self.items if item.status == status]
 
 
-def check(graph: Mapping[str, Any], stock: Stock) -> Check:
-    """Every need of the graph with its status on this server; `locate` adds where to get what is missing."""
-    from comfyskill.deps.need import classes_of
+def check(graph: Graph, stock: Stock) -> Check:
+    """Every need of the graph with its status on this server; `locate` adds where to get what is missing.
 
-    definitions = stock.definitions(classes_of(graph))
-    needs = needs_of(graph, definitions)
-    items = [*_nodes(needs, definitions, stock)]
+    What counts is the graph that the server will run: classes that it has replaced go by their new names.
+    """
+    run, renamed = stock.replaced(graph)
+    definitions = stock.definitions(classes_of(run))
+    needs = needs_of(run, definitions)
+    items = [_node(name, ids, definitions, stock) for name, ids in needs.classes.items()]
     items += [_model(need, definitions, stock) for need in needs.models]
     items += [_embedding(name, uses, stock) for name, uses in needs.embeddings.items()]
     items += [_glued(name, written, use, stock) for name, written, use in needs.glued]
     items += [_file(need, stock) for need in needs.files]
     items += [_value(need) for need in needs.values]
-    tags = [tag for tag in tags_in(graph, definitions) if tag.use.node_id not in needs.idle]
+    tags = [tag for tag in tags_in(run, definitions) if tag.use.node_id not in needs.idle]
     items += [_tagged(tag, stock) for tag in tags if tag.reader]
     unread = [_unread(tag, stock) for tag in tags if not tag.reader]
-    return Check(tuple(items), needs.idle, needs.loose, unread=tuple(unread))
+    if renamed:
+        items = [
+            item._replace(uses=tuple(_as_written(use, graph, run) for use in item.uses)) for item in items
+        ]
+    return Check(tuple(items), needs.idle, needs.loose, unread=tuple(unread), renamed=tuple(renamed))
 
 
-def _nodes(needs: Needs, definitions: Mapping[str, Any] | None, stock: Stock) -> list[Item]:
-    items = []
-    for class_type, node_ids in needs.classes.items():
-        if definitions is None:
-            problem = stock.definitions_problem
-            reason = f"node definitions could not be fetched ({problem.message if problem else 'not asked'})"
-            items.append(Item("node", class_type, UNKNOWN, reason, node_ids=node_ids))
-        elif class_type in definitions:
-            items.append(Item("node", class_type, PRESENT, node_ids=node_ids))
-        else:
-            items.append(
-                Item("node", class_type, MISSING, "the server has no such node class", node_ids=node_ids)
-            )
-    return items
+def _as_written(use: Use, written: Graph, run: Graph) -> Use:
+    """The place under the input name that the workflow has, which `--set` and --repair need."""
+    old, new = inputs_of(written[use.node_id]), inputs_of(run[use.node_id])
+    if use.input in old or use.input not in new:
+        return use
+    same = [name for name, value in old.items() if name not in new and value == new[use.input]]
+    return use._replace(input=same[0]) if len(same) == 1 else use._replace(plain=False)
+
+
+def _node(class_type: str, node_ids: tuple[str, ...], definitions: Definitions | None, stock: Stock) -> Item:
+    item = Item("node", class_type, PRESENT, node_ids=node_ids)
+    if definitions is None:
+        problem = stock.definitions_problem
+        reason = f"node definitions could not be fetched ({problem.message if problem else 'not asked'})"
+        return item._replace(status=UNKNOWN, reason=reason)
+    if class_type in definitions:
+        return item
+    # The server renames nodes of a graph, but a node that could not be converted is not in the graph.
+    new = new_class(class_type, stock.replacements())
+    return item._replace(status=MISSING, reason="the server has no such node class", replaced_by=new)
 
 
 def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock) -> Item:
@@ -246,7 +262,9 @@ def _file(need: FileNeed, stock: Stock) -> Item:
     there, why = stock.has_input(need.name)
     if there:
         return item._replace(status=PRESENT)
-    if there is None and not (need.choices is not None and _flat(need.name)):
+    # The list of a service does not show what its users upload.
+    listed = need.choices is not None and stock.server.api == "local" and _flat(need.name)
+    if there is None and not listed:
         return item._replace(reason=f"the {need.kind} could not be checked ({why})")
     kind = next((kind for kind in ("output", "temp") if need.name.endswith(f" [{kind}]")), "input")
     reason = f"the server's {kind} folder has no such {need.kind}"
@@ -256,7 +274,7 @@ def _file(need: FileNeed, stock: Stock) -> Item:
 
 def _flat(name: str) -> bool:
     """Whether the server's list of its top input folder would show the file."""
-    return "/" not in name and "\\" not in name and not name.endswith("]")
+    return "/" not in name and "\\" not in name and not name.endswith("]") and not ASSET.fullmatch(name)
 
 
 def _value(need: ValueNeed) -> Item:
@@ -279,7 +297,6 @@ def locate(
 ) -> Check:
     """The check with sources for what is missing or unknown. `installed`: ids of packs that the Manager has installed."""
     have = {name.lower() for name in installed}
-    packs.look_up(item.name for item in checked.of(MISSING) if item.kind == "node")
     items = []
     for item in checked.items:
         if item.status == PRESENT:

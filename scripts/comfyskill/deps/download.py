@@ -1,39 +1,39 @@
 """Downloads one model file: from allowed hosts, resumed, checked, and renamed only when complete.
 
-What arrives lies under `NAME.part` with a note of where it came from, and gets its name when its size, its hash (the
+The unfinished file is `NAME.part`, with a note of its address beside it. It gets its name when its size, its hash (the
 declared one, and the one that huggingface.co states for large files) and its form are right.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import _common
 from _common import Origin, origin_of
-from comfyskill.base import cli, file_limits, file_names, safe_files, safe_text
+from comfyskill.base import cli, file_limits, file_names, foreign, safe_files, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.deps import catalog, place, report
 from comfyskill.deps import origin as deps_origin
+from comfyskill.server import download as server_download
 from comfyskill.server import transport
+from comfyskill.server.download import Broken
 
 if TYPE_CHECKING:
     import requests
 
     from comfyskill.server.session import SecureSession
 
-PIECE = 1 << 20
-ATTEMPTS = 5
 TIMEOUT = (15.0, 60.0)
 MOST_NOTE = 1 << 16
+PROGRESS_EVERY = 2.0
 
 
 class Facts(NamedTuple):
@@ -89,175 +89,85 @@ def fetch(wanted: Wanted, allowed: AllowedHosts) -> Fetched:
         )  # fmt: skip
     refuse_existing(wanted.target)
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
-    part = Part(wanted)
     with session_for(wanted.url, allowed) as session:
-        with part.opened():
+        with opened_part(wanted) as part:
             resumed_at = part.size
-            _transfer(session, wanted, part)
-            checked = _checked(wanted, part)
+            _receive(session, part)
+            checked = _checked(part)
             # Under the lock where there is one; Windows renames no open file.
             if os.name != "nt":
                 part.take_name()
         if os.name == "nt":
             part.take_name()
-    return Fetched(wanted.target, part.size, part.digest.hexdigest(), checked, resumed_at)
+    return Fetched(wanted.target, part.size, part.sha256, checked, resumed_at)
 
 
-def _transfer(session: SecureSession, wanted: Wanted, part: Part) -> None:
-    """Complete the part; a broken connection resumes from the last byte as long as bytes arrive."""
-    failures, furthest = 0, part.size
-    while True:
-        try:
-            if _one_answer(session, wanted, part):
-                return
-            why = "the connection broke"
-        except _Again as again:
-            why = str(again)
-        failures = 0 if part.size > furthest else failures + 1
-        furthest = max(furthest, part.size)
-        if failures >= ATTEMPTS:
-            part.flush()
-            raise SkillError(
-                f"{shown(wanted.url)}: {why}", code="unreachable", retryable=True,
-                hint="run it again: it resumes where it stopped",
-            )  # fmt: skip
-        time.sleep(transport.pause_before(failures + 1))
-
-
-class _Again(Exception):
-    """This answer was useless, but another try may work."""
-
-
-def _one_answer(session: SecureSession, wanted: Wanted, part: Part) -> bool:
-    """Request the rest and append it. True when the file is complete."""
+def _receive(session: SecureSession, part: Part) -> None:
+    """Complete the part. Raises SkillError."""
     import requests
 
-    headers = {}
-    if part.size and part.etag:
-        headers = {"Range": f"bytes={part.size}-", "If-Range": part.etag}
-    try:
-        response = session.get(wanted.url, headers=headers, stream=True, timeout=TIMEOUT)
-    except requests.RequestException as error:
-        raise _failure(error, wanted.url) from error
-    with response:
-        _accept(response, wanted, part)
-        if part.total is not None and part.size == part.total:
-            return True
-        _check_space(wanted.target.parent, part)
+    url = part.wanted.url
+
+    def ask(offset: int, validator: str | None) -> requests.Response:
+        headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset and validator else {}
         try:
-            _take_in(response, wanted, part)
-        except (requests.RequestException, OSError) as error:
-            if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-                raise
-            return False
-    if part.total is None:
-        return True
-    if part.size > part.total:
-        part.drop()
-        raise SkillError("the host sent more bytes than it announced", code="corrupt", retryable=True)
-    return part.size == part.total
+            response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            raise _failure(error, url) from error
+        try:
+            _judge(response, part)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    try:
+        server_download.receive(part, ask)
+    except server_download.Broken as broken:
+        raise SkillError(
+            f"{shown(url)}: {broken}", code="unreachable", retryable=True,
+            hint="run it again: it resumes where it stopped",
+        ) from broken  # fmt: skip
 
 
-def _accept(response: requests.Response, wanted: Wanted, part: Part) -> None:
-    """Judge an answer's head: where its bytes belong, or why there are none."""
-    status = response.status_code
+def _judge(response: requests.Response, part: Part) -> None:
+    """Raises SkillError for an answer that is not the file, Broken where a later one may be."""
+    status, url = response.status_code, part.wanted.url
     if status == 416:
         part.restart()
-        raise _Again("the server did not send the rest")
+        raise Broken("the server did not send the rest")
     if status in (401, 403):
-        raise _gate(wanted.url, status)
+        raise _gate(url, status)
     if status in transport.RETRIED_STATUSES:
-        raise _Again(f"its host answers HTTP {status}")
+        raise Broken(f"its host answers HTTP {status}")
     if status >= 400:
         raise SkillError(
-            f"{shown(wanted.url)} answers HTTP {status}",
-            code="not_found" if status in (404, 410) else "download_failed", exit=Exit.FAILED,
+            f"{shown(url)} answers HTTP {status}",
+            code="not_found" if status in (404, 410) else "download_failed",
             hint="the file may have moved: check its page",
-        )  # fmt: skip
+        )
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise SkillError(
-            f"{shown(wanted.url)} answers with a web page instead of the file", code="not_a_file",
+            f"{shown(url)} answers with a web page instead of the file", code="not_a_file",
             hint="it may require a login, or the URL is that of a page about the file",
         )  # fmt: skip
-    file_limits.refuse_packed(response.headers)
-    if status == 206:
-        start, total = _range_of(response)
-        if start != part.size:
-            part.restart()
-            raise _Again("the server sent a different part than requested")
-        etag = response.headers.get("ETag", "").removeprefix("W/")
-        if part.size and ((etag and etag != part.etag) or (total and part.total not in (None, total))):
-            # It should have sent the whole new file (If-Range); two halves of two files make none.
-            part.restart()
-            raise _Again("the file has changed in the meantime")
-        part.total = total if total is not None else part.total
-    else:
-        part.restart()
-        part.total = file_limits.number_in(response.headers.get("Content-Length"))
-    part.remember(response)
+    part.stated_sha256 = stated_hash(response) or part.stated_sha256
 
 
-def _range_of(response: requests.Response) -> tuple[int | None, int | None]:
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    if match is None:
-        return None, None
-    return file_limits.number_in(match.group(1)), file_limits.number_in(match.group(3))
-
-
-def _check_space(folder: Path, part: Part) -> None:
-    file_limits.refuse_too_large(max(part.size, part.total or 0), file_limits.MOST_MODEL_BYTES)
-    left = part.total - part.size if part.total is not None else 0
-    file_limits.require(
-        folder, left + file_limits.SPARE_BYTES, "free some space, or give another --models-dir"
-    )
-
-
-def _take_in(response: requests.Response, wanted: Wanted, part: Part) -> None:
-    said = time.monotonic()
-    for count, piece in enumerate(_pieces(response)):
-        if part.size == 0:
-            wrong = place.wrong_start(wanted.target.name, piece)
-            if wrong:
-                part.drop()
-                raise _corrupt(wanted, wrong)
-        part.add(piece)
-        if count % 16 == 15:
-            _check_space(wanted.target.parent, part)
-        if time.monotonic() - said > 2.0:
-            said = time.monotonic()
-            of = f" of {part.total / 1e6:.0f}" if part.total else ""
-            cli.note(f"{wanted.target.name}: {part.size / 1e6:.0f}{of} MB")
-
-
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """Pieces of the body; a body that is cut short ends in requests' own exceptions."""
-    return response.iter_content(PIECE)
-
-
-def _checked(wanted: Wanted, part: Part) -> tuple[str, ...]:
+def _checked(part: Part) -> tuple[str, ...]:
     """What was compared of a file that has arrived. Raises SkillError `corrupt` when it is not what it should be."""
     part.flush()
-    digest = part.digest.hexdigest()
     checked = ["size"] if part.total is not None else []
-    for expected in (wanted.sha256, part.stated_sha256):
-        if expected and expected != digest:
-            part.drop()
-            raise _corrupt(wanted, f"its SHA-256 is {digest} and should be {expected}")
+    for expected in (part.wanted.sha256, part.stated_sha256):
+        if expected and expected != part.sha256:
+            raise part.corrupt(f"its SHA-256 is {part.sha256} and should be {expected}")
         if expected and "sha256" not in checked:
             checked.append("sha256")
-    wrong = place.problem(part.path, wanted.target.name)
+    wrong = place.problem(part.path, part.wanted.target.name)
     if wrong:
-        part.drop()
-        raise _corrupt(wanted, wrong)
+        raise part.corrupt(wrong)
     return (*checked, "form")
-
-
-def _corrupt(wanted: Wanted, why: str) -> SkillError:
-    return SkillError(
-        f"the file from {shown(wanted.url)} is not usable: {why}; it was deleted",
-        code="corrupt", hint="try again; if it fails again, check the file's page",
-    )  # fmt: skip
 
 
 def _failure(error: requests.RequestException, url: str) -> Exception:
@@ -283,7 +193,7 @@ def _failure(error: requests.RequestException, url: str) -> Exception:
             f"the certificate of {shown(url)} was not accepted", code="unreachable",
             hint="a proxy may be the cause: set REQUESTS_CA_BUNDLE to its CA file",
         )  # fmt: skip
-    return _Again(_network_words(error))
+    return Broken(_network_words(error))
 
 
 def _network_words(error: requests.RequestException) -> str:
@@ -337,92 +247,75 @@ class Wanted(NamedTuple):
     allow_pickle: bool = False
 
 
-class Part:
-    """The unfinished file and the note beside it that says what it is a part of."""
+class Part(server_download.Arriving):
+    """The unfinished file, and the note beside it that says which address and version it is a part of."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    most = file_limits.MOST_MODEL_BYTES
+    spare = file_limits.SPARE_BYTES
+    no_space = "free some space, or give another --models-dir"
+
+    def __init__(self, wanted: Wanted, file: IO[bytes]) -> None:
+        super().__init__(file, wanted.target.parent, hashed=True)
         self.wanted = wanted
-        self.path = wanted.target.with_name(wanted.target.name + ".part")
-        self.note = wanted.target.with_name(wanted.target.name + ".part.json")
-        self.total: int | None = None
+        self.path, self.note = _unfinished(wanted.target)
         self.stated_sha256: str | None = None
-        self.etag: str | None = None
-        self.size = 0
-        self.digest = hashlib.sha256()
         self.useless = self.named = False
-        self._file: IO[bytes] | None = None
+        self._progress_at = time.monotonic()
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Open for appending, alone; an unfinished file of another address or without a validator starts anew.
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what has arrived."""
+        assert self.digest is not None
+        return self.digest.hexdigest()
 
-        Afterwards what holds nothing, or nothing of use, is removed.
-        """
-        try:
-            # The names can be known before, and then be links to files of the user.
-            with safe_files.open_file(self.path, "ab+") as file:
-                _lock(file, self.wanted.target)
-                # Whoever held the lock before may have given this very file its final name.
-                refuse_existing(self.wanted.target)
-                self._file = file
-                kept = self._kept_note()
-                if kept is None:
-                    self.restart()
-                else:
-                    self.etag = kept
-                    self._hash_what_is_there()
-                yield
-        finally:
-            if self._file is not None and not self.named and (self.useless or self.size == 0):
-                self.path.unlink(missing_ok=True)
-                self.note.unlink(missing_ok=True)
+    def take_up(self) -> None:
+        """Continue with what an earlier try of the same address left, if the rest of that version can be asked for."""
+        validator = self._noted_validator()
+        if validator is None:
+            self.restart()
+            return
+        self.file.seek(0)
+        while piece := self.file.read(1 << 20):
+            self.count(piece)
+        self.validator = validator
 
-    def _kept_note(self) -> str | None:
+    def _noted_validator(self) -> str | None:
         try:
             with safe_files.open_file(self.note, "r", encoding="utf-8") as file:
-                kept = json.loads(file.read(MOST_NOTE))
+                kept = foreign.mapping(json.loads(file.read(MOST_NOTE)))
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(kept, Mapping) or kept.get("url") != self.wanted.url:
-            return None
-        return kept["etag"] if isinstance(kept.get("etag"), str) else None
+        return foreign.text(kept.get("validator")) or None if kept.get("url") == self.wanted.url else None
 
-    def _hash_what_is_there(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        while piece := self._file.read(PIECE):
-            self.digest.update(piece)
-            self.size += len(piece)
-
-    def restart(self) -> None:
-        """Begin with the first byte."""
-        assert self._file is not None
-        self._file.truncate(0)
-        self.size, self.digest, self.etag = 0, hashlib.sha256(), None
-
-    def remember(self, response: requests.Response) -> None:
-        """Note the validator with which the rest may be asked for; weak ones do not serve."""
-        etag = response.headers.get("ETag")
-        self.etag = etag if etag and not etag.startswith("W/") else None
-        self.stated_sha256 = stated_hash(response) or self.stated_sha256
-        if self.etag:
+    def begin(self, response: requests.Response) -> None:
+        """Start with the first byte of this answer, and note its version."""
+        super().begin(response)
+        if self.validator:
             with safe_files.open_file(self.note, "w", encoding="utf-8") as file:
-                json.dump({"url": self.wanted.url, "etag": self.etag}, file)
+                json.dump({"url": self.wanted.url, "validator": self.validator}, file)
 
     def add(self, piece: bytes) -> None:
-        assert self._file is not None
-        self._file.write(piece)
-        self.digest.update(piece)
-        self.size += len(piece)
+        """Append what has arrived. Raises SkillError when the first bytes are not those of such a file."""
+        if self.size == 0 and (wrong := place.wrong_start(self.wanted.target.name, piece)):
+            raise self.corrupt(wrong)
+        super().add(piece)
+        if time.monotonic() - self._progress_at > PROGRESS_EVERY:
+            self._progress_at = time.monotonic()
+            of = f" of {self.total / 1e6:.0f}" if self.total else ""
+            cli.note(f"{self.wanted.target.name}: {self.size / 1e6:.0f}{of} MB")
 
     def flush(self) -> None:
-        assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Have the disk hold all of it."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
-    def drop(self) -> None:
-        """What is there can be of no use: it is removed, and the next try begins anew."""
+    def corrupt(self, why: str) -> SkillError:
+        """The failure for content that is of no use; the file is removed."""
         self.useless = True
+        return SkillError(
+            f"the file from {shown(self.wanted.url)} is not usable: {why}; it was deleted",
+            code="corrupt", hint="try again; if it fails again, check the file's page",
+        )  # fmt: skip
 
     def take_name(self) -> None:
         """Give the file its final name."""
@@ -430,6 +323,31 @@ class Part:
         file_names.insist(lambda: self.path.replace(self.wanted.target))
         self.named = True
         self.note.unlink(missing_ok=True)
+
+
+def _unfinished(target: Path) -> tuple[Path, Path]:
+    """Where the unfinished file and its note are."""
+    return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+
+
+@contextlib.contextmanager
+def opened_part(wanted: Wanted) -> Iterator[Part]:
+    """The unfinished file, locked, with what an earlier try left; afterwards it is removed if it is empty or useless."""
+    path, note = _unfinished(wanted.target)
+    part = None
+    try:
+        # The names can be known before, and then be links to files of the user.
+        with safe_files.open_file(path, "ab+") as file:
+            _lock(file, wanted.target)
+            # Whoever held the lock before may have given this very file its final name.
+            refuse_existing(wanted.target)
+            part = Part(wanted, file)
+            part.take_up()
+            yield part
+    finally:
+        if part is not None and not part.named and (part.useless or part.size == 0):
+            path.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
 
 
 def refuse_existing(target: Path) -> None:

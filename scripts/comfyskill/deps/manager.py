@@ -354,8 +354,3 @@ def _ending(pattern: Any) -> re.Pattern[str] | None:
 
 def _key(name: str) -> str:
     return name.lower().split("@")[0]
-
-
-def page_of(pack: str) -> str:
-    """Where a person finds the pack's page."""
-    return f"Comfy Registry, node pack {pack}"

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from comfyskill.base import cli, paths, programs, safe_files, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.deps import comfy_cli, download, plan, report, survey
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import MISSING, PRESENT, Check
 from comfyskill.deps.download import AllowedHosts
-from comfyskill.deps.plan import COMFY, DOWNLOAD, MANAGER, Step, Ways, manager_order
+from comfyskill.deps.plan import COMFY, DOWNLOAD, MANAGER, Options, Step, Ways, manager_order
 from comfyskill.deps.survey import Asked, Workflow
+from comfyskill.server.facts import Facts
 
 
-def mend(args: argparse.Namespace) -> dict[str, Any]:
-    """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …"""
-    allowed = AllowedHosts(args.allow_host)
-    with survey.asked(args, inventory=args.inventory, needed=True) as asked:
-        done = _examined(asked, args.workflows)
+def mend(connect: Callable[[], Facts], options: Options) -> Document:
+    """The report of auto_fix_deps. Raises SkillError: `consent_needed` (7) without --yes, `refused` (4), …
+
+    connect: gives the server; it is called again for the check after the installs, since a server keeps its answers.
+    """
+    allowed = AllowedHosts(options.allow_host)
+    with contextlib.closing(connect()) as server:
+        asked = Asked(server)
+        done = _examined(asked, options.workflows)
         checks = [checked for _, checked in done]
-        document: dict[str, Any] = {"counts": report.summary(checks)}
-        if asked.server.demo:
+        document: Document = {"counts": report.summary(checks)}
+        if server.demo:
             document["demo"] = True
         verdict = report.verdict(checks)
         if verdict == PRESENT:
             return {"status": "ok", "message": "nothing is missing; nothing was changed"} | document
         if verdict != MISSING:
-            problems = asked.stock.problems
-            raise survey.unknown(document, problems)
-        ways = _ways(args, asked, allowed)
-        steps = plan.plan(checks, ways, args.only)
-        steps = plan.with_instead(steps, checks, args.workflows)
-        steps = plan.registered(steps, asked.find_registry())
+            raise survey.unknown(document, asked.stock.problems)
+        ways = _ways(options, asked, allowed)
+        steps = plan.plan(checks, ways, options.only)
+        steps = plan.with_instead(steps, checks, options.workflows)
         document["plan"] = [step.to_json() for step in steps]
         document["totals"] = plan.totals(steps, ways)
-        document["by"] = _by(ways)
-        renamed = _renamed(checks, args.workflows)
+        document["by"] = {
+            "host": server.url,
+            "comfy_cli": comfy_cli.program(),
+            "manager": ways.manager.name if ways.manager is not None else None,
+        }
+        renamed = _renamed(checks, options.workflows)
         if renamed:
             document["use_instead"] = renamed
-        again, left = (
-            plan.again(args, asked.words),
-            plan.left_alone(checks, args.only),
-        )
+        again = plan.again(options, server.flags)
+        left = plan.left_alone(checks, options.only)
         told = plan.told(steps, left, survey.renaming(asked, done), again, live=asked.live)
         if document["totals"].get("fits") is False:
             told["message"] += "; the disk does not have enough space for all of it"
-        if args.dry_run:
+        if options.dry_run:
             return {"status": "dry_run"} | told | document
-        _require_consent(args.yes, steps, document, told)
+        _require_consent(options.yes, steps, document, told)
         outcomes: list[Outcome] = []
         try:
             for outcome in carry_out(steps, ways):
@@ -61,8 +66,9 @@ def mend(args: argparse.Namespace) -> dict[str, Any]:
         except KeyboardInterrupt:
             raise _interrupted(document, outcomes, again) from None
         document["outcomes"] = [outcome.to_json() for outcome in outcomes]
-        document |= _restart(args, ways, outcomes)
-    return _second_look(args, document, steps, outcomes)
+        document |= _restart(options.restart, ways, outcomes)
+    with contextlib.closing(connect()) as server:
+        return _second_look(Asked(server), options.workflows, document, steps, outcomes)
 
 
 def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]]:
@@ -70,19 +76,14 @@ def _examined(asked: Asked, specs: Sequence[str]) -> list[tuple[Workflow, Check]
     return [(workflow, survey.examine(workflow, asked)) for workflow in workflows]
 
 
-def _ways(args: argparse.Namespace, asked: Asked, allowed: AllowedHosts) -> Ways:
-    workspace = paths.expanded(args.workspace) if args.workspace else None
-    place = deps_place.models_folder(asked.server, args.models_dir, args.workspace)
+def _ways(options: Options, asked: Asked, allowed: AllowedHosts) -> Ways:
+    workspace = paths.expanded(options.workspace) if options.workspace else None
+    place = deps_place.models_folder(asked.server, options.models_dir, options.workspace)
     return Ways(
-        args.via, asked.server, asked.find_manager(), place.folder if place else None, workspace, allowed,
-        args.allow_pickle, deps_place.comfy_acts_here(asked.server, args.workspace), place.by if place else "flag",
+        options.via, asked.server, asked.manager, place.folder if place else None, workspace, allowed,
+        options.allow_pickle, deps_place.comfy_acts_here(asked.server, options.workspace),
+        place.by if place else "flag",
     )  # fmt: skip
-
-
-def _by(ways: Ways) -> dict[str, Any]:
-    document: dict[str, Any] = {"host": ways.server.url} | comfy_cli.facts()
-    document["manager"] = ways.manager.name if ways.manager is not None else None
-    return document
 
 
 def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, Any]]:
@@ -122,12 +123,12 @@ def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: S
     )  # fmt: skip
 
 
-def _restart(args: argparse.Namespace, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Restart the server, which loads new packs, if the user asked for it and no job runs; the facts for the report."""
     if not any(outcome.done and outcome.step.kind == "pack" for outcome in outcomes):
         return {}
     needed = {"restart_needed": True, "restart": "restart ComfyUI so that it loads the new node packs"}
-    if not args.restart:
+    if not wanted:
         return needed
     if ways.manager is None:
         return needed | {"restart": "no Manager answers that could restart the server: restart it by hand"}
@@ -150,28 +151,26 @@ def _busy(server: Any) -> bool:
 
 
 def _second_look(
-    args: argparse.Namespace, document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]
-) -> dict[str, Any]:
-    """What is still missing, checked with a new server object that has no cached answers."""
-    with survey.asked(args) as asked:
-        checks = [_recheck(asked, spec) for spec in args.workflows]
-        problems = asked.stock.problems
+    asked: Asked,
+    specs: Sequence[str],
+    document: Document,
+    steps: Sequence[Step],
+    outcomes: Sequence[Outcome],
+) -> Document:
+    """What is still missing after the installs."""
+    checks = [survey.examine(survey.read(spec, asked), asked, sources=False) for spec in specs]
     document["counts"] = report.summary(checks)
     verdict = report.verdict(checks)
     if verdict == PRESENT:
         return {"status": "success", "message": "everything needed is present now"} | document
     document["still_missing"] = [
         {"kind": item.kind} | report.entry(item, spec)
-        for checked, spec in zip(checks, args.workflows, strict=True)
+        for checked, spec in zip(checks, specs, strict=True)
         for item in checked.of(MISSING)
     ]
     if verdict != MISSING:
-        raise survey.unknown(document, problems)
+        raise survey.unknown(document, asked.stock.problems)
     raise _incomplete(document, steps, outcomes)
-
-
-def _recheck(asked: Asked, spec: str) -> Check:
-    return survey.examine(survey.read(spec, asked), asked, sources=False)
 
 
 def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:

@@ -253,6 +253,8 @@ class _Reading:
             names_a_file or (value not in choices and not no_file and (lists_files or folder))
         ):
             self._model(value, folder, texts, use)
+        elif isinstance(value, str) and value.startswith("blake3:"):
+            self._file(value, "file", texts, use)
         elif choices and value not in choices:
             self.values.append(ValueNeed(value, choices, (use,)))
 

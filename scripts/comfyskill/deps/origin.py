@@ -118,7 +118,7 @@ def in_templates(server: Any) -> list[Origin]:
 
     Raises SkillError when the library's index cannot be fetched.
     """
-    index = server.get_json("templates/index.json")
+    index = server.template_index()
     names = list(_template_names(index))[:MOST_TEMPLATES]
     key = f"templates/{cache.slug(server.url + json.dumps(index, sort_keys=True))}"
     kept = cache.recall(key)

@@ -5,23 +5,19 @@ Only registry ids are installed and only allowed hosts are used for downloads. T
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from comfyskill.base import cli, file_limits, programs, safe_text
+from comfyskill.base import file_limits, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import download, report
 from comfyskill.deps import manager as deps_manager
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import MISSING, Check, Item
 from comfyskill.deps.download import AllowedHosts
-
-if TYPE_CHECKING:
-    from comfyskill.deps.comfy_cli import Registered, Registry
 
 COMFY, MANAGER, DOWNLOAD = "comfy-cli", "manager", "download"
 SERVERS_WORD = "only the server names this models folder: a person must check it first"
@@ -35,6 +31,21 @@ OTHER_WAYS = {
     "file": "give files with run_workflow.py --input-file",
     "value": "choose other values with --set",
 }
+
+
+class Options(NamedTuple):
+    """What the user asked for, as the flags of auto_fix_deps name it. only: `nodes` or `models`."""
+
+    workflows: Sequence[str]
+    only: str | None = None
+    via: str = "auto"
+    models_dir: str | None = None
+    workspace: str | None = None
+    allow_host: Sequence[str] = ()
+    allow_pickle: bool = False
+    restart: bool = False
+    dry_run: bool = False
+    yes: bool = False
 
 
 class Step(NamedTuple):
@@ -117,6 +128,11 @@ def with_instead(steps: Sequence[Step], checks: Sequence[Check], specs: Sequence
 def _pack_step(item: Item, ways: Ways) -> Step:
     pack = item.pack
     facts = {"for_class": safe_text.clean(item.name, 120)} | (pack.to_json() if pack else {})
+    if item.replaced_by:
+        reason = (
+            f"the server has {safe_text.quoted(item.replaced_by)} in its place: use that node in the workflow"
+        )
+        return Step("pack", item.name, None, reason, facts=facts)
     if pack is None:
         return Step("pack", item.name, None, "no source names the pack of this class", facts=facts)
     if pack.core:
@@ -144,30 +160,12 @@ def _pack_step(item: Item, ways: Ways) -> Step:
     return Step("pack", pack.id, how, blocked, facts=facts)
 
 
-def registered(steps: Sequence[Step], registry: Registry | None) -> list[Step]:
-    """The steps with what the Comfy Registry says of each pack's id, as comfy-cli reports it; an unknown id is blocked."""
-    ids = [step.name for step in steps if step.kind == "pack" and step.how is not None]
-    if registry is None or not ids:
-        return list(steps)
-    cli.note(f"asking the Comfy Registry for {safe_text.quoted_list(ids)}")
-    found = registry.registered(ids)
-    return [_as_registered(step, found[step.name]) if step.name in found else step for step in steps]
-
-
-def _as_registered(step: Step, said: Registered) -> Step:
-    facts = dict(step.facts or {})
-    if said.there is None:
-        facts["registry"] = {"asked": False, "reason": said.why}
-        return step._replace(facts=facts)
-    if not said.there:
-        return step._replace(how=None, blocked="the Comfy Registry has no pack with this id")
-    facts["registry"] = {"asked": True, "version": said.version, "requires": list(said.requires)}
-    return step._replace(facts=facts)
-
-
 def _pack_way(ways: Ways) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's node packs are fixed: only your own server can be extended"
+        return (
+            None,
+            "packs cannot be installed on the service from here: choose other nodes, or make a custom build of it",
+        )
     # The Manager always installs into this server; comfy-cli into its workspace.
     if ways.via in ("auto", MANAGER) and ways.manager is not None:
         return MANAGER, None
@@ -228,7 +226,10 @@ def _model_step(item: Item, ways: Ways) -> Step:
 
 def _model_way(ways: Ways, step: Step) -> tuple[str | None, str | None]:
     if ways.server.api != "local":
-        return None, "the service's models are fixed: only your own server can be extended"
+        return (
+            None,
+            "models are imported on the service's own web page (Comfy Cloud: Creator plan and up), not from here",
+        )
     if ways.via == "auto" and ways.models_folder is not None:
         if os.path.lexists(_place_of(ways.models_folder, step)):
             return (
@@ -366,21 +367,21 @@ def told(
     return document | ({"next": following} if following else {})
 
 
-def again(args: argparse.Namespace, server_words: Sequence[str]) -> list[str]:
+def again(options: Options, server_flags: Sequence[str]) -> list[str]:
     """The words that make the same plan of the same workflows; nothing for a workflow from standard input."""
-    if "-" in args.workflows:
+    if "-" in options.workflows:
         return []
-    words = [*args.workflows, *server_words]
+    words = [*options.workflows, *server_flags]
     for flag, value in (
-        ("--only", args.only),
-        ("--models-dir", args.models_dir),
-        ("--workspace", args.workspace),
+        ("--only", options.only),
+        ("--models-dir", options.models_dir),
+        ("--workspace", options.workspace),
     ):
         words += [flag, value] if value else []
-    words += ["--via", args.via] if args.via != "auto" else []
-    words += [word for host in args.allow_host for word in ("--allow-host", host)]
+    words += ["--via", options.via] if options.via != "auto" else []
+    words += [word for host in options.allow_host for word in ("--allow-host", host)]
     words += file_limits.flag_words()
-    return [*words, *(["--allow-pickle"] if args.allow_pickle else [])]
+    return [*words, *(["--allow-pickle"] if options.allow_pickle else [])]
 
 
 def _next(doable: Sequence[Step], consents: Sequence[str], again: Sequence[str]) -> list[str]:

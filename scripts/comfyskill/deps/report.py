@@ -8,11 +8,12 @@ from typing import Any
 
 import _common
 from comfyskill.base import file_names, programs, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps import place as deps_place
 from comfyskill.deps.check import KINDS, MISSING, PRESENT, UNKNOWN, Check, Item, Unread
 from comfyskill.deps.need import Use
+from comfyskill.graph.replacements import Renamed
 
 MOST_USES = 6
 MOST_NAMED = 200
@@ -35,6 +36,8 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
             MISSING: [entry(item, workflow, fixed=fixed) for item in items if item.status == MISSING],
             UNKNOWN: [entry(item, workflow, fixed=fixed) for item in items if item.status == UNKNOWN],
         }
+    if checked.renamed:
+        document["replaced"] = [_renamed(node) for node in checked.renamed[:20]]
     if checked.idle:
         document["not_looked_at"] = {
             "reason": "these nodes feed no output, so the server does not check their inputs",
@@ -53,6 +56,18 @@ def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, A
     if checked.not_asked:
         document["sources_not_asked"] = list(checked.not_asked)
     return document
+
+
+def _renamed(node: Renamed) -> Document:
+    """A node that the server runs as another class, with the inputs that are lost by that."""
+    facts: Document = {
+        "node_id": safe_text.clean(node.node_id, 80),
+        "class_type": safe_text.clean(node.old, MOST_NAMED),
+        "runs_as": safe_text.clean(node.new, MOST_NAMED),
+    }
+    if node.lost:
+        facts["lost_inputs"] = [safe_text.clean(name, 80) for name in node.lost]
+    return facts
 
 
 def _unread(found: Unread) -> dict[str, Any]:
@@ -100,6 +115,8 @@ def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
         facts["get"] = item.origin.to_json() | ({} if may_fetch(item.origin.url) else {"host_allowed": False})
     if item.pack is not None:
         facts |= item.pack.to_json()
+    if item.replaced_by:
+        facts["replaced_by"] = safe_text.clean(item.replaced_by, MOST_NAMED)
     return facts if fixed and item.kind != "file" else facts | _fix(item)
 
 
@@ -134,11 +151,16 @@ def _fix(item: Item) -> dict[str, Any]:
     if item.kind == "file" and item.status == MISSING:
         at = [use.address for use in item.uses]
         return {"fix": f"give it with run_workflow.py --input-file {safe_text.name(at[0])}=PATH"}
+    if item.replaced_by:
+        return {
+            "fix": "the server has another class in its place (replaced_by): use that node in the workflow"
+        }
     if item.kind == "node" and item.pack is not None:
         return _fix_node(item)
     if item.kind == "node" and item.status == MISSING:
         return {
-            "fix": "no source names the pack; look the class up in the Comfy Registry, or ask the workflow's author"
+            "fix": "no source names its pack: open the workflow in ComfyUI, where the Manager lists missing packs, "
+            "search the Comfy Registry for the class, or ask the workflow's author"
         }
     command = download_command(item)
     if command and not item.fixed_by_name:

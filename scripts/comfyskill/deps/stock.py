@@ -6,16 +6,25 @@ and a refusal. Every question is asked once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.deps import catalog
+from comfyskill.deps.need import classes_of
 from comfyskill.graph import catalog as graph_catalog
+from comfyskill.graph import replacements
+from comfyskill.graph.nodes import Graph
+from comfyskill.graph.replacements import Replaced, ReplacementTable, new_class
 from comfyskill.server.facts import Facts
 
 T = TypeVar("T")
+# What newer editors write as an input's value where the server has assets: the hash of a file's content.
+ASSET = re.compile(r"blake3:[0-9a-f]{64}")
+# The names that Comfy Cloud gives to uploaded files.
+UPLOADED = re.compile(r"[0-9a-f]{64}(\.\w{1,10})?")
 LISTED, EMPTY, NO_FOLDER, REFUSED, FAILED = "listed", "empty", "folder_not_found", "refused", "unreachable"
 
 
@@ -38,6 +47,7 @@ class Stock:
         self._folders: tuple[list[str] | None, SkillError | None] | None = None
         self._embeddings: tuple[list[str] | None, SkillError | None] | None = None
         self._definitions: dict[str, Any] = {}
+        self._replacements: ReplacementTable | None = None
         self._asked: set[str] = set()
         self.definitions_problem: SkillError | None = None
         self._silent: SkillError | None = None
@@ -69,6 +79,25 @@ class Stock:
             return None
         self._asked.update(self._definitions)
         return self._definitions
+
+    def replaced(self, graph: Graph) -> Replaced:
+        """The graph as the server will run it: with its own names for classes that it has replaced."""
+        known = self.definitions(classes_of(graph))
+        table = self.replacements() if known is not None and classes_of(graph).keys() - known.keys() else {}
+        new = {new_class(name, table) for name in classes_of(graph)} - {None}
+        if not new:
+            return Replaced(graph, [])
+        return replacements.replaced(graph, table, self.definitions(str(name) for name in new))
+
+    def replacements(self) -> ReplacementTable:
+        """The server's table of replaced classes; empty where it has none, or could not be asked."""
+        if self._replacements is None:
+            try:
+                self._replacements = self._ask(self.server.replacements)
+            except SkillError as error:
+                self._note(error)
+                self._replacements = {}
+        return self._replacements
 
     def folder(self, name: str) -> Listing:
         """What is in a model folder, under the name that this server has for it."""
@@ -148,8 +177,12 @@ class Stock:
 
     def has_input(self, value: str) -> tuple[bool | None, str]:
         """Whether a file is among the server's inputs (or outputs, as annotated), and why when that is not True."""
+        if self.server.api == "v2":
+            return None, "Comfy API v2 does not look up files by name"
         try:
             there = self._ask(lambda: self.server.has_input(value))
+            by_hash = there is False and ASSET.fullmatch(value) is not None
+            has_assets = not by_hash or self._ask(self.server.features).get("assets") is True
         except SkillError as error:
             self._note(error)
             return None, error.message
@@ -159,7 +192,13 @@ class Stock:
                 None,
                 "the server answered with a web page" if live else "an inventory does not list input files",
             )
-        return there, "" if there else "the server has no such file"
+        if there:
+            return True, ""
+        if not has_assets:
+            return None, "it names an asset by its content, and the server runs without assets"
+        if self.server.api != "local" and UPLOADED.fullmatch(value):
+            return None, "a file that was just uploaded may not be listed yet"
+        return False, "the server has no such file"
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The answer; once the server has stopped answering, the same failure at once instead of another time-out."""

@@ -5,24 +5,20 @@ If the server does not answer, everything is unknown; the report still lists wha
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import functools
 import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
 from comfyskill.base.cli import Exit, Misuse, SkillError
 from comfyskill.base.programs import command
-from comfyskill.deps import check, comfy_cli, origin, report
+from comfyskill.deps import check, origin, packs, report
 from comfyskill.deps import manager as deps_manager
-from comfyskill.deps import packs as deps_packs
 from comfyskill.deps.check import MISSING, UNKNOWN, Check
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock, server_facts
@@ -31,73 +27,31 @@ from comfyskill.server import facts
 from comfyskill.server.facts import Facts
 from comfyskill.source import read as source_read
 
-if TYPE_CHECKING:
-    from comfyskill.deps.comfy_cli import Registry
-
 # Codes for what this kind of server never offers.
 _FOR_GOOD = ("not_offered", "not_available")
 RENAMED = ("model", "value", "file")
 
 
-@dataclass
 class Asked:
     """The server or inventory that is asked, the answers so far, and the Manager if one was found."""
 
-    server: Facts
-    stock: Stock
-    manager: deps_manager.Manager | None = None
-    manager_known: bool = False
-    workspace: Path | None = None
-    words: tuple[str, ...] = ()
-    registry: Registry | None = None
+    def __init__(self, server: Facts) -> None:
+        self.server = server
+        self.stock = Stock(server)
 
     @property
     def live(self) -> bool:
         """Whether a server answers: not an inventory, and not unreachable."""
         return self.server.live is not None
 
-    def find_registry(self) -> Registry | None:
-        """comfy-cli as a source of facts; None when it is not installed, or when an inventory answers (no network)."""
-        if self.registry is None and self.live and comfy_cli.program() is not None:
-            from comfyskill.deps.comfy_cli import Registry
-
-            self.registry = Registry(self.workspace)
-        return self.registry
-
-    def find_manager(self) -> deps_manager.Manager | None:
-        """The server's Manager, looked up once; None also when the look-up failed (`stock` has the problem)."""
-        if not self.manager_known:
-            self.manager_known = True
-            try:
-                self.manager = deps_manager.find(self.server)
-            except SkillError as error:
-                self.stock.problems.append(error)
-        return self.manager
-
-
-@contextlib.contextmanager
-def asked(args: argparse.Namespace, *, inventory: str | None = None, needed: bool = False) -> Iterator[Asked]:
-    """The server or inventory that the flags name. With `needed`, an unreachable server is a failure."""
-    server: Facts
-    if inventory:
-        server = facts.load(inventory)
-    else:
-        from comfyskill.server import connect
-
+    @functools.cached_property
+    def manager(self) -> deps_manager.Manager | None:
+        """The server's Manager; None also when the look-up failed (`stock` has the problem)."""
         try:
-            server = connect.connect_from(args)
+            return deps_manager.find(self.server)
         except SkillError as error:
-            if needed or error.code not in ("unreachable", "refused"):
-                raise
-            server = facts.Unreachable(error, args.host or "the default address")
-    try:
-        folder = getattr(args, "workspace", None)
-        yield Asked(
-            server, Stock(server), workspace=Path(folder).expanduser() if folder else None,
-            words=tuple(server.flags),
-        )  # fmt: skip
-    finally:
-        server.close()
+            self.stock.problems.append(error)
+            return None
 
 
 class Workflow(NamedTuple):
@@ -153,18 +107,15 @@ def _standard_input() -> bytes:
 def examine(workflow: Workflow, asked: Asked, *, sources: bool = True) -> Check:
     """The check of one workflow, with sources for what is missing."""
     checked = check.check(workflow.graph, asked.stock)
-    # A service's nodes and models are fixed: sources are of no use there.
-    sources = sources and asked.server.api == "local"
     if not sources or not (checked.of(check.MISSING) or checked.of(check.UNKNOWN)):
         return checked
-    manager = asked.find_manager() if checked.of(check.MISSING) else None
     notes = [text for _, text in outline.notes_of(workflow.editor)]
-    # An unreachable server and an inventory have no templates.
-    library = asked.server if asked.live else None
-    finder = origin.Finder(workflow.models, notes, library, manager)
-    claims = deps_packs.claims_of(workflow.graph, workflow.editor)
-    packs = deps_packs.PackFinder(claims, manager, asked.find_registry())
-    return check.locate(checked, finder, packs, _installed(manager, checked))
+    # A service has no Manager. Neither it nor saved facts serve templates.
+    own = asked.server.api == "local"
+    manager = asked.manager if own and checked.of(check.MISSING) else None
+    finder = origin.Finder(workflow.models, notes, asked.server.live if own else None, manager)
+    claims = packs.claims_of(workflow.graph, workflow.editor)
+    return check.locate(checked, finder, packs.PackFinder(claims, manager), _installed(manager, checked))
 
 
 def _installed(manager: deps_manager.Manager | None, checked: Check) -> list[str]:
@@ -204,7 +155,7 @@ def survey(
         "counts": report.summary(checks),
         "workflows": reports,
     }
-    if asked.manager is not None:
+    if "manager" in vars(asked) and asked.manager is not None:
         document["server"]["manager"] = asked.manager.name
     if asked.server.demo:
         document["demo"] = True
@@ -247,7 +198,10 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
         message = f"{counts['missing']} missing, {counts['unknown']} unknown, {counts['present']} present"
         hint = "auto_fix_deps.py plans what can be installed; use_instead lists names to replace"
         if asked.server.api != "local":
-            hint = "the service's nodes and models are fixed: choose others (use_instead, similar)"
+            hint = (
+                "choose names that the service has (use_instead, similar); Comfy Cloud imports models from `get` on its "
+                "web page, on the Creator plan and up"
+            )
         return {"status": "missing", "code": "missing", "message": message, "hint": hint} | document
     raise unknown(document, asked.stock.problems)
 
@@ -304,9 +258,9 @@ def write_json(target: Path, value: Mapping[str, Any]) -> None:
     file_names.write_asked(target, text.encode("ascii"), "give another file")
 
 
-def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
+def save_inventory(server: Facts, target: Path) -> dict[str, Any]:
     """Take the server's inventory and write it; the part of the report about it."""
-    document = facts.take(asked.server)
+    document = facts.take(server)
     facts.save(document, target)
     row: dict[str, Any] = {
         "file": str(target),
@@ -322,15 +276,15 @@ def save_inventory(asked: Asked, target: Path) -> dict[str, Any]:
 
 def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str | None = None) -> list[str]:
     """What to run after a check that found something missing. copy: the repaired copy, if one was written."""
-    if not asked.words:
+    if not asked.server.flags:
         return []
     if copy is None:
         found, specs = renaming(asked, done), [workflow.spec for workflow, _ in done]
     else:
         whole = asked.live and all(_names_alone(checked) for _, checked in done)
-        found, specs = [command("run_workflow.py", copy, *asked.words)] if whole else [], [copy]
+        found, specs = [command("run_workflow.py", copy, *asked.server.flags)] if whole else [], [copy]
     if asked.live and asked.server.api == "local" and "-" not in specs and _plannable(done):
-        found.append(command("auto_fix_deps.py", *specs, *asked.words, "--dry-run"))
+        found.append(command("auto_fix_deps.py", *specs, *asked.server.flags, "--dry-run"))
     return found
 
 
@@ -357,10 +311,10 @@ def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
     if not words or workflow.spec == "-":
         return None
     if asked.live and _names_alone(checked):
-        return command("run_workflow.py", workflow.spec, *words, *asked.words)
+        return command("run_workflow.py", workflow.spec, *words, *asked.server.flags)
     if workflow.rough:
         return None
-    return command("check_deps.py", workflow.spec, *asked.words, "--repair", _copy_of(workflow.spec))
+    return command("check_deps.py", workflow.spec, *asked.server.flags, "--repair", _copy_of(workflow.spec))
 
 
 def _names_alone(checked: Check) -> bool:

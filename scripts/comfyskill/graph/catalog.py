@@ -293,11 +293,14 @@ NOT_PARTNER_CLASSES = frozenset(
 # Inputs that the node's own check replaces the server's check of ranges and lists for (its definition does not say
 # so); "input_types": the node checks its link types itself.
 UNCHECKED_INPUTS = frozenset(
-    {("CustomCombo", "choice"), ("FluxProUltraImageNode", "aspect_ratio"), ("TripoConversionNode", "input_types"),
+    {("FluxProUltraImageNode", "aspect_ratio"), ("TripoConversionNode", "input_types"), ("ModelAttentionBackend", "attention"),
+     ("SelectModelDevice", "device"), ("SelectCLIPDevice", "device"), ("SelectVAEDevice", "device"),
      ("KlingCameraControls", "horizontal_movement"), ("KlingCameraControls", "vertical_movement"),
      ("KlingCameraControls", "pan"), ("KlingCameraControls", "tilt"), ("KlingCameraControls", "roll"),
      ("KlingCameraControls", "zoom"), ("ComfySoftSwitchNode", "switch")}
 )  # fmt: skip
+# The classes whose own check takes all inputs, so the server compares none with its range or list.
+UNCHECKED_CLASSES = frozenset({"CustomCombo", "Load3D", "Load3DAdvanced"})
 # Empty latents for one still picture.
 PICTURE_LATENTS = frozenset({"EmptyLatentImage", "EmptySD3LatentImage"})
 

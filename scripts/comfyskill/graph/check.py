@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.base.safe_text import name as short_name
@@ -21,6 +21,8 @@ from comfyskill.graph.nodes import (
     class_of,
     each,
     inputs_of,
+    is_literal,
+    link_of,
     links_of,
     literal,
     natural_key,
@@ -28,13 +30,14 @@ from comfyskill.graph.nodes import (
     upstream_of,
     with_missing_types,
 )
-from comfyskill.graph.replacements import ReplacementTable, new_class
+from comfyskill.graph.replacements import Renamed, ReplacementTable, new_class, replaced
 from comfyskill.graph.specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
 
 _MOST_SUGGESTED = 3
-_MOST_KNOTS = 20
+_MOST_CYCLES = 20
 # 0.8.0 accepted a chain of 600 nodes and failed on one of 990 (Python's recursion limit).
 _DEEPEST_CHAIN = 900
+_ANNOTATED = ("[output]", "[input]", "[temp]")
 
 
 def findings(
@@ -51,9 +54,11 @@ def findings(
     replacements: the server's `/node_replacements` answer, when it has one.
     """
     book = Book(definitions)
-    graph = with_missing_types(graph)
     complete = complete and definitions is not None
+    named = with_missing_types(graph)
+    graph, renamed = replaced(named, replacements or {}, definitions if complete else None)
     found = list(_structure(graph))
+    found += [_renamed(one, named) for one in renamed]
     found += _classes(graph, book, complete, replacements or {})
     outputs = [output.node_id for output in outputs_of(graph, definitions)]
     if not outputs and not any(finding.code == "unknown_class" for finding in found):
@@ -61,15 +66,43 @@ def findings(
     # A class that the server lacks has the graph rejected anyway; it may be an output, so what it draws from counts.
     unknown = [node_id for node_id, node in each(graph) if complete and not book.knows(class_of(node))]
     live = upstream_of(graph, [*outputs, *unknown])
+    sources = {node_id: _checked_sources(node, book) for node_id, node in each(graph)}
+    checked = _reached([*outputs, *unknown], sources)
     for node_id, node in each(graph):
         if node_id in live and book.knows(class_of(node)):
-            found += node_findings(graph, book, node_id, node)
+            own = _node_findings(graph, book, node_id, node)
+            # The server does not check what only an undeclared link leads to, and still runs it.
+            found += own if node_id in checked else map(_as_warning, own)
         elif node_id in live:
             found += _loose_links(graph, node_id, node)
-    tied = _cycles(graph, live)
-    found += tied or _too_deep(graph, live)
+    found += _cycles(graph, checked, sources) or _too_deep(checked, sources)
     found += wisdom(graph, book, live)
     return sorted(found, key=lambda f: (f.rank, natural_key(f.node_id or ""), f.code, f.input or ""))
+
+
+def _checked_sources(node: Node, book: Book) -> list[str]:
+    """The nodes that the server goes on to when it checks this one: those behind links of declared inputs."""
+    if not book.knows(class_of(node)):
+        return [link.node_id for _, link in links_of(node)]
+    specs = book.specs(node)
+    return [
+        link.node_id for name, link in links_of(node) if name in specs and specs[name].type != DYNAMIC_COMBO
+    ]
+
+
+def _reached(starts: Iterable[str], sources: Mapping[str, list[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = [node_id for node_id in starts if node_id in sources]
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in seen:
+            seen.add(node_id)
+            waiting += [source for source in sources[node_id] if source in sources]
+    return seen
+
+
+def _as_warning(finding: Finding) -> Finding:
+    return finding._replace(severity=WARNING) if finding.severity == ERROR else finding
 
 
 def rejected(found: list[Finding]) -> bool:
@@ -91,6 +124,16 @@ def _structure(graph: Graph) -> Iterator[Finding]:
                 ERROR, "no_class_type", str(node_id), node, "it has no class_type",
                 "give it one, or export the workflow again: the editor omits it for nodes that it does not know",
             )  # fmt: skip
+
+
+def _renamed(one: Renamed, graph: Graph) -> Finding:
+    """A class that the server has replaced: the graph runs, because this skill renames it before it submits."""
+    message = f"the server has replaced the class {quoted(one.old)} with {quoted(one.new)}"
+    fix = "run_workflow.py renames it; rename it in the file to use it elsewhere"
+    if one.lost:
+        message += f", which has no input {quoted_list(one.lost, 5)}"
+        fix = "check the new class (server_info.py node): the inputs that it lacks are dropped"
+    return about(WARNING, "replaced_class", one.node_id, graph[one.node_id], message, fix, nearest=[one.new])
 
 
 def _classes(graph: Graph, book: Book, complete: bool, replacements: ReplacementTable) -> Iterator[Finding]:
@@ -161,205 +204,195 @@ def _loose_links(graph: Graph, node_id: str, node: Node) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _cycles(graph: Graph, live: set[str]) -> list[Finding]:
+def _cycles(graph: Graph, within: set[str], sources: Mapping[str, list[str]]) -> list[Finding]:
     """One finding for each group of nodes that depend on each other."""
     found = []
-    for cycle in cycles(graph, live):
+    for cycle in cycles(within, sources):
         ids = [safe_text.name(node_id) for node_id in cycle]
         shown = " → ".join(ids[:6]) + (" → …" if len(ids) > 6 else f" → {ids[0]}")
-        node = node_of(graph, cycle[0])
-        if node is not None:
-            found.append(
-                about(
-                    ERROR, "cycle", cycle[0], node, f"its links form a cycle: {shown}",
-                    "cut one of these links: a graph must run from loaders to outputs",
-                )
-            )  # fmt: skip
+        fix = "cut one of these links: a graph must run from loaders to outputs"
+        found.append(
+            about(ERROR, "cycle", cycle[0], graph[cycle[0]], f"its links form a cycle: {shown}", fix)
+        )
     return found
 
 
-def _too_deep(graph: Graph, live: set[str]) -> list[Finding]:
+def cycles(within: set[str], sources: Mapping[str, list[str]]) -> list[list[str]]:
+    """Cycles among these nodes, each as the node ids along it; at most one through any node."""
+    done: dict[str, bool] = {}  # False: on the path
+    found: list[list[str]] = []
+    for start in sorted(within, key=natural_key):
+        if start in done:
+            continue
+        done[start] = False
+        path = [start]
+        trail = [iter(sources[start])]
+        while trail:
+            source = next(trail[-1], None)
+            if source is None:
+                trail.pop()
+                done[path.pop()] = True
+            elif source not in within:
+                continue
+            elif done.get(source) is False:
+                if len(found) < _MOST_CYCLES and not any(source in cycle for cycle in found):
+                    found.append(path[path.index(source) :])
+            elif source not in done:
+                done[source] = False
+                path.append(source)
+                trail.append(iter(sources[source]))
+    return found
+
+
+def _too_deep(within: set[str], sources: Mapping[str, list[str]]) -> list[Finding]:
     """A graph without cycles whose longest chain is longer than the server's own check can follow."""
     depth: dict[str, int] = {}
     entered: set[str] = set()
-    for start in live:
+    for start in within:
         trail = [start]
         while trail:
             node_id = trail[-1]
             if node_id in depth:
                 trail.pop()
             elif node_id in entered:
-                below = [depth.get(source, 0) for source in _sources(graph, node_id, live)]
-                depth[node_id] = 1 + max(below, default=0)
+                depth[node_id] = 1 + max((depth.get(source, 0) for source in sources[node_id]), default=0)
                 trail.pop()
             else:
                 entered.add(node_id)
-                trail.extend(source for source in _sources(graph, node_id, live) if source not in entered)
+                trail += [source for source in sources[node_id] if source in within - entered]
     longest = max(depth.values(), default=0)
     if longest <= _DEEPEST_CHAIN:
         return []
-    return [
-        Finding(
-            WARNING, "too_deep", f"{longest} nodes form one chain; the server's recursive check fails somewhat below 1000",
-            "split it into several runs",
-        )
-    ]  # fmt: skip
+    message = f"{longest} nodes form one chain; the server's recursive check fails somewhat below 1000"
+    return [Finding(WARNING, "too_deep", message, "split it into several runs")]
 
 
-def cycles(graph: Graph, within: set[str]) -> list[list[str]]:
-    """Cycles among these nodes, each as the node ids along it; at most one through any node."""
-    state: dict[str, int] = {}  # 1: on the path, 2: done
-    found: list[list[str]] = []
-    for start in sorted(within, key=natural_key):
-        if start in state:
-            continue
-        state[start] = 1
-        path = [start]
-        trail = [_sources(graph, start, within)]
-        while trail:
-            source = next(trail[-1], None)
-            if source is None:
-                trail.pop()
-                state[path.pop()] = 2
-            elif state.get(source) == 1:
-                if len(found) < _MOST_KNOTS and not any(source in knot for knot in found):
-                    found.append(path[path.index(source) :])
-            elif source not in state:
-                state[source] = 1
-                path.append(source)
-                trail.append(_sources(graph, source, within))
-    return found
-
-
-def _sources(graph: Graph, node_id: str, within: set[str]) -> Iterator[str]:
-    node = node_of(graph, node_id)
-    if node is not None:
-        for _, link in links_of(node):
-            if link.node_id in within:
-                yield link.node_id
-
-
-def node_findings(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
+def _node_findings(graph: Graph, book: Book, node_id: str, node: Node) -> Iterator[Finding]:
     """What is wrong with the inputs of one node of a known class."""
     if not isinstance(node.get("inputs"), Mapping):
         yield about(ERROR, "no_inputs", node_id, node, "it has no inputs object", 'give it "inputs": {}')
         return
     inputs = inputs_of(node)
-    class_type = class_of(node)
     specs = book.specs(node)
-    for name, spec in specs.items():
-        if name not in inputs:
-            yield from _missing(node_id, node, name, spec)
-        elif isinstance(inputs[name], list | tuple):
-            yield from _link(graph, book, node_id, node, name, spec)
-        elif (class_type, name) not in catalog.UNCHECKED_INPUTS:
-            yield from _value(node_id, node, name, spec, literal(inputs[name]))
+    for spec in specs.values():
+        place = _Place(node_id, node, spec)
+        if spec.name not in inputs:
+            yield from _missing(place)
+        elif is_literal(inputs[spec.name]):
+            yield from _value(place, literal(inputs[spec.name]), book)
+        else:
+            yield from _link(place, inputs[spec.name], graph, book)
+    yield from _ignored(node_id, node, book)
 
 
-def _missing(node_id: str, node: Node, name: str, spec: InputSpec) -> Iterator[Finding]:
+class _Place(NamedTuple):
+    """One declared input of a node, for the findings about it."""
+
+    node_id: str
+    node: Node
+    spec: InputSpec
+
+    @property
+    def name(self) -> str:
+        return quoted(self.spec.name)
+
+    @property
+    def address(self) -> str:
+        return short_name(f"{self.node_id}.{self.spec.name}")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Class and input, as the catalog's tables have them."""
+        return class_of(self.node), self.spec.name
+
+    @property
+    def takes_file(self) -> bool:
+        return self.spec.upload is not None or self.key in catalog.UPLOADS or self.spec.type == "WEBCAM"
+
+    @property
+    def link_it(self) -> str:
+        return f"link {self.name} to a node that gives {_type_name(self.spec.type)}"
+
+    @property
+    def choose_one(self) -> str:
+        return f"set {self.address} to one of: {quoted_list(self.spec.choices or (), 12)}"
+
+    def error(self, code: str, message: str, fix: str, nearest: Sequence[str] = ()) -> Finding:
+        return about(ERROR, code, self.node_id, self.node, message, fix, self.spec.name, nearest)
+
+    def warning(self, code: str, message: str, fix: str, nearest: Sequence[str] = ()) -> Finding:
+        return about(WARNING, code, self.node_id, self.node, message, fix, self.spec.name, nearest)
+
+
+def _missing(place: _Place) -> Iterator[Finding]:
+    spec = place.spec
     if not spec.required:
         return
     if spec.type == DYNAMIC_COMBO:
-        yield about(
-            WARNING, "required_input_missing", node_id, node,
-            f"the choice {quoted(name)} is missing; the server accepts the graph, but the run fails",
-            f"set {_place(node_id, name)} to one of: {_listed(spec)}", name,
-        )  # fmt: skip
+        # A choice inside of another one is part of that one's value; nodes such as SaveVideo do without it.
+        if "." not in spec.name:
+            message = f"the choice {place.name} is missing; the server accepts the graph, but the run fails"
+            yield place.warning("required_input_missing", message, place.choose_one)
         return
-    if spec.is_widget:
-        default = spec.options.get("default")
-        fix = f"set {_place(node_id, name)}" + (
-            f" (default: {_short(default)})" if default is not None else ""
+    fix = place.link_it
+    if spec.takes_value and not spec.takes_any:
+        usual = literal(spec.usual)
+        fix = f"set {place.address}" + (f" (default: {_short(usual)})" if usual is not None else "")
+    yield place.error("required_input_missing", f"the required input {place.name} is missing", fix)
+
+
+def _link(place: _Place, value: Sequence[object], graph: Graph, book: Book) -> Iterator[Finding]:
+    spec = place.spec
+    if spec.type == DYNAMIC_COMBO:
+        message = f"{place.name} is a choice and holds a list; the server accepts it, but the run fails"
+        yield place.warning("bad_link", message, place.choose_one)
+        return
+    problem = _broken_link(place, value, graph)
+    if problem is not None:
+        yield problem
+        return
+    source_id, slot = str(value[0]), value[1]
+    source = node_of(graph, source_id)
+    if source is None or not book.knows(class_of(source)):
+        return  # that node has its own finding
+    if not isinstance(slot, int):
+        fix = "the slot is a whole number, counted from 0"
+        yield place.error("bad_link", f"{place.name} names the slot {_short(slot)}", fix)
+        return
+    outputs = book.outputs(class_of(source))
+    if not -len(outputs) <= slot < len(outputs):
+        listed = ", ".join(f"{index} {_type_name(kind)}" for index, kind in enumerate(outputs[:20]))
+        where = f"output {int(slot)} of {called(source_id, source)}, which has {len(outputs)}"
+        yield place.error(
+            "bad_slot", f"{place.name} is linked to {where}", f"its outputs: {listed or 'none'}"
         )
-    else:
-        fix = f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
-    yield about(
-        ERROR,
-        "required_input_missing",
-        node_id,
-        node,
-        f"the required input {quoted(name)} is missing",
-        fix,
-        name,
+        return
+    if fits(outputs[slot], spec) or (class_of(place.node), "input_types") in catalog.UNCHECKED_INPUTS:
+        return
+    slots = [index for index, kind in enumerate(outputs) if fits(kind, spec)]
+    yield place.error(
+        "type_mismatch",
+        f"{place.name} requires {_type_name(spec.type)} and is linked to {_type_name(outputs[slot])} of node "
+        f"{short_name(source_id)}",
+        f"link it to {short_name(source_id)} slot {slots[0]}" if slots else place.link_it,
     )
 
 
-def _listed(spec: InputSpec) -> str:
-    return quoted_list(spec.choices or (), 12)
-
-
-def _place(node_id: str, name: str) -> str:
-    return short_name(f"{node_id}.{name}")
-
-
-def _link(
-    graph: Graph, book: Book, node_id: str, node: Node, name: str, spec: InputSpec
-) -> Iterator[Finding]:
-    value = inputs_of(node)[name]
-
-    def wrong(code: str, message: str, fix: str) -> Finding:
-        return about(ERROR, code, node_id, node, message, fix, name)
-
+def _broken_link(place: _Place, value: Sequence[object], graph: Graph) -> Finding | None:
+    """What is wrong with a link by itself: its length, or the node that it names."""
     if len(value) != 2:
-        yield wrong(
-            "bad_link",
-            f"{quoted(name)} is a list of {len(value)}; a list must be a link [node id, slot]",
-            'write a list value as {"__value__": [...]}',
-        )
-        return
-    source_id, slot = value
-    source = node_of(graph, source_id) if isinstance(source_id, str) else None
-    if source is None:
-        if isinstance(source_id, int) and not isinstance(source_id, bool) and str(source_id) in graph:
-            yield wrong(
-                "bad_link",
-                f"{quoted(name)} names node {_short(source_id)} by a number",
-                f'write "{source_id}" as text',
-            )
-            return
-        if isinstance(source_id, str) and source_id in graph:
-            return  # its missing class has its own finding
-        near = nearest(str(source_id), [str(key) for key in graph], 3)
-        fix = "link it to a node in the graph" + (f" ({quoted_list(near)}?)" if near else "")
-        yield wrong(
-            "link_to_nowhere",
-            f"{quoted(name)} is linked to node {quoted(source_id)}, which is not in the graph",
-            fix,
-        )
-        return
-    if isinstance(slot, bool):
-        slot = int(slot)
-    if not isinstance(slot, int):
-        yield wrong(
-            "bad_link",
-            f"{quoted(name)} names the slot {_short(slot)}",
-            "the slot is a whole number, counted from 0",
-        )
-        return
-    outputs = book.outputs(class_of(source))
-    if not book.knows(class_of(source)):
-        return
-    if not -len(outputs) <= slot < len(outputs):
-        yield wrong(
-            "bad_slot",
-            f"{quoted(name)} is linked to output {slot} of {called(source_id, source)}, which has {len(outputs)}",
-            f"its outputs: {', '.join(f'{i} {_type_name(kind)}' for i, kind in enumerate(outputs[:20])) or 'none'}",
-        )
-        return
-    received = outputs[slot]
-    if not fits(received, spec) and (class_of(node), "input_types") not in catalog.UNCHECKED_INPUTS:
-        slots = [f"{short_name(source_id)} slot {i}" for i, kind in enumerate(outputs) if fits(kind, spec)]
-        fix = (
-            f"link it to {slots[0]}"
-            if slots
-            else f"link {quoted(name)} to a node that gives {_type_name(spec.type)}"
-        )
-        yield wrong(
-            "type_mismatch",
-            f"{quoted(name)} requires {_type_name(spec.type)} and is linked to {_type_name(received)} of node "
-            f"{short_name(source_id)}",
-            fix,
-        )
+        message = f"{place.name} is a list of {len(value)}; a list must be a link [node id, slot]"
+        return place.error("bad_link", message, 'write a list value as {"__value__": [...]}')
+    source_id = value[0]
+    if isinstance(source_id, str) and source_id in graph:
+        return None
+    if isinstance(source_id, int) and not isinstance(source_id, bool) and str(source_id) in graph:
+        message = f"{place.name} names node {_short(source_id)} by a number"
+        return place.error("bad_link", message, f'write "{source_id}" as text')
+    near = nearest(str(source_id), [str(key) for key in graph], 3)
+    fix = "link it to a node in the graph" + (f" ({quoted_list(near)}?)" if near else "")
+    message = f"{place.name} is linked to node {quoted(source_id)}, which is not in the graph"
+    return place.error("link_to_nowhere", message, fix)
 
 
 def _type_name(kind: object) -> str:
@@ -372,7 +405,7 @@ def fits(received: object, spec: InputSpec) -> bool:
     old_style = spec.type == "COMBO" and "options" not in spec.options and spec.choices is not None
     if isinstance(received, list | tuple):
         return (old_style and list(received) == list(spec.choices or ())) or (
-            not old_style and (wanted == "COMBO" or spec.takes_any)
+            not old_style and (wanted == "COMBO" or wanted in ("*", MATCH_TYPE))
         )
     if not isinstance(received, str):
         return False
@@ -384,55 +417,34 @@ def fits(received: object, spec: InputSpec) -> bool:
     return "*" in kinds or "*" in spec.types or bool(kinds & spec.types)
 
 
-def _value(node_id: str, node: Node, name: str, spec: InputSpec, value: object) -> Iterator[Finding]:
-    def wrong(severity: str, code: str, message: str, fix: str) -> Finding:
-        return about(severity, code, node_id, node, message, fix, name)
-
+def _value(place: _Place, value: object, book: Book) -> Iterator[Finding]:
+    spec = place.spec
     try:
         converted = _as_server(value, spec)
     except (ValueError, TypeError, OverflowError):
-        yield wrong(
-            ERROR,
-            "wrong_type",
-            f"{quoted(name)} requires {_type_name(spec.type)}, not {_short(value)}",
-            f"set {_place(node_id, name)}",
-        )
+        message = f"{place.name} requires {_type_name(spec.type)}, not {_short(value)}"
+        yield place.error("wrong_type", message, f"set {place.address}")
         return
     surprise = _surprise(value, converted, spec)
     if surprise:
-        yield wrong(
-            WARNING,
-            "value_changed",
-            f"{quoted(name)}: {surprise}",
-            f"set {_place(node_id, name)} to the value that you mean",
+        fix = f"set {place.address} to the value that you mean"
+        yield place.warning("value_changed", f"{place.name}: {surprise}", fix)
+    if place.takes_file:
+        yield from _file_value(place, converted)
+        return
+    if place.key in catalog.UNCHECKED_INPUTS or class_of(place.node) in catalog.UNCHECKED_CLASSES:
+        return
+    outside = _outside(place, converted)
+    if outside is not None:
+        yield outside
+    elif spec.choices is not None:
+        yield from _listed_value(place, converted, book)
+    elif not spec.takes_value:
+        message = (
+            f"{place.name} requires a link to {_type_name(spec.type)} and holds a plain value; "
+            "the server accepts it, but the run fails"
         )
-    low, high = spec.number("min"), spec.number("max")
-    if isinstance(converted, int | float) and spec.choices is None:
-        if low is not None and converted < low:
-            yield wrong(
-                ERROR,
-                "too_small",
-                f"{quoted(name)} is {converted}; the minimum is {low}",
-                f"set it to {low}",
-            )
-            return
-        if high is not None and converted > high:
-            yield wrong(
-                ERROR,
-                "too_big",
-                f"{quoted(name)} is {converted}; the maximum is {high}",
-                f"set it to {high}",
-            )
-            return
-    if spec.choices is not None:
-        yield from _listed_value(node_id, node, name, spec, converted)
-    elif not spec.is_widget and not spec.takes_any and not spec.options.get("forceInput"):
-        yield wrong(
-            WARNING, "value_for_link",
-            f"{quoted(name)} requires a link to {_type_name(spec.type)} and holds a plain value; the server accepts it, but "
-            "the run fails",
-            f"link {quoted(name)} to a node that gives {_type_name(spec.type)}",
-        )  # fmt: skip
+        yield place.warning("value_for_link", message, place.link_it)
 
 
 _CONVERT: Mapping[str, Callable[[Any], object]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -444,17 +456,13 @@ def _as_server(value: object, spec: InputSpec) -> object:
     return value if convert is None else convert(value)
 
 
-def _surprise(value: object, converted: Any, spec: InputSpec) -> str | None:
+def _surprise(value: object, converted: object, spec: InputSpec) -> str | None:
     """What the server's conversion does unexpectedly, or None."""
     if spec.type == "INT" and isinstance(value, float) and value != converted:
         return f"the server truncates {value} to {converted}"
     if spec.type == "BOOLEAN" and isinstance(value, str):
-        if value.strip().casefold() in ("false", "no", "off", "0", ""):
-            return (
-                f"the server converts the text {_short(value)} to {str(converted).lower()}"
-                if converted
-                else None
-            )
+        if converted and value.strip().casefold() in ("false", "no", "off", "0", ""):
+            return f"the server converts the text {_short(value)} to true"
         return None
     if spec.type == "STRING" and not isinstance(value, str | int | float):
         return f"the server converts it to the text {_short(converted)}"
@@ -463,37 +471,41 @@ def _surprise(value: object, converted: Any, spec: InputSpec) -> str | None:
     return None
 
 
-def _listed_value(node_id: str, node: Node, name: str, spec: InputSpec, value: object) -> Iterator[Finding]:
+def _outside(place: _Place, value: object) -> Finding | None:
+    """The finding for a value below the input's minimum or above its maximum, which the server compares for every type."""
+    low, high = place.spec.number("min"), place.spec.number("max")
+    if low is None and high is None:
+        return None
+    if not isinstance(value, int | float):
+        return place.error(
+            "wrong_type", f"{place.name} requires a number, not {_short(value)}", f"set {place.address}"
+        )
+    if low is not None and value < low:
+        return place.error(
+            "too_small", f"{place.name} is {_short(value)}; the minimum is {low}", f"set it to {low}"
+        )
+    if high is not None and value > high:
+        return place.error(
+            "too_big", f"{place.name} is {_short(value)}; the maximum is {high}", f"set it to {high}"
+        )
+    return None
+
+
+def _listed_value(place: _Place, value: object, book: Book) -> Iterator[Finding]:
+    spec = place.spec
     choices = spec.choices or ()
-    if spec.options.get("multiselect") and isinstance(value, list) and all(one in choices for one in value):
+    several = spec.options.get("multiselect") and book.is_recent(class_of(place.node))
+    if value in choices or (several and isinstance(value, list) and all(one in choices for one in value)):
         return
-    if value in choices:
-        return
-    upload = spec.upload or catalog.UPLOADS.get((class_of(node), name))
     listed = [str(choice) for choice in choices]
     near = nearest_choices(str(value), listed, 6)
     hint = _choices_in_words(str(value), listed, near)
     if spec.type == DYNAMIC_COMBO:
-        yield about(
-            WARNING, "not_in_list", node_id, node,
-            f"{quoted(name)} is {_short(value)}, which is not in its list; the server accepts it, but the run fails",
-            hint, name,
-        )  # fmt: skip
-        return
-    if upload:
-        yield from _file(node_id, node, name, value, near)
-        return
-    missing = "not in the server's list" if choices else "and the server has no file for it"
-    yield about(
-        ERROR,
-        "not_in_list",
-        node_id,
-        node,
-        f"{quoted(name)} is {_short(value)}, {missing}",
-        hint,
-        name,
-        near,
-    )
+        message = f"{place.name} is {_short(value)}, which is not in its list; the server accepts it, but the run fails"
+        yield place.warning("not_in_list", message, hint)
+    else:
+        missing = "not in the server's list" if choices else "and the server has no file for it"
+        yield place.error("not_in_list", f"{place.name} is {_short(value)}, {missing}", hint, near)
 
 
 def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
@@ -510,25 +522,53 @@ def _choices_in_words(value: str, listed: list[str], near: list[str]) -> str:
     return f"{get}set one of: {quoted_list(shown, len(shown))}{more}"
 
 
-def _file(node_id: str, node: Node, name: str, value: object, near: list[str]) -> Iterator[Finding]:
-    """A file that is not listed: certainly missing when it is in the top folder and is of a listed type."""
-    text = value if isinstance(value, str) else None
-    # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
-    elsewhere = text is not None and (
-        not text or "/" in text or "\\" in text or text.endswith(("[output]", "[input]", "[temp]"))
-    )
-    severity = WARNING if elsewhere else ERROR
-    said = (
-        "is not on the server"
-        if not elsewhere
-        else "cannot be checked here"
-        if text
-        else "is not a file: the run fails"
-    )
-    fix = f"upload it (--input-image {_place(node_id, name)}=FILE)" + (
-        f", or use: {quoted_list(near)}" if near else ""
-    )
-    yield about(severity, "file_missing", node_id, node, f"the file {_short(value)} {said}", fix, name, near)
+def _file_value(place: _Place, value: object) -> Iterator[Finding]:
+    """The finding for a file that is not listed: it is missing when its name is that of a file in the top folder."""
+    choices = place.spec.choices
+    if isinstance(value, str) and (choices is None or value in choices):
+        return  # without a list, only the server knows its files
+    near = nearest_choices(str(value), [str(choice) for choice in choices or ()], 6)
+    upload = f"upload it (--input-image {place.address}=FILE)"
+    fix = f"{upload}, or use: {quoted_list(near)}" if near else upload
+    named = f"the file {_short(value)}"
+    if value == "":
+        # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
+        yield place.warning("file_missing", f"{named} is not a file: the run fails", fix, near)
+    elif isinstance(value, str) and (set(value) & set("/\\") or value.endswith(_ANNOTATED)):
+        yield place.warning("file_missing", f"{named} cannot be checked here", fix, near)
+    else:
+        yield place.error("file_missing", f"{named} is not on the server", fix, near)
+
+
+def _ignored(node_id: str, node: Node, book: Book) -> Iterator[Finding]:
+    """Inputs that the class does not declare: the server reads none of them, or fails in the run over a link."""
+    extra = book.undeclared(node)
+    if not extra:
+        return
+    possible = book.possible_names(class_of(node))
+    for name in extra:
+        if link_of(inputs_of(node)[name]) is not None:
+            message = f"the class has no input {quoted(name)}; the server calls the node with it, which mostly fails"
+            yield about(WARNING, "undeclared_link", node_id, node, message, "remove the link", name)
+            continue
+        last = f".{name.rsplit('.', 1)[-1]}"
+        instead = [
+            other
+            for other in possible
+            if other.endswith(last) or other.startswith(f"{name}.")
+            if other not in inputs_of(node)
+        ]
+        message = f"the class has no input {quoted(name)}, so the server ignores it"
+        if name in possible:
+            message = f"{quoted(name)} belongs to another choice, so the server ignores it"
+            yield about(
+                WARNING, "ignored_input", node_id, node, message, "remove it, or set that choice", name
+            )
+        elif instead:
+            fix = f"set {quoted_list(instead, 3)} instead"
+            yield about(WARNING, "ignored_input", node_id, node, message, fix, name, instead[:3])
+        else:
+            yield about(INFO, "ignored_input", node_id, node, message, "remove it", name)
 
 
 def _short(value: object) -> str:

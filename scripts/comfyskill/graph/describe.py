@@ -46,11 +46,11 @@ def described(spec: InputSpec, *, full: bool = False, tooltips: bool = True, dep
     if spec.upload:
         document["takes_upload"] = spec.upload
     if depth < _DEEPEST:
-        document |= _dynamic(spec, full=full, tooltips=tooltips, depth=depth + 1)
+        document |= brought(spec, full=full, tooltips=tooltips, depth=depth + 1)
     return document
 
 
-def _dynamic(spec: InputSpec, *, full: bool, tooltips: bool, depth: int) -> Document:
+def brought(spec: InputSpec, *, full: bool = False, tooltips: bool = True, depth: int = 1) -> Document:
     """What a dynamic input brings; empty for other inputs."""
 
     def each(inputs: object) -> Document:

@@ -344,6 +344,11 @@ class UploadTarget(NamedTuple):
     value: object
     original: str | None = None
 
+    @property
+    def address(self) -> str:
+        """Its name as NODE.INPUT."""
+        return f"{self.node_id}.{self.input}"
+
 
 def upload_targets(
     graph: Graph, settings: Mapping[str, Any], definitions: Definitions | None = None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Document, Misuse, SkillError
-from comfyskill.graph import catalog
+from comfyskill.graph import catalog, describe
 from comfyskill.graph.nearest import nearest
 from comfyskill.graph.nodes import (
     Consumer,
@@ -410,6 +410,7 @@ class Parameter(NamedTuple):
             if not every:
                 choices = choices[:MOST_FILES] if self.upload else choices_shown(choices, MOST_CHOICES)
             document |= _limits(self.spec, choices_of, choices)
+            document |= describe.brought(self.spec, full=every, tooltips=False)
         return document
 
 

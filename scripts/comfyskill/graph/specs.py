@@ -149,12 +149,13 @@ def lay_out(inputs: object, live: Inputs, *, counts_missing: bool = True) -> dic
     counts_missing: the server requires the first inputs of an autogrow group even where the node has none of them, as 0.33
     does; 0.8.0 looked at those only that are there.
     """
-    return _Layout(live, counts_missing).of(inputs, "", 0)
+    return _Layout(live, counts_missing, []).of(inputs, "", 0)
 
 
 class _Layout(NamedTuple):
     live: Inputs
     counts_missing: bool
+    groups: list[InputSpec]
 
     def of(self, inputs: object, prefix: str, depth: int) -> dict[str, InputSpec]:
         """The specs of one level of a definition's inputs and of what is nested in it."""
@@ -164,6 +165,7 @@ class _Layout(NamedTuple):
             if spec is None:
                 continue
             if spec.type == AUTOGROW:
+                self.groups.append(spec)
                 specs |= self._grown(spec)
                 continue
             specs[spec.name] = spec
@@ -221,6 +223,23 @@ def autogrow_of(spec: InputSpec) -> Autogrow | None:
     return Autogrow(full, least, element, prefix)
 
 
+def _specs_of(inputs: object, prefix: str = "") -> list[InputSpec]:
+    found = (read_spec(f"{prefix}{name}", raw, required) for required, name, raw in entries(inputs))
+    return [spec for spec in found if spec is not None]
+
+
+def _brought(spec: InputSpec, depth: int) -> Iterator[str]:
+    """The names of the inputs that a dynamic input can bring, each once for each choice that has it."""
+    if spec.type == AUTOGROW:
+        group = autogrow_of(spec)
+        yield from group.names if group is not None else ()
+    elif depth < _DEEPEST:
+        options = [spec.options, *foreign.mappings(spec.options.get("options"))]
+        for inner in (one for option in options for one in _specs_of(option.get("inputs"), f"{spec.name}.")):
+            yield inner.name
+            yield from _brought(inner, depth + 1)
+
+
 class Book:
     """Node definitions, read once per class. Knows for each class whether it was there."""
 
@@ -252,6 +271,12 @@ class Book:
             return lay_out(raw, inputs_of(node), counts_missing=self.is_recent(class_type))
         return self._static[class_type]
 
+    def groups(self, node: Node) -> list[InputSpec]:
+        """The groups of inputs that grow which the node has now, those of its choices too."""
+        layout = _Layout(inputs_of(node), False, [])
+        layout.of((self.definition(class_of(node)) or {}).get("input"), "", 0)
+        return layout.groups
+
     def spec(self, node: Node, name: str) -> InputSpec | None:
         """The declared input of this name; also one that the node could have, as the next one of a group that grows."""
         declared = self.specs(node).get(name)
@@ -259,6 +284,22 @@ class Book:
             grown = {**node, "inputs": {**inputs_of(node), name: None}}
             declared = self.specs(grown).get(name)
         return declared
+
+    def undeclared(self, node: Node) -> list[str]:
+        """The inputs of a node of a known class that the class does not declare, apart from those of the editor's widgets.
+
+        None for a class that takes whatever it is given: its definition shows an empty group of optional inputs.
+        """
+        declared = foreign.mapping((self.definition(class_of(node)) or {}).get("input"))
+        if declared.get("optional") == {}:
+            return []
+        known = self.specs(node).keys() | foreign.mapping(declared.get("hidden")).keys()
+        return [name for name in inputs_of(node) if name not in known and name not in catalog.FRONTEND_INPUTS]
+
+    def possible_names(self, class_type: str) -> list[str]:
+        """Every input name that the dynamic inputs of a class can bring, whatever is chosen."""
+        raw = (self.definition(class_type) or {}).get("input")
+        return [name for spec in _specs_of(raw) for name in _brought(spec, 0)]
 
     def _read(self, class_type: str) -> None:
         raw = (self.definition(class_type) or {}).get("input")

@@ -14,26 +14,31 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from comfyskill.base import cli, file_names, safe_text
-from comfyskill.base.cli import SkillError, Terminated
+from comfyskill.base.cli import Document, Exit, SkillError, Terminated
 from comfyskill.base.programs import command
 from comfyskill.run import collect, reports, times
+from comfyskill.run import verdict as run_verdict
 from comfyskill.run.progress import WAITING, Progress
+from comfyskill.run.verdict import Verdict
 from comfyskill.server import events, transport
 from comfyskill.server.protocol import Dialect, Graph, JobState, JobSummary
 from comfyskill.server.watch import Ended, Update, Watcher
 
 # Looking at the whole queue costs a request; changes come as `status` frames anyway.
-LOOK_PAUSE = 0.5
-SLOW_LOOK = 5.0
+REFRESH_PAUSE = 0.5
+SLOW_REFRESH = 5.0
 # Jobs further back show only their place.
 MOST_WAITING = 3
 UNSEEN = "running; the server sends its steps only to the client that submitted it"
 REDRAW_PAUSE = 0.1
 MOST_TEXT = 4_000
 BAR_WIDTH = 24
+MOST_NAMES = 20
+MOST_JOBS = 100
+UNCHANGED = "nothing was changed"
 
 
 @dataclass
@@ -49,7 +54,7 @@ class Shown:
     previews: int = 0
     known: bool = False  # its graph is known
     ask_at: float = 0.0  # when to ask for its graph again
-    ask_pause: float = LOOK_PAUSE
+    ask_pause: float = REFRESH_PAUSE
 
     def learn(self, graph: Graph, url: str) -> None:
         """Take titles, shares and the usual run time from the graph."""
@@ -72,9 +77,9 @@ class Shown:
         """What it does now, if that is known here."""
         return UNSEEN if self.unseen else self.progress.doing
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Document:
         """The job as one JSON object."""
-        row: dict[str, Any] = {
+        row: Document = {
             "prompt_id": self.prompt_id,
             "state": self.state,
             "share": None if self.unseen else round(self.progress.share, 3),
@@ -86,7 +91,7 @@ class Shown:
         if self.progress.cached:
             row["cached_nodes"] = len(self.progress.cached)
         if self.estimate is not None:
-            row["estimate"] = self.estimate.words()
+            row["estimate"] = self.estimate.as_text()
         return row
 
 
@@ -102,7 +107,7 @@ class View(Protocol):
     def change(self, jobs: Mapping[str, Shown], queue_remaining: int | None) -> None:
         """Something about the shown jobs has changed."""
 
-    def ended(self, job: Shown, outcome: dict[str, Any]) -> None:
+    def ended(self, job: Shown, outcome: Document) -> None:
         """A job has ended."""
 
     def close(self) -> None:
@@ -126,60 +131,61 @@ class Monitor:
         self.ids = list(dict.fromkeys(ids))
         self.previews = previews
         self.jobs: dict[str, Shown] = {}
-        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.outcomes: dict[str, Document] = {}
         self.watcher = Watcher(server, uuid.uuid4().hex, use_socket=use_socket, answered=False)
         self.watcher.tap = self._tap
         self._answered = False
         self._unlisted_since: float | None = None  # the queue could not be read since then
-        self._look_at = 0.0
+        self._refresh_at = 0.0
         self._queue_changed = False
 
-    def run(self, *, follow: bool, timeout: float | None) -> dict[str, Any]:
+    def run(self, *, follow: bool, timeout: float | None) -> Document:
         """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
         give_up = None if timeout is None else time.monotonic() + timeout
         try:
             with transport.no_later_than(give_up):
-                return self._watch(follow, give_up)
+                return self._document(self._watch(follow, give_up))
         except SkillError as error:
-            if self.ids and not error.next and error.exit != cli.Exit.MISUSE:
-                error.next = [self._again_command()]
-            raise
+            if not self.ids or error.next or error.exit == Exit.MISUSE:
+                raise
+            raise error.but(next=self._again) from error
         except KeyboardInterrupt:
-            return self._stopped(
-                cli.INTERRUPTED | {"message": "interrupted by the user; the jobs are still running"}
+            message = "interrupted by the user; the jobs are still running"
+            return self._document(
+                Verdict("cancelled", "interrupted", message, UNCHANGED, retryable=True, next=self._again)
             )
         except Terminated:
-            said = {
-                "status": "timeout",
-                "code": "still_running",
-                "message": "terminated by a signal; the jobs are still running",
-            }
-            return self._stopped(said | {"retryable": False})
+            message = "terminated by a signal; the jobs are still running"
+            return self._document(Verdict("timeout", "still_running", message, UNCHANGED, next=self._again))
         finally:
             self.view.close()
             self.watcher.close()
 
-    def _watch(self, follow: bool, give_up: float | None) -> dict[str, Any]:
+    def _watch(self, follow: bool, give_up: float | None) -> Verdict:
+        """How the watched jobs ended."""
         self.watcher.open()
         for prompt_id in self.ids:
             self._show(JobSummary(prompt_id, "pending"))
         while True:
-            looked = self._look()
-            if not (follow or looked or self.jobs or self.ids):
+            fresh = self._refresh()
+            if not (follow or fresh or self.jobs or self.ids):
                 # Only a fresh answer can show that the queue is empty.
-                looked = self._look(at_once=True)
-            if not follow and not self.jobs and (looked or self.ids):
-                return self._report()
+                fresh = self._refresh(at_once=True)
+            if not follow and not self.jobs and (fresh or self.ids):
+                return self._verdict()
             wait = 0.5 if give_up is None else min(0.5, give_up - time.monotonic())
             if wait <= 0:
-                return self._report(timed_out=bool(self.jobs))
+                return self._verdict(timed_out=bool(self.jobs))
             for item in self.watcher.updates(wait):
                 self._take(item)
 
-    def _again_command(self) -> str:
-        """The command that waits for what is still going and fetches its files."""
+    @property
+    def _again(self) -> list[str]:
+        """The command that waits for what is still going and fetches its files; none when no job was named."""
+        if not self.ids:
+            return []
         left = [prompt_id for prompt_id in self.ids if prompt_id not in self.outcomes] or self.ids
-        return command("manage_queue.py", "wait", *left, *self.server.flags)
+        return [command("manage_queue.py", "wait", *left, *self.server.flags)]
 
     def _tap(self, frame: events.Frame) -> None:
         if isinstance(frame, events.Event) and frame.type == "status":
@@ -188,13 +194,13 @@ class Monitor:
         if owner is None or not self.ids or owner in self.ids:
             self.view.frame(frame)
 
-    def _look(self, *, at_once: bool = False) -> bool:
+    def _refresh(self, *, at_once: bool = False) -> bool:
         """What is in the queue now: new jobs are shown, places are brought up to date. False: not asked, or no answer."""
         now = time.monotonic()
-        due = self._look_at - (SLOW_LOOK - LOOK_PAUSE if self._queue_changed else 0.0)
+        due = self._refresh_at - (SLOW_REFRESH - REFRESH_PAUSE if self._queue_changed else 0.0)
         if now < due and not at_once:
             return False
-        self._queue_changed, self._look_at = False, now + SLOW_LOOK
+        self._queue_changed, self._refresh_at = False, now + SLOW_REFRESH
         try:
             listed = self.server.list_jobs(1000, finished=False)
         except SkillError as error:
@@ -204,10 +210,10 @@ class Monitor:
             hopeless = not self._answered or away > self.watcher.patience
             if self.ids:
                 # Named jobs have records of their own, and the watcher sees to them.
-                hopeless = not self._answered and error.exit == cli.Exit.UNREACHABLE
-            if hopeless or error.exit == cli.Exit.REFUSED:
+                hopeless = not self._answered and error.exit == Exit.UNREACHABLE
+            if hopeless or error.exit == Exit.REFUSED:
                 raise
-            if error.exit != cli.Exit.UNREACHABLE:
+            if error.exit != Exit.UNREACHABLE:
                 self._learn_graphs()
             return False
         self._answered, self._unlisted_since = True, None
@@ -232,7 +238,7 @@ class Monitor:
                 graph = self.server.state(shown.prompt_id).graph
             except SkillError as error:
                 # The watcher asks too, and handles the error.
-                if error.exit == cli.Exit.UNREACHABLE:
+                if error.exit == Exit.UNREACHABLE:
                     return
                 continue
             if graph is not None:
@@ -294,52 +300,41 @@ class Monitor:
         if shown is None:
             return
         status = "lost" if state.phase == "unknown" else str(state.outcome)
-        outcome: dict[str, Any] = {"prompt_id": state.prompt_id, "status": status}
+        outcome: Document = {"prompt_id": state.prompt_id, "status": status}
         if state.execution_seconds is not None:
             outcome["execution_seconds"] = round(state.execution_seconds, 3)
         files = collect.files_of(state.outputs, previews=True)
-        names = [item.ref.display_name or item.ref.filename for item in files[:20]]
+        names = [item.ref.display_name or item.ref.filename for item in files[:MOST_NAMES]]
         outcome["outputs"] = [safe_text.clean(name, 200) for name in names]
         if status == "error":
-            failed = reports.failure(state, state.graph or {})
-            outcome |= {key: failed[key] for key in ("code", "message", "hint")}
+            failure = run_verdict.failure(state, state.graph or {})
+            outcome |= {"code": failure.code, "message": failure.message, "hint": failure.hint}
         self.outcomes[state.prompt_id] = outcome
         self.view.ended(shown, outcome)
 
-    def _stopped(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """The report when this command is stopped: what was seen so far, and how to return to the named jobs."""
-        again = {"next": [self._again_command()]} if self.ids else {}
-        return self._report() | {"hint": "nothing was changed"} | dict(said) | again
-
-    def _report(self, *, timed_out: bool = False) -> dict[str, Any]:
-        """The closing document: the outcome of what was watched decides the exit code."""
+    def _document(self, verdict: Verdict) -> Document:
+        """The closing document."""
         jobs = [*self.outcomes.values(), *(shown.row() for shown in self.jobs.values())]
-        document: dict[str, Any] = {
-            "status": "ok",
-            **reports.head(self.server),
-            "jobs": safe_text.cap(jobs, 100),
-        }
-        bad = [item for item in self.outcomes.values() if item["status"] != "success"]
-        if self.ids and bad:
-            first = bad[0]
-            document |= {
-                "status": first["status"],
-                "code": first.get("code", first["status"]),
-                "retryable": False,
-            }
-            document["message"] = (
-                first.get("message") or f"{safe_text.name(first['prompt_id'])}: {first['status']}"
+        return verdict.document() | reports.head(self.server) | {"jobs": safe_text.cap(jobs, MOST_JOBS)}
+
+    def _verdict(self, *, timed_out: bool = False) -> Verdict:
+        """The outcome of the named jobs; without names, watching itself is all that can fail."""
+        if not self.ids:
+            return Verdict("ok")
+        bad = next((item for item in self.outcomes.values() if item["status"] != "success"), None)
+        if bad is not None:
+            return Verdict(
+                bad["status"],
+                str(bad.get("code", bad["status"])),
+                bad.get("message") or f"{safe_text.name(bad['prompt_id'])}: {bad['status']}",
+                bad.get("hint") or "run fetch_logs.py PROMPT_ID for details",
+                next=[self.server.explain_command(bad["prompt_id"])],
             )
-            document["hint"] = first.get("hint") or "run fetch_logs.py PROMPT_ID for details"
-            document["next"] = [self.server.explain_command(first["prompt_id"])]
-        elif timed_out and self.ids:
-            document |= {
-                "status": "timeout", "code": "still_running", "message": "not finished in time; the jobs are still running",
-                "retryable": False, "hint": "watch them again; nothing was changed", "next": [self._again_command()],
-            }  # fmt: skip
-        elif self.ids:
-            document["status"] = "success"
-        return document
+        if timed_out:
+            message = "not finished in time; the jobs are still running"
+            hint = f"watch them again; {UNCHANGED}"
+            return Verdict("timeout", "still_running", message, hint, next=self._again)
+        return run_verdict.SUCCESS
 
 
 def obeys_escapes() -> bool:
@@ -363,7 +358,7 @@ class JsonLines:
     """Every frame, cleaned, as one JSON object per line; `job` and `ended` lines explain it."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Any] = {}
+        self._last: dict[str, Document] = {}
 
     def frame(self, frame: events.Frame) -> None:
         """One line for a frame; pictures appear as `preview` once they are saved."""
@@ -394,14 +389,14 @@ class JsonLines:
         """A `job` line when a job's state, node or place has changed."""
         for job in jobs.values():
             row = job.row()
-            told = {key: row[key] for key in ("state", "doing") if key in row} | {
+            seen = {key: row[key] for key in ("state", "doing") if key in row} | {
                 "position": row.get("position")
             }
-            if self._last.get(job.prompt_id) != told:
-                self._last[job.prompt_id] = told
+            if self._last.get(job.prompt_id) != seen:
+                self._last[job.prompt_id] = seen
                 cli.emit_line({"type": "job", "queue_remaining": queue_remaining, **row})
 
-    def ended(self, job: Shown, outcome: dict[str, Any]) -> None:
+    def ended(self, job: Shown, outcome: Document) -> None:
         """The `ended` line of a job."""
         self._last.pop(job.prompt_id, None)
         cli.emit_line({"type": "ended", **outcome})
@@ -427,14 +422,14 @@ class Lines:
     def change(self, jobs: Mapping[str, Shown], queue_remaining: int | None) -> None:  # noqa: ARG002
         """A line when a job does something new."""
         for job in jobs.values():
-            words = _words(job)
+            line = _line_of(job)
             if self._last.get(job.prompt_id) != job.doing + job.state:
                 self._last[job.prompt_id] = job.doing + job.state
-                cli.note(words)
+                cli.note(line)
 
-    def ended(self, job: Shown, outcome: dict[str, Any]) -> None:  # noqa: ARG002
+    def ended(self, job: Shown, outcome: Document) -> None:  # noqa: ARG002
         """How it ended."""
-        cli.note(_ended_words(outcome))
+        cli.note(_end_line_of(outcome))
 
     def close(self) -> None:
         """Nothing to tidy."""
@@ -455,7 +450,7 @@ class Block(Lines):
             return
         self._drawn = now
         width = shutil.get_terminal_size().columns - 1
-        lines = [_words(job) for job in jobs.values()] or ["nothing runs"]
+        lines = [_line_of(job) for job in jobs.values()] or ["nothing runs"]
         lines.append(f"queue: {queue_remaining if queue_remaining is not None else '?'}")
         self._erase()
         sys.stderr.write("".join(f"{safe_text.redact(safe_text.clean(line))[:width]}\n" for line in lines))
@@ -467,7 +462,7 @@ class Block(Lines):
             sys.stderr.write(f"\x1b[{self._height}A\x1b[J")
             self._height = 0
 
-    def ended(self, job: Shown, outcome: dict[str, Any]) -> None:
+    def ended(self, job: Shown, outcome: Document) -> None:
         """The end stays above the block."""
         self._erase()
         super().ended(job, outcome)
@@ -478,7 +473,7 @@ class Block(Lines):
         sys.stderr.flush()
 
 
-def _words(job: Shown) -> str:
+def _line_of(job: Shown) -> str:
     if job.state == "pending":
         place = f"place {job.position}" if job.position else "waiting"
         return f"{job.prompt_id[:8]}  {place}{_estimate(job)}"
@@ -491,10 +486,10 @@ def _words(job: Shown) -> str:
 
 
 def _estimate(job: Shown) -> str:
-    return f"  ({job.estimate.words()})" if job.estimate is not None else ""
+    return f"  ({job.estimate.as_text()})" if job.estimate is not None else ""
 
 
-def _ended_words(outcome: dict[str, Any]) -> str:
+def _end_line_of(outcome: Document) -> str:
     seconds = f" in {outcome['execution_seconds']:.1f} s" if "execution_seconds" in outcome else ""
     what = outcome.get("message") or ", ".join(outcome["outputs"][:4]) or "no files"
     return f"{outcome['prompt_id'][:8]}  {outcome['status']}{seconds}: {what}"

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, foreign, safe_text
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.jobs import report
-from comfyskill.run import prepare, submitted
+from comfyskill.run import prepare, submit
 from comfyskill.run.reports import head
 from comfyskill.server.protocol import Dialect, JobSummary, Submission
 
@@ -20,6 +19,7 @@ MOST_ROWS = 50
 # The number of finished jobs that a filter searches.
 MOST_SEARCHED = 1000
 UNFINISHED = frozenset({"pending", "running"})
+STOPPED = frozenset({"cancelled", "removed", "already_ended"})
 CONFIRM_PATIENCE = 6.0
 LONGEST_PAUSE = 0.5
 HINTS = {
@@ -33,9 +33,9 @@ def queue_rows(server: Dialect) -> list[JobSummary]:
     return [job for job in server.list_jobs(1000, finished=False) if job.phase != "done"]
 
 
-def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
+def show(server: Dialect, most: int = MOST_ROWS) -> Document:
     """What runs and waits, in true order, ours marked, with waiting times if the server reports them."""
-    ours = submitted.known(server.url)
+    ours = submit.known(server.url)
     rows = []
     for job in queue_rows(server):
         shown = report.row(job, ours)
@@ -53,62 +53,70 @@ def show(server: Dialect, most: int = MOST_ROWS) -> dict[str, Any]:
     }
 
 
-def _need_consent(foreign: int, yes: bool, flag: str, what: str) -> None:
-    if foreign and not yes:
+def _need_consent(others: int, yes: bool, what: str) -> None:
+    """Raises SkillError (exit 7) when jobs that were not submitted from here are affected without consent."""
+    if others and not yes:
         raise SkillError(
-            f"{what} would affect {foreign} job(s) that were not submitted from here",
+            f"{what} would affect {others} job(s) that were not submitted from here",
             code="consent_needed",
-            hint=f"ask the user, then add {flag}",
-            flag=flag,
-            foreign=foreign,
+            hint="ask the user, then add --yes",
+            flag="--yes",
+            foreign=others,
         )
 
 
-def cancel(
-    server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: bool = False
-) -> dict[str, Any]:
+def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: bool = False) -> Document:
     """Cancel these jobs and no others (`all_ours`: all of ours), and confirm that they are removed.
 
     The status is `error` when one could not be stopped.
     """
-    ours = submitted.known(server.url)
-    here = _phases(server, None if all_ours else ids)
-    if all_ours:
-        ids = [prompt_id for prompt_id in here if prompt_id in ours]
-    ids = list(dict.fromkeys(ids))
-    foreign = [prompt_id for prompt_id in ids if prompt_id in here and prompt_id not in ours]
-    _need_consent(len(foreign), yes, "--yes", "cancel")
-    found, places = {}, {prompt_id: place for place, prompt_id in enumerate(here)}
+    ours = submit.known(server.url)
+    phases = _phases(server, None if all_ours else ids)
+    wanted = (
+        [prompt_id for prompt_id in phases if prompt_id in ours] if all_ours else list(dict.fromkeys(ids))
+    )
+    others = [prompt_id for prompt_id in wanted if prompt_id in phases and prompt_id not in ours]
+    _need_consent(len(others), yes, "cancel")
+    found, unconfirmed = _cancelled(server, wanted, list(phases))
+    rows = [
+        {
+            "prompt_id": safe_text.clean(prompt_id, 100),
+            "was": phases.get(prompt_id),
+            "result": found[prompt_id],
+        }
+        for prompt_id in wanted
+    ]
+    document: Document = {"status": "ok", **head(server), "jobs": rows}
+    failed = next((row for row in rows if row["result"] not in STOPPED), None)
+    if failed is not None:
+        result = str(failed["result"])
+        document |= {
+            "status": "error",
+            "code": "not_cancelled" if result == "still_running" else "not_found",
+            "message": f"{safe_text.name(str(failed['prompt_id']))}: {result.replace('_', ' ')}",
+            "hint": HINTS.get(result, "see manage_queue.py list"),
+        }
+    return document | (unconfirmed.document() if unconfirmed is not None else {})
+
+
+def _cancelled(
+    server: Dialect, ids: Sequence[str], queue: Sequence[str]
+) -> tuple[dict[str, str], SkillError | None]:
+    """What became of each job, and the first error of a cancellation that the server did not confirm."""
+    found: dict[str, str] = {}
+    unconfirmed = None
+    places = {prompt_id: place for place, prompt_id in enumerate(queue)}
     # Waiting ones first, the last before all others, so that none starts while the running one ends.
-    unheard: dict[str, SkillError] = {}
     for prompt_id in sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True):
         try:
             found[prompt_id] = _confirmed(server, prompt_id, server.cancel(prompt_id))
         except SkillError as error:
             if error.code != "cancel_not_confirmed":
-                error.details["jobs"] = [{"prompt_id": key, "result": value} for key, value in found.items()]
-                raise
-            found[prompt_id], unheard[prompt_id] = "still_running", error
-    results = [
-        {
-            "prompt_id": safe_text.clean(prompt_id, 100),
-            "was": here.get(prompt_id),
-            "result": found[prompt_id],
-        }
-        for prompt_id in ids
-    ]
-    failed = [item for item in results if item["result"] not in ("cancelled", "removed", "already_ended")]
-    document: dict[str, Any] = {"status": "ok", **head(server), "jobs": results}
-    if failed:
-        document |= {
-            "status": "error",
-            "code": "not_cancelled" if failed[0]["result"] == "still_running" else "not_found",
-            "message": f"{safe_text.name(failed[0]['prompt_id'])}: {str(failed[0]['result']).replace('_', ' ')}",
-            "hint": HINTS.get(str(failed[0]["result"]), "see manage_queue.py list"),
-        }
-    if unheard:
-        document |= next(iter(unheard.values())).document()
-    return document
+                done = [{"prompt_id": key, "result": value} for key, value in found.items()]
+                raise error.but(jobs=done) from error
+            found[prompt_id] = "still_running"
+            unconfirmed = unconfirmed or error
+    return found, unconfirmed
 
 
 def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
@@ -141,29 +149,26 @@ def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dict[str, Any]:
+def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> Document:
     """Take waiting jobs out of the queue: ours, or all users' with `all_users` (and `yes`)."""
-    ours = submitted.known(server.url)
-    waiting = [job for job in queue_rows(server) if job.phase == "pending"]
-    mine = [job for job in waiting if job.prompt_id in ours]
-    if not all_users:
-        for job in mine:
-            server.cancel(job.prompt_id)
-    else:
-        _need_consent(len(waiting) - len(mine), yes, "--yes", "clear --all-users")
-        for job in waiting:
-            server.cancel(job.prompt_id)
-    removed = waiting if all_users else mine
-    left = {job.prompt_id for job in queue_rows(server)}
+    ours = submit.known(server.url)
+    waiting = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
+    removed = waiting if all_users else [prompt_id for prompt_id in waiting if prompt_id in ours]
+    _need_consent(sum(prompt_id not in ours for prompt_id in removed), yes, "clear --all-users")
+    for prompt_id in removed:
+        server.cancel(prompt_id)
+    rows = queue_rows(server)
+    left = {job.prompt_id for job in rows}
     kept = len(waiting) - len(removed)
-    document: dict[str, Any] = {
-        "status": "ok", **head(server), "removed": sum(job.prompt_id not in left for job in removed), "kept_foreign": kept
-    }  # fmt: skip
-    if going := [
-        job.prompt_id for job in queue_rows(server) if job.phase == "running" and job.prompt_id in ours
-    ]:
+    document: Document = {
+        "status": "ok",
+        **head(server),
+        "removed": sum(prompt_id not in left for prompt_id in removed),
+        "kept_foreign": kept,
+    }
+    if running := [job.prompt_id for job in rows if job.phase == "running" and job.prompt_id in ours]:
         document |= {
-            "still_running": going,
+            "still_running": running,
             "message": "our running job continues; cancel --ours stops it too",
         }
     if kept:
@@ -171,22 +176,20 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> dic
     return document
 
 
-def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
+def move_front(server: Dialect, prompt_id: str) -> Document:
     """Let a waiting job of a ComfyUI server run first: remove it and add it again before the others."""
     if server.api != "local":
         raise SkillError("this server orders its queue itself", code="not_available")
-    answer = server.get_json("queue")
-    pending = answer.get("queue_pending") if isinstance(answer, Mapping) else None
-    item = next(
-        (item for item in pending or [] if isinstance(item, list) and len(item) > 4 and item[1] == prompt_id),
-        None,
-    )
+    pending = [
+        item
+        for item in foreign.items(foreign.mapping(server.get_json("queue")).get("queue_pending"))
+        if isinstance(item, list) and len(item) > 4
+    ]
+    item = next((item for item in pending if item[1] == prompt_id), None)
     if item is None:
         raise SkillError(f"{prompt_id} is not waiting in the queue", code="not_found")
-    numbers = [
-        item[0] for item in pending or [] if isinstance(item, list) and isinstance(item[0], (int, float))
-    ]
-    extra = dict(item[3]) if isinstance(item[3], Mapping) else {}
+    numbers = [number for number in (foreign.number(item[0]) for item in pending) if number is not None]
+    extra = dict(foreign.mapping(item[3]))
     _refuse_hidden_key(server, item[2], extra)
     again = Submission(
         item[2],
@@ -203,47 +206,44 @@ def move_front(server: Dialect, prompt_id: str) -> dict[str, Any]:
     try:
         server.submit(again)
     except SkillError as error:
-        error.message = (
-            f"{prompt_id} was removed from the queue and could not be added again: {error.message}"
-        )
-        error.details |= {"prompt_id": prompt_id, "graph": cli.Verbatim(item[2])}
-        raise
+        raise error.but(
+            message=f"{prompt_id} was removed from the queue and could not be added again: {error.message}",
+            prompt_id=prompt_id,
+            graph=cli.Verbatim(item[2]),
+        ) from error
     places = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
-    return {
-        "status": "ok",
-        **head(server, prompt_id),
-        "position": places.index(prompt_id) + 1 if prompt_id in places else 0,
-    }
+    position = places.index(prompt_id) + 1 if prompt_id in places else 0
+    return {"status": "ok", **head(server, prompt_id), "position": position}
 
 
-def _refuse_hidden_key(server: Dialect, graph: Any, extra: Mapping[str, Any]) -> None:
+def _refuse_hidden_key(server: Dialect, graph: object, extra: Mapping[str, object]) -> None:
     """Newer servers do not show the key that a partner node was submitted with, so it could not be sent again."""
-    if not isinstance(graph, Mapping) or "api_key_comfy_org" in extra or "auth_token_comfy_org" in extra:
+    if "api_key_comfy_org" in extra or "auth_token_comfy_org" in extra:
         return
-    if prepare.partner_nodes(graph, None, server):
+    if prepare.partner_nodes(foreign.mapping(graph), None, server):
         raise SkillError(
             "it has partner nodes, whose key the server does not show: if submitted again, it would fail",
             code="not_available", hint="cancel it, then run it again with --front",
         )  # fmt: skip
 
 
-def history(server: Dialect, most: int) -> dict[str, Any]:
+def history(server: Dialect, most: int) -> Document:
     """Finished jobs, newest first."""
-    ours = submitted.known(server.url)
+    ours = submit.known(server.url)
     rows = [report.row(job, ours) for job in server.list_jobs(most) if job.phase == "done"]
     return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, most)}
 
 
-def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> dict[str, Any]:
+def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) -> Document:
     """Forget finished jobs; their files stay."""
-    ids, ours = list(dict.fromkeys(ids)), submitted.known(server.url)
+    ids, ours = list(dict.fromkeys(ids)), submit.known(server.url)
     foreign = [prompt_id for prompt_id in ids if prompt_id not in ours]
-    _need_consent(len(foreign), yes, "--yes", "history-delete")
+    _need_consent(len(foreign), yes, "history-delete")
     known = [prompt_id for prompt_id in ids if server.state(prompt_id).done]
     server.post_json("history", {"delete": list(known)})
     kept = [prompt_id for prompt_id in known if server.state(prompt_id).done]
     missing = [prompt_id for prompt_id in ids if prompt_id not in known]
-    document: dict[str, Any] = {
+    document: Document = {
         "status": "ok",
         **head(server),
         "deleted": [prompt_id for prompt_id in known if prompt_id not in kept],
@@ -261,7 +261,7 @@ def history_delete(server: Dialect, ids: Sequence[str], *, yes: bool = False) ->
     return document
 
 
-def history_clear(server: Dialect, *, yes: bool = False) -> dict[str, Any]:
+def history_clear(server: Dialect, *, yes: bool = False) -> Document:
     """Forget all finished jobs; always needs consent, since it affects all users."""
     if not yes:
         raise SkillError(
@@ -276,7 +276,7 @@ def history_clear(server: Dialect, *, yes: bool = False) -> dict[str, Any]:
     return {"status": "ok", **head(server), "left": len(left)} | (_not_deleted(kept) if kept else {})
 
 
-def _not_deleted(count: int) -> dict[str, Any]:
+def _not_deleted(count: int) -> Document:
     return {
         "status": "error",
         "code": "not_deleted",
@@ -286,13 +286,13 @@ def _not_deleted(count: int) -> dict[str, Any]:
     }
 
 
-def free(server: Dialect, *, models: bool, memory: bool) -> dict[str, Any]:
+def free(server: Dialect, *, models: bool, memory: bool) -> Document:
     """Unload models and empty the node cache; the server does it between two runs."""
     if server.api != "local":
         raise SkillError("this server manages its memory itself", code="not_available")
     server.post_json("free", {"unload_models": models, "free_memory": memory})
     busy = len(queue_rows(server))
-    document: dict[str, Any] = {
+    document: Document = {
         "status": "ok",
         **head(server),
         "unload_models": models,
@@ -303,12 +303,12 @@ def free(server: Dialect, *, models: bool, memory: bool) -> dict[str, Any]:
     return document
 
 
-def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) -> dict[str, Any]:
+def jobs(server: Dialect, *, states: Sequence[str], most: int, offset: int = 0) -> Document:
     """The job list with filters: `pending`, `running`, `success`, `error`, `cancelled`; newest finished ones last.
 
     `count`: how many match among the running and waiting jobs and the newest finished ones (1000 with a filter).
     """
-    ours = submitted.known(server.url)
+    ours = submit.known(server.url)
     wanted = max(most + offset, MOST_SEARCHED) if states else most + offset
     listed = server.list_jobs(wanted, finished=not states or not UNFINISHED.issuperset(states))
     found = [job for job in listed if not states or (job.outcome or job.phase) in states]

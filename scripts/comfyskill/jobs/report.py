@@ -5,23 +5,25 @@ Everything the server reports is cleaned and capped; inputs that may hold secret
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
-from comfyskill.base import cli, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import cli, foreign, safe_text
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.base.programs import command
 from comfyskill.graph import nodes
-from comfyskill.run import collect, reports, submitted, times
-from comfyskill.run.reports import head, shown_value
+from comfyskill.run import collect, memory, submit, times, verdict
+from comfyskill.run.reports import head
 from comfyskill.server.protocol import Dialect, JobState, JobSummary
 
 MOST_NODES = 60
 RECENT = 50
 MOST_LOG = 4000
+MOST_FILES = 40
+MOST_INPUTS = 40
+MOST_MESSAGE = 2_000
 
 
-def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str, Any]:
+def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> Document:
     """The whole report on one job. Raises SkillError (exit 1, `lost`) when the server has no trace of it."""
     state = server.state(prompt_id)
     if state.phase == "unknown":
@@ -34,9 +36,9 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
         )
     if not state.done:
         return _unfinished(server, state)
-    document: dict[str, Any] = {"status": state.outcome, **head(server, prompt_id), **_times(state)}
+    document: Document = {"status": state.outcome, **head(server, prompt_id), **_times(state)}
     if state.outcome == "error":
-        document |= {"code": "execution_error"} | _failure(server, state, full)
+        document |= _failure(server, state, full)
     elif state.outcome == "cancelled":
         document |= {
             "code": "cancelled",
@@ -50,7 +52,7 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
             "node_id": item.node_id,
             "type": item.kind,
         }
-        for item in files[:40]
+        for item in files[:MOST_FILES]
     ]
     document["nodes"] = _node_times(server, state)
     document["messages"] = [safe_text.clean(item[0], 60) for item in state.messages if item]
@@ -61,14 +63,14 @@ def explain(server: Dialect, prompt_id: str, *, full: bool = False) -> dict[str,
     return document
 
 
-def _unfinished(server: Dialect, state: JobState) -> dict[str, Any]:
-    words = (
-        "it is running" if state.phase == "running" else f"it is waiting in the queue{_place(server, state)}"
-    )
+def _unfinished(server: Dialect, state: JobState) -> Document:
+    doing = "it is running"
+    if state.phase != "running":
+        doing = f"it is waiting in the queue{_place(server, state)}"
     return {
         "status": "running",
         "code": "still_running",
-        "message": f"the job has not ended: {words}",
+        "message": f"the job has not ended: {doing}",
         "hint": "wait for it by its id; do not submit it again",
         **head(server, state.prompt_id),
         "next": [command("manage_queue.py", "wait", state.prompt_id, *server.flags)],
@@ -87,66 +89,66 @@ def _place(server: Dialect, state: JobState) -> str:
     return f", place {place}" if place else ""
 
 
-def _times(state: JobState) -> dict[str, Any]:
-    told = {} if state.execution_seconds is None else {"execution_seconds": round(state.execution_seconds, 3)}
-    return told if state.ended is None else {**told, "ended_at": int(state.ended)}
+def _times(state: JobState) -> Document:
+    seconds = state.execution_seconds
+    known: Document = {} if seconds is None else {"execution_seconds": round(seconds, 3)}
+    return known if state.ended is None else {**known, "ended_at": int(state.ended)}
 
 
-def _node_times(server: Dialect, state: JobState) -> dict[str, Any]:
-    """Seconds per node where our own tools watched the run, the slowest first."""
+def _node_times(server: Dialect, state: JobState) -> Document:
+    """Seconds per node where our own commands watched the run, the slowest first."""
     known = times.nodes_of(server.url, state.prompt_id)
-    graph = state.graph or {}
     rows = [
-        {"node_id": node, "class_type": _class(graph, node), "seconds": seconds}
-        for node, seconds in sorted(known.items(), key=lambda item: -item[1])
+        {
+            "node_id": node_id,
+            "class_type": safe_text.clean(
+                verdict.node_of(state.graph or {}, node_id).get("class_type") or "", 80
+            ),
+            "seconds": seconds,
+        }
+        for node_id, seconds in sorted(known.items(), key=lambda item: -item[1])
     ]
     return safe_text.cap(rows, MOST_NODES)
 
 
-def _class(graph: Mapping[str, Any], node_id: str) -> str:
-    node = graph.get(node_id.split(".")[0])
-    return safe_text.clean(node.get("class_type") or "", 80) if isinstance(node, Mapping) else ""
-
-
-def _failure(server: Dialect, state: JobState, full: bool) -> dict[str, Any]:
+def _failure(server: Dialect, state: JobState, full: bool) -> Document:
     graph = state.graph or {}
-    document = reports.failure(state, graph, said=2_000, full=full)
-    del document["status"]
-    told = document["error"]
-    node = {key: told.pop(key) for key in ("node_id", "class_type", "title", "inputs")}
-    found = reports.node_of(graph, node["node_id"])
-    document["node"] = node | {"inputs": _inputs(server, found, state.error or {})}
-    if document["code"] == "out_of_memory":
-        document["proposals"] = reports.proposals(graph, server)
+    failure = verdict.failure(state, graph, most_message=MOST_MESSAGE, full=full)
+    error = dict(failure.error or {})
+    node = {key: error.pop(key) for key in ("node_id", "class_type", "title")}
+    node["inputs"] = _inputs(server, verdict.node_of(graph, node["node_id"]), state.error or {})
+    document = {key: value for key, value in failure.document().items() if key != "status"}
+    document |= {"error": {key: value for key, value in error.items() if key != "inputs"}, "node": node}
+    if failure.code == "out_of_memory":
+        document["proposals"] = memory.proposals(graph, server)
     return document
 
 
-def _inputs(server: Dialect, node: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(server: Dialect, node: nodes.Node, error: nodes.Node) -> Document:
     """The inputs the node had: from the graph, and locally from the error; on the cloud the latter may hold secrets."""
-    shown = {name: shown_value(name, value) for name, value in nodes.inputs_of(node).items()}
-    current = error.get("current_inputs")
-    if server.api == "local" and isinstance(current, Mapping):
-        for name, value in current.items():
-            if isinstance(value, list) and len(value) == 1:
-                value = value[0]
-            link = shown.get(str(name))
-            if isinstance(link, dict):
-                shown[str(name)] = link | {"value": shown_value(str(name), value)}
-            elif str(name) not in shown:
-                shown[str(name)] = shown_value(str(name), value)
-    return {safe_text.clean(name, 80): value for name, value in list(shown.items())[:40]}
+    shown = {name: verdict.shown_value(name, value) for name, value in nodes.inputs_of(node).items()}
+    current = foreign.mapping(error.get("current_inputs")) if server.api == "local" else {}
+    for name, value in current.items():
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        link = shown.get(str(name))
+        if isinstance(link, dict):
+            shown[str(name)] = link | {"value": verdict.shown_value(str(name), value)}
+        elif str(name) not in shown:
+            shown[str(name)] = verdict.shown_value(str(name), value)
+    return {safe_text.clean(name, 80): value for name, value in list(shown.items())[:MOST_INPUTS]}
 
 
-def listing(server: Dialect, count: int) -> dict[str, Any]:
+def listing(server: Dialect, count: int) -> Document:
     """The latest jobs with status and duration, newest first; running and waiting ones before them."""
-    ours = submitted.known(server.url)
+    ours = submit.known(server.url)
     rows = [row(job, ours) for job in server.list_jobs(count)]
     return {"status": "ok", **head(server), "jobs": safe_text.cap(rows, max(count, 1))}
 
 
-def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
+def row(job: JobSummary, ours: Collection[str] = ()) -> Document:
     """One job as lists show it."""
-    shown: dict[str, Any] = {
+    shown: Document = {
         "prompt_id": safe_text.clean(job.prompt_id, 100),
         "state": job.outcome or job.phase,
     }
@@ -160,7 +162,7 @@ def row(job: JobSummary, ours: set[str] | None = None) -> dict[str, Any]:
         shown["outputs"] = job.outputs_count
     if job.title:
         shown["title"] = safe_text.clean(job.title, 80)
-    if ours is not None and (job.client_id in ours or job.prompt_id in ours):
+    if job.client_id in ours or job.prompt_id in ours:
         shown["ours"] = True
     return shown
 
@@ -170,7 +172,7 @@ def latest(server: Dialect) -> str:
 
     Raises SkillError (exit 1) when there is none.
     """
-    ours = submitted.known(server.url)
+    ours = submit.known(server.url)
     done = [job.prompt_id for job in server.list_jobs(RECENT) if job.phase == "done"]
     if mine := [prompt_id for prompt_id in done if prompt_id in ours]:
         return mine[0]
@@ -184,14 +186,13 @@ def latest(server: Dialect) -> str:
     )
 
 
-def server_lines(server: Dialect, count: int) -> dict[str, Any]:
+def server_lines(server: Dialect, count: int) -> Document:
     """The server's own recent log lines, cleaned. Raises SkillError when it returns none."""
     if server.api != "local":
         raise SkillError("only your own ComfyUI server shows its log", code="not_available")
-    answer = server.get_json("internal/logs/raw")
-    entries = answer.get("entries") if isinstance(answer, Mapping) else None
+    entries = foreign.mapping(server.get_json("internal/logs/raw")).get("entries")
     if not isinstance(entries, list):
         raise SkillError(f"{server.url} did not answer with log lines", code="bad_answer")
-    text = "".join(str(entry.get("m", "")) for entry in entries if isinstance(entry, Mapping))
+    text = "".join(str(entry.get("m", "")) for entry in foreign.mappings(entries))
     lines = [safe_text.clean(line, 500) for line in text.splitlines() if line.strip()]
     return {"status": "ok", **head(server), "count": len(lines), "server_said": lines[-count:]}

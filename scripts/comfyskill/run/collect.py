@@ -9,24 +9,22 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from comfyskill.base import file_limits, file_names, safe_files, safe_text
+from comfyskill.base import file_names, safe_files, safe_text
 from comfyskill.base.cli import SkillError
-from comfyskill.server import transport
+from comfyskill.server import download
 from comfyskill.server.protocol import Dialect, FileRef, is_uuid
 
 if TYPE_CHECKING:
     import requests
 
-# A broken connection loses the piece being read; small pieces keep the repeated part of a resumed download small.
-ARRIVING = 1 << 16
-ATTEMPTS = 5
+# HTTP 416: the server has fewer bytes than the range begins at.
+RANGE_REFUSED = 416
 AT_ONCE = 4
 MOST_TEXT = 20_000
 LOOK_UP = 0.5
@@ -256,15 +254,17 @@ class Collector:
         self._parts.add(part)
         try:
             with file_names.held(part):
-                size = _download(self.server, output.ref, part, self.patience, lambda: self._stopped)
-                digest = safe_files.digest(part) if self.digests else None
+                with safe_files.open_file(part, "wb") as file:
+                    arriving = _Output(file, part.parent, lambda: self._stopped, hashed=self.digests)
+                    _receive(self.server, output.ref, arriving, self.patience)
                 path, reused = file_names.settle(part, target, overwrite=self.overwrite)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         finally:
             self._parts.discard(part)
-        return Saved(path, output, size, digest, reused, path.name != _plain_name(output.ref))
+        digest = arriving.digest.hexdigest() if arriving.digest is not None else None
+        return Saved(path, output, arriving.size, digest, reused, path.name != _plain_name(output.ref))
 
     def save_bytes(self, name: str, data: bytes, node_id: str, key: str) -> Saved:
         """Save a picture that came through the socket instead of the disk."""
@@ -305,130 +305,61 @@ def _plain_name(ref: FileRef) -> str:
     return ref.display_name or ref.filename
 
 
-def _download(server: Dialect, ref: FileRef, part: Path, patience: float, stopped: Callable[[], bool]) -> int:
-    """The file's bytes into `part`, resumed where the server has ranges; the number of bytes.
+class _Output(download.Arriving):
+    """An output file on its way to the disk. `stopped`: whether the user has interrupted the downloads."""
 
-    A server that is out of reach is waited for as long as `patience` seconds.
-    """
-    validator: str | None = None
-    offset, expected, attempt = 0, None, 0
-    give_up = time.monotonic() + patience
+    def __init__(self, file: IO[bytes], folder: Path, stopped: Callable[[], bool], *, hashed: bool) -> None:
+        super().__init__(file, folder, hashed=hashed)
+        self._stopped = stopped
 
-    def may_go_on(so_far: int) -> None:
-        if stopped():
+    def check(self) -> None:
+        """Raises SkillError when the downloads were stopped, or this one cannot go on."""
+        if self._stopped():
             raise SkillError("the download was stopped", code="stopped")
-        _refuse_size(part.parent, so_far, expected)
+        super().check()
 
-    with safe_files.open_file(part, "wb") as file:
-        while True:
-            attempt += 1
-            try:
-                response = server.open_file(ref, offset=offset, validator=validator)
-            except SkillError as error:
-                # Each attempt at a hanging server takes a minute, so its limit is the patience.
-                tries_left = attempt < ATTEMPTS
-                if error.code == "unreachable":
-                    tries_left = attempt < 2 or time.monotonic() < give_up
-                if not error.retryable or not tries_left:
-                    raise _no_longer_there(error) from error
-                time.sleep(transport.pause_before(min(attempt, 4)))
-                continue
-            before = offset
-            with response:
-                _refuse_page(response, ref)
-                file_limits.refuse_packed(response.headers)
-                offset = _start(response, file, offset)
-                validator = _validator(response)
-                expected = _expected(response, offset)
-                offset, whole = _copy(response, file, offset, may_go_on)
-            if whole and expected in (None, offset):
-                return offset
-            if offset > before and validator is not None:
-                attempt, give_up = 0, time.monotonic() + patience  # it moves: the count is for standing still
-            elif attempt >= ATTEMPTS:
-                raise _cut_short(offset, expected)
-            if validator is None:
-                offset = _rewind(file)
-            time.sleep(transport.pause_before(max(attempt, 1)))
+
+def _receive(server: Dialect, ref: FileRef, arriving: _Output, patience: float) -> None:
+    """Complete the file. Raises SkillError: the server's own, or `download_failed`."""
+
+    def ask(offset: int, validator: str | None) -> requests.Response:
+        try:
+            response = server.open_file(ref, offset=offset, validator=validator)
+        except SkillError as error:
+            if error.details.get("http_status") == RANGE_REFUSED and offset:
+                arriving.restart()
+            elif not error.retryable:
+                raise
+            raise download.Broken(error.message, error) from error
+        _refuse_page(response, ref)
+        return response
+
+    try:
+        download.receive(arriving, ask, patience=patience)
+    except download.Broken as broken:
+        if broken.error is not None:
+            raise broken.error from broken
+        whole = "an unknown number" if arriving.total is None else arriving.total
+        raise SkillError(
+            f"every download of the file was cut short ({arriving.size} of {whole} bytes)",
+            code="download_failed", retryable=True,
+        ) from broken  # fmt: skip
+    except SkillError as error:
+        if error.code != "not_found":
+            raise
+        # A 404 of /view is about the file, not about the route.
+        raise SkillError(
+            "the server does not have this file (or no longer has it)", code="not_found"
+        ) from error
 
 
 def _refuse_page(response: requests.Response, ref: FileRef) -> None:
-    """A proxy's login or error page may come with 200; it is not the picture."""
+    """Raises SkillError for a proxy's login or error page, which may come with status 200."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     wanted = kind_of(ref.display_name or ref.filename, ref.content_type)
     if kind in ("text/html", "application/json") and wanted in ("image", "video", "audio", "3d"):
+        response.close()
         raise SkillError(
             f"the server sent {'a web page' if kind == 'text/html' else 'JSON'} instead of the file",
             code="bad_answer",
         )
-
-
-def _cut_short(offset: int, expected: int | None) -> SkillError:
-    whole = "an unknown number" if expected is None else expected
-    return SkillError(
-        f"every download of the file was cut short ({offset} of {whole} bytes)", code="download_failed", retryable=True,
-    )  # fmt: skip
-
-
-def _no_longer_there(error: SkillError) -> SkillError:
-    """A 404 of /view is about the file, not about the route."""
-    if error.code != "not_found":
-        return error
-    return SkillError("the server does not have this file (or no longer has it)", code="not_found")
-
-
-def _start(response: requests.Response, file: Any, offset: int) -> int:
-    """Where this answer begins: at our offset (206 with the right range), else at the first byte."""
-    if offset == 0:
-        return 0
-    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if response.status_code == 206 and begins and file_limits.number_in(begins[1]) == offset:
-        return offset
-    return _rewind(file)
-
-
-def _rewind(file: Any) -> int:
-    file.seek(0)
-    file.truncate()
-    return 0
-
-
-def _validator(response: requests.Response) -> str | None:
-    """What makes a later range safe: a strong ETag or the date, and only where ranges are offered at all."""
-    if response.status_code != 206 and response.headers.get("Accept-Ranges") != "bytes":
-        return None
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _expected(response: requests.Response, offset: int) -> int | None:
-    """The whole file's length, when the answer says it."""
-    length = file_limits.number_in(response.headers.get("Content-Length"))
-    return None if length is None else offset + length
-
-
-def _refuse_size(folder: Path, offset: int, expected: int | None) -> None:
-    """Raises SkillError for a file that is too large, or for which the disk has no space."""
-    file_limits.refuse_too_large(max(offset, expected or 0))
-    left = file_limits.SPARE_BYTES if expected is None else max(expected - offset, 0)
-    file_limits.require(folder, left, "free some space, then fetch the files of this job again")
-
-
-def _copy(
-    response: requests.Response, file: Any, offset: int, may_go_on: Callable[[int], None]
-) -> tuple[int, bool]:
-    """Copy what arrives: the new offset, and whether the body ended in good order. `may_go_on` raises to end it."""
-    import requests
-    import urllib3
-
-    pieces = transport.stream(response, ARRIVING)
-    while True:
-        may_go_on(offset)
-        try:
-            piece = next(pieces, b"")
-        except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError):
-            return offset, False
-        if not piece:
-            return offset, True
-        file.write(piece)
-        offset += len(piece)

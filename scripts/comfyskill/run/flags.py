@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from comfyskill.base import paths
 from comfyskill.base.cli import Misuse
+
+if TYPE_CHECKING:
+    from comfyskill.run.prepare import Wishes
+
+# Flags that change the graph; the others say how.
+CHANGING = frozenset("set args input_image input_mask input_file lora tiled_vae randomize_seed".split())
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -63,32 +71,59 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def wishes(args: argparse.Namespace) -> Any:
-    """The `prepare.Wishes` in parsed flags. Raises SkillError (exit 2)."""
+@dataclass(frozen=True)
+class ValueFlags:
+    """What a command line gave for the flags of `add`."""
+
+    set: Sequence[str] = ()
+    args: str | None = None
+    input_image: Sequence[str] = ()
+    input_mask: Sequence[str] = ()
+    input_file: Sequence[str] = ()
+    tiled_vae: bool = False
+    invert_mask: bool = False
+    randomize_seed: bool = False
+    lora: Sequence[str] = ()
+    force_link: Sequence[str] = ()
+    no_validate: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> ValueFlags:
+        """The values of these flags among all that were parsed (`vars(args)`)."""
+        return cls(**{field.name: given[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+
+def wishes(given: ValueFlags) -> Wishes:
+    """The changes that the flags ask for. Raises SkillError (exit 2)."""
     from comfyskill.run import prepare
 
-    given = [*args.set, *args.input_image, *args.input_mask, *args.input_file]
-    if not (given or args.args):
-        # Reading names and values loads a dozen modules that a plain run does not need.
-        return prepare.Wishes(loras=args.lora, randomize_seed=args.randomize_seed, tiled_vae=args.tiled_vae)
-    from comfyskill.graph import values as graph_settings
-
-    settings: dict[str, Any] = graph_settings.parse_args_json(_args_text(args.args)) if args.args else {}
-    settings |= _once([graph_settings.parse_set(text) for text in args.set])
     files = [
-        (*graph_settings.parse_set(text, f"--input-{kind}"), kind)
-        for kind, texts in (("image", args.input_image), ("mask", args.input_mask), ("file", args.input_file))
+        (kind, text)
+        for kind, texts in (
+            ("image", given.input_image),
+            ("mask", given.input_mask),
+            ("file", given.input_file),
+        )
         for text in texts
     ]
+    if not (given.set or files or given.args):
+        # Reading names and values loads a dozen modules that a plain run does not need.
+        return prepare.Wishes(
+            loras=given.lora, randomize_seed=given.randomize_seed, tiled_vae=given.tiled_vae
+        )
+    from comfyskill.graph import values
+
+    settings: dict[str, object] = values.parse_args_json(_args_text(given.args)) if given.args else {}
+    settings |= _once([values.parse_set(text) for text in given.set])
     return prepare.Wishes(
-        settings,
-        files,
-        args.lora,
-        frozenset(args.force_link),
-        not args.no_validate,
-        args.randomize_seed,
-        args.invert_mask,
-        args.tiled_vae,
+        settings=settings,
+        files=[(*values.parse_set(text, f"--input-{kind}"), kind) for kind, text in files],
+        loras=given.lora,
+        force_links=frozenset(given.force_link),
+        validate=not given.no_validate,
+        randomize_seed=given.randomize_seed,
+        invert_mask=given.invert_mask,
+        tiled_vae=given.tiled_vae,
     )
 
 

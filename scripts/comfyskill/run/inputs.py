@@ -10,10 +10,10 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfyskill.base import cli, file_names, paths, safe_files, safe_text
-from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, Size, open_picture, refuse_other_size
 from comfyskill.run import collect
 from comfyskill.server.facts import Facts
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PICTURE_KINDS = frozenset({"image", "mask"})
 ORIENTATION = 0x0112  # the EXIF tag that says how a stored picture is turned
 # Rotated pictures that were already reported: a batch tries its values before it sends them.
-_TOLD: set[Path] = set()
+_REPORTED: set[Path] = set()
 
 
 class Uploader:
@@ -53,7 +53,7 @@ class Uploader:
 
     def value_for(
         self, given: str, kind: str, target: UploadTarget, original: FileRef | None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[object, Document]:
         """The value for the input, and the row for the report. Raises SkillError (exit 2) for unusable files."""
         if given.startswith("output:"):
             ref = self._job_output(given, kind)
@@ -81,7 +81,7 @@ class Uploader:
         }
         return self._value(ref), row
 
-    def _value(self, ref: FileRef) -> Any:
+    def _value(self, ref: FileRef) -> object:
         return self.server.input_value(ref) if self.server is not None else ref.filename
 
     def _check(self, path: Path, kind: str) -> None:
@@ -97,8 +97,8 @@ class Uploader:
         facts = media.image_facts(path)
         if facts.problem:
             raise bad_picture(path, facts.problem)
-        if facts.orientation != 1 and path not in _TOLD:
-            _TOLD.add(path)
+        if facts.orientation != 1 and path not in _REPORTED:
+            _REPORTED.add(path)
             cli.note(
                 f"{path.name} is stored turned (EXIF orientation {facts.orientation}); ComfyUI sets it upright"
             )

@@ -5,18 +5,17 @@ Nothing is submitted here; with `dry_run` nothing is sent at all.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from comfyskill.base import foreign, safe_text, service_keys
-from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.editor import outline
 from comfyskill.graph import facts
 from comfyskill.graph import nodes as graph_nodes
-from comfyskill.graph.facts import seeds_of
+from comfyskill.graph.nodes import Definitions, Graph
 from comfyskill.server import node_definitions
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import FileRef
@@ -24,7 +23,6 @@ from comfyskill.source import read
 
 if TYPE_CHECKING:
     from comfyskill.graph.fill import UploadTarget
-    from comfyskill.run import inputs
     from comfyskill.run.inputs import Uploader
 
 # Classes of a plain ComfyUI that call no paid service. Other classes are looked up on the server.
@@ -49,7 +47,7 @@ class Wishes(NamedTuple):
     `known_files`: None when the user's command names the files; else digests of those that a journal may name.
     """
 
-    settings: Mapping[str, Any] = {}
+    settings: Mapping[str, object] = {}
     files: Sequence[tuple[str, str, str]] = ()
     loras: Sequence[str] = ()
     force_links: frozenset[str] = frozenset()
@@ -66,12 +64,12 @@ class Prepared(NamedTuple):
     notes: what may be wrong. done: what was put in or changed as asked.
     """
 
-    graph: dict[str, Any]
+    graph: Graph
     source: read.Source
-    seeds: dict[str, int]
-    changes: Sequence[dict[str, Any]] = ()
+    seeds: Mapping[str, int]
+    changes: Sequence[Document] = ()
     notes: Sequence[str] = ()
-    uploads: Sequence[dict[str, Any]] = ()
+    uploads: Sequence[Document] = ()
     partner: Sequence[str] = ()
     video: bool = False
     done: Sequence[str] = ()
@@ -82,11 +80,13 @@ def prepare(source: read.Source, wishes: Wishes, server: Facts | None, *, dry_ru
 
     Raises SkillError (exit 2) for unknown names, bad values and unreadable files.
     """
-    graph = dict(source.graph)
+    graph: Graph = source.graph
     notes: list[str] = []
     done: list[str] = []
     if wishes.tiled_vae:
-        graph, changed = _decoding_in_tiles(graph)
+        from comfyskill.graph import rewrite
+
+        graph, changed = rewrite.with_tiled_decode(graph)
         if changed:
             done.append(f"decodes in tiles: node {', '.join(changed)}")
         else:
@@ -95,56 +95,50 @@ def prepare(source: read.Source, wishes: Wishes, server: Facts | None, *, dry_ru
     if wishes.loras:
         graph, added = _add_loras(graph, wishes.loras, definitions, server)
         done += added
-    settings: dict[str, Any] = dict(wishes.settings)
-    uploads: list[dict[str, Any]] = []
-    uploaded: set[str] = set()
-    if wants_upload(wishes.settings, wishes.files):
+    placed = Placed(dict(wishes.settings), [], set())
+    if may_send_files(wishes):
         from comfyskill.run import inputs
 
         uploader = inputs.Uploader(
             server, dry_run=dry_run, invert_mask=wishes.invert_mask, known=wishes.known_files
         )
-        settings, uploads, uploaded = upload_inputs(graph, wishes, definitions, uploader)
-    if not (settings or wishes.randomize_seed):
-        doubts = [*sample_pictures(graph, ()), *saved_keys(graph, source.editor)]
-        return Prepared(
-            graph, source, seeds_of(graph), notes=[*notes, *doubts],
-            partner=partner_nodes(graph, definitions, server), video=facts.is_video(graph, definitions),
-            done=done,
-        )  # fmt: skip
-    from comfyskill.graph import fill
+        placed = upload_inputs(graph, wishes, definitions, uploader)
+    changes: Sequence[Document] = ()
+    seeds: Mapping[str, int] | None = None
+    if placed.settings or wishes.randomize_seed:
+        from comfyskill.graph import fill
 
-    filled = fill.fill(
-        graph, settings, definitions, validate=wishes.validate, force_links=wishes.force_links,
-        randomize_seed=wishes.randomize_seed, uploaded=uploaded,
-    )  # fmt: skip
-    chosen = {f"{item['node_id']}.{item['input']}" for item in filled.changes}
-    doubts = sample_pictures(filled.graph, chosen)
-    doubts += after_changes(filled.graph, definitions, chosen, uploaded)
-    doubts += saved_keys(filled.graph, source.editor)
+        filled = fill.fill(
+            graph, placed.settings, definitions, validate=wishes.validate, force_links=wishes.force_links,
+            randomize_seed=wishes.randomize_seed, uploaded=placed.fresh,
+        )  # fmt: skip
+        graph, seeds, changes = filled.graph, filled.seeds, filled.changes
+        notes += filled.notes
+    chosen = {f"{item['node_id']}.{item['input']}" for item in changes}
+    notes += sample_pictures(graph, chosen)
+    notes += after_changes(graph, definitions, chosen, placed.fresh)
+    notes += saved_keys(graph, source.editor)
     return Prepared(
-        filled.graph,
+        graph,
         source,
-        filled.seeds,
-        filled.changes,
-        [*notes, *filled.notes, *doubts],
-        uploads,
-        partner_nodes(filled.graph, definitions, server),
-        facts.is_video(filled.graph, definitions),
+        facts.seeds_of(graph) if seeds is None else seeds,
+        changes,
+        notes,
+        placed.rows,
+        partner_nodes(graph, definitions, server),
+        facts.is_video(graph, definitions),
         done,
     )
 
 
-def _definitions(graph: Mapping[str, Any], wishes: Wishes, server: Facts | None) -> Mapping[str, Any] | None:
+def _definitions(graph: Graph, wishes: Wishes, server: Facts | None) -> Definitions | None:
     """Node definitions of the graph's classes, asked for only when a value is to be set."""
     if server is None or not (wishes.settings or wishes.files or wishes.loras or wishes.randomize_seed):
         return None
     return node_definitions.of_classes(server, node_definitions.classes_of(graph))
 
 
-def partner_nodes(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, server: Facts | None
-) -> list[str]:
+def partner_nodes(graph: Graph, definitions: Definitions | None, server: Facts | None) -> list[str]:
     """The ids of nodes that call a paid service; classes that are not well known are looked up on the server."""
     if definitions is None and server is not None:
         unknown = sorted(set(node_definitions.classes_of(graph)) - FREE_CLASSES)
@@ -153,52 +147,35 @@ def partner_nodes(
 
 
 def _add_loras(
-    graph: dict[str, Any], loras: Sequence[str], definitions: Mapping[str, Any] | None, server: Facts | None
-) -> tuple[dict[str, Any], list[str]]:
+    graph: Graph, loras: Sequence[str], definitions: Definitions | None, server: Facts | None
+) -> tuple[Graph, list[str]]:
+    """The graph with the LoRAs, and what was done."""
+    from comfyskill.graph import rewrite
+
     known = dict(definitions or {})
     if server is not None:
         known |= node_definitions.of_classes(server, ["LoraLoader", "LoraLoaderModelOnly"]) or {}
-    from comfyskill.graph import rewrite
-
-    made, notes = rewrite.add_loras(graph, loras, known or None)
-    return dict(made), list(notes)
+    return rewrite.add_loras(graph, loras, known or None)
 
 
-def upload_inputs(
-    graph: Mapping[str, Any],
-    wishes: Wishes,
-    definitions: Mapping[str, Any] | None,
-    uploader: inputs.Uploader,
-) -> tuple[dict[str, Any], list[dict[str, Any]], set[str]]:
-    """Settings with local files replaced by the server's names, the rows that report them, the addresses they set."""
-    placed = place(graph, wishes.settings, wishes.files, definitions, uploader)
-    return placed.settings, placed.rows, placed.fresh
-
-
-def _decoding_in_tiles(graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The graph with each VAEDecode made a VAEDecodeTiled, and the ids of those nodes."""
-    from comfyskill.graph import rewrite
-
-    return rewrite.with_tiled_decode(graph)
-
-
-def sample_pictures(graph: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
+def sample_pictures(graph: Graph, chosen: Collection[str]) -> list[str]:
     """Picture inputs that are left at ComfyUI's sample. `chosen`: addresses that were set."""
     found = []
     for node_id, node in graph_nodes.each(graph):
         for name, value in graph_nodes.inputs_of(node).items():
-            if value == SAMPLE_PICTURE and f"{node_id}.{name}" not in chosen:
-                title = safe_text.clean(graph_nodes.title_of(node), 60)
+            address = f"{node_id}.{name}"
+            if value == SAMPLE_PICTURE and address not in chosen:
+                title = safe_text.name(safe_text.clean(graph_nodes.title_of(node), 60))
                 found.append(
-                    f"node {safe_text.name(node_id)} ({safe_text.name(title)}) still has the sample picture {SAMPLE_PICTURE}; "
-                    f"--input-image {safe_text.name(f'{node_id}.{name}')}=FILE sets your own"
+                    f"node {safe_text.name(node_id)} ({title}) still has the sample picture {SAMPLE_PICTURE}; "
+                    f"--input-image {safe_text.name(address)}=FILE sets your own"
                 )
     return found
 
 
 def after_changes(
-    graph: Mapping[str, Any],
-    definitions: Mapping[str, Any] | None,
+    graph: Graph,
+    definitions: Definitions | None,
     chosen: Collection[str],
     uploaded: Collection[str] = (),
 ) -> list[str]:
@@ -210,19 +187,18 @@ def after_changes(
         return []
     from comfyskill.graph import check
 
-    nodes = {address.partition(".")[0] for address in chosen}
-    found = check.findings(graph, definitions, complete=False)
-    told = [
+    changed = {address.partition(".")[0] for address in chosen}
+    found = [
         item
-        for item in found
+        for item in check.findings(graph, definitions, complete=False)
         if item.severity == "warning"
-        and item.node_id in nodes
+        and item.node_id in changed
         and not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in uploaded)
     ]
-    return [safe_text.clean(f"{item.message}; {item.fix}", 300) for item in told[:MOST]]
+    return [safe_text.clean(f"{item.message}; {item.fix}", 300) for item in found[:MOST]]
 
 
-def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> list[str]:
+def saved_keys(graph: Graph, editor: Mapping[str, object] | None) -> list[str]:
     """Warnings about keys and tokens in what is submitted: ComfyUI saves the workflow in every picture it makes."""
     found: dict[str, None] = {}
     for node_id, node in graph_nodes.each(graph):
@@ -249,34 +225,33 @@ def saved_keys(graph: Mapping[str, Any], editor: Mapping[str, Any] | None) -> li
 class Placed(NamedTuple):
     """Settings that hold uploaded files under their address; `rows` report them, `fresh` names their settings."""
 
-    settings: dict[str, Any]
-    rows: list[dict[str, Any]]
+    settings: Document
+    rows: list[Document]
     fresh: set[str]
 
 
-def wants_upload(settings: Mapping[str, Any], files: Sequence[tuple[str, str, str]]) -> bool:
+def may_send_files(wishes: Wishes) -> bool:
     """Whether anything given is, or may be, a file to send."""
-    return bool(files) or any(isinstance(value, str) and may_be_file(value) for value in settings.values())
+    return bool(wishes.files) or bool(_file_settings(wishes.settings))
 
 
-def place(
-    graph: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    files: Sequence[tuple[str, str, str]],
-    definitions: Mapping[str, Any] | None,
-    uploader: Uploader,
+def _file_settings(settings: Mapping[str, object]) -> dict[str, str]:
+    return {name: value for name, value in settings.items() if isinstance(value, str) and may_be_file(value)}
+
+
+def upload_inputs(
+    graph: Graph, wishes: Wishes, definitions: Definitions | None, uploader: Uploader
 ) -> Placed:
-    """Upload what is to be uploaded. `files`: (name, path, kind) with kind image, mask or file.
+    """Upload what is to be uploaded: the settings, with local files replaced by the server's names.
 
     Raises SkillError (exit 2) for names that take no file, unreadable files, and inputs given twice.
     """
-    pictures = [(name, path) for name, path, kind in files if kind != "mask"]
-    masks = [(name, path) for name, path, kind in files if kind == "mask"]
+    settings = wishes.settings
+    pictures = [(name, path) for name, path, kind in wishes.files if kind != "mask"]
+    masks = [(name, path) for name, path, kind in wishes.files if kind == "mask"]
     _refuse_twice(settings, pictures, masks)
-    values = {
-        name: value for name, value in settings.items() if isinstance(value, str) and may_be_file(value)
-    }
-    found = _targets(graph, values | dict(pictures), definitions, dict(pictures))
+    given = dict(pictures)
+    found = _targets(graph, _file_settings(settings) | given, definitions, given)
     sent = {target.name for target in found}
     painted = [target for target in found if target.original is not None]
     loaded = [target for target in found if target.original is None]
@@ -288,35 +263,54 @@ def place(
     rest = {name: value for name, value in settings.items() if name not in sent}
     placed = Placed(_by_address(graph, rest, [*loaded, *painted], definitions), [], set())
     for target in loaded:
-        if _address(target) in placed.settings:
-            raise _set_twice(target.name, _address(target), "a file and a value")
+        if target.address in placed.settings:
+            raise _set_twice(target.name, target.address, "a file and a value")
     for target in loaded:
-        _place_one(target, None, uploader, placed)
+        _upload(target, None, uploader, placed)
     # A mask is painted into the picture that the same call gives, so pictures come first.
     for target in painted:
-        _place_one(target, _picture_at(target, graph, placed), uploader, placed)
+        _upload(target, _picture_at(target, graph, placed), uploader, placed)
     return placed
 
 
 def _targets(
-    graph: Mapping[str, Any],
+    graph: Graph,
     files: Mapping[str, str],
-    definitions: Mapping[str, Any] | None,
+    definitions: Definitions | None,
     given: Mapping[str, str],
 ) -> list[UploadTarget]:
     """The inputs that these files go into. `given`: the files that a flag names, which must find an input."""
     from comfyskill.graph import fill
 
-    with _telling_of_file_inputs(graph, definitions, given):
+    try:
         targets = fill.upload_targets(graph, files, definitions)
+    except SkillError as error:
+        if error.code != "unknown_parameter" or error.details.get("parameter") not in given:
+            raise
+        raise _with_file_inputs(error, graph, definitions) from error
     found = {target.name for target in targets}
     for name, path in given.items():
-        _require(name in found, name, path)
+        if name not in found:
+            raise Misuse(
+                f"{name!r} takes no uploaded file",
+                code="not_an_upload",
+                hint=f"see scripts/extract_schema.py for the inputs that take files; {path} was not sent",
+            )
     return targets
 
 
+def _with_file_inputs(error: SkillError, graph: Graph, definitions: Definitions | None) -> SkillError:
+    """The error of an unknown name that was given a file, with the inputs that take files."""
+    from comfyskill.graph import parameters
+
+    names = [parameter.name for parameter in parameters.find(graph, definitions) if parameter.upload]
+    if not names:
+        return error.but()
+    return error.but(hint=f"inputs that take files here: {', '.join(names)}", nearest=names)
+
+
 def _refuse_twice(
-    settings: Mapping[str, Any], pictures: list[tuple[str, str]], masks: list[tuple[str, str]]
+    settings: Mapping[str, object], pictures: list[tuple[str, str]], masks: list[tuple[str, str]]
 ) -> None:
     for group in (pictures, masks):
         names = [name for name, _ in group]
@@ -331,34 +325,34 @@ def _refuse_same_input(loaded: Sequence[UploadTarget], painted: Sequence[UploadT
     for group in (loaded, painted):
         named: dict[str, str] = {}
         for target in group:
-            other = named.setdefault(_address(target), target.name)
+            other = named.setdefault(target.address, target.name)
             if other != target.name:
-                raise _set_twice(f"{other}, {target.name}", _address(target), "two files")
+                raise _set_twice(f"{other}, {target.name}", target.address, "two files")
 
 
 def _by_address(
-    graph: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    graph: Graph,
+    settings: Mapping[str, object],
     targets: Sequence[UploadTarget],
-    definitions: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    definitions: Definitions | None,
+) -> Document:
     """The settings, with those of inputs that get a file, whatever their name, under the address of their input."""
     from comfyskill.graph import fill
 
-    wanted = {_address(target) for target in targets}
-    found: dict[str, Any] = {}
+    wanted = {target.address for target in targets}
+    found: Document = {}
     for name, value in settings.items():
         try:
             places = fill.upload_targets(graph, {name: value}, definitions) if wanted else []
         except SkillError:
             places = []  # filling refuses the name, and lists all wrong ones together
-        if not any(_address(place) in wanted for place in places):
+        if not any(place.address in wanted for place in places):
             found[name] = value
             continue
         for place in places:
-            if place.kind == "mask" and _address(place) in wanted:
-                raise _set_twice(name, _address(place), "a file and a value")
-            found[_address(place)] = value
+            if place.kind == "mask" and place.address in wanted:
+                raise _set_twice(name, place.address, "a file and a value")
+            found[place.address] = value
     return found
 
 
@@ -370,59 +364,25 @@ def _set_twice(names: str, address: str, what: str) -> SkillError:
     )
 
 
-def _address(target: UploadTarget) -> str:
-    return f"{target.node_id}.{target.input}"
-
-
-@contextlib.contextmanager
-def _telling_of_file_inputs(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, given: Mapping[str, str]
-) -> Iterator[None]:
-    """For an unknown name that was given a file, list the inputs that take files."""
-    try:
-        yield
-    except SkillError as error:
-        if error.code == "unknown_parameter" and error.details.get("parameter") in given:
-            from comfyskill.graph import parameters
-
-            names = [parameter.name for parameter in parameters.find(graph, definitions) if parameter.upload]
-            if names:
-                error.hint = f"inputs that take files here: {', '.join(names)}"
-                error.details["nearest"] = names
-        raise
-
-
-def _place_one(target: UploadTarget, picture: FileRef | None, uploader: Uploader, placed: Placed) -> None:
+def _upload(target: UploadTarget, picture: FileRef | None, uploader: Uploader, placed: Placed) -> None:
     value, row = uploader.value_for(str(target.value), target.kind, target, picture)
-    address = _address(target)
-    placed.settings[address] = value
-    placed.fresh.add(address)
-    placed.rows.append(row | {"input": address})
+    placed.settings[target.address] = value
+    placed.fresh.add(target.address)
+    placed.rows.append(row | {"input": target.address})
 
 
-def _picture_at(target: UploadTarget, graph: Mapping[str, Any], placed: Placed) -> FileRef | None:
+def _picture_at(target: UploadTarget, graph: Graph, placed: Placed) -> FileRef | None:
     """The picture that a mask belongs to: the one just uploaded for this input, else what the graph names."""
-    current = placed.settings.get(_address(target))
+    current = placed.settings.get(target.address)
     if current is None:
-        node = graph.get(target.node_id)
-        current = node["inputs"].get(target.input) if isinstance(node, Mapping) else None
+        current = graph_nodes.inputs_of(foreign.mapping(graph.get(target.node_id))).get(target.input)
     return annotated(current) if isinstance(current, (str, Mapping)) else None
 
 
-def _require(found: bool, name: str, path: str) -> None:
-    if not found:
-        raise Misuse(
-            f"{name!r} takes no uploaded file",
-            code="not_an_upload",
-            hint=f"see scripts/extract_schema.py for the inputs that take files; {path} was not sent",
-        )
-
-
-def annotated(value: str | Mapping[str, Any]) -> FileRef:
+def annotated(value: str | Mapping[str, object]) -> FileRef:
     """The file that a loader's value names: `sub/name.png [output]` -> its folder and type; API v2 refers to an asset."""
     if not isinstance(value, str):
-        info = value.get("info")
-        info = foreign.mapping(info)
+        info = foreign.mapping(value.get("info"))
         asset = str(info.get("id") or "") or None
         return FileRef(str(info.get("file_path") or asset or ""), type="input", asset_id=asset)
     match = re.fullmatch(r"(.*?)(?: \[(input|output|temp)\])?", value, re.S)

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from comfyskill.base import cli, safe_text
+from comfyskill.base import cli, foreign, safe_text
 from comfyskill.server import events
+from comfyskill.server.protocol import Graph
 
 LINE_PAUSE = 2.0
 WAITING = "waiting to start"
@@ -19,9 +20,9 @@ BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
 
 
 class Progress:
-    """Counts a run's nodes and steps. `share` is the part done, 0 to 1; `doing` says what runs now, in words."""
+    """Counts a run's nodes and steps. `share` is the part done, 0 to 1; `doing` says what runs now."""
 
-    def __init__(self, graph: Mapping[str, Any], *, quiet: bool = False) -> None:
+    def __init__(self, graph: Graph, *, quiet: bool = False) -> None:
         self.started = time.monotonic()
         self.total = max(len(graph), 1)
         self.doing = WAITING
@@ -31,7 +32,7 @@ class Progress:
         self._done: set[str] = set()
         self._finished = 0  # nodes done by the server's own count, if it reports one
         self._node: str | None = None
-        self._told = False  # `executing` frames come here: the run is ours
+        self._own_frames = False  # `executing` frames come here
         self._node_since = self.started
         self._step = (0.0, 0.0)
         self._quiet = quiet
@@ -53,7 +54,7 @@ class Progress:
         """The running node's step and its number of steps; (0, 0) when it reports none."""
         return self._step
 
-    def learn(self, graph: Mapping[str, Any]) -> None:
+    def learn(self, graph: Graph) -> None:
         """Set the graph when it becomes known only later."""
         self.total = max(len(graph), 1)
         self._names = {str(node_id): _name(node) for node_id, node in graph.items()}
@@ -63,7 +64,7 @@ class Progress:
         """Seconds since the run was submitted."""
         return time.monotonic() - self.started
 
-    def on(self, frame: Any) -> None:
+    def on(self, frame: object) -> None:
         """Take one event of the run."""
         if not isinstance(frame, events.Event):
             return
@@ -90,8 +91,8 @@ class Progress:
 
     def _on_executing(self, event: events.Event) -> None:
         now = time.monotonic()
-        if not self._told:
-            self._told, self._node = True, None
+        if not self._own_frames:
+            self._own_frames, self._node = True, None
         if self._node is not None:
             self._done.add(self._node)
             self.node_seconds[self._node] = self.node_seconds.get(self._node, 0.0) + now - self._node_since
@@ -114,7 +115,7 @@ class Progress:
         self._done |= {
             node for node, state in nodes.items() if state.get("state") == "finished"
         } & self._names.keys()
-        if not self._told and not self._is_running(nodes, self._node):
+        if not self._own_frames and not self._is_running(nodes, self._node):
             # For another client's run only these are broadcast, so only they show the running node.
             self._node = next((node for node in nodes if self._is_running(nodes, node)), self._node)
         running = nodes.get(self._node or "")
@@ -122,7 +123,7 @@ class Progress:
             self._take_step(events.number(running.get("value")), events.number(running.get("max")))
 
     @staticmethod
-    def _is_running(nodes: Mapping[str, Any], node: str | None) -> bool:
+    def _is_running(nodes: Mapping[str, Mapping[str, object]], node: str | None) -> bool:
         return node is not None and node in nodes and nodes[node].get("state") == "running"
 
     def _take_step(self, value: float, most: float) -> None:
@@ -140,9 +141,9 @@ class Progress:
     def _on_pending(self, event: events.Event) -> None:
         position, remaining = event.data.get("position"), event.data.get("queue_remaining")
         where = f", place {position}" if position else f" ({remaining} jobs in it)" if remaining else ""
-        words = f"waiting in the queue{where}"
-        if words != self.doing:
-            self._say(words, words)
+        doing = f"waiting in the queue{where}"
+        if doing != self.doing:
+            self._say(doing, doing)
 
     def _on_job_progress(self, event: events.Event) -> None:
         """A snapshot from a server that reports whole-job progress."""
@@ -157,17 +158,17 @@ class Progress:
             self._say(name, name)
         self._take_step(events.number(event.data.get("step")), events.number(event.data.get("steps")))
 
-    def _say(self, words: str, doing: str) -> None:
+    def _say(self, line: str, doing: str) -> None:
         self.doing = doing
         if self._terminal:
             self._draw()
         else:
-            self._line(words)
+            self._line(line)
 
-    def _line(self, words: str) -> None:
+    def _line(self, line: str) -> None:
         self._last_line = time.monotonic()
         if not self._quiet:
-            cli.note(f"{self.share:4.0%} {self.elapsed:6.1f} s  {words}")
+            cli.note(f"{self.share:4.0%} {self.elapsed:6.1f} s  {line}")
 
     def _draw(self) -> None:
         if self._bar is None:
@@ -186,12 +187,10 @@ class Progress:
             self._bar = None
 
 
-def _name(node: Any) -> str:
-    if not isinstance(node, Mapping):
-        return ""
-    meta = node.get("_meta")
-    title = meta.get("title") if isinstance(meta, Mapping) else None
-    class_type = str(node.get("class_type") or "")
-    if isinstance(title, str) and title and title != class_type:
+def _name(node: object) -> str:
+    known = foreign.mapping(node)
+    title = foreign.text(foreign.mapping(known.get("_meta")).get("title"))
+    class_type = str(known.get("class_type") or "")
+    if title and title != class_type:
         return f"{safe_text.quoted(title)} ({safe_text.name(class_type)})"
     return safe_text.name(class_type)

@@ -1,62 +1,49 @@
-"""The receipt of a run: everything needed to run it again and to compare the outputs.
-
-Below `reports`.
-"""
+"""The receipt of a run: everything needed to run it again and to compare the outputs."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import _common
 from comfyskill import __version__
 from comfyskill.base import file_names, foreign, safe_files, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.graph import facts
-from comfyskill.server.protocol import Dialect, JobState
-
-if TYPE_CHECKING:
-    from comfyskill.run.collect import Saved
-    from comfyskill.run.job import Job, Options
-    from comfyskill.run.prepare import Prepared
+from comfyskill.run.job import Run
+from comfyskill.run.result import Result
+from comfyskill.server.protocol import Dialect, Graph
 
 HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash", "sha256")
 MOST_MODELS = 40
 
 
-def write(
-    job: Job,
-    state: JobState,
-    prepared: Prepared | None,
-    saved: list[Saved],
-    options: Options,
-    document: Mapping[str, Any],
-) -> Path:
-    """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare."""
-    path = _place_for(options.output_dir, job.prompt_id)
+def write(result: Result, document: Document) -> Path:
+    """`<prompt_id>.json` beside the outputs: all that is needed to run it again and to compare. `document`: the report."""
+    run, options = result.run, result.run.options
+    path = _place_for(options.output_dir, run.prompt_id)
     receipt = {
         "receipt": 1,
-        "prompt_id": job.prompt_id,
+        "prompt_id": run.prompt_id,
         "status": document["status"],
-        "host": job.server.url,
-        "api": job.server.api,
-        "server": server_facts(job.server),
-        "graph": job.graph,
-        **_asked_for(job, prepared, options, document, path),
+        "host": run.server.url,
+        "api": run.server.api,
+        "server": server_facts(run.server),
+        "graph": run.graph,
+        **_given(run, document, path),
         "include_previews": options.include_previews,
-        "models": sorted({use.name for use in facts.models_in(dict(job.graph))}),
-        "model_files": model_facts(job.server, job.graph),
+        "models": sorted({use.name for use in facts.models_in(dict(run.graph))}),
+        "model_files": model_facts(run.server, run.graph),
         "files": [
-            {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()} for item in saved
+            {**item.json(), "file": item.path.relative_to(options.output_dir).as_posix()}
+            for item in result.saved
         ],
-        "texts": document.get("texts", []),
+        "texts": result.texts,
         "seconds": document["seconds"],
         "execution_seconds": document.get("execution_seconds"),
-        "started": state.started,
+        "started": result.state.started,
         "client": {"skill": __version__, "python": platform.python_version(), "system": platform.system()},
     }
     text = safe_text.redact(json.dumps(receipt, indent=2, ensure_ascii=True))
@@ -84,65 +71,54 @@ def _is_of(path: Path, prompt_id: str) -> bool:
     return isinstance(document, dict) and "receipt" in document and document.get("prompt_id") == prompt_id
 
 
-def _asked_for(
-    job: Job, prepared: Prepared | None, options: Options, document: Mapping[str, Any], path: Path
-) -> dict[str, Any]:
+def _given(run: Run, document: Document, path: Path) -> Document:
     """What the run was asked to do. A --resume knows only the graph; an earlier receipt has the rest."""
-    if prepared is not None:
+    if run.prepared is not None:
         return {
-            "workflow": prepared.source.origin,
-            "seeds": prepared.seeds,
+            "workflow": run.prepared.source.origin,
+            "seeds": run.prepared.seeds,
             "parameters": document.get("set", []),
             "uploads": document.get("uploads", []),
-            "only": options.targets,
+            "only": run.options.targets,
         }
-    known: dict[str, Any] = {
+    known: Document = {
         "workflow": None,
-        "seeds": facts.seeds_of(job.graph),
+        "seeds": facts.seeds_of(run.graph),
         "parameters": [],
         "uploads": [],
         "only": None,
     }
     try:
-        earlier = json.loads(path.read_bytes())
+        earlier = foreign.mapping(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
         return known
-    same = isinstance(earlier, dict) and (earlier.get("receipt"), earlier.get("prompt_id")) == (
-        1,
-        job.prompt_id,
-    )
+    same = (earlier.get("receipt"), earlier.get("prompt_id")) == (1, run.prompt_id)
     return {key: earlier.get(key, value) for key, value in known.items()} if same else known
 
 
-def server_facts(server: Dialect) -> dict[str, Any]:
+def server_facts(server: Dialect) -> Document:
     """Version and device, if the server reports them; never raises."""
     try:
         stats = server.stats()
     except SkillError:
         return {}
-    system = stats.get("system", {})
-    devices = stats.get("devices")
-    names = (
-        [str(item.get("name")) for item in devices if isinstance(item, Mapping)]
-        if isinstance(devices, list)
-        else []
-    )
+    system = foreign.mapping(stats.get("system"))
+    names = [str(item.get("name")) for item in foreign.mappings(stats.get("devices"))]
     keys = ("comfyui_version", "pytorch_version", "python_version", "os")
-    return {key: safe_text.clean(system[key], 120) for key in keys if key in system} | {
-        "devices": [safe_text.clean(name, 120) for name in names]
-    }
+    known: Document = {key: safe_text.clean(system[key], 120) for key in keys if key in system}
+    return known | {"devices": [safe_text.clean(name, 120) for name in names]}
 
 
-def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any]]:
+def model_facts(server: Dialect, graph: Graph) -> list[Document]:
     """The model files that a graph names: [{name, folder, bytes, hash}], the last two if the server reports them.
 
     `missing`: True for a file that is not in the server's list of that folder.
     """
     uses = {(use.name, use.folder): None for use in facts.models_in(graph)}
-    listed: dict[str, dict[str, Any]] = {}
+    listed: dict[str, dict[str, Document]] = {}
     rows = []
     for name, folder in list(uses)[:MOST_MODELS]:
-        row: dict[str, Any] = {"name": safe_text.clean(name, 300), "folder": folder}
+        row: Document = {"name": safe_text.clean(name, 300), "folder": folder}
         if folder and server.api == "local":
             if folder not in listed:
                 listed[folder] = _sizes(server, folder)
@@ -153,16 +129,16 @@ def model_facts(server: Dialect, graph: Mapping[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def _sizes(server: Dialect, folder: str) -> dict[str, Any]:
+def _sizes(server: Dialect, folder: str) -> dict[str, Document]:
     try:
         answer = server.get_json(f"experiment/models/{_common.quoted(folder)}", attempts=1)
     except SkillError:
         return {}
-    found = {}
-    for item in foreign.items(answer):
-        if isinstance(item, Mapping) and isinstance(item.get("name"), str):
-            size = item.get("size")
-            found[item["name"].replace("\\", "/")] = {"bytes": size} if isinstance(size, int) else {}
+    found: dict[str, Document] = {}
+    for item in foreign.mappings(answer):
+        if name := foreign.text(item.get("name")):
+            size = foreign.whole(item.get("size"))
+            found[name.replace("\\", "/")] = {} if size is None else {"bytes": size}
     return found
 
 
@@ -176,7 +152,6 @@ def _hash(server: Dialect, folder: str, name: str) -> dict[str, str]:
     except SkillError:
         return {}
     for key in HASH_KEYS:
-        value = answer.get(key) if isinstance(answer, Mapping) else None
-        if isinstance(value, str) and value:
+        if value := foreign.text(foreign.mapping(answer).get(key)):
             return {"hash": safe_text.clean(value, 100)}
     return {}

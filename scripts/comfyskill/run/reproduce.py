@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from comfyskill.base import safe_files, safe_text, text_files
-from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base import foreign, safe_files, safe_text, text_files
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.picture_files import BadPicture, open_picture
 from comfyskill.base.programs import command
 from comfyskill.graph import facts, nodes
@@ -35,14 +35,13 @@ class Receipt(NamedTuple):
 
     path: Path
     folder: Path
-    graph: dict[str, Any]
-    document: Mapping[str, Any]
+    graph: Document
+    document: Mapping[str, object]
 
     @property
-    def files(self) -> list[Mapping[str, Any]]:
+    def files(self) -> list[Mapping[str, object]]:
         """The files that the first run made."""
-        listed = self.document.get("files")
-        return [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+        return foreign.mappings(self.document.get("files"))
 
     @property
     def targets(self) -> list[str] | None:
@@ -62,16 +61,16 @@ def load(path: Path) -> Receipt:
         document = json.loads(text_files.read_bytes(path, MOST_RECEIPT))
     except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or "it is not JSON"
-        raise _no_receipt(path, said) from error
+        raise _not_a_receipt(path, said) from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
-        raise _no_receipt(path, "it has another form")
+        raise _not_a_receipt(path, "it has another form")
     unwrapped = nodes.unwrap(document.get("graph"))
     if unwrapped.graph is None:
-        raise _no_receipt(path, "it holds no graph")
+        raise _not_a_receipt(path, "it holds no graph")
     return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)
 
 
-def _no_receipt(path: Path, why: str) -> SkillError:
+def _not_a_receipt(path: Path, why: str) -> SkillError:
     return Misuse(
         f"{safe_text.clean(path, 200)} is not a receipt: {why}",
         code="no_receipt",
@@ -95,10 +94,13 @@ def prepare(receipt: Receipt, server: Dialect, *, dry_run: bool = False) -> run_
 
 def _uploads(receipt: Receipt) -> list[dict[str, str]]:
     """The input files of the first run that are still on this machine; the others may still be on the server."""
-    listed = receipt.document.get("uploads")
-    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    named = [row for row in rows if isinstance(row.get("name"), str) and isinstance(row.get("file"), str)]
-    return [row for row in named if _may_leave(Path(row["file"]), row.get("sha256"))]
+    return [
+        dict(row)
+        for row in foreign.mappings(receipt.document.get("uploads"))
+        if isinstance(row.get("name"), str)
+        and isinstance(row.get("file"), str)
+        and _may_leave(Path(row["file"]), row.get("sha256"))
+    ]
 
 
 def _may_leave(path: Path, digest: object) -> bool:
@@ -122,7 +124,7 @@ def _missing_nodes(receipt: Receipt, server: Dialect) -> list[str]:
         return []
 
 
-def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def again(receipt: Receipt, server: Dialect, run: Callable[[], Document]) -> Document:
     """Run and compare: the run's document with `reproduced`, `files_compared` and, when it differs, `differences`.
 
     `run` runs the prepared graph and makes digests of what it downloads (a receipt of its own).
@@ -130,22 +132,17 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
     try:
         document = run()
     except SkillError as error:
-        error.details.setdefault("differences", differences(receipt, server))
-        raise
+        if "differences" in error.details:
+            raise
+        raise error.but(differences=differences(receipt, server)) from error
     if document.get("status") != "success":
         return document | {"reproduced": False, "differences": differences(receipt, server)}
     compared = compare(receipt, document)
     same = all(row["same"] for row in compared) and _texts_of(receipt.document) == _texts_of(document)
     document |= {"receipt_used": str(receipt.path), "reproduced": same, "files_compared": compared}
     cached = document.get("cached_nodes")
-    if isinstance(cached, int) and cached >= len(receipt.graph) - _outputs(receipt.graph):
-        document |= {
-            "computed": False,
-            "note": "the server answered from its cache: nothing was computed again, so this is weak evidence",
-        }
-        if server.api == "local":
-            document["note"] += "; empty the cache (see next), then reproduce once more"
-            document["next"] = [command("manage_queue.py", "free", *server.flags)]
+    if isinstance(cached, int) and cached >= len(receipt.graph) - len(facts.outputs_of(receipt.graph)):
+        document |= _nothing_computed(server)
     if same:
         return document
     found = differences(receipt, server)
@@ -161,28 +158,31 @@ def again(receipt: Receipt, server: Dialect, run: Callable[[], dict[str, Any]]) 
     return document
 
 
-def _outputs(graph: Mapping[str, Any]) -> int:
-    return len(facts.outputs_of(graph))
+def _nothing_computed(server: Dialect) -> Document:
+    """The keys of a run whose results came from the server's cache."""
+    note = "the server answered from its cache: nothing was computed again, so this is weak evidence"
+    if server.api != "local":
+        return {"computed": False, "note": note}
+    return {
+        "computed": False,
+        "note": f"{note}; empty the cache (see next), then reproduce once more",
+        "next": [command("manage_queue.py", "free", *server.flags)],
+    }
 
 
-def _sentence(compared: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> str:
+def _sentence(compared: Sequence[Mapping[str, object]], found: Sequence[Mapping[str, object]]) -> str:
     different = [row for row in compared if not row["same"]]
-    words = f"{len(different)} of {len(compared)} files are not the same" if different else "the texts differ"
-    return words + (f"; {found[0]['what']} differs" if found else "")
+    what = f"{len(different)} of {len(compared)} files are not the same" if different else "the texts differ"
+    return what + (f"; {found[0]['what']} differs" if found else "")
 
 
-def _texts_of(document: Mapping[str, Any]) -> list[str]:
-    listed = document.get("texts")
-    return (
-        [str(item.get("text")) for item in listed if isinstance(item, Mapping)]
-        if isinstance(listed, list)
-        else []
-    )
+def _texts_of(document: Mapping[str, object]) -> list[str]:
+    return [str(item.get("text")) for item in foreign.mappings(document.get("texts"))]
 
 
-def compare(receipt: Receipt, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def compare(receipt: Receipt, document: Mapping[str, object]) -> list[Document]:
     """The files of both runs side by side, by node and order: [{file, was, same, ...}]."""
-    old, new = _by_place(receipt.files), _by_place(document.get("outputs") or [])
+    old, new = _by_place(receipt.files), _by_place(foreign.mappings(document.get("outputs")))
     rows = []
     for place in sorted(old.keys() | new.keys()):
         before, after = old.get(place), new.get(place)
@@ -195,7 +195,7 @@ def compare(receipt: Receipt, document: Mapping[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+def _by_place(files: Sequence[Mapping[str, object]]) -> dict[tuple[str, int], Mapping[str, object]]:
     counted: dict[str, int] = {}
     placed = {}
     for item in files:
@@ -206,8 +206,8 @@ def _by_place(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mappi
     return placed
 
 
-def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": after.get("file"), "was": before.get("file")}
+def _compare_one(receipt: Receipt, before: Mapping[str, object], after: Mapping[str, object]) -> Document:
+    row: Document = {"file": after.get("file"), "was": before.get("file")}
     digest = after.get("sha256") or safe_files.digest(Path(str(after["file"])))
     if digest == before.get("sha256"):
         return row | {"same": True}
@@ -219,7 +219,7 @@ def _compare_one(receipt: Receipt, before: Mapping[str, Any], after: Mapping[str
     return row | {"same": False, "why": "other pixels", "largest_difference": difference}
 
 
-def _first_file(receipt: Receipt, before: Mapping[str, Any]) -> Path:
+def _first_file(receipt: Receipt, before: Mapping[str, object]) -> Path:
     """The first run's file, if it is still where it was saved and unchanged."""
     path = receipt.folder / str(before.get("file"))
     inside = path.resolve().is_relative_to(receipt.folder.resolve())
@@ -242,9 +242,9 @@ def _pixels(one: Path, two: Path) -> int | None:
     return max(int(band[1]) for band in bands if isinstance(band, tuple))
 
 
-def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
+def differences(receipt: Receipt, server: Dialect) -> list[Document]:
     """What is known to be different now: [{what, was, now}]; versions, device, models, input files."""
-    rows = []
+    rows: list[Document] = []
     if receipt.document.get("api") not in (None, server.api):
         rows.append(
             {
@@ -253,23 +253,21 @@ def differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
                 "now": server.api,
             }
         )
-    was = receipt.document.get("server")
+    was = foreign.mapping(receipt.document.get("server"))
     now = run_receipt.server_facts(server)
     for key, what in FACTS.items():
-        before = was.get(key) if isinstance(was, Mapping) else None
+        before = was.get(key)
         if before and now.get(key) and before != now[key]:
             rows.append({"what": what, "was": safe_text.clean_tree(before, 120), "now": now[key]})
     return rows + _model_differences(receipt, server) + _input_differences(receipt)
 
 
-def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]]:
-    listed = receipt.document.get("model_files")
-    before = (
-        {(row.get("name"), row.get("folder")): row for row in listed if isinstance(row, dict)}
-        if isinstance(listed, list)
-        else {}
-    )
-    rows = []
+def _model_differences(receipt: Receipt, server: Dialect) -> list[Document]:
+    before = {
+        (row.get("name"), row.get("folder")): row
+        for row in foreign.mappings(receipt.document.get("model_files"))
+    }
+    rows: list[Document] = []
     for row in run_receipt.model_facts(server, receipt.graph):
         old = before.get((row["name"], row["folder"]), {})
         for key, what in (("hash", "hash of the model"), ("bytes", "size of the model")):
@@ -282,7 +280,7 @@ def _model_differences(receipt: Receipt, server: Dialect) -> list[dict[str, Any]
     return rows
 
 
-def _input_differences(receipt: Receipt) -> list[dict[str, Any]]:
+def _input_differences(receipt: Receipt) -> list[Document]:
     rows = []
     for row in _uploads(receipt):
         path = Path(row["file"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from comfyskill.base import safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base import foreign, safe_text
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.graph import nodes as graph_nodes
 from comfyskill.server.protocol import Dialect
 
@@ -19,7 +19,7 @@ MOST_NAMED = 6
 
 
 def consent_needed(
-    prepared: Prepared, servers: Sequence[Dialect], what: str = "this workflow calls", **details: Any
+    prepared: Prepared, servers: Sequence[Dialect], what: str = "this workflow calls", **details: object
 ) -> SkillError:
     """The refusal (exit 7) of a graph with partner nodes. `what` is the subject of its message: who calls them."""
     nodes = [prepared.graph[node] for node in prepared.partner if node in prepared.graph]
@@ -31,7 +31,7 @@ def consent_needed(
     ]
     more = [f"{len(classes) - MOST_NAMED} more"] if len(classes) > MOST_NAMED else []
     hosts = [server.url for server in servers]
-    known: dict[str, Any] = {"prices": prices} if prices else {}
+    known: Document = ({"prices": prices} if prices else {}) | details
     return SkillError(
         f"{what} partner nodes that cost credits: {', '.join([*named, *more])}; on {', '.join(hosts)}",
         code="consent_needed",
@@ -40,7 +40,6 @@ def consent_needed(
         partner_nodes=list(prepared.partner),
         hosts=hosts,
         **known,
-        **details,
     )
 
 
@@ -60,34 +59,28 @@ def _prices(classes: Sequence[str], servers: Sequence[Dialect]) -> dict[str, str
     return found
 
 
-def price_of(definition: Any) -> str | None:
+def price_of(definition: object) -> str | None:
     """The price in a node's definition; None when there is none, or when it depends on the inputs.
 
     The badge is an expression of the editor; one without variables is JSON.
     """
-    badge = definition.get("price_badge") if isinstance(definition, Mapping) else None
+    badge = foreign.mapping(foreign.mapping(definition).get("price_badge"))
     try:
-        said = json.loads(badge["expr"]) if isinstance(badge, Mapping) else None
-    except (KeyError, TypeError, ValueError, RecursionError):
+        price = foreign.mapping(json.loads(foreign.text(badge.get("expr"))))
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(said, Mapping):
-        return None
-    listed = said.get("usd")
+    listed = price.get("usd")
     numbers = listed if isinstance(listed, list) else [listed]
-    if said.get("type") == "range_usd":
-        numbers = [said.get("min_usd"), said.get("max_usd")]
-    if not numbers or not all(type(number) in (int, float) for number in numbers):
+    if price.get("type") == "range_usd":
+        numbers = [price.get("min_usd"), price.get("max_usd")]
+    if not numbers or any(foreign.number(number) is None for number in numbers):
         return None
-    form = said.get("format")
-    suffix = form.get("suffix") if isinstance(form, Mapping) else None
-    about = "about " if isinstance(form, Mapping) and form.get("approximate") is True else ""
+    form = foreign.mapping(price.get("format"))
+    about = "about " if form.get("approximate") is True else ""
     amount = " to ".join(f"${number:g}" for number in dict.fromkeys([numbers[0], numbers[-1]]))
-    return f"{about}{amount}{_suffix(suffix)}"
+    return f"{about}{amount}{_suffix(form.get('suffix'))}"
 
 
-def _suffix(text: Any) -> str:
-    """What a price is for (`/Run`, ` per 1K tokens`), if a server says it in a few plain words."""
+def _suffix(text: object) -> str:
+    """What a price is for (`/Run`, ` per 1K tokens`), when the server says it in a few plain characters."""
     return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9/ ]{1,20}", text) else ""
-
-
-__all__ = ["consent_needed", "price_of"]

@@ -1,23 +1,38 @@
-"""Estimate run times from earlier runs: a small memory per server and graph shape.
+"""The memory of run times: how long graphs took, and what that says about the next run.
 
-Kept in the user's cache folder, bounded, deletable; without it nothing but the estimate is missing.
+One table per form of graph (its nodes and links) in the user's cache folder, bounded and deletable: seconds by
+server and by the values that decide how long a run takes. Without the cache only the estimates are missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from comfyskill.base import cache, foreign
+from comfyskill.base.cli import Document
+from comfyskill.graph import nodes
+from comfyskill.server.protocol import Graph
 
-MOST_RUNS = 12
-# Inputs that decide how long a node works; other values (prompts, seeds, names of files) do not shape a graph.
-SIZES = frozenset(
-    "width height length batch_size steps num_frames frames seconds duration upscale_by scale_by megapixels denoise "
-    "sampler_name ckpt_name unet_name model_name".split()
-)
+# Bounds: times of one set of values on one server, and such sets of one form.
+MOST_TIMES = 20
+MOST_SETS = 40
+# Texts that decide how long a node works, beside those named `..._name`; prompts and file names do not.
+CHOICES = frozenset({"scheduler", "weight_dtype", "upscale_method", "quality", "resolution", "size"})
+
+
+class Times(NamedTuple):
+    """Seconds that runs with the same deciding values took on one server, the latest last.
+
+    `partly`: parts of these runs came from the server's cache, so they were shorter than a whole run.
+    """
+
+    host: str
+    weight: str
+    seconds: list[float]
+    partly: bool = False
 
 
 class Estimate(NamedTuple):
@@ -28,7 +43,7 @@ class Estimate(NamedTuple):
     high: float
     runs: int
 
-    def words(self) -> str:
+    def as_text(self) -> str:
         """`about 6 min (5 to 7)`."""
         unit, size = (60.0, "min") if self.seconds >= 90 else (1.0, "s")
         low, middle, high = (
@@ -38,7 +53,7 @@ class Estimate(NamedTuple):
         spread = f" ({low:g} to {high:g})" if low != high else ""
         return f"about {middle:g} {size}{spread}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """As reports show it."""
         return {
             "seconds": round(self.seconds, 2),
@@ -48,69 +63,115 @@ class Estimate(NamedTuple):
         }
 
 
-def shape(graph: Mapping[str, Any]) -> str:
-    """A digest of what decides a graph's run time: its classes, links and sizes."""
-    parts = []
-    for node_id in sorted(graph, key=str):
-        node = graph[node_id]
-        if not isinstance(node, Mapping):
-            continue
-        inputs = node.get("inputs")
-        inputs = foreign.mapping(inputs)
-        kept = {name: value for name, value in inputs.items() if isinstance(value, list) or name in SIZES}
-        parts.append([str(node_id), str(node.get("class_type")), kept])
-    return cache.slug(json.dumps(parts, sort_keys=True, default=str))
+def form(graph: Graph) -> str:
+    """A digest of a graph's nodes and links, which graphs share when they differ only in their values."""
+    return _digest(
+        [
+            [node_id, nodes.class_of(node), {name: value for name, value in _inputs(node) if _is_link(value)}]
+            for node_id, node in sorted(nodes.each(graph))
+        ]
+    )
 
 
-def _name(url: str, graph: Mapping[str, Any]) -> str:
-    return f"timings/{cache.slug(url)}-{shape(graph)[-12:]}"
+def weight(graph: Graph) -> str:
+    """A digest of the values that decide how long a run takes."""
+    return _digest(
+        [
+            [node_id, name, float(value) if isinstance(value, (int, float)) else str(value)]
+            for node_id, node in sorted(nodes.each(graph))
+            for name, value in _inputs(node)
+            if decides(name, value)
+        ]
+    )
 
 
-def record(
-    url: str,
-    prompt_id: str,
-    graph: Mapping[str, Any],
-    seconds: float,
-    nodes: Mapping[str, float],
-    cached: int,
-) -> None:
-    """Remember a finished run. `nodes`: seconds per node id where they are known."""
-    row: dict[str, Any] = {"seconds": round(seconds, 3), "cached": cached, "at": int(time.time())}
-    row["nodes"] = {node: round(value, 3) for node, value in nodes.items()}
-    kept = cache.recall(_name(url, graph))
-    runs = kept.get("runs") if isinstance(kept, dict) else None
-    cache.keep(_name(url, graph), {"runs": [*(foreign.items(runs)), row][-MOST_RUNS:]})
-    cache.keep(f"runs/{cache.slug(f'{url} {prompt_id}')}", row)
+def decides(name: str, value: object) -> bool:
+    """Whether an input affects how long a run takes: a size, a number of steps, a model; not a seed or a prompt."""
+    if isinstance(value, (int, float)):
+        return "seed" not in name
+    return isinstance(value, str) and (name.endswith("_name") or name in CHOICES)
 
 
-def estimate(url: str, graph: Mapping[str, Any]) -> Estimate | None:
-    """The expected time of a whole run of this graph, from earlier ones of the same shape on this server, or None."""
-    kept = cache.recall(_name(url, graph))
-    runs = kept.get("runs") if isinstance(kept, dict) else None
-    rows = [row for row in runs if _is_row(row)] if isinstance(runs, list) else []
-    # A partly cached run is less reliable; it counts only when there is nothing better.
-    whole = [row for row in rows if row["cached"] == 0] or rows
-    seconds = sorted(float(row["seconds"]) for row in whole)
-    if not seconds:
-        return None
+def _inputs(node: nodes.Node) -> list[tuple[str, object]]:
+    return sorted(nodes.inputs_of(node).items())
+
+
+def _is_link(value: object) -> bool:
+    return nodes.link_of(value) is not None
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _table(graph: Graph) -> str:
+    return f"times/{form(graph)}"
+
+
+def recall(graph: Graph) -> list[Times]:
+    """The remembered times of graphs of this form, with any values and on any server."""
+    rows = []
+    for row in foreign.mappings(cache.recall(_table(graph))):
+        seconds = [float(value) for value in map(foreign.number, foreign.items(row.get("seconds"))) if value]
+        if seconds:
+            rows.append(
+                Times(str(row.get("host")), str(row.get("weight")), seconds, row.get("partly") is True)
+            )
+    return rows
+
+
+def remember(graph: Graph, fresh: Iterable[Times]) -> None:
+    """Add times of graphs of this form to the memory."""
+    rows = {(row.host, row.weight, row.partly): row.seconds for row in recall(graph)}
+    for host, heaviness, seconds, partly in fresh:
+        earlier = rows.pop((host, heaviness, partly), [])
+        rows[host, heaviness, partly] = [*earlier, *(round(value, 3) for value in seconds)][-MOST_TIMES:]
+    kept = [Times(*key[:2], seconds, key[2])._asdict() for key, seconds in rows.items()]
+    cache.keep(_table(graph), kept[-MOST_SETS:])
+
+
+def record(host: str, graph: Graph, seconds: float, *, partly: bool) -> None:
+    """Remember one finished run."""
+    remember(graph, [Times(host, weight(graph), [seconds], partly)])
+
+
+def estimate(host: str, graph: Graph) -> Estimate | None:
+    """The expected time of a whole run, from earlier ones with the same deciding values on this server, or None."""
+    heaviness = weight(graph)
+    rows = [row for row in recall(graph) if (row.host, row.weight) == (host, heaviness)]
+    # Runs that were partly cached count only when there is nothing better.
+    for partly in (False, True):
+        if seconds := sorted(value for row in rows if row.partly == partly for value in row.seconds):
+            return _estimate(seconds)
+    return None
+
+
+def _estimate(seconds: Sequence[float]) -> Estimate:
     # Nearest ranks: importing `statistics` also loads fractions and decimals, which costs 3 ms.
     last = len(seconds) - 1
     quarter = last / 4 if last >= 3 else 0
     return Estimate(seconds[last // 2], seconds[round(quarter)], seconds[round(last - quarter)], len(seconds))
 
 
-def nodes_of(url: str, prompt_id: str) -> dict[str, float]:
-    """Seconds per node of one finished run that this user's own tools have watched, else empty."""
-    kept = cache.recall(f"runs/{cache.slug(f'{url} {prompt_id}')}")
-    nodes = kept.get("nodes") if isinstance(kept, dict) else None
-    if not isinstance(nodes, dict):
-        return {}
-    return {str(node): float(value) for node, value in nodes.items() if isinstance(value, (int, float))}
+def spoken(seconds: float) -> str:
+    """A duration for people: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("seconds"), (int, float))
-        and isinstance(row.get("cached"), int)
-    )
+def record_nodes(host: str, prompt_id: str, seconds: Mapping[str, float]) -> None:
+    """Remember the seconds per node of one finished run."""
+    rounded = {node: round(value, 3) for node, value in seconds.items()}
+    cache.keep(_run_entry(host, prompt_id), {"nodes": rounded})
+
+
+def nodes_of(host: str, prompt_id: str) -> dict[str, float]:
+    """Seconds per node of one finished run that this user's own commands have watched, else empty."""
+    kept = foreign.mapping(foreign.mapping(cache.recall(_run_entry(host, prompt_id))).get("nodes"))
+    return {str(node): float(value) for node, value in kept.items() if foreign.number(value) is not None}
+
+
+def _run_entry(host: str, prompt_id: str) -> str:
+    return f"runs/{cache.slug(f'{host} {prompt_id}')}"

@@ -6,21 +6,17 @@ whatever its code does.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfyskill.base import foreign, safe_text, service_keys
 from comfyskill.base.cli import SkillError
-from comfyskill.deps import pack as deps_pack
-from comfyskill.deps import packs as deps_packs
+from comfyskill.deps import packs
 from comfyskill.deps import report as deps_report
 from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
-from comfyskill.graph import catalog
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import (
     class_of,
@@ -54,10 +50,6 @@ MOST_HIDDEN = 100
 MOST_OF_A_NAME = 200
 MANY_NODES = 2000
 MANY_BYTES = 20_000_000
-CORE = "comfy-core"
-_FILE = Path(__file__).resolve().parent / "pack_classes.json"
-# Registry ids that differ from the name of the pack's repository.
-_SAME = {"was-ns": "was-node-suite-comfyui"}
 MOST_FINDINGS = 60
 
 
@@ -119,7 +111,7 @@ def _nodes(subject: Subject) -> Iterator[Worry]:
         how, shown = "", _shown(class_type, 120)
         if what is None and class_type not in risks.HARMLESS and not _is_core(class_type):
             how, what = "by its name, ", _by_its_name(class_type)
-            if what is None and class_type not in packs_by_class():
+            if what is None and class_type not in packs.packs_by_class():
                 how, what = "by an input's name, ", _by_its_inputs(subject.graph, node_ids)
         if what is None:
             continue
@@ -167,12 +159,12 @@ def _spaced(name: str) -> str:
 
 def _is_core(class_type: str) -> bool:
     """Whether the bundle's own table lists a class as ComfyUI's; what a server says does not count."""
-    return CORE in packs_by_class().get(class_type, ())
+    return packs.CORE in packs.packs_by_class().get(class_type, ())
 
 
 def _packs(subject: Subject) -> Iterator[Worry]:
     """Classes that are not part of ComfyUI itself, by the node pack whose code will run."""
-    claims = deps_packs.claims_of(subject.graph, subject.editor)
+    claims = packs.claims_of(subject.graph, subject.editor)
     by_pack: dict[tuple[str, str], list[str]] = {}
     own = {f"workflow>{name}" for name in group_nodes(subject.editor)}
     own |= {f"workflow/{name}" for name in group_nodes(subject.editor)}
@@ -190,15 +182,15 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         yield Worry(severity, code, message, facts=facts | {"classes": safe_text.cap(shown, 12)})
 
 
-def _pack_of(class_type: str, subject: Subject, claim: deps_pack.Pack | None) -> tuple[str, str]:
+def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tuple[str, str]:
     """The pack of a class and how that is known (a key of _STANDINGS).
 
     A claim in the file is checked against the table. A server names what is installed there.
     """
     claimed = _shown(claim.id or claim.repository or "?", 100) if claim else ""
-    table = packs_by_class().get(class_type)
+    table = packs.packs_by_class().get(class_type)
     if table:
-        if claim and not table & {usual_name(name) for name in (claim.id, claim.repository) if name}:
+        if claim and not table & {packs.usual_name(name) for name in (claim.id, claim.repository) if name}:
             return claimed, "contradicted"
         return sorted(table)[0], "known"
     definition = (subject.definitions or {}).get(class_type) if subject.complete else None
@@ -438,24 +430,6 @@ def _size(subject: Subject) -> Iterator[Worry]:
 def verdict(found: Sequence[Worry]) -> str:
     """The worst severity, or "none"."""
     return min((worry.severity for worry in found), key=lambda severity: _RANK[severity], default="none")
-
-
-@functools.lru_cache(maxsize=1)
-def packs_by_class() -> Mapping[str, frozenset[str]]:
-    """Class type -> the packs that provide it, by their usual names (see `usual_name`)."""
-    found: dict[str, set[str]] = {}
-    for pack, classes in json.loads(_FILE.read_text(encoding="utf-8")).items():
-        for class_type in classes:
-            found.setdefault(class_type, set()).add(usual_name(pack))
-    for class_type, pack in catalog.NODE_PACKAGES.items():
-        found.setdefault(class_type, set()).add(usual_name(pack))
-    return {class_type: frozenset(packs) for class_type, packs in found.items()}
-
-
-def usual_name(pack: str) -> str:
-    """A pack's registry id or repository as one name: lower case, the last part of an address, hyphens alone."""
-    last = pack.rstrip("/").rpartition("/")[2].removesuffix(".git").lower()
-    return _SAME.get(last, last).replace("_", "-")
 
 
 def report(spec: str, server: Facts | None = None) -> dict[str, Any]:
