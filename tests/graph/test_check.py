@@ -103,6 +103,7 @@ def test_one_encoder_for_both_sides_is_fine_without_guidance():
         (True, "error"),
         ("sub/x.png", "warning"),
         ("x.png [output]", "warning"),
+        (f"blake3:{'0' * 64}", "warning"),
         ("", "warning"),
     ],
 )

@@ -143,7 +143,12 @@ def test_long_lists_are_short_with_true_counts(run, new_demo):
     assert len(run("server_info.py", "models", "loras", "--full", "--host", demo.url).json["items"]) == 70
 
 
-@pytest.mark.parametrize("question", ["embeddings", "extensions", "templates", "subgraphs", "workflows"])
+def test_saved_workflows_are_listed_or_a_user_is_asked_for(run, any_server):
+    told = run("server_info.py", "workflows", "--host", any_server)
+    assert told.code == 0 or (told.code, told.json["reason"]) == (4, "comfy_user")
+
+
+@pytest.mark.parametrize("question", ["embeddings", "extensions", "templates", "subgraphs"])
 def test_lists(ask, question):
     told = ask(question)
     assert told["status"] == "ok"

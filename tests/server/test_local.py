@@ -202,6 +202,26 @@ def test_an_input_file_that_the_assets_know_is_found(web: Start, picture: Path) 
     assert (found.subfolder, found.filename, found.type) == ("sub", "other.png", "input")
 
 
+def test_a_digest_in_a_graph_is_sent_as_the_file_that_has_it(web: Start) -> None:
+    digest = f"blake3:{'0' * 64}"
+    server = takes_jobs(with_assets(web(), digest, loader_path="other.png"))
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": digest}, "_meta": {}}}
+
+    Local(server.url).submit(submission(graph))
+
+    assert server.posted("/prompt")["prompt"]["1"]["inputs"] == {"image": "other.png"}
+    assert graph["1"]["inputs"] == {"image": digest}
+
+
+def test_a_digest_that_the_server_does_not_know_is_left_to_it(web: Start) -> None:
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": f"blake3:{'0' * 64}"}, "_meta": {}}}
+    server = takes_jobs(web())
+
+    Local(server.url).submit(submission(graph))
+
+    assert server.posted("/prompt")["prompt"] == graph
+
+
 def test_bytes_without_a_file_are_no_input_file(web: Start, picture: Path) -> None:
     pytest.importorskip("blake3")
     server = with_assets(web(), local.content_digest(picture), loader_path=None)

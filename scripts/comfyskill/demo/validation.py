@@ -15,6 +15,7 @@ from comfyskill.base.cli import Document
 from comfyskill.demo.custom_checks import CHECKS, Check
 from comfyskill.demo.definitions import Definitions, Input, NodeClass, read_input
 from comfyskill.demo.folders import Folders
+from comfyskill.graph.specs import fits
 
 CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONGEST_LIST_SHOWN = 20
@@ -199,7 +200,7 @@ class _Pass:
             )
             return True
         received = self._received(link)
-        if not fits(received, spec):
+        if not fits(received, shown_type(spec)):
             details = f"{spec.name}, received_type({received}) mismatch input_type({shown_type(spec)})"
             extra = {
                 "input_name": spec.name,
@@ -284,18 +285,6 @@ def _grown(spec: Input, inputs: Mapping[str, Any]) -> list[Input]:
 
 def shown_type(spec: Input) -> Any:
     return spec.spec[0] if isinstance(spec.spec[0], list) else spec.type
-
-
-def fits(received: str, spec: Input) -> bool:
-    """Whether a value of one type may go into an input: equal, a wildcard, or all of a comma list."""
-    wanted = spec.type
-    if wanted == "COMFY_MATCHTYPE_V3":
-        wanted = str(spec.options.get("template", {}).get("allowed_types", "*"))
-    if received == wanted or "*" in (received, wanted) or received == "COMFY_MATCHTYPE_V3":
-        return True
-    have = {part.strip() for part in received.split(",")}
-    allowed = {part.strip() for part in wanted.split(",")}
-    return have <= allowed
 
 
 def _missing(cls: NodeClass, name: str) -> Document:

@@ -31,12 +31,14 @@ from comfyskill.graph.nodes import (
     with_missing_types,
 )
 from comfyskill.graph.replacements import Renamed, ReplacementTable, new_class, replaced
-from comfyskill.graph.specs import DYNAMIC_COMBO, MATCH_TYPE, Book, InputSpec
+from comfyskill.graph.specs import DYNAMIC_COMBO, Book, InputSpec, fits
 
 _MOST_SUGGESTED = 3
 _MOST_CYCLES = 20
 # 0.8.0 accepted a chain of 600 nodes and failed on one of 990 (Python's recursion limit).
 _DEEPEST_CHAIN = 900
+# A digest is looked up in the server's assets when the graph is sent.
+_DIGEST = "blake3:"
 _ANNOTATED = ("[output]", "[input]", "[temp]")
 
 
@@ -367,9 +369,12 @@ def _link(place: _Place, value: Sequence[object], graph: Graph, book: Book) -> I
             "bad_slot", f"{place.name} is linked to {where}", f"its outputs: {listed or 'none'}"
         )
         return
-    if fits(outputs[slot], spec) or (class_of(place.node), "input_types") in catalog.UNCHECKED_INPUTS:
+    if (
+        fits(outputs[slot], spec.declared_type)
+        or (class_of(place.node), "input_types") in catalog.UNCHECKED_INPUTS
+    ):
         return
-    slots = [index for index, kind in enumerate(outputs) if fits(kind, spec)]
+    slots = [index for index, kind in enumerate(outputs) if fits(kind, spec.declared_type)]
     yield place.error(
         "type_mismatch",
         f"{place.name} requires {_type_name(spec.type)} and is linked to {_type_name(outputs[slot])} of node "
@@ -397,24 +402,6 @@ def _broken_link(place: _Place, value: Sequence[object], graph: Graph) -> Findin
 
 def _type_name(kind: object) -> str:
     return short_name(kind) if isinstance(kind, str) else "a choice from a list"
-
-
-def fits(received: object, spec: InputSpec) -> bool:
-    """Whether the server lets an output of this type into this input."""
-    wanted = spec.type
-    old_style = spec.type == "COMBO" and "options" not in spec.options and spec.choices is not None
-    if isinstance(received, list | tuple):
-        return (old_style and list(received) == list(spec.choices or ())) or (
-            not old_style and (wanted == "COMBO" or wanted in ("*", MATCH_TYPE))
-        )
-    if not isinstance(received, str):
-        return False
-    if received == MATCH_TYPE or wanted == MATCH_TYPE or received == "*" or wanted == "*":
-        return True
-    if old_style:
-        return False
-    kinds = {part.strip() for part in received.split(",")}
-    return "*" in kinds or "*" in spec.types or bool(kinds & spec.types)
 
 
 def _value(place: _Place, value: object, book: Book) -> Iterator[Finding]:
@@ -534,7 +521,9 @@ def _file_value(place: _Place, value: object) -> Iterator[Finding]:
     if value == "":
         # An empty name is the input folder itself to the server's check, so it passes there and fails in the run.
         yield place.warning("file_missing", f"{named} is not a file: the run fails", fix, near)
-    elif isinstance(value, str) and (set(value) & set("/\\") or value.endswith(_ANNOTATED)):
+    elif isinstance(value, str) and (
+        set(value) & set("/\\") or value.endswith(_ANNOTATED) or value.startswith(_DIGEST)
+    ):
         yield place.warning("file_missing", f"{named} cannot be checked here", fix, near)
     else:
         yield place.error("file_missing", f"{named} is not on the server", fix, near)

@@ -93,6 +93,12 @@ class InputSpec(NamedTuple):
         return frozenset(part.strip() for part in self.type.split(","))
 
     @property
+    def declared_type(self) -> str | list[object]:
+        """The type as the definition has it: for an old combo its list of choices."""
+        old_combo = self.type == "COMBO" and "options" not in self.options and self.choices is not None
+        return list(self.choices or ()) if old_combo else self.type
+
+    @property
     def upload(self) -> str | None:
         """The kind of file that it takes from the user: image, video, audio, file; or None."""
         for option, kind in catalog.UPLOAD_OPTIONS.items():
@@ -114,6 +120,20 @@ class InputSpec(NamedTuple):
         """A numeric option (min, max, step), or None."""
         value = self.options.get(option)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def fits(received: object, declared: object) -> bool:
+    """Whether the server lets an output of one type into an input of another; old combos have their lists as types."""
+    if received == declared or {"*", MATCH_TYPE} & {
+        kind for kind in (received, declared) if isinstance(kind, str)
+    }:
+        return True
+    if isinstance(received, list) and declared == "COMBO":
+        return True
+    if not isinstance(received, str) or not isinstance(declared, str):
+        return False
+    given, taken = ({part.strip() for part in kind.split(",")} for kind in (received, declared))
+    return "*" in given | taken or bool(given & taken)
 
 
 def read_spec(name: str, raw: object, required: bool) -> InputSpec | None:

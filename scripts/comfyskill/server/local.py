@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import _common
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
+from comfyskill.graph import nodes
 from comfyskill.server import transport
 from comfyskill.server.protocol import (
     Accepted,
@@ -45,6 +47,7 @@ USAGE = {"Comfy-Usage-Source": "comfyui-agent-skill"}
 # Routes that belong to a user on a server with --multi-user.
 USER_ROUTES = ("/userdata", "/settings", "/api/assets", "/api/tags")
 MOST_ASSETS = 500
+DIGEST = re.compile(r"blake3:[0-9a-f]{64}")
 PIECE = 1 << 20
 
 
@@ -86,7 +89,7 @@ class Local(Dialect):
 
     def _body(self, submission: Submission) -> Document:
         body: Document = {
-            "prompt": _with_meta(submission.graph),
+            "prompt": _with_meta(self._with_asset_files(submission.graph)),
             "prompt_id": submission.prompt_id,
         }
         if submission.client_id:
@@ -100,6 +103,19 @@ class Local(Dialect):
         if submission.targets is not None:
             body["partial_execution_targets"] = list(submission.targets)
         return body
+
+    def _with_asset_files(self, graph: Graph) -> Graph:
+        """The graph with file names instead of `blake3:` values, which editors write and loaders of 0.33 refuse."""
+        changed = dict(graph)
+        for node_id, node in nodes.each(graph):
+            named = {}
+            for name, value in nodes.inputs_of(node).items():
+                file = self._asset_file(value) if isinstance(value, str) and DIGEST.fullmatch(value) else None
+                if file is not None:
+                    named[name] = self.input_value(file)
+            if named:
+                changed[node_id] = {**node, "inputs": {**nodes.inputs_of(node), **named}}
+        return changed
 
     def find_submitted(self, submission: Submission) -> str | None:
         """The id is ours, so the job is there under it or not at all."""
@@ -204,9 +220,10 @@ class Local(Dialect):
 
     def known_input(self, path: Path) -> FileRef | None:
         """As everywhere, by the server's assets; None where they are off or the package blake3 is not installed."""
-        if not blake3_installed() or not self._has_assets():
-            return None
-        digest = content_digest(path)
+        return self._asset_file(content_digest(path)) if blake3_installed() and self._has_assets() else None
+
+    def _asset_file(self, digest: str) -> FileRef | None:
+        """The input file with the bytes of a `blake3:` digest; None when the server has none, or its assets are off."""
         try:
             self.head(f"api/assets/hash/{digest}")
             answer = self.get_json("api/assets", {"tags_all": "input", "limit": MOST_ASSETS}, attempts=1)
