@@ -261,7 +261,7 @@ def test_the_manifests_are_as_their_published_schemas_want_them() -> None:
     "script",
     sorted(path.name for path in SCRIPTS.glob("*.py") if path.name not in ("_common.py", "demo_server.py")),
 )
-def test_every_script_tells_its_version(script: str, tmp_path: Path) -> None:
+def test_every_script_prints_its_version(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / script), "--version"], cwd=tmp_path, capture_output=True, text=True
     )
