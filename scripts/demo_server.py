@@ -42,8 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--version",
-        choices=options.VERSIONS,
-        default="0.8.0",
+        choices=tuple(options.VERSIONS),
+        default="0.33",
         help="the server version to simulate (default: %(default)s)",
     )
     parser.add_argument(
@@ -52,6 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=0.02,
         metavar="SECONDS",
         help="time per sampler step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--preview-method",
+        choices=options.PREVIEW_METHODS,
+        default="none",
+        help="previews of samplers, unless a job asks for another method (default: %(default)s)",
     )
     parser.add_argument(
         "--models",
@@ -93,6 +99,7 @@ def read_options(args: argparse.Namespace) -> options.Options:
         host=args.host,
         port=args.port,
         version=args.version,
+        preview_method=args.preview_method,
         step_time=args.step_time,
         models=model_lists.read_models(args.models),
         definitions=read_definitions(args.definitions),

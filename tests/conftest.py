@@ -60,8 +60,8 @@ def demo_zygote() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def shared_demo() -> Iterator[Demo]:
-    """One demo server for the whole session: fast steps, no faults of its own. It is started as a shell does."""
-    server = Demo("--step-time", "0.005")
+    """One demo server for the whole session: fast steps, previews, no faults of its own. It is started as a shell does."""
+    server = Demo("--step-time", "0.005", "--preview-method", "latent2rgb")
     yield server
     server.stop()
 

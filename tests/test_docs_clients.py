@@ -15,7 +15,7 @@ import pytest
 
 from bundle import ROOT, Demo
 from docs_reading import fences
-from graphs import picture
+from graphs import job_id, picture
 
 CLIENTS = ROOT / "references" / "python-client.md"
 SOCKET_PAGE = (ROOT / "references" / "websocket.md").read_text(encoding="utf-8")
@@ -133,7 +133,9 @@ class Listener:
 
 def frames_of_a_run(demo: Demo, flags: bool = False) -> list[Any]:
     listener = Listener(demo.url, f"docs-{flags}", flags)
-    demo.post("/prompt", {"prompt": SAMPLED, "client_id": f"docs-{flags}", "prompt_id": f"docs-run-{flags}"})
+    demo.post(
+        "/prompt", {"prompt": SAMPLED, "client_id": f"docs-{flags}", "prompt_id": job_id(f"docs-run-{flags}")}
+    )
     listener.thread.join(timeout=60)
     assert not listener.thread.is_alive(), "the last frame of the page never came"
     listener.socket.close()

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,9 +18,11 @@ import pytest
 import graphs
 from bundle import Demo, Runner
 from comfyskill.batch import begin
-from comfyskill.batch.flags import PlanFlags
+from comfyskill.batch.flags import Request, ServerFlags
+from comfyskill.batch.flights import BatchOptions
 from comfyskill.editor import convert
 from comfyskill.run import prepare
+from comfyskill.run.job import Options
 from comfyskill.server import local
 from comfyskill.server import socket as server_socket
 from editor_files import DEFINITIONS, File
@@ -288,7 +291,8 @@ def test_a_socket_whose_first_message_fails_is_closed(monkeypatch: pytest.Monkey
 def test_counting_seeds_leaves_the_settings_as_they_were() -> None:
     settings = MappingProxyType({"seed": "7", "steps": "3"})
     wishes = prepare.Wishes(settings=settings)
-    axes, left = begin.count_axis(PlanFlags(runs=2), graphs.sleeper(0.1, seed=1), [], wishes)
+    request = Request(None, False, [], wishes, ServerFlags(), BatchOptions(Path(), Options(Path())), runs=2)
+    axes, left = begin.count_axis(request, graphs.sleeper(0.1, seed=1))
     assert dict(settings) == {"seed": "7", "steps": "3"}
     assert dict(left.settings) == {"steps": "3"}
     assert [axes[0].at(step)["seed"] for step in range(2)] == [7, 8]

@@ -102,7 +102,7 @@ def test_nohup_is_respected(run: Runner, demo: Demo, graph_file: Any) -> None:
     def ignore_hangup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    ours = "nohup-job"
+    ours = graphs.job_id("nohup-job")
     process = run.start(
         "run_workflow.py", graph_file(graphs.sleeper(1)), "--host", demo.url, "--prompt-id", ours,
         "--output-dir", "out", preexec_fn=ignore_hangup,
@@ -122,16 +122,16 @@ def test_the_time_limit_holds_when_the_server_never_answers(
     demo = new_demo()
     started = time.monotonic()
     process = run.start(
-        "run_workflow.py", graph_file(graphs.sleeper(60)), "--host", demo.url, "--prompt-id", "stuck", ws,
+        "run_workflow.py", graph_file(graphs.sleeper(60)), "--host", demo.url, "--prompt-id", graphs.job_id("stuck"), ws,
         "--output-dir", "out", "--timeout", "3",
     )  # fmt: skip
-    in_queue(demo, "stuck")
+    in_queue(demo, graphs.job_id("stuck"))
     demo.fault(
         *(f"hang:route={route},method=GET" for route in ("/history/*", "/queue", "/api/jobs/*", "/jobs/*"))
     )
     out, err = process.communicate(timeout=60)
     assert process.returncode == 5, err
-    assert json.loads(out)["prompt_id"] == "stuck"
+    assert json.loads(out)["prompt_id"] == graphs.job_id("stuck")
     assert time.monotonic() - started < 25
 
 

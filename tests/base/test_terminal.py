@@ -68,7 +68,7 @@ def test_a_run_shows_its_steps_in_place(run: Runner, demo: Demo, graph_file: Any
 
 
 def test_the_monitor_redraws_a_block_and_leaves_the_end(run: Runner, demo: Demo) -> None:
-    prompt_id = f"ours-{time.time_ns()}"
+    prompt_id = graphs.job_id(f"ours-{time.time_ns()}")
     demo.post("/prompt", {"prompt": graphs.sleeper(6), "prompt_id": prompt_id, "client_id": "other"})
     in_queue(demo, prompt_id)
     document, shown = on_terminal(run, "ws_monitor.py", prompt_id, "--host", demo.url)

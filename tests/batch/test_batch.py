@@ -262,7 +262,7 @@ def test_what_cannot_pass_is_not_tried_again(run: Runner, demo: Demo, graph_file
 def test_a_run_that_takes_too_long_is_cancelled(run: Runner, demo: Demo, graph_file: Any) -> None:
     ran = run(
         "run_batch.py", graph_file(graphs.sleeper(0.05, 90, seed=1)), "--host", demo.url, "--output-dir", "out",
-        "--sweep", "seconds=0.05,90,0.06", "--run-timeout", 5,
+        "--sweep", "seconds=0.05,90,0.06", "--run-timeout", 3,
     )  # fmt: skip
     assert ran.code == 1
     assert [row["status"] for row in rows_of(run.folder / "out")] == ["success", "timed_out", "success"]

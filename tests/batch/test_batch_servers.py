@@ -157,14 +157,13 @@ def test_a_server_without_the_model_takes_no_part(run: Runner, new_demo: Any, gr
 
 def test_a_crawling_server_loses_its_waiting_runs(run: Runner, new_demo: Any, graph_file: Any) -> None:
     slow, quick = new_demo(), new_demo()
-    slow.fault("slow-start:ms=8000")
-    began = time.monotonic()
+    slow.fault("slow-start:ms=4000")
     ran = run(
         "run_batch.py", graph_file(graphs.sleeper(0.1, 2, seed=100)), "--host", slow.url, "--host", quick.url,
         "--output-dir", "out", "--count", 14, "--no-report",
     )  # fmt: skip
     assert ran.code == 0, ran.out
-    assert time.monotonic() - began < 30, "its share would have taken a minute"
+    assert len(finished(slow)) <= 3, "its share would have been seven"
     assert finished(slow, quick) == Counter(range(100, 114))
 
 
@@ -190,8 +189,8 @@ def test_a_server_that_comes_back_runs_nothing_a_second_time(
 ) -> None:
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(0.5, 2, seed=100)), "--host", one.url, "--host", two.url,
-        "--output-dir", "out", "--count", 30, "--reconnect-time", 1, "--no-report",
+        "run_batch.py", graph_file(graphs.sleeper(0.4, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "--output-dir", "out", "--count", 24, "--reconnect-time", 1, "--no-report",
     )  # fmt: skip
     wait_for(downloaded(run, 1))
     one.process.send_signal(signal.SIGSTOP)  # it keeps its queue, and says nothing
@@ -202,12 +201,12 @@ def test_a_server_that_comes_back_runs_nothing_a_second_time(
         one.process.send_signal(signal.SIGCONT)
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
-    assert json.loads(out)["succeeded"] == 30
+    assert json.loads(out)["succeeded"] == 24
     queue = one.get("/queue")
     assert queue["queue_running"] == [] and queue["queue_pending"] == []
     ended = finished(one, two)
-    assert '"event":"moved"' in path.read_text() and set(ended) == set(range(100, 130))
-    assert sum(ended.values()) <= 31, "only the one that was running may have ended here as well"
+    assert '"event":"moved"' in path.read_text() and set(ended) == set(range(100, 124))
+    assert sum(ended.values()) <= 25, "only the one that was running may have ended here as well"
 
 
 def moved_away(folder: Path, server: Demo) -> set[str]:
@@ -228,7 +227,7 @@ def test_a_later_session_cancels_what_was_moved_off_a_silent_server(
 ) -> None:
     """The first session ends while one server says nothing; that one wakes up with our runs in its queue."""
     one, two = new_demo(), new_demo()
-    workflow = graph_file(graphs.sleeper(2.0, 2, seed=100))
+    workflow = graph_file(graphs.sleeper(1.0, 2, seed=100))
     process = run.start(
         "run_batch.py", workflow, "--host", one.url, "--host", two.url, "--output-dir", "out", "--count", 7,
         "--reconnect-time", 1, "--no-report",
@@ -288,7 +287,7 @@ def test_a_killed_batch_follows_moved_runs_where_they_still_are(
     """Runs that were moved but not yet submitted elsewhere are taken up again on the server that has them."""
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(1.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "run_batch.py", graph_file(graphs.sleeper(0.6, 2, seed=100)), "--host", one.url, "--host", two.url,
         "--output-dir", "out", "--count", 14, "--reconnect-time", 1, "--no-report",
     )  # fmt: skip
     wait_for(lambda: len(queued(one)) >= 4)
@@ -313,12 +312,12 @@ def test_a_run_that_ends_on_a_server_while_it_is_out_of_reach_is_taken_from_ther
     """The executing run is the last one that others take over; a run that both executed is counted."""
     one, two = new_demo(), new_demo()
     process = run.start(
-        "run_batch.py", graph_file(graphs.sleeper(2.0, 2, seed=100)), "--host", one.url, "--host", two.url,
+        "run_batch.py", graph_file(graphs.sleeper(1.0, 2, seed=100)), "--host", one.url, "--host", two.url,
         "--output-dir", "out", "--count", 10, "--reconnect-time", 0.5, "--no-report",
     )  # fmt: skip
     wait_for(lambda: len(queued(one)) >= 4)
     (executing,) = one.get("/queue")["queue_running"]
-    one.fault("drop-socket:frames=1", "down:ms=4000")
+    one.fault("drop-socket:frames=1", "down:ms=2000")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out
     ended = finished(one, two)

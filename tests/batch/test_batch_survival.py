@@ -17,17 +17,9 @@ import pytest
 
 import graphs
 from bundle import Demo, Runner
+from queues import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tested on POSIX")
-
-
-def wait_for(condition: Any, seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come true in time")
 
 
 def submitted(demo: Demo) -> list[dict[str, Any]]:
@@ -278,7 +270,7 @@ def test_an_interruption_while_the_pages_are_made_leaves_the_report_of_the_runs(
 
 
 def test_sigterm_answers_at_once_and_leaves_the_jobs(run: Runner, demo: Demo, graph_file: Any) -> None:
-    process = begin(run, demo, graph_file, 6, nap=1.0)
+    process = begin(run, demo, graph_file, 6, nap=0.8)
     wait_for(done(run, 1))
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -411,7 +403,9 @@ def test_a_resume_from_another_folder_finds_the_input_files(
     line["plan"]["key"] = str(uuid.uuid4())  # so that the server's first run is not found again
     path.write_text(json.dumps(line) + "\n")
     (run.folder / "elsewhere").mkdir()
-    resumed = Runner(run.folder / "elsewhere")("run_batch.py", "--resume", run.folder / "out", "--no-report")
+    resumed = Runner(run.folder / "elsewhere", run.zygote)(
+        "run_batch.py", "--resume", run.folder / "out", "--no-report"
+    )
     assert (resumed.code, resumed.json["files"]) == (0, 1), resumed.out
 
 

@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_batch_survival import begin, done, submitted, wait_for
+from test_batch_survival import begin, done, submitted
 
 import graphs
 from bundle import SCRIPTS, Demo, Ran, Runner
+from queues import wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and signals are tested on POSIX")
 PRECIOUS = b"precious data of the user"
@@ -218,10 +219,10 @@ def test_a_batch_begun_anew_in_a_removed_folder_stays_alone(run: Runner, demo: D
     first = sleepy(run, demo, graph_file, 4, 300)
     wait_for(lambda: queue_of(demo) == 4)
     shutil.rmtree(run.folder / "out")
-    second = sleepy(run, demo, graph_file, 4, 2)
+    second = sleepy(run, demo, graph_file, 4, 1.2)
     out, _ = first.communicate(timeout=120)
     assert (first.returncode, json.loads(out)["code"]) == (1, "output_gone")
-    third = sleepy(run, demo, graph_file, 4, 2)
+    third = sleepy(run, demo, graph_file, 4, 1.2)
     out, _ = third.communicate(timeout=120)
     assert second.poll() is None, "the second must still be at work"
     assert (third.returncode, json.loads(out)["code"]) == (2, "locked")

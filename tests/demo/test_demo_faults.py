@@ -15,6 +15,7 @@ import websocket
 
 from bundle import EQUIPPED_DEMO
 from equipment import cloud, fault_list
+from graphs import job_id
 
 PICTURE = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 7}},
@@ -26,19 +27,20 @@ def connect(url: str, client_id: str = "a") -> websocket.WebSocket:
     return websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=60)
 
 
-def post(demo: Any, prompt_id: str, prompt: dict[str, Any] = PICTURE, **more: Any) -> requests.Response:
-    body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": "a"}
+def post(demo: Any, name: str, prompt: dict[str, Any] = PICTURE, **more: Any) -> requests.Response:
+    body = {"prompt": prompt, "prompt_id": job_id(name), "client_id": "a"}
     return requests.post(f"{demo.url}/prompt", json=body, timeout=60, **more)
 
 
-def finished(demo: Any, prompt_id: str, seconds: float = 60) -> dict[str, Any]:
+def finished(demo: Any, name: str, seconds: float = 60) -> dict[str, Any]:
+    prompt_id = job_id(name)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = demo.get(f"/history/{prompt_id}")
         if found:
             return found[prompt_id]
         time.sleep(0.01)
-    raise AssertionError(f"{prompt_id} did not end")
+    raise AssertionError(f"{name} did not end")
 
 
 def starts(demo: Any) -> list[str]:
@@ -71,7 +73,7 @@ def frames(socket: websocket.WebSocket, job: str) -> list[Any]:
             return found
         except (websocket.WebSocketConnectionClosedException, ConnectionError):
             return [*found, None]
-        if '"node": null' in str(found[-1]) and f'"prompt_id": "{job}"' in str(found[-1]):
+        if '"node": null' in str(found[-1]) and f'"prompt_id": "{job_id(job)}"' in str(found[-1]):
             socket.settimeout(0.2)
 
 
@@ -87,7 +89,7 @@ def test_submit_faults_differ_in_whether_the_job_runs(demo: Any, fault: str, ran
         assert fault in ("answer-lost", "close:route=/prompt")
     assert post(demo, "y").status_code == 200
     finished(demo, "y")
-    assert starts(demo) == (["x", "y"] if ran else ["y"])
+    assert starts(demo) == [job_id(name) for name in ("xy" if ran else "y")]
 
 
 def test_too_many_requests_says_when_to_come_back(demo: Any) -> None:
@@ -166,7 +168,7 @@ def test_401_from_the_first_execution_on(demo: Any) -> None:
     assert requests.get(f"{demo.url}/queue", timeout=60).status_code == 200
     assert post(demo, "x").status_code == 200
     until(lambda: status(f"{demo.url}/queue") == 401)
-    assert starts(demo) == ["x"]
+    assert starts(demo) == [job_id("x")]
 
 
 def test_down_drops_connections_for_a_while(demo: Any) -> None:
@@ -245,7 +247,7 @@ def test_reordered_frames_swap_and_none_is_lost(demo: Any) -> None:
     post(demo, "x")
     post(demo, "y")  # a frame waits for the next one, and the last of the first job comes with the second
     seen: list[Any] = []
-    while not ("execution_success" in str(seen[-1:]) and '"y"' in str(seen[-1:])):
+    while not ("execution_success" in str(seen[-1:]) and job_id("y") in str(seen[-1:])):
         seen.append(socket.recv())
     kinds = [json.loads(frame)["type"] for frame in seen if isinstance(frame, str)]
     assert kinds.index("progress_state") < kinds.index("execution_cached")
@@ -279,8 +281,8 @@ def test_stuck_node_can_be_interrupted(demo: Any) -> None:
     post(demo, "x")
     until(lambda: starts(demo))
     time.sleep(0.2)
-    assert demo.get("/history/x") == {}
-    demo.post("/interrupt", {"prompt_id": "x"})
+    assert demo.get(f"/history/{job_id('x')}") == {}
+    demo.post("/interrupt", {"prompt_id": job_id("x")})
     assert finished(demo, "x")["status"]["messages"][-1][0] == "execution_interrupted"
 
 
@@ -296,7 +298,7 @@ def test_a_reset_leaves_nothing_that_could_reach_the_next_client(demo: Any) -> N
     post(demo, "y")
     heard = [json.loads(frame) for frame in frames(new, "y") if isinstance(frame, str)]
     assert "execution_success" in [frame["type"] for frame in heard]
-    assert "x" not in [frame["data"].get("prompt_id") for frame in heard]
+    assert job_id("x") not in [frame["data"].get("prompt_id") for frame in heard]
 
 
 def test_late_history_lost_job_and_paused_queue(demo: Any) -> None:
@@ -305,16 +307,16 @@ def test_late_history_lost_job_and_paused_queue(demo: Any) -> None:
     post(demo, "late")
     while "execution_success" not in str(socket.recv()):
         pass
-    assert demo.get("/history/late") == {}
+    assert demo.get(f"/history/{job_id('late')}") == {}
     assert finished(demo, "late")
     demo.fault("job-lost")
     assert post(demo, "lost").status_code == 200
     until(lambda: demo.get("/queue") == {"queue_running": [], "queue_pending": []})
-    assert demo.get("/history/lost") == {}
+    assert demo.get(f"/history/{job_id('lost')}") == {}
     demo.fault("paused")
     post(demo, "waits")
     time.sleep(0.2)
-    assert [row[1] for row in demo.get("/queue")["queue_pending"]] == ["waits"]
+    assert [row[1] for row in demo.get("/queue")["queue_pending"]] == [job_id("waits")]
     demo.fault()
     assert finished(demo, "waits")
     socket.close()

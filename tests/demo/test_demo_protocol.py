@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +20,20 @@ import requests
 import websocket
 from PIL import Image
 
+from bundle import Demo
+
 DATA = Path(__file__).parent.parent / "data" / "demo"
-PAIRS = json.loads((DATA / "http_pairs.json").read_text(encoding="utf-8"))
-FRAMES = json.loads((DATA / "frames.json").read_text(encoding="utf-8"))
+VERSIONS = {"0.33": "_0.33", "0.8": ""}
+PAIRS = [
+    (version, pair)
+    for version, mark in VERSIONS.items()
+    for pair in json.loads((DATA / f"http_pairs{mark}.json").read_text(encoding="utf-8"))
+]
+FRAMES = [
+    (version, name, scenario)
+    for version, mark in VERSIONS.items()
+    for name, scenario in json.loads((DATA / f"frames{mark}.json").read_text(encoding="utf-8")).items()
+]
 SERVER = Path(__file__).resolve().parent.parent.parent / "scripts" / "demo_server.py"
 SMALL = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 1}},
@@ -76,8 +88,26 @@ def settled(value: Any, key: str = "") -> Any:
     return value
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=[pair["name"] for pair in PAIRS])
-def test_recorded_answer(demo: Any, pair: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def older_demo() -> Iterator[Demo]:
+    """A demo server that behaves as 0.8."""
+    server = Demo("--version", "0.8")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def demo_of(demo: Demo, older_demo: Demo) -> Callable[[str], Demo]:
+    """The demo server that behaves as a version, reset."""
+    older_demo.post("/demo/reset")
+    return {"0.33": demo, "0.8": older_demo}.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("version", "pair"), PAIRS, ids=[f"{version} {pair['name']}" for version, pair in PAIRS]
+)
+def test_recorded_answer(demo_of: Any, version: str, pair: dict[str, Any]) -> None:
+    demo = demo_of(version)
     address = urlsplit(demo.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     body = json.dumps(pair["json"]).encode() if "json" in pair else pair.get("text", "").encode()
@@ -162,9 +192,13 @@ def lines(frames: list[list[Any]]) -> tuple[list[Any], dict[str, list[Any]]]:
     return runs, nodes
 
 
-@pytest.mark.parametrize("name", sorted(FRAMES))
-def test_recorded_frames(demo: Any, name: str) -> None:
-    scenario = FRAMES[name]
+@pytest.mark.parametrize(
+    ("version", "scenario"),
+    [(version, scenario) for version, _, scenario in FRAMES],
+    ids=[f"{version} {name}" for version, name, _ in FRAMES],
+)
+def test_recorded_frames(demo_of: Any, version: str, scenario: dict[str, Any]) -> None:
+    demo = demo_of(version)
     sockets: dict[str, websocket.WebSocket] = {}
     seen: dict[str, list[list[Any]]] = {}
     posts = [step for step in scenario["steps"] if step[0] == "post"]
@@ -253,20 +287,19 @@ def test_interrupt_of_one_id_stops_only_that_run(demo: Any) -> None:
 
 
 def test_queue_order_delete_and_clear(demo: Any) -> None:
-    submit(demo, sleeper(), prompt_id="running")
-    running(demo, "running")
-    for name, more in (("a", {}), ("b", {"front": True}), ("c", {}), ("d", {})):
-        submit(demo, sleeper(0.01, 1, 7), prompt_id=name, **more)
-    demo.post("/queue", {"delete": ["c", "running", "unknown"]})
+    first = submit(demo, sleeper())
+    running(demo, first)
+    a, b, c, d = (submit(demo, sleeper(0.01, 1, 7), **more) for more in ({}, {"front": True}, {}, {}))
+    demo.post("/queue", {"delete": [c, first, "unknown"]})
     queue = demo.get("/queue")
-    assert [row[1] for row in queue["queue_running"]] == ["running"]
-    assert [row[1] for row in sorted(queue["queue_pending"], key=lambda row: row[0])] == ["b", "a", "d"]
+    assert [row[1] for row in queue["queue_running"]] == [first]
+    assert [row[1] for row in sorted(queue["queue_pending"], key=lambda row: row[0])] == [b, a, d]
     assert len(queue["queue_pending"][0]) == 5
     demo.post("/queue", {"clear": True})
     assert demo.get("/prompt")["exec_info"]["queue_remaining"] == 1
     demo.post("/interrupt", {})
-    finished(demo, "running")
-    assert list(demo.get("/history")) == ["running"]
+    finished(demo, first)
+    assert list(demo.get("/history")) == [first]
 
 
 def test_reconnect_in_mid_run_says_which_node_runs(demo: Any) -> None:
@@ -299,20 +332,11 @@ def test_second_socket_of_a_name_takes_over_and_goes_silent_when_the_first_leave
 
 
 def test_secrets_show_neither_in_queue_nor_in_history(demo: Any) -> None:
-    submit(demo, sleeper(3.0, 3), prompt_id="s", extra_data={"api_key_comfy_org": "canary-key"})
-    running(demo, "s")
+    job = submit(demo, sleeper(3.0, 3), extra_data={"api_key_comfy_org": "canary-key"})
+    running(demo, job)
     assert "canary-key" not in json.dumps(demo.get("/queue"))
-    finished(demo, "s")
-    assert "canary-key" not in json.dumps(demo.get("/history")) + json.dumps(demo.get("/api/jobs/s"))
-
-
-def test_older_version_shows_secrets_in_the_queue_and_has_no_jobs(new_demo: Any) -> None:
-    server = new_demo("--version", "0.3.64")
-    submit(server, sleeper(), prompt_id="s", extra_data={"api_key_comfy_org": "k"})
-    running(server, "s")
-    assert server.get("/queue")["queue_running"][0][3]["api_key_comfy_org"] == "k"
-    assert requests.get(f"{server.url}/api/jobs", timeout=60).status_code == 404
-    assert "ComfySwitchNode" not in server.get("/object_info")
+    finished(demo, job)
+    assert "canary-key" not in json.dumps(demo.get("/history")) + json.dumps(demo.get(f"/api/jobs/{job}"))
 
 
 def test_ranges_and_previews(demo: Any) -> None:

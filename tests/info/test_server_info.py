@@ -51,17 +51,24 @@ def test_features_are_found_out_by_asking(ask):
     assert told["paths"]["submit"].startswith("POST /prompt")
 
 
-@pytest.mark.parametrize(("version", "jobs"), [("0.8.0", True), ("0.3.64", False)])
-def test_an_older_server_has_no_jobs_api(run, new_demo, version, jobs):
+LACKS = ("status:route=/jobs*,code=404,body=empty", "status:route=/global_subgraphs,code=404,body=empty")
+
+
+@pytest.mark.parametrize(
+    ("version", "faults", "jobs", "cancel"),
+    [("0.33", (), True, "native"), ("0.8", (), True, "delete from"), ("0.8", LACKS, False, "delete from")],
+)
+def test_an_older_server_has_no_jobs_api(run, new_demo, version, faults, jobs, cancel):
     demo = new_demo("--version", version)
+    demo.fault(*faults)
     told = run("server_info.py", "features", "--host", demo.url).json
     assert told["jobs_api"] is jobs
     assert told["subgraphs"] is jobs
-    assert told["cancel_by_id"].startswith("delete from the queue")
+    assert told["cancel_by_id"].startswith(cancel)
 
 
-def test_what_an_older_server_lacks_is_said_plainly(run, new_demo):
-    demo = new_demo("--version", "0.3.64")
+def test_what_an_older_server_lacks_is_said_plainly(run, demo):
+    demo.fault(*LACKS)
     ran = run("server_info.py", "subgraphs", "--host", demo.url)
     assert (ran.code, ran.json["code"]) == (1, "not_offered")
     assert "does not offer subgraph blueprints" in ran.json["message"]

@@ -195,10 +195,10 @@ def test_the_monitor_does_not_disturb_the_submitter(run: Runner, demo: Demo, gra
         "--output-dir",
         "out",
         "--prompt-id",
-        "watched",
+        graphs.job_id("watched"),
     )
-    in_queue(demo, "watched")
-    monitor = run("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url, timeout=60)
+    in_queue(demo, graphs.job_id("watched"))
+    monitor = run("ws_monitor.py", "--prompt-id", graphs.job_id("watched"), "--host", demo.url, timeout=60)
     out, err = process.communicate(timeout=60)
     assert (monitor.code, process.returncode) == (0, 0), err
     assert "connection lost" not in err

@@ -120,7 +120,14 @@ def test_a_run_killed_while_downloading_leaves_no_file_under_its_name_and_resume
     workflow = graph_file({"1": {"class_type": "DemoBigFile", "inputs": inputs}})
     demo.fault("slow-body:route=/view,rate=4000000")
     process = run.start(
-        "run_workflow.py", workflow, "--host", demo.url, "--output-dir", "out", "--prompt-id", "big"
+        "run_workflow.py",
+        workflow,
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--prompt-id",
+        graphs.job_id("big"),
     )
     end = time.monotonic() + 60
     while time.monotonic() < end and not list((run.folder / "out").glob(".*.part")):
@@ -129,7 +136,9 @@ def test_a_run_killed_while_downloading_leaves_no_file_under_its_name_and_resume
     process.communicate()
     assert not list((run.folder / "out").glob("big*"))
     demo.fault()
-    again = run("run_workflow.py", "--resume", "big", "--host", demo.url, "--output-dir", "out")
+    again = run(
+        "run_workflow.py", "--resume", graphs.job_id("big"), "--host", demo.url, "--output-dir", "out"
+    )
     assert again.code == 0
     assert (run.folder / "out" / "big.bin").stat().st_size == 6 << 20
     assert not list((run.folder / "out").rglob("*.part"))

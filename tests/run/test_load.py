@@ -134,11 +134,14 @@ def test_five_monitors_and_a_run_do_not_disturb_each_other(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:
     demo = new_demo()
-    runner = run.start("run_workflow.py", graph_file(graphs.sleeper(4)), "--host", demo.url, "--output-dir", "out", "--prompt-id", "watched")  # fmt: skip
+    runner = run.start("run_workflow.py", graph_file(graphs.sleeper(4)), "--host", demo.url, "--output-dir", "out", "--prompt-id", graphs.job_id("watched"))  # fmt: skip
     end = time.monotonic() + 60
     while time.monotonic() < end and not demo.get("/queue")["queue_running"]:
         time.sleep(0.05)
-    monitors = [run.start("ws_monitor.py", "--prompt-id", "watched", "--host", demo.url) for _ in range(5)]
+    monitors = [
+        run.start("ws_monitor.py", "--prompt-id", graphs.job_id("watched"), "--host", demo.url)
+        for _ in range(5)
+    ]
     for process in [runner, *monitors]:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err

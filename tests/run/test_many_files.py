@@ -123,7 +123,8 @@ def by_run(forks: Forks, url: str, prompt_id: str) -> Finished:
 def test_a_job_of_very_many_files(forks: Forks, new_demo: Any, images: int, seconds: float) -> None:
     demo = new_demo("--step-time", "0.001")
     (forks.folder / "graph.json").write_text(json.dumps(many_files(images)))
-    ran = by_run(forks, demo.url, "many")
+    many = graphs.job_id("many")
+    ran = by_run(forks, demo.url, many)
     document = ran.json
     assert (ran.code, document["status"]) == (0, "success"), ran.out[:2000]
     assert sum(1 for _ in (forks.folder / "out").glob("*.png")) == images
@@ -135,8 +136,8 @@ def test_a_job_of_very_many_files(forks: Forks, new_demo: Any, images: int, seco
     assert len(json.loads(Path(document["receipt"]).read_text())["files"]) == images
     told = {
         words[0] + words[1]: forks(*words, "--host", demo.url, timeout=60)
-        for words in (["fetch_logs.py", "many"], ["fetch_logs.py", "--list"], ["manage_queue.py", "history"],
-                      ["ws_monitor.py", "--prompt-id", "many"])
+        for words in (["fetch_logs.py", many], ["fetch_logs.py", "--list"], ["manage_queue.py", "history"],
+                      ["ws_monitor.py", "--prompt-id", many])
     }  # fmt: skip
     print(f"{images} files in {ran.seconds:.0f} s with {ran.peak_mb:.0f} MB; "
           + ", ".join(f"{name} {item.seconds:.1f} s {item.peak_mb:.0f} MB" for name, item in told.items()))  # fmt: skip

@@ -304,7 +304,7 @@ def test_no_wait_that_is_stopped_at_the_submit_names_its_job(
     run: Runner, demo: Demo, graph_file: Any, number: int, code: int
 ) -> None:
     demo.fault("hang-after")
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     graph = graphs.sleeper(5)
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graph), "--no-wait")
     in_queue(demo, ours)
@@ -392,7 +392,7 @@ def test_a_chosen_prompt_id_is_used(run: Runner, any_server: str, graph_file: An
 
 
 def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(30)))
     in_queue(demo, ours)
     other = demo.post("/prompt", {"prompt": graphs.sleeper(0.2), "client_id": "other"})["prompt_id"]
@@ -409,7 +409,7 @@ def test_ctrl_c_cancels_our_job_and_no_other(run: Runner, demo: Demo, graph_file
 
 
 def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(30)))
     in_queue(demo, ours)
     demo.fault({"name": "delay", "route": "/queue", "ms": 20_000})
@@ -427,7 +427,7 @@ def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: D
 
 def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, graph_file: Any) -> None:
     running = occupy(demo, 90)
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.picture()))
     in_queue(demo, ours, running=False)
     process.send_signal(signal.SIGINT)
@@ -441,7 +441,7 @@ def test_ctrl_c_takes_a_waiting_job_out_of_the_queue(run: Runner, demo: Demo, gr
 
 
 def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(
         run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(1)), "--detach-on-interrupt"
     )
@@ -455,7 +455,7 @@ def test_detach_on_interrupt_leaves_the_job(run: Runner, demo: Demo, graph_file:
 
 
 def test_sigterm_leaves_the_job_and_prints_how_to_resume(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(90)))
     in_queue(demo, ours)
     started = time.monotonic()
@@ -506,7 +506,7 @@ def test_a_job_removed_by_someone_else_ends_the_wait(
     run: Runner, demo: Demo, graph_file: Any, follow: str
 ) -> None:
     occupy(demo, 90)
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.picture()), "--host", demo.url, follow
     )
@@ -531,7 +531,7 @@ def test_a_time_limit_says_when_nothing_was_seen_of_the_job(run: Runner, demo: D
 def test_a_job_interrupted_by_someone_else_is_cancelled_not_failed(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.sleeper(20)), "--host", demo.url
     )
@@ -545,7 +545,7 @@ def test_a_job_interrupted_by_someone_else_is_cancelled_not_failed(
 def test_a_restarted_server_means_lost(run: Runner, new_demo: Any, graph_file: Any) -> None:
     port = str(free_port())
     first = new_demo("--port", port)
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.sleeper(30)), "--host", first.url
     )
@@ -559,7 +559,7 @@ def test_a_restarted_server_means_lost(run: Runner, new_demo: Any, graph_file: A
 
 def test_a_server_that_stays_away_is_given_up(run: Runner, new_demo: Any, graph_file: Any) -> None:
     server = new_demo()
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = run.start(
         "run_workflow.py",
         "--prompt-id",
@@ -797,7 +797,7 @@ def test_a_server_without_the_mark_is_no_demo(run: Runner, demo: Demo, graph_fil
 
 
 def test_a_broken_output_pipe_is_quiet(run: Runner, demo: Demo, graph_file: Any) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = run.start(
         "run_workflow.py", "--prompt-id", ours, graph_file(graphs.sleeper(0.3)), "--host", demo.url
     )
@@ -845,7 +845,7 @@ def test_a_server_that_hangs_on_its_files_does_not_keep_who_is_told_to_stop(
 def test_only_fetches_no_other_output_from_an_older_servers_cache(
     run: Runner, new_demo: Any, graph_file: Any
 ) -> None:
-    url = new_demo("--version", "0.3.64").url
+    url = new_demo("--version", "0.8", "--fault", "all-cached").url
     workflow = graph_file(graphs.two_pictures())
     assert len(flow(run, url, workflow).json["outputs"]) == 2
     again = flow(run, url, workflow, "--only", "4")
@@ -868,7 +868,7 @@ def test_being_stopped_while_downloading_does_not_lose_the_job(
         }
     }
     for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, 5)):
-        ours = f"ours-{time.time_ns()}"
+        ours = graphs.job_id(f"ours-{time.time_ns()}")
         process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graph))
         wait_for(lambda: any(path.stat().st_size > 1_000_000 for path in run.folder.glob("out/.*.part")))
         process.send_signal(stop)
@@ -884,8 +884,12 @@ def test_a_taken_prompt_id_and_outputs_that_do_not_exist_are_misuse(
     run: Runner, demo: Demo, graph_file: Any
 ) -> None:
     workflow = graph_file(graphs.picture())
-    assert run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice").code == 0
-    again = run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", "twice", "--no-ws")
+    assert (
+        run("run_workflow.py", workflow, "--host", demo.url, "--prompt-id", graphs.job_id("twice")).code == 0
+    )
+    again = run(
+        "run_workflow.py", workflow, "--host", demo.url, "--prompt-id", graphs.job_id("twice"), "--no-ws"
+    )
     assert (again.code, again.json["code"]) == (2, "prompt_id_taken")
     for node in ("99", "1"):
         ran = run("run_workflow.py", workflow, "--host", demo.url, "--only", "2", "--only", node)
@@ -944,7 +948,7 @@ def test_a_mask_goes_to_its_picture_whichever_name_is_used(
 def test_ctrl_c_at_any_moment_leaves_no_job_behind(
     run: Runner, demo: Demo, graph_file: Any, delay: float
 ) -> None:
-    ours = f"ours-{time.time_ns()}"
+    ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60, steps=600)))
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
@@ -964,7 +968,7 @@ def test_ctrl_c_right_after_the_prompt_id_line_names_the_job(
 ) -> None:
     jobs = []
     for at in range(5):
-        ours = f"ours-{at}-{time.time_ns()}"
+        ours = graphs.job_id(f"ours-{at}-{time.time_ns()}")
         process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(60)))
         assert process.stderr is not None
         while ours not in process.stderr.readline():

@@ -106,6 +106,7 @@ class Runner:
     def __init__(self, folder: Path, zygote: Any = None) -> None:
         self.folder, self.zygote = folder, zygote
         self.started: list[subprocess.Popen[str]] = []
+        self.before = ""  # Python that a forked command runs first
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("COMFY")},
             "COMFYUI_SKILL_CACHE": str(folder / "cache"),
@@ -123,8 +124,12 @@ class Runner:
             "cwd": self.folder, "env": {**self.environment, **(env or {})}, "text": True,
             "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options,
         }  # fmt: skip
-        start = self.zygote.start if self.zygote and self.zygote.can_start(options) else subprocess.Popen
-        process: subprocess.Popen[str] = start(self.command(script, *words), **options)
+        command = self.command(script, *words)
+        process: subprocess.Popen[str]
+        if self.zygote and self.zygote.can_start(options):
+            process = self.zygote.start(command, before=self.before, **options)
+        else:
+            process = subprocess.Popen(command, **options)
         self.started.append(process)
         return process
 

@@ -62,7 +62,7 @@ class EquippedDemo(Demo):
         if not self.shape:
             return made
         options = self.options
-        return ManagedDefinitions(options.version, options.models, self.folders, options.definitions)
+        return ManagedDefinitions(options.newest, options.models, self.folders, options.definitions)
 
     def make_hub(self) -> FaultyHub:
         return FaultyHub(self.faults, self.info.features)

@@ -10,6 +10,11 @@ Graph = dict[str, Any]
 _colors = itertools.count(int(uuid.uuid4().int % 10_000_000))
 
 
+def job_id(name: str) -> str:
+    """An id that every server takes, the same for the same name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+
+
 def picture(color: int | None = None, prefix: str = "skilltest", size: int = 32) -> Graph:
     """One picture without a model; a fresh color each time unless one is given, so that it is not cached."""
     color = next(_colors) % 0xFFFFFF if color is None else color

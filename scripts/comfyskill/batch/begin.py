@@ -16,7 +16,7 @@ from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.batch import fetch, hosts, journal, recipe
 from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler
-from comfyskill.batch.flags import PlanFlags, Request
+from comfyskill.batch.flags import Request
 from comfyskill.batch.flights import BatchOptions
 from comfyskill.batch.recipe import Recipe
 from comfyskill.graph import facts as graph_facts
@@ -66,15 +66,15 @@ def naming_the_rest(document: Document) -> Document:
 
 def _begin(request: Request) -> tuple[Document, _Work | None]:
     """A new batch. Without work: a dry run."""
-    axes = _axes(request)
     if request.inventory:
         connected = hosts.Connected([server_facts.load(paths.expanded(request.inventory))], [])
     else:
         connected = hosts.connect(request.servers, partner_key=request.options.run.partner_key)
     workflow = str(request.workflow)
     source = read.read_for(workflow, connected.servers[0], allow_unsure=request.allow_unsure)
-    counted, wishes = count_axis(request.plan, source.graph, axes, request.wishes)
-    plan = batch_plan.Plan((*axes, *counted), str(uuid.uuid4()), request.plan.limit, request.plan.shuffled)
+    counted, wishes = count_axis(request, source.graph)
+    axes = (*request.axes, *counted)
+    plan = batch_plan.Plan(axes, str(uuid.uuid4()), request.limit, request.shuffled)
     made = Recipe(source, wishes, plan)
     ready, notes = fillers(made, connected.servers, dry_run=request.dry_run)
     notes = [*source.warnings, *notes]
@@ -91,7 +91,7 @@ def _begin(request: Request) -> tuple[Document, _Work | None]:
         line = _plan_line(work, workflow)
         with contextlib.closing(journal.Journal(folder / journal.NAME, fresh=True)) as lines:
             lines.write("plan", **line)
-            return _run(work, lines, journal.Recorded(line, 0), look=0), work
+            return _run(work, lines, journal.Recorded(line, 0), lost_lines=0), work
 
 
 def _resume(request: Request) -> tuple[Document, _Work]:
@@ -113,15 +113,15 @@ def _resume(request: Request) -> tuple[Document, _Work]:
         recorded = journal.read(folder)  # again, now that no other process writes
         hosts.recognise(recorded, [filler.server for filler in ready])
         file_names.remove_parts(folder, "run_*")
-        look = 0 if recorded.clean else LOST_LINES * len(ready)
+        lost_lines = 0 if recorded.clean else LOST_LINES * len(ready)
         with contextlib.closing(journal.Journal(folder / journal.NAME, keep=recorded.whole)) as lines:
-            return _run(work, lines, recorded, look=look), work
+            return _run(work, lines, recorded, lost_lines=lost_lines), work
 
 
-def _run(work: _Work, lines: journal.Journal, recorded: journal.Recorded, *, look: int) -> Document:
+def _run(work: _Work, lines: journal.Journal, recorded: journal.Recorded, *, lost_lines: int) -> Document:
     from comfyskill.batch import run
 
-    return run.run(work.recipe, work.ready, work.options, lines, recorded, look=look)
+    return run.run(work.recipe, work.ready, work.options, lines, recorded, lost_lines=lost_lines)
 
 
 @contextlib.contextmanager
@@ -152,48 +152,25 @@ def _refuse_changed(request: Request, recorded: journal.Recorded, made: Recipe, 
     made.refuse_changed(now)
 
 
-def _axes(request: Request) -> list[batch_plan.Axis]:
-    """The axes that the flags name, without --count."""
-    flags = request.plan
-    axes = [batch_plan.table(flags.table)] if flags.table else []
-    if flags.input_dir:
-        axes.append(batch_plan.files(flags.input_dir, flags.into, recursive=flags.recursive))
-    if flags.prompts:
-        axes.append(batch_plan.prompts(flags.prompts, flags.prompts_into))
-    axes += [*batch_plan.zipped(flags.zips), *batch_plan.sweeps(flags.sweeps)]
-    given = {**request.wishes.settings, **{name: path for name, path, _ in request.wishes.files}}
-    batch_plan.check_names(axes, given)
-    if not axes and not flags.runs:
-        raise Misuse(
-            "nothing to vary",
-            hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
-        )
-    return axes
-
-
-def count_axis(
-    flags: PlanFlags, graph: Graph, axes: Sequence[batch_plan.Axis], wishes: Wishes
-) -> tuple[list[batch_plan.Axis], Wishes]:
+def count_axis(request: Request, graph: Graph) -> tuple[list[batch_plan.Axis], Wishes]:
     """--count: seeds that count up, unless they are random, set elsewhere, or the workflow has none.
 
     Also the wishes, without the seed at which the counting starts.
     """
-    if not flags.runs:
+    runs, wishes, start = request.runs, request.wishes, request.seed_start
+    if not runs:
         return [], wishes
-    seeds = graph_facts.seeds_of(graph)
-    taken = any("seed" in name for axis in axes for name in axis.names)
-    start = flags.seed_start
     if start is None and "seed" in wishes.settings:
         given = str(wishes.settings["seed"])
         if not given.isdigit():
-            return [batch_plan.seeds(flags.runs, None)], wishes
+            return [batch_plan.seeds(runs, None)], wishes
         others = {name: value for name, value in wishes.settings.items() if name != "seed"}
-        return [batch_plan.seeds(flags.runs, int(given))], wishes._replace(settings=others)
-    if wishes.randomize_seed or taken:
-        start = None
-    elif start is None and seeds:
-        start = next(iter(seeds.values()))
-    return [batch_plan.seeds(flags.runs, start)], wishes
+        return [batch_plan.seeds(runs, int(given))], wishes._replace(settings=others)
+    if wishes.randomize_seed or any("seed" in name for axis in request.axes for name in axis.names):
+        return [batch_plan.seeds(runs, None)], wishes
+    if start is None:
+        start = next(iter(graph_facts.seeds_of(graph).values()), None)
+    return [batch_plan.seeds(runs, start)], wishes
 
 
 def _check_name(template: str | None, filler: Filler) -> None:

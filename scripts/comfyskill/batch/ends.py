@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from comfyskill.base import cli, foreign, safe_text
@@ -11,9 +12,9 @@ from comfyskill.base.cli import Document, SkillError
 from comfyskill.batch.fetch import Fetchers, Haul
 from comfyskill.batch.flights import MOST_LOST, Flight, ServerRuns, Todo
 from comfyskill.batch.scheduler import Batch
-from comfyskill.batch.times import Samples
-from comfyskill.run import collect, reports, result, verdict
+from comfyskill.run import collect, reports, result, times, verdict
 from comfyskill.server import refusals
+from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Graph, JobState
 
 # Failures that may not happen again; any other would only be repeated.
@@ -24,17 +25,16 @@ TRANSIENT = frozenset(
 
 
 class Ends:
-    """Decides how the runs of one server end. `samples` gets the times of runs that succeeded."""
+    """Decides how the runs of one server end, and keeps the times of those that succeeded."""
 
-    def __init__(
-        self, batch: Batch, here: ServerRuns, fetchers: Fetchers, samples: Samples, graph: Graph
-    ) -> None:
+    def __init__(self, batch: Batch, here: ServerRuns, fetchers: Fetchers, graph: Graph) -> None:
         self.batch = batch
         self.here = here
         self.server = here.server
         self.url = here.url
         self.fetchers = fetchers
-        self.samples = samples
+        self._graph = graph
+        self._seconds: dict[str, deque[float]] = {}  # by the graph's deciding values (see `times.weight`)
         self.through_socket = bool(result.socket_nodes(graph))  # this graph sends pictures through the socket
 
     def unfit(self, todo: Todo, error: SkillError) -> None:
@@ -100,8 +100,20 @@ class Ends:
             each = self.here.seconds_each
             self.here.seconds_each = seconds if each is None else 0.8 * each + 0.2 * seconds
             self.batch.took(seconds)
-            self.samples.note(flight.todo.run, flight.graph, seconds)
+            self._note_time(flight.graph, seconds)
         return seconds
+
+    def _note_time(self, graph: Graph, seconds: float) -> None:
+        weight = times.weight(graph)
+        if weight in self._seconds or len(self._seconds) < times.MOST_SETS:
+            self._seconds.setdefault(weight, deque(maxlen=times.MOST_TIMES)).append(seconds)
+
+    def remember_times(self) -> None:
+        """Keep the times of these runs for later estimates."""
+        host = times_host(self.server)
+        rows = [times.Times(host, weight, list(seconds)) for weight, seconds in self._seconds.items()]
+        if rows:
+            times.remember(self._graph, rows)
 
     def leave(self, todo: Todo, prompt_id: str, why: str) -> None:
         """End a run whose result is unknown: it may have been paid for, so it is not submitted again."""
@@ -189,6 +201,11 @@ class Ends:
 def _missed_pictures(flight: Flight, state: JobState) -> bool:
     """Whether a graph that sends pictures through the socket succeeded, but none arrived."""
     return not flight.pictures and not collect.files_of(state.outputs, previews=True)
+
+
+def times_host(server: Facts) -> str:
+    """The server's name in the memory of times; the demo servers of single calls share one."""
+    return "demo" if server.fleeting else server.url
 
 
 def failure_facts(error: SkillError) -> Document:

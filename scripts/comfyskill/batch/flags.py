@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from comfyskill.base import flags
+from comfyskill.base.cli import Misuse
 from comfyskill.run import flags as run_flags
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from comfyskill.batch.flights import BatchOptions
+    from comfyskill.batch.plan import Axis
     from comfyskill.run.prepare import Wishes
 
 MOST_RUNS = 10_000
@@ -29,23 +31,6 @@ PLAN_FLAGS = (
 NEED = {
     "--seed-start": "--count", "--prompts-into": "--prompts", "--into": "--input-dir", "--recursive": "--input-dir",
 }  # fmt: skip
-
-
-class PlanFlags(NamedTuple):
-    """What varies from run to run, as the flags give it."""
-
-    runs: int | None = None
-    seed_start: int | None = None
-    sweeps: Sequence[str] = ()
-    zips: Sequence[str] = ()
-    table: str | None = None
-    prompts: str | None = None
-    prompts_into: str = "prompt"
-    input_dir: str | None = None
-    into: str = "image"
-    recursive: bool = False
-    limit: int | None = None
-    shuffled: bool = False
 
 
 class ServerFlags(NamedTuple):
@@ -63,15 +48,20 @@ class ServerFlags(NamedTuple):
 class Request(NamedTuple):
     """What the command line asks for: a new batch of a workflow, or the rest of one (`resume`).
 
-    options: without the hosts that answer and the partner nodes, which are not known yet. pages: write them at the end.
+    axes: what varies, without the seeds of --count. options: without the hosts that answer and the partner nodes, which
+    are not known yet. pages: write them at the end.
     """
 
     workflow: str | None
     resume: bool
-    plan: PlanFlags
+    axes: Sequence[Axis]
     wishes: Wishes
     servers: ServerFlags
     options: BatchOptions
+    runs: int | None = None  # --count
+    seed_start: int | None = None
+    limit: int | None = None
+    shuffled: bool = False
     inventory: str | None = None
     dry_run: bool = False
     allow_unsure: bool = False
@@ -81,19 +71,47 @@ class Request(NamedTuple):
 
 
 def request(args: argparse.Namespace) -> Request:
-    """The values of a parsed command line. Raises SkillError (exit 2) for values that cannot be read."""
-    plan = PlanFlags(
-        args.count, args.seed_start, args.sweep, args.zip, args.table, args.prompts, args.prompts_into, args.input_dir,
-        args.into, args.recursive, args.limit, args.shuffle,
-    )  # fmt: skip
+    """The values of a parsed command line. Raises SkillError (exit 2) for values that cannot be used."""
+    wishes = run_flags.wishes(run_flags.ValueFlags.of(vars(args)))
     servers = ServerFlags(
         args.host or (), args.api, args.api_key, args.api_key_file, args.header, args.ca_bundle, args.insecure
     )
-    values = run_flags.ValueFlags.of(vars(args))
     return Request(
-        args.workflow, bool(args.resume), plan, run_flags.wishes(values), servers, _options(args), args.inventory,
-        args.dry_run, args.allow_unsure, args.yes_spend, args.max_runs, not args.no_report,
-    )  # fmt: skip
+        args.workflow,
+        bool(args.resume),
+        [] if args.resume else _axes(args, wishes),
+        wishes,
+        servers,
+        _options(args),
+        runs=args.count,
+        seed_start=args.seed_start,
+        limit=args.limit,
+        shuffled=args.shuffle,
+        inventory=args.inventory,
+        dry_run=args.dry_run,
+        allow_unsure=args.allow_unsure,
+        yes_spend=args.yes_spend,
+        max_runs=args.max_runs,
+        pages=not args.no_report,
+    )
+
+
+def _axes(args: argparse.Namespace, wishes: Wishes) -> list[Axis]:
+    from comfyskill.batch import plan
+
+    axes = [plan.table(args.table)] if args.table else []
+    if args.input_dir:
+        axes.append(plan.files(args.input_dir, args.into, recursive=args.recursive))
+    if args.prompts:
+        axes.append(plan.prompts(args.prompts, args.prompts_into))
+    axes += [*plan.zipped(args.zip), *plan.sweeps(args.sweep)]
+    plan.check_names(axes, [*wishes.settings, *(name for name, _, _ in wishes.files)])
+    if not axes and not args.count:
+        raise Misuse(
+            "nothing to vary",
+            hint="give --count N, --sweep, --zip, --table, --prompts or --input-dir; see --help",
+        )
+    return axes
 
 
 def _options(args: argparse.Namespace) -> BatchOptions:

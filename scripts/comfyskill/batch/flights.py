@@ -50,7 +50,7 @@ class Left(NamedTuple):
 class Todo(NamedTuple):
     """A run that waits for a server.
 
-    prompt_id: it was submitted before, and is looked up first, on `host`. look: it may have been submitted although the
+    prompt_id: it was submitted before, and is looked up first, on `host`. perhaps_sent: it may have been submitted although the
     journal lacks it. tried: failed attempts that were repeated. end: how it ended, when only its files are missing.
     """
 
@@ -62,7 +62,7 @@ class Todo(NamedTuple):
     lost: int = 0
     tried: int = 0
     freed: bool = False
-    look: bool = False
+    perhaps_sent: bool = False
     end: Document | None = None
     barred: frozenset[str] = frozenset()
     left: Left | None = None

@@ -40,10 +40,10 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._file: IO[str] = self._opened(folder)
-        self._told_apart = False  # whether this disk's file numbers are stable
+        self._numbers_stable = False  # whether this disk's file numbers are stable
         for _ in range(MOST_TRIES):
-            self._told_apart = self._is_still_there()
-            if self._told_apart:
+            self._numbers_stable = self._is_still_there()
+            if self._numbers_stable:
                 break
             # Its last owner removed the file before we locked it: that lock would exclude no other process.
             self._file.close()
@@ -79,18 +79,16 @@ class Lock:
         return not self._owner_lives() if taken is None else taken
 
     def _owner_lives(self) -> bool:
+        """Whether the process that the file names still runs; True when that cannot be found out."""
         self._file.seek(0)
-        words = self._file.read(200).split()
-        if (
-            len(words) < 4
-            or words[3] != socket.gethostname()
-            or not words[1].isdigit()
-            or not hasattr(os, "fork")
-        ):
-            # On Windows os.kill(pid, 0) would end the process.
-            return len(words) >= 4
+        owner = self._file.read(200).split()  # process NUMBER on HOST
+        if len(owner) < 4:
+            return False
+        # On Windows os.kill(pid, 0) would end the process.
+        if owner[3] != socket.gethostname() or not owner[1].isdigit() or not hasattr(os, "fork"):
+            return True
         try:
-            os.kill(int(words[1]), 0)
+            os.kill(int(owner[1]), 0)
         except ProcessLookupError:
             return False
         except OSError:
@@ -99,7 +97,7 @@ class Lock:
 
     def release(self) -> None:
         """Release the lock and remove its file."""
-        if self._told_apart and not self._is_still_there():
+        if self._numbers_stable and not self._is_still_there():
             # The folder was removed; a lock file that is there now belongs to a newer batch.
             self._file.close()
             return
@@ -129,7 +127,7 @@ class Journal:
             with safe_files.open_file(path, "r+b") as file:
                 file.truncate(keep)
         self._file = safe_files.open_file(path, "wb" if fresh else "ab")
-        self._told_apart = self._is_there()
+        self._numbers_stable = self._is_there()
         self._dirty = threading.Event()
         self._ended = threading.Event()
         self._closed = False
@@ -139,10 +137,10 @@ class Journal:
     def _is_there(self) -> bool:
         return os.path.samestat(os.fstat(self._file.fileno()), self.path.lstat())
 
-    def gone(self) -> bool:
+    def removed(self) -> bool:
         """Whether the file was removed or replaced since it was opened, so that writes are lost."""
         try:
-            return not self._is_there() and self._told_apart
+            return not self._is_there() and self._numbers_stable
         except (FileNotFoundError, NotADirectoryError):
             return True
         except (OSError, ValueError):
@@ -154,7 +152,7 @@ class Journal:
         with self._lock:
             if self._closed:
                 return
-            if self.gone():
+            if self.removed():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             self._file.write(line)
             self._file.flush()

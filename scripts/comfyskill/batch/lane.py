@@ -18,7 +18,6 @@ from comfyskill.batch.fetch import Fetchers
 from comfyskill.batch.fill import Filler
 from comfyskill.batch.flights import SHORT, Flight, ServerRuns, Todo
 from comfyskill.batch.scheduler import Batch
-from comfyskill.batch.times import Samples
 from comfyskill.graph import facts as graph_facts
 from comfyskill.run import jobs, result, submit
 from comfyskill.server import events, transport
@@ -36,6 +35,8 @@ BUSY_PAUSE = 2.0
 SECOND_LOOK = 1.0
 # Time limit of a submit that can be found again: its connection may be dead.
 SUBMIT_LIMIT = 20.0
+# How long one submit is repeated while the server is busy, before other work of this lane goes on.
+SUBMIT_PATIENCE = 5.0
 # How much longer to wait for a server that refuses (full queue, too many requests) than for one that is away.
 BUSY_FACTOR = 10
 OUTAGES = frozenset({"server_gone", "unreachable", "submit_unknown"})
@@ -50,9 +51,8 @@ class Lane(threading.Thread):
         self.server = server
         self.url = server.url
         self.here = ServerRuns(server)
-        self.samples = Samples(filler)
         self.fetchers = Fetchers(batch, server)
-        self.ends = Ends(batch, self.here, self.fetchers, self.samples, filler.prepared.graph)
+        self.ends = Ends(batch, self.here, self.fetchers, filler.prepared.graph)
         client_id = uuid.uuid5(uuid.UUID(batch.recipe.plan.key), f"client {self.url}").hex
         run = batch.options.run
         self.watcher = Watcher(server, client_id, use_socket=run.use_socket, patience=run.patience)
@@ -197,7 +197,7 @@ class Lane(threading.Thread):
                 self.ends.failed(flight, "timed_out", "timed_out", facts, None)
 
     def _top_up(self) -> None:
-        """Submit until enough runs are on the server, or none is left. Raises SkillError when the server is gone or refuses."""
+        """Submit until enough runs are on the server, or none is left. Raises SkillError when it is gone or refuses."""
         while len(self.here) < self._depth() and time.monotonic() >= self._pause_until:
             todo = self.batch.take(self.url)
             if todo is None:
@@ -268,7 +268,7 @@ class Lane(threading.Thread):
         """Whether the server has this run from an earlier session; then it is followed from here on."""
         prompt_id = todo.prompt_id
         if prompt_id is None:
-            if not (todo.look and self.server.own_ids):
+            if not (todo.perhaps_sent and self.server.own_ids):
                 return False
             prompt_id = self.batch.prompt_id(todo.run, todo.attempt)
         elif todo.host is not None and todo.host != self.url:
@@ -311,7 +311,7 @@ class Lane(threading.Thread):
             prompt_id=prompt_id,
             accepted=False,
             host=self.url,
-            look=False,
+            perhaps_sent=False,
             end=None,
             left=None,
         )
@@ -320,7 +320,7 @@ class Lane(threading.Thread):
         )
         self.here.submitting = prompt_id
         with transport.no_later_than(time.monotonic() + SUBMIT_LIMIT if self.server.own_ids else None):
-            accepted = self.server.submit(self._submission(flight, prompt_id), patience=5.0)
+            accepted = self.server.submit(self._submission(flight, prompt_id), patience=SUBMIT_PATIENCE)
         self._outage_since = self._refusing_since = None
         if accepted.prompt_id != prompt_id or accepted.node_errors or not self.server.own_ids:
             self.batch.journal.write("accepted", run=todo.run, prompt_id=accepted.prompt_id)
@@ -362,7 +362,7 @@ class Lane(threading.Thread):
             self.ends.failed(flight, error.code, "error", failure_facts(error), None)
 
     def _release(self, todo: Todo) -> None:
-        """Record that this run is on no server: --resume submits it without a look."""
+        """Record that this run is on no server: --resume submits it at once."""
         self.batch.journal.write("released", run=todo.run, attempt=todo.attempt)
 
     def _refused_for_now(self, error: SkillError) -> None:

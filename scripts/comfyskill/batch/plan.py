@@ -392,7 +392,7 @@ def seeds(count: int, start: int | None) -> Axis:
     return Axis("seeds", ("seed",), Steps(str(start), str(start + count - 1), "1"))
 
 
-def check_names(axes: Iterable[Axis], constants: Mapping[str, object]) -> None:
+def check_names(axes: Iterable[Axis], constants: Iterable[str]) -> None:
     """Raises SkillError when two flags would set one name."""
     seen = dict.fromkeys(constants, "--set or --args")
     for axis in axes:

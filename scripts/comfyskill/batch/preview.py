@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from comfyskill.base import safe_text
 from comfyskill.base.cli import Document, SkillError
-from comfyskill.batch import times
+from comfyskill.batch.ends import times_host
 from comfyskill.batch.fill import Filler
 from comfyskill.batch.plan import Plan
 from comfyskill.batch.recipe import Recipe
+from comfyskill.run import times
 
 MOST_SHOWN = 10
 # Finished jobs of a server's history that are read for their times.
@@ -97,7 +99,7 @@ def estimate(recipe: Recipe, ready: Sequence[Filler]) -> Document | None:
 def _from_same(ready: Sequence[Filler], rows: Sequence[times.Times]) -> float | None:
     """Average seconds per run, when a run like each of the plan's is known on at least one server."""
     known: dict[str, list[float]] = {}
-    hosts = {times.host_of(filler) for filler in ready}
+    hosts = {times_host(filler.server) for filler in ready}
     for row in rows:
         if row.host in hosts:
             known.setdefault(row.weight, []).append(_median(row.seconds))
@@ -108,26 +110,16 @@ def _from_same(ready: Sequence[Filler], rows: Sequence[times.Times]) -> float | 
     return total / sum(weights.values())
 
 
-def _weights(filler: Filler) -> dict[str, int]:
-    """How many of a sample of the plan's runs have which decisive values."""
-    plan, axes = filler.recipe.plan, times.decisive_axes(filler)
-    pace = max(plan.count // MOST_SAMPLED, 1)
-    counts: dict[tuple[int, ...], int] = {}
-    example: dict[tuple[int, ...], int] = {}
-    for run in range(0, plan.count, pace):
-        steps = plan.steps(run)
-        key = tuple(steps[axis] for axis in axes)
-        counts[key] = counts.get(key, 0) + 1
-        example.setdefault(key, run)
-    weights: dict[str, int] = {}
-    for key, run in example.items():
-        try:
-            graph = filler.try_values(plan.values(run), run).graph
-        except SkillError:
-            return {}  # a value that only another server accepts
-        heaviness = times.weight(filler, graph)
-        weights[heaviness] = weights.get(heaviness, 0) + counts[key]
-    return weights
+def _weights(filler: Filler) -> Counter[str]:
+    """How many of a sample of the plan's runs have which deciding values (see `times.weight`)."""
+    plan = filler.recipe.plan
+    try:
+        return Counter(
+            times.weight(filler.try_values(plan.values(run), run).graph)
+            for run in range(0, plan.count, max(plan.count // MOST_SAMPLED, 1))
+        )
+    except SkillError:
+        return Counter()  # a value that only another server accepts
 
 
 def _in_history(filler: Filler) -> list[times.Times]:
@@ -135,19 +127,19 @@ def _in_history(filler: Filler) -> list[times.Times]:
     server = filler.server.live
     if server is None:
         return []
-    wanted = times.shape(filler.prepared.graph)
+    wanted = times.form(filler.prepared.graph)
     found: dict[str, list[float]] = {}
     try:
         for job in server.list_jobs(MOST_JOBS):
             if job.phase != "done" or job.outcome != "success":
                 continue
             state = server.state(job.prompt_id)
-            if state.graph and state.started and state.ended and times.shape(state.graph) == wanted:
-                heaviness = times.weight(filler, state.graph)
+            if state.graph and state.started and state.ended and times.form(state.graph) == wanted:
+                heaviness = times.weight(state.graph)
                 found.setdefault(heaviness, []).append(max(state.ended - state.started, 0.0))
     except SkillError:
         pass  # this server gives no history; use what other sources know
-    host = times.host_of(filler)
+    host = times_host(filler.server)
     return [times.Times(host, weight, seconds) for weight, seconds in found.items()]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from comfyskill.base import cli, safe_text
 from comfyskill.batch.scheduler import Batch
-from comfyskill.batch.times import spoken
+from comfyskill.run.times import spoken
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -10,6 +10,7 @@ from comfyskill.base.cli import Document
 from comfyskill.base.programs import command
 from comfyskill.batch.flights import ServerRuns
 from comfyskill.batch.scheduler import Batch
+from comfyskill.run.verdict import SUCCESS, Verdict
 from comfyskill.server import protocol
 
 MOST_SHOWN = 20
@@ -157,13 +158,13 @@ def _report_not_cancelled(batch: Batch, document: Document) -> list[str]:
 
 
 def _verdict(batch: Batch) -> Document:
-    """status, and for all but a full success also code, message, hint, retryable, next."""
+    """The keys that the report begins with."""
     tally = batch.tally
     failed = tally.failed
     if batch.lost is not None:
-        return _unsuccessful("partial", batch.lost.code, batch.lost.message, hint=batch.lost.hint)
+        return Verdict("partial", batch.lost.code, batch.lost.message, batch.lost.hint or "").document()
     if batch.complete and not failed:
-        return {"status": "success"}
+        return SUCCESS.document()
     again = _resume_command(batch)
     hint = "--resume continues where it stopped"
     if failed:
@@ -172,41 +173,24 @@ def _verdict(batch: Batch) -> Document:
         done = tally.succeeded
         what = f"{safe_text.counted(done, 'run')} succeeded" if done else "no run had succeeded yet"
         message = f"interrupted by the user; {what}"
-        return _unsuccessful("cancelled", "interrupted", message, again, hint=hint, retryable=True)
+        return Verdict("cancelled", "interrupted", message, hint, True, [again]).document()
     if batch.failure is not None and not batch.complete:
         error = batch.failure
         code = error.code if error.code != "unreachable" else "server_gone"
         status = "refused" if batch.stopping == "refused" else "partial"
         fix = error.hint or "fix it, then continue with --resume"
-        stopped = f"stopped: {error.message}"
-        verdict = _unsuccessful(status, code, stopped, again, hint=fix, retryable=error.retryable)
-        return verdict | error.details
+        verdict = Verdict(status, code, f"stopped: {error.message}", fix, error.retryable, [again])
+        return verdict.document() | error.details
     if batch.stopping == "failed":
         message = "stopped at the first failure (--stop-on-error)"
-        return _unsuccessful("partial", "stopped_on_error", message, again, hint=hint)
+        return Verdict("partial", "stopped_on_error", message, hint, next=[again]).document()
     if tally.ends["rejected"] and tally.ends["rejected"] == tally.settled and not tally.earlier:
         # All rejected: after the first few the rest was not tried.
         first = tally.failures[0] if tally.failures else {}
         message = str(first.get("message") or "the server rejected every run")
         fix = first.get("hint") or "correct the workflow; scripts/validate_workflow.py shows what is wrong"
-        return _unsuccessful("rejected", "rejected", message, hint=fix)
+        return Verdict("rejected", "rejected", message, fix).document()
     if not batch.complete:
-        return _unsuccessful(
-            "partial", "unfinished", "not every run finished", again, hint=hint, retryable=True
-        )
+        return Verdict("partial", "unfinished", "not every run finished", hint, True, [again]).document()
     message = f"{failed} of {safe_text.counted(batch.recipe.plan.count, 'run')} did not succeed"
-    return _unsuccessful("partial", "runs_failed", message, f"{again} --retry-failed", hint=hint)
-
-
-def _unsuccessful(
-    status: str,
-    code: str,
-    message: str,
-    next_command: str | None = None,
-    *,
-    hint: str | None,
-    retryable: bool = False,
-) -> Document:
-    document: Document = {"status": status, "code": code, "message": message, "retryable": retryable}
-    document["hint"] = hint
-    return document | ({"next": [next_command]} if next_command else {})
+    return Verdict("partial", "runs_failed", message, hint, next=[f"{again} --retry-failed"]).document()

@@ -29,10 +29,10 @@ def run(
     journal: Journal,
     recorded: Recorded,
     *,
-    look: int = 0,
+    lost_lines: int = 0,
 ) -> Document:
     """Run what is left of a plan; the report, without the pages."""
-    batch = Batch(recipe, options, journal, recorded, look=look)
+    batch = Batch(recipe, options, journal, recorded, lost_lines=lost_lines)
     lanes = [Lane(batch, live, filler) for filler in ready if (live := filler.server.live) is not None]
     batch.servers = [lane.here for lane in lanes]
     progress = BatchProgress(batch, quiet=options.run.quiet)
@@ -65,7 +65,7 @@ def run(
     except OSError as error:
         batch.disk_failed(error)
     for lane in lanes:
-        lane.samples.remember()
+        lane.ends.remember_times()
     return report.report(batch, seconds)
 
 

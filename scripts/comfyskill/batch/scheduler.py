@@ -37,9 +37,9 @@ class Batch:
         journal: Journal,
         recorded: Recorded,
         *,
-        look: int = 0,
+        lost_lines: int = 0,
     ) -> None:
-        """`recorded`: what earlier sessions left. `look`: how many runs after the last recorded one may be on a
+        """recorded: what earlier sessions left. lost_lines: how many runs after the last recorded one may be on a
         server although the journal lacks them (a power cut)."""
         self.recipe = recipe
         self.options = options
@@ -61,7 +61,7 @@ class Batch:
         self._silent: set[str] = set()  # servers whose runs were moved because they did not answer
         self._left = {host: dict.fromkeys(ids) for host, ids in recorded.left.items()}
         self._sort(recorded.runs)
-        self._look_until = max(recorded.runs, default=-1) + look if look else -1
+        self._perhaps_sent = max(recorded.runs, default=-1) + lost_lines if lost_lines else -1
         self._fresh = self._unrecorded()
         self._out = 0  # runs taken and not yet ended or put back
         self.to_do = recipe.plan.count - self.tally.earlier
@@ -88,7 +88,7 @@ class Batch:
     def _unrecorded(self) -> Iterator[Todo]:
         for run in range(self.recipe.plan.count):
             if run not in self._known:
-                yield Todo(run, look=run <= self._look_until)
+                yield Todo(run, perhaps_sent=run <= self._perhaps_sent)
 
     def prompt_id(self, run: int, attempt: int) -> str:
         """The id of a run's attempt: the same in every session, so that a lost line does not lose the job."""
@@ -316,7 +316,7 @@ class Batch:
 
     def folder_lost(self) -> bool:
         """Whether the output folder was removed or replaced; then the batch stops and writes nothing more."""
-        if self.lost is None and self.journal.gone():
+        if self.lost is None and self.journal.removed():
             self.journal.close()
             self.lost = cli.SkillError(
                 f"the output folder {self.options.folder} was removed while the batch ran; its journal and the files in "

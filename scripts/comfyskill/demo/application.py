@@ -57,7 +57,7 @@ class Demo(Parts):
 
     def make_definitions(self) -> Definitions:
         options = self.options
-        return Definitions(options.version, options.models, self.folders, options.definitions)
+        return Definitions(options.newest, options.models, self.folders, options.definitions)
 
     def make_hub(self) -> Hub:
         return Hub(self.info.features)
@@ -72,14 +72,16 @@ class Demo(Parts):
         """All routes of this server."""
         if self.cloud is not None:
             return [*self.cloud.routes(), ("GET", "/ws", self.hub.serve)]
-        found = [*RunRoutes(self).routes(), *FileRoutes(self).routes(), *UserRoutes(self).routes()]
-        if self.options.modern:
-            found += JobRoutes(self).routes()
-        return [*self.info.routes(), *found, *with_api([("GET", "/ws", self.hub.serve)])]
+        topics = (RunRoutes(self), JobRoutes(self), FileRoutes(self), UserRoutes(self), self.info)
+        found = [route for topic in topics for route in topic.routes()]
+        return [*found, *with_api([("GET", "/ws", self.hub.serve)])]
 
     def middlewares(self) -> list[Middleware]:
         """What each request passes through, outermost first."""
-        return [self.cloud.guard] if self.cloud is not None else [answer_crashes, cache_hints, guard_origin]
+        if self.cloud is not None:
+            return [self.cloud.guard]
+        site = [guard_site] if self.options.newest else []
+        return [answer_crashes, cache_hints, *site, guard_origin]
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=self.options.max_upload, middlewares=self.middlewares())
@@ -130,6 +132,14 @@ async def guard_origin(request: web.Request, handler: Handler) -> web.StreamResp
         return web.Response(status=403)
     if request.method == "OPTIONS":
         return web.Response()
+    return await handler(request)
+
+
+@web.middleware
+async def guard_site(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a browser sends from another site, as 0.33 does."""
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return web.Response(status=403)
     return await handler(request)
 
 

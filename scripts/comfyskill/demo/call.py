@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from comfyskill.base.cli import Document
 from comfyskill.demo.definitions import NodeClass
 from comfyskill.demo.node_table import Implementation, Result, call_arguments
+from comfyskill.demo.options import PREVIEW_METHODS
 from comfyskill.demo.values import Blocked, Images, Latent
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ class Call:
         self.check_interrupt()
         await self.run.report_step(self.node_id, value, maximum, preview, form, size)
 
-    def watched(self) -> bool:
-        """Whether a client would see a preview."""
+    def wants_previews(self) -> bool:
+        """Whether the job (or else the server) asks for previews of samplers, and a client would see them."""
+        asked = self.extra_data.get("preview_method")
+        method = asked if asked in PREVIEW_METHODS else self.options.preview_method
         sockets = self.engine.hub.sockets
-        return self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
+        watched = self.run.client_id in sockets if self.run.client_id is not None else bool(sockets)
+        return watched and (method != "none" or self.options.cloud)
 
     def check_interrupt(self) -> None:
         """Raises Interrupted when the run must stop."""

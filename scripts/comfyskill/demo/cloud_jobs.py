@@ -109,10 +109,10 @@ class Jobs:
             return found
         if job.ended is not None:
             found["execution_end_time"] = int(job.ended * 1000)
-        count, preview = summary(job.entry.get("outputs", {}))
-        found["outputs_count"] = count
-        if preview is not None:
-            found["preview_output"] = preview
+        outputs = summary(job.entry.get("outputs", {}))
+        found["outputs_count"] = outputs.count
+        if outputs.best is not None:
+            found["preview_output"] = outputs.best
         error = self.error(job)
         if error is not None and state == "failed":
             found["execution_error"] = error

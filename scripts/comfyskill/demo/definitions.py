@@ -85,6 +85,7 @@ class NodeClass:
     outputs: tuple[str, ...]
     output_is_list: tuple[bool, ...]
     output_node: bool
+    intermediate: bool
     api_node: bool
     v3: bool
     hidden: tuple[str, ...]
@@ -95,14 +96,15 @@ class Definitions:
     """All classes that this server has. Choices of files and models are read again at each request."""
 
     def __init__(
-        self, version: str, models: Mapping[str, tuple[str, ...]], folders: Folders, extra: Mapping[str, Any]
+        self, newest: bool, models: Mapping[str, tuple[str, ...]], folders: Folders, extra: Mapping[str, Any]
     ) -> None:
-        self.modern = version == "0.8.0"
+        """`newest`: the classes of 0.33; else those of 0.8."""
+        self.newest = newest
         self.models = dict(models)
         self.folders = folders
         self.compact: dict[str, Document] = _read("definitions.json")
-        if version == "0.3.64":
-            older = _read("definitions_0.3.64.json")
+        if not newest:
+            older = _read("definitions_0.8.json")
             self.compact.update(older["changed"])
             for name in older["absent"]:
                 self.compact.pop(name, None)
@@ -126,7 +128,7 @@ class Definitions:
         if compact is None:
             return None
         inputs = {group: self._group(name, specs) for group, specs in compact["input"].items()}
-        return _expanded(name, compact, inputs)
+        return _expanded(name, compact, inputs, self.newest)
 
     def choices(self, class_name: str, input_name: str) -> list[Any] | None:
         """The current choices of an input that lists files or models, or None for all others."""
@@ -169,6 +171,7 @@ class Definitions:
                 bool(flag) for flag in entry.get("output_is_list") or [False] * len(entry["output"])
             ),
             output_node=bool(entry.get("output_node")),
+            intermediate=bool(entry.get("has_intermediate_output")),
             api_node=bool(entry.get("api_node")),
             v3=bool(self.compact.get(name, {}).get("v3")),
             hidden=tuple((entry["input"].get("hidden") or {}).keys()),
@@ -213,7 +216,8 @@ def _read(name: str) -> Document:
     return loaded
 
 
-def _expanded(name: str, compact: Mapping[str, Any], inputs: Document) -> Document:
+def _expanded(name: str, compact: Mapping[str, Any], inputs: Document, newest: bool) -> Document:
+    """A class's entry as /object_info shows it."""
     output = compact["output"]
     entry: Document = {
         "input": inputs,
@@ -236,12 +240,16 @@ def _expanded(name: str, compact: Mapping[str, Any], inputs: Document) -> Docume
     for flag in ("deprecated", "experimental", "api_node"):
         if compact.get(flag) or compact.get("v3"):
             entry[flag] = bool(compact.get(flag))
+    if newest:
+        entry["is_input_list"] = bool(compact.get("is_input_list"))
+        entry["has_intermediate_output"] = bool(compact.get("has_intermediate_output"))
+        entry["search_aliases"] = compact.get("search_aliases") or (None if compact.get("v3") else [])
+    if newest and compact.get("v3"):
+        entry |= {"dev_only": bool(compact.get("dev_only")), "price_badge": None, "essentials_category": None}
     return entry
 
 
-def model_folders(version: str, models: Mapping[str, tuple[str, ...]]) -> list[str]:
+def model_folders(newest: bool, models: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Folder kinds as `/models` lists them, those added by `--models` at the end."""
-    known = [
-        name for name in model_lists.FOLDERS if version == "0.8.0" or name not in model_lists.ONLY_MODERN
-    ]
+    known = [name for name in model_lists.FOLDERS if newest or name not in model_lists.SINCE_0_33]
     return known + [name for name in models if name not in model_lists.FOLDERS]

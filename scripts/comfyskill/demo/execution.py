@@ -15,7 +15,7 @@ from comfyskill.demo.graph import Graph, Order, is_link
 from comfyskill.demo.item import Kept, Outcome, now_ms
 from comfyskill.demo.node_table import Implementation, Interrupted, NodeFailure, Result, implementation
 from comfyskill.demo.progress import Progress
-from comfyskill.demo.validation import live_inputs
+from comfyskill.demo.validation import DYNAMIC_COMBO, live_inputs
 from comfyskill.demo.values import Blocked
 
 if TYPE_CHECKING:
@@ -119,8 +119,6 @@ class Execution:
         self.engine.keep_letters(self.item.prompt)
         cached = [node_id for node_id, signature in wanted.items() if signature in self.cache.kept]
         self.message("execution_cached", {"nodes": cached, "prompt_id": self.item.prompt_id})
-        if not self.engine.options.modern:
-            self._record_cached(wanted)
         order = Order(self.graph, lambda node_id: self._kept(node_id) is not None)
         order.add_all(self.item.outputs)
         turn = time.monotonic()
@@ -135,6 +133,7 @@ class Execution:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
         else:
+            self._show_intermediate(cached)
             self.message("execution_success", {"prompt_id": self.item.prompt_id})
         return self.outcome
 
@@ -199,8 +198,8 @@ class Execution:
     def _inputs(self, node_id: str, cls: NodeClass) -> dict[str, list[Any]]:
         """Input lists by name, without inputs that the class does not know."""
         inputs = self.graph.nodes[node_id].get("inputs", {})
-        known = {spec.name for spec in live_inputs(cls, inputs)}
-        dynamic = {s.name for s in cls.inputs.values() if s.type == "COMFY_DYNAMICCOMBO_V3"}
+        known = {spec.name for spec in live_inputs(cls, inputs, self.engine.options.newest)}
+        dynamic = {spec.name for spec in cls.inputs.values() if spec.type == DYNAMIC_COMBO}
         values: dict[str, list[Any]] = {}
         for name, value in inputs.items():
             if name not in known:
@@ -289,8 +288,8 @@ class Execution:
         self.send("executed", data)
 
     def _show_cached(self, node_id: str, kept: Kept) -> None:
-        # 0.8.0 records a cached node's output only when a client may be listening.
-        if self.client_id is not None:
+        # 0.8 records a cached node's output only when a client may be listening.
+        if self.client_id is not None or self.engine.options.newest:
             self._send_executed(node_id, kept.ui)
             if kept.ui is not None:
                 self._record_ui(node_id, kept.ui)
@@ -298,11 +297,14 @@ class Execution:
         self.progress.finish_cached(node_id, origin.display, origin.parent, origin.real)
         self.send_progress()
 
-    def _record_cached(self, wanted: Mapping[str, Any]) -> None:
-        # 0.3.64 lists the outputs of all cached nodes, even of those that were not asked for.
-        for node_id, signature in wanted.items():
-            kept = self.cache.kept.get(signature)
-            if kept is not None and kept.ui is not None:
+    def _show_intermediate(self, cached: list[str]) -> None:
+        """Send the outputs of cached nodes that show something on their way to an output (0.33), after all others."""
+        for node_id in cached:
+            kept = self._kept(node_id)
+            if kept is None or kept.ui is None or node_id in self.outcome.outputs:
+                continue
+            if self.graph.node_class(node_id).intermediate:
+                self._send_executed(node_id, kept.ui)
                 self._record_ui(node_id, kept.ui)
 
     # expansion

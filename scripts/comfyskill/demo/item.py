@@ -39,10 +39,9 @@ class Item:
     def __lt__(self, other: Item) -> bool:
         return (self.number, self.prompt_id) < (other.number, other.prompt_id)
 
-    def row(self, modern: bool) -> list[Any]:
+    def row(self) -> list[Any]:
         """The five elements of the protocol."""
-        extra = self.extra_data if modern else {**self.extra_data, **self.secrets}
-        return [self.number, self.prompt_id, self.prompt, extra, self.outputs]
+        return [self.number, self.prompt_id, self.prompt, self.extra_data, self.outputs]
 
 
 class Host(Protocol):

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from comfyskill.base.cli import Document
+from comfyskill.base.foreign import mappings
 from comfyskill.demo.item import Item
 from comfyskill.demo.validation import Unhandled
 
-PREVIEWABLE = ("images", "video", "audio", "3d", "gifs", "videos")
-MEDIA_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".gif",
-    ".mp4",
-    ".webm",
-    ".wav",
-    ".mp3",
-    ".flac",
-    ".opus",
-    ".glb",
-)
-
-
-def _created(job: Document) -> int:
-    return int(job.get("create_time") or 0)
-
-
-def _duration(job: Document) -> int:
-    return int(job.get("execution_end_time") or 0) - int(job.get("execution_start_time") or 0)
+PREVIEWABLE = ("images", "video", "audio", "3d")
+MESH_SUFFIXES = (".obj", ".fbx", ".gltf", ".glb", ".usdz")
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 def workflow_id(extra_data: Document) -> Any:
@@ -43,55 +26,73 @@ def workflow_id(extra_data: Document) -> Any:
     return info["workflow"].get("id")
 
 
-def waiting_job(item: Item, status: str) -> Document:
+def waiting_job(item: Item, status: str, newest: bool) -> Document:
+    """A job that waits or runs."""
     job = {
         "id": item.prompt_id,
         "status": status,
         "priority": item.number,
         "create_time": item.extra_data.get("create_time"),
         "outputs_count": 0,
+        "previewable_outputs_count": 0 if newest else None,
         "workflow_id": workflow_id(item.extra_data),
     }
     return {key: value for key, value in job.items() if value is not None}
 
 
-def finished_job(prompt_id: str, entry: Document) -> Document:
+def finished_job(prompt_id: str, entry: Document, newest: bool) -> Document:
+    """A job of the history. 0.8 calls an interrupted one `failed`."""
     number, _, _, extra_data, _ = entry["prompt"]
-    times = {name: data.get("timestamp") for name, data in entry["status"]["messages"]}
-    ends = ("execution_success", "execution_error", "execution_interrupted")
-    error = next((data for name, data in entry["status"]["messages"] if name == "execution_error"), None)
-    count, preview = summary(entry["outputs"])
+    messages = dict(entry["status"]["messages"])
+    status = "completed" if entry["status"]["status_str"] == "success" else "failed"
+    if newest and "execution_interrupted" in messages:
+        status = "cancelled"
+    found = summary(entry["outputs"])
     job = {
         "id": prompt_id,
-        "status": "completed" if entry["status"]["status_str"] == "success" else "failed",
+        "status": status,
         "priority": number,
         "create_time": extra_data.get("create_time"),
-        "execution_start_time": times.get("execution_start"),
-        "execution_end_time": next((times[name] for name in ends if name in times), None),
-        "execution_error": error,
-        "outputs_count": count,
-        "preview_output": preview,
+        "execution_start_time": messages.get("execution_start", {}).get("timestamp"),
+        "execution_end_time": next((messages[name]["timestamp"] for name in ENDS if name in messages), None),
+        "execution_error": messages.get("execution_error"),
+        "outputs_count": found.count,
+        "previewable_outputs_count": found.previewable if newest else None,
+        "preview_output": found.best or (found.text if newest else None),
         "workflow_id": workflow_id(extra_data),
     }
     return {key: value for key, value in job.items() if value is not None}
 
 
-def summary(outputs: Document) -> tuple[int, Document | None]:
-    """(number of outputs, the one to show): a stored file before a temporary one."""
-    count = 0
+@dataclass
+class Summary:
+    """How many files a job has, how many can be shown, the one to show: a stored file before a temporary one, else a text."""
+
+    count: int = 0
+    previewable: int = 0
     best: Document | None = None
+    text: Document | None = None
+
+
+def summary(outputs: Mapping[str, Document]) -> Summary:
+    """What the list of jobs says about a job's outputs. Texts do not count."""
+    found = Summary()
     for node_id, output in outputs.items():
         for media, items in output.items():
-            if media == "animated" or not isinstance(items, list):
-                continue
-            for item in items:
-                count += 1
-                if not isinstance(item, dict) or not _previewable(media, item):
+            if media == "text" and found.text is None and items:
+                found.text = {"content": items[0], "nodeId": node_id, "mediaType": media}
+            for item in mappings(items):
+                found.count += 1
+                if not _previewable(media, item):
                     continue
-                if best is None or (best.get("type") != "output" and item.get("type") == "output"):
-                    best = {**item, "nodeId": node_id, "mediaType": media}
-    return count, best
+                found.previewable += 1
+                if found.best is None or (
+                    found.best.get("type") != "output" and item.get("type") == "output"
+                ):
+                    found.best = {**item, "nodeId": node_id, "mediaType": media}
+    return found
 
 
-def _previewable(media: str, item: Document) -> bool:
-    return media in PREVIEWABLE or str(item.get("filename", "")).lower().endswith(MEDIA_SUFFIXES)
+def _previewable(media: str, item: Mapping[str, object]) -> bool:
+    form, name = str(item.get("format", "")), str(item.get("filename", "")).lower()
+    return media in PREVIEWABLE or form.startswith(("video/", "audio/")) or name.endswith(MESH_SUFFIXES)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-# Folder kinds in the order in which the real server lists them; the last four were not in 0.3.64 or are not for models.
+# Folder kinds in the order in which the real server lists them.
 FOLDERS = (
     "checkpoints",
     "configs",
@@ -24,13 +24,19 @@ FOLDERS = (
     "upscale_models",
     "latent_upscale_models",
     "custom_nodes",
+    "datasets",
     "hypernetworks",
     "photomaker",
     "classifiers",
     "model_patches",
     "audio_encoders",
+    "background_removal",
+    "frame_interpolation",
+    "geometry_estimation",
+    "optical_flow",
+    "detection",
 )
-ONLY_MODERN = frozenset({"latent_upscale_models"})
+SINCE_0_33 = frozenset({"datasets", *FOLDERS[-5:]})
 LEGACY_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 DATA = Path(__file__).parent / "data" / "models.json"

@@ -128,8 +128,9 @@ def feather(call: Call, mask: Images, left: int, top: int, right: int, bottom: i
         ):
             for step in range(min(size, frame.width if horizontal else frame.height)):
                 level = round(255 * (step + 1) / max(1, size))
-                # ComfyUI counts from the far side by -step, so its first step is the near edge.
-                spot = -step % (frame.width if horizontal else frame.height) if far else step
+                # 0.8 counts from the far side by -step, so its first step is the near edge.
+                behind = step + 1 if call.options.newest else step
+                spot = -behind % (frame.width if horizontal else frame.height) if far else step
                 box = (spot, 0, spot + 1, frame.height) if horizontal else (0, spot, frame.width, spot + 1)
                 ramp.paste(
                     ImageChops.multiply(

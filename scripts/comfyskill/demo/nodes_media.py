@@ -114,7 +114,7 @@ def vhs_load(call: Call, video: str, **_rest: object) -> tuple[Any, ...]:
 
 
 @node("SaveVideo", heavy=True)
-def save_video(call: Call, video: Clip, filename_prefix: str, format: str, codec: str) -> Result:
+def save_video(call: Call, video: Clip, filename_prefix: str, **_rest: object) -> Result:
     if not isinstance(video, Clip):
         raise NodeFailure(
             "AttributeError", f"'{type(video).__name__}' object has no attribute 'get_dimensions'"

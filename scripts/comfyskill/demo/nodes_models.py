@@ -102,7 +102,7 @@ async def sample(call: Call, latent: Latent, steps: int) -> None:
     for step in range(1, steps + 1):
         await call.wait(call.options.step_time)
         preview = None
-        if latent.kind in ("image", "video") and call.watched():
+        if latent.kind in ("image", "video") and call.wants_previews():
             preview = pictures.preview_of(f"{latent.recipe}/0", latent.width, latent.height, step / steps)
         await call.progress(step, steps, preview)
 

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from comfyskill.base.cli import Document
 from comfyskill.demo import containers
 from comfyskill.demo.call import Call
 from comfyskill.demo.node_table import NodeFailure, Result, node
-from comfyskill.demo.nodes_pictures import need_images
+from comfyskill.demo.nodes_pictures import crop, need_images
 from comfyskill.demo.values import Images, Latent, Mesh, recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def write_png(picture: Image, path: Path, metadata: Document, level: int) -> Non
     path.write_bytes(buffer.getvalue())
 
 
-def save_pictures(call: Call, images: object, kind: str, prefix: str, level: int) -> Result:
+def save_pictures(call: Call, images: object, kind: str, prefix: str, level: int) -> list[dict[str, str]]:
+    """The entries of pictures, saved one by one."""
     images = need_images(images, "images")
     folder, name, counter, subfolder = place(call, kind, prefix, images.width, images.height)
     saved = []
@@ -55,19 +57,40 @@ def save_pictures(call: Call, images: object, kind: str, prefix: str, level: int
         call.folders.took(folder, name, counter)
         saved.append(entry(file, subfolder, kind))
         counter += 1
-    return Result(ui={"images": saved})
+    return saved
+
+
+def save_temporary(call: Call, images: object, prefix: str = "ComfyUI") -> list[dict[str, str]]:
+    """The entries of pictures that are only shown."""
+    letters = call.engine.temp_letters(call.node_id, call.cls.name)
+    return save_pictures(call, images, "temp", f"{prefix}_temp_{letters}", 1)
 
 
 @node("SaveImage", heavy=True)
 def save_image(call: Call, images: object, filename_prefix: str = "ComfyUI") -> Result:
-    return save_pictures(call, images, "output", filename_prefix, 4)
+    return Result(ui={"images": save_pictures(call, images, "output", filename_prefix, 4)})
 
 
 @node("PreviewImage", "MaskPreview", heavy=True)
 def preview_image(call: Call, images: object = None, mask: object = None) -> Result:
-    letters = call.engine.temp_letters(call.node_id, call.cls.name)
-    pictures = images if images is not None else mask
-    return save_pictures(call, pictures, "temp", f"ComfyUI_temp_{letters}", 1)
+    return Result(ui={"images": save_temporary(call, images if images is not None else mask)})
+
+
+@node("ImageCropV2")
+def crop_and_show(call: Call, image: Images, crop_region: Mapping[str, int]) -> Result:
+    """The part of a picture, which the editor shows although the node is not an output."""
+    part = crop(call, image, *(crop_region[key] for key in ("width", "height", "x", "y")))
+    return Result((part,), ui={"images": save_temporary(call, part), "animated": [False]})
+
+
+@node("ImageCompare", heavy=True)
+def compare(call: Call, image_a: object = None, image_b: object = None, **_rest: object) -> Result:
+    sides = {"a": image_a, "b": image_b}
+    shown = {
+        f"{side}_images": save_temporary(call, images, f"comfy.compare.{side}") if images is not None else []
+        for side, images in sides.items()
+    }
+    return Result(ui=shown)
 
 
 # Never cached: the server keeps no copy that a second run could be answered with.

@@ -31,6 +31,11 @@ def concatenate(call: Call, string_a: str, string_b: str, delimiter: str) -> tup
     return (delimiter.join((string_a, string_b)),)
 
 
+@node("StringFormat")
+def format_text(call: Call, f_string: str, **values: object) -> tuple[str]:
+    return (f_string.format(**{name.removeprefix("values_"): value for name, value in values.items()}),)
+
+
 @node("StringSubstring")
 def substring(call: Call, string: str, start: int, end: int) -> tuple[str]:
     return (string[start:end],)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VERSIONS = ("0.8.0", "0.3.64")
+# What `--version` takes, and the version that the server then reports.
+VERSIONS = {"0.33": "0.33.0", "0.8": "0.8.0"}
+PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
 TIERS = ("free", "standard", "creator", "pro")
 
 
@@ -17,7 +19,8 @@ class Options:
 
     host: str = "127.0.0.1"
     port: int = 8188
-    version: str = "0.8.0"
+    version: str = "0.33"
+    preview_method: str = "none"
     cloud: bool = False
     tier: str = "standard"
     api_key: str | None = None
@@ -32,9 +35,9 @@ class Options:
     exit_with_parent: bool = False
 
     @property
-    def modern(self) -> bool:
-        """Whether the 0.8.0 behaviour applies (jobs API, hidden keys in the queue, create_time)."""
-        return self.version == "0.8.0"
+    def newest(self) -> bool:
+        """Whether the server behaves as 0.33; else as 0.8."""
+        return self.version == "0.33"
 
     @property
     def max_upload(self) -> int:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from comfyskill.demo.parts import Parts
 
-UNSAFE_TYPES = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+# Endings of files that a browser would run or render: 0.33 offers them as downloads only.
+ACTIVE_SUFFIXES = (".html", ".htm", ".xhtml", ".svg", ".xml", ".js", ".css")
+BINARY = "application/octet-stream"
 KNOWN_TYPES = {
     ".js": "application/javascript; charset=utf-8",
     ".webp": "image/webp",
@@ -40,8 +42,10 @@ KNOWN_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".txt": "text/plain",
-    ".html": "application/octet-stream",
-    ".css": "application/octet-stream",
+    ".html": BINARY,
+    ".htm": BINARY,
+    ".xhtml": BINARY,
+    ".css": BINARY,
 }
 
 
@@ -72,14 +76,10 @@ class FileRoutes:
             return await self._preview(path, query["preview"], query.get("channel", ""))
         if query.get("channel") in ("rgb", "a"):
             return await self._channel(path, query["channel"])
-        kind = (
-            KNOWN_TYPES.get(path.suffix.lower())
-            or mimetypes.guess_type(path.name)[0]
-            or "application/octet-stream"
-        )
-        if kind in UNSAFE_TYPES:
-            kind = "application/octet-stream"
+        kind = KNOWN_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or BINARY
         headers = {"Content-Disposition": f'filename="{path.name}"', "Content-Type": kind}
+        if self.demo.options.newest:
+            headers |= _safe_headers(path, request.headers.get("Sec-Fetch-Dest") == "image")
         return web.FileResponse(path, headers=headers)
 
     def find(self, query: Any) -> tuple[Path | None, int]:
@@ -186,6 +186,18 @@ class FileRoutes:
             return None
         path = annotated(os.path.join(subfolder, name), self.folders, kind)  # noqa: PTH118
         return path if path is not None and path.is_file() else None
+
+
+def _safe_headers(path: Path, for_img: bool) -> dict[str, str]:
+    """Headers with which 0.33 keeps a browser from running a file; an SVG may be shown by an <img>."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    suffix = path.suffix.lower()
+    if suffix not in ACTIVE_SUFFIXES:
+        return headers
+    headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+    if suffix == ".svg" and for_img:
+        return headers
+    return {**headers, "Content-Disposition": f'attachment; filename="{path.name}"', "Content-Type": BINARY}
 
 
 def _joined(folder: Path, name: str) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 import platform
 import sys
 from pathlib import Path
@@ -13,15 +12,21 @@ from aiohttp import web
 
 from comfyskill.base.cli import Document
 from comfyskill.demo import definitions as defs
+from comfyskill.demo import replacements
 from comfyskill.demo.definitions import DATA
+from comfyskill.demo.options import VERSIONS
 from comfyskill.demo.routes import Route, empty, read_object, with_api
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
     from comfyskill.demo.parts import Parts
 
-FRONTEND = {"0.8.0": "1.35.9", "0.3.64": "1.27.10"}
-TEMPLATES = {"0.8.0": "0.7.67", "0.3.64": "0.1.95"}
+# By server version: the packages that it requires, and reports as installed.
+PACKAGES = {
+    "0.33": {"comfyui-frontend-package": "1.49.6", "comfyui-workflow-templates": "0.11.44"},
+    "0.8": {"comfyui-frontend-package": "1.35.9", "comfyui-workflow-templates": "0.7.67"},
+}
+MODEL_SUFFIXES = [".bin", ".ckpt", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".sft"]
 MEMORY = 16_000_000_000
 FREE = 12_000_000_000
 # Only this header distinguishes the demo server from a real one; every report then says so.
@@ -34,6 +39,7 @@ class InfoRoutes:
 
     def __init__(self, demo: Parts) -> None:
         self.demo = demo
+        self.newest = demo.options.newest
         self.templates = DATA / "templates"
 
     def routes(self) -> list[Route]:
@@ -50,14 +56,16 @@ class InfoRoutes:
                 ("GET", "/experiment/models", self.experiment_models),
                 ("GET", "/experiment/models/{folder}", self.experiment_models_of),
                 ("GET", "/view_metadata/{folder}", self.view_metadata),
+                ("GET", "/global_subgraphs", self.blueprints),
+                ("GET", "/global_subgraphs/{id}", self.blueprint),
                 ("GET", "/workflow_templates", self.nothing),
                 ("GET", "/i18n", self.nothing),
             ]
         )
-        if self.demo.options.modern:
-            found += with_api(
-                [("GET", "/global_subgraphs", self.nothing), ("GET", "/global_subgraphs/{id}", self.null)]
-            )
+        if self.newest:
+            found += with_api([("GET", "/node_replacements", self.node_replacements)])
+            paths = ("/assets", "/assets/hash/{hash}", "/assets/from-hash", "/tags")
+            found += [(method, f"/api{path}", self.no_assets) for path in paths for method in ("GET", "POST")]
         return found + [
             ("GET", "/", self.page),
             ("GET", "/internal/logs", self.logs),
@@ -74,29 +82,35 @@ class InfoRoutes:
         if options.max_upload_given:
             size = float(size)
         found: Document = {"supports_preview_metadata": True, "max_upload_size": size}
-        found["extension"] = dict(DEMO_MARK)
-        if options.modern:
-            found["extension"]["manager"] = {"supports_v4": True}
+        found["extension"] = {**DEMO_MARK, "manager": {"supports_v4": True}}
+        if self.newest:
+            found |= {"supports_model_type_tags": True, "node_replacements": True, "assets": False}
         return found
 
     def stats(self) -> Document:
-        version = self.demo.options.version
-        names = {"linux": "linux", "win32": "win32", "darwin": "darwin"}
-        system = names.get(sys.platform, sys.platform) if self.demo.options.modern else os.name
+        options = self.demo.options
+        packages = PACKAGES[options.version]
+        system = {
+            "os": sys.platform,
+            "ram_total": MEMORY,
+            "ram_free": FREE,
+            "comfyui_version": VERSIONS[options.version],
+            "required_frontend_version": packages["comfyui-frontend-package"],
+            "installed_templates_version": packages["comfyui-workflow-templates"],
+            "required_templates_version": packages["comfyui-workflow-templates"],
+            "python_version": f"{platform.python_version()} (demo server)",
+            "pytorch_version": "none (demo server)",
+            "embedded_python": False,
+            "argv": ["demo_server.py"],
+        }
+        if self.newest:
+            system["deploy_environment"] = "demo"
+            system["comfy_package_versions"] = [
+                {"name": name, "installed": version, "required": version}
+                for name, version in packages.items()
+            ]
         return {
-            "system": {
-                "os": system,
-                "ram_total": MEMORY,
-                "ram_free": FREE,
-                "comfyui_version": version,
-                "required_frontend_version": FRONTEND[version],
-                "installed_templates_version": TEMPLATES[version],
-                "required_templates_version": TEMPLATES[version],
-                "python_version": f"{platform.python_version()} (demo server)",
-                "pytorch_version": "none (demo server)",
-                "embedded_python": False,
-                "argv": ["demo_server.py"],
-            },
+            "system": system,
             "devices": [
                 {
                     "name": "demo (no device: pictures are drawn, not generated)",
@@ -128,7 +142,7 @@ class InfoRoutes:
     # models
 
     def folders(self) -> list[str]:
-        return defs.model_folders(self.demo.options.version, self.demo.definitions.models)
+        return defs.model_folders(self.newest, self.demo.definitions.models)
 
     def files_of(self, folder: str) -> list[str] | None:
         """Names in a model folder; None for an unknown folder. Old folder names are unknown here."""
@@ -147,8 +161,9 @@ class InfoRoutes:
 
     async def experiment_models(self, _request: web.Request) -> web.Response:
         skipped = ("configs", "custom_nodes")
+        extensions = {"extensions": MODEL_SUFFIXES} if self.newest else {}
         found = [
-            {"name": name, "folders": [f"/demo/models/{name}"]}
+            {"name": name, "folders": [f"/demo/models/{name}"]} | extensions
             for name in self.folders()
             if name not in skipped
         ]
@@ -171,8 +186,24 @@ class InfoRoutes:
     async def nothing(self, _request: web.Request) -> web.Response:
         return web.json_response({})
 
-    async def null(self, _request: web.Request) -> web.Response:
-        return web.json_response(None)
+    async def node_replacements(self, _request: web.Request) -> web.Response:
+        return web.json_response(replacements.TABLE)
+
+    async def no_assets(self, _request: web.Request) -> web.Response:
+        message = "Assets system is disabled. Start the server with --enable-assets to use this feature."
+        error = {"code": "SERVICE_DISABLED", "message": message, "details": {}}
+        return web.json_response({"error": error}, status=503)
+
+    async def blueprints(self, _request: web.Request) -> web.Response:
+        found = _blueprints() if self.newest else {}
+        brief = {
+            name: {key: entry[key] for key in ("source", "name", "info")} for name, entry in found.items()
+        }
+        return web.json_response(brief)
+
+    async def blueprint(self, request: web.Request) -> web.Response:
+        found = _blueprints() if self.newest else {}
+        return web.json_response(found.get(request.match_info["id"]))
 
     async def page(self, _request: web.Request) -> web.Response:
         headers = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "0"}
@@ -203,7 +234,8 @@ class InfoRoutes:
         if not folder.is_dir():
             raise Unhandled("no such folder yet")
         found = [(entry.stat().st_mtime, entry.name) for entry in folder.iterdir() if entry.is_file()]
-        return web.json_response([name for _, name in sorted(found, reverse=True)])
+        mark = f" [{request.match_info['kind']}]" if self.newest else ""
+        return web.json_response([f"{name}{mark}" for _, name in sorted(found, reverse=True)])
 
     async def template(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -213,11 +245,17 @@ class InfoRoutes:
             return web.Response(status=404, text="404: Not Found")
         if not path.is_file():
             return web.Response(status=404, text="404: Not Found")
-        headers = {"Cache-Control": "no-cache"} if path.suffix == ".json" else {}
+        headers = (
+            {"Cache-Control": "no-store" if self.newest else "no-cache"} if path.suffix == ".json" else {}
+        )
         return web.FileResponse(path, headers=headers)
 
 
-def template_names() -> list[str]:
-    """Names of the templates that the demo server has."""
-    index = json.loads((DATA / "templates" / "index.json").read_text(encoding="utf-8"))
-    return [template["name"] for group in index for template in group["templates"]]
+def _blueprints() -> dict[str, Document]:
+    """The subgraphs that a 0.33 server offers to every workflow, by the id under which it lists them."""
+    found = {}
+    for path in sorted((DATA / "blueprints").glob("*.json")):
+        entry = {"source": "templates", "name": path.stem, "info": {"node_pack": "comfyui"}}
+        name = hashlib.sha256(f"templates/{path.name}".encode()).hexdigest()
+        found[name] = {**entry, "data": path.read_text(encoding="utf-8")}
+    return found

@@ -1,4 +1,4 @@
-"""`/api/jobs`: the newer view of queue and history (0.8.0 only)."""
+"""`/api/jobs`: the newer view of queue and history; with 0.33 also the routes that cancel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from comfyskill.base.cli import Document
-from comfyskill.demo.job_rows import _created, _duration, finished_job, waiting_job
-from comfyskill.demo.routes import Route
+from comfyskill.demo.job_rows import finished_job, waiting_job
+from comfyskill.demo.routes import Route, read_json
+from comfyskill.demo.routes_run import is_prompt_id
+from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
     from comfyskill.demo.parts import Parts
@@ -17,11 +19,12 @@ STATUSES = ("pending", "in_progress", "completed", "failed")
 
 
 class JobRoutes:
-    """Handlers that only read."""
+    """Handlers over the engine's queue and history."""
 
     def __init__(self, demo: Parts) -> None:
-        self.demo = demo
         self.engine = demo.engine
+        self.newest = demo.options.newest
+        self.statuses = (*STATUSES, "cancelled") if self.newest else STATUSES
 
     def routes(self) -> list[Route]:
         found: list[Route] = []
@@ -29,17 +32,24 @@ class JobRoutes:
         for prefix in ("/api", "/api/api"):
             found.append(("GET", f"{prefix}/jobs", self.get_jobs))
             found.append(("GET", f"{prefix}/jobs/{{job_id}}", self.get_job))
+            if self.newest:
+                found.append(("POST", f"{prefix}/jobs/cancel", self.cancel_many))
+                found.append(("POST", f"{prefix}/jobs/{{job_id}}/cancel", self.cancel))
         return found
 
     def all_jobs(self) -> list[Document]:
-        waiting = [waiting_job(item, "in_progress") for item in self.engine.running.values()]
-        waiting += [waiting_job(item, "pending") for item in self.engine.pending]
-        return waiting + [finished_job(prompt_id, entry) for prompt_id, entry in self.engine.history.items()]
+        """The jobs that run, wait and have ended, in this order."""
+        newest = self.newest
+        waiting = [waiting_job(item, "in_progress", newest) for item in self.engine.running.values()]
+        waiting += [waiting_job(item, "pending", newest) for item in self.engine.pending]
+        return waiting + [
+            finished_job(job_id, entry, newest) for job_id, entry in self.engine.history.items()
+        ]
 
     async def get_jobs(self, request: web.Request) -> web.Response:
         query = request.rel_url.query
         try:
-            statuses = _statuses(query.get("status", ""))
+            statuses = self._statuses(query.get("status", ""))
             sort_by = _one_of(
                 query.get("sort_by", "created_at"), "sort_by", ("created_at", "execution_duration")
             )
@@ -73,26 +83,54 @@ class JobRoutes:
         """One job in full, or None."""
         for item in self.engine.running.values():
             if item.prompt_id == job_id:
-                return waiting_job(item, "in_progress")
+                return waiting_job(item, "in_progress", self.newest)
         for item in self.engine.pending:
             if item.prompt_id == job_id:
-                return waiting_job(item, "pending")
+                return waiting_job(item, "pending", self.newest)
         entry = self.engine.history.get(job_id)
         if entry is None:
             return None
-        job = finished_job(job_id, entry)
+        job = finished_job(job_id, entry, self.newest)
         job["outputs"] = entry["outputs"]
         job["execution_status"] = entry["status"]
         job["workflow"] = {"prompt": entry["prompt"][2], "extra_data": entry["prompt"][3]}
         return job
 
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Cancel one job. `cancelled` is false for an unknown id and for a job that has ended."""
+        return web.json_response({"cancelled": self.engine.cancel(request.match_info["job_id"])})
 
-def _statuses(text: str) -> list[str]:
-    wanted = [word.strip().lower() for word in text.split(",") if word.strip()]
-    wrong = [word for word in wanted if word not in STATUSES]
-    if wrong:
-        raise ValueError(f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(STATUSES)}")
-    return wanted or list(STATUSES)
+    async def cancel_many(self, request: web.Request) -> web.Response:
+        """Cancel jobs. `cancelled` is true if one of them was stopped; a malformed id stops none."""
+        try:
+            body = await read_json(request)
+        except Unhandled:
+            return web.json_response({"error": "Request body must be valid JSON"}, status=400)
+        ids = body.get("job_ids") if isinstance(body, dict) else None
+        if not isinstance(ids, list):
+            return web.json_response({"error": "job_ids must be a list"}, status=400)
+        invalid = [str(job_id) for job_id in ids if not is_prompt_id(job_id)]
+        if invalid:
+            error = "job_ids contains invalid id(s)"
+            return web.json_response({"error": error, "invalid_ids": invalid}, status=400)
+        stopped = [self.engine.cancel(job_id) for job_id in ids]
+        return web.json_response({"cancelled": any(stopped)})
+
+    def _statuses(self, text: str) -> tuple[str, ...]:
+        wanted = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+        wrong = [word for word in wanted if word not in self.statuses]
+        if wrong:
+            known = ", ".join(self.statuses)
+            raise ValueError(f"Invalid status value(s): {', '.join(wrong)}. Valid values: {known}")
+        return wanted or self.statuses
+
+
+def _created(job: Document) -> int:
+    return int(job.get("create_time") or 0)
+
+
+def _duration(job: Document) -> int:
+    return int(job.get("execution_end_time") or 0) - int(job.get("execution_start_time") or 0)
 
 
 def _one_of(value: str, name: str, allowed: tuple[str, ...]) -> str:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from comfyskill.base.cli import Document
+from comfyskill.base.foreign import mapping
 from comfyskill.demo.item import Item, now_ms
+from comfyskill.demo.replacements import replaced
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
-from comfyskill.demo.validation import Unhandled, check, no_prompt
+from comfyskill.demo.validation import Unhandled, check, no_prompt, top_error
 
 if TYPE_CHECKING:
     from comfyskill.demo.parts import Parts
 
+PROMPT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PROMPT_ID_RULE = "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one"
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
+
+
+def is_prompt_id(value: object) -> bool:
+    """Whether 0.33 takes this as the id of a job."""
+    return isinstance(value, str) and PROMPT_ID.fullmatch(value) is not None
 
 
 class RunRoutes:
@@ -64,11 +74,18 @@ class RunRoutes:
         prompt = body["prompt"]
         targets = body.get("partial_execution_targets")
         prompt_id = str(body["prompt_id"]) if "prompt_id" in body else str(uuid.uuid4())
+        if self.demo.options.newest:
+            if body.get("prompt_id") is None:
+                prompt_id = str(uuid.uuid4())
+            elif not is_prompt_id(body["prompt_id"]):
+                error = top_error("invalid_prompt_id", "prompt_id must be a valid UUID", PROMPT_ID_RULE)
+                return {"error": error, "node_errors": {}}, 400, None
+            prompt = replaced(prompt, self.demo.definitions)
         verdict = check(prompt, self.demo.definitions, self.demo.folders, targets)
         if verdict.error is not None:
             return {"error": verdict.error, "node_errors": verdict.node_errors}, 400, None
         extra, secrets = self._extra_data(body)
-        item = Item(number, prompt_id, prompt, extra, verdict.outputs, secrets)
+        item = Item(number, prompt_id, dict(mapping(prompt)), extra, verdict.outputs, secrets)
         return {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}, 200, item
 
     def _number(self, body: Any) -> float:
@@ -91,16 +108,13 @@ class RunRoutes:
             # The real server accepts this and dies of it.
             raise Unhandled("client_id is not a name")
         secrets = {key: str(extra.pop(key)) for key in SECRETS if key in extra}
-        if self.demo.options.modern:
-            extra["create_time"] = now_ms()
-        return extra, secrets
+        return {**extra, "create_time": now_ms()}, secrets
 
     async def get_queue(self, _request: web.Request) -> web.Response:
-        modern = self.demo.options.modern
         return web.json_response(
             {
-                "queue_running": [item.row(modern) for item in self.engine.running.values()],
-                "queue_pending": [item.row(modern) for item in self.engine.pending],
+                "queue_running": [item.row() for item in self.engine.running.values()],
+                "queue_pending": [item.row() for item in self.engine.pending],
             }
         )
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from comfyskill.base.cli import Document
 from comfyskill.demo.folders import OutsideFolder
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
+from comfyskill.demo.routes_files import ACTIVE_SUFFIXES, BINARY
 from comfyskill.demo.validation import Unhandled
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class UserRoutes:
         ]
         names = [path.relative_to(folder).as_posix() for path in found]
         if query.get("full_info", "").lower() == "true":
-            return web.json_response([_info(path, name) for path, name in zip(found, names, strict=True)])
+            return web.json_response(
+                [self._info(path, name) for path, name in zip(found, names, strict=True)]
+            )
         if query.get("split", "").lower() == "true":
             return web.json_response([[name, *name.split("/")] for name in names])
         return web.json_response(names)
@@ -117,7 +120,12 @@ class UserRoutes:
             return empty(403)
         if not path.exists():
             return empty(404)
-        return web.FileResponse(path)
+        if not self.demo.options.newest:
+            return web.FileResponse(path)
+        headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+        if path.suffix.lower() in ACTIVE_SUFFIXES:
+            headers["Content-Type"] = BINARY
+        return web.FileResponse(path, headers=headers)
 
     async def post_file(self, request: web.Request) -> web.Response:
         path = self._path(request.match_info["file"])
@@ -163,12 +171,14 @@ class UserRoutes:
 
     def _answer(self, path: Path, full: bool) -> Any:
         name = os.path.relpath(path, self.base).replace(os.sep, "/")
-        return _info(path, name) if full else name
+        return self._info(path, name) if full else name
 
-
-def _info(path: Path, name: str) -> Document:
-    found = path.stat()
-    return {"path": name, "size": found.st_size, "modified": found.st_mtime, "created": found.st_ctime}
+    def _info(self, path: Path, name: str) -> Document:
+        found = path.stat()
+        times: Document = {"modified": found.st_mtime, "created": found.st_ctime}
+        if self.demo.options.newest:
+            times = {key: int(seconds * 1000) for key, seconds in times.items()}
+        return {"path": name, "size": found.st_size, **times}
 
 
 def _entry(path: Path, base: Path) -> Document:

@@ -17,6 +17,7 @@ from comfyskill.demo.definitions import Definitions, Input, NodeClass, read_inpu
 from comfyskill.demo.folders import Folders
 from comfyskill.graph.specs import fits
 
+DYNAMIC_COMBO, AUTOGROW = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONGEST_LIST_SHOWN = 20
 # The real server follows chains of about two thousand nodes; each level is two calls here.
@@ -48,10 +49,8 @@ def no_prompt() -> Document:
 
 def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list[Any] | None) -> Verdict:
     """The result for a prompt in API format. Converts input values in place. Raises Unhandled."""
-    if not isinstance(prompt, (dict, list)):
+    if not isinstance(prompt, dict) and (definitions.newest or prompt != []):
         raise Unhandled("prompt is not an object")
-    if isinstance(prompt, list) and prompt:
-        raise Unhandled("prompt is a list")
     nodes: Document = dict(prompt) if isinstance(prompt, dict) else {}
     outputs: list[str] = []
     for node_id, node in nodes.items():
@@ -77,17 +76,31 @@ def _wanted(node_id: str, targets: Any) -> bool:
 
 def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> Document | None:
     where = f"Node ID '#{node_id}'"
-    if "class_type" not in node:
-        message = "Cannot execute because a node is missing the class_type property."
+    name = node.get("class_type")
+    if isinstance(name, str) and name in definitions:
+        return None
+    if not definitions.newest:
+        message = (
+            f"Cannot execute because node {name} does not exist."
+            if "class_type" in node
+            else "Cannot execute because a node is missing the class_type property."
+        )
         return top_error("invalid_prompt", message, where)
-    name = node["class_type"]
-    if not isinstance(name, str) or name not in definitions:
-        return top_error("invalid_prompt", f"Cannot execute because node {name} does not exist.", where)
-    return None
+    meta = node.get("_meta", {})
+    if not isinstance(meta, dict):
+        raise Unhandled("_meta is not an object")
+    title = meta.get("title", name)
+    message = (
+        f"Node '{title}' not found. The custom node may not be installed."
+        if "class_type" in node
+        else f"Node 'ID #{node_id}' has no class_type. The workflow may be corrupted or a custom node is missing."
+    )
+    extra = {"node_id": node_id, "class_type": name, "node_title": title}
+    return {**top_error("missing_node_type", message, where), "extra_info": extra}
 
 
 class _Cycle(Exception):
-    """The graph has a cycle."""
+    """The graph has a cycle, or is too deep."""
 
 
 class _Inner(Exception):
@@ -107,7 +120,8 @@ class _Pass:
         self.definitions = definitions
         self.folders = folders
         self.seen: dict[Any, tuple[bool, list[Document]]] = {}
-        self.path: set[Any] = set()
+        # The nodes from the output to the one that is looked at, in this order.
+        self.path: dict[Any, None] = {}
 
     def outputs(self, outputs: list[str]) -> Verdict:
         verdict = Verdict()
@@ -159,9 +173,11 @@ class _Pass:
         """(valid, reasons) of one node and all that feeds it. Raises _Inner, _Cycle."""
         if node_id in self.seen:
             return self.seen[node_id]
+        if node_id in self.path and self.definitions.newest:
+            return self._cycle(node_id)
         if node_id in self.path or len(self.path) > DEPTH:
             raise _Cycle
-        self.path.add(node_id)
+        self.path[node_id] = None
         node = self.nodes[node_id]
         if "inputs" not in node:
             raise _Inner("KeyError", "'inputs'")
@@ -171,23 +187,40 @@ class _Pass:
         errors: list[Document] = []
         received: Document = {}
         valid = True
-        for spec in live_inputs(cls, inputs):
+        for spec in live_inputs(cls, inputs, self.definitions.newest):
             if spec.name not in inputs:
-                if spec.required:
+                if spec.required and spec.type != DYNAMIC_COMBO:
                     errors.append(_missing(cls, spec.name))
                 continue
-            if isinstance(inputs[spec.name], list):
+            if spec.type == DYNAMIC_COMBO:
+                continue
+            if isinstance(inputs[spec.name], list) and not spec.options.get("multiselect"):
                 valid = self._link(spec, inputs[spec.name], errors) and valid
                 continue
-            problem = _value(spec, inputs, custom, self.definitions.modern)
+            problem = _value(spec, inputs, custom)
             if problem is not None:
                 errors.append(problem)
             else:
                 received[spec.name] = inputs[spec.name]
         if custom is not None:
             errors += _custom(custom, received, self.folders)
-        self.path.discard(node_id)
-        self.seen[node_id] = (valid and not errors, errors)
+        self.path.pop(node_id, None)
+        # A node of a cycle has its error already.
+        return self.seen.setdefault(node_id, (valid and not errors, errors))
+
+    def _cycle(self, node_id: str) -> tuple[bool, list[Document]]:
+        """Note the cycle that ends at this node at each of its nodes."""
+        path = list(self.path)
+        cycle = path[path.index(node_id) :]
+        shown = " -> ".join(f"{name} ({self.nodes[name]['class_type']})" for name in [*cycle, node_id])
+        for name in cycle:
+            reason = {
+                "type": "dependency_cycle",
+                "message": "Dependency cycle detected",
+                "details": shown,
+                "extra_info": {"node_id": name, "cycle_nodes": cycle},
+            }
+            self.seen[name] = (False, [reason])
         return self.seen[node_id]
 
     def _link(self, spec: Input, link: list[Any], errors: list[Document]) -> bool:
@@ -213,7 +246,7 @@ class _Pass:
                 {"type": "return_type_mismatch", "message": message, "details": details, "extra_info": extra}
             )
             return True
-        before = set(self.path)
+        before = dict(self.path)
         try:
             return self.node(link[0])[0]
         except _Inner as error:
@@ -247,40 +280,49 @@ class _Pass:
             raise _Inner(type(error).__name__, str(error)) from error
 
 
-def live_inputs(cls: NodeClass, inputs: Mapping[str, Any]) -> list[Input]:
+def live_inputs(cls: NodeClass, inputs: Mapping[str, object], newest: bool) -> list[Input]:
     """The inputs that a node has now: dynamic ones (dotted names) follow from the values given."""
     if not cls.v3:
         return list(cls.inputs.values())
-    found: list[Input] = []
-    for spec in cls.inputs.values():
-        if spec.type == "COMFY_DYNAMICCOMBO_V3":
-            found.append(spec)
-            found += _chosen(spec, inputs)
-        elif spec.type == "COMFY_AUTOGROW_V3":
-            found += _grown(spec, inputs)
-        else:
-            found.append(spec)
-    return found
+    return [live for spec in cls.inputs.values() for live in _live(spec, inputs, newest)]
 
 
-def _chosen(spec: Input, inputs: Mapping[str, Any]) -> list[Input]:
-    for option in spec.options.get("options", ()):
-        if option.get("key") == inputs.get(spec.name):
-            groups = option.get("inputs", {})
-            return [
-                read_input(f"{spec.name}.{key}", sub, group == "required")
-                for group in ("required", "optional")
-                for key, sub in (groups.get(group) or {}).items()
-            ]
-    return []
+def _live(spec: Input, inputs: Mapping[str, object], newest: bool) -> list[Input]:
+    if spec.type == DYNAMIC_COMBO:
+        chosen = _chosen(spec, inputs.get(spec.name))
+        return [spec, *(live for inner in chosen for live in _live(inner, inputs, newest))]
+    if spec.type == AUTOGROW:
+        return _grown(spec, inputs, newest)
+    return [spec]
 
 
-def _grown(spec: Input, inputs: Mapping[str, Any]) -> list[Input]:
-    template = spec.options.get("template", {})
-    groups = template.get("input", {})
-    subs = [sub for group in groups.values() for sub in group.values()]
-    prefix = f"{spec.name}."
-    return [read_input(name, subs[0], False) for name in inputs if name.startswith(prefix) and subs]
+def _chosen(spec: Input, choice: object) -> list[Input]:
+    """The inputs of the option that a dynamic combo has now."""
+    options = spec.options["options"]
+    groups: Document = next((option["inputs"] for option in options if option["key"] == choice), {})
+    return [
+        read_input(f"{spec.name}.{key}", sub, group == "required")
+        for group in ("required", "optional")
+        for key, sub in (groups.get(group) or {}).items()
+    ]
+
+
+def _grown(spec: Input, inputs: Mapping[str, object], newest: bool) -> list[Input]:
+    """The inputs that are given, and those that are required: up to a minimum (0.33), or none (0.8)."""
+    template = spec.options["template"]
+    group = next((name for name, subs in template["input"].items() if subs), "")
+    if not group:
+        return []
+    sub = next(iter(template["input"][group].values()))
+    names = template.get("names") or [
+        f"{template.get('prefix', '')}{number}" for number in range(template.get("max", 100))
+    ]
+    least = template.get("min", 0) if newest and group == "required" else 0
+    return [
+        read_input(f"{spec.name}.{name}", sub, index < least)
+        for index, name in enumerate(names)
+        if index < least or f"{spec.name}.{name}" in inputs
+    ]
 
 
 def shown_type(spec: Input) -> Any:
@@ -298,7 +340,7 @@ def _missing(cls: NodeClass, name: str) -> Document:
     }
 
 
-def _value(spec: Input, inputs: Document, custom: Check | None, modern: bool) -> Document | None:
+def _value(spec: Input, inputs: Document, custom: Check | None) -> Document | None:
     """Convert a literal in place; the error, or None."""
     value = inputs[spec.name]
     extra: Document = {"input_name": spec.name, "input_config": spec.config, "received_value": value}
@@ -317,7 +359,7 @@ def _value(spec: Input, inputs: Document, custom: Check | None, modern: bool) ->
         }
     if custom is not None and (custom.takes_all or spec.name in custom.inputs):
         return None
-    return _range(spec, value, extra) or _choice(spec, value, extra, modern)
+    return _range(spec, value, extra) or _choice(spec, value, extra)
 
 
 def _range(spec: Input, value: Any, extra: Document) -> Document | None:
@@ -340,9 +382,9 @@ def _range(spec: Input, value: Any, extra: Document) -> Document | None:
     return None
 
 
-def _choice(spec: Input, value: Any, extra: Document, modern: bool) -> Document | None:
-    # 0.3.64 does not look at choices in the new style.
-    if spec.choices is None or value in spec.choices or (not modern and spec.spec[0] == "COMBO"):
+def _choice(spec: Input, value: object, extra: Document) -> Document | None:
+    values = value if isinstance(value, list) else [value]
+    if spec.choices is None or all(one in spec.choices for one in values):
         return None
     shown = str(list(spec.choices))
     if len(spec.choices) > LONGEST_LIST_SHOWN:

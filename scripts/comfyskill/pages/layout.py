@@ -53,13 +53,13 @@ class Layout(NamedTuple):
     differing: Sequence[str]
 
     def caption(self, row: Row, *, with_edges: bool) -> list[str]:
-        """What tells a run apart, `#7`, `cfg 5`, `seed 3`; without edges, only what the grid's edges do not say."""
-        said = set() if with_edges else {name for edge in self.edges for name in _names(edge)}
+        """What tells a run apart, `#7`, `cfg 5`, `seed 3`; without edges, only what the grid's edges do not show."""
+        on_edges = set() if with_edges else {name for edge in self.edges for name in _names(edge)}
         values = values_of(row)
         parts = [
             f"{name} {cut(one_line(values[name]))}"
             for name in self.differing
-            if name in values and name not in said
+            if name in values and name not in on_edges
         ]
         return [f"#{row.run}", *sorted(parts, key=len)]
 

@@ -130,6 +130,7 @@ ENGINE: Mapping[str, Kind] = {
     "paused": Kind({}, None, "the queue does not move"),
     "history-late": Kind({"ms": "500"}, None, "delay between the end frame and the history entry"),
     "job-lost": Kind({"at": "accepted"}, 1, "a job vanishes: when accepted, or at its end (at: end)"),
+    "all-cached": Kind({}, None, "the history has the outputs of all cached nodes, as 0.3.64 had"),
     "slow-start": Kind({"ms": "500"}, None, "wait before each execution"),
 }
 FAULTS: Mapping[str, Kind] = {**HTTP, **SOCKET, **ENGINE}

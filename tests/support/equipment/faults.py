@@ -205,8 +205,14 @@ class FaultyExecution(Execution):
 
     async def run(self) -> Outcome:
         await self.engine.faults.before_run()
+        cached = [node_id for node_id in self.item.prompt if self._kept(node_id) is not None]
         outcome = await super().run()
         self.current = None
+        if self.engine.faults.named("all-cached"):
+            for node_id in cached:
+                kept = self._kept(node_id)
+                if kept is not None and kept.ui is not None:
+                    self._record_ui(node_id, kept.ui)
         if not await self.engine.faults.before_history():
             self.engine.traceless.add(self.item)
         return outcome
