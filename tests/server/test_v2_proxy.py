@@ -342,7 +342,7 @@ def test_a_lost_answer_behind_the_proxy_is_never_sent_twice(new_demo: Any, new_p
     upstream.fault({"name": "answer-lost", "route": "/prompt"})
 
     with pytest.raises(SkillError) as caught:
-        server.submit(Submission(graphs.picture(), str(uuid.uuid4()), "c"), look_for=1)
+        server.submit(Submission(graphs.picture(), str(uuid.uuid4()), "c"), search_time=1)
 
     assert (caught.value.code, int(caught.value.exit)) == ("submit_unknown", 5)
     assert (
