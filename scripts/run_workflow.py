@@ -126,7 +126,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-id",
         metavar="ID",
-        help="prompt id to use, if the server accepts one (default: a new one)",
+        help="prompt id to use, a lowercase UUID; cloud servers choose their own (default: a new one)",
     )
     group.add_argument(
         "--strict", action="store_true", help="stop the job when the server drops part of the graph"

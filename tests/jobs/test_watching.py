@@ -452,7 +452,7 @@ def test_a_graph_without_sizes_gets_proposals_too(run: Runner, demo: Demo, graph
     told = run("fetch_logs.py", ran.json["prompt_id"], "--host", demo.url).json["proposals"]
     assert told == ran.json["proposals"]
     assert "manage_queue.py free --models --memory" in told[0]["use"]
-    assert "--lowvram" in told[-1]["use"]
+    assert "start the server" in told[-1]["use"]
 
 
 def test_tiled_decoding_swaps_the_node(run: Runner, demo: Demo) -> None:
@@ -616,3 +616,59 @@ def test_the_last_job_is_ours_though_another_ended_later(run: Runner, demo: Demo
     mine = run("run_workflow.py", graph_file(graphs.failing()), "--host", demo.url).json["prompt_id"]
     finished(demo, graphs.picture())
     assert run("fetch_logs.py", "--last", "--host", demo.url).json["prompt_id"] == mine
+
+
+def test_a_wait_says_how_long_it_waited(run: Runner, demo: Demo) -> None:
+    blocker = occupy(demo, 90)
+    prompt_id = submit(demo, graphs.sleeper(0.3))
+    process = run.start("manage_queue.py", "wait", prompt_id, "--output-dir", "out", "--host", demo.url)
+    wait_for(lambda: demo.asked("/ws"))
+    demo.post("/interrupt", {"prompt_id": blocker})
+    out, _err = process.communicate(timeout=60)
+    (job,) = json.loads(out)["jobs"]
+    assert job["seconds"] >= job["execution_seconds"] > 0
+
+
+def test_a_monitor_without_previews_says_why(run: Runner, demo: Demo) -> None:
+    prompt_id = submit(demo, graphs.sleeper(0.2))
+    words = ("--prompt-id", prompt_id, "--host", demo.url)
+    assert "previews_note" in run("ws_monitor.py", *words, "--previews", "seen", timeout=60).json
+    assert "previews_note" not in run("ws_monitor.py", *words, timeout=60).json
+
+
+NODE_CALL = '  File "/c/execution.py", line 310, in process_inputs\n    result = f(**inputs)\n'
+V3_NODE_CALL = '  File "/c/_io.py", line 1990, in EXECUTE_NORMALIZED\n    r = cls.execute(*args, **kwargs)\n'
+DEEP_CALL = '  File "/c/comfy/sd.py", line 20, in load\n    load_state_dicts(x, disable=True)\n'
+
+
+@pytest.mark.parametrize(
+    ("trace", "code"),
+    [
+        ([], "node_version"),
+        ([NODE_CALL], "node_version"),
+        ([NODE_CALL, V3_NODE_CALL], "node_version"),
+        ([NODE_CALL, DEEP_CALL], "execution_error"),
+    ],
+)
+def test_a_wrong_call_is_the_nodes_only_when_it_is_the_call_of_the_node(trace: list[str], code: str) -> None:
+    from comfyskill.run import verdict
+    from comfyskill.server.protocol import JobState
+
+    error = {
+        "node_id": "1", "exception_type": "TypeError", "traceback": trace,
+        "exception_message": "load() got an unexpected keyword argument 'disable'",
+    }  # fmt: skip
+    assert verdict.failure(JobState("id", "done", outcome="error", error=error), {}).code == code
+
+
+@pytest.mark.parametrize(
+    ("version", "flag", "other"),
+    [("0.33.0", "--vram-headroom", "--lowvram"), ("0.8.0", "--lowvram", "--vram-headroom")],
+)
+def test_memory_advice_fits_the_version(version: str, flag: str, other: str) -> None:
+    from comfyskill.run import memory
+    from comfyskill.server.facts import Inventory
+
+    server = Inventory({"system": {"system": {"comfyui_version": version}}}, "http://127.0.0.1:8188")
+    uses = " ".join(item["use"] for item in memory.proposals({}, server))
+    assert flag in uses and other not in uses

@@ -453,6 +453,16 @@ def test_two_setups_do_not_run_at_once(box):
     process.communicate(timeout=60)
 
 
+def test_the_next_commands_install_the_packages_where_they_are_missing(monkeypatch, tmp_path):
+    from comfyskill.machine import setup, setup_plan
+
+    wish = setup_plan.Wish(8188, tmp_path, None, False, None, False, False, 1.0, tmp_path / "log")
+    assert "requirements.txt" not in " ".join(setup.next_commands(wish))
+    monkeypatch.setattr(setup, "find_spec", lambda _: None)
+    *install, check = setup.next_commands(wish)
+    assert "requirements.txt" in install[-1] and "health_check.py" in check
+
+
 def test_no_git(box):
     box.comfy()
     (box.bin / "git").unlink()

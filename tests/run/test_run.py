@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import graphs
-from bundle import Demo, Ran, Runner
+from bundle import ROOT, Demo, Ran, Runner
 from queues import in_queue, occupy, wait_for
 from v2_servers import free_port
 
@@ -412,7 +413,7 @@ def test_a_second_ctrl_c_before_the_server_was_told_says_so(run: Runner, demo: D
     ours = graphs.job_id(f"ours-{time.time_ns()}")
     process = under_way(run, demo.url, "--prompt-id", ours, graph_file(graphs.sleeper(30)))
     in_queue(demo, ours)
-    demo.fault({"name": "delay", "route": "/queue", "ms": 20_000})
+    demo.fault({"name": "delay", "route": "/jobs/*/cancel", "ms": 20_000})
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
     while "stopping the job" not in process.stderr.readline():
@@ -1054,3 +1055,66 @@ def test_a_dry_run_of_some_outputs_asks_nothing_of_the_others(
     assert run("run_workflow.py", *words).code == 6
     ran = run("run_workflow.py", *words, "--only", "2")
     assert ran.code == 0, ran.out
+
+
+def version_at(host: str) -> tuple[int, ...]:
+    with urllib.request.urlopen(f"{host}/system_stats", timeout=30) as answer:
+        found = json.load(answer)["system"]["comfyui_version"].split(".")
+    return tuple(int(part) for part in found)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_an_id_that_the_server_would_reject_is_misuse_before_anything_is_sent(
+    run: Runner, any_server: str, graph_file: Any, upper: bool
+) -> None:
+    prompt_id = str(uuid.uuid4()).upper() if upper else f"run-{time.time_ns()}"
+    ran = flow(run, any_server, graph_file(graphs.picture()), "--prompt-id", prompt_id)
+    if version_at(any_server) < (0, 33):
+        assert (ran.code, ran.json["prompt_id"]) == (0, prompt_id)
+        return
+    assert (ran.code, ran.json["code"]) == (2, "bad_prompt_id")
+    with urllib.request.urlopen(f"{any_server}/queue", timeout=30) as answer:
+        assert prompt_id not in answer.read().decode()
+
+
+def test_a_graph_that_can_never_run_is_not_safe_to_repeat_after_http_500(
+    run: Runner, demo: Demo, graph_file: Any
+) -> None:
+    demo.fault("status:route=/prompt,method=POST,code=500")
+    graph = graphs.picture()
+    sound = flow(run, demo.url, graph_file(graph))
+    assert (sound.code, sound.json["code"], sound.json["retryable"]) == (1, "submit_failed", True)
+    graph["1"]["class_type"] = "NoSuchClass"
+    ran = flow(run, demo.url, graph_file(graph))
+    assert (ran.code, ran.json["code"], ran.json["retryable"]) == (6, "rejected", False)
+    assert [row["node_id"] for row in ran.json["node_errors"]] == ["1"]
+
+
+def test_previews_are_asked_for_only_when_they_are_saved(run: Runner, demo: Demo, graph_file: Any) -> None:
+    for words, method in ((("--save-previews", "seen"), "auto"), ((), None)):
+        prompt_id = str(uuid.uuid4())
+        ran = flow(run, demo.url, graph_file(graphs.picture()), "--prompt-id", prompt_id, *words)
+        assert demo.get(f"/history/{prompt_id}")[prompt_id]["prompt"][3].get("preview_method") == method
+        assert ("previews_note" in ran.json) == bool(words)
+
+
+def test_a_server_without_flags_sends_previews_to_save(run: Runner, any_server: str, graph_file: Any) -> None:
+    """The rig's tiny model on a real server, the demo's simulated one elsewhere."""
+    with urllib.request.urlopen(f"{any_server}/models/checkpoints", timeout=30) as answer:
+        models = json.load(answer)
+    graph = json.loads((ROOT / "workflows" / "sd15_txt2img.json").read_text())
+    wanted = [name for name in models if name.startswith("v1-5-pruned-emaonly")]
+    if not wanted:
+        pytest.skip("the server has no Stable Diffusion 1.5")
+    words = (
+        "--set",
+        f"1.ckpt_name={wanted[0]}",
+        "--set",
+        f"seed={time.time_ns() % 2**32}",
+        "--set",
+        "steps=3",
+    )
+    size = ("--set", "width=64", "--set", "height=64")
+    ran = flow(run, any_server, graph_file(graph), *words, *size, "--save-previews", "seen")
+    assert ran.code == 0, ran.out
+    assert ran.json["previews"]["count"] and "previews_note" not in ran.json

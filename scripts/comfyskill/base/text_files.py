@@ -24,12 +24,12 @@ MARKS = (
 )
 
 
-class NobodyWrites(OSError):
+class NoWriter(OSError):
     """A named pipe that no other program has opened."""
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file, opened. Raises OSError; NobodyWrites when it is a pipe and no writer opens it soon."""
+    """A file, opened. Raises OSError; NoWriter when it is a pipe and no writer opens it soon."""
     # The shell puts <(command) under /dev/fd: it has a writer, however slow.
     if (
         not hasattr(os, "O_NONBLOCK")
@@ -42,7 +42,7 @@ def open_file(path: Path) -> BinaryIO:
     end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not select.select([end], [], [], PIPE_PATIENCE)[0]:
         os.close(end)
-        raise NobodyWrites(errno.EINVAL, "it is a pipe without a writer", str(path))
+        raise NoWriter(errno.EINVAL, "it is a pipe without a writer", str(path))
     os.set_blocking(end, True)
     return os.fdopen(end, "rb")
 

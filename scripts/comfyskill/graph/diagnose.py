@@ -6,6 +6,7 @@ Pure: from the exception's type and message to a stable code, a cause in plain w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -17,6 +18,7 @@ class Diagnosis(NamedTuple):
     hint: str
 
 
+FRAME = re.compile(r'\s*File "')
 # (pattern over "exception type: message", case ignored) -> diagnosis. The first match wins.
 KNOWN: list[tuple[str, Diagnosis]] = [
     (
@@ -162,10 +164,27 @@ UNKNOWN = Diagnosis(
 )
 
 
-def diagnose(exception_type: str, message: str) -> Diagnosis:
-    """The diagnosis for a failure; `execution_error` when it is none of the known ones."""
+# ComfyUI's functions that call a node's own function: a wrong call of that one fails in them.
+CALLERS = "process_inputs|async_wrapper|map_node_over_list|EXECUTE_NORMALIZED|EXECUTE_NORMALIZED_ASYNC"
+
+
+def diagnose(exception_type: str, message: str, traceback: Sequence[str] = ()) -> Diagnosis:
+    """The diagnosis for a failure; `execution_error` when it is none of the known ones.
+
+    traceback: as the server reports it, the innermost frame last; empty where it reports none.
+    """
     text = f"{exception_type}: {message}"[:20_000]
     for pattern, diagnosis in KNOWN:
-        if re.search(pattern, text, re.I):
+        if re.search(pattern, text, re.I) and (
+            diagnosis.code != "node_version" or _called_the_node(text, traceback)
+        ):
             return diagnosis
     return UNKNOWN
+
+
+def _called_the_node(text: str, traceback: Sequence[str]) -> bool:
+    """Whether the wrong call was the one of the node's own function, not one deep inside it."""
+    frames = [line for entry in traceback for line in entry.splitlines() if FRAME.match(line)]
+    if not frames or "Required input is missing" in text:
+        return True
+    return re.search(rf", in (?:\w+\.)*(?:{CALLERS})$", frames[-1].strip()) is not None

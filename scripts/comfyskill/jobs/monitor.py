@@ -39,6 +39,7 @@ BAR_WIDTH = 24
 MOST_NAMES = 20
 MOST_JOBS = 100
 UNCHANGED = "nothing was changed"
+NO_PREVIEWS = "no preview arrived: ComfyUI sends them to the client that submitted the job (run_workflow.py --save-previews)"
 
 
 @dataclass
@@ -138,6 +139,7 @@ class Monitor:
         self._unlisted_since: float | None = None  # the queue could not be read since then
         self._refresh_at = 0.0
         self._queue_changed = False
+        self._saved_previews = False
 
     def run(self, *, follow: bool, timeout: float | None) -> Document:
         """Until the given jobs (or all that are in the queue) have ended, the time is up, or for ever with `follow`."""
@@ -293,6 +295,7 @@ class Monitor:
         path = self.previews / file_names.safe_name(name)
         # By rename, since a link of that name could be there.
         file_names.write_whole(path, frame.image)
+        self._saved_previews = True
         self.view.preview(shown, path, len(frame.image))
 
     def _end(self, state: JobState) -> None:
@@ -315,7 +318,10 @@ class Monitor:
     def _document(self, verdict: Verdict) -> Document:
         """The closing document."""
         jobs = [*self.outcomes.values(), *(shown.row() for shown in self.jobs.values())]
-        return verdict.document() | reports.head(self.server) | {"jobs": safe_text.cap(jobs, MOST_JOBS)}
+        document = verdict.document() | reports.head(self.server) | {"jobs": safe_text.cap(jobs, MOST_JOBS)}
+        if self.previews is not None and not self._saved_previews:
+            document["previews_note"] = NO_PREVIEWS
+        return document
 
     def _verdict(self, *, timed_out: bool = False) -> Verdict:
         """The outcome of the named jobs; without names, watching itself is all that can fail."""

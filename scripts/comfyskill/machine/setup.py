@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
-from comfyskill.base import cli, foreign, programs, safe_text
+from comfyskill.base import cli, foreign, packages, programs, safe_text
 from comfyskill.base.cli import SkillError
 from comfyskill.machine import setup_plan, setup_run
 from comfyskill.machine.setup_plan import MODELS, Comfy, Found, Wish, environment, remember
@@ -204,6 +205,9 @@ def _report(wish: Wish, found: Found, done: cli.Document, version: str | None, l
 def next_commands(wish: Wish) -> list[str]:
     """The commands to run next on the new server."""
     host = [] if wish.port == 8188 else ["--host", wish.url]
+    if find_spec("requests") is None:
+        check = [packages.interpreter(), str(setup_plan.SCRIPTS / "health_check.py"), *host]
+        return [safe_text.shell_words(words) for words in [*packages.install_commands(), check]]
     if wish.model in ("sd15", "sdxl"):
         flow = setup_plan.SCRIPTS.parent / "workflows" / f"{wish.model}_txt2img.json"
         return [programs.command("run_workflow.py", flow, "--set", "prompt=a red fox in the snow", *host)]

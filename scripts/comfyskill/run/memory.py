@@ -6,7 +6,7 @@ from comfyskill.base import foreign
 from comfyskill.base.cli import SkillError
 from comfyskill.base.programs import command
 from comfyskill.graph import nodes
-from comfyskill.server.facts import Facts
+from comfyskill.server.facts import Facts, version_of
 from comfyskill.server.protocol import Graph
 
 Proposal = dict[str, str]  # {"use": a flag or an action, "why"}
@@ -16,6 +16,8 @@ SMALLEST_EDGE = 256
 EDGE_STEP = 64
 FEWEST_FRAMES = 17
 FRAME_INPUTS = ("length", "num_frames", "frames")
+# The first version that is known to have dynamic VRAM, which loads of a model what fits.
+DYNAMIC_VRAM = (0, 33)
 MODEL_INPUTS = (
     ("unet_name", "diffusion_models"),
     ("ckpt_name", "checkpoints"),
@@ -54,8 +56,20 @@ def _elsewhere(server: Facts | None) -> list[Proposal]:
             "it frees what earlier runs left in memory; then run it again (--retry-oom does both)",
         ),
         smaller,
-        _proposal("start the server with --lowvram", "it keeps parts of the models in main memory: slower"),
+        _less_on_the_gpu(server),
     ]
+
+
+def _less_on_the_gpu(server: Facts | None) -> Proposal:
+    """The server's own flag: since dynamic VRAM, --lowvram does nothing."""
+    version = version_of(server) if server is not None else ()
+    if not version:
+        use = "start the server with --vram-headroom 2 (before ComfyUI 0.33: --lowvram)"
+    elif version >= DYNAMIC_VRAM:
+        use = "start the server with --vram-headroom 2"
+    else:
+        use = "start the server with --lowvram"
+    return _proposal(use, "it keeps more of the models in main memory: slower")
 
 
 def _smaller_batch(node_id: str, inputs: nodes.Inputs) -> list[Proposal]:

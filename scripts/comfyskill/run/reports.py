@@ -142,9 +142,33 @@ def _while_running(run: Run) -> Document:
         )
     if run.progress.cached:
         report["cached_nodes"] = len(run.progress.cached)
-    if run.previews:
+    if run.options.save_previews is not None:
         report["previews"] = safe_text.cap([str(path) for path in run.previews], MOST_PREVIEWS)
+        if not run.previews:
+            report["previews_note"] = _why_no_previews(run)
+    if run.accepted is not None and run.accepted.renamed:
+        report["replaced_classes"] = [
+            {
+                "node_id": safe_text.clean(node.node_id, 60),
+                "class_type": safe_text.clean(node.old, 80),
+                "ran_as": safe_text.clean(node.new, 80),
+            }
+            for node in run.accepted.renamed
+        ]
     return report
+
+
+def _why_no_previews(run: Run) -> str:
+    """Why --save-previews saved no picture."""
+    if not run.ours:
+        return "the server sends previews only to the client that submitted the job"
+    if run.missed_frames:
+        return "previews come only through the WebSocket, which was not open all the time"
+    if not run.keeps_previews:
+        return "they could not be written to the folder"
+    if run.progress.cached:
+        return "the server sent none: it had at least a part of the results in its cache"
+    return "the server sent none: no node of this graph samples, or the server cannot make previews"
 
 
 def _seeds_in(graph: Graph) -> Document:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import _common
-from comfyskill.base import cache, cli, safe_text
+from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, Misuse, SkillError
 from comfyskill.base.programs import command
 from comfyskill.graph import facts
-from comfyskill.graph.nodes import upstream_of
+from comfyskill.graph.nodes import Definitions, upstream_of
 from comfyskill.server import node_definitions
-from comfyskill.server.facts import Facts
-from comfyskill.server.protocol import Accepted, Dialect, Graph, Submission
+from comfyskill.server.facts import Facts, version_of
+from comfyskill.server.protocol import Accepted, Dialect, Graph, Submission, is_uuid
 
 if TYPE_CHECKING:
     from comfyskill.graph.finding import Finding
     from comfyskill.run.job import Options
     from comfyskill.run.prepare import Prepared
 
+# The first version of ComfyUI that is known to reject a prompt id of another form.
+UUIDS_ONLY = (0, 33)
 MOST_FINDINGS = 50
 MISSING_PARTS = frozenset({"unknown_class", "not_in_list", "file_missing"})
 # The ids of our jobs are kept in a file per server in the cache folder; the newest of them when it grows over this.
@@ -53,6 +55,8 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
         extra["extra_pnginfo"] = {"workflow": prepared.source.editor}
     if key := partner_key(server, prepared, options.partner_key):
         extra["api_key_comfy_org"] = key
+    if options.save_previews is not None and server.api == "local" and not _sends_previews(server):
+        extra["preview_method"] = "auto"
     return Submission(
         prepared.graph,
         options.prompt_id or str(uuid.uuid4()),
@@ -63,20 +67,45 @@ def new_submission(server: Dialect, prepared: Prepared, options: Options) -> Sub
     )
 
 
+def _sends_previews(server: Dialect) -> bool:
+    """Whether the server was started with a preview method of its own, which ours would replace for this run."""
+    try:
+        arguments = foreign.items(foreign.mapping(server.stats().get("system")).get("argv"))
+    except SkillError:
+        return False
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = str(argument).partition("=")
+        if flag == "--preview-method":
+            return (value or following) != "none"
+    return False
+
+
 def checked_submission(server: Dialect, prepared: Prepared, options: Options) -> Submission:
     """As `new_submission`, with its id and its targets checked. Raises also misuse (exit 2)."""
+    if options.prompt_id and server.own_ids:
+        _check_id(server, options.prompt_id)
     submission = new_submission(server, prepared, options)
-    if options.prompt_id and server.own_ids and server.state(options.prompt_id).phase != "unknown":
-        raise Misuse(
-            f"the server already knows the prompt id {options.prompt_id}",
-            code="prompt_id_taken",
-            hint="give another --prompt-id, or fetch that job with --resume",
-        )
     if options.front and not server.chooses_front:
         cli.warn("this server orders its queue itself: --front changes nothing")
     if options.targets is not None:
         check_targets(server, prepared.graph, options.targets)
     return submission
+
+
+def _check_id(server: Dialect, prompt_id: str) -> None:
+    """Refuse a chosen id that the server would reject, or has already."""
+    if server.api == "local" and not is_uuid(prompt_id) and version_of(server) >= UUIDS_ONLY:
+        raise Misuse(
+            f"this server takes only lowercase UUIDs with hyphens as prompt ids, not {safe_text.quoted(prompt_id)}",
+            code="bad_prompt_id",
+            hint="omit --prompt-id, or give a UUID (ComfyUI 0.33 and newer require one; 0.8 takes any text)",
+        )
+    if server.state(prompt_id).phase != "unknown":
+        raise Misuse(
+            f"the server already knows the prompt id {prompt_id}",
+            code="prompt_id_taken",
+            hint="give another --prompt-id, or fetch that job with --resume",
+        )
 
 
 def check_targets(server: Facts, graph: Graph, targets: Sequence[str]) -> None:
@@ -94,38 +123,53 @@ def check_targets(server: Facts, graph: Graph, targets: Sequence[str]) -> None:
 
 
 def submit(server: Dialect, submission: Submission) -> Accepted:
-    """Submit exactly once; where the server rejects the graph without saying which node is wrong, our own check says it."""
+    """Submit exactly once; where the server does not say which node is wrong, our own check of the graph does.
+
+    That is a rejection without node errors, or HTTP 500, with which ComfyUI answers some graphs that it cannot read.
+    """
     try:
         return server.submit(submission)
     except SkillError as error:
-        if error.code != "rejected" or error.details.get("node_errors"):
+        if error.code == "submit_failed" and server.api == "local":
+            what = "the server failed on the submit, and it cannot run this graph"
+        elif error.code == "rejected" and not error.details.get("node_errors"):
+            what = "the server rejected the graph"
+        else:
             raise
-        raise _explained(server, submission.graph, error) from error
+        wrong = _wrong_nodes(server, submission.graph)
+        if not wrong:
+            raise
+        raise _explained(error, what, wrong) from error
 
 
-def _explained(server: Dialect, graph: Graph, error: SkillError) -> SkillError:
+def _wrong_nodes(server: Dialect, graph: Graph) -> list[Finding]:
+    """The errors of a graph as the server would run it; none when its definitions cannot be fetched."""
     try:
-        wrong = _errors_in(graph, server.definitions(node_definitions.classes_of(graph)))
+        sent = server.replaced(graph).graph
+        return _errors_in(sent, server.definitions(node_definitions.classes_of(sent)))
     except SkillError:
-        return error.but()
-    if not wrong:
-        return error.but()
-    details = error.details | {"node_errors": safe_text.clean_tree([item.to_json() for item in wrong], 400)}
+        return []
+
+
+def _explained(error: SkillError, what: str, wrong: Sequence[Finding]) -> SkillError:
     return SkillError(
-        f"the server rejected the graph: {_first_of(wrong)}",
-        code=error.code,
-        status=error.status,
+        f"{what}: {_first_of(wrong)}",
+        code="rejected",
+        status="rejected",
         hint=wrong[0].fix or error.hint,
         next=error.next,
-        **details,
+        **error.details | {"node_errors": safe_text.clean_tree([item.to_json() for item in wrong], 400)},
     )
 
 
-def _errors_in(graph: Graph, definitions: node_definitions.NodeDefinitions) -> list[Finding]:
+def _errors_in(
+    graph: Graph, definitions: Definitions, replacements: Mapping[str, object] | None = None
+) -> list[Finding]:
     from comfyskill.graph import check
     from comfyskill.graph.finding import ERROR
 
-    return [item for item in check.findings(graph, definitions) if item.severity == ERROR]
+    found = check.findings(graph, definitions, replacements=replacements)
+    return [item for item in found if item.severity == ERROR]
 
 
 def _first_of(wrong: Sequence[Finding]) -> str:
@@ -151,7 +195,7 @@ def rejection(
     needed = upstream_of(graph, only) if only else None
     wrong = [
         item
-        for item in _errors_in(graph, known.classes)
+        for item in _errors_in(graph, known.classes, server.replacements())
         if not (item.code == "file_missing" and f"{item.node_id}.{item.input}" in sent)
         # For nodes that --only leaves out, the server checks only the class.
         and (needed is None or item.node_id in needed or item.code in ("unknown_class", "no_class_type"))

@@ -175,7 +175,8 @@ def failure(
     message = safe_text.clean(
         error.get("exception_message") or error.get("message") or "no reason given", most_message
     )
-    found = diagnose.diagnose(exception, message)
+    trace = [str(entry) for entry in foreign.items(error.get("traceback"))]
+    found = diagnose.diagnose(exception, message, trace)
     where = (
         f"node {safe_text.name(node_id)} ({safe_text.name(title or class_type)})" if node_id else "the server"
     )
@@ -191,7 +192,7 @@ def failure(
             "inputs": values_of(node),
             "exception_type": exception,
             "server_said": message.strip(),
-            "traceback": _traceback(error.get("traceback"), full),
+            "traceback": _traceback(trace, full),
         },
     )
 
@@ -229,8 +230,8 @@ def shown_value(name: str, value: object) -> object:
     return safe_text.clean(value if isinstance(value, str) else repr(value), MOST_VALUE)
 
 
-def _traceback(trace: object, full: bool) -> list[str]:
-    lines = [line for text in foreign.items(trace) for line in str(text).rstrip().splitlines()]
+def _traceback(trace: Sequence[str], full: bool) -> list[str]:
+    lines = [line for text in trace for line in text.rstrip().splitlines()]
     return [safe_text.clean(line, 400) for line in _innermost_first(lines if full else _last_frames(lines))]
 
 

@@ -7,6 +7,7 @@ something takes `Facts.live`, the server itself.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -76,6 +77,16 @@ class Facts(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def version_of(server: Facts) -> tuple[int, ...]:
+    """The version of ComfyUI as numbers, such as (0, 33, 0); empty where the server does not say it."""
+    try:
+        system = foreign.mapping(server.stats().get("system"))
+    except SkillError:
+        return ()
+    found = re.match(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", foreign.text(system.get("comfyui_version")))
+    return tuple(int(part or 0) for part in found.groups()) if found else ()
 
 
 class Unreachable:

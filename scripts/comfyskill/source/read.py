@@ -194,7 +194,7 @@ def _from_file(spec: str) -> Loaded:
         if stat.S_ISDIR(status.st_mode):
             raise _is_folder(path)
         file = text_files.open_file(path)
-    except text_files.NobodyWrites as error:
+    except text_files.NoWriter as error:
         raise Misuse(
             f"{path} is a pipe with no writer",
             code="not_readable",
