@@ -409,7 +409,7 @@ def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:
-        local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, transport.AnswerLost("reset"))
+        local.Local("http://127.0.0.1:9")._search(submission, 0.0, transport.AnswerLost("reset"))
     assert away.value.code == "submit_unknown" and lane.out_of_reach(away.value)
     silent = v2.V2("http://127.0.0.1:9")._unknown(submission, "")
     assert silent.code == "submit_unknown" and not lane.out_of_reach(silent)
