@@ -11,10 +11,9 @@ from comfyskill.base.cli import Document
 from comfyskill.demo import generic
 from comfyskill.demo.call import Call, as_result, invoke, printed, stack_lines
 from comfyskill.demo.definitions import NodeClass
-from comfyskill.demo.graph import Graph, Order, is_link
+from comfyskill.demo.graph import Graph, Order, Origin, is_link
 from comfyskill.demo.item import Kept, Outcome, now_ms
 from comfyskill.demo.node_table import Implementation, Interrupted, NodeFailure, Result, implementation
-from comfyskill.demo.progress import Progress
 from comfyskill.demo.validation import DYNAMIC_COMBO, live_inputs
 from comfyskill.demo.values import Blocked
 
@@ -35,6 +34,39 @@ NODE_ERRORS = (
 )
 # How long nodes may run before other tasks (HTTP, sockets) get a turn.
 LONGEST_TURN = 0.005
+
+
+class Progress:
+    """The started nodes of one run, in order: what each `progress_state` frame holds."""
+
+    def __init__(self, prompt_id: str) -> None:
+        self.prompt_id = prompt_id
+        self.nodes: dict[str, Document] = {}
+
+    def begin(self, node_id: str, origin: Origin) -> None:
+        entry = {
+            "value": 0.0,
+            "max": 1.0,
+            "state": "running",
+            "node_id": node_id,
+            "prompt_id": self.prompt_id,
+        }
+        self.nodes.setdefault(node_id, {**entry, **origin.fields()})
+
+    def step(self, node_id: str, value: float, maximum: float) -> None:
+        self.nodes[node_id] |= {"value": value, "max": maximum}
+
+    def finish(self, node_id: str) -> None:
+        self.nodes[node_id] |= {"state": "finished", "value": self.nodes[node_id]["max"]}
+
+    def finish_cached(self, node_id: str, origin: Origin) -> None:
+        self.begin(node_id, origin)
+        # The real server sends whole numbers here and fractions elsewhere.
+        self.nodes[node_id] |= {"state": "finished", "value": 1, "max": 1}
+
+    def message(self) -> Document:
+        """The data of a frame. Serialize at once: the entries change."""
+        return {"prompt_id": self.prompt_id, "nodes": self.nodes}
 
 
 class Execution:
@@ -88,19 +120,12 @@ class Execution:
             picture = pictures.encode_preview(preview, form, size)
         with_metadata = hub.wants_metadata(sid)
         if picture and with_metadata:
-            origin = self.graph.origin(node_id)
-            hub.send_preview_with_metadata(
-                {
-                    "node_id": node_id,
-                    "prompt_id": self.item.prompt_id,
-                    "display_node_id": origin.display,
-                    "parent_node_id": origin.parent,
-                    "real_node_id": origin.real,
-                    "image_type": f"image/{form.lower()}",
-                },
-                picture,
-                sid,
-            )
+            about = {
+                "node_id": node_id,
+                "prompt_id": self.item.prompt_id,
+                "image_type": f"image/{form.lower()}",
+            }
+            hub.send_preview_with_metadata({**about, **self.graph.origin(node_id).fields()}, picture, sid)
         data = {"value": value, "max": maximum, "prompt_id": self.item.prompt_id, "node": node_id}
         hub.send("progress", data, sid)
         if picture and not with_metadata:
@@ -154,7 +179,7 @@ class Execution:
         cls = self.graph.node_class(node_id)
         player = implementation(cls.name)
         self.current = node_id
-        self.progress.begin(node_id, origin.display, origin.parent, origin.real)
+        self.progress.begin(node_id, origin)
         self.send_progress()
         data = {"node": node_id, "display_node": origin.display, "prompt_id": self.item.prompt_id}
         self.send("executing", data)
@@ -293,8 +318,7 @@ class Execution:
             self._send_executed(node_id, kept.ui)
             if kept.ui is not None:
                 self._record_ui(node_id, kept.ui)
-        origin = self.graph.origin(node_id)
-        self.progress.finish_cached(node_id, origin.display, origin.parent, origin.real)
+        self.progress.finish_cached(node_id, self.graph.origin(node_id))
         self.send_progress()
 
     def _show_intermediate(self, cached: list[str]) -> None:

@@ -28,6 +28,14 @@ class Origin:
     parent: str | None
     real: str
 
+    def fields(self) -> Document:
+        """What frames say about it."""
+        return {
+            "display_node_id": self.display,
+            "parent_node_id": self.parent,
+            "real_node_id": self.real,
+        }
+
 
 class Graph:
     """Nodes by id. Nodes that an expansion adds have ids such as `7.0.0.1`."""

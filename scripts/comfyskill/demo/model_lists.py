@@ -7,34 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Folder kinds in the order in which the real server lists them.
-FOLDERS = (
-    "checkpoints",
-    "configs",
-    "loras",
-    "vae",
-    "text_encoders",
-    "diffusion_models",
-    "clip_vision",
-    "style_models",
-    "embeddings",
-    "diffusers",
-    "vae_approx",
-    "controlnet",
-    "gligen",
-    "upscale_models",
-    "latent_upscale_models",
-    "custom_nodes",
-    "datasets",
-    "hypernetworks",
-    "photomaker",
-    "classifiers",
-    "model_patches",
-    "audio_encoders",
-    "background_removal",
-    "frame_interpolation",
-    "geometry_estimation",
-    "optical_flow",
-    "detection",
+FOLDERS = tuple(
+    """
+    checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings
+    diffusers vae_approx controlnet gligen upscale_models latent_upscale_models custom_nodes datasets
+    hypernetworks photomaker classifiers model_patches audio_encoders background_removal
+    frame_interpolation geometry_estimation optical_flow detection
+    """.split()
 )
 SINCE_0_33 = frozenset({"datasets", *FOLDERS[-5:]})
 LEGACY_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}

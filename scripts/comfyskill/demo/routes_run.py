@@ -14,7 +14,7 @@ from comfyskill.base.foreign import mapping
 from comfyskill.demo.item import Item, now_ms
 from comfyskill.demo.replacements import replaced
 from comfyskill.demo.routes import Route, empty, read_json, read_object, with_api
-from comfyskill.demo.validation import Unhandled, check, no_prompt, top_error
+from comfyskill.demo.validation import Unhandled, check, no_prompt, problem
 
 if TYPE_CHECKING:
     from comfyskill.demo.parts import Parts
@@ -78,7 +78,7 @@ class RunRoutes:
             if body.get("prompt_id") is None:
                 prompt_id = str(uuid.uuid4())
             elif not is_prompt_id(body["prompt_id"]):
-                error = top_error("invalid_prompt_id", "prompt_id must be a valid UUID", PROMPT_ID_RULE)
+                error = problem("invalid_prompt_id", "prompt_id must be a valid UUID", PROMPT_ID_RULE)
                 return {"error": error, "node_errors": {}}, 400, None
             prompt = replaced(prompt, self.demo.definitions)
         verdict = check(prompt, self.demo.definitions, self.demo.folders, targets)

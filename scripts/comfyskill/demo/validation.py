@@ -38,13 +38,14 @@ class Verdict:
     node_errors: Document = field(default_factory=dict)
 
 
-def top_error(kind: str, message: str, details: str = "") -> Document:
-    return {"type": kind, "message": message, "details": details, "extra_info": {}}
+def problem(kind: str, message: str, details: str = "", extra: Document | None = None) -> Document:
+    """An error of a prompt or of a node, as answers show it."""
+    return {"type": kind, "message": message, "details": details, "extra_info": extra or {}}
 
 
 def no_prompt() -> Document:
     text = "No prompt provided"
-    return {"error": top_error("no_prompt", text, text), "node_errors": {}}
+    return {"error": problem("no_prompt", text, text), "node_errors": {}}
 
 
 def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list[Any] | None) -> Verdict:
@@ -56,13 +57,13 @@ def check(prompt: Any, definitions: Definitions, folders: Folders, targets: list
     for node_id, node in nodes.items():
         if not isinstance(node, dict):
             raise Unhandled("a node is not an object")
-        problem = _class_problem(node_id, node, definitions)
-        if problem is not None:
-            return Verdict(error=problem)
+        wrong = _class_problem(node_id, node, definitions)
+        if wrong is not None:
+            return Verdict(error=wrong)
         if definitions.node(node["class_type"]).output_node and _wanted(node_id, targets):
             outputs.append(node_id)
     if not outputs:
-        return Verdict(error=top_error("prompt_no_outputs", "Prompt has no outputs"))
+        return Verdict(error=problem("prompt_no_outputs", "Prompt has no outputs"))
     return _Pass(nodes, definitions, folders).outputs(outputs)
 
 
@@ -85,7 +86,7 @@ def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitio
             if "class_type" in node
             else "Cannot execute because a node is missing the class_type property."
         )
-        return top_error("invalid_prompt", message, where)
+        return problem("invalid_prompt", message, where)
     meta = node.get("_meta", {})
     if not isinstance(meta, dict):
         raise Unhandled("_meta is not an object")
@@ -96,7 +97,7 @@ def _class_problem(node_id: str, node: Mapping[str, Any], definitions: Definitio
         else f"Node 'ID #{node_id}' has no class_type. The workflow may be corrupted or a custom node is missing."
     )
     extra = {"node_id": node_id, "class_type": name, "node_title": title}
-    return {**top_error("missing_node_type", message, where), "extra_info": extra}
+    return problem("missing_node_type", message, where, extra)
 
 
 class _Cycle(Exception):
@@ -136,7 +137,7 @@ class _Pass:
         if not verdict.outputs:
             details = "\n".join(f"{reason['message']}: {reason['details']}" for reason in failed)
             message = "Prompt outputs failed validation"
-            verdict.error = top_error("prompt_outputs_failed_validation", message, details)
+            verdict.error = problem("prompt_outputs_failed_validation", message, details)
         return verdict
 
     def _output(self, node_id: str) -> tuple[bool, list[Document]]:
@@ -147,15 +148,12 @@ class _Pass:
             return False, []
         except _Inner as error:
             self.path.clear()
-            reason = {
-                "type": "exception_during_validation",
-                "message": "Exception when validating node",
-                "details": str(error),
-                "extra_info": {
-                    "exception_type": error.kind,
-                    "traceback": _traceback("validate_prompt", error.frames),
-                },
+            extra = {
+                "exception_type": error.kind,
+                "traceback": _traceback("validate_prompt", error.frames),
             }
+            message = "Exception when validating node"
+            reason = problem("exception_during_validation", message, str(error), extra)
             self.seen[node_id] = (False, [reason])
             return self.seen[node_id]
 
@@ -197,9 +195,9 @@ class _Pass:
             if isinstance(inputs[spec.name], list) and not spec.options.get("multiselect"):
                 valid = self._link(spec, inputs[spec.name], errors) and valid
                 continue
-            problem = _value(spec, inputs, custom)
-            if problem is not None:
-                errors.append(problem)
+            wrong = _value(spec, inputs, custom)
+            if wrong is not None:
+                errors.append(wrong)
             else:
                 received[spec.name] = inputs[spec.name]
         if custom is not None:
@@ -214,37 +212,26 @@ class _Pass:
         cycle = path[path.index(node_id) :]
         shown = " -> ".join(f"{name} ({self.nodes[name]['class_type']})" for name in [*cycle, node_id])
         for name in cycle:
-            reason = {
-                "type": "dependency_cycle",
-                "message": "Dependency cycle detected",
-                "details": shown,
-                "extra_info": {"node_id": name, "cycle_nodes": cycle},
-            }
-            self.seen[name] = (False, [reason])
+            extra = {"node_id": name, "cycle_nodes": cycle}
+            self.seen[name] = (
+                False,
+                [problem("dependency_cycle", "Dependency cycle detected", shown, extra)],
+            )
         return self.seen[node_id]
 
     def _link(self, spec: Input, link: list[Any], errors: list[Document]) -> bool:
         """Follow a link; False when what it leads to is not valid. Own errors are appended."""
+        about = {"input_name": spec.name, "input_config": spec.config}
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            extra = {"input_name": spec.name, "input_config": spec.config, "received_value": link}
-            errors.append(
-                {"type": "bad_linked_input", "message": message, "details": spec.name, "extra_info": extra}
-            )
+            errors.append(problem("bad_linked_input", message, spec.name, {**about, "received_value": link}))
             return True
         received = self._received(link)
         if not fits(received, shown_type(spec)):
             details = f"{spec.name}, received_type({received}) mismatch input_type({shown_type(spec)})"
-            extra = {
-                "input_name": spec.name,
-                "input_config": spec.config,
-                "received_type": received,
-                "linked_node": link,
-            }
+            extra = {**about, "received_type": received, "linked_node": link}
             message = "Return type mismatch between linked nodes"
-            errors.append(
-                {"type": "return_type_mismatch", "message": message, "details": details, "extra_info": extra}
-            )
+            errors.append(problem("return_type_mismatch", message, details, extra))
             return True
         before = dict(self.path)
         try:
@@ -252,16 +239,14 @@ class _Pass:
         except _Inner as error:
             self.path = before
             extra = {
-                "input_name": spec.name,
-                "input_config": spec.config,
+                **about,
                 "exception_message": str(error),
                 "exception_type": error.kind,
                 "traceback": _traceback("validate_inputs", error.frames),
                 "linked_node": link,
             }
             message = "Exception when validating inner node"
-            kind = "exception_during_inner_validation"
-            reason = {"type": kind, "message": message, "details": str(error), "extra_info": extra}
+            reason = problem("exception_during_inner_validation", message, str(error), extra)
             self.seen[link[0]] = (False, [reason])
             return False
 
@@ -269,10 +254,8 @@ class _Pass:
         source, slot = link
         try:
             node = self.nodes[source]
-        except KeyError as error:
-            raise _Inner("KeyError", str(error)) from error
-        except TypeError as error:
-            raise _Inner("TypeError", str(error)) from error
+        except (KeyError, TypeError) as error:
+            raise _Inner(type(error).__name__, str(error)) from error
         outputs = self.definitions.node(node["class_type"]).outputs
         try:
             return outputs[slot]
@@ -331,13 +314,7 @@ def shown_type(spec: Input) -> Any:
 
 def _missing(cls: NodeClass, name: str) -> Document:
     details = name.rsplit(".", 1)[-1] if cls.v3 else name
-    message = "Required input is missing"
-    return {
-        "type": "required_input_missing",
-        "message": message,
-        "details": details,
-        "extra_info": {"input_name": name},
-    }
+    return problem("required_input_missing", "Required input is missing", details, {"input_name": name})
 
 
 def _value(spec: Input, inputs: Document, custom: Check | None) -> Document | None:
@@ -351,12 +328,8 @@ def _value(spec: Input, inputs: Document, custom: Check | None) -> Document | No
             value = inputs[spec.name] = CONVERT[spec.type](value)
     except (ValueError, TypeError, OverflowError) as error:
         extra |= {"received_value": value, "exception_message": str(error)}
-        return {
-            "type": "invalid_input_type",
-            "message": f"Failed to convert an input value to a {spec.type} value",
-            "details": f"{spec.name}, {value}, {error}",
-            "extra_info": extra,
-        }
+        message = f"Failed to convert an input value to a {spec.type} value"
+        return problem("invalid_input_type", message, f"{spec.name}, {value}, {error}", extra)
     if custom is not None and (custom.takes_all or spec.name in custom.inputs):
         return None
     return _range(spec, value, extra) or _choice(spec, value, extra)
@@ -373,12 +346,7 @@ def _range(spec: Input, value: Any, extra: Document) -> Document | None:
         limit = spec.options.get(bound)
         if limit is None or (value >= limit if bound == "min" else value <= limit):
             continue
-        return {
-            "type": kind,
-            "message": f"Value {value} {words} of {limit}",
-            "details": spec.name,
-            "extra_info": extra,
-        }
+        return problem(kind, f"Value {value} {words} of {limit}", spec.name, extra)
     return None
 
 
@@ -390,12 +358,8 @@ def _choice(spec: Input, value: object, extra: Document) -> Document | None:
     if len(spec.choices) > LONGEST_LIST_SHOWN:
         shown = f"(list of length {len(spec.choices)})"
         extra = {**extra, "input_config": None}
-    return {
-        "type": "value_not_in_list",
-        "message": "Value not in list",
-        "details": f"{spec.name}: '{value}' not in {shown}",
-        "extra_info": {**extra, "received_value": value},
-    }
+    details = f"{spec.name}: '{value}' not in {shown}"
+    return problem("value_not_in_list", "Value not in list", details, {**extra, "received_value": value})
 
 
 def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> list[Document]:
@@ -410,14 +374,8 @@ def _custom(custom: Check, received: Mapping[str, Any], folders: Folders) -> lis
         if answer is True:
             continue
         details = name if answer is False else f"{name} - {answer}"
-        errors.append(
-            {
-                "type": "custom_validation_failed",
-                "message": "Custom validation failed for node",
-                "details": details,
-                "extra_info": {"input_name": name},
-            }
-        )
+        message = "Custom validation failed for node"
+        errors.append(problem("custom_validation_failed", message, details, {"input_name": name}))
     return errors
 
 
