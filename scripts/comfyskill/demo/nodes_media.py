@@ -99,7 +99,7 @@ def load_video(call: Call, file: str) -> Clip:
         raise FileNotFoundError(f"Invalid video file: {file}")
     text = recipe(path.name, path.stat().st_size)
     frames = tuple(pictures.background(text, 256, 256, step / 7) for step in range(8))
-    return Clip(Images(frames), 8.0, path=str(path))
+    return Clip(Images(frames), 8.0)
 
 
 @node("VHS_LoadVideo", changes=file_changed)

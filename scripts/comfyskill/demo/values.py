@@ -93,7 +93,6 @@ class Sound:
 
     seconds: float
     recipe: str
-    rate: int = 44_100
 
     def __str__(self) -> str:
         return f"<demo sound {self.seconds} s>"
@@ -106,7 +105,6 @@ class Clip:
     images: Images
     rate: float
     sound: Sound | None = None
-    path: str = ""
 
     def __str__(self) -> str:
         return f"<demo clip of {len(self.images.frames)} frames at {self.rate}/s>"
