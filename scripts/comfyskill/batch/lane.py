@@ -50,7 +50,7 @@ class Lane(threading.Thread):
         self.batch = batch
         self.server = server
         self.url = server.url
-        self.here = ServerRuns(server)
+        self.here = ServerRuns(server)  # what this server has; the scheduler sees it
         self.fetchers = Fetchers(batch, server)
         self.ends = Ends(batch, self.here, self.fetchers, filler.prepared.graph)
         client_id = uuid.uuid5(uuid.UUID(batch.recipe.plan.key), f"client {self.url}").hex
@@ -290,7 +290,7 @@ class Lane(threading.Thread):
                 self.ends.leave(todo, prompt_id, "it was sent before, and the server has no record of it")
                 return True
             if todo.prompt_id is not None and prompt_id not in self._unanswered:
-                self.batch.tally.resubmitted.add(todo.run)
+                self.batch.count_resubmitted(todo.run)
             return False
         flight.ours = False
         if state.done:
