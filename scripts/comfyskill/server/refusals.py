@@ -305,7 +305,11 @@ def _cycle(error: _NodeError) -> Explanation:
     ids = [safe_text.clean(item, 80) for item in foreign.items(error.extra.get("cycle_nodes"))]
     through = f" through nodes {safe_text.quoted_list(ids, 6)}" if ids else ""
     more = {"cycle": safe_text.cap(ids, 20)} if ids else {}
-    return f"the links of the graph form a cycle{through}", "remove one link of the cycle", more | error.theirs
+    return (
+        f"the links of the graph form a cycle{through}",
+        "remove one link of the cycle",
+        more | error.theirs,
+    )
 
 
 def _exception(error: _NodeError) -> Explanation:
