@@ -77,7 +77,18 @@ def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: 
     )
     others = [prompt_id for prompt_id in wanted if prompt_id in phases and prompt_id not in ours]
     _need_consent(len(others), yes, "cancel")
-    found, unconfirmed = _cancelled(server, wanted, list(phases))
+    # Waiting ones first, the last before all others, so that none starts while the running one ends.
+    places = {prompt_id: place for place, prompt_id in enumerate(phases)}
+    ordered = sorted(wanted, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True)
+    unconfirmed = server.cancel_all(ordered)
+    found = dict.fromkeys(unconfirmed, "still_running")
+    for prompt_id in ordered:
+        if prompt_id not in found:
+            try:
+                found[prompt_id] = _confirmed(server, prompt_id, queued=prompt_id in phases)
+            except SkillError as error:
+                known = [{"prompt_id": key, "result": result} for key, result in found.items()]
+                raise error.but(jobs=known) from error
     rows = [
         {
             "prompt_id": safe_text.clean(prompt_id, 100),
@@ -96,27 +107,8 @@ def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: 
             "message": f"{safe_text.name(str(failed['prompt_id']))}: {result.replace('_', ' ')}",
             "hint": HINTS.get(result, "see manage_queue.py list"),
         }
-    return document | (unconfirmed.document() if unconfirmed is not None else {})
-
-
-def _cancelled(
-    server: Dialect, ids: Sequence[str], queue: Sequence[str]
-) -> tuple[dict[str, str], SkillError | None]:
-    """What became of each job, and the first error of a cancellation that the server did not confirm."""
-    found: dict[str, str] = {}
-    unconfirmed = None
-    places = {prompt_id: place for place, prompt_id in enumerate(queue)}
-    # Waiting ones first, the last before all others, so that none starts while the running one ends.
-    for prompt_id in sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True):
-        try:
-            found[prompt_id] = _confirmed(server, prompt_id, server.cancel(prompt_id))
-        except SkillError as error:
-            if error.code != "cancel_not_confirmed":
-                done = [{"prompt_id": key, "result": value} for key, value in found.items()]
-                raise error.but(jobs=done) from error
-            found[prompt_id] = "still_running"
-            unconfirmed = unconfirmed or error
-    return found, unconfirmed
+    first = next(iter(unconfirmed.values()), None)
+    return document if first is None else document | first.document()
 
 
 def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
@@ -130,22 +122,22 @@ def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
     return {prompt_id: phase for prompt_id, phase in phases.items() if phase in UNFINISHED}
 
 
-def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
-    """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`."""
+def _confirmed(server: Dialect, prompt_id: str, *, queued: bool) -> str:
+    """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`. `queued`: it was in the queue."""
     give_up, pause = time.monotonic() + CONFIRM_PATIENCE, 0.05
     while True:
         state = server.state(prompt_id)
         if state.done:
             return "cancelled" if state.outcome == "cancelled" else "already_ended"
         if state.phase == "unknown":
-            return "removed" if hit else "not_found"
+            return "removed" if queued else "not_found"
         if time.monotonic() > give_up:
             return "still_running"
         time.sleep(pause)
         if pause == LONGEST_PAUSE:
             # An interrupt that comes just before a run's first node is forgotten by the server; and where there was
             # nothing to stop, the job has begun since, or is being stopped already.
-            hit = server.cancel(prompt_id) or hit
+            queued = server.cancel(prompt_id) or queued
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
@@ -155,8 +147,8 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> Doc
     waiting = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
     removed = waiting if all_users else [prompt_id for prompt_id in waiting if prompt_id in ours]
     _need_consent(sum(prompt_id not in ours for prompt_id in removed), yes, "clear --all-users")
-    for prompt_id in removed:
-        server.cancel(prompt_id)
+    for error in server.cancel_all(removed).values():
+        raise error
     rows = queue_rows(server)
     left = {job.prompt_id for job in rows}
     kept = len(waiting) - len(removed)
