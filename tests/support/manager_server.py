@@ -58,6 +58,7 @@ class Comfy:
         self.says: dict[str, tuple[bytes, str]] = {}
         self.seen: list[tuple[str, str, Any]] = []
         self.restarts = 0
+        self.away = 0  # requests that find the server stopped after a restart
         self.fetch: Any = None
         comfy = self
 
@@ -113,6 +114,7 @@ class Comfy:
 
     def _restart(self) -> None:
         self.restarts += 1
+        self.away = 1
         self.loaded |= self.manager.installed
 
 
@@ -144,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = raw.decode("latin-1")
         path = unquote(parts.path).removeprefix("/api").strip("/")
         comfy.seen.append((method, path, body))
-        if comfy.dies_at and path.startswith(comfy.dies_at):
+        if comfy.away or (comfy.dies_at and path.startswith(comfy.dies_at)):
+            comfy.away = max(comfy.away - 1, 0)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return

@@ -140,7 +140,7 @@ def _node(class_type: str, node_ids: tuple[str, ...], definitions: Definitions |
     return item._replace(status=MISSING, reason="the server has no such node class", replaced_by=new)
 
 
-def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock) -> Item:
+def _model(need: ModelNeed, definitions: Definitions | None, stock: Stock) -> Item:
     item = Item("model", need.name, UNKNOWN, uses=need.uses, folder=need.folder)
     if need.choices is not None:
         return _among_choices(item, need.choices, stock)
@@ -156,13 +156,13 @@ def _model(need: ModelNeed, definitions: Mapping[str, Any] | None, stock: Stock)
     return item._replace(reason=_unsaid(listing, need, definitions))
 
 
-def _is_evidence(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> bool:
+def _is_evidence(listing: Listing, need: ModelNeed, definitions: Definitions | None) -> bool:
     """Whether an unknown folder proves that the file is missing; not if a missing pack may register the folder."""
     known_pack = definitions is not None and all(use.class_type in definitions for use in need.uses)
     return listing.folder in catalog.CORE_FOLDERS or known_pack
 
 
-def _unsaid(listing: Listing, need: ModelNeed, definitions: Mapping[str, Any] | None) -> str:
+def _unsaid(listing: Listing, need: ModelNeed, definitions: Definitions | None) -> str:
     if listing.state == NO_FOLDER and definitions is not None:
         lacking = sorted({use.class_type for use in need.uses if use.class_type not in definitions})
         return f"{listing.sentence}; it comes with the missing pack of {safe_text.quoted_list(lacking)}"
@@ -312,7 +312,7 @@ def locate(
     return checked._replace(items=tuple(items), not_asked=(*models.not_asked, *packs.not_asked))
 
 
-def repaired(graph: Mapping[str, Any], checked: Check) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def repaired(graph: Graph, checked: Check) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """A copy of the graph with the sure replacements made, and what was replaced."""
     copy: dict[str, Any] = {
         node_id: {**node, "inputs": dict(node["inputs"])} if isinstance(node.get("inputs"), Mapping) else node

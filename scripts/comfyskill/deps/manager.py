@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from comfyskill.base import cli, foreign, safe_text
-from comfyskill.base.cli import Exit, SkillError
+from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.server import transport
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect
@@ -21,7 +21,12 @@ from comfyskill.server.protocol import Dialect
 V3, V4, V4_LEGACY = "v3", "v4", "v4-legacy"
 _VERSION = re.compile(r"^[Vv]?\d+(\.\d+){0,3}([-+.\w]{0,20})?$")
 CORE_PACKS = ("comfy-core", "comfyanonymous/comfyui", "comfy-org/comfyui")
-POLL = 1.0
+# Seconds: between questions about the queue, and how long it is idle before it counts as finished.
+FIRST_POLL, POLL = 0.1, 1.0
+IDLE = 2.0
+# Seconds: between questions to a restarting server, and how long it may still answer before it stops.
+AWAY_POLL = 0.2
+STOPPING = 5.0
 
 
 class PackClaim(NamedTuple):
@@ -80,7 +85,7 @@ class Manager:
         self._prefix = "" if shape == V3 else "v2/"
         self._mappings: dict[str, list[PackClaim]] | None = None
         self._endings: list[tuple[re.Pattern[str], PackClaim]] = []
-        self._models: list[Mapping[str, Any]] | None = None
+        self._models: list[Mapping[str, object]] | None = None
         self._client = f"comfyui-skill-{secrets.token_hex(8)}"
 
     @property
@@ -102,20 +107,18 @@ class Manager:
             f"{self._prefix}customnode/getmappings", params={"mode": "local"}, timeout=120
         )
         found: dict[str, list[PackClaim]] = {}
-        for key, value in answer.items() if isinstance(answer, Mapping) else ():
-            if not (isinstance(value, list) and value and isinstance(value[0], list)):
-                continue
-            about = value[1] if len(value) > 1 and isinstance(value[1], Mapping) else {}
-            claim = _claim(str(key), about)
-            for class_type in value[0]:
+        for key, value in foreign.mapping(answer).items():
+            classes, about = (*foreign.items(value), None, None)[:2]
+            claim = _claim(str(key), foreign.mapping(about))
+            for class_type in foreign.items(classes):
                 if isinstance(class_type, str):
                     found.setdefault(class_type, []).append(claim)
-            pattern = _ending(about.get("nodename_pattern"))
+            pattern = _ending(foreign.mapping(about).get("nodename_pattern"))
             if pattern is not None:
                 self._endings.append((pattern, claim))
         return found
 
-    def model_list(self) -> list[Mapping[str, Any]]:
+    def model_list(self) -> list[Mapping[str, object]]:
         """Its list of known models; empty for the shape that has none. Raises SkillError."""
         if self._models is None:
             self._models = []
@@ -123,18 +126,14 @@ class Manager:
                 answer = self.server.get_json(
                     f"{self._prefix}externalmodel/getlist", params={"mode": "local"}, timeout=60
                 )
-                models = answer.get("models") if isinstance(answer, Mapping) else None
-                self._models = [entry for entry in models or [] if isinstance(entry, Mapping)]
+                self._models = foreign.mappings(foreign.mapping(answer).get("models"))
         return self._models
 
-    def installed(self) -> dict[str, Mapping[str, Any]]:
+    def installed(self) -> dict[str, Mapping[str, object]]:
         """Installed packs by folder name: {ver, cnr_id, aux_id, enabled}. Raises SkillError."""
         answer = self.server.get_json(f"{self._prefix}customnode/installed", timeout=60)
-        return (
-            {str(key): value for key, value in answer.items() if isinstance(value, Mapping)}
-            if isinstance(answer, Mapping)
-            else {}
-        )
+        packs = foreign.mapping(answer).items()
+        return {str(key): value for key, value in packs if isinstance(value, Mapping)}
 
     def install_packs(self, ids: Sequence[str], *, patience: float = 900.0) -> dict[str, str]:
         """Install registry packs; pack -> `installed`, or why not. Raises SkillError when it cannot be asked."""
@@ -146,7 +145,9 @@ class Manager:
             return fates
         self._start()
         self._wait(before, len(accepted), patience)
-        installed = {_key(entry.get("cnr_id") or name) for name, entry in self.installed().items()}
+        installed = {
+            _key(foreign.text(entry.get("cnr_id")) or name) for name, entry in self.installed().items()
+        }
         for pack in accepted:
             said = self._task_result(tasks[pack])
             if said in (None, "success", "skip") and _key(pack) in installed:
@@ -159,7 +160,7 @@ class Manager:
         if self.shape == V4_LEGACY:
             items = [_pack_order(pack, ui_id) for pack, ui_id in tasks.items()]
             answer = self._post("queue/batch", {"install": items})
-            failed = set(answer.get("failed") or []) if isinstance(answer, Mapping) else set()
+            failed = {name for name in foreign.items(answer.get("failed")) if isinstance(name, str)}
             for pack in failed & tasks.keys():
                 fates[pack] = "the Manager refused it (its security level, or an unknown pack)"
             return [pack for pack in tasks if pack not in failed]
@@ -182,7 +183,7 @@ class Manager:
             accepted.append(pack)
         return accepted
 
-    def install_model(self, entry: Mapping[str, Any], *, patience: float = 3600.0) -> str:
+    def install_model(self, entry: Mapping[str, object], *, patience: float = 3600.0) -> str:
         """Have the server download one model: `installed`, `unconfirmed` (no record is kept), or why not.
 
         `entry`: name, type, base, save_path, filename, url, as its model list has them.
@@ -192,7 +193,7 @@ class Manager:
         order = {**entry, "ui_id": ui_id, "client_id": self._client}
         if self.shape == V4_LEGACY:
             answer = self._post("queue/batch", {"install_model": [{**order, "id": ui_id}]})
-            if isinstance(answer, Mapping) and answer.get("failed"):
+            if answer.get("failed"):
                 return "the Manager refused it (its security level, or not in its list)"
         else:
             self._post("queue/install_model", order)
@@ -217,10 +218,9 @@ class Manager:
                 "the Manager is working on other installs", code="busy", retryable=True,
                 hint="wait until it has finished, then run this again",
             )  # fmt: skip
-        done = status.get("done_count")
-        return done if isinstance(done, int) else 0
+        return foreign.whole(status.get("done_count")) or 0
 
-    def status(self) -> Mapping[str, Any]:
+    def status(self) -> Mapping[str, object]:
         """Its queue: total_count, done_count, in_progress_count, is_processing."""
         answer = self.server.get_json(f"{self._prefix}manager/queue/status", timeout=30)
         return foreign.mapping(answer)
@@ -240,19 +240,18 @@ class Manager:
 
     def _wait(self, before: int, ordered: int, patience: float) -> None:
         give_up = time.monotonic() + patience
-        idle = 0
-        while time.monotonic() < give_up:
+        idle_since, pause = None, FIRST_POLL
+        while (now := time.monotonic()) < give_up:
             status = self.status()
-            done = status.get("done_count")
-            finished = isinstance(done, int) and done - before >= ordered
+            done = foreign.whole(status.get("done_count"))
+            finished = done is not None and done - before >= ordered
+            idle_since = None if _working(status) else idle_since or now
             # The worker may not have started yet, and the legacy queue resets its counts when it ends.
-            idle = 0 if _working(status) else idle + 1
-            if idle and (finished or idle >= 3):
+            if idle_since is not None and (finished or now - idle_since >= IDLE):
                 return
-            cli.note(
-                f"Manager: {done if isinstance(done, int) else '?'} of {status.get('total_count', '?')} done"
-            )
-            time.sleep(POLL)
+            cli.note(f"Manager: {done or 0} of {foreign.whole(status.get('total_count')) or '?'} done")
+            time.sleep(pause)
+            pause = min(2 * pause, POLL)
         raise SkillError(
             "the Manager has not finished in time", code="still_running", exit=Exit.RUNNING, retryable=True,
             hint="it continues by itself; run check_deps.py later",
@@ -268,11 +267,10 @@ class Manager:
             if error.code == "unreachable":
                 raise
             return None
-        history = answer.get("history") if isinstance(answer, Mapping) else None
-        if not isinstance(history, Mapping):
+        history = foreign.mapping(foreign.mapping(answer).get("history"))
+        if not history:
             return "no record of the task"
-        status = history.get("status")
-        word = status.get("status_str") if isinstance(status, Mapping) else None
+        word = foreign.mapping(history.get("status")).get("status_str")
         return "success" if word in ("success", "skip") else str(history.get("result") or word or "failed")
 
     def restart(self) -> None:
@@ -286,7 +284,24 @@ class Manager:
             if error.code != "unreachable":
                 raise
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def is_back(self, patience: float = 180.0) -> bool:
+        """Whether the server answers again after `restart`; it is asked until then.
+
+        An answer counts once it was seen to be away, or after the time in which it would have stopped.
+        """
+        begun, was_away = time.monotonic(), False
+        while (waited := time.monotonic() - begun) < patience:
+            try:
+                self.server.get("system_stats", attempts=1, timeout=10)
+            except SkillError:
+                was_away = True
+            else:
+                if was_away or waited > STOPPING:
+                    return True
+            time.sleep(AWAY_POLL)
+        return False
+
+    def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, object]:
         try:
             response = self.server.post(f"{self._prefix}manager/{path}", body, timeout=120)
         except SkillError as error:
@@ -298,40 +313,27 @@ class Manager:
                     server_said=error.details.get("server_said"), http_status=403,
                 ) from error  # fmt: skip
             raise
-        return self.server.json_of(response) if response.content.strip().startswith((b"{", b"[")) else None
+        # Most answers are empty, or a word.
+        answer = self.server.json_of(response) if response.content.strip().startswith(b"{") else None
+        return foreign.mapping(answer)
 
 
-def _working(status: Mapping[str, Any]) -> bool:
+def _working(status: Mapping[str, object]) -> bool:
     """Whether tasks wait or run. Version 4's worker counts as processing for seconds after its last task."""
     if isinstance(status.get("pending_count"), int):
         return bool(status["pending_count"] or status.get("in_progress_count"))
     return bool(status.get("is_processing"))
 
 
-def wait_until_back(ask: Callable[[], Any], patience: float = 180.0) -> bool:
-    """Whether a restarted server answers again within the time; the first try waits until it has stopped."""
-    give_up = time.monotonic() + patience
-    time.sleep(2.0)
-    while time.monotonic() < give_up:
-        try:
-            ask()
-        except SkillError:
-            time.sleep(2.0)
-            continue
-        return True
-    return False
-
-
-def _pack_order(pack: str, ui_id: str) -> dict[str, Any]:
+def _pack_order(pack: str, ui_id: str) -> Document:
     return {
         "id": pack, "version": "latest", "selected_version": "latest", "channel": "default", "mode": "cache",
         "ui_id": ui_id, "skip_post_install": False,
     }  # fmt: skip
 
 
-def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
-    title = about.get("title_aux") or about.get("title")
-    title = safe_text.clean(title, 80) if isinstance(title, str) else None
+def _claim(key: str, about: Mapping[str, object]) -> PackClaim:
+    title = safe_text.clean(foreign.text(about.get("title_aux") or about.get("title")), 80) or None
     if "/" not in key:
         return PackClaim(key, None, title)
     bare = re.sub(r"^https?://github\.com/|\.git$|/$", "", key).lower()
@@ -340,7 +342,7 @@ def _claim(key: str, about: Mapping[str, Any]) -> PackClaim:
     return PackClaim(None, safe_text.clean(key, 200), title)
 
 
-def _ending(pattern: Any) -> re.Pattern[str] | None:
+def _ending(pattern: object) -> re.Pattern[str] | None:
     """The Manager's name pattern when it is plain text at the start or end of a name; others may be slow, so not used."""
     if not isinstance(pattern, str) or len(pattern) > 60:
         return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from comfyskill.base import cli, paths, programs, safe_files, safe_text
+from comfyskill.base import cli, foreign, paths, programs, safe_files, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.deps import comfy_cli, download, plan, report, survey
 from comfyskill.deps import manager as deps_manager
@@ -18,6 +18,7 @@ from comfyskill.deps.download import AllowedHosts
 from comfyskill.deps.plan import COMFY, DOWNLOAD, MANAGER, Options, Step, Ways, manager_order
 from comfyskill.deps.survey import Asked, Workflow
 from comfyskill.server.facts import Facts
+from comfyskill.server.protocol import Dialect
 
 
 def mend(connect: Callable[[], Facts], options: Options) -> Document:
@@ -39,8 +40,7 @@ def mend(connect: Callable[[], Facts], options: Options) -> Document:
         if verdict != MISSING:
             raise survey.unknown(document, asked.stock.problems)
         ways = _ways(options, asked, allowed)
-        steps = plan.plan(checks, ways, options.only)
-        steps = plan.with_instead(steps, checks, options.workflows)
+        steps = plan.plan(checks, options.workflows, ways, options.only)
         document["plan"] = [step.to_json() for step in steps]
         document["totals"] = plan.totals(steps, ways)
         document["by"] = {
@@ -51,20 +51,20 @@ def mend(connect: Callable[[], Facts], options: Options) -> Document:
         renamed = _renamed(checks, options.workflows)
         if renamed:
             document["use_instead"] = renamed
-        again = plan.again(options, server.flags)
+        repeated = options.repeated(server.flags)
         left = plan.left_alone(checks, options.only)
-        told = plan.told(steps, left, survey.renaming(asked, done), again, live=asked.live)
+        summary = plan.summary(steps, left, survey.renaming(asked, done), repeated, live=asked.live)
         if document["totals"].get("fits") is False:
-            told["message"] += "; the disk does not have enough space for all of it"
+            summary["message"] += "; the disk does not have enough space for all of it"
         if options.dry_run:
-            return {"status": "dry_run"} | told | document
-        _require_consent(options.yes, steps, document, told)
+            return {"status": "dry_run"} | summary | document
+        _require_consent(options.yes, steps, document, summary)
         outcomes: list[Outcome] = []
         try:
             for outcome in carry_out(steps, ways):
                 outcomes.append(outcome)  # (Ctrl-C keeps those before it)
         except KeyboardInterrupt:
-            raise _interrupted(document, outcomes, again) from None
+            raise _interrupted(document, outcomes, repeated) from None
         document["outcomes"] = [outcome.to_json() for outcome in outcomes]
         document |= _restart(options.restart, ways, outcomes)
     with contextlib.closing(connect()) as server:
@@ -86,7 +86,7 @@ def _ways(options: Options, asked: Asked, allowed: AllowedHosts) -> Ways:
     )  # fmt: skip
 
 
-def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, Any]]:
+def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[Document]:
     """What needs another name, not an install."""
     found = []
     for checked, spec in zip(checks, specs, strict=True):
@@ -94,36 +94,34 @@ def _renamed(checks: Sequence[Check], specs: Sequence[str]) -> list[dict[str, An
     return found
 
 
-def _require_consent(
-    yes: bool, steps: Sequence[Step], document: dict[str, Any], told: dict[str, Any]
-) -> None:
+def _require_consent(yes: bool, steps: Sequence[Step], document: Document, summary: Document) -> None:
     """Raises SkillError with the plan unless there is something to do and the user has consented."""
-    doable = [step for step in steps if step.how]
-    consents = any(step.consent for step in steps)
+    doable = any(step.how for step in steps)
+    if doable and yes:
+        return
+    code = "consent_needed"
+    hint: str | None = "show the plan to the user, then run again with --yes"
     if not doable:
-        raise SkillError(
-            told["message"], code="consent_needed" if consents else "blocked",
-            exit=Exit.UNSAFE if consents else Exit.FAILED, hint=told.get("hint"), next=told.get("next", ()), **document,
-        )  # fmt: skip
-    if not yes:
-        raise SkillError(
-            told["message"], code="consent_needed", hint="show the plan to the user, then run again with --yes",
-            **document,
-        )  # fmt: skip
+        code = "consent_needed" if any(step.way.consent for step in steps) else "blocked"
+        hint = summary.get("hint")
+    raise SkillError(
+        summary["message"], code=code, exit=Exit.FAILED if code == "blocked" else Exit.UNSAFE, hint=hint,
+        next=() if doable else summary.get("next", ()), **document,
+    )  # fmt: skip
 
 
-def _interrupted(document: dict[str, Any], outcomes: Sequence[Outcome], again: Sequence[str]) -> SkillError:
+def _interrupted(document: Document, outcomes: Sequence[Outcome], repeated: Sequence[str]) -> SkillError:
     """The failure after Ctrl-C: finished steps are listed, partial downloads are kept."""
     document["outcomes"] = [outcome.to_json() for outcome in outcomes]
     return SkillError(
         f"interrupted by the user; {safe_text.counted(len(outcomes), 'step')} had finished",
         code="interrupted", status="cancelled",
         retryable=True, hint="run the same command again: downloads resume where they stopped",
-        next=[programs.command("auto_fix_deps.py", *again, "--dry-run")] if again else (), **document,
+        next=[programs.command("auto_fix_deps.py", *repeated, "--dry-run")] if repeated else (), **document,
     )  # fmt: skip
 
 
-def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> Document:
     """Restart the server, which loads new packs, if the user asked for it and no job runs; the facts for the report."""
     if not any(outcome.done and outcome.step.kind == "pack" for outcome in outcomes):
         return {}
@@ -132,22 +130,23 @@ def _restart(wanted: bool, ways: Ways, outcomes: Sequence[Outcome]) -> dict[str,
         return needed
     if ways.manager is None:
         return needed | {"restart": "no Manager answers that could restart the server: restart it by hand"}
-    if _busy(ways.server):
+    if _busy(ways.manager.server):
         return needed | {
             "restart": "the server has jobs, so it was not restarted: restart it when they are finished"
         }
     ways.manager.restart()
-    if deps_manager.wait_until_back(ways.server.stats):
+    if ways.manager.is_back():
         return {"restarted": True}
     return needed | {"restart": "the server was asked to restart and does not answer yet"}
 
 
-def _busy(server: Any) -> bool:
+def _busy(server: Dialect) -> bool:
+    """Whether the server has jobs, or does not say that it has none."""
     try:
-        answer = server.get_json("prompt")
-        return bool(answer["exec_info"]["queue_remaining"])
-    except (SkillError, KeyError, TypeError):
+        info = foreign.mapping(foreign.mapping(server.get_json("prompt")).get("exec_info"))
+    except SkillError:
         return True
+    return foreign.whole(info.get("queue_remaining")) != 0
 
 
 def _second_look(
@@ -173,31 +172,25 @@ def _second_look(
     raise _incomplete(document, steps, outcomes)
 
 
-def _incomplete(document: dict[str, Any], steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
+def _incomplete(document: Document, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> SkillError:
+    """The failure when something is still missing, with the reason that explains most of it."""
     failed = [outcome for outcome in outcomes if not outcome.done]
+    refused = [outcome.error for outcome in failed if outcome.error and outcome.error.exit == Exit.REFUSED]
+    consents = sorted({step.way.consent for step in steps if step.way.consent})
     left = len(document["still_missing"])
     message = f"{safe_text.counted(left, 'thing')} {'is' if left == 1 else 'are'} still missing"
-    if not failed and document.get("restart_needed"):
-        return SkillError(
-            f"{message}; the server must be restarted first", code="restart_needed", status="partial",
-            hint=document["restart"], **document,
-        )  # fmt: skip
-    refused = [
-        outcome for outcome in failed if outcome.error is not None and outcome.error.exit == Exit.REFUSED
-    ]
+    code, hint = "incomplete", "see the plan for what blocks them"
     if failed and len(refused) == len(failed):
-        return SkillError(
-            f"{message}: {refused[0].message}", code="refused", status="partial",
-            hint=refused[0].error.hint if refused[0].error else None, **document,
-        )  # fmt: skip
-    consents = sorted({step.consent for step in steps if step.consent})
-    if not failed and consents:
-        return SkillError(
-            f"{message}; some want a consent of their own", code="consent_needed", status="partial",
-            hint=f"these flags consent: {', '.join(consents)}", **document,
-        )  # fmt: skip
-    hint = "see outcomes for what failed" if failed else "see the plan for what blocks them"
-    return SkillError(message, code="incomplete", status="partial", hint=hint, **document)
+        code, message, hint = "refused", f"{message}: {refused[0].message}", refused[0].hint or hint
+    elif failed:
+        hint = "see outcomes for what failed"
+    elif document.get("restart_needed"):
+        code, message = "restart_needed", f"{message}; the server must be restarted first"
+        hint = document["restart"]
+    elif consents:
+        code, message = "consent_needed", f"{message}; some require a consent of their own"
+        hint = f"these flags consent: {', '.join(consents)}"
+    return SkillError(message, code=code, status="partial", hint=hint, **document)
 
 
 class Outcome(NamedTuple):
@@ -207,11 +200,11 @@ class Outcome(NamedTuple):
     done: bool
     message: str
     error: SkillError | None = None
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, object] = {}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The outcome for a report."""
-        document: dict[str, Any] = {
+        document: Document = {
             "kind": self.step.kind, "name": safe_text.clean(self.step.name, 200), "how": self.step.how, "done": self.done,
             "message": safe_text.clean(self.message, 500),
         }  # fmt: skip
@@ -220,7 +213,7 @@ class Outcome(NamedTuple):
             if self.error.hint:
                 document["hint"] = self.error.hint
             document |= {key: value for key, value in self.error.details.items() if key == "page"}
-        return document | dict(self.facts or {})
+        return document | dict(self.facts)
 
 
 def carry_out(steps: Sequence[Step], ways: Ways) -> Iterator[Outcome]:
@@ -263,13 +256,21 @@ def _install_by_comfy(step: Step, ways: Ways) -> Outcome:
     words = comfy_cli.install_command(step.name, ways.workspace)
     cli.note(f"running {safe_text.shell_words(words)}")
     try:
-        done = comfy_cli.run(words)
+        return _by_comfy(step, words)
     except SkillError as error:
         return Outcome(step, False, error.message, error)
-    facts = {"command": safe_text.shell_words(words), "exit_code": done.code}
+
+
+def _by_comfy(
+    step: Step, words: Sequence[str], *, token_host: str | None = None, limit: float = comfy_cli.INSTALL_LIMIT
+) -> Outcome:
+    done = comfy_cli.run(words, token_host=token_host, limit=limit)
+    facts: Document = {"command": safe_text.shell_words(words), "exit_code": done.code}
     if done.code != 0:
-        return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
-    return Outcome(step, True, "comfy-cli installed it", facts=facts)
+        return Outcome(step, False, "comfy-cli failed", facts=facts | {"server_said": done.said})
+    return Outcome(
+        step, True, f"comfy-cli {'installed' if step.kind == 'pack' else 'downloaded'} it", facts=facts
+    )
 
 
 def _attempt(step: Step, ways: Ways) -> Outcome:
@@ -298,7 +299,7 @@ def _download(step: Step, ways: Ways) -> Outcome:
     target = ways.models_folder.joinpath(*step.relative.split("/"))
     wanted = download.Wanted(str(step.url), target, step.sha256, ways.allow_pickle)
     fetched = download.fetch(wanted, ways.allowed)
-    facts: dict[str, Any] = {
+    facts: Document = {
         "file": str(fetched.path), "bytes": fetched.bytes, "sha256": fetched.sha256, "checked": list(fetched.checked),
     }  # fmt: skip
     if fetched.resumed_at:
@@ -311,38 +312,25 @@ def _download_by_comfy(step: Step, ways: Ways) -> Outcome:
     assert step.relative is not None
     folder, _, filename = step.relative.rpartition("/")
     words = comfy_cli.download_command(str(step.url), f"models/{folder}", filename, ways.workspace)
-    done = comfy_cli.run(words, token_host=urlsplit(str(step.url)).hostname, limit=comfy_cli.DOWNLOAD_LIMIT)
-    facts: dict[str, Any] = {"command": safe_text.shell_words(words), "exit_code": done.code}
-    if done.code != 0:
-        return Outcome(step, False, "comfy-cli failed", facts={**facts, "server_said": done.said})
+    token_host = urlsplit(str(step.url)).hostname
+    outcome = _by_comfy(step, words, token_host=token_host, limit=comfy_cli.DOWNLOAD_LIMIT)
+    if not outcome.done:
+        return outcome
     if ways.models_folder is None:
-        return Outcome(
-            step, True, "comfy-cli downloaded it; the file could not be checked from here", facts=facts
-        )
+        return outcome._replace(message="comfy-cli downloaded it; the file could not be checked from here")
     path = ways.models_folder.joinpath(*step.relative.split("/"))
     if not path.is_file():
-        return Outcome(
-            step, False, "comfy-cli reports success, but the file is not in its folder", facts=facts
-        )
+        message = "comfy-cli reports success, but the file is not in its folder"
+        return outcome._replace(done=False, message=message)
     wrong = deps_place.problem(path)
-    if step.sha256 and not wrong:
-        digest = safe_files.digest(path)
-        wrong = None if digest == step.sha256 else f"its SHA-256 is {digest} and should be {step.sha256}"
+    if step.sha256 and not wrong and (digest := safe_files.digest(path)) != step.sha256:
+        wrong = f"its SHA-256 is {digest} and should be {step.sha256}"
     if wrong:
         bad = path.with_name(path.name + ".rejected")
         path.replace(bad)
-        return Outcome(
-            step,
-            False,
-            f"the file from comfy-cli is not usable: {wrong}; it was renamed to {bad.name}",
-            facts=facts,
-        )
-    return Outcome(
-        step,
-        True,
-        "comfy-cli downloaded it",
-        facts={**facts, "file": str(path), "bytes": path.stat().st_size},
-    )
+        message = f"the file from comfy-cli is not usable: {wrong}; it was renamed to {bad.name}"
+        return outcome._replace(done=False, message=message)
+    return outcome._replace(facts={**outcome.facts, "file": str(path), "bytes": path.stat().st_size})
 
 
 def _download_by_manager(step: Step, ways: Ways) -> Outcome:
@@ -351,24 +339,18 @@ def _download_by_manager(step: Step, ways: Ways) -> Outcome:
     if order is None:
         raise SkillError("the Manager no longer knows the file", code="not_found")
     said = ways.manager.install_model(order)
-    listed = said in ("installed", "unconfirmed") and _is_listed(step, ways)
+    if said not in ("installed", "unconfirmed"):
+        return Outcome(step, False, said, facts=_said(ways.manager, str(order.get("filename"))))
+    listed = _is_listed(step, ways)
     if said == "unconfirmed" and not listed:
-        return Outcome(
-            step, False, "the Manager has finished, but the server does not list the file: see its log"
-        )
-    done = said in ("installed", "unconfirmed")
+        message = "the Manager has finished, but the server does not list the file: see its log"
+        return Outcome(step, False, message)
     note = "the server downloaded it; its hash and format were not checked"
-    return Outcome(
-        step,
-        done,
-        "the Manager downloaded it" if done else said,
-        facts={"checked": [], "note": note} if done else _said(ways.manager, str(order.get("filename"))),
-    )
+    return Outcome(step, True, "the Manager downloaded it", facts={"checked": [], "note": note})
 
 
 def _is_listed(step: Step, ways: Ways) -> bool:
     """Whether the server now lists the file. Raises SkillError when it cannot be asked."""
     folder, _, name = str(step.relative).partition("/")
-    return any(
-        listed.replace("\\", "/").endswith(name.rpartition("/")[2]) for listed in ways.server.models(folder)
-    )
+    filename = name.rpartition("/")[2]
+    return any(listed.replace("\\", "/").endswith(filename) for listed in ways.server.models(folder))

@@ -1,4 +1,4 @@
-"""What a workflow needs: node classes, model files, embeddings, input files, values from a server's lists. Pure.
+"""What a workflow needs: node classes, model files, embeddings, input files, values from a server's lists.
 
 The server's own definitions come first: an input with a list of files is a model input, whatever pack it comes from.
 The catalog's tables are used where no definition is available.
@@ -7,14 +7,17 @@ The catalog's tables are used where no definition is available.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from comfyskill.base import file_names
+from comfyskill.base import file_names, foreign
 from comfyskill.deps import catalog as deps_catalog
 from comfyskill.graph import catalog, facts
 from comfyskill.graph.nodes import (
     Consumer,
+    Definitions,
+    Graph,
+    Node,
     class_of,
     consumers_of,
     each,
@@ -78,8 +81,8 @@ class FileNeed(NamedTuple):
 class ValueNeed(NamedTuple):
     """A value that is not in the server's list for its input."""
 
-    value: Any
-    choices: tuple[Any, ...]
+    value: object
+    choices: tuple[object, ...]
     uses: tuple[Use, ...]
 
 
@@ -100,25 +103,20 @@ class Needs(NamedTuple):
     loose: tuple[tuple[str, Use], ...] = ()
 
 
-def classes_of(graph: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def classes_of(graph: Graph) -> dict[str, tuple[str, ...]]:
     """The node classes of a graph with the ids of their nodes, also of nodes that a conversion could not make."""
     found: dict[str, list[str]] = {}
     for node_id, node in each(with_missing_types(graph)):
         if class_of(node):
             found.setdefault(class_of(node), []).append(node_id)
         # A group node of an old file that could not be unfolded: the classes missing inside of it.
-        meta = node.get("_meta")
-        for name in _strings(meta.get("missing_types") if isinstance(meta, Mapping) else None):
-            if name != class_of(node):
+        for name in foreign.items(foreign.mapping(node.get("_meta")).get("missing_types")):
+            if isinstance(name, str) and name != class_of(node):
                 found.setdefault(name, []).append(node_id)
     return {name: tuple(sorted(ids, key=natural_key)) for name, ids in sorted(found.items())}
 
 
-def _strings(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> Needs:
+def needs_of(graph: Graph, definitions: Definitions | None) -> Needs:
     """What the graph needs, read with the available definitions (None: only the tables)."""
     book = Book(definitions)
     classes = classes_of(graph)
@@ -150,9 +148,7 @@ def needs_of(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) ->
     )  # fmt: skip
 
 
-def _looked_at(
-    graph: Mapping[str, Any], definitions: Mapping[str, Any] | None, book: Book, classes: Iterable[str]
-) -> set[str]:
+def _looked_at(graph: Graph, definitions: Definitions | None, book: Book, classes: Iterable[str]) -> set[str]:
     """The nodes that an output draws from; all of them when an unknown class might be the output."""
     everything = {node_id for node_id, _ in each(graph)}
     if any(not book.knows(name) for name in classes):
@@ -160,9 +156,7 @@ def _looked_at(
     return facts.live_ids(graph, definitions) or everything
 
 
-def _is_encoded(
-    graph: Mapping[str, Any], book: Book, consumers: Mapping[str, list[Consumer]], start: str
-) -> bool:
+def _is_encoded(graph: Graph, book: Book, consumers: Mapping[str, list[Consumer]], start: str) -> bool:
     """Whether a node's text reaches a text encoder, which alone reads embeddings; unknown classes may be one."""
     waiting, seen = [start], {start}
     for _ in range(_FARTHEST):
@@ -178,18 +172,18 @@ def _is_encoded(
     return False
 
 
-def _encodes(node: Mapping[str, Any], book: Book) -> bool:
+def _encodes(node: Node, book: Book) -> bool:
     class_type = class_of(node)
     if not book.knows(class_type) or book.gives(class_type, "CONDITIONING") or "Encode" in class_type:
         return True
     return any("CLIP" in spec.types for spec in book.specs(node).values())
 
 
-def _use(node_id: str, node: Mapping[str, Any], name: str) -> Use:
+def _use(node_id: str, node: Node, name: str) -> Use:
     return Use(node_id, name, class_of(node), title_of(node))
 
 
-def _each_of(value: Any) -> list[Any]:
+def _each_of(value: object) -> Sequence[object]:
     """A value that holds several, as those; else itself."""
     return value if isinstance(value, list) else [value]
 
@@ -207,7 +201,7 @@ class _Reading:
         self.values: list[ValueNeed] = []
         self.loose: list[tuple[str, Use]] = []
 
-    def node(self, node_id: str, node: Mapping[str, Any]) -> None:
+    def node(self, node_id: str, node: Node) -> None:
         class_type = class_of(node)
         specs = self.book.specs(node)
         for name, raw in inputs_of(node).items():
@@ -222,8 +216,8 @@ class _Reading:
             elif spec is not None and _PATHS in spec.options and isinstance(value, str):
                 self._path(value, use._replace(plain=False))
             elif spec is not None and spec.choices is not None:
-                for one in _each_of(value):
-                    self._choice(one, spec.choices, use)
+                for choice in _each_of(value):
+                    self._choice(choice, spec.choices, use)
             elif (node_id, name) in self.by_table and not upload:
                 known = self.by_table[node_id, name]
                 if known.folder is None and spec is not None:
@@ -240,36 +234,32 @@ class _Reading:
         elif value.strip() and "://" not in value and folder not in ("input", "output", "temp"):
             self._file(value, SERVER_PATH, None, use)
 
-    def _choice(self, value: Any, choices: tuple[Any, ...], use: Use) -> None:
-        texts = tuple(choice for choice in choices if isinstance(choice, str))
-        folder = facts.model_folder(use.class_type, use.input)
-        # An empty list is that of a folder in which the server has no file yet.
-        names_a_file = isinstance(value, str) and bool(
-            value.lower().endswith(_SUFFIXES) or (not choices and _EXTENSION.search(value))
-        )
-        lists_files = any(text.lower().endswith(_SUFFIXES) for text in texts)
-        no_file = isinstance(value, str) and bool(choices) and value in catalog.NOT_A_FILE
-        if isinstance(value, str) and (
-            names_a_file or (value not in choices and not no_file and (lists_files or folder))
-        ):
-            self._model(value, folder, texts, use)
-        elif isinstance(value, str) and value.startswith("blake3:"):
-            self._file(value, "file", texts, use)
-        elif choices and value not in choices:
-            self.values.append(ValueNeed(value, choices, (use,)))
+    def _choice(self, value: object, choices: Sequence[object], use: Use) -> None:
+        """A value for an input that has a list: a model file, an asset, or another value, which must be in the list."""
+        if isinstance(value, str):
+            texts = tuple(choice for choice in choices if isinstance(choice, str))
+            folder = facts.model_folder(use.class_type, use.input)
+            # An empty list is that of a folder in which the server has no file yet.
+            names_a_file = value.lower().endswith(_SUFFIXES) or (not choices and _EXTENSION.search(value))
+            lists_files = folder or any(text.lower().endswith(_SUFFIXES) for text in texts)
+            outside = value not in choices and not (choices and value in catalog.NOT_A_FILE)
+            if names_a_file or (outside and lists_files):
+                return self._model(value, folder, texts, use)
+            if value.startswith("blake3:"):
+                return self._file(value, "file", texts, use)
+        if choices and value not in choices:
+            self.values.append(ValueNeed(value, tuple(choices), (use,)))
+        return None
 
     def _model(self, name: str, folder: str | None, choices: tuple[str, ...] | None, use: Use) -> None:
         key = (name, folder, choices)
         self.kind[key] = (folder, choices)
         self.models.setdefault(key, []).append(use)
 
-    def _file(self, value: str, kind: str, choices: tuple[Any, ...] | None, use: Use) -> None:
-        texts = (
-            tuple(choice for choice in choices if isinstance(choice, str)) if choices is not None else None
-        )
-        key = (value, kind)
-        self.files.setdefault(key, []).append(use)
-        self.listed[key] = texts
+    def _file(self, value: str, kind: str, choices: Sequence[object] | None, use: Use) -> None:
+        self.files.setdefault((value, kind), []).append(use)
+        listed = None if choices is None else tuple(item for item in choices if isinstance(item, str))
+        self.listed[value, kind] = listed
 
 
 class Tag(NamedTuple):
@@ -281,7 +271,7 @@ class Tag(NamedTuple):
     reader: str | None
 
 
-def tags_in(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> list[Tag]:
+def tags_in(graph: Graph, definitions: Definitions | None) -> list[Tag]:
     """The tags of a graph's texts, each once for a place."""
     found: dict[tuple[str, str], Tag] = {}
     for node_id, node in each(graph):
@@ -297,7 +287,7 @@ def tags_in(graph: Mapping[str, Any], definitions: Mapping[str, Any] | None) -> 
     return [tag for tag in found.values() if tag.name]
 
 
-def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any] | None) -> str | None:
+def _reader(graph: Graph, start: str, definitions: Definitions | None) -> str | None:
     """Which class reads the tags of a node's text: the node itself, or one that its text is handed on to."""
     consumers = consumers_of(graph)
     waiting, seen, unclear = [start], {start}, False
@@ -318,12 +308,11 @@ def _reader(graph: Mapping[str, Any], start: str, definitions: Mapping[str, Any]
     return None if unclear else CORE_ONLY
 
 
-def _hands_text_on(class_type: str, definitions: Mapping[str, Any] | None) -> bool | None:
+def _hands_text_on(class_type: str, definitions: Definitions | None) -> bool | None:
     """Whether a core class gives its text to others as text; None for a class of which only its pack knows."""
-    definition = (definitions or {}).get(class_type)
-    if not isinstance(definition, Mapping):
+    definition = foreign.mapping((definitions or {}).get(class_type))
+    if not definition:
         return False if class_type.startswith("CLIPTextEncode") else None
-    if not str(definition.get("python_module") or "").startswith(_CORE):
+    if not foreign.text(definition.get("python_module")).startswith(_CORE):
         return None
-    outputs = definition.get("output")
-    return "STRING" in outputs if isinstance(outputs, list) else False
+    return "STRING" in foreign.items(definition.get("output"))

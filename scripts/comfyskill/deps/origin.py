@@ -1,6 +1,6 @@
 """Where to get a model file: what the workflow says, then the bundle, templates, the Manager's list, notes.
 
-Every place says where the fact is from, because they deserve different trust. Nothing is downloaded here.
+Each place names its source, because the sources deserve different trust. Nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import _common
 from comfyskill.base import cache, file_names, foreign, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import catalog as deps_catalog
 from comfyskill.deps import names as deps_names
 
 if TYPE_CHECKING:
     from comfyskill.deps.manager import Manager
+    from comfyskill.server.protocol import Dialect
 
 INDEX = Path(__file__).resolve().parents[3] / "workflows" / "index.json"
 MOST_TEMPLATES = 1500
@@ -28,7 +29,7 @@ _URL = re.compile(r"https?://[^\s\"'<>()\[\]{}|\\^`]+")
 
 
 class Origin(NamedTuple):
-    """One place to get a model. source: whose word it is. suggestion: it stood in free text, so a person must look.
+    """One place to get a model. source: who says so. suggestion: it is from free text, so a person must check it.
 
     inside: the sub-folder of `folder` in which it belongs.
     """
@@ -43,7 +44,7 @@ class Origin(NamedTuple):
     suggestion: bool = False
     inside: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The known facts for a report."""
         return {key: value for key, value in self._asdict().items() if value not in (None, False, "")}
 
@@ -56,31 +57,28 @@ def direct_url(url: str) -> str:
     return url
 
 
-def read(entry: Any, source: str, *, suggestion: bool = False) -> Origin | None:
+def read(entry: object, source: str) -> Origin | None:
     """An origin out of {name, url, directory, hash, hash_type} as editor files, templates and lists carry it."""
-    if not isinstance(entry, Mapping):
-        return None
-    name, url = entry.get("name"), entry.get("url")
-    if not isinstance(name, str) or not isinstance(url, str) or not url.startswith(("https://", "http://")):
+    said = foreign.mapping(entry)
+    name, url = said.get("name"), foreign.text(said.get("url"))
+    if not isinstance(name, str) or not url.startswith(("https://", "http://")):
         return None
     if _common.plain_parts(url) is None:
         return None
-    folder = entry.get("directory") or entry.get("folder")
-    digest = entry.get("hash") if str(entry.get("hash_type", "")).lower() in ("sha256", "sha-256") else None
-    size = entry.get("bytes")
+    hashed = foreign.text(said.get("hash_type")).lower() in ("sha256", "sha-256")
+    digest = foreign.text(said.get("hash")).lower() if hashed else ""
     return Origin(
         name,
         direct_url(url),
         source,
-        folder if isinstance(folder, str) else None,
-        size if isinstance(size, int) and size > 0 else None,
-        digest.lower() if isinstance(digest, str) and re.fullmatch(r"(?i)[0-9a-f]{64}", digest) else None,
-        entry.get("licence") if isinstance(entry.get("licence"), str) else None,
-        suggestion,
+        foreign.text(said.get("directory") or said.get("folder")) or None,
+        max(foreign.whole(said.get("bytes")) or 0, 0) or None,
+        digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None,
+        foreign.text(said.get("licence")) or None,
     )
 
 
-def declared(models: Iterable[Any]) -> list[Origin]:
+def declared(models: Iterable[object]) -> list[Origin]:
     """What the workflow itself says of its models."""
     return [origin for entry in models if (origin := read(entry, "the workflow's own model metadata"))]
 
@@ -92,16 +90,14 @@ def bundled() -> list[Origin]:
     except (OSError, ValueError):
         return []
     found = []
-    for workflow in index.get("workflows", []) if isinstance(index, Mapping) else []:
-        for entry in workflow.get("models", []):
-            origin = read(entry, "the bundle's workflow index")
-            if origin:
-                found.append(origin)
+    for workflow in foreign.mappings(foreign.mapping(index).get("workflows")):
+        entries = foreign.items(workflow.get("models"))
+        found += [origin for entry in entries if (origin := read(entry, "the bundle's workflow index"))]
     return found
 
 
 def in_notes(texts: Iterable[str]) -> list[Origin]:
-    """Download links to model files in free text: suggestions, since anybody may have written them."""
+    """Download links to model files in free text: suggestions, since anyone may have written them."""
     found = []
     for text in texts:
         for match in _URL.finditer(text[:200_000]):
@@ -113,7 +109,7 @@ def in_notes(texts: Iterable[str]) -> list[Origin]:
     return found
 
 
-def in_templates(server: Any) -> list[Origin]:
+def in_templates(server: Dialect) -> list[Origin]:
     """All models that the server's template library names with their addresses; kept in the cache by its index.
 
     Raises SkillError when the library's index cannot be fetched.
@@ -129,7 +125,7 @@ def in_templates(server: Any) -> list[Origin]:
     return [origin for entry in kept if (origin := read(entry, f"template {entry.get('template', '?')}"))]
 
 
-def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
+def _gather(server: Dialect, names: list[str]) -> list[Document]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     with ThreadPoolExecutor(8) as pool:
         for name, entries in zip(
@@ -142,7 +138,7 @@ def _gather(server: Any, names: list[str]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
+def _of_template(server: Dialect, name: str) -> list[Document]:
     from urllib.parse import quote
 
     from comfyskill.source.read import declared_models
@@ -150,23 +146,18 @@ def _of_template(server: Any, name: str) -> list[dict[str, Any]]:
     try:
         document = server.get_json(f"templates/{quote(name)}.json", attempts=1)
     except SkillError:
-        # One template that cannot be read takes nothing away from the others.
+        # The other templates may be readable.
         return []
     wanted = ("name", "url", "directory", "hash", "hash_type")
     entries = declared_models(document) if isinstance(document, Mapping) else ()
     return [{key: entry[key] for key in wanted if isinstance(entry.get(key), str)} for entry in entries]
 
 
-def _template_names(index: Any) -> Iterator[str]:
-    for group in foreign.items(index):
-        members = group.get("templates") if isinstance(group, Mapping) else None
-        for entry in foreign.items(members):
-            name = entry.get("name") if isinstance(entry, Mapping) else None
-            if (
-                isinstance(name, str)
-                and re.fullmatch(r"[\w .()+,-]+(/[\w .()+,-]+)*", name)
-                and ".." not in name
-            ):
+def _template_names(index: object) -> Iterator[str]:
+    for group in foreign.mappings(index):
+        for entry in foreign.mappings(group.get("templates")):
+            name = foreign.text(entry.get("name"))
+            if re.fullmatch(r"[\w .()+,-]+(/[\w .()+,-]+)*", name) and ".." not in name:
                 yield name
 
 
@@ -174,20 +165,29 @@ def in_manager(manager: Manager) -> list[Origin]:
     """What ComfyUI-Manager's list of models says."""
     found = []
     for entry in manager.model_list():
-        filename = entry.get("filename")
-        folder, _, inside = str(entry.get("save_path") or "").replace("\\", "/").strip("/").partition("/")
-        origin = read({"name": filename, "url": entry.get("url")}, "ComfyUI-Manager's model list")
-        if origin is not None and isinstance(filename, str) and not filename.startswith("<"):
+        save_path = foreign.text(entry.get("save_path")).replace("\\", "/").strip("/")
+        folder, _, inside = save_path.partition("/")
+        origin = read(
+            {"name": entry.get("filename"), "url": entry.get("url")}, "ComfyUI-Manager's model list"
+        )
+        if origin is not None and not origin.name.startswith("<"):
             known = folder if folder not in ("", "default") else None
-            found.append(Origin(filename, origin.url, origin.source, known, inside=inside or None))
+            found.append(origin._replace(folder=known, inside=inside or None))
     return found
 
 
 class Finder:
-    """Looks a model up in one source after another; slow sources are asked only when fast ones do not know."""
+    """Looks a model up in one source after another; slow sources are asked only when the fast ones do not know it.
+
+    server: the one whose templates are read. not_asked: sources that failed, with the reason.
+    """
 
     def __init__(
-        self, models: Iterable[Any], notes: Iterable[str], server: Any = None, manager: Manager | None = None
+        self,
+        models: Iterable[object],
+        notes: Iterable[str],
+        server: Dialect | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self._server = server
         self._manager = manager
@@ -214,11 +214,11 @@ class Finder:
         return self._shelves[name]
 
     def _fill(self, name: str) -> list[Origin]:
+        if name == "bundled":
+            return bundled()
+        if name == "notes":
+            return in_notes(self._notes)
         try:
-            if name == "bundled":
-                return bundled()
-            if name == "notes":
-                return in_notes(self._notes)
             if name == "templates" and self._server is not None:
                 return in_templates(self._server)
             if name == "manager" and self._manager is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import _common
-from comfyskill.base import paths, safe_text
+from comfyskill.base import foreign, paths, safe_text
 from comfyskill.base.cli import Misuse, SkillError
 from comfyskill.base.file_names import MODEL_SUFFIXES, file_name, safe_name
 from comfyskill.base.safe_text import clean
@@ -87,12 +87,12 @@ def comfy_acts_here(server: Facts, workspace: str | None) -> bool:
 
 
 def _of_server(server: Facts) -> Path | None:
-    """From the command line that a server of this machine reports: --base-directory, else where main.py lies."""
+    """From the command line that a server of this machine reports: --base-directory, else the folder of main.py."""
     try:
         argv = server.stats()["system"].get("argv")
     except SkillError:
         return None
-    words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []
+    words = [word for word in foreign.items(argv) if isinstance(word, str)]
     for index, word in enumerate(words):
         if word == "--base-directory" and index + 1 < len(words):
             return _models_below(words[index + 1])
@@ -146,7 +146,9 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
-def manager_entry(models: list[Mapping[str, Any]], folder: str, filename: str) -> Mapping[str, Any] | None:
+def manager_entry(
+    models: Iterable[Mapping[str, object]], folder: str, filename: str
+) -> Mapping[str, object] | None:
     """The entry of the Manager's list for a file, which it accepts as an order; None without one."""
     for entry in models:
         save_path = str(entry.get("save_path") or "").replace("\\", "/")
@@ -211,19 +213,14 @@ def _header_problem(raw: bytes, data_size: int) -> str | None:
             continue
         stop = _end_of(tensor)
         if stop is None or stop > data_size:
-            return "a tensor in its header lies outside the file"
+            return "a tensor in its header is outside the file"
         end = max(end, stop)
     if end < data_size:
         return "it has more bytes than its header describes"
     return None
 
 
-def _end_of(tensor: Any) -> int | None:
-    offsets = tensor.get("data_offsets") if isinstance(tensor, Mapping) else None
-    if not isinstance(offsets, list) or len(offsets) != 2:
-        return None
-    start, stop = offsets
-    for offset in offsets:
-        if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-            return None
-    return stop if start <= stop else None
+def _end_of(tensor: object) -> int | None:
+    offsets = [foreign.whole(offset) for offset in foreign.items(foreign.mapping(tensor).get("data_offsets"))]
+    start, stop = offsets if len(offsets) == 2 else (None, None)
+    return stop if start is not None and stop is not None and 0 <= start <= stop else None

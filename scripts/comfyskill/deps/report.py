@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import _common
 from comfyskill.base import file_names, programs, safe_text
@@ -20,9 +19,9 @@ MOST_NAMED = 200
 _PLURAL = {"node": "nodes", "model": "models", "embedding": "embeddings", "file": "files", "value": "values"}
 
 
-def report(checked: Check, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
+def report(checked: Check, workflow: str, *, fixed: bool = False) -> Document:
     """The report on one workflow; lists of one kind each. fixed: nothing can be added to this server."""
-    document: dict[str, Any] = {
+    document: Document = {
         "counts": {status: len(checked.of(status)) for status in (PRESENT, MISSING, UNKNOWN)}
     }
     for kind in KINDS:
@@ -70,10 +69,10 @@ def _renamed(node: Renamed) -> Document:
     return facts
 
 
-def _unread(found: Unread) -> dict[str, Any]:
+def _unread(found: Unread) -> Document:
     """A tag that no known node reads, and the flag that loads the LoRA instead."""
     tag = found.tag
-    facts: dict[str, Any] = {"name": safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
+    facts: Document = {"name": safe_text.clean(tag.name, MOST_NAMED), "at": tag.use.address}
     if tag.reader is None:
         return facts | {
             "read": "not known",
@@ -94,9 +93,9 @@ def _unread(found: Unread) -> dict[str, Any]:
     return facts
 
 
-def entry(item: Item, workflow: str, *, fixed: bool = False) -> dict[str, Any]:
+def entry(item: Item, workflow: str, *, fixed: bool = False) -> Document:
     """One missing or unknown thing with all known facts about it."""
-    facts: dict[str, Any] = {
+    facts: Document = {
         "name": safe_text.clean(item.name, MOST_NAMED),
         "reason": safe_text.clean(item.reason, 400),
     }
@@ -133,11 +132,11 @@ def _use(use: Use) -> dict[str, str]:
     }
 
 
-def by_name(item: Item, workflow: str) -> dict[str, Any]:
+def by_name(item: Item, workflow: str) -> Document:
     """The listed name that is (or may be) meant, and the command that runs with it; empty when there is none."""
     if item.match is None:
         return {}
-    facts: dict[str, Any] = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}
+    facts: Document = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}
     settings = [
         word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
     ]
@@ -146,7 +145,7 @@ def by_name(item: Item, workflow: str) -> dict[str, Any]:
     return facts
 
 
-def _fix(item: Item) -> dict[str, Any]:
+def _fix(item: Item) -> Document:
     """The command or advice that fixes it; empty when it is unclear what to install."""
     if item.kind == "file" and item.status == MISSING:
         at = [use.address for use in item.uses]
@@ -182,7 +181,7 @@ def _fix(item: Item) -> dict[str, Any]:
     return {}
 
 
-def _fix_node(item: Item) -> dict[str, Any]:
+def _fix_node(item: Item) -> Document:
     pack = item.pack
     assert pack is not None
     if pack.core:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from comfyskill.base import safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import catalog
 from comfyskill.deps.need import classes_of
 from comfyskill.graph import catalog as graph_catalog
@@ -52,7 +52,7 @@ class Stock:
         self.definitions_problem: SkillError | None = None
         self._silent: SkillError | None = None
 
-    def definitions(self, classes: Iterable[str]) -> dict[str, Any] | None:
+    def definitions(self, classes: Iterable[str]) -> Document | None:
         """The definitions of these classes that the server has; None when it could not be asked."""
         wanted = [name for name in dict.fromkeys(classes) if name not in self._asked]
         if self.definitions_problem is not None:
@@ -67,7 +67,7 @@ class Stock:
             self._asked.update(wanted)
         return self._definitions
 
-    def all_definitions(self) -> dict[str, Any] | None:
+    def all_definitions(self) -> Document | None:
         """Every definition, for converting editor files; None when it could not be asked."""
         if self.definitions_problem is not None:
             return None
@@ -218,7 +218,7 @@ class Stock:
 
 def server_facts(server: Facts) -> Mapping[str, Any]:
     """Address and versions of a server for a report; versions are left out when it does not say."""
-    facts: dict[str, Any] = {"host": server.url, "api": server.api}
+    facts: Document = {"host": server.url, "api": server.api}
     try:
         system = server.stats().get("system")
     except SkillError:

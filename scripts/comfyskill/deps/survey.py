@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfyskill.base import file_names, safe_text
-from comfyskill.base.cli import Exit, Misuse, SkillError
+from comfyskill.base.cli import Document, Exit, Misuse, SkillError
 from comfyskill.base.programs import command
 from comfyskill.deps import check, origin, packs, report
 from comfyskill.deps import manager as deps_manager
@@ -130,7 +130,7 @@ def _installed(manager: deps_manager.Manager | None, checked: Check) -> list[str
 
 def survey(
     asked: Asked, specs: Sequence[str], *, repair: str | None = None, sources: bool = True
-) -> dict[str, Any]:
+) -> Document:
     """The report on several workflows. Raises SkillError (exit 3 or 4) when something is unknown and nothing missing."""
     reports: list[dict[str, Any]] = []
     done: list[tuple[Workflow, Check]] = []
@@ -150,7 +150,7 @@ def survey(
         if repair:
             reports[-1] |= _repair(workflow, checked, Path(repair))
     checks = [checked for _, checked in done]
-    document: dict[str, Any] = {
+    document: Document = {
         "server": dict(server_facts(asked.server)),
         "counts": report.summary(checks),
         "workflows": reports,
@@ -177,9 +177,9 @@ def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]], repair: st
     return after_check(asked, done, repair)
 
 
-def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
+def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> Document:
     verdict = report.verdict([checked])
-    document: dict[str, Any] = {"workflow": safe_text.clean(workflow.spec, 300)}
+    document: Document = {"workflow": safe_text.clean(workflow.spec, 300)}
     document["status"] = "ok" if verdict == check.PRESENT else verdict
     document |= report.report(checked, workflow.spec, fixed=fixed)
     if workflow.warnings:
@@ -187,7 +187,7 @@ def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> dict[str, Any]:
     return document
 
 
-def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str, Any]:
+def _concluded(document: Document, verdict: str, asked: Asked) -> Document:
     counts = document["counts"]
     if verdict == check.PRESENT:
         return {
@@ -206,7 +206,7 @@ def _concluded(document: dict[str, Any], verdict: str, asked: Asked) -> dict[str
     raise unknown(document, asked.stock.problems)
 
 
-def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+def unknown(document: Document, problems: Sequence[SkillError]) -> SkillError:
     """The failure of a check that left something unknown and found nothing missing: exit 4 after a refusal, else 3."""
     refused = next((problem for problem in problems if problem.exit == Exit.REFUSED), None)
     cause = refused or next((problem for problem in problems if problem.code not in _FOR_GOOD), None)
@@ -225,7 +225,7 @@ def unknown(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillEr
     )
 
 
-def _never_known(document: dict[str, Any], problems: Sequence[SkillError]) -> SkillError:
+def _never_known(document: Document, problems: Sequence[SkillError]) -> SkillError:
     """What this server can never answer (Comfy API v2 has no node definitions): exit 4, since a retry does not help."""
     cause = next(iter(problems), None)
     details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
@@ -239,7 +239,7 @@ def _never_known(document: dict[str, Any], problems: Sequence[SkillError]) -> Sk
     )  # fmt: skip
 
 
-def _repair(workflow: Workflow, checked: Check, target: Path) -> dict[str, Any]:
+def _repair(workflow: Workflow, checked: Check, target: Path) -> Document:
     if workflow.rough:
         raise Misuse(
             "the workflow could not be converted, so no repaired copy can be written",
@@ -258,11 +258,11 @@ def write_json(target: Path, value: Mapping[str, Any]) -> None:
     file_names.write_asked(target, text.encode("ascii"), "give another file")
 
 
-def save_inventory(server: Facts, target: Path) -> dict[str, Any]:
+def save_inventory(server: Facts, target: Path) -> Document:
     """Take the server's inventory and write it; the part of the report about it."""
     document = facts.take(server)
     facts.save(document, target)
-    row: dict[str, Any] = {
+    row: Document = {
         "file": str(target),
         "bytes": target.stat().st_size,
         "definitions": len(document["definitions"]),

@@ -77,18 +77,7 @@ def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: 
     )
     others = [prompt_id for prompt_id in wanted if prompt_id in phases and prompt_id not in ours]
     _need_consent(len(others), yes, "cancel")
-    # Waiting ones first, the last before all others, so that none starts while the running one ends.
-    places = {prompt_id: place for place, prompt_id in enumerate(phases)}
-    ordered = sorted(wanted, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True)
-    unconfirmed = server.cancel_all(ordered)
-    found = dict.fromkeys(unconfirmed, "still_running")
-    for prompt_id in ordered:
-        if prompt_id not in found:
-            try:
-                found[prompt_id] = _confirmed(server, prompt_id, queued=prompt_id in phases)
-            except SkillError as error:
-                known = [{"prompt_id": key, "result": result} for key, result in found.items()]
-                raise error.but(jobs=known) from error
+    found, unconfirmed = _cancelled(server, wanted, list(phases))
     rows = [
         {
             "prompt_id": safe_text.clean(prompt_id, 100),
@@ -107,8 +96,28 @@ def cancel(server: Dialect, ids: Sequence[str], *, yes: bool = False, all_ours: 
             "message": f"{safe_text.name(str(failed['prompt_id']))}: {result.replace('_', ' ')}",
             "hint": HINTS.get(result, "see manage_queue.py list"),
         }
-    first = next(iter(unconfirmed.values()), None)
-    return document if first is None else document | first.document()
+    return document | (unconfirmed.document() if unconfirmed is not None else {})
+
+
+def _cancelled(
+    server: Dialect, ids: Sequence[str], queue: Sequence[str]
+) -> tuple[dict[str, str], SkillError | None]:
+    """What became of each job, and the first error of a cancellation that the server did not confirm."""
+    places = {prompt_id: place for place, prompt_id in enumerate(queue)}
+    # Waiting ones first, the last before all others, so that none starts while the running one ends.
+    order = sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True)
+    found: dict[str, str] = {}
+    try:
+        unconfirmed = server.cancel_all(order)
+        for prompt_id in order:
+            going = prompt_id in unconfirmed
+            found[prompt_id] = (
+                "still_running" if going else _confirmed(server, prompt_id, prompt_id in places)
+            )
+    except SkillError as error:
+        done = [{"prompt_id": key, "result": value} for key, value in found.items()]
+        raise error.but(jobs=done) from error
+    return found, next(iter(unconfirmed.values()), None)
 
 
 def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
@@ -122,22 +131,22 @@ def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
     return {prompt_id: phase for prompt_id, phase in phases.items() if phase in UNFINISHED}
 
 
-def _confirmed(server: Dialect, prompt_id: str, *, queued: bool) -> str:
-    """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`. `queued`: it was in the queue."""
+def _confirmed(server: Dialect, prompt_id: str, hit: bool) -> str:
+    """`cancelled`, `removed` (it waited), `already_ended`, `not_found` or `still_running`."""
     give_up, pause = time.monotonic() + CONFIRM_PATIENCE, 0.05
     while True:
         state = server.state(prompt_id)
         if state.done:
             return "cancelled" if state.outcome == "cancelled" else "already_ended"
         if state.phase == "unknown":
-            return "removed" if queued else "not_found"
+            return "removed" if hit else "not_found"
         if time.monotonic() > give_up:
             return "still_running"
         time.sleep(pause)
         if pause == LONGEST_PAUSE:
             # An interrupt that comes just before a run's first node is forgotten by the server; and where there was
             # nothing to stop, the job has begun since, or is being stopped already.
-            queued = server.cancel(prompt_id) or queued
+            hit = server.cancel(prompt_id) or hit
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
@@ -147,8 +156,7 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> Doc
     waiting = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
     removed = waiting if all_users else [prompt_id for prompt_id in waiting if prompt_id in ours]
     _need_consent(sum(prompt_id not in ours for prompt_id in removed), yes, "clear --all-users")
-    for error in server.cancel_all(removed).values():
-        raise error
+    server.cancel_all(removed[::-1])
     rows = queue_rows(server)
     left = {job.prompt_id for job in rows}
     kept = len(waiting) - len(removed)

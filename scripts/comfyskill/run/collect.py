@@ -12,11 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
-from comfyskill.base import file_names, safe_files, safe_text
-from comfyskill.base.cli import SkillError
+from comfyskill.base import file_names, foreign, safe_files, safe_text
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.server import download
 from comfyskill.server.protocol import Dialect, FileRef, is_uuid
 
@@ -62,9 +62,9 @@ class Saved(NamedTuple):
     reused: bool = False
     renamed: bool = False
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """As the JSON document reports a file."""
-        row: dict[str, Any] = {
+        row: Document = {
             "file": str(self.path),
             "node_id": self.output.node_id,
             "type": self.output.kind,
@@ -91,7 +91,7 @@ class Failed(NamedTuple):
     url: str
     error: SkillError
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """As the JSON document reports it."""
         return {
             "filename": safe_text.clean(self.output.ref.filename, 200),
@@ -111,7 +111,7 @@ def kind_of(name: str, content_type: str | None = None) -> str:
     return head if head in ("image", "video", "audio", "text") else "3d" if head == "model" else "file"
 
 
-def files_of(outputs: Mapping[str, Any], *, previews: bool = False) -> list[OutputFile]:
+def files_of(outputs: Mapping[str, object], *, previews: bool = False) -> list[OutputFile]:
     """Every file in a job's outputs, each once; temporary previews only when asked for."""
     found: dict[tuple[str, str, str, str], OutputFile] = {}
     for node_id, output in outputs.items():
@@ -124,27 +124,30 @@ def files_of(outputs: Mapping[str, Any], *, previews: bool = False) -> list[Outp
     return list(found.values())
 
 
-def temporary_count(outputs: Mapping[str, Any]) -> int:
+def temporary_count(outputs: Mapping[str, object]) -> int:
     """How many files are only temporary previews."""
     return len(files_of(outputs, previews=True)) - len(files_of(outputs))
 
 
-def _file_items(output: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(output, Mapping):
-        return
-    for key, listed in output.items():
-        items = listed if isinstance(listed, (list, tuple)) else [listed]
-        for item in items:
-            if isinstance(item, Mapping) and isinstance(item.get("filename"), str) and item["filename"]:
-                yield str(key), item
+def _file_items(output: object) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for key, item in _items(output):
+        if isinstance(item, Mapping) and foreign.text(item.get("filename")):
+            yield key, item
 
 
-def _ref(item: Mapping[str, Any]) -> FileRef:
+def _items(output: object) -> Iterator[tuple[str, object]]:
+    """Each key of a node's output with each item of its list; a value that is not a list counts as one item."""
+    for key, listed in foreign.mapping(output).items():
+        for item in listed if isinstance(listed, (list, tuple)) else [listed]:
+            yield str(key), item
+
+
+def _ref(item: Mapping[str, object]) -> FileRef:
     def word(key: str) -> str | None:
-        return item[key] if isinstance(item.get(key), str) and item[key] else None
+        return foreign.text(item.get(key)) or None
 
     return FileRef(
-        item["filename"],
+        foreign.text(item.get("filename")),
         word("subfolder") or "",
         word("type") or "output",
         word("display_name"),
@@ -154,17 +157,14 @@ def _ref(item: Mapping[str, Any]) -> FileRef:
     )
 
 
-def texts_of(outputs: Mapping[str, Any]) -> list[dict[str, str]]:
+def texts_of(outputs: Mapping[str, object]) -> list[dict[str, str]]:
     """The text outputs of nodes (lists of strings): node id, key and the text, cleaned and capped."""
-    texts = []
-    for node_id, output in outputs.items():
-        for key, listed in output.items() if isinstance(output, Mapping) else ():
-            for item in listed if isinstance(listed, (list, tuple)) else [listed]:
-                if isinstance(item, str):
-                    texts.append(
-                        {"node_id": str(node_id), "key": str(key), "text": safe_text.clean(item, MOST_TEXT)}
-                    )
-    return texts
+    return [
+        {"node_id": str(node_id), "key": key, "text": safe_text.clean(item, MOST_TEXT)}
+        for node_id, output in outputs.items()
+        for key, item in _items(output)
+        if isinstance(item, str)
+    ]
 
 
 class Collector:

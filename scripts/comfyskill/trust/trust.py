@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from comfyskill.base import foreign, safe_text, service_keys
-from comfyskill.base.cli import SkillError
+from comfyskill.base.cli import Document, SkillError
 from comfyskill.deps import packs
 from comfyskill.deps import report as deps_report
 from comfyskill.deps.need import classes_of
 from comfyskill.editor import outline
 from comfyskill.graph import facts as graph_facts
 from comfyskill.graph.nodes import (
+    Definitions,
+    Graph,
     class_of,
     each,
     inputs_of,
@@ -69,9 +71,9 @@ class Worry(NamedTuple):
     says: str | None = None
     facts: Mapping[str, Any] = {}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """The worry for a report."""
-        document: dict[str, Any] = {"severity": self.severity, "code": self.code, "message": self.message}
+        document: Document = {"severity": self.severity, "code": self.code, "message": self.message}
         if self.node_id is not None:
             document["node_id"] = _shown(self.node_id, 80)
         if self.class_type is not None:
@@ -87,10 +89,10 @@ class Subject(NamedTuple):
     shown: texts that only name the files of the author's earlier runs; no node reads them.
     """
 
-    graph: Mapping[str, Any]
-    editor: Mapping[str, Any] | None
+    graph: Graph
+    editor: Mapping[str, object] | None
     extra: Mapping[str, Any]
-    definitions: Mapping[str, Any] | None
+    definitions: Definitions | None
     complete: bool
     shown: frozenset[str] = frozenset()
 
@@ -136,7 +138,7 @@ def _by_its_name(class_type: str) -> str | None:
     )
 
 
-def _by_its_inputs(graph: Mapping[str, Any], node_ids: Sequence[str]) -> str | None:
+def _by_its_inputs(graph: Graph, node_ids: Sequence[str]) -> str | None:
     """What the names of filled-in text inputs suggest: a field for code or a command, in a class without a row."""
     for node_id in node_ids:
         for name, value in inputs_of(graph.get(node_id, {})).items():
@@ -145,7 +147,7 @@ def _by_its_inputs(graph: Mapping[str, Any], node_ids: Sequence[str]) -> str | N
     return None
 
 
-def group_nodes(editor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def group_nodes(editor: Mapping[str, object] | None) -> Mapping[str, Any]:
     """The group nodes that an editor file defines, by name: `workflow>NAME` is the class of one."""
     extra = (editor or {}).get("extra")
     groups = extra.get("groupNodes") if isinstance(extra, Mapping) else None
@@ -324,7 +326,7 @@ def _texts(subject: Subject) -> Iterator[Worry]:
         text = service_keys.masked(raw)
         hidden = trust_text.hidden_in(text)
         if hidden is not None:
-            facts: dict[str, Any] = {"characters": list(hidden.names), "count": hidden.count}
+            facts: Document = {"characters": list(hidden.names), "count": hidden.count}
             if hidden.spells:
                 facts["spells"] = _shown(hidden.spells, QUOTE)
             message = f"{where} holds {safe_text.counted(hidden.count, 'invisible character')}"
@@ -432,7 +434,7 @@ def verdict(found: Sequence[Worry]) -> str:
     return min((worry.severity for worry in found), key=lambda severity: _RANK[severity], default="none")
 
 
-def report(spec: str, server: Facts | None = None) -> dict[str, Any]:
+def report(spec: str, server: Facts | None = None) -> Document:
     """The report on one workflow; `server` (or an inventory) says which packs are installed. Raises SkillError."""
     loaded = read.load(spec, server=server.live if server is not None else None)
     definitions, cannot = _definitions(server)
@@ -447,7 +449,7 @@ def report(spec: str, server: Facts | None = None) -> dict[str, Any]:
         level: sum(1 for w in found if w.severity == level) for level in ("high", "medium", "low", "info")
     }
     look = worst in ("high", "medium")
-    document: dict[str, Any] = {
+    document: Document = {
         "status": "attention" if look else "ok",
         "message": _message(worst, counts),
         "risk": worst,
@@ -496,7 +498,7 @@ def _definitions(server: Facts | None) -> tuple[Mapping[str, Any] | None, str | 
         return node_definitions.bundled(), error.message
 
 
-def _graph_of(loaded: read.Loaded, definitions: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+def _graph_of(loaded: read.Loaded, definitions: Definitions | None) -> tuple[dict[str, Any], list[str]]:
     """The graph of an API file, and of an editor file all its nodes: including those that a conversion omits."""
     if loaded.graph is not None:
         return {**loaded.graph, **_only_in_editor(loaded)}, []
@@ -511,7 +513,7 @@ def _graph_of(loaded: read.Loaded, definitions: Mapping[str, Any] | None) -> tup
         return outline.rough_graph(loaded.editor, everything=True), [note]
 
 
-def _only_in_editor(loaded: read.Loaded) -> dict[str, Any]:
+def _only_in_editor(loaded: read.Loaded) -> Document:
     """Nodes whose class or texts only the embedded editor workflow has; they run when the file is opened in the editor."""
     if loaded.editor is None or loaded.graph is None:
         return {}
@@ -525,7 +527,7 @@ def _only_in_editor(loaded: read.Loaded) -> dict[str, Any]:
     return found
 
 
-def _in_group_nodes(editor: Mapping[str, Any] | None) -> dict[str, Any]:
+def _in_group_nodes(editor: Mapping[str, object] | None) -> Document:
     """The nodes inside the group nodes of an editor file; in the graph each group is one node."""
     found: dict[str, Any] = {}
     for name, group in group_nodes(editor).items():
