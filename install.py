@@ -16,7 +16,7 @@ Examples:
 Copies SKILL.md, LICENSE, requirements.txt, scripts, references and workflows to FOLDER/comfyui. An older copy of this
 skill is replaced as a whole, and nothing else is touched. A copy in which files were changed or added since is kept
 beside it (`kept`), and the files are named (`changed`). --update does the same to every copy that it finds, and
-installs none that is new. Packages are not installed: `next` has the commands.
+installs none that is new; links to copies are left alone (`skipped`). Packages are not installed: `next` has the commands.
 
 Exit codes: 0 done, 1 could not be written, 2 misuse, or the folder is missing, holds something else or leaves the project.
 """
@@ -141,9 +141,12 @@ def report(args: argparse.Namespace) -> cli.Document:
         places = {place: agents for place, agents in places.items() if place.is_dir() and is_ours(place)}
     if args.status:
         return {"status": "ok", "version": __version__, "copies": [row(*item) for item in places.items()]}
-    for place in places:
+    skipped = [place for place in places if args.update and is_elsewhere(place)]
+    chosen = [place for place in places if place not in skipped]
+    for place in chosen:
         refuse(place, project)
-    return install(list(places), dry_run=args.dry_run)
+    found = install(chosen, dry_run=args.dry_run)
+    return found | ({"skipped": [str(place) for place in skipped]} if skipped else {})
 
 
 def targets(agents: list[str], project: Path | None, folder: Path | None) -> dict[Path, list[str]]:
@@ -220,6 +223,11 @@ def changes(place: Path) -> list[str]:
     return sorted(name for name, digest in files_of(place).items() if put.get(name) != digest)
 
 
+def is_elsewhere(place: Path) -> bool:
+    """Whether a place is a link to a copy elsewhere, or the folder that this script is in."""
+    return place.is_symlink() or place.resolve() == ROOT
+
+
 def refuse(place: Path, project: Path | None) -> None:
     """Raises Misuse for a folder that must not be replaced. `project`: what it must not leave, also not by a link."""
     if project is not None and not place.resolve().is_relative_to(project):
@@ -228,7 +236,7 @@ def refuse(place: Path, project: Path | None) -> None:
             code="outside_project",
             hint="remove the link, or name that folder yourself with --to FOLDER",
         )
-    if place.is_symlink() or place.resolve() == ROOT:
+    if is_elsewhere(place):
         raise cli.Misuse(
             f"{place} is a link or this very folder", code="taken", hint="choose another folder with --to"
         )

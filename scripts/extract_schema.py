@@ -18,7 +18,7 @@ Each parameter has a `name` (for run_workflow.py --set NAME=VALUE) and an addres
 always valid). Redundant keys are omitted: `title` (it is the class type), `named_by` (the input's own name),
 `typed_by` (a node definition); `choices` shared with another parameter are shown only there (`same_as`).
 `groups` describes names that several inputs share. A linked input is not a parameter; its source is.
-`inputs_by_choice` lists the inputs that each choice of a dynamic input brings; `autogrow` the groups of inputs that grow
+`inputs_by_choice` lists the inputs that each choice of a dynamic input adds; `autogrow` the groups of inputs that grow
 (`images.image0`, `images.image1`, ...): the address of the next one, how many are required and possible, what each takes.
 
 Exit codes: 0 shown, 2 unreadable workflow or bad flags, 3 named server unreachable, 4 refused.

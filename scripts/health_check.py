@@ -58,7 +58,8 @@ def report(args: argparse.Namespace) -> Document:
     """The report this script prints."""
     from comfyskill.machine import health
 
-    cli.be_quiet(args.quiet or args.json)
+    if args.json:
+        cli.be_quiet()
     packages = health.packages()
     host, around, checks = health.choose(args.host, args.api)
     if "requests" in foreign.items(packages.details.get("missing")):

@@ -94,7 +94,6 @@ def manage_queue(args: argparse.Namespace) -> cli.Document:
     from comfyskill.jobs import queue
     from comfyskill.server import connect
 
-    cli.be_quiet(args.quiet)
     server = connect.connect_from(args, need_key=True)
     if args.command == "wait":
         from comfyskill.base import file_limits, file_names

@@ -174,7 +174,6 @@ def run_workflow(args: argparse.Namespace) -> cli.Document:
     from comfyskill.server import connect
 
     cli.listen()
-    cli.be_quiet(args.quiet)
     file_limits.allow(args.max_file_size)
     if args.no_cache:
         from comfyskill.base import cache

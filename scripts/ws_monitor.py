@@ -69,7 +69,6 @@ def watch(args: argparse.Namespace) -> cli.Document:
     from comfyskill.server import connect
 
     cli.listen()
-    cli.be_quiet(args.quiet)
     previews = file_names.make_folder(paths.expanded(args.previews), "--previews") if args.previews else None
     server = connect.connect_from(args, need_key=True)
     if args.json:

@@ -336,7 +336,7 @@ def main() -> int:
     if args.host == "demo":
         command = [
             sys.executable,
-            str(ROOT / "scripts" / "demo_server.py"),
+            str(ROOT / "tests" / "support" / "equipped_demo.py"),
             "--port",
             "0",
             "--exit-with-parent",

@@ -157,6 +157,17 @@ def test_update_replaces_the_copies_that_are_there_and_installs_no_new_one(tmp_p
     assert install("--update", home=tmp_path / "elsewhere")[1]["installed"] == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
+def test_update_leaves_links_to_other_copies_alone(tmp_path: Path) -> None:
+    assert install("--agent", "agents", home=tmp_path)[0] == 0
+    link = tmp_path / ".claude" / "skills" / "comfyui"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / ".agents" / "skills" / "comfyui")
+    code, answer = install("--update", home=tmp_path)
+    assert (code, len(answer["installed"]), answer["skipped"]) == (0, 1, [str(link)])
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_what_a_killed_installer_left_is_cleaned_up(tmp_path: Path, there: bool) -> None:
     assert install("--to", tmp_path)[0] == 0
@@ -250,7 +261,7 @@ def test_the_manifests_are_as_their_published_schemas_want_them() -> None:
     "script",
     sorted(path.name for path in SCRIPTS.glob("*.py") if path.name not in ("_common.py", "demo_server.py")),
 )
-def test_every_script_tells_its_version(script: str, tmp_path: Path) -> None:
+def test_every_script_prints_its_version(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / script), "--version"], cwd=tmp_path, capture_output=True, text=True
     )

@@ -217,7 +217,7 @@ def test_the_top_level_holds_what_is_agreed() -> None:
     top = {name.split("/")[0] for name in listed.stdout.splitlines()}
     assert top <= {
         "SKILL.md", "README.md", "SECURITY.md", "LICENSE", "scripts", "references", "workflows", "tests", "evals",
-        "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore", "install.py", "CONTRIBUTING.md",
+        "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore", ".gitattributes", "install.py", "CONTRIBUTING.md",
         "CHANGELOG.md", "AGENTS.md", "CLAUDE.md", "GEMINI.md", ".claude-plugin", ".github", ".editorconfig",
         ".pre-commit-config.yaml", ".pre-commit-hooks.yaml", "action.yml",
     }  # fmt: skip

@@ -11,7 +11,7 @@ from comfyskill.batch import fetch, lane, run
 from comfyskill.server import watch
 lane.PROBE_PAUSE = fetch.PROBE_PAUSE = lane.BUSY_PAUSE = lane.SECOND_LOOK = lane.SUBMIT_PATIENCE = 0.3
 run.CLEAR_PATIENCE = 3.0
-watch.LEAST_LOOK = watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 2.0
+watch.LEAST_QUESTION_TIME = watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 2.0
 """
 
 

@@ -699,7 +699,7 @@ def test_the_plan_line_keeps_every_wish() -> None:
     recipe = batch_recipe.Recipe(source, wishes, batch_plan.Plan((), str(uuid.uuid4())))
     line = json.loads(json.dumps(recipe.plan_line(None)))
     # What a journal names is sent only when its content is known.
-    assert batch_recipe.from_line(line).wishes == wishes._replace(known_files=frozenset())
+    assert batch_recipe.Recipe.from_line(line).wishes == wishes._replace(known_files=frozenset())
 
 
 def test_a_graph_that_is_always_rejected_is_not_sent_a_thousand_times(

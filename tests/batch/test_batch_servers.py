@@ -332,18 +332,19 @@ def test_what_a_server_finished_before_its_cancel_came_is_counted(tmp_path: Path
     from comfyskill.server.protocol import Submission
 
     batch, [lane] = batch_on(tmp_path, new_demo())
-    lane.server.submit(Submission(graphs.picture(), "late", "client"))
-    wait_for(lambda: lane.server.state("late").done)
-    batch.note_move(Todo(0), "late", lane.url, left=True)
-    batch.note_move(Todo(1), "never_there", lane.url, left=True)
+    late, never_there = (batch.prompt_id(run, 1) for run in range(2))
+    lane.server.submit(Submission(graphs.picture(), late, "client"))
+    wait_for(lambda: lane.server.state(late).done)
+    batch.note_move(Todo(0), late, lane.url, left=True)
+    batch.note_move(Todo(1), never_there, lane.url, left=True)
 
     lane.clear()
     assert batch.tally.events["ran_twice"] == 1
-    assert batch.left_on(lane.url) == ["never_there"], "a run that was just sent may not be listed yet"
+    assert batch.left_on(lane.url) == [never_there], "a run that was just sent may not be listed yet"
     wait_for(lambda: lane.clear() or not batch.left_on(lane.url))
     assert batch.tally.events["ran_twice"] == 1
     cleared = [row["prompt_id"] for row in journal(tmp_path) if row["event"] == "cleared"]
-    assert cleared == ["late", "never_there"]
+    assert cleared == [late, never_there]
 
 
 def test_one_of_two_that_never_answers_is_left_out(run: Runner, new_demo: Any, graph_file: Any) -> None:
@@ -408,7 +409,7 @@ def test_a_lost_submit_says_by_a_word_of_its_own_whether_the_server_was_away() -
 
     submission = Submission({}, "id", "client")
     with pytest.raises(SkillError) as away:
-        local.Local("http://127.0.0.1:9")._look_for(submission, 0.0, transport.AnswerLost("reset"))
+        local.Local("http://127.0.0.1:9")._search(submission, 0.0, transport.AnswerLost("reset"))
     assert away.value.code == "submit_unknown" and lane.out_of_reach(away.value)
     silent = v2.V2("http://127.0.0.1:9")._unknown(submission, "")
     assert silent.code == "submit_unknown" and not lane.out_of_reach(silent)
@@ -462,25 +463,25 @@ def test_a_running_job_stays_on_its_server_and_a_waiting_one_moves(
 
     batch, [lane, other] = batch_on(tmp_path, new_demo(), new_demo())
     server, here = lane.server, lane.here
-    ids = ["running", "waiting"]
+    ids = running_id, waiting_id = batch.prompt_id(0, 1), batch.prompt_id(1, 1)
     for number, prompt_id in enumerate(ids):
         graph = graphs.sleeper(60.0, 600, seed=number)
         server.submit(Submission(graph, prompt_id, "client"))
         here.add(prompt_id, Flight(Todo(number, prompt_id=prompt_id), graph, {}, 0.0))
         here.ask_for(prompt_id)
-    wait_for(lambda: server.state("running").phase == "running")
-    running = here.get("running")
+    wait_for(lambda: server.state(running_id).phase == "running")
+    running = here.get(running_id)
     assert running is not None
     if by_event:
         running.started = time.monotonic()
     lane.release_asked_for()
 
-    assert server.state("running").phase == "running" and server.state("waiting").phase == "unknown"
-    assert here.ids == ["running"] and not here.asked_for
+    assert server.state(running_id).phase == "running" and server.state(waiting_id).phase == "unknown"
+    assert here.ids == [running_id] and not here.asked_for
     assert here.waiting() == [], "it is not asked for again"
     moved = batch.take(other.url)
     assert moved is not None and (moved.run, moved.attempt) == (1, 2)
-    server.cancel("running")
+    server.cancel(running_id)
 
 
 def test_an_idle_server_asks_for_no_run_that_executes(tmp_path: Path, new_demo: Any) -> None:

@@ -167,7 +167,7 @@ def test_failed_and_cancelled_jobs(plain_cloud: Cloud) -> None:
 
 def test_invalid_graph_unknown_folder_and_secret(plain_cloud: Cloud) -> None:
     bad = plain_cloud.post("/api/prompt", {"prompt": {"1": {"class_type": "Nope", "inputs": {}}}})
-    assert (bad.status_code, bad.json()["error"]["type"]) == (400, "invalid_prompt")
+    assert (bad.status_code, bad.json()["error"]["type"]) == (400, "missing_node_type")
     assert plain_cloud.get("/api/experiment/models/nope").json()["code"] == "folder_not_found"
     assert plain_cloud.get("/api/experiment/models/loras").json()[0]["pathIndex"] == 0
     job = plain_cloud.ended(plain_cloud.submit(PICTURE, extra_data={"api_key_comfy_org": "canary"}))

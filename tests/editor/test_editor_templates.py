@@ -17,6 +17,9 @@ import pytest
 
 from comfyskill.base.cli import SkillError
 from comfyskill.editor import convert, read, to_editor
+from comfyskill.graph import check
+from comfyskill.server import connect
+from comfyskill.source import on_server
 from editor_files import CORE, DEFINITIONS
 
 pytestmark = pytest.mark.slow
@@ -94,3 +97,21 @@ def test_the_slowest_template_takes_less_than_50_ms():
 
     slowest = max((best_of(document), name) for name, document in templates())
     assert slowest[0] < 0.05, slowest
+
+
+def test_a_server_drops_no_node_of_its_templates_but_for_models_files_and_packs(any_server):
+    server = connect.connect(any_server)
+    system = server.stats()["system"]
+    if system.get("installed_templates_version") != system.get("required_templates_version"):
+        pytest.skip("the server has the templates of another version")
+    definitions = server.definitions()
+    wrong, count = set(), 0
+    for name in on_server.template_names(server):
+        document, _ = on_server.fetch(server, "template", name)
+        if read.is_editor(document):
+            graph = convert.convert(document, definitions, now=NOW).graph
+            errors = {found.code for found in check.findings(graph, definitions) if found.severity == "error"}
+            wrong |= {(name, code) for code in errors - {"not_in_list", "file_missing", "unknown_class"}}
+            count += 1
+    assert wrong == set()
+    assert count

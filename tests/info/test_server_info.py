@@ -315,3 +315,53 @@ def test_a_cloud_upload_gives_the_hashed_name_to_use(run, cloud):
     got = run("server_info.py", "download", row["name"], "--type", "input", "--output-dir", out, *words)
     assert got.code == 0, got.out
     assert next(out.iterdir()).read_bytes() == sent.read_bytes()
+
+
+def test_blueprints_are_listed_without_their_long_ids(ask_demo):
+    answer = ask_demo("subgraphs", "--search", "blur")
+    assert answer["items"] == [{"name": "Invert and Blur", "from": "comfyui"}]
+    assert "subgraph:Invert and Blur" in answer["next"][0]
+    assert all(len(row["id"]) == 64 for row in ask_demo("subgraphs", "--full")["items"])
+
+
+def test_a_blueprint_is_shown_with_its_ends_and_saved_as_the_server_has_it(ask_demo, tmp_path):
+    shown = ask_demo("subgraph", "Invert and Blur")
+    assert [entry["type"] for entry in shown["inputs"]] == ["IMAGE", "FLOAT"]
+    assert shown["outputs"] == [{"name": "IMAGE", "type": "IMAGE"}]
+    assert shown["classes"] == ["ImageBlur", "ImageInvert"]
+    saved = ask_demo("subgraph", "invert and blur", "--save", str(tmp_path / "blur.json"))
+    document = json.loads((tmp_path / "blur.json").read_text("utf-8"))
+    assert saved["bytes"] > 0 and len(document["nodes"]) == 1
+
+
+def test_a_blueprint_that_is_not_there_gets_the_nearest(ask_demo):
+    answer = ask_demo("subgraph", "Invert and Blurr", exit_code=1)
+    assert (answer["code"], answer["nearest"][0]) == ("no_such_workflow", "Invert and Blur")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "kept"),
+    [
+        ("Plain Color", ["--set", "width=64"], "plain_color"),
+        ("Invert and Blur", ["--input-image", "image={}"], "ComfyUI"),
+    ],
+)
+def test_a_blueprint_runs_and_keeps_its_output_once(run, demo, tmp_path, name, words, kept):
+    photo = picture(tmp_path / "photo.png")
+    words = [word.format(photo) for word in words]
+    ran = run(
+        "run_workflow.py", f"subgraph:{name}", *words, "--host", demo.url, "--output-dir", tmp_path / "out"
+    )
+    assert ran.code == 0, ran.out
+    assert [file["filename"].startswith(kept) for file in ran.json["outputs"]] == [True]
+
+
+def test_every_blueprint_of_a_server_is_a_graph(run, any_server, ask):
+    for row in ask("subgraphs", "--full")["items"][:5]:
+        ran = run("convert_workflow.py", f"subgraph:{row['id']}", "--host", any_server)
+        assert ran.code == 0 and all("class_type" in node for node in json.loads(ran.out).values())
+
+
+def test_a_node_is_found_by_another_name(ask):
+    for row in ask("nodes", "--search", "load checkpoint")["items"][:1]:
+        assert row["class"] == "CheckpointLoaderSimple"

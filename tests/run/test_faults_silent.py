@@ -28,10 +28,10 @@ from comfyskill.batch import lane; from comfyskill.run import jobs; from comfysk
 for one in vars(transport.Server).values():
     if "timeout" in (getattr(one, "__kwdefaults__", None) or {}):
         one.__kwdefaults__["timeout"] = 300.0
-protocol.Dialect.look_timeout = 300.0
+protocol.Dialect.question_timeout = 300.0
 watch.QUIET_BEFORE_PING = watch.PING_PATIENCE = 1.0
-watch.LOOK_TIME = 3.0
-watch.LEAST_LOOK = 2.0
+watch.QUESTION_TIME = 3.0
+watch.LEAST_QUESTION_TIME = 2.0
 watch.SOCKET_PATIENCE = 2.0
 jobs.CANCEL_PATIENCE = 3.0
 lane.SUBMIT_LIMIT = 3.0

@@ -77,7 +77,17 @@ def test_a_large_download_needs_no_memory(forks: Forks, new_demo: Any, megabytes
     inputs = {"size_mb": megabytes, "filename": "big.mp4", "subfolder": "", "sparse": True, "seed": 1}
     path = forks.folder / "w.json"
     path.write_text(json.dumps({"1": {"class_type": "DemoBigFile", "inputs": inputs}}))
-    ran = forks("run_workflow.py", path, "--host", demo.url, "--output-dir", "out", timeout=600)
+    ran = forks(
+        "run_workflow.py",
+        path,
+        "--host",
+        demo.url,
+        "--output-dir",
+        "out",
+        "--max-file-size",
+        "30GB",
+        timeout=600,
+    )
     assert ran.code == 0, ran.out
     saved = Path(ran.json["outputs"][0]["file"])
     assert saved.stat().st_size == megabytes << 20

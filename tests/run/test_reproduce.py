@@ -11,6 +11,7 @@ import pytest
 
 import graphs
 from bundle import Demo, Runner
+from comfyskill import __version__
 
 
 def receipt_of(run: Runner, demo: Demo, workflow: Path, *words: object) -> Path:
@@ -55,6 +56,7 @@ def test_other_files_are_said_to_be_other_and_why(run: Runner, new_demo: Any, gr
 def test_the_same_pixels_in_another_file_are_the_same(run: Runner, demo: Demo, graph_file: Any) -> None:
     path = receipt_of(run, demo, graph_file(graphs.picture()))
     receipt = json.loads(path.read_text())
+    assert receipt["client"]["skill"] == __version__
     receipt["files"][0]["sha256"] = "0" * 64  # as of a file with other metadata
     path.write_text(json.dumps(receipt))
     again = run("run_workflow.py", "--reproduce", path, "--host", demo.url, "--output-dir", "again")

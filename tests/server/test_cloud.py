@@ -462,7 +462,7 @@ def test_a_submit_that_left_no_trace_is_not_paid_for_twice(cloud: Start) -> None
     demo.fault({"name": "502-before", "route": "/prompt"})
 
     with pytest.raises(SkillError) as caught:
-        client(demo).submit(submission(), look_for=1)
+        client(demo).submit(submission(), search_time=1)
 
     assert caught.value.code == "submit_failed"
     assert submits(demo) == 1
@@ -700,7 +700,7 @@ def test_errors_in_each_of_their_shapes(answer: dict[str, Any], said: dict[str, 
 def test_an_unknown_word_means_that_it_still_runs() -> None:
     state = Cloud("http://127.0.0.1:9")._state_of("x", {"status": "polishing"})
 
-    assert (state.phase, state.outcome, state.word) == ("running", None, "polishing")
+    assert (state.phase, state.outcome, state.server_status) == ("running", None, "polishing")
 
 
 def test_the_environments_key_goes_to_the_clouds_own_host_alone(

@@ -347,7 +347,7 @@ def test_a_lost_answer_makes_no_second_job(place: Place, server: Dialect) -> Non
     place.behind.fault({"name": "answer-lost", "route": "/prompt"})
 
     try:
-        server.submit(submission(graphs.picture()), look_for=1)
+        server.submit(submission(graphs.picture()), search_time=1)
     except SkillError as error:
         assert error.code == "submit_unknown"
 

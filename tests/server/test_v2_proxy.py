@@ -239,9 +239,10 @@ def test_a_waiting_job_is_taken_out_and_no_other(proxy: Proxy, demo: Demo) -> No
 
 
 def test_a_proxy_elsewhere_is_not_helped_out_and_says_so(
-    proxy: Proxy, demo: Demo, monkeypatch: pytest.MonkeyPatch
+    new_demo: Any, new_proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = connect.connect(proxy.url)
+    demo = new_demo("--version", "0.8")
+    server = connect.connect(new_proxy(demo.url).url)
     prompt_id = server.submit(Submission(graphs.sleeper(20), str(uuid.uuid4()), "c")).prompt_id
     running(demo, prompt_id)
     monkeypatch.setattr(server, "upstream", "http://10.0.0.1:8188")
@@ -342,7 +343,7 @@ def test_a_lost_answer_behind_the_proxy_is_never_sent_twice(new_demo: Any, new_p
     upstream.fault({"name": "answer-lost", "route": "/prompt"})
 
     with pytest.raises(SkillError) as caught:
-        server.submit(Submission(graphs.picture(), str(uuid.uuid4()), "c"), look_for=1)
+        server.submit(Submission(graphs.picture(), str(uuid.uuid4()), "c"), search_time=1)
 
     assert (caught.value.code, int(caught.value.exit)) == ("submit_unknown", 5)
     assert (

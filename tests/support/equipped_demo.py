@@ -1,4 +1,4 @@
-"""The demo server with the tests' equipment: faults, control routes, variants of the cloud, a played ComfyUI-Manager.
+"""The demo server with the tests' equipment: faults, control routes, test nodes, variants of the cloud, a played Manager.
 
 Run it as `scripts/demo_server.py`; it has the same flags and the following.
 
@@ -25,7 +25,7 @@ from comfyskill.demo.application import Demo
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.options import Options
 from comfyskill.demo.routes import Handler, Route
-from equipment import cloud, fault_list, http_faults, manager
+from equipment import cloud, fault_list, http_faults, manager, nodes
 from equipment.control import Control
 from equipment.faults import Faults, FaultyEngine, FaultyHub
 from equipment.manager_routes import ManagedDefinitions, ManagerRoutes
@@ -58,11 +58,11 @@ class EquippedDemo(Demo):
         self.manager = ManagerRoutes(self.definitions, shape, self.control.restart_now) if shape else None
 
     def make_definitions(self) -> Definitions:
-        made: Definitions = super().make_definitions()
-        if not self.shape:
-            return made
         options = self.options
-        return ManagedDefinitions(options.newest, options.models, self.folders, options.definitions)
+        kind = ManagedDefinitions if self.shape else Definitions
+        made = kind(options.newest, options.models, self.folders, options.definitions)
+        made.compact.update(nodes.DEFINITIONS)
+        return made
 
     def make_hub(self) -> FaultyHub:
         return FaultyHub(self.faults, self.info.features)

@@ -15,13 +15,13 @@ SPARED = ("*/00000000-0000-*", "*/events", "*/workflow")
 # The same code with less patience, so that what is waited for in vain costs a test a second and not half a minute.
 BRISK = """
 from comfyskill.server import cloud, protocol, transport, v2, watch
-cloud.Cloud.looks = 2
+cloud.Cloud.denials = 2
 """
 HASTY = """
 cloud.Cloud.grace = v2.V2.grace = 1.0
 watch.Watcher.__init__.__kwdefaults__["patience"] = 1.0
 for one in (protocol.Dialect, v2.V2):
-    one.submit.__kwdefaults__["look_for"] = 1.0
+    one.submit.__kwdefaults__["search_time"] = 1.0
 """
 UNANSWERED = """
 for one in vars(transport.Server).values():

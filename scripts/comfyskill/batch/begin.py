@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from comfyskill.base import cli, file_names, paths, safe_text
 from comfyskill.base.cli import Document, Exit, Misuse, SkillError
-from comfyskill.batch import fetch, hosts, journal, recipe
+from comfyskill.batch import fetch, hosts
+from comfyskill.batch import journal as batch_journal
 from comfyskill.batch import plan as batch_plan
 from comfyskill.batch.fill import Filler
 from comfyskill.batch.flags import Request
@@ -75,68 +76,74 @@ def _begin(request: Request) -> tuple[Document, _Work | None]:
     counted, wishes = count_axis(request, source.graph)
     axes = (*request.axes, *counted)
     plan = batch_plan.Plan(axes, str(uuid.uuid4()), request.limit, request.shuffled)
-    made = Recipe(source, wishes, plan)
-    ready, notes = fillers(made, connected.servers, dry_run=request.dry_run)
+    recipe = Recipe(source, wishes, plan)
+    ready, notes = fillers(recipe, connected.servers, dry_run=request.dry_run)
     notes = [*source.warnings, *notes]
     _check_name(request.options.name, ready[0])
     if request.dry_run:
         from comfyskill.batch import preview
 
-        return preview.preview(made, ready, notes, workflow), None
+        return preview.preview(recipe, ready, notes, workflow), None
     need_consent(plan, ready, yes_spend=request.yes_spend, max_runs=request.max_runs)
-    work = _Work(made, ready, notes, _options(request, ready, connected.hosts))
+    work = _Work(recipe, ready, notes, _options(request, ready, connected.hosts))
     folder = work.options.folder
     with _locked(folder):
         _refuse_used(request, folder)
         line = _plan_line(work, workflow)
-        with contextlib.closing(journal.Journal(folder / journal.NAME, fresh=True)) as lines:
-            lines.write("plan", **line)
-            return _run(work, lines, journal.Recorded(line, 0), lost_lines=0), work
+        with contextlib.closing(batch_journal.Journal(folder / batch_journal.NAME, fresh=True)) as journal:
+            journal.write("plan", **line)
+            return _run(work, journal, batch_journal.Recorded(line, 0), lost_lines=0), work
 
 
 def _resume(request: Request) -> tuple[Document, _Work]:
     """Continue the batch in a folder; the journal gives its plan, and its servers unless --host does."""
     folder = request.options.folder
-    journal.refuse_links(folder)
-    recorded = journal.read(folder)
-    made = recipe.from_line(recorded.plan)
+    batch_journal.refuse_links(folder)
+    recorded = batch_journal.read(folder)
+    recipe = Recipe.from_line(recorded.plan)
     connected = hosts.connect(request.servers, recorded.plan, partner_key=request.options.run.partner_key)
-    _refuse_changed(request, recorded, made, connected.servers[0])
-    ready, notes = fillers(made, connected.servers)
+    _refuse_changed(request, recorded, recipe, connected.servers[0])
+    ready, notes = fillers(recipe, connected.servers)
     _check_name(request.options.name, ready[0])
     options = _options(request, ready, connected.hosts)
     options = options._replace(name=options.name or recorded.plan.get("name"))
-    most = max(request.max_runs, made.plan.count)
-    need_consent(made.plan, ready, yes_spend=request.yes_spend, max_runs=most)
-    work = _Work(made, ready, notes, options)
+    most = max(request.max_runs, recipe.plan.count)
+    need_consent(recipe.plan, ready, yes_spend=request.yes_spend, max_runs=most)
+    work = _Work(recipe, ready, notes, options)
     with _locked(folder):
-        recorded = journal.read(folder)  # again, now that no other process writes
+        recorded = batch_journal.read(folder)  # again, now that no other process writes
         hosts.recognise(recorded, [filler.server for filler in ready])
         file_names.remove_parts(folder, "run_*")
         lost_lines = 0 if recorded.clean else LOST_LINES * len(ready)
-        with contextlib.closing(journal.Journal(folder / journal.NAME, keep=recorded.whole)) as lines:
-            return _run(work, lines, recorded, lost_lines=lost_lines), work
+        with contextlib.closing(
+            batch_journal.Journal(folder / batch_journal.NAME, keep=recorded.whole)
+        ) as journal:
+            return _run(work, journal, recorded, lost_lines=lost_lines), work
 
 
-def _run(work: _Work, lines: journal.Journal, recorded: journal.Recorded, *, lost_lines: int) -> Document:
+def _run(
+    work: _Work, journal: batch_journal.Journal, recorded: batch_journal.Recorded, *, lost_lines: int
+) -> Document:
     from comfyskill.batch import run
 
-    return run.run(work.recipe, work.ready, work.options, lines, recorded, lost_lines=lost_lines)
+    return run.run(work.recipe, work.ready, work.options, journal, recorded, lost_lines=lost_lines)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make the folder and keep other processes out of it."""
-    journal.refuse_links(folder)
+    batch_journal.refuse_links(folder)
     file_names.make_folder(folder)
-    lock = journal.Lock(folder)
+    lock = batch_journal.Lock(folder)
     try:
         yield
     finally:
         lock.release()
 
 
-def _refuse_changed(request: Request, recorded: journal.Recorded, made: Recipe, server: Facts) -> None:
+def _refuse_changed(
+    request: Request, recorded: batch_journal.Recorded, recipe: Recipe, server: Facts
+) -> None:
     """The workflow that was named, or the file that the batch was made from, must still be the same."""
     origin = str(recorded.plan["workflow"].get("spec") or "")
     if not request.workflow and not (origin and Path(origin).is_file()):
@@ -149,7 +156,7 @@ def _refuse_changed(request: Request, recorded: journal.Recorded, made: Recipe, 
             f"the workflow of this batch can no longer be read: {error.message}", code="workflow_changed",
             hint=f"restore it, or remove {origin}: the journal holds the graph",
         ) from error  # fmt: skip
-    made.refuse_changed(now)
+    recipe.refuse_changed(now)
 
 
 def count_axis(request: Request, graph: Graph) -> tuple[list[batch_plan.Axis], Wishes]:
@@ -185,7 +192,7 @@ def _check_name(template: str | None, filler: Filler) -> None:
 
 
 def fillers(
-    made: Recipe, servers: Sequence[Facts], *, dry_run: bool = False
+    recipe: Recipe, servers: Sequence[Facts], *, dry_run: bool = False
 ) -> tuple[list[Filler], list[str]]:
     """A filler for each server that can run this graph, and notes about those that cannot.
 
@@ -197,7 +204,7 @@ def fillers(
     first_error: SkillError | None = None
     for server in servers:
         try:
-            able.append(_able(Filler(made, server, dry_run=dry_run), alone=len(servers) == 1))
+            able.append(_able(Filler(recipe, server, dry_run=dry_run), alone=len(servers) == 1))
         except SkillError as error:
             if len(servers) == 1:
                 raise
@@ -279,7 +286,7 @@ def _is_paid(server: Dialect) -> bool:
 
 
 def _plan_line(work: _Work, workflow: str) -> Document:
-    """The first line of a new journal."""
+    """The first line of a new batch_journal."""
     first, servers = work.ready[0], live_servers(work.ready)
     line = first.rooted_recipe().plan_line(work.options.name, first.input_files())
     # The workflow's whole path, so that --resume can see whether it has changed; empty for other origins.
@@ -294,7 +301,7 @@ def _plan_line(work: _Work, workflow: str) -> Document:
 
 def _refuse_used(request: Request, folder: Path) -> None:
     """Raises SkillError `folder_in_use`: a second batch would mix its files with the first one's."""
-    if journal.begun(folder):
+    if batch_journal.begun(folder):
         from comfyskill.batch.report import resume_command
 
         raise Misuse(

@@ -136,7 +136,7 @@ class Ends:
             self.fail(todo, "lost", {"code": "lost", "message": message})
             return
         self.batch.journal.write("lost", run=todo.run, attempt=todo.attempt)
-        self.batch.tally.resubmitted.add(todo.run)
+        self.batch.count_resubmitted(todo.run)
         self.batch.put_back(todo.again()._replace(lost=todo.lost + 1))
 
     def failed(self, flight: Flight, code: str, status: str, facts: Document, state: JobState | None) -> None:

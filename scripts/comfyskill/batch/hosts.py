@@ -220,6 +220,3 @@ def _recorded(flags: ServerFlags, plan: Mapping[str, object], partner_key: str |
 def _is_cloud(host: str) -> bool:
     """Whether a server takes runs only with a key."""
     return host == "cloud" or _common.is_cloud_host(_common.normal_base(_common.split_user_info(host)[0]))
-
-
-__all__ = ["Connected", "Host", "connect", "host_value", "named", "place_of", "recognise"]

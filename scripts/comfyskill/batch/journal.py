@@ -1,7 +1,16 @@
 """The batch on disk: `batch.jsonl`, one JSON object per line, appended and flushed as things happen.
 
-The first line holds the whole plan; the others say how each run went. A torn last line (power
-loss, kill -9 in the middle of a write) is dropped and written over. A lock keeps a second process out.
+The first line (`plan`) holds the whole plan; the others say how each run went:
+
+    submit       about to be posted under this prompt id; accepted: the id that the server gave it instead
+    finished     the server has ended it, and these are its outputs; downloaded: its files are here, it is done
+    failed       it is done, and has no files
+    released     it is on no server; lost: the server has no record of it; again: it is to be repeated
+    moved        it is to run on another server (`left`: it may still be on the old one); cleared: no longer there
+    end          the session ended in order
+
+A torn last line (power loss, kill -9 in the middle of a write) is dropped and written over. A lock keeps a second
+process out.
 """
 
 from __future__ import annotations
@@ -13,13 +22,13 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any
+from typing import IO
 
-from comfyskill.base import safe_files, safe_text
-from comfyskill.base.cli import Misuse, SkillError
+from comfyskill.base import foreign, safe_files, safe_text
+from comfyskill.base.cli import Document, Misuse, SkillError
 
 NAME = "batch.jsonl"
 LOCK_NAME = ".batch.lock"
@@ -146,7 +155,7 @@ class Journal:
         except (OSError, ValueError):
             return False  # closed, or a disk without file numbers
 
-    def write(self, event: str, **facts: Any) -> None:
+    def write(self, event: str, **facts: object) -> None:
         """One line: {"event": event, ...}. Raises OSError; FileNotFoundError when the journal was removed."""
         line = _one_line({"event": event, **facts}).encode() + b"\n"
         with self._lock:
@@ -195,14 +204,45 @@ class RunRecord:
         self.host: str | None = None
         # The silent server that the run was moved from, if it was not submitted elsewhere since.
         self.left_on: str | None = None
-        self.facts: dict[str, Any] = {}
-        self.files: list[dict[str, Any]] = []
+        self.facts: Document = {}
+        self.files: list[Document] = []
+
+    def apply(self, line: Document) -> None:
+        """Take in the next line about this run. Raises TypeError or ValueError for values that no batch writes."""
+        event = line.get("event")
+        if event == "submit":
+            self.status, self.left_on, self.files = "submitted", None, []
+            self.attempt = int(line.get("attempt") or 1)
+            self.prompt_id, self.host = line.get("prompt_id"), line.get("host")
+            self.facts = {"seeds": line.get("seeds") or {}}
+        elif event == "accepted":
+            self.prompt_id = line.get("prompt_id") or self.prompt_id
+            self.facts["accepted"] = True
+        elif event == "finished":
+            self.status = "finished"
+            self.prompt_id = line.get("prompt_id") or self.prompt_id
+            self._note(line, but="prompt_id")
+        elif event == "downloaded":
+            self.status = str(line.get("status") or "success")
+            self.files = [item for item in line.get("files") or [] if isinstance(item, dict)]
+            self._note(line, but="files")
+        elif event == "failed":
+            self.status = str(line.get("status") or "error")
+            self._note(line)
+        elif event in ("released", "lost", "again", "moved"):
+            # As if it had never been submitted.
+            self.status, self.attempt = "planned", int(line.get("attempt") or self.attempt)
+            if event == "moved" and line.get("left"):
+                self.left_on, self.prompt_id = str(line.get("from")), str(line.get("prompt_id"))
+
+    def _note(self, line: Document, *, but: str = "") -> None:
+        self.facts |= {key: value for key, value in line.items() if key not in ("event", "run", but)}
 
 
 class Recorded:
     """A whole journal: the plan line, the runs that are in it, and how much of the file is whole."""
 
-    def __init__(self, plan: dict[str, Any], whole: int) -> None:
+    def __init__(self, plan: Document, whole: int) -> None:
         self.plan = plan
         self.runs: dict[int, RunRecord] = {}
         # Server -> prompt ids that were moved away from it while it was silent, to be cancelled when it answers.
@@ -246,7 +286,7 @@ def read(folder: Path) -> Recorded:
                 recorded = Recorded(_plan_of(line, path), end)
             elif line is not None:
                 try:
-                    _take(recorded, line)
+                    _apply(recorded, line)
                 except (TypeError, ValueError) as error:
                     raise _damaged(path, line) from error
                 recorded.whole = end
@@ -261,7 +301,7 @@ def read(folder: Path) -> Recorded:
     return recorded
 
 
-def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+def _lines(path: Path) -> Iterator[tuple[Document | None, int]]:
     """(object, offset after it) of each line; None for what is torn or unreadable."""
     end = 0
     with safe_files.open_file(path, "rb") as file:
@@ -274,7 +314,7 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
             yield value if isinstance(value, dict) else None, end
 
 
-def _plan_of(line: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+def _plan_of(line: Document | None, path: Path) -> Document:
     if line is None or line.get("event") != "plan" or line.get("version") != 1:
         raise _not_ours(path)
     if not isinstance(line.get("made", 0), (int, float)):
@@ -287,7 +327,7 @@ def _not_ours(path: Path) -> SkillError:
     return Misuse(f"{path} is not the journal of a batch", code="no_batch", hint=hint)
 
 
-def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
+def _damaged(path: Path, line: Document) -> SkillError:
     event = safe_text.clean(line.get("event"), 20)
     return Misuse(
         f"{path} was changed by hand: a line of the event {event!r} holds invalid values",
@@ -295,9 +335,9 @@ def _damaged(path: Path, line: Mapping[str, Any]) -> SkillError:
     )  # fmt: skip
 
 
-def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
-    """Apply one line to the state of its run."""
-    event, number = line.get("event"), line.get("run")
+def _apply(recorded: Recorded, line: Document) -> None:
+    """Take in the next line. Raises TypeError or ValueError for values that no batch writes."""
+    event, number = line.get("event"), foreign.whole(line.get("run"))
     if not all(isinstance(line.get(key, ""), (str, NoneType)) for key in ("prompt_id", "host", "from")):
         raise TypeError("an id or an address is not a text")
     recorded.clean = event == "end"
@@ -305,37 +345,8 @@ def _take(recorded: Recorded, line: Mapping[str, Any]) -> None:
         recorded.seconds += float(line.get("seconds") or 0.0)
     if event == "cleared":
         recorded.left.get(str(line.get("from")), set()).discard(str(line.get("prompt_id")))
-    if not isinstance(number, int) or isinstance(number, bool):
+    if number is None:
         return
-    record = recorded.runs.setdefault(number, RunRecord(number))
-    if event == "submit":
-        record.status, record.left_on = "submitted", None
-        record.attempt, record.prompt_id = int(line.get("attempt") or 1), line.get("prompt_id")
-        record.host, record.facts = (
-            line.get("host"),
-            {"mark": line.get("prompt_id"), "seeds": line.get("seeds") or {}},
-        )
-        record.files = []
-    elif event == "accepted":
-        record.prompt_id = line.get("prompt_id") or record.prompt_id
-        record.facts["accepted"] = True
-    elif event == "finished":
-        record.status = "finished"
-        record.prompt_id = line.get("prompt_id") or record.prompt_id
-        record.facts |= {key: line[key] for key in line if key not in ("event", "run", "prompt_id")}
-    elif event == "downloaded":
-        record.status = str(line.get("status") or "success")
-        record.files = [item for item in line.get("files") or [] if isinstance(item, dict)]
-        record.facts |= {key: line[key] for key in line if key not in ("event", "run", "files")}
-    elif event == "failed":
-        record.status = str(line.get("status") or "error")
-        record.facts |= {key: line[key] for key in line if key not in ("event", "run")}
-    elif event in ("released", "lost", "again", "moved"):
-        # Cancelled by us, forgotten by the server, or to be repeated: as if it had never been submitted.
-        record.status, record.attempt = "planned", int(line.get("attempt") or record.attempt)
-        if event == "moved" and line.get("left"):
-            record.left_on, record.prompt_id = str(line.get("from")), str(line.get("prompt_id"))
-            recorded.left.setdefault(record.left_on, set()).add(record.prompt_id)
-
-
-__all__ = ["LOCK_NAME", "NAME", "Journal", "Lock", "Recorded", "RunRecord", "begun", "read", "refuse_links"]
+    recorded.runs.setdefault(number, RunRecord(number)).apply(line)
+    if event == "moved" and line.get("left"):
+        recorded.left.setdefault(str(line.get("from")), set()).add(str(line.get("prompt_id")))

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 
 from comfyskill.base import cli, safe_text
 from comfyskill.base.cli import Exit, SkillError
@@ -49,7 +50,7 @@ class Lane(threading.Thread):
         self.batch = batch
         self.server = server
         self.url = server.url
-        self.here = ServerRuns(server)
+        self.here = ServerRuns(server)  # what this server has; the scheduler sees it
         self.fetchers = Fetchers(batch, server)
         self.ends = Ends(batch, self.here, self.fetchers, filler.prepared.graph)
         client_id = uuid.uuid5(uuid.UUID(batch.recipe.plan.key), f"client {self.url}").hex
@@ -289,7 +290,7 @@ class Lane(threading.Thread):
                 self.ends.leave(todo, prompt_id, "it was sent before, and the server has no record of it")
                 return True
             if todo.prompt_id is not None and prompt_id not in self._unanswered:
-                self.batch.tally.resubmitted.add(todo.run)
+                self.batch.count_resubmitted(todo.run)
             return False
         flight.ours = False
         if state.done:
@@ -480,6 +481,7 @@ class Lane(threading.Thread):
             if not flights:
                 # Files may be under way; only a server that answers is worth waiting for.
                 self.server.list_jobs(0, finished=False)
+            self._cancel_together([prompt_id for prompt_id, _ in flights])
             for prompt_id, flight in flights:
                 self._stop_one(prompt_id, flight)
             self.here.heard = time.monotonic()
@@ -488,6 +490,14 @@ class Lane(threading.Thread):
                 cli.warn(
                     f"{safe_text.counted(len(self.here), 'submitted run')} may still be on {self.url}: {error.message}"
                 )
+
+    def _cancel_together(self, prompt_ids: Sequence[str]) -> None:
+        """One request for all runs, where the server can. Raises SkillError `unreachable`; each run is looked at later."""
+        try:
+            self.server.cancel_all(prompt_ids)
+        except SkillError as error:
+            if error.exit == Exit.UNREACHABLE:
+                raise
 
     def _stop_one(self, prompt_id: str, flight: Flight) -> None:
         """Stop a run. Raises SkillError `unreachable`; another failure is about this run alone."""

@@ -25,6 +25,18 @@ class Recipe(NamedTuple):
     wishes: prepare.Wishes
     plan: Plan
 
+    @staticmethod
+    def from_line(line: Mapping[str, object]) -> Recipe:
+        """The recipe in a journal's plan line. Raises SkillError (exit 2) when the line was changed by hand."""
+        try:
+            return _read(dict(line))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Misuse(
+                f"the plan in the journal cannot be read ({safe_text.quoted(error)})",
+                code="no_batch",
+                hint="it was changed by hand or by a newer version; start a new batch",
+            ) from error
+
     def constant(self) -> prepare.Wishes:
         """The wishes that do not vary; fresh seeds are drawn for each run instead."""
         return self.wishes._replace(randomize_seed=False)
@@ -66,20 +78,8 @@ class Recipe(NamedTuple):
             )  # fmt: skip
 
 
-def from_line(line: Mapping[str, object]) -> Recipe:
-    """The recipe in a journal's plan line. Raises SkillError (exit 2) when the line was changed by hand."""
-    try:
-        return _read(dict(line))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Misuse(
-            f"the plan in the journal cannot be read ({safe_text.quoted(error)})",
-            code="no_batch",
-            hint="it was changed by hand or by a newer version; start a new batch",
-        ) from error
-
-
 def _read(line: Document) -> Recipe:
-    """See `from_line`. Raises KeyError, TypeError, ValueError or AttributeError."""
+    """See `Recipe.from_line`. Raises KeyError, TypeError, ValueError or AttributeError."""
     workflow, wishes = line["workflow"], line["wishes"]
     graph = workflow["graph"]
     if _digest(graph) != workflow["digest"]:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document
 from comfyskill.batch import journal
-from comfyskill.batch import recipe as batch_recipe
 from comfyskill.batch.plan import OUTPUT_COLUMN, Axis, Plan, is_media
+from comfyskill.batch.recipe import Recipe
 
 # A backslash or a colon would make a name a share, a drive or an address.
 NEVER_IN_NAMES = "\\:\0"
@@ -69,7 +69,7 @@ class Results(NamedTuple):
 def read(folder: Path) -> Results:
     """The results in a folder. Raises SkillError (exit 2) when it holds no batch."""
     recorded = journal.read(folder)
-    recipe = batch_recipe.from_line(recorded.plan)
+    recipe = Recipe.from_line(recorded.plan)
     plan = _for_people(recipe.plan)
     home = folder.resolve()
     outside = 0

@@ -237,6 +237,11 @@ class Batch:
         with self._changed:
             self.tally.events[event] += 1
 
+    def count_resubmitted(self, run: int) -> None:
+        """A run is sent again, because the server no longer has a record of it."""
+        with self._changed:
+            self.tally.resubmitted.add(run)
+
     def took(self, seconds: float) -> None:
         """A run succeeded within this time."""
         self._seconds.append(seconds)

@@ -44,7 +44,7 @@ CAP_SECONDS = {"free": 1800, "standard": 1800, "creator": 1800, "pro": 3600}
 
 
 class CloudRoutes:
-    """Handlers of the cloud double."""
+    """Handlers of the simulated cloud."""
 
     jobs_class = Jobs
     storage_class = Storage

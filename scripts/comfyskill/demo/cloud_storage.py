@@ -1,4 +1,4 @@
-"""The storage behind the cloud: another origin that serves files by signed address and refuses requests with a key."""
+"""The storage behind the cloud: another origin that serves files by signed address and refuses requests that carry a key."""
 
 from __future__ import annotations
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from comfyskill.demo.folders import Folders, OutsideFolder
 
@@ -15,7 +14,7 @@ class Check:
     """`function(value, folders)` answers True, False, or a sentence. These inputs skip the usual choice check."""
 
     inputs: tuple[str, ...]
-    function: Callable[[Any, Folders], bool | str]
+    function: Callable[[object, Folders], bool | str]
     takes_all: bool = False
 
 
@@ -34,27 +33,19 @@ def annotated(name: str, folders: Folders, default: str = "input") -> Path | Non
         return None
 
 
-def _exists(words: str) -> Callable[[Any, Folders], bool | str]:
-    def check(value: Any, folders: Folders) -> bool | str:
+def _exists(words: str) -> Callable[[object, Folders], bool | str]:
+    def check(value: object, folders: Folders) -> bool | str:
         path = annotated(str(value), folders)
         return True if path is not None and path.is_file() else f"Invalid {words} file: {value}"
 
     return check
 
 
-def _demo(value: Any, _folders: Folders) -> bool | str:
-    if value == 3:
-        return "three is not allowed"
-    if value == 5:
-        raise RuntimeError("validator crashed")
-    return bool(value != 4)
-
-
 def _fine(_value: object, _folders: Folders) -> bool:
     return True
 
 
-CHECKS: Mapping[str, Check] = {
+CHECKS: dict[str, Check] = {
     "LoadImage": Check(("image",), _exists("image")),
     "LoadImageMask": Check(("image",), _exists("image")),
     "LoadImageOutput": Check(("image",), _exists("image")),
@@ -63,5 +54,4 @@ CHECKS: Mapping[str, Check] = {
     "LoadVideo": Check(("file",), _exists("video")),
     "VHS_LoadVideo": Check(("video",), _exists("video")),
     "CustomCombo": Check(("choice",), _fine),
-    "DemoValidate": Check(("value",), _demo),
 }

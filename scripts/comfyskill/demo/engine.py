@@ -150,7 +150,7 @@ class Engine:
     # the worker
 
     async def work(self, cache: Cache | None = None) -> None:
-        """Run queued items for ever."""
+        """Run queued items until this task is cancelled."""
         own_cache = cache or self.cache
         while True:
             await self.wait_for_work(own_cache)

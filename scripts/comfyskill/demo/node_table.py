@@ -9,8 +9,6 @@ from typing import Any
 
 from comfyskill.base.cli import Document
 
-OOM_TEXT = "Allocation on device 0 would exceed allowed memory. (out of memory)"
-
 Function = Callable[..., Any]
 
 
@@ -55,7 +53,6 @@ NODE_MODULES = (
     "nodes_latents",
     "nodes_media",
     "nodes_save",
-    "nodes_demo",
 )
 _loaded: list[bool] = []
 

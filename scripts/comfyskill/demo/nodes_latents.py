@@ -118,7 +118,7 @@ def repeat(call: Call, samples: Latent, amount: int) -> Latent:
 @node("VAEDecode", "VAEDecodeTiled", heavy=True)
 def decode(call: Call, samples: Latent, vae: object, **_rest: object) -> Images:
     if samples.seed is None and samples.source is not None:
-        # Never sampled: what went in comes out.
+        # Not sampled: decoding gives back the pictures that were encoded.
         return resized(samples.source, samples.width, samples.height, "bicubic")
     frames = [
         pictures.draw_latent(samples, index, frame)

@@ -1,4 +1,4 @@
-"""Nodes that really compute with masks (pictures of mode L, white = full)."""
+"""Nodes that compute with masks as the real ones do (pictures of mode L, white = full)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def animated_webp(
     path, item = _new(call, "output", filename_prefix, ".webp", images.width, images.height)
     first, *rest = images.frames
     exif = first.getexif()
-    # The camera's model holds the prompt; the tags below it hold the rest: so the real node writes it.
+    # As the real node writes it: the prompt is the camera's model, the rest is in the tags below.
     for tag, (key, value) in zip((0x0110, 0x010F, 0x010E, 0x010D), call.metadata.items(), strict=False):
         exif[tag] = f"{key}:{json.dumps(value)}"
     how: Document = {"lossless": lossless, "quality": quality, "method": WEBP_METHOD.get(method, 4)}

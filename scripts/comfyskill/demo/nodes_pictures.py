@@ -1,4 +1,4 @@
-"""Nodes that really compute with pictures."""
+"""Nodes that compute with pictures as the real ones do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that really compute with text, numbers and choices."""
+"""Nodes that compute with text, numbers and choices as the real ones do."""
 
 from __future__ import annotations
 

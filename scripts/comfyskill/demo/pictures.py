@@ -1,4 +1,4 @@
-"""Draws pictures without a model, and marks them so."""
+"""Draws pictures without a model, each with a notice that says so."""
 
 from __future__ import annotations
 

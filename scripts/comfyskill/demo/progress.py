@@ -25,7 +25,7 @@ class Progress:
         entry["value"] = entry["max"]
 
     def finish_cached(self, node_id: str, display: str, parent: str | None, real: str) -> None:
-        # Whole numbers here, fractions elsewhere: so it was recorded.
+        # The real server sends whole numbers here and fractions elsewhere.
         self.nodes[node_id] = self._entry(node_id, 1, 1, "finished", display, parent, real)
 
     def _entry(

@@ -29,7 +29,7 @@ PACKAGES = {
 MODEL_SUFFIXES = [".bin", ".ckpt", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".sft"]
 MEMORY = 16_000_000_000
 FREE = 12_000_000_000
-# Only this header distinguishes the demo server from a real one; every report then says so.
+# Only this entry of /features distinguishes the demo server from a real one; every report then says so.
 DEMO_MARK = {"comfyui_skill_demo": True}
 PAGE = "<!DOCTYPE html><html><head><title>ComfyUI demo server</title></head><body>Demo server: no web interface.</body></html>"
 

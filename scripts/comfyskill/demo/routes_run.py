@@ -105,7 +105,7 @@ class RunRoutes:
         if "client_id" in body:
             extra["client_id"] = body["client_id"]
         if extra.get("client_id") is not None and not isinstance(extra["client_id"], (str, int)):
-            # The real server accepts this and dies of it.
+            # The real server accepts this, then crashes.
             raise Unhandled("client_id is not a name")
         secrets = {key: str(extra.pop(key)) for key in SECRETS if key in extra}
         return {**extra, "create_time": now_ms()}, secrets
@@ -153,7 +153,7 @@ class RunRoutes:
         if most is None and offset < 0:
             return web.json_response(history)
         if offset >= 0:
-            # Counted from the oldest; without an offset, the newest: so it was recorded.
+            # With an offset the real server counts from the oldest; without one it gives the newest.
             end = len(history) if most is None else offset + max(0, most)
             found = list(itertools.islice(history.items(), offset, end))
         else:

@@ -29,7 +29,7 @@ class Socket:
     flags: Document = field(default_factory=dict)
 
     def cut(self) -> None:
-        """End the connection without a close frame, as a dying server does (the client sees 1006)."""
+        """End the connection without a close frame, as a server that is killed does (the client sees 1006)."""
         if self.request.transport is not None:
             # Sends what was written before, without waiting.
             self.request.transport.close()
@@ -89,7 +89,7 @@ class Hub:
         self.send_bytes(PREVIEW_WITH_METADATA, struct.pack(">I", len(text)) + text + picture, sid)
 
     async def deliver(self) -> None:
-        """Send queued frames for ever; those queued together go out in one write per socket."""
+        """Send queued frames until this task is cancelled; those queued together go out in one write per socket."""
         while True:
             frames = [await self.frames.get()]
             while not self.frames.empty():

@@ -89,7 +89,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound that is made when it is saved: 16 bit, stereo."""
+    """A sound; it is written as silence of this length."""
 
     seconds: float
     recipe: str

@@ -25,18 +25,7 @@ _FLEXIBLE = "its script adds inputs that the definition does not declare"
 _UNKNOWN = "no node gives values of this type, so it may be a widget of the pack's own"
 _BOTH = "this type is a colour, curve or similar: it may be a widget or a link"
 # Words in the names of types that packs give a widget of their own although other nodes output them.
-_WIDGET_WORDS = (
-    "COLOR",
-    "COLOUR",
-    "CURVE",
-    "COMBO",
-    "SLIDER",
-    "EDITOR",
-    "PICKER",
-    "TIMESTAMP",
-    "BUTTON",
-    "TOGGLE",
-)
+_WIDGET_WORDS = "COLOR COLOUR CURVE COMBO SLIDER EDITOR PICKER TIMESTAMP BUTTON TOGGLE".split()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Graphs that run but give a wrong picture, without a word from the server. Pure. Nothing here is an error."""
+"""Graphs that the server runs without complaint and whose result is wrong. Pure. Nothing here is an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from comfyskill.graph.specs import Book
 _SIZES = ("width", "height", "length")
 
 
-def wisdom(graph: Graph, book: Book, live: set[str]) -> list[Finding]:
+def likely_mistakes(graph: Graph, book: Book, live: set[str]) -> list[Finding]:
     """The findings of every rule below, in no particular order."""
     found: list[Finding] = []
     for node_id, node in each(graph):

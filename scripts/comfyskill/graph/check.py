@@ -10,7 +10,7 @@ from comfyskill.base import safe_text
 from comfyskill.base.safe_text import name as short_name
 from comfyskill.base.safe_text import quoted, quoted_list
 from comfyskill.graph import catalog
-from comfyskill.graph.advice import wisdom
+from comfyskill.graph.advice import likely_mistakes
 from comfyskill.graph.facts import outputs_of
 from comfyskill.graph.finding import ERROR, INFO, WARNING, Finding, about, called
 from comfyskill.graph.nearest import choices_to_show, is_model_file, meant, nearest, nearest_choices
@@ -65,7 +65,7 @@ def findings(
     outputs = [output.node_id for output in outputs_of(graph, definitions)]
     if not outputs and not any(finding.code == "unknown_class" for finding in found):
         found.append(_no_output(graph, book, complete))
-    # A class that the server lacks has the graph rejected anyway; it may be an output, so what it draws from counts.
+    # A class that the server lacks has the graph rejected anyway; it may be an output, so what it depends on is checked.
     unknown = [node_id for node_id, node in each(graph) if complete and not book.knows(class_of(node))]
     live = upstream_of(graph, [*outputs, *unknown])
     sources = {node_id: _checked_sources(node, book) for node_id, node in each(graph)}
@@ -78,7 +78,7 @@ def findings(
         elif node_id in live:
             found += _loose_links(graph, node_id, node)
     found += _cycles(graph, checked, sources) or _too_deep(checked, sources)
-    found += wisdom(graph, book, live)
+    found += likely_mistakes(graph, book, live)
     return sorted(found, key=lambda f: (f.rank, natural_key(f.node_id or ""), f.code, f.input or ""))
 
 
@@ -147,7 +147,7 @@ def _classes(graph: Graph, book: Book, complete: bool, replacements: Replacement
             yield from _deprecated(book, node_id, node, replacements)
         elif complete:
             near = nearest(class_type, known, _MOST_SUGGESTED)
-            fix = "install the node pack that brings it (check_deps.py names it)"
+            fix = "install the node pack that has it (check_deps.py names it)"
             new = new_class(class_type, replacements)
             if new:
                 fix = f"replace it with {safe_text.quoted(new)}"

@@ -1,4 +1,4 @@
-"""What an input takes, as JSON for a person: type, range, choices, and the inputs that a dynamic one brings. Pure."""
+"""What an input takes, as JSON for a person: type, range, choices, and the inputs that a dynamic one adds. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def described(spec: InputSpec, *, full: bool = False, tooltips: bool = True, dep
     """One declared input: its type, its options, its choices (of long lists the first 20, unless `full`).
 
     A group of inputs that grows (`images.image0`, …) has `autogrow`: the names, how many are required and possible, and
-    what each takes. A dynamic combo has `inputs_by_choice`: the inputs, by full name, that each choice brings.
+    what each takes. A dynamic combo has `inputs_by_choice`: the inputs, by full name, that each choice adds.
     """
     document: Document = {"type": spec.type}
     if spec.choices is not None:
@@ -46,12 +46,12 @@ def described(spec: InputSpec, *, full: bool = False, tooltips: bool = True, dep
     if spec.upload:
         document["takes_upload"] = spec.upload
     if depth < _DEEPEST:
-        document |= brought(spec, full=full, tooltips=tooltips, depth=depth + 1)
+        document |= added_inputs(spec, full=full, tooltips=tooltips, depth=depth + 1)
     return document
 
 
-def brought(spec: InputSpec, *, full: bool = False, tooltips: bool = True, depth: int = 1) -> Document:
-    """What a dynamic input brings; empty for other inputs."""
+def added_inputs(spec: InputSpec, *, full: bool = False, tooltips: bool = True, depth: int = 1) -> Document:
+    """What a dynamic input adds to the node; empty for other inputs."""
 
     def each(inputs: object) -> Document:
         found = {}

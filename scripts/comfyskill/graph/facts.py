@@ -103,7 +103,7 @@ class ModelUse(NamedTuple):
 
 
 def model_folder(class_type: str, name: str) -> str | None:
-    """The model folder that an input chooses from, by the catalog; None when it is no model input."""
+    """The model folder that an input chooses from, by the catalog; None when it is not a model input."""
     by_class = catalog.MODEL_FOLDERS_BY_CLASS.get((class_type, name))
     if by_class:
         return by_class

@@ -78,7 +78,7 @@ def with_missing_types(graph: Graph) -> Graph:
 
 
 def each(graph: Graph) -> Iterator[tuple[str, Node]]:
-    """The nodes that have a class, as (node id, node); anything else in the mapping is passed over."""
+    """The nodes that have a class, as (node id, node); other entries are left out."""
     for node_id, node in graph.items():
         if isinstance(node, Mapping) and isinstance(node.get("class_type"), str):
             yield str(node_id), node
@@ -142,7 +142,7 @@ def consumers_of(graph: Graph) -> dict[str, list[Consumer]]:
 
 
 def upstream_of(graph: Graph, starts: Iterable[str]) -> set[str]:
-    """The ids of these nodes and of all that they draw from; cycles are allowed."""
+    """The ids of these nodes and of all nodes that they depend on; cycles are allowed."""
     seen: set[str] = set()
     waiting = [node_id for node_id in starts if node_id in graph]
     while waiting:

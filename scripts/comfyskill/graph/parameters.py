@@ -97,7 +97,7 @@ def sizes_latent(graph: Graph, node_id: str, book: Book) -> bool:
         link_of(inputs.get(name)) for name in ("samples", "latent", "image", "images", "pixels")
     )
     takes_prompts = any(link_of(inputs.get(name)) for name in ("positive", "negative"))
-    # WanImageToVideo and its kin take pictures and still make the latent; scalers do not.
+    # WanImageToVideo and similar nodes take pictures and still make the latent; scalers do not.
     if takes_pictures and not takes_prompts:
         return False
     class_type = class_of(node)
@@ -229,19 +229,19 @@ def _agreed(meanings: list[Use], node: Node) -> Use | None:
     """One meaning for all uses: the only one that has a role, or the node's own title."""
     if not meanings:
         return None
-    telling = [use for use in meanings if use.role] or meanings
-    plains = {use.plain for use in telling}
-    secondary = all(use.secondary for use in telling)
+    clear = [use for use in meanings if use.role] or meanings
+    plains = {use.plain for use in clear}
+    secondary = all(use.secondary for use in clear)
     if len(plains) == 1:
-        plain = telling[0].plain
-        if telling[0].role is None and given_title(node) and plain in catalog.MEANINGLESS:
+        plain = clear[0].plain
+        if clear[0].role is None and given_title(node) and plain in catalog.MEANINGLESS:
             plain = slug(title_of(node)) or plain
-        return Use(plain, telling[0].role, secondary)
+        return Use(plain, clear[0].role, secondary)
     title = given_title(node)
     own = slug(title) if title and title != class_of(node) else ""
-    roles = {use.role for use in telling}
+    roles = {use.role for use in clear}
     return Use(
-        own or "_".join(sorted(plains)[:3]), telling[0].role if len(roles) == 1 else None, secondary=False
+        own or "_".join(sorted(plains)[:3]), clear[0].role if len(roles) == 1 else None, secondary=False
     )
 
 
@@ -253,9 +253,9 @@ def slug(text: str, longest: int = 40) -> str:
 
 def demote(found: list[Parameter]) -> list[Parameter]:
     """Rank parameters without a role after those with one; a size is secondary only beside a primary one."""
-    telling = {parameter.plain for parameter in found if parameter.role}
+    clear = {parameter.plain for parameter in found if parameter.role}
     ranked = [
-        parameter._replace(secondary=True) if not parameter.role and parameter.plain in telling else parameter
+        parameter._replace(secondary=True) if not parameter.role and parameter.plain in clear else parameter
         for parameter in found
     ]
     primary = {parameter.plain for parameter in ranked if not parameter.secondary}
@@ -348,7 +348,7 @@ class Parameter(NamedTuple):
     NUMBER (a number whose kind is not known), STRING, BOOLEAN, COMBO, LIST, OBJECT or the definition's word.
     named_by: "tracing", "use" (what its value feeds), "input" or "catalog". typed_by: "definition", "catalog"
     or "value". spec: the declared input, or None. pieces: one of several texts that are joined into one. also: a
-    second role of the same text. feeds: for files, the telling inputs that they reach (start_image, mask, ...). linked:
+    second role of the same text. feeds: for files, the descriptive inputs that they reach (start_image, mask, ...). linked:
     the value is a link (only of parameters that were asked for by address).
     """
 
@@ -410,7 +410,7 @@ class Parameter(NamedTuple):
             if not every:
                 choices = choices[:MOST_FILES] if self.upload else choices_shown(choices, MOST_CHOICES)
             document |= _limits(self.spec, choices_of, choices)
-            document |= describe.brought(self.spec, full=every, tooltips=False)
+            document |= describe.added_inputs(self.spec, full=every, tooltips=False)
         return document
 
 

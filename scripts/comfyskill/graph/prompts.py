@@ -82,7 +82,7 @@ def _is_conditioning_name(name: str) -> bool:
 
 
 def prompts_of(graph: Graph, book: Book) -> Prompts:
-    """Every text that samplers, guiders and other ends of conditioning draw on, with its role or roles."""
+    """Every text that samplers, guiders and other ends of conditioning use, with its role or roles."""
     return _Tracer(graph, book).run()
 
 
@@ -109,22 +109,22 @@ class _Tracer:
         named = [entry for node in ends for entry in self._entries(node, named=True)]
         unnamed = [entry for node in ends for entry in self._entries(node, named=False)]
         self._walk(named, past_pictures=False)
-        self._walk([*named, *unnamed], afresh=True)
+        self._walk([*named, *unnamed], keep_roles=True)
         for _, node in each(self.graph):
             self._note_plain_texts(node)
         others = (node for node in self.graph.values() if isinstance(node, Mapping))
-        self._walk((entry for node in others for entry in self._entries(node, named=True)), afresh=True)
+        self._walk((entry for node in others for entry in self._entries(node, named=True)), keep_roles=True)
         return self.prompts
 
     def _walk(
-        self, entries: Iterable[tuple[Link, str]], *, afresh: bool = False, past_pictures: bool = True
+        self, entries: Iterable[tuple[Link, str]], *, keep_roles: bool = False, past_pictures: bool = True
     ) -> None:
         """Follow links back to texts.
 
-        afresh: texts that have a role already keep it. past_pictures: also through nodes that put a picture in the
+        keep_roles: texts that have a role already keep it. past_pictures: also through nodes that put a picture in the
         place of the words, whose text is often the negative one.
         """
-        settled = {place: set(roles) for place, roles in self.prompts.roles.items()} if afresh else {}
+        settled = {place: set(roles) for place, roles in self.prompts.roles.items()} if keep_roles else {}
         waiting = list(entries)
         seen: set[tuple[Link, str]] = set()
         while waiting:
@@ -193,7 +193,7 @@ class _Tracer:
         return node is not None and link_of(inputs_of(node).get("clip_vision_output")) is not None
 
     def _step(self, link: Link, role: str) -> list[Link]:
-        """What lies behind one link; texts found here are noted."""
+        """The links to follow behind one link; texts found here are recorded."""
         node = node_of(self.graph, link.node_id)
         if node is None or class_of(node) in catalog.FORGETS_TEXT:
             return []
@@ -222,7 +222,7 @@ class _Tracer:
         side = polarity(name) if name else None
         if name is None and not _is_bundle(node):
             side = {0: POSITIVE, 1: NEGATIVE}.get(link.slot)
-        side = side or role  # a bundle of many outputs hands each side on as it came
+        side = side or role  # a bundle of many outputs passes each side on unchanged
         return [further for name, further in entries if polarity(name) in (side, None)]
 
     def _texts(self, node: Node, node_id: str) -> list[TextPlace]:

@@ -275,7 +275,7 @@ def _fresh_id(graph: Graph) -> str:
 
 
 def _rewire(graph: dict[str, Any], lora_id: str, moved: Mapping[Link, int]) -> None:
-    """Every input that drew from a moved output now draws from the LoRA's; changed nodes are copied."""
+    """Link every input that used a moved output to the LoRA's output; changed nodes are copied."""
     for node_id, node in list(each(graph)):
         if node_id == lora_id:
             continue

@@ -89,7 +89,7 @@ class InputSpec(NamedTuple):
 
     @property
     def types(self) -> frozenset[str]:
-        """The types of a comma list, taken apart."""
+        """The single types of a comma list."""
         return frozenset(part.strip() for part in self.type.split(","))
 
     @property
@@ -208,7 +208,7 @@ class _Layout(NamedTuple):
 
 
 def chosen_inputs(spec: InputSpec, choice: object) -> object:
-    """The raw inputs that a choice of a dynamic combo brings; None for a choice that it does not have."""
+    """The raw inputs that a choice of a dynamic combo adds; None for a choice that it does not have."""
     for option in foreign.mappings(spec.options.get("options")):
         if option.get("key") == choice:
             return option.get("inputs")
@@ -248,8 +248,8 @@ def _specs_of(inputs: object, prefix: str = "") -> list[InputSpec]:
     return [spec for spec in found if spec is not None]
 
 
-def _brought(spec: InputSpec, depth: int) -> Iterator[str]:
-    """The names of the inputs that a dynamic input can bring, each once for each choice that has it."""
+def _added(spec: InputSpec, depth: int) -> Iterator[str]:
+    """The names of the inputs that a dynamic input can add, once for each choice that has them."""
     if spec.type == AUTOGROW:
         group = autogrow_of(spec)
         yield from group.names if group is not None else ()
@@ -257,7 +257,7 @@ def _brought(spec: InputSpec, depth: int) -> Iterator[str]:
         options = [spec.options, *foreign.mappings(spec.options.get("options"))]
         for inner in (one for option in options for one in _specs_of(option.get("inputs"), f"{spec.name}.")):
             yield inner.name
-            yield from _brought(inner, depth + 1)
+            yield from _added(inner, depth + 1)
 
 
 class Book:
@@ -317,9 +317,9 @@ class Book:
         return [name for name in inputs_of(node) if name not in known and name not in catalog.FRONTEND_INPUTS]
 
     def possible_names(self, class_type: str) -> list[str]:
-        """Every input name that the dynamic inputs of a class can bring, whatever is chosen."""
+        """Every input name that the dynamic inputs of a class can add, for any choice."""
         raw = (self.definition(class_type) or {}).get("input")
-        return [name for spec in _specs_of(raw) for name in _brought(spec, 0)]
+        return [name for spec in _specs_of(raw) for name in _added(spec, 0)]
 
     def _read(self, class_type: str) -> None:
         raw = (self.definition(class_type) or {}).get("input")

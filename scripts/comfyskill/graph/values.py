@@ -32,7 +32,7 @@ class _Misfit(Exception):
 def convert(value: object, parameter: Parameter, *, validate: bool = True) -> Any:
     """The value in the input's own type, within its range and list; lists come back wrapped in `__value__`.
 
-    With `validate` off, what cannot be converted or lies outside is passed on as it is.
+    With `validate` off, a value that cannot be converted or is out of range is passed on unchanged.
 
     Raises:
         SkillError: (exit 2) code "wrong_type", "out_of_range" or "not_in_list".
@@ -305,7 +305,7 @@ def not_in_list(value: object, parameter: Parameter, choices: Sequence[Any]) -> 
 
 
 def parse_set(text: str, flag: str = "--set") -> tuple[str, str]:
-    """`KEY=VALUE` taken apart at the first `=`. `flag` is the one that gave it.
+    """Key and value of `KEY=VALUE`, split at the first `=`. `flag` is the flag that had it.
 
     Raises:
         SkillError: (exit 2, "bad_set") without a key or a `=`.

@@ -191,13 +191,14 @@ def answers(
 
 
 def has_cancel_route(server: Dialect) -> bool:
-    """Whether POST /api/jobs/{id}/cancel exists, tested with an unknown id (0.8.0 answers 405)."""
+    """Whether POST /api/jobs/{id}/cancel exists, tested with an unknown id (0.33 answers 200, 0.8.0 405)."""
     try:
         server.post_json(f"api/jobs/{uuid.uuid4()}/cancel", {}, timeout=20)
     except SkillError as error:
         if error.exit == Exit.UNREACHABLE:
             raise
-        return error.code == "not_found"
+        # For an unknown job a server gives a reason, for a missing route none.
+        return error.code == "not_found" and bool(error.details.get("server_said"))
     return True
 
 

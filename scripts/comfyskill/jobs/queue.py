@@ -103,20 +103,21 @@ def _cancelled(
     server: Dialect, ids: Sequence[str], queue: Sequence[str]
 ) -> tuple[dict[str, str], SkillError | None]:
     """What became of each job, and the first error of a cancellation that the server did not confirm."""
-    found: dict[str, str] = {}
-    unconfirmed = None
     places = {prompt_id: place for place, prompt_id in enumerate(queue)}
     # Waiting ones first, the last before all others, so that none starts while the running one ends.
-    for prompt_id in sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True):
-        try:
-            found[prompt_id] = _confirmed(server, prompt_id, server.cancel(prompt_id))
-        except SkillError as error:
-            if error.code != "cancel_not_confirmed":
-                done = [{"prompt_id": key, "result": value} for key, value in found.items()]
-                raise error.but(jobs=done) from error
-            found[prompt_id] = "still_running"
-            unconfirmed = unconfirmed or error
-    return found, unconfirmed
+    order = sorted(ids, key=lambda prompt_id: places.get(prompt_id, -1), reverse=True)
+    found: dict[str, str] = {}
+    try:
+        unconfirmed = server.cancel_all(order)
+        for prompt_id in order:
+            going = prompt_id in unconfirmed
+            found[prompt_id] = (
+                "still_running" if going else _confirmed(server, prompt_id, prompt_id in places)
+            )
+    except SkillError as error:
+        done = [{"prompt_id": key, "result": value} for key, value in found.items()]
+        raise error.but(jobs=done) from error
+    return found, next(iter(unconfirmed.values()), None)
 
 
 def _phases(server: Dialect, ids: Sequence[str] | None) -> dict[str, str]:
@@ -155,8 +156,7 @@ def clear(server: Dialect, *, all_users: bool = False, yes: bool = False) -> Doc
     waiting = [job.prompt_id for job in queue_rows(server) if job.phase == "pending"]
     removed = waiting if all_users else [prompt_id for prompt_id in waiting if prompt_id in ours]
     _need_consent(sum(prompt_id not in ours for prompt_id in removed), yes, "clear --all-users")
-    for prompt_id in removed:
-        server.cancel(prompt_id)
+    server.cancel_all(removed[::-1])
     rows = queue_rows(server)
     left = {job.prompt_id for job in rows}
     kept = len(waiting) - len(removed)

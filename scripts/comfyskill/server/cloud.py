@@ -50,11 +50,11 @@ BALANCES = (
 )  # fmt: skip
 CENTS_PER_DOLLAR = 100.0
 CREDITS_PER_DOLLAR = 211.0
-STATUS_WORDS = (
+PLAN_KEYS = (
     "subscription_tier", "subscription_status", "subscription_duration", "billing_status", "is_active", "has_funds",
     "renewal_date",
 )  # fmt: skip
-# Every status word the sources name -> (phase, outcome). An unknown word means that the job is still going.
+# Every status the sources name -> (phase, outcome). An unknown one means that the job is still going.
 STATUSES: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(
         ("pending", "waiting_to_dispatch", "submitted", "queued_limited", "queued_waiting", "allocated", "preparing",
@@ -100,7 +100,7 @@ class Cloud(Dialect):
     grace = 30.0  # how long a job may be unknown after its submit; no source gives a time
     # No idempotency key, and every run costs money: never repeat a submit whose outcome is unknown.
     resends = False
-    looks = 12
+    denials = 12
     keeps_records = True
     one_class_route = False
     removal_leaves_no_trace = False  # it is listed as cancelled
@@ -210,7 +210,7 @@ class Cloud(Dialect):
         if prompt_id in self._marks:
             return self._marks[prompt_id]
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.question_timeout)
         except SkillError as error:
             if error.code != "not_found":
                 raise
@@ -223,7 +223,7 @@ class Cloud(Dialect):
     def state(self, prompt_id: str) -> JobState:
         """GET /api/jobs/{id}; a 404 in the grace after our own submit is `pending`."""
         try:
-            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"jobs/{_common.quoted(prompt_id)}", timeout=self.question_timeout)
         except SkillError as error:
             if error.details.get("http_status") == 400:
                 raise _no_id(prompt_id) from error
@@ -236,8 +236,8 @@ class Cloud(Dialect):
         return self._state_of(prompt_id, answer)
 
     def _state_of(self, prompt_id: str, answer: Mapping[str, object]) -> JobState:
-        word = str(answer.get("status") or "").lower()
-        phase, outcome = STATUSES.get(word, ("running", None))
+        status = str(answer.get("status") or "").lower()
+        phase, outcome = STATUSES.get(status, ("running", None))
         outputs = answer.get("outputs")
         if outcome == "success" and not outputs:
             outputs = self._outputs_from_history(prompt_id)
@@ -256,7 +256,7 @@ class Cloud(Dialect):
             graph=graph if isinstance(graph, Mapping) else None,
             extra_data=foreign.mapping(workflow.get("extra_data")),
             messages=foreign.items(foreign.mapping(answer.get("execution_status")).get("messages")),
-            word=word,
+            server_status=status,
         )
 
     def _still_early(self, prompt_id: str, answer: Mapping[str, object]) -> bool:
@@ -269,7 +269,7 @@ class Cloud(Dialect):
     def _outputs_from_history(self, prompt_id: str) -> Mapping[str, object] | None:
         """Outputs are sometimes missing right at `completed`; the history has them then. None when it has no record."""
         try:
-            answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.question_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return None
@@ -281,7 +281,7 @@ class Cloud(Dialect):
         """The per-job cancel, which hits nothing else."""
         try:
             answer = self.post_json(
-                f"jobs/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout
+                f"jobs/{_common.quoted(prompt_id)}/cancel", None, timeout=self.question_timeout
             )
         except SkillError as error:
             if error.details.get("http_status") == 400:
@@ -314,7 +314,7 @@ class Cloud(Dialect):
         }
         if statuses:
             params["status"] = statuses
-        answer = self.get_json("jobs", params, timeout=self.look_timeout)
+        answer = self.get_json("jobs", params, timeout=self.question_timeout)
         listed = foreign.mappings(foreign.mapping(answer).get("jobs"))
         return [row(job) for job in listed if isinstance(job.get("id"), str)]
 
@@ -416,7 +416,7 @@ def report(server: Dialect) -> Document:
     """`plan`, `credits`, `free_tier` and `most_at_once`, each only if the cloud reports it."""
     found: Document = {}
     status = _ask(server, "billing/status")
-    plan = {key: safe_text.clean_tree(status[key], 60) for key in STATUS_WORDS if status.get(key) is not None}
+    plan = {key: safe_text.clean_tree(status[key], 60) for key in PLAN_KEYS if status.get(key) is not None}
     if plan:
         found["plan"] = plan
     credit = credits_in(_ask(server, "billing/balance"))
@@ -537,13 +537,13 @@ def storage_failure(url: str, response: requests.Response) -> SkillError | None:
     if _common.origin_of(response.url) == _common.origin_of(url):
         return None
     status = response.status_code
-    gone = status in (404, 410)
+    expired = status in (404, 410)
     return SkillError(
-        "the file is no longer in the service's storage" if gone else
+        "the file is no longer in the service's storage" if expired else
         f"the service's storage did not return the file (HTTP {status}); its signed address may have expired",
-        code="not_found" if gone else "download_failed",
+        code="not_found" if expired else "download_failed",
         exit=cli.Exit.FAILED,
-        retryable=not gone,
+        retryable=not expired,
         hint="fetch it again: each download gets a new address",
         http_status=status,
         server_said=transport.error_text(response),

@@ -151,7 +151,7 @@ class Inventory:
         return foreign.mapping(self._document.get("replacements"))
 
     def model_folders(self) -> list[str]:
-        """The model folders that the server had, including those that could not be listed."""
+        """The model folders, including those that the server could not list."""
         listed = set(self._mapping("models"))
         refused = foreign.mapping(self._document.get("not_had"))
         return sorted(listed | {key[7:] for key in refused if key.startswith("models/")})
@@ -178,7 +178,7 @@ class Inventory:
         return
 
     def features(self) -> Document:
-        """The server's feature flags, empty when it had none."""
+        """The server's feature flags; empty when none were saved."""
         return dict(foreign.mapping(self._document.get("features")))
 
     def stats(self) -> Document:

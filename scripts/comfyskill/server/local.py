@@ -40,7 +40,7 @@ OUTCOMES = {
     "execution_error": "error",
     "execution_interrupted": "cancelled",
 }
-# The words of /api/jobs for a job that has not ended.
+# The statuses of /api/jobs for a job that has not ended.
 PHASES = {"pending": "pending", "in_progress": "running"}
 # Says to partner nodes where a run comes from.
 USAGE = {"Comfy-Usage-Source": "comfyui-agent-skill"}
@@ -123,14 +123,14 @@ class Local(Dialect):
 
     def state(self, prompt_id: str) -> JobState:
         """History, then what has not ended, then history again: a job may end between the first two requests."""
-        for look in (self._from_history, self._unfinished, self._from_history):
-            state = look(prompt_id)
+        for ask in (self._from_history, self._unfinished, self._from_history):
+            state = ask(prompt_id)
             if state is not None:
                 return state
         return JobState(prompt_id, "unknown")
 
     def _from_history(self, prompt_id: str) -> JobState | None:
-        answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+        answer = self.get_json(f"history/{_common.quoted(prompt_id)}", timeout=self.question_timeout)
         entry = foreign.mapping(answer).get(prompt_id)
         return state_from_history(prompt_id, entry) if isinstance(entry, Mapping) else None
 
@@ -143,7 +143,7 @@ class Local(Dialect):
         if self._jobs_route:
             try:
                 answer = self.get_json(
-                    f"api/jobs/{_common.quoted(prompt_id)}", attempts=1, timeout=self.look_timeout
+                    f"api/jobs/{_common.quoted(prompt_id)}", attempts=1, timeout=self.question_timeout
                 )
             except SkillError as error:
                 if error.code == "unreachable":
@@ -161,7 +161,7 @@ class Local(Dialect):
         return JobState(prompt_id, queued.phase, position=queued.position) if queued is not None else None
 
     def _queued(self) -> list[JobSummary]:
-        answer = self.get_json("queue", timeout=self.look_timeout)
+        answer = self.get_json("queue", timeout=self.question_timeout)
         running = _items(answer, "queue_running")
         # The pending list is a raw heap: only its first element is in place.
         pending = sorted(
@@ -188,7 +188,7 @@ class Local(Dialect):
         if not self._cancel_route:
             return None
         try:
-            answer = self.post_json(f"api/jobs/{route}", body, timeout=self.look_timeout)
+            answer = self.post_json(f"api/jobs/{route}", body, timeout=self.question_timeout)
         except SkillError as error:
             if error.details.get("http_status") not in (404, 405, 501):
                 raise
@@ -201,10 +201,10 @@ class Local(Dialect):
         here = {job.prompt_id for job in self._queued()}
         if prompt_id not in here:
             return False
-        self.post_json("queue", {"delete": [prompt_id]}, timeout=self.look_timeout)
+        self.post_json("queue", {"delete": [prompt_id]}, timeout=self.question_timeout)
         if any(job.prompt_id == prompt_id and job.phase == "running" for job in self._queued()):
             # Servers older than targeted interrupts ignore the id, hence the check just before.
-            self.post_json("interrupt", {"prompt_id": prompt_id}, timeout=self.look_timeout)
+            self.post_json("interrupt", {"prompt_id": prompt_id}, timeout=self.question_timeout)
         return True
 
     def list_jobs(self, limit: int = 100, *, finished: bool = True) -> list[JobSummary]:
@@ -263,7 +263,7 @@ class Local(Dialect):
         return self.open_stream("view", ref.json(), headers=headers)
 
     def failure(self, response: requests.Response) -> SkillError:
-        """A multi-user server is told apart, and a server whose assets are off."""
+        """As everywhere; with its own sentences for a missing user and for assets that are off."""
         status, said = response.status_code, transport.error_text(response)
         if status == 503 and said.startswith("SERVICE_DISABLED"):
             return SkillError(

@@ -148,7 +148,6 @@ def from_flags(args: argparse.Namespace) -> Facts:
     A server that was not named (neither --host nor $COMFY_HOST) and does not answer is not a failure: the result is
     then as with --offline. Raises SkillError (exit 2) for contradicting flags, (3) for a named server out of reach.
     """
-    cli.be_quiet(args.quiet)
     _refuse_contradictions(args)
     if args.object_info:
         return saved_definitions("file", from_file(args.object_info))

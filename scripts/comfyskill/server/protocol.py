@@ -18,20 +18,21 @@ import _common
 from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
 from comfyskill.base.programs import command
-from comfyskill.graph import nodes, replacements
+from comfyskill.graph import nodes
 from comfyskill.graph.nodes import Graph
-from comfyskill.graph.replacements import Renamed, Replaced
-from comfyskill.server import multipart, transport
+from comfyskill.server import transport
 
 if TYPE_CHECKING:
     import requests
+
+    from comfyskill.graph.replacements import Renamed
 
 # Node definitions as /object_info gives them: class -> its definition.
 NodeDefinitions = dict[str, Any]
 # `extra_data` key that marks a job as ours, for servers that choose the prompt id themselves.
 MARK = "comfyui_skill_mark"
 # Search for a lost submit at least this long, even past the deadline.
-LEAST_LOOK = 2.0
+LEAST_SEARCH = 2.0
 # Definitions of more classes than this are fetched all at once.
 FEW_CLASSES = 12
 
@@ -118,7 +119,7 @@ class JobState(NamedTuple):
     extra_data: Mapping[str, Any] = {}
     messages: Sequence[Any] = ()
     progress: Mapping[str, Any] | None = None
-    word: str = ""  # the server's own word for it
+    server_status: str = ""  # the server's own name for its state
     logs: str = ""  # the run's log where the server keeps one with the job
     assumed: bool = False  # the server has no trace of it yet; that is believed only after a while
 
@@ -163,7 +164,7 @@ class Dialect(transport.Server, abc.ABC):
     own_ids = True  # the client chooses the prompt id
     has_socket = True  # a WebSocket reports progress
     # Seconds that one small question about a job or the queue may take. A watcher asks again, so it sets a shorter time.
-    look_timeout = transport.READ_TIMEOUT
+    question_timeout = transport.READ_TIMEOUT
     client_frames = True  # the socket carries only our own runs' frames
     chooses_front = True
     grace = 2.0  # how long a job may be unknown before it counts as lost
@@ -171,7 +172,7 @@ class Dialect(transport.Server, abc.ABC):
     slowest_poll = 2.0
     cross_check = 10.0  # with a live socket, read a record after this many quiet seconds
     resends = True  # a submit that the server surely lacks may be sent again
-    looks = 4  # number of "no such job" answers that settle it
+    denials = 4  # number of "no such job" answers that settle it
     one_class_route = True  # /object_info/CLASS gives the definition of one class
     keeps_records = (
         False  # a service: a job that it took and shows no record of may have run, and be paid for
@@ -276,6 +277,8 @@ class Dialect(transport.Server, abc.ABC):
 
         Raises SkillError `upload_failed` when the answer lacks `key`.
         """
+        from comfyskill.server import multipart
+
         with multipart.form({name: text for name, text in fields.items() if text}, *file) as form:
             answer = foreign.mapping(self.post_form(route, form))
         if not isinstance(answer.get(key), str):
@@ -382,17 +385,21 @@ class Dialect(transport.Server, abc.ABC):
                 self._replacements = {}
         return self._replacements
 
-    def replaced(self, graph: Graph) -> Replaced:
-        """The graph with the classes that this server has replaced by others, of those that it is known to lack.
+    def replaced(self, graph: Graph) -> tuple[Graph, list[Renamed]]:
+        """The graph with replaced classes under their new names, of those that this server is known to lack; and which.
 
         Classes are not looked up for this: what a run needs to know of them was asked before it is submitted.
         """
         classes = {nodes.class_of(node) for _, node in nodes.each(graph)}
         lacking = classes - self._whole.keys() if self._whole is not None else classes & self._lacking
-        table = self.replacements() if lacking else {}
+        if not lacking:
+            return graph, []
+        from comfyskill.graph import replacements
+
+        table = self.replacements()
         new = {replacements.new_class(name, table) for name in lacking} - {None}
         if not new:
-            return Replaced(graph, [])
+            return graph, []
         known = self.definitions(sorted({*(classes & table.keys()), *(str(name) for name in new)}))
         return replacements.replaced(graph, table, known)
 
@@ -483,7 +490,7 @@ class Dialect(transport.Server, abc.ABC):
         """An open stream of server-sent events about one job, for servers without a WebSocket; the caller closes it."""
         return None
 
-    def submit(self, submission: Submission, *, look_for: float = 8.0, patience: float = 90.0) -> Accepted:
+    def submit(self, submission: Submission, *, search_time: float = 8.0, patience: float = 90.0) -> Accepted:
         """Submit exactly once, with the classes that the server has replaced under their new names.
 
         Raises SkillError: `rejected` (exit 6), `refused` (4), `unreachable` (3), or `submit_unknown` (5) when the
@@ -494,7 +501,7 @@ class Dialect(transport.Server, abc.ABC):
         except SkillError:
             graph, renamed = submission.graph, []  # the submit itself shows what is wrong
         self._say_renamed(renamed)
-        accepted = self._submit(submission._replace(graph=graph), look_for, patience)
+        accepted = self._submit(submission._replace(graph=graph), search_time, patience)
         return accepted._replace(renamed=renamed)
 
     def _say_renamed(self, renamed: Sequence[Renamed]) -> None:
@@ -507,7 +514,7 @@ class Dialect(transport.Server, abc.ABC):
                 f"{safe_text.quoted(node.old)} runs as {safe_text.quoted(node.new)}, which has replaced it on this server{lost}"
             )
 
-    def _submit(self, submission: Submission, look_for: float, patience: float) -> Accepted:
+    def _submit(self, submission: Submission, search_time: float, patience: float) -> Accepted:
         """When the answer is lost, look for the job before sending it again.
 
         A throttled submit (429) is looked for as well and sent again for up to `patience` seconds.
@@ -521,7 +528,7 @@ class Dialect(transport.Server, abc.ABC):
             except transport.AnswerLost as lost:
                 if lost.status is None:
                     self.renew_connections()
-                found = self._look_for(submission, look_for, lost)
+                found = self._search(submission, search_time, lost)
                 if found is not None:
                     return Accepted(found, found_again=True)
                 late = transport.time_is_up()
@@ -535,28 +542,28 @@ class Dialect(transport.Server, abc.ABC):
                 pause = transport.pause_before(attempt + (3 if throttled else 0), lost.retry_after)
                 time.sleep(transport.time_left(pause))
 
-    def _look_for(self, submission: Submission, patience: float, lost: transport.AnswerLost) -> str | None:
+    def _search(self, submission: Submission, patience: float, lost: transport.AnswerLost) -> str | None:
         """Ask the server until it answers whether it has the job; then a moment longer: it may still be reading the submit."""
-        looks = 2 if lost.status == 429 else self.looks
-        give_up = time.monotonic() + max(transport.time_left(patience), LEAST_LOOK)
-        pause, answers = 0.05, 0
+        needed = 2 if lost.status == 429 else self.denials
+        give_up = time.monotonic() + max(transport.time_left(patience), LEAST_SEARCH)
+        pause, denials = 0.05, 0
         while True:
             try:
                 found = self.find_submitted(submission)
-                answers += 1
+                denials += 1
             except SkillError as error:
                 if error.exit == cli.Exit.REFUSED or time.monotonic() > give_up:
                     raise self._fate_unknown(submission, lost) from error
                 found = None
             if found is not None:
                 return found
-            if answers >= looks or time.monotonic() > give_up:
+            if denials >= needed or time.monotonic() > give_up:
                 return None
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
     def _fate_unknown(self, submission: Submission, lost: Exception, *, late: bool = False) -> SkillError:
-        look = (
+        search = (
             f"look for prompt id {submission.prompt_id}"
             if self.own_ids
             else "check the newest jobs in its list"
@@ -568,7 +575,7 @@ class Dialect(transport.Server, abc.ABC):
             what,
             code="submit_unknown",
             exit=cli.Exit.RUNNING,
-            hint=f"when the server {'answers again' if late else 'is back'}, {look} before running again",
+            hint=f"when the server {'answers again' if late else 'is back'}, {search} before running again",
             reason="time_is_up" if late else "out_of_reach",
             server_said=safe_text.clean(lost, 300),
             prompt_id=submission.prompt_id if self.own_ids else None,

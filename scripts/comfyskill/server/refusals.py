@@ -86,14 +86,14 @@ def rejection(body: object, graph: Graph) -> SkillError:
 
 
 def _said(error: Mapping[str, object], node_errors: object) -> str:
-    """The server's own words; when it has details only for a node, those of the first one."""
-    words = [error.get("message"), error.get("details")]
-    if not words[1]:
+    """What the server says; when it gives details only for nodes, those of the first one."""
+    parts = [error.get("message"), error.get("details")]
+    if not parts[1]:
         for entry in foreign.mapping(node_errors).values():
             first = next(iter(foreign.mappings(foreign.mapping(entry).get("errors"))), {})
-            words += [first.get("message"), first.get("details")]
+            parts += [first.get("message"), first.get("details")]
             break
-    return safe_text.clean(": ".join(str(word) for word in words if word), 600)
+    return safe_text.clean(": ".join(str(part) for part in parts if part), 600)
 
 
 def _of_nodes(problems: Sequence[Document]) -> tuple[str, str]:
@@ -184,7 +184,7 @@ def _with_config(error: object, definition: object) -> object:
 
 
 class _NodeError(NamedTuple):
-    """One error of one node. `where`: the node in words. `target`: the input as --set takes it. `said`: the server."""
+    """One error of one node. `where`: the node in words. `target`: the input as --set takes it. `said`: the server's text."""
 
     kind: str
     where: str
@@ -303,10 +303,12 @@ def _wrong_type(error: _NodeError) -> Explanation:
 
 def _cycle(error: _NodeError) -> Explanation:
     ids = [safe_text.clean(item, 80) for item in foreign.items(error.extra.get("cycle_nodes"))]
+    through = f" through nodes {safe_text.quoted_list(ids, 6)}" if ids else ""
+    more = {"cycle": safe_text.cap(ids, 20)} if ids else {}
     return (
-        f"the links of the graph form a cycle: '{error.said}'",
+        f"the links of the graph form a cycle{through}",
         "remove one link of the cycle",
-        {"cycle": safe_text.cap(ids, 20)} if ids else {},
+        more | error.theirs,
     )
 
 
@@ -372,7 +374,7 @@ def _replacement(target: str, value: object, allowed: list[str]) -> str:
     return (
         f"choose one of `allowed` with --set {target}=VALUE"
         if allowed
-        else f"--set {target}=VALUE that it has"
+        else f"--set {target}=VALUE that the server has"
     )
 
 

@@ -129,7 +129,7 @@ class Watch:
             self._received += received
 
     def left(self) -> float:
-        """The seconds that are left; 0 or less when the answer has had its time."""
+        """The seconds that are left; 0 or less when the time is up."""
         now = time.monotonic()
         if self._in_body and self.endless:
             return self.end - now
@@ -206,7 +206,7 @@ class _TimedResponse(HTTPResponse):
 
 
 def _admitted(sock: socket.socket, proxied: bool) -> socket.socket:
-    """The socket, if its other end may get the request. A proxy is named by the user and looks names up itself."""
+    """The socket, if its other end may get the request. A proxy is chosen by the user and resolves names itself."""
     exchange = _exchange.get()
     if exchange is not None and not proxied:
         try:

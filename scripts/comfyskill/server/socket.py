@@ -31,7 +31,7 @@ READ_SIZE = 1 << 16
 # A picture of SaveImageWebsocket is the largest honest message; 8192 x 8192 points of noise are about 200 MB.
 MOST_MESSAGE = 256 * 1024 * 1024
 MOST_FRAGMENTS = 10_000
-WORDS = {
+CAUSES = {
     "WebSocketConnectionClosedException": "the connection was closed",
     "WebSocketTimeoutException": "no answer in time",
     "ConnectionResetError": "the connection was closed",
@@ -243,7 +243,7 @@ class Wire:
 def _in_words(error: Exception) -> str:
     """The cause without the address, which may hold a token."""
     name = type(error).__name__
-    return WORDS.get(name, safe_text.clean(name))
+    return CAUSES.get(name, safe_text.clean(name))
 
 
 def _proxies(server: Dialect) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class V2(Dialect):
         super().__init__(url, access, demo=demo)
         self._kind: str | None = None
         self._labels = True
-        self.upstream: str | None = None  # the ComfyUI behind a proxy, by the proxy's own word
+        self.upstream: str | None = None  # the address of the ComfyUI behind a proxy, as the proxy reports it
         self._graphs: dict[str, Graph | None] = {}  # of jobs that this object did not submit
         self._own_jobs: set[str] = set()
         # Comfy Cloud's v1 at the same origin with the same key, for what v2 lacks.
@@ -126,7 +126,7 @@ class V2(Dialect):
         return super().failure(response)
 
     # --- submit
-    def _submit(self, submission: Submission, look_for: float, patience: float) -> Accepted:
+    def _submit(self, submission: Submission, search_time: float, patience: float) -> Accepted:
         """The id of the submission is the Idempotency-Key, so a repeat cannot run twice.
 
         Raises SkillError also `queue_full` or `busy` after `patience` seconds of refusals.
@@ -134,13 +134,13 @@ class V2(Dialect):
         self._check_upstream()
         give_up = time.monotonic() + patience
         lost: transport.AnswerLost | None = None
-        gone = 0.0  # until when to wait for a server that failed at the submit
+        give_up_away = 0.0  # until when to wait for a server that failed at the submit
         attempt = 0
         while True:
             try:
                 return self.submit_once(submission)
             except transport.AnswerLost as failed:
-                lost, gone = failed, time.monotonic() + look_for
+                lost, give_up_away = failed, time.monotonic() + search_time
                 attempt += 1
                 asked, found = self._seen(submission)
                 if found is not None:
@@ -151,9 +151,9 @@ class V2(Dialect):
                 time.sleep(transport.time_left(transport.pause_before(attempt, lost.retry_after)))
             except SkillError as error:
                 if error.code == "idempotency_key_reuse":
-                    return self._claimed(submission, look_for, lost or error)
+                    return self._claimed(submission, search_time, lost or error)
                 if error.code == "unreachable" and lost is not None:
-                    if time.monotonic() > gone:
+                    if time.monotonic() > give_up_away:
                         raise self._fate_unknown(submission, lost) from error
                     time.sleep(AWAY_PAUSE)
                     continue
@@ -271,10 +271,10 @@ class V2(Dialect):
     def state(self, prompt_id: str) -> JobState:
         """GET /jobs/{id}. `expired` before its time is asked once more and counts as unknown then.
 
-        The graph comes along for jobs of others; who submitted the job has it already.
+        The graph is included for jobs that this object did not submit.
         """
         state = self._state_once(prompt_id)
-        if state.phase == "unknown" and state.word == v2_records.EXPIRED:
+        if state.phase == "unknown" and state.server_status == v2_records.EXPIRED:
             time.sleep(EXPIRED_AGAIN)
             state = self._state_once(prompt_id)
         if state.phase == "unknown" or prompt_id in self._own_jobs:
@@ -285,7 +285,7 @@ class V2(Dialect):
 
     def _state_once(self, prompt_id: str) -> JobState:
         try:
-            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}", timeout=self.look_timeout)
+            answer = self.get_json(f"{JOBS}/{_common.quoted(prompt_id)}", timeout=self.question_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return JobState(prompt_id, "unknown")
@@ -311,7 +311,7 @@ class V2(Dialect):
     def cancel(self, prompt_id: str) -> bool:
         """POST /jobs/{id}/cancel, then check that it took effect. Raises SkillError `cancel_not_confirmed` when it did not."""
         try:
-            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.look_timeout)
+            self.post_json(f"{JOBS}/{_common.quoted(prompt_id)}/cancel", None, timeout=self.question_timeout)
         except SkillError as error:
             if error.code == "not_found":
                 return False
@@ -331,7 +331,7 @@ class V2(Dialect):
         return running + waiting + ([row for row in rows if row.phase == "done"] if finished else [])
 
     def _listed(self, params: Mapping[str, object]) -> list[Mapping[str, object]]:
-        answer = self.get_json(JOBS, params, timeout=self.look_timeout)
+        answer = self.get_json(JOBS, params, timeout=self.question_timeout)
         jobs = foreign.mapping(answer).get("jobs")
         if not isinstance(jobs, list):
             raise SkillError(f"{self.url} did not answer with a job list", code="bad_answer")
@@ -351,7 +351,7 @@ class V2(Dialect):
         name: str | None = None,
         kind: str = "image",
         subfolder: str = "",
-        overwrite: bool = False,  # noqa: ARG002  (assets are told apart by content)
+        overwrite: bool = False,  # noqa: ARG002  (assets are distinguished by content)
         original: FileRef | None = None,
     ) -> FileRef:
         """To /assets, unless the server has the bytes already; a mask is joined with its picture first."""
@@ -517,12 +517,12 @@ def fetch(server: V2, ref: FileRef, target: Path) -> Path:
     return target
 
 
-def confirm(look: Callable[[], JobState], url: str, upstream: str | None, prompt_id: str) -> bool:
+def confirm(state_now: Callable[[], JobState], url: str, upstream: str | None, prompt_id: str) -> bool:
     """True: stopped or on its way there; False: it had ended otherwise. `upstream`: the ComfyUI behind a proxy.
 
-    Raises SkillError `cancel_not_confirmed` when the job goes on as if nothing had been said.
+    Raises SkillError `cancel_not_confirmed` when the job keeps running.
     """
-    stopped = _stopped(look, PATIENCE if upstream is None else PROXY_PATIENCE)
+    stopped = _stopped(state_now, PATIENCE if upstream is None else PROXY_PATIENCE)
     if stopped is not None:
         return stopped
     if upstream is not None and _cancel_behind(url, upstream, prompt_id):
@@ -530,16 +530,16 @@ def confirm(look: Callable[[], JobState], url: str, upstream: str | None, prompt
     raise _not_confirmed(prompt_id, proxy=upstream is not None)
 
 
-def _stopped(look: Callable[[], JobState], patience: float) -> bool | None:
+def _stopped(state_now: Callable[[], JobState], patience: float) -> bool | None:
     """As `confirm`; None while nothing shows that the cancel arrived."""
     give_up = time.monotonic() + patience
     pause = 0.05
     while True:
-        state = look()
+        state = state_now()
         if state.done:
             return state.outcome == "cancelled"
         if time.monotonic() > give_up:
-            return True if state.phase == "unknown" or state.word.startswith("cancel") else None
+            return True if state.phase == "unknown" or state.server_status.startswith("cancel") else None
         time.sleep(pause)
         pause = min(pause * 2, 0.5)
 

@@ -20,7 +20,7 @@ from comfyskill.server.protocol import MARK, JobState, JobSummary, seconds
 if TYPE_CHECKING:
     import requests
 
-# A word that is not here means that the job is still going: later revisions may add some.
+# A status that is not here means that the job is still going: later revisions may add some.
 STATUSES: dict[str, tuple[str, str | None]] = {
     "queued": ("pending", None),
     "running": ("running", None),
@@ -72,12 +72,12 @@ def state_of(
 
     `now`: the server's time, in seconds since the epoch; None: this machine's.
     """
-    word = str(job.get("status") or "").lower()
+    status = str(job.get("status") or "").lower()
     error = _error(job.get("error"))
-    if word == EXPIRED:
+    if status == EXPIRED:
         phase, outcome, error = _expired(job, time.time() if now is None else now)
     else:
-        phase, outcome = STATUSES.get(word, ("running", None))
+        phase, outcome = STATUSES.get(status, ("running", None))
     if outcome == "error" and error is None:
         error = {"exception_message": "the server gave no reason"}
     return JobState(
@@ -90,7 +90,7 @@ def state_of(
         started=when(job.get("started_at")),
         ended=when(job.get("completed_at")),
         progress=_progress(job.get("progress")) if phase == "running" else None,
-        word=word,
+        server_status=status,
         logs=foreign.text(foreign.mapping(job.get("logs")).get("text")),  # of a finished run on a deployment
     )
 
@@ -164,8 +164,8 @@ def _apart(file: File, node: Mapping[str, list[File]]) -> File:
 
 def row(job: Mapping[str, object]) -> JobSummary:
     """One row of a list: the proxy lists whole job objects, deployments stored records with other time keys."""
-    word = str(job.get("status") or "").lower()
-    phase, outcome = ("unknown", None) if word == EXPIRED else STATUSES.get(word, ("running", None))
+    status = str(job.get("status") or "").lower()
+    phase, outcome = ("unknown", None) if status == EXPIRED else STATUSES.get(status, ("running", None))
     outputs = job.get("outputs")
     # Deployments have other names for two of the times.
     created = job.get("created_at", job.get("create_time"))
@@ -299,7 +299,7 @@ def rejection(response: requests.Response, graph: Graph) -> SkillError | None:
 
 
 def _v1_type(kind: str, message: str) -> str:
-    """ComfyUI's own word for what v2 folds into `invalid_workflow`, read off the message it passes on."""
+    """ComfyUI's error type for what v2 reports as `invalid_workflow`, derived from the message that it passes on."""
     if "no outputs" in message:
         return "prompt_no_outputs"
     if "does not exist" in message or "not found" in message:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from comfyskill.server.socket import EventStream
 
 # One question about a job waits this long for an answer; it is repeated while the patience lasts.
-LOOK_TIME = 10.0
+QUESTION_TIME = 10.0
 # Even a short patience lets the server answer one question.
-LEAST_LOOK = 5.0
+LEAST_QUESTION_TIME = 5.0
 # A handshake that is not answered within this time costs the live progress, not the job.
 SOCKET_PATIENCE = 5.0
 # A socket that has worked before and now swallows the handshake is tried again this late.
@@ -39,7 +39,7 @@ GREETING_PATIENCE = 3.0
 TICK = 0.5
 MOST_NEWS = 64  # at a time, so that a flood of frames does not keep its reader waiting
 SLOWEST_REOPENING = 15.0
-FIRST_LOOK = 1.0
+FIRST_CHECK = 1.0
 # A job that was seen waiting, on a server that has not restarted: no trace means removed.
 REMOVED_GRACE = 0.5
 # What a server-sent event becomes (see `socket`).
@@ -194,7 +194,7 @@ class _Outage:
 
     def limit(self, now: float) -> float | None:
         """Until when a question may wait for an unreachable server; None while it answers."""
-        return None if self._since is None else max(self._since + self.patience, now + LEAST_LOOK)
+        return None if self._since is None else max(self._since + self.patience, now + LEAST_QUESTION_TIME)
 
     def note(self, error: SkillError, prompt_id: str, began: float) -> None:
         """A question about a job, asked at `began`, has failed. Raises SkillError when that ends the wait.
@@ -283,7 +283,7 @@ class Watcher:
         self.server = server
         self.client_id = client_id
         self.patience = patience
-        server.look_timeout = min(LOOK_TIME, max(patience, LEAST_LOOK))
+        server.question_timeout = min(QUESTION_TIME, max(patience, LEAST_QUESTION_TIME))
         self.restarts_possible = False  # the connection was lost at least once
         self.queue_remaining: int | None = None
         self.missed_frames = not (use_socket and server.has_socket)
@@ -339,7 +339,7 @@ class Watcher:
         if self.live and ours and self.server.client_frames:
             watched.suffices = output_nodes
         # With a socket, the first check only reports that the job waits, if no event has come by then.
-        watched.check_at = now + FIRST_LOOK if self.live and ours else now
+        watched.check_at = now + FIRST_CHECK if self.live and ours else now
         self._watched[prompt_id] = watched
 
     def has_seen(self, prompt_id: str) -> bool:
@@ -583,8 +583,8 @@ class Watcher:
         now = time.monotonic()
         if watched.unknown_since is None:
             watched.unknown_since, watched.interval = now, self.server.first_poll
-        told = self.server.removal_leaves_no_trace or bool(state.word)
-        removed = watched.phase == "pending" and not self.restarts_possible and told
+        certain = self.server.removal_leaves_no_trace or bool(state.server_status)
+        removed = watched.phase == "pending" and not self.restarts_possible and certain
         if now - watched.unknown_since < (
             min(REMOVED_GRACE, self.server.grace) if removed else self.server.grace
         ):

@@ -16,9 +16,10 @@ from typing import Any
 from comfyskill.demo.engine import Engine
 from comfyskill.demo.execution import Execution
 from comfyskill.demo.item import Cache, Item, Outcome
-from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure
+from comfyskill.demo.node_table import Interrupted, NodeFailure
 from comfyskill.demo.sockets import Frame, Hub, Socket
 from equipment.fault_list import ENGINE, SOCKET, Fault, read_fault
+from equipment.nodes import OOM_TEXT
 
 FOREIGN = "00000000-0000-4000-8000-00000000f0e1"
 

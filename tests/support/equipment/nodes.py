@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import wave
 from pathlib import Path
 from typing import Any
 
 from comfyskill.demo import generic, pictures
 from comfyskill.demo.call import Call
-from comfyskill.demo.node_table import OOM_TEXT, Interrupted, NodeFailure, Result, node
+from comfyskill.demo.custom_checks import CHECKS, Check
+from comfyskill.demo.folders import Folders
+from comfyskill.demo.node_table import Interrupted, NodeFailure, Result, node
 from comfyskill.demo.nodes_save import entry, place
 from comfyskill.demo.values import Blocked, Images, recipe
 
+DEFINITIONS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+OOM_TEXT = "Allocation on device 0 would exceed allowed memory. (out of memory)"
 COUNTER = itertools.count(1)
 SUFFIX = {
     "gifs": ".gif",
@@ -198,7 +203,7 @@ def _write(path: Path, key: str, text: str) -> None:
 
 HOSTILE = {
     "traversal": [("../../evil.png", ""), ("ok.png", "../../..")],
-    "absolute": [("/tmp/evil.png", ""), ("ok.png", "/etc")],  # noqa: S108 - a name to be refused
+    "absolute": [("/tmp/evil.png", ""), ("ok.png", "/etc")],
     "drive": [("C:\\evil.png", ""), ("ok.png", "C:\\Windows")],
     "backslash": [("..\\..\\evil.png", ""), ("ok.png", "..\\..")],
     "control": [("a\x00b\x1fc\n.png", "sub\r")],
@@ -248,3 +253,14 @@ def hostile(call: Call, kind: str, seed: int) -> Result:
         (folder / "empty.png").write_bytes(b"")
         return Result(ui={"images": [entry("empty.png", "", "output")]})
     return Result(ui={"images": [entry(name, sub, "output") for name, sub in HOSTILE[kind]]})
+
+
+def _validate(value: object, _folders: Folders) -> bool | str:
+    if value == 3:
+        return "three is not allowed"
+    if value == 5:
+        raise RuntimeError("validator crashed")
+    return value != 4
+
+
+CHECKS["DemoValidate"] = Check(("value",), _validate)
