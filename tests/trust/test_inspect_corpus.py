@@ -58,13 +58,18 @@ def test_the_corpora_are_large_enough() -> None:
     assert len(HARMLESS) >= 200
 
 
-def test_harmless_workflows_get_the_risk_that_is_expected_of_them(harmless: Path) -> None:
-    risks = {path.stem: trust.report(str(path))["risk"] for path in sorted(harmless.iterdir())}
-    assert risks.keys() == HARMLESS.keys()
+def test_the_corpus_is_whole_and_few_of_it_are_expected_to_be_risky(harmless: Path) -> None:
+    assert {path.stem for path in harmless.iterdir()} == HARMLESS.keys()
+    assert sum(risk != "low" for _, _, risk in HARMLESS.values()) <= len(HARMLESS) * 0.05
+
+
+# In parts, so that several workers share it.
+@pytest.mark.parametrize("part", range(4))
+def test_harmless_workflows_get_the_risk_that_is_expected_of_them(harmless: Path, part: int) -> None:
+    risks = {path.stem: trust.report(str(path))["risk"] for path in sorted(harmless.iterdir())[part::4]}
     above = {number: risk for number, risk in risks.items() if risk in ("medium", "high")}
-    expected = {number: risk for number, (_, _, risk) in HARMLESS.items() if risk != "low"}
+    expected = {number: HARMLESS[number][2] for number in risks if HARMLESS[number][2] != "low"}
     assert above == expected
-    assert len(above) <= len(risks) * 0.05
 
 
 def test_no_key_of_the_corpus_is_shown(tmp_path: Path, capsys: Any) -> None:

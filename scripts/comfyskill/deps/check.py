@@ -33,6 +33,8 @@ from comfyskill.graph.replacements import Renamed, new_class
 
 PRESENT, MISSING, UNKNOWN = "present", "missing", "unknown"
 KINDS = ("node", "model", "embedding", "file", "value")
+# Kinds of which `--set` can give another name.
+RENAMED = ("model", "value", "file")
 
 
 class Item(NamedTuple):
@@ -62,11 +64,25 @@ class Item(NamedTuple):
         return self.match is not None and self.match.sure
 
     @property
+    def renamable(self) -> bool:
+        """Whether `--set` with the server's name is the only fix needed."""
+        return self.kind in RENAMED and self.fixed_by_name
+
+    @property
+    def settings(self) -> list[str]:
+        """The --set words that use the matching name of the server."""
+        name = self.match.name if self.match is not None and self.kind in RENAMED else None
+        places = [use.address for use in self.uses if use.plain and name is not None]
+        return [word for address in places for word in ("--set", f"{address}={name}")]
+
+    @property
     def target(self) -> tuple[str, str] | None:
-        """(model folder with sub-folders, file name) for a model that has to be fetched."""
-        if self.kind != "model" or not (self.folder or (self.origin and self.origin.folder)):
+        """(model folder with sub-folders, file name) under which a missing model or embedding is stored, when known."""
+        if self.kind == "embedding" and self.origin is not None:
+            return "embeddings", self.origin.name
+        folder = self.folder or (self.origin.folder if self.origin else None)
+        if self.kind != "model" or not folder:
             return None
-        folder = self.folder or (self.origin.folder if self.origin else None) or ""
         inside, _, filename = self.name.replace("\\", "/").rpartition("/")
         path = catalog.folder_path(folder)
         return (f"{path}/{inside}" if inside else path), filename
@@ -312,7 +328,7 @@ def locate(
     return checked._replace(items=tuple(items), not_asked=(*models.not_asked, *packs.not_asked))
 
 
-def repaired(graph: Graph, checked: Check) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def repaired(graph: Graph, checked: Check) -> tuple[Graph, list[dict[str, str]]]:
     """A copy of the graph with the sure replacements made, and what was replaced."""
     copy: dict[str, Any] = {
         node_id: {**node, "inputs": dict(node["inputs"])} if isinstance(node.get("inputs"), Mapping) else node
@@ -321,9 +337,8 @@ def repaired(graph: Graph, checked: Check) -> tuple[dict[str, Any], list[dict[st
     }
     changes = []
     for item in checked.items:
-        if item.status != MISSING or item.kind not in ("model", "value", "file") or not item.fixed_by_name:
+        if item.status != MISSING or not item.renamable or item.match is None:
             continue
-        assert item.match is not None
         for use in item.uses:
             if use.plain and isinstance(copy[use.node_id]["inputs"].get(use.input), str):
                 copy[use.node_id]["inputs"][use.input] = item.match.name

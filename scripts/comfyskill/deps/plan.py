@@ -217,7 +217,7 @@ def _model_step(item: Item, ways: Ways) -> Step:
     if origin is None:
         return Step("model", item.name, Way(blocked="no source has a URL for it"), facts=facts)
     facts |= {"source": origin.source} | ({"licence": origin.licence} if origin.licence else {})
-    place = report.target(item)
+    place = item.target
     way, relative = Way(blocked="its model folder is unknown"), None
     if origin.suggestion:
         way = Way(blocked="its URL comes from a note in the workflow: a person must check it first")

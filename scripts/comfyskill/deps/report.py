@@ -137,75 +137,65 @@ def by_name(item: Item, workflow: str) -> Document:
     if item.match is None:
         return {}
     facts: Document = {"use_instead": item.match.name, "how": item.match.how, "sure": item.match.sure}
-    settings = [
-        word for use in item.uses if use.plain for word in ("--set", f"{use.address}={item.match.name}")
-    ]
-    if settings and item.kind in ("model", "value", "file"):
-        facts["set"] = programs.command("run_workflow.py", workflow, *settings)
+    if item.settings:
+        facts["set"] = programs.command("run_workflow.py", workflow, *item.settings)
     return facts
 
 
 def _fix(item: Item) -> Document:
     """The command or advice that fixes it; empty when it is unclear what to install."""
     if item.kind == "file" and item.status == MISSING:
-        at = [use.address for use in item.uses]
-        return {"fix": f"give it with run_workflow.py --input-file {safe_text.name(at[0])}=PATH"}
-    if item.replaced_by:
         return {
-            "fix": "the server has another class in its place (replaced_by): use that node in the workflow"
+            "fix": f"give it with run_workflow.py --input-file {safe_text.name(item.uses[0].address)}=PATH"
         }
-    if item.kind == "node" and item.pack is not None:
+    if item.kind == "node":
         return _fix_node(item)
-    if item.kind == "node" and item.status == MISSING:
-        return {
-            "fix": "no source names its pack: open the workflow in ComfyUI, where the Manager lists missing packs, "
-            "search the Comfy Registry for the class, or ask the workflow's author"
-        }
     command = download_command(item)
     if command and not item.fixed_by_name:
         return {"fix_command": safe_text.shell_words(command)}
     if item.kind in ("model", "embedding") and item.status == MISSING and not item.match:
-        if item.origin is not None and item.origin.suggestion:
-            return {"fix": "the URL comes from a note in the workflow: check it before using it"}
-        if item.origin is not None and not may_fetch(item.origin.url):
-            return {
-                "fix": "this host is not on the download allowlist: check the URL, then pass --allow-host HOST"
-            }
-        if item.origin is not None and target(item) is not None:
-            return {"fix": "its name is not a safe path inside the models folder: rename it in the workflow"}
-        if item.origin is not None:
-            return {"fix": "its model folder is unknown: download it by hand"}
-        return {
-            "fix": "no source has a URL for it; search for the file name on huggingface.co or civitai.com"
-        }
+        return {"fix": _model_advice(item)}
     return {}
+
+
+def _model_advice(item: Item) -> str:
+    """What to do about a missing model that no command fetches."""
+    if item.origin is None:
+        return "no source has a URL for it; search for the file name on huggingface.co or civitai.com"
+    if item.origin.suggestion:
+        return "the URL comes from a note in the workflow: check it before using it"
+    if not may_fetch(item.origin.url):
+        return "this host is not on the download allowlist: check the URL, then pass --allow-host HOST"
+    if item.target is None:
+        return "its model folder is unknown: download it by hand"
+    return "its name is not a safe path inside the models folder: rename it in the workflow"
 
 
 def _fix_node(item: Item) -> Document:
     pack = item.pack
-    assert pack is not None
-    if pack.core:
-        return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
-    if item.installed_but_absent:
-        return {
-            "fix": "its pack is installed but does not provide the class: restart the server, or see fetch_logs.py --server"
-        }
-    if pack.installable and pack.id:
+    if pack is not None and pack.installable and not item.installed_but_absent and not item.replaced_by:
         return {"fix_command": safe_text.shell_words(["comfy", "node", "install", pack.id])}
-    if pack.doubt:
-        return {
-            "fix": "it is unclear which pack is meant (see doubt): compare their pages, then install it by hand"
-        }
-    if pack.repository:
-        return {
-            "fix": "its registry id is unknown: read the repository, then install it by hand if you trust it"
-        }
-    return {}
+    if item.replaced_by:
+        advice = "the server has another class in its place (replaced_by): use that node in the workflow"
+    elif pack is None:
+        advice = (
+            "no source names its pack: open the workflow in ComfyUI, where the Manager lists missing packs, search the "
+            "Comfy Registry for the class, or ask the workflow's author"
+        )
+    elif pack.core:
+        return {"fix": "it belongs to ComfyUI itself: update the server", "fix_command": "comfy update comfy"}
+    elif item.installed_but_absent:
+        advice = "its pack is installed but does not provide the class: restart the server, or see fetch_logs.py --server"
+    elif pack.doubt:
+        advice = "it is unclear which pack is meant (see doubt): compare their pages, then install it by hand"
+    else:
+        advice = "its registry id is unknown: read the repository, then install it by hand if you trust it"
+    return {"fix": advice} if item.status == MISSING or pack is not None else {}
 
 
 def download_command(item: Item) -> list[str] | None:
     """The comfy-cli command that downloads a missing model, or None when there is no trusted address or folder."""
-    place, origin = target(item), item.origin
+    place, origin = item.target, item.origin
     if place is None or origin is None or origin.suggestion or not may_fetch(origin.url):
         return None
     try:
@@ -218,23 +208,12 @@ def download_command(item: Item) -> list[str] | None:
     ]  # fmt: skip
 
 
-def target(item: Item) -> tuple[str, str] | None:
-    """(model folder, file name) under which a missing model or embedding is stored, when that is known."""
-    if item.kind == "embedding" and item.origin is not None:
-        return "embeddings", item.origin.name
-    return item.target
-
-
 def may_fetch(url: str) -> bool:
     """Whether an address is on the download allowlist."""
     parts = _common.plain_parts(url)
-    if (
-        parts is None
-        or "@" in parts.netloc
-        or parts.scheme != "https"
-        or parts.hostname not in catalog.DOWNLOAD_HOSTS
-        or parts.port not in (None, 443)
-    ):
+    if parts is None or "@" in parts.netloc or parts.scheme != "https" or parts.port not in (None, 443):
+        return False
+    if parts.hostname not in catalog.DOWNLOAD_HOSTS:
         return False
     return parts.hostname != "github.com" or "/releases/download/" in parts.path
 
@@ -262,8 +241,6 @@ def summary(checks: Sequence[Check]) -> dict[str, int]:
     for checked in checks:
         for item in checked.items:
             key = (item.kind, item.name, item.folder)
-            if rank[item.status] >= rank.get(seen.get(key, PRESENT), 0):
-                seen[key] = item.status
-    return {
-        status: sum(1 for value in seen.values() if value == status) for status in (PRESENT, MISSING, UNKNOWN)
-    }
+            seen[key] = max(item.status, seen.get(key, PRESENT), key=rank.__getitem__)
+    found = list(seen.values())
+    return {status: found.count(status) for status in (PRESENT, MISSING, UNKNOWN)}

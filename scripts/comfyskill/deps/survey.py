@@ -10,7 +10,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ from comfyskill.source import read as source_read
 
 # Codes for what this kind of server never offers.
 _FOR_GOOD = ("not_offered", "not_available")
-RENAMED = ("model", "value", "file")
 
 
 class Asked:
@@ -155,12 +154,12 @@ def survey(
         "counts": report.summary(checks),
         "workflows": reports,
     }
+    # Only a check that found something missing looks for a Manager.
     if "manager" in vars(asked) and asked.manager is not None:
         document["server"]["manager"] = asked.manager.name
     if asked.server.demo:
         document["demo"] = True
-    steps = _next_steps(asked, done, repair)
-    if steps:
+    if steps := after_check(asked, done, repair):
         document["next"] = steps
     if unreadable:
         raise SkillError(
@@ -168,13 +167,6 @@ def survey(
             code=unreadable[0].code, exit=Exit.MISUSE, hint="see the entries with status error", **document,
         )  # fmt: skip
     return _concluded(document, report.verdict(checks), asked)
-
-
-def _next_steps(asked: Asked, done: Sequence[tuple[Workflow, Check]], repair: str | None) -> list[str]:
-    if not any(checked.of(check.MISSING) for _, checked in done):
-        return []
-
-    return after_check(asked, done, repair)
 
 
 def _one(workflow: Workflow, checked: Check, *, fixed: bool) -> Document:
@@ -210,33 +202,36 @@ def unknown(document: Document, problems: Sequence[SkillError]) -> SkillError:
     """The failure of a check that left something unknown and found nothing missing: exit 4 after a refusal, else 3."""
     refused = next((problem for problem in problems if problem.exit == Exit.REFUSED), None)
     cause = refused or next((problem for problem in problems if problem.code not in _FOR_GOOD), None)
-    if cause is None:
-        return _never_known(document, problems)
     details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
+    hint = "unknown does not mean missing: each item has its reason"
+    if cause is not None:
+        return SkillError(
+            cause.message,
+            code=cause.code if cause.code in ("refused", "unreachable") else "not_known",
+            exit=Exit.REFUSED if refused else Exit.UNREACHABLE,
+            status="unknown",
+            hint=cause.hint or hint,
+            retryable=refused is None,
+            next=document.get("next", ()),
+            **details,
+        )
+    # This server can never answer (Comfy API v2 has no node definitions), so a retry does not help.
+    message = f"{document['counts']['unknown']} things cannot be checked"
+    if problems:
+        message = problems[0].message
+        hint = (
+            "unknown does not mean missing. Check against the ComfyUI behind it (--host), or an --inventory of it; "
+            "or run the workflow: node_errors then lists what is missing"
+        )
     return SkillError(
-        cause.message,
-        code=cause.code if cause.code in ("refused", "unreachable") else "not_known",
-        exit=Exit.REFUSED if refused else Exit.UNREACHABLE,
+        message,
+        code="not_known",
+        exit=Exit.REFUSED,
         status="unknown",
-        hint=cause.hint or "unknown does not mean missing: each item has its reason",
-        retryable=refused is None,
+        hint=hint,
         next=document.get("next", ()),
         **details,
     )
-
-
-def _never_known(document: Document, problems: Sequence[SkillError]) -> SkillError:
-    """What this server can never answer (Comfy API v2 has no node definitions): exit 4, since a retry does not help."""
-    cause = next(iter(problems), None)
-    details = {key: value for key, value in document.items() if key not in ("message", "hint", "next")}
-    return SkillError(
-        cause.message if cause else f"{document['counts']['unknown']} things cannot be checked",
-        code="not_known", exit=Exit.REFUSED, status="unknown", next=document.get("next", ()),
-        hint="unknown does not mean missing. Check against the ComfyUI behind it (--host), or an --inventory of it; "
-        "or run the workflow: node_errors then lists what is missing" if cause
-        else "unknown does not mean missing: each item has its reason",
-        **details,
-    )  # fmt: skip
 
 
 def _repair(workflow: Workflow, checked: Check, target: Path) -> Document:
@@ -248,14 +243,9 @@ def _repair(workflow: Workflow, checked: Check, target: Path) -> Document:
     if target.exists() and Path(workflow.spec).exists() and target.samefile(workflow.spec):
         raise Misuse("--repair would replace the workflow itself", hint="give another file for the copy")
     graph, changes = check.repaired(workflow.graph, checked)
-    write_json(target, graph)
-    return {"repaired": {"file": str(target), "changes": changes}}
-
-
-def write_json(target: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON completely or not at all. Raises SkillError (exit 2) when the target cannot be written."""
-    text = json.dumps(value, ensure_ascii=True, indent=2) + "\n"
+    text = json.dumps(graph, ensure_ascii=True, indent=2) + "\n"
     file_names.write_asked(target, text.encode("ascii"), "give another file")
+    return {"repaired": {"file": str(target), "changes": changes}}
 
 
 def save_inventory(server: Facts, target: Path) -> Document:
@@ -276,7 +266,7 @@ def save_inventory(server: Facts, target: Path) -> Document:
 
 def after_check(asked: Asked, done: Sequence[tuple[Workflow, Check]], copy: str | None = None) -> list[str]:
     """What to run after a check that found something missing. copy: the repaired copy, if one was written."""
-    if not asked.server.flags:
+    if not asked.server.flags or not any(checked.of(MISSING) for _, checked in done):
         return []
     if copy is None:
         found, specs = renaming(asked, done), [workflow.spec for workflow, _ in done]
@@ -293,21 +283,9 @@ def renaming(asked: Asked, done: Sequence[tuple[Workflow, Check]]) -> list[str]:
     return [line for workflow, checked in done if (line := _renaming(asked, workflow, checked))]
 
 
-def set_words(checked: Check) -> list[str]:
-    """The --set words for the names with a sure match."""
-    return [
-        word
-        for item in checked.of(MISSING)
-        if item.kind in RENAMED and item.fixed_by_name and item.match is not None
-        for use in item.uses
-        if use.plain
-        for word in ("--set", f"{use.address}={item.match.name}")
-    ]
-
-
 def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
     """The command that runs with the right names if only names are wrong; else the one that writes a repaired copy."""
-    words = set_words(checked)
+    words = [word for item in checked.of(MISSING) if item.renamable for word in item.settings]
     if not words or workflow.spec == "-":
         return None
     if asked.live and _names_alone(checked):
@@ -319,8 +297,7 @@ def _renaming(asked: Asked, workflow: Workflow, checked: Check) -> str | None:
 
 def _names_alone(checked: Check) -> bool:
     """Whether only names are wrong."""
-    left = [item for item in checked.of(MISSING) if not (item.kind in RENAMED and item.fixed_by_name)]
-    return not left and not checked.of(UNKNOWN)
+    return all(item.renamable for item in checked.of(MISSING)) and not checked.of(UNKNOWN)
 
 
 def _copy_of(spec: str) -> str:
@@ -331,10 +308,9 @@ def _copy_of(spec: str) -> str:
 
 def _plannable(done: Sequence[tuple[Workflow, Check]]) -> bool:
     """Whether a plan would have a step: a pack with an id, or a model with an address."""
-    for _, checked in done:
-        for item in checked.of(MISSING):
-            if item.kind == "node" and item.pack is not None and item.pack.installable:
-                return True
-            if item.origin is not None and not item.fixed_by_name and report.target(item) is not None:
-                return True
-    return False
+    missing = [item for _, checked in done for item in checked.of(MISSING)]
+    return any(
+        (item.kind == "node" and item.pack is not None and item.pack.installable)
+        or (item.origin is not None and item.target is not None and not item.fixed_by_name)
+        for item in missing
+    )

@@ -15,10 +15,9 @@ from comfyskill.base import foreign, safe_text
 from comfyskill.base.cli import Document, Exit, SkillError
 from comfyskill.base.programs import command
 from comfyskill.deps import check
-from comfyskill.deps.check import MISSING, UNKNOWN, Item
+from comfyskill.deps.check import MISSING, RENAMED, UNKNOWN, Item
 from comfyskill.deps.need import classes_of
 from comfyskill.deps.stock import Stock
-from comfyskill.deps.survey import RENAMED
 from comfyskill.run.reports import head
 from comfyskill.server.facts import Facts
 from comfyskill.server.protocol import Dialect

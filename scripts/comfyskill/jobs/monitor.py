@@ -1,7 +1,7 @@
 """A live view of jobs: it never affects the jobs or their submitters.
 
 The monitor has a client id of its own. Frames of a run go to the client that submitted it, so what others'
-runs do is learnt from the frames that the server broadcasts, the queue and the history.
+runs do is known only from the frames that the server broadcasts, the queue and the history.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ REDRAW_PAUSE = 0.1
 MOST_TEXT = 4_000
 BAR_WIDTH = 24
 MOST_NAMES = 20
+MOST_LISTED = 1000
 MOST_JOBS = 100
 UNCHANGED = "nothing was changed"
 NO_PREVIEWS = "no preview arrived: ComfyUI sends them to the client that submitted the job (run_workflow.py --save-previews)"
@@ -197,42 +198,43 @@ class Monitor:
             self.view.frame(frame)
 
     def _refresh(self, *, at_once: bool = False) -> bool:
-        """What is in the queue now: new jobs are shown, places are brought up to date. False: not asked, or no answer."""
+        """Show new jobs and current places when it is time to. False: the queue was not read."""
         now = time.monotonic()
         due = self._refresh_at - (SLOW_REFRESH - REFRESH_PAUSE if self._queue_changed else 0.0)
         if now < due and not at_once:
             return False
         self._queue_changed, self._refresh_at = False, now + SLOW_REFRESH
         try:
-            listed = self.server.list_jobs(1000, finished=False)
+            listed = self.server.list_jobs(MOST_LISTED, finished=False)
         except SkillError as error:
-            if self._unlisted_since is None:
-                self._unlisted_since = now
-            away = time.monotonic() - self._unlisted_since
-            hopeless = not self._answered or away > self.watcher.patience
-            if self.ids:
-                # Named jobs have records of their own, and the watcher sees to them.
-                hopeless = not self._answered and error.exit == Exit.UNREACHABLE
-            if hopeless or error.exit == Exit.REFUSED:
-                raise
-            if error.exit != Exit.UNREACHABLE:
-                self._learn_graphs()
+            self._unlisted(error, now)
             return False
         self._answered, self._unlisted_since = True, None
         waiting = 0
         for job in listed:
             waiting += job.phase == "pending"
-            wanted = (
-                job.prompt_id in self.ids if self.ids else job.phase == "running" or waiting <= MOST_WAITING
-            )
-            if wanted:
+            if job.prompt_id in self.ids if self.ids else job.phase == "running" or waiting <= MOST_WAITING:
                 self._show(job)
         self._learn_graphs()
         self.view.change(self.jobs, self.watcher.queue_remaining)
         return True
 
+    def _unlisted(self, error: SkillError, now: float) -> None:
+        """The queue could not be read: raise the error when waiting longer cannot help."""
+        if self._unlisted_since is None:
+            self._unlisted_since = now
+        if self.ids:
+            # Named jobs have records of their own, which the watcher reads.
+            final = not self._answered and error.exit == Exit.UNREACHABLE
+        else:
+            final = not self._answered or time.monotonic() - self._unlisted_since > self.watcher.patience
+        if final or error.exit == Exit.REFUSED:
+            raise error
+        if error.exit != Exit.UNREACHABLE:
+            self._learn_graphs()
+
     def _learn_graphs(self) -> None:
-        """The graphs that the list does not show, from the jobs' own records (the cloud and API v2)."""
+        """Take the graphs that the list does not show from the jobs' own records (the cloud and API v2)."""
         for shown in self.jobs.values():
             if shown.known:
                 continue
@@ -284,7 +286,7 @@ class Monitor:
         self.view.change(self.jobs, self.watcher.queue_remaining)
 
     def _save(self, shown: Shown, frame: events.Preview) -> None:
-        """Named by prompt, node and step."""
+        """Save a preview under a name made of prompt, node and step."""
         if self.previews is None:
             return
         step = int(shown.progress.step[0])

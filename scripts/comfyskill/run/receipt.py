@@ -31,7 +31,6 @@ def write(result: Result, document: Document) -> Path:
         "host": run.server.url,
         "api": run.server.api,
         "server": server_facts(run.server),
-        "graph": run.graph,
         **_given(run, document, path),
         "include_previews": options.include_previews,
         "models": sorted({use.name for use in facts.models_in(dict(run.graph))}),
@@ -72,9 +71,10 @@ def _is_of(path: Path, prompt_id: str) -> bool:
 
 
 def _given(run: Run, document: Document, path: Path) -> Document:
-    """What the run was asked to do. A --resume knows only the graph; an earlier receipt has the rest."""
+    """What the run was asked to do. A --resume knows only the graph as the server has it; an earlier receipt has all."""
     if run.prepared is not None:
         return {
+            "graph": run.graph,
             "workflow": run.prepared.source.origin,
             "seeds": run.prepared.seeds,
             "parameters": document.get("set", []),
@@ -82,6 +82,7 @@ def _given(run: Run, document: Document, path: Path) -> Document:
             "only": run.options.targets,
         }
     known: Document = {
+        "graph": run.graph,
         "workflow": None,
         "seeds": facts.seeds_of(run.graph),
         "parameters": [],

@@ -60,13 +60,12 @@ def load(path: Path) -> Receipt:
     try:
         document = json.loads(text_files.read_bytes(path, MOST_RECEIPT))
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or "it is not JSON"
-        raise _not_a_receipt(path, said) from error
+        raise _not_a_receipt(path, getattr(error, "strerror", None) or "it is not JSON") from error
     if not isinstance(document, dict) or document.get("receipt") != 1:
-        raise _not_a_receipt(path, "it has another form")
+        raise _not_a_receipt(path, "its format is not known")
     unwrapped = nodes.unwrap(document.get("graph"))
     if unwrapped.graph is None:
-        raise _not_a_receipt(path, "it holds no graph")
+        raise _not_a_receipt(path, "it has no graph")
     return Receipt(path, path.absolute().parent, dict(unwrapped.graph), document)
 
 
@@ -188,7 +187,7 @@ def compare(receipt: Receipt, document: Mapping[str, object]) -> list[Document]:
         before, after = old.get(place), new.get(place)
         if before is None or after is None:
             which = after or before or {}
-            missing = "made only now" if before is None else "not made this time"
+            missing = "only this run made it" if before is None else "this run did not make it"
             rows.append({"file": which.get("file"), "node_id": place[0], "same": False, "why": missing})
             continue
         rows.append(_compare_one(receipt, before, after) | {"node_id": place[0]})

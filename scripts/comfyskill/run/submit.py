@@ -145,7 +145,7 @@ def submit(server: Dialect, submission: Submission) -> Accepted:
 def _wrong_nodes(server: Dialect, graph: Graph) -> list[Finding]:
     """The errors of a graph as the server would run it; none when its definitions cannot be fetched."""
     try:
-        sent = server.replaced(graph).graph
+        sent, _ = server.replaced(graph)
         return _errors_in(sent, server.definitions(node_definitions.classes_of(sent)))
     except SkillError:
         return []

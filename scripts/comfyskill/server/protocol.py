@@ -18,13 +18,14 @@ import _common
 from comfyskill.base import cache, cli, foreign, safe_text
 from comfyskill.base.cli import Document, SkillError
 from comfyskill.base.programs import command
-from comfyskill.graph import nodes, replacements
+from comfyskill.graph import nodes
 from comfyskill.graph.nodes import Graph
-from comfyskill.graph.replacements import Renamed, Replaced
-from comfyskill.server import multipart, transport
+from comfyskill.server import transport
 
 if TYPE_CHECKING:
     import requests
+
+    from comfyskill.graph.replacements import Renamed
 
 # Node definitions as /object_info gives them: class -> its definition.
 NodeDefinitions = dict[str, Any]
@@ -276,6 +277,8 @@ class Dialect(transport.Server, abc.ABC):
 
         Raises SkillError `upload_failed` when the answer lacks `key`.
         """
+        from comfyskill.server import multipart
+
         with multipart.form({name: text for name, text in fields.items() if text}, *file) as form:
             answer = foreign.mapping(self.post_form(route, form))
         if not isinstance(answer.get(key), str):
@@ -382,17 +385,21 @@ class Dialect(transport.Server, abc.ABC):
                 self._replacements = {}
         return self._replacements
 
-    def replaced(self, graph: Graph) -> Replaced:
-        """The graph with the classes that this server has replaced by others, of those that it is known to lack.
+    def replaced(self, graph: Graph) -> tuple[Graph, list[Renamed]]:
+        """The graph with replaced classes under their new names, of those that this server is known to lack; and which.
 
         Classes are not looked up for this: what a run needs to know of them was asked before it is submitted.
         """
         classes = {nodes.class_of(node) for _, node in nodes.each(graph)}
         lacking = classes - self._whole.keys() if self._whole is not None else classes & self._lacking
-        table = self.replacements() if lacking else {}
+        if not lacking:
+            return graph, []
+        from comfyskill.graph import replacements
+
+        table = self.replacements()
         new = {replacements.new_class(name, table) for name in lacking} - {None}
         if not new:
-            return Replaced(graph, [])
+            return graph, []
         known = self.definitions(sorted({*(classes & table.keys()), *(str(name) for name in new)}))
         return replacements.replaced(graph, table, known)
 

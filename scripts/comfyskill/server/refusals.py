@@ -303,10 +303,12 @@ def _wrong_type(error: _NodeError) -> Explanation:
 
 def _cycle(error: _NodeError) -> Explanation:
     ids = [safe_text.clean(item, 80) for item in foreign.items(error.extra.get("cycle_nodes"))]
+    through = f" through nodes {safe_text.quoted_list(ids, 6)}" if ids else ""
+    more = {"cycle": safe_text.cap(ids, 20)} if ids else {}
     return (
-        f"the links of the graph form a cycle: '{error.said}'",
+        f"the links of the graph form a cycle{through}",
         "remove one link of the cycle",
-        {"cycle": safe_text.cap(ids, 20)} if ids else {},
+        more | error.theirs,
     )
 
 

@@ -6,6 +6,7 @@ whatever its code does.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,8 +151,7 @@ def _by_its_inputs(graph: Graph, node_ids: Sequence[str]) -> str | None:
 def group_nodes(editor: Mapping[str, object] | None) -> Mapping[str, Any]:
     """The group nodes that an editor file defines, by name: `workflow>NAME` is the class of one."""
     extra = (editor or {}).get("extra")
-    groups = extra.get("groupNodes") if isinstance(extra, Mapping) else None
-    return foreign.mapping(groups)
+    return foreign.mapping(foreign.mapping(extra).get("groupNodes"))
 
 
 def _spaced(name: str) -> str:
@@ -177,10 +177,9 @@ def _packs(subject: Subject) -> Iterator[Worry]:
         severity, code, says = _STANDINGS[standing]
         shown = [_shown(name[:MOST_OF_A_NAME], 80) for name in classes]
         facts = {"pack": pack} if pack else {}
-        many = len(classes) != 1
-        message = f"{safe_text.counted(len(classes), 'class')} {says[many]}".format(
-            pack=safe_text.quoted(pack)
-        )
+        verbs = _ONE if len(classes) == 1 else _MANY
+        said = says.format(pack=safe_text.quoted(pack), **verbs)
+        message = f"{safe_text.counted(len(classes), 'class')} {said}"
         yield Worry(severity, code, message, facts=facts | {"classes": safe_text.cap(shown, 12)})
 
 
@@ -196,8 +195,8 @@ def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tup
             return claimed, "contradicted"
         return sorted(table)[0], "known"
     definition = (subject.definitions or {}).get(class_type) if subject.complete else None
-    module = definition.get("python_module") if isinstance(definition, Mapping) else None
-    if isinstance(module, str):
+    module = foreign.text(foreign.mapping(definition).get("python_module"))
+    if module:
         own = module.split(".")[0] in _CORE_MODULES
         return ("", "newer") if own else (_shown(module.removeprefix("custom_nodes."), 80), "installed")
     return (claimed, "claimed") if claim else ("", "unnamed")
@@ -205,45 +204,23 @@ def _pack_of(class_type: str, subject: Subject, claim: packs.Pack | None) -> tup
 
 # How the pack of a class is known -> severity, code, and what the message says after "1 class" and "N classes".
 _STANDINGS = {
-    "known": (
-        LOW,
-        "known_pack",
-        ("comes from the widely used pack {pack}", "come from the widely used pack {pack}"),
-    ),
-    "installed": (
-        INFO,
-        "installed_pack",
-        (
-            "comes from the pack {pack}, installed on the server",
-            "come from the pack {pack}, installed on the server",
-        ),
-    ),
+    "known": (LOW, "known_pack", "{comes} from the widely used pack {pack}"),
+    "installed": (INFO, "installed_pack", "{comes} from the pack {pack}, installed on the server"),
     "newer": (
         LOW,
         "newer_core",
-        (
-            "is ComfyUI's own according to the server, but newer than the bundled table",
-            "are ComfyUI's own according to the server, but newer than the bundled table",
-        ),
+        "{are} ComfyUI's own according to the server, but newer than the bundled table",
     ),
     "contradicted": (
         MEDIUM,
         "unknown_pack",
-        (
-            "is from {pack} according to the workflow, but the table lists another pack",
-            "are from {pack} according to the workflow, but the table lists other packs",
-        ),
+        "{are} from {pack} according to the workflow, but not according to the bundled table",
     ),
-    "claimed": (
-        MEDIUM,
-        "unknown_pack",
-        (
-            "is not in any table; the workflow says it is from {pack}",
-            "are not in any table; the workflow says they are from {pack}",
-        ),
-    ),
-    "unnamed": (MEDIUM, "unknown_pack", ("has an unknown node pack", "have an unknown node pack")),
+    "claimed": (MEDIUM, "unknown_pack", "{are} not in any table; the workflow names the pack {pack}"),
+    "unnamed": (MEDIUM, "unknown_pack", "{have} an unknown node pack"),
 }
+_ONE = {"comes": "comes", "are": "is", "have": "has"}
+_MANY = {"comes": "come", "are": "are", "have": "have"}
 
 
 def _models(subject: Subject) -> Iterator[Worry]:
@@ -486,16 +463,21 @@ def _message(worst: str, counts: Mapping[str, int]) -> str:
     return "no high or medium findings; a node pack can still do whatever its code does"
 
 
-def _definitions(server: Facts | None) -> tuple[Mapping[str, Any] | None, str | None]:
+def _definitions(server: Facts | None) -> tuple[Definitions | None, str | None]:
     """The definitions to judge with, and why they are not the server's when it has none to give (Comfy API v2)."""
     if server is None:
-        return node_definitions.bundled(), None
+        return _of_core(), None
     try:
-        return server.definitions(None), None
+        return server.definitions(), None
     except SkillError as error:
         if error.code != "not_offered":
             raise
-        return node_definitions.bundled(), error.message
+        return _of_core(), error.message
+
+
+@functools.lru_cache(maxsize=1)
+def _of_core() -> Definitions | None:
+    return node_definitions.bundled()
 
 
 def _graph_of(loaded: read.Loaded, definitions: Definitions | None) -> tuple[dict[str, Any], list[str]]:
