@@ -38,14 +38,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "workflows",
         nargs="+",
         metavar="WORKFLOW",
-        help="the workflow to prepare for: file, -, template:NAME …",
+        help="workflow whose needs are installed: file, -, template:NAME, server:NAME or subgraph:NAME",
     )
     flags.add_server_flags(parser)
     parser.add_argument(
         "--inventory", metavar="FILE", help="plan for the server of this inventory (with --dry-run)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
-    parser.add_argument("--yes", action="store_true", help="the user has seen the plan and agrees to it")
+    parser.add_argument(
+        "--yes", action="store_true", help="carry the plan out: the user has seen it and agrees"
+    )
     parser.add_argument("--only", choices=["nodes", "models"], help="install only this kind")
     parser.add_argument(
         "--via", choices=["auto", "comfy-cli", "manager"], default="auto",

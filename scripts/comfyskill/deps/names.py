@@ -1,4 +1,4 @@
-"""Finds the listed file that a name in a workflow means, as a person would. Pure.
+"""Finds the listed file that a name in a workflow means, as a person would.
 
 A server compares names letter by letter. People rename folders, use backslashes, drop suffixes and keep the same
 weights at several precisions; those are found here and named for what they are.

@@ -87,7 +87,7 @@ class ValueNeed(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not looked at.
+    """All that a graph needs. classes: class type -> node ids. idle: nodes that feed no output and are not checked.
 
     loose: file names in free text inputs, of which no definition says that the node reads them. glued: embeddings as
     (name, the word as written) that ComfyUI does not read because of how they are written.

@@ -1,4 +1,4 @@
-"""Text in a workflow that is not what it seems: hidden characters, instructions to an agent, code, addresses. Pure.
+"""Text in a workflow that is not what it seems: hidden characters, instructions to an agent, code, addresses.
 
 Whole texts are read, however long: every pattern here takes time in proportion to the text. So no repetition without a
 bound may follow a part that can begin anywhere (`tests/trust/test_inspect_corpus.py` measures it).
@@ -224,7 +224,7 @@ def _decoded(encoded: str) -> str | None:
 
 def _quoted(text: str, match: re.Match[str], ends: re.Pattern[str]) -> str:
     """The sentences (or lines) that contain a match, with neighbours up to the limit; … marks a cut."""
-    # What is quoted lies near the match, so only that much is cut into sentences.
+    # The quotation is near the match, so only that part is cut into sentences.
     from_, to = max(0, match.start() - 4 * MOST_QUOTED), match.end() + 4 * MOST_QUOTED
     near = text[from_:to]
     begins, stops = match.start() - from_, match.end() - from_
