@@ -209,7 +209,7 @@ def test_the_words_of_a_manager_are_under_their_own_key() -> None:
 
     from comfyskill.deps import manager as deps_manager
     from comfyskill.deps import mend
-    from comfyskill.deps.plan import MANAGER, Step
+    from comfyskill.deps.plan import MANAGER, Step, Way
     from comfyskill.server.local import Local
 
     answers: dict[str, Any] = {
@@ -226,9 +226,13 @@ def test_the_words_of_a_manager_are_under_their_own_key() -> None:
     try:
         manager = deps_manager.Manager(Local(server.url), deps_manager.V4, "4")
         ways: Any = types.SimpleNamespace(manager=manager, server=manager.server)
-        packs = mend._install_by_manager([Step("pack", "some-pack", MANAGER)], ways)
+        packs = mend._install_by_manager([Step("pack", "some-pack", Way(MANAGER))], ways)
         step = Step(
-            "model", "m.safetensors", MANAGER, relative="checkpoints/m.safetensors", url="https://x.test/m"
+            "model",
+            "m.safetensors",
+            Way(MANAGER),
+            relative="checkpoints/m.safetensors",
+            url="https://x.test/m",
         )
         models = [mend._download_by_manager(step, ways)]
     finally:
