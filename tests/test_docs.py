@@ -27,7 +27,8 @@ for extra in (ROOT / "install.py", ROOT / "tests" / "bench.py", ROOT / "evals" /
 SUBCOMMANDS = {"manage_queue.py", "server_info.py", "run_eval.py"}
 # Flags that belong to other programs that the pages speak of.
 OTHERS = {
-    "--lowvram", "--enable-assets", "--multi-user", "--vram-headroom", "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
+    "--lowvram", "--enable-assets", "--multi-user", "--vram-headroom",
+    "--user", "--version", "--restore", "--nvidia", "--cuda-version", "--enable-cors-header", "--workspace",
     "--listen", "--comfyui", "--port", "--background", "--write",
 }  # fmt: skip
 OTHER_PROGRAMS = (
