@@ -39,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     # Its --version is the one of the server that it simulates.
     parser = flags.parser(__doc__, own_version=False)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=flags.port, default=8188, help="0 takes a free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--version",
         choices=tuple(options.VERSIONS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -65,6 +66,29 @@ def parser(doc: str | None, *, own_version: bool = True) -> argparse.ArgumentPar
     if own_version:
         made.add_argument("--version", action="version", version=f"comfyui-skill {__version__}")
     return made
+
+
+def configured_host() -> str | None:
+    """The address that $COMFY_HOST names, or None. Raises Misuse when it is set to nothing."""
+    host = os.environ.get("COMFY_HOST")
+    if host is not None and not host.strip():
+        raise Misuse("COMFY_HOST is empty", hint="set it to an address, or unset it for the default")
+    return host
+
+
+def address(text: str) -> str:
+    """A server's address, as an argparse type: an empty one is an unset variable, not the default server."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"the address is empty; omit --host for {DEFAULT_HOST}")
+    return text
+
+
+def port(text: str) -> int:
+    """A port number, as an argparse type; 0 takes a free one."""
+    value = natural(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return value
 
 
 def seconds(text: str) -> float:
@@ -133,10 +157,11 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
         group.add_argument(
             "--host",
             action="append",
+            type=address,
             help=host_help + "; repeat for several servers, or @FILE with one a line",
         )
     else:
-        group.add_argument("--host", help=host_help)
+        group.add_argument("--host", type=address, help=host_help)
     group.add_argument(
         "--api",
         choices=["auto", "local", "cloud", "v2"],

@@ -488,7 +488,7 @@ def choose(host: str | None, api: str = "auto") -> tuple[str, list[Document], li
     A given host or $COMFY_HOST is kept in any case: the scripts will use it. Else the first of
     the usual ports on which ComfyUI answers.
     """
-    configured = os.environ.get("COMFY_HOST")
+    configured = None if host else flags.configured_host()
     if (host or configured or api) == "cloud":
         host = _common.CLOUD_URL
     if host:

@@ -75,11 +75,10 @@ def connect(
     `named` False: only a file names the server, and no key of the environment goes there.
     Raises SkillError: misuse (2) for bad values, `unreachable` (3), `refused` (4).
     """
-    host = (
-        host
-        or os.environ.get("COMFY_HOST")
-        or (_common.CLOUD_URL if api == "cloud" else base_flags.DEFAULT_HOST)
-    )
+    if host is None:
+        host = base_flags.configured_host()
+    if host is None:
+        host = _common.CLOUD_URL if api == "cloud" else base_flags.DEFAULT_HOST
     if host == "demo":
         return _demo(api)
     if host == "cloud":

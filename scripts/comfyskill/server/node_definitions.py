@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +65,7 @@ def of_classes(server: Facts, classes: Sequence[str]) -> NodeDefinitions | None:
 
 def without_server(host: str | None = None) -> Inventory:
     """What was last seen of the server at this address (default: as for --host), else the bundled core nodes."""
-    address = host or os.environ.get("COMFY_HOST") or flags.DEFAULT_HOST
+    address = host or flags.configured_host() or flags.DEFAULT_HOST
     kept = cached(_common.normal_base(address)) if address != "demo" else None
     if kept:
         return saved_definitions("cache", kept)
@@ -160,7 +159,7 @@ def from_flags(args: argparse.Namespace) -> Facts:
     try:
         return connect.connect_from(args)
     except SkillError as error:
-        if error.code != "unreachable" or args.host or os.environ.get("COMFY_HOST"):
+        if error.code != "unreachable" or args.host or flags.configured_host():
             raise
         cli.note("no server answers; using cached or built-in definitions")
         return without_server(args.host)
