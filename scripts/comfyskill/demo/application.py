@@ -22,7 +22,6 @@ from comfyskill.demo.cloud_routes import CloudRoutes
 from comfyskill.demo.definitions import Definitions
 from comfyskill.demo.engine import Engine
 from comfyskill.demo.folders import Folders
-from comfyskill.demo.item import Cache
 from comfyskill.demo.options import Options
 from comfyskill.demo.parts import Parts
 from comfyskill.demo.routes import Handler, Route, with_api
@@ -103,8 +102,7 @@ class Demo(Parts):
             return
         await self.cloud.storage.start()
         for _ in range(self.cloud.concurrency):
-            # Each worker has its own cache: runs that overlap must not empty each other's.
-            self.begin(self.engine.work(Cache()))
+            self.begin(self.engine.work())
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a background task; if it dies, report it at once (a server without its worker looks alive)."""

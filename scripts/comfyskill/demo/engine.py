@@ -40,7 +40,7 @@ class Engine:
         self.running: dict[int, Item] = {}
         self.executing: dict[int, Execution] = {}
         self.history: dict[str, Document] = {}
-        self.cache = Cache()
+        self.caches: list[Cache] = []
         self.number = 0
         self.more = asyncio.Event()
         self.free_memory = False
@@ -149,13 +149,14 @@ class Engine:
 
     # the worker
 
-    async def work(self, cache: Cache | None = None) -> None:
-        """Run queued items until this task is cancelled."""
-        own_cache = cache or self.cache
+    async def work(self) -> None:
+        """Run queued items until this task is cancelled, with a cache of its own: runs that overlap must not empty each other's."""
+        cache = Cache()
+        self.caches.append(cache)
         while True:
-            await self.wait_for_work(own_cache)
-            await self.run_item(heapq.heappop(self.pending), own_cache)
-            self._free(own_cache)
+            await self.wait_for_work(cache)
+            await self.run_item(heapq.heappop(self.pending), cache)
+            self._free(cache)
             await asyncio.sleep(0)
 
     async def wait_for_work(self, cache: Cache) -> None:

@@ -123,7 +123,8 @@ class Control:
         self.engine.forget()
         self.demo.hub.drop_all()
         await self._quiet()
-        self.engine.cache.kept.clear()
+        for cache in self.engine.caches:
+            cache.kept.clear()
         for forget in self.on_reset:
             forget()
         self.executions.clear()

@@ -260,7 +260,8 @@ class FaultyEngine(Engine):
             self.traceless.add(item)
         self.pending.clear()
         self.history.clear()
-        self.cache.kept.clear()
+        for cache in self.caches:
+            cache.kept.clear()
         self.letters.clear()
         self.number = 0
 
