@@ -287,6 +287,8 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
                 hint="for example --header 'Authorization: Bearer TOKEN'",
             )
         value = value.strip()
+        if value.startswith("@"):
+            value = _first_line(value[1:], f"--header {name.strip()}")
         if any(ord(char) > 255 for char in value):
             raise Misuse(
                 f"the value of --header {name.strip()} contains characters that a header cannot carry",
@@ -302,6 +304,21 @@ def parse_headers(lines: list[str]) -> dict[str, str]:
             if len(word) >= 8:
                 safe_text.hide(word, pieces=secret)
     return headers
+
+
+def _first_line(path: str, flag: str) -> str:
+    """The first line of a file that holds a secret. Raises Misuse when it cannot be read or is empty."""
+    from comfyskill.base import text_files
+
+    try:
+        line = (text_files.read(paths.expanded(path)).splitlines() or [""])[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(
+            f"{flag}: cannot read {path}: {text_files.reason(error)}", hint="one line of text: the value"
+        ) from error
+    if not line or "\0" in line:
+        raise Misuse(f"{flag}: {path} holds no value in its first line", hint="one line of text: the value")
+    return line
 
 
 def read_key(api_key: str | None, api_key_file: str | None, url: str, *, named: bool = True) -> str | None:

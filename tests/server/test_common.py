@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import _common
@@ -128,3 +130,13 @@ def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
 def test_a_number_in_full_width_is_the_number_it_shows() -> None:
     assert _common.normal_base("http://[::ffff:127.0.0.1]:80") == "http://[::ffff:127.0.0.1]:80"
     assert _common.normal_base("http://\uff11\uff12\uff17.0.0.1:80") == "http://127.0.0.1:80"
+
+
+def test_the_value_of_a_header_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("Bearer a-b-c\nnot this\n")
+    (tmp_path / "empty").write_text("\n")
+    assert _common.parse_headers([f"X-Auth: @{tmp_path / 'token'}"]) == {"X-Auth": "Bearer a-b-c"}
+    for missing in ("empty", "nowhere"):
+        with pytest.raises(SkillError) as raised:
+            _common.parse_headers([f"X-Auth: @{tmp_path / missing}"])
+        assert raised.value.exit == 2

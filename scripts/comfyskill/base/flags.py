@@ -177,7 +177,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, several: bool = False) 
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="send this header to this server only (repeatable)",
+        help="send this header to this server only (repeatable); 'NAME: @FILE' reads the value from FILE",
     )
     group.add_argument("--ca-bundle", metavar="FILE", help="certificate authorities to trust, as PEM")
     group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
