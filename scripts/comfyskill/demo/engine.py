@@ -150,7 +150,8 @@ class Engine:
     # the worker
 
     async def work(self) -> None:
-        """Run queued items until this task is cancelled, with a cache of its own: runs that overlap must not empty each other's."""
+        """Run queued items until this task is cancelled."""
+        # Each worker has its own cache: runs that overlap must not empty each other's.
         cache = Cache()
         self.caches.append(cache)
         while True:
